@@ -14,7 +14,6 @@ from gpu_timing import Settings, Work, describe, time_works
 from torch import Tensor, nn
 
 import muntin
-from muntin.benching.candidates import make_deterministic
 from muntin.engines.cuda_engine import compile_recorded
 from muntin.inference.inference_network import build_inference
 from muntin.weights.dialects import to_dialect
@@ -62,7 +61,7 @@ def time_training(settings: Settings) -> dict[str, Any]:
         modules["timm"] = timm
     works: dict[str, Work] = {}
     for name, module in modules.items():
-        eager, compiled = (make_deterministic(copy.deepcopy(module)) for _ in range(2))
+        eager, compiled = (copy.deepcopy(module).train() for _ in range(2))
         works[f"{name}, eager"] = _bind_step(eager, eager, images, settings)
         run = settings.pick(torch.compile, _leave)(compiled)
         works[f"{name}, compiled"] = _bind_step(compiled, run, images, settings)
@@ -71,7 +70,9 @@ def time_training(settings: Settings) -> dict[str, Any]:
 
 def _draw(model: str, batch_size: int, settings: Settings) -> tuple[Any, Tensor]:
     torch.manual_seed(0)
-    network = muntin.create_model(model, num_classes=1000).to(settings.device).eval()
+    # Without drop path, whose cost differs from draw to draw.
+    network = muntin.create_model(model, num_classes=1000, drop_path_rate=0.0)
+    network.to(settings.device).eval()
     high, wide = network.backbone.config.img_size
     return network, torch.randn(batch_size, 3, high, wide, device=settings.device)
 
@@ -81,7 +82,8 @@ def _build_timm(model: str, network: nn.Module, settings: Settings) -> Any:  # n
     try:
         import timm
 
-        built = timm.create_model(ALIASES.get(model, model), num_classes=1000)
+        name = ALIASES.get(model, model)
+        built = timm.create_model(name, num_classes=1000, drop_path_rate=0.0)
         # timm computes its buffers itself.
         state, known = to_dialect(network, "timm"), dict(built.named_parameters())
         built.load_state_dict({k: v for k, v in state.items() if k in known}, strict=False)

@@ -59,12 +59,11 @@ def time_works(works: Mapping[str, Work], settings: Settings, calls: int) -> lis
     rows = {name: _warm_up(name, work, settings) for name, work in works.items()}
     cases = [
         BenchmarkCase(
-            name=name, precision="bf16", rival=index > 0,
-            run=partial(_repeat, work, settings, calls),
+            name=name, precision="bf16", rival=False, run=partial(_repeat, work, settings, calls)
         )
-        for index, (name, work) in enumerate(works.items())
+        for name, work in works.items()
         if "failed" not in rows[name]
-    ]  # fmt: skip
+    ]
     for timing in time_interleaved(cases, rounds=settings.pick(9, 3)):
         milliseconds = [1000 * seconds / calls for seconds in timing.seconds]
         rows[timing.case.name]["ms"] = record.spread(milliseconds)

@@ -76,9 +76,6 @@ def _is_local(sock: socket.socket, address: Any) -> bool:
 
 def pytest_configure() -> None:
     """Block the network for the whole run, doctests and session fixtures included."""
-    # OpenVINO reports its import to its makers, from threads that fork processes and may keep this
-    # one from ending. Without this package it reports nothing.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     # Of two processes of two threads each waits for the other's on two cores.
     usual = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", usual)))

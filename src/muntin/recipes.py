@@ -68,10 +68,13 @@ class TrainConfig:
             memory, more time.
         residual: "half" runs the residual stream between blocks in bf16 or fp16, the precision of
             the products: half of its memory, less accuracy.
+        recomputed_layers: Whether norms, attention weights and hidden channels are recomputed in
+            the backward pass, block by block: half the memory of the activations, and a quarter
+            more time; `memory_gib` may choose it.
         recomputed_blocks: As `checkpointing`, for this many leading blocks, whose maps are
             largest; `memory_gib` chooses it.
         memory_gib: Memory budget in GiB for training, beyond the process itself (about 0.9 GiB on
-            a CPU). Recomputes as few leading blocks as possible, then reduces the batch;
+            a CPU). Recomputes as little as possible, then reduces the batch;
             validation uses no larger batch than training. 0 = no limit.
         early_stop: Epochs without improvement after which training ends; 0 = off.
         start_size: Image side at the start of training, as a part of `img_size`; 1 = full.
@@ -104,6 +107,7 @@ class TrainConfig:
     freeze: int = 0
     checkpointing: bool = False
     residual: Literal["full", "half"] = "full"
+    recomputed_layers: bool = False
     recomputed_blocks: int = 0
     memory_gib: float = 0.0
     early_stop: int = 0

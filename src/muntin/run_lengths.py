@@ -85,17 +85,7 @@ def mask_area(mask: RunLengths) -> int:
 
 
 def shift_mask(mask: RunLengths, *, size: Size, top: int, left: int) -> RunLengths:
-    """Move a mask into a larger image.
-
-    Args:
-        mask: Mask of a part of the image.
-        size: (height, width) of the image.
-        top: Row at which the part starts.
-        left: Column at which the part starts.
-
-    Returns:
-        The mask of the whole image.
-    """
+    """Move the mask of a part, which starts at row `top` and column `left`, into the image."""
     return encode_mask(decode_mask(mask), size=size, top=top, left=left)
 
 

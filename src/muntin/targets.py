@@ -52,11 +52,6 @@ class BoxTargets(NamedTuple):
             layer_of=torch.zeros(0, dtype=torch.long),
         )
 
-    @property
-    def padded(self) -> bool:
-        """Whether images of a batch differ in size and are padded."""
-        return True
-
     def to(self, device: torch.device) -> BoxTargets:
         """Copy to a device."""
         points = None if self.points is None else self.points.to(device)
@@ -110,11 +105,6 @@ class LabelMap(NamedTuple):
         """Build a label map with every pixel ignored."""
         return cls(torch.full(size, IGNORED, dtype=torch.int16))
 
-    @property
-    def padded(self) -> bool:
-        """Whether images of a batch differ in size and are padded."""
-        return True
-
     def to(self, device: torch.device) -> LabelMap:
         """Copy to a device."""
         return LabelMap(self.labels.to(device))
@@ -142,11 +132,6 @@ class Keypoints(NamedTuple):
             known=torch.zeros(count, dtype=torch.bool),
             frame=torch.tensor([0.0, 0.0, 1.0, 1.0]),
         )
-
-    @property
-    def padded(self) -> bool:
-        """Whether images of a batch differ in size and are padded: crops have equal size."""
-        return False
 
     def to(self, device: torch.device) -> Keypoints:
         """Copy to a device."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ def targets_of(masks: Sequence[np.ndarray], *, crowd: Sequence[int] = ()) -> Box
     return to_box_targets(objects_of(masks, crowd=crowd), size, size)
 
 
+@cache
 def scene_of(index: int, size=(90, 120), most: int = 5) -> tuple[Scene, BoxTargets]:
     """A generated scene; object i has class i."""
     scene = make_scene(7, index, size=size, max_objects=most)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.checking import Report, check_classify
+from muntin.data.checking import Report
+from muntin.data.listing import check_classify
 
 
 def save(place: Path, seed: int, size: tuple[int, int] = (16, 20)) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from muntin.data.checking import Report
-from muntin.data.detection_checking import check_detect
+from muntin.data.detection import check_detect
 from muntin.run_lengths import encode_mask
 from muntin.synthetic.datasets import write_coco
 
@@ -173,21 +173,6 @@ def test_images_without_objects_are_counted(folder):
     assert report.ok
     assert dict(report.counts)["without_objects"] == 4
     assert "val: 4 images, 0 objects; disc 0, star 0" in report.lines
-
-
-def test_wrong_layout_is_a_report(tmp_path):
-    report = check_detect(tmp_path)
-    assert not report.ok
-    (text,) = texts(report)
-    assert text.startswith(f"error: {tmp_path}: No annotated objects in")
-
-
-def test_json(folder):
-    add(folder, (1, 1, 0, 5))
-    report = json.loads(json.dumps(check_detect(folder).to_dict()))
-    assert report["task"] == "detect"
-    assert report["ok"] is True
-    assert report["problems"][0]["file"] == "train/00000.jpg"
 
 
 @pytest.mark.parametrize("name", ["coco_mini", "bccd"])

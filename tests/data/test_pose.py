@@ -13,8 +13,7 @@ from PIL import Image
 
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
-from muntin.data.pose import is_whole, list_pose
-from muntin.data.pose_checking import check_pose
+from muntin.data.pose import check_pose, is_whole, list_pose
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError, MuntinWarning

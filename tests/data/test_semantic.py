@@ -18,8 +18,7 @@ from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.label_files import IGNORED, read_mask
 from muntin.data.loading import EvalLoader
-from muntin.data.semantic import list_semantic, propose_table
-from muntin.data.semantic_checking import check_semantic
+from muntin.data.semantic import check_semantic, list_semantic, propose_table
 from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError
 from muntin.prediction.predictor import Predictor

@@ -25,6 +25,7 @@ from muntin.engines.engine_selection import cache_file, start_fastest
 from muntin.engines.engine_table import ENGINES, find_engine, find_format
 from muntin.engines.graph_building import canvases_of, make_graph
 from muntin.engines.graphs import Graph
+from muntin.engines.openvino_engine import shared_core
 from muntin.errors import ConfigError, RunError, ShapeError
 from tests.exporting.runs import write_run
 
@@ -82,6 +83,11 @@ def test_openvino_agrees_and_leaves_signals_alone(tmp_path):
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert heard == [signal.SIGCHLD]
+
+
+def test_openvino_reports_nothing():
+    shared_core()
+    assert sys.modules["openvino_telemetry"] is None
 
 
 def test_bf16_is_near(tmp_path):

@@ -78,10 +78,14 @@ def state_of(network: nn.Module) -> dict:
     return {
         "training": [part.training for part in network.modules()],
         "learns": [value.requires_grad for value in network.parameters()],
-        "gradients": [value.grad for value in network.parameters()],
         "hooks": [
-            len(part._forward_pre_hooks) + len(part._forward_hooks) + len(part._backward_hooks)
-            for part in network.modules()
+            (name, kind, len(getattr(part, kind)))
+            for name, part in network.named_modules()
+            for kind in vars(part)
+            if kind.endswith("_hooks")
+        ],
+        "gradients": [
+            None if value.grad is None else value.grad.clone() for value in network.parameters()
         ],
         "values": [value.detach().clone() for value in network.state_dict().values()],
     }
@@ -90,5 +94,6 @@ def state_of(network: nn.Module) -> dict:
 def assert_untouched(before: dict, network: nn.Module) -> None:
     after = state_of(network)
     assert all(after[name] == before[name] for name in ("training", "learns", "hooks"))
-    assert all(value is None for value in after["gradients"])
-    assert all(map(torch.equal, before["values"], after["values"]))
+    for kind in ("gradients", "values"):
+        for one, other in zip(before[kind], after[kind], strict=True):
+            assert one is other is None or torch.equal(one, other)

@@ -34,6 +34,7 @@ from muntin.samples import Classes, Skeleton
 from muntin.synthetic.scenes import make_scene
 from muntin.tasks.task_table import find_task
 from tests.detectors import tiny_detector
+from tests.explaining.small_contexts import assert_untouched, state_of
 from tests.explaining.small_networks import FAMILIES, NAMES, TINY, build, in_engine, make_context
 from tests.heads.test_set_prediction import Queries
 
@@ -427,25 +428,6 @@ def test_exported_files_use_occlusion(kind: str) -> None:
 # Nothing is left behind.
 
 
-def _state(network: nn.Module) -> tuple:
-    hooks = [
-        len(hooks)
-        for module in network.modules()
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    ]
-    tensors = [(t.clone(), t.requires_grad, t.grad) for t in network.parameters()]
-    return hooks, tensors, [module.training for module in network.modules()]
-
-
-def _same(before: tuple, after: tuple) -> None:
-    assert before[0] == after[0]
-    assert before[2] == after[2]
-    for (a, wants, grad), (b, wants_after, grad_after) in zip(before[1], after[1], strict=True):
-        assert torch.equal(a, b)
-        assert wants == wants_after
-        assert grad is grad_after
-
-
 @pytest.mark.parametrize("kind", ["classify", "fcos", "cascade_mask_rcnn", "semantic"])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_network_is_unchanged(kind: str, mode) -> None:
@@ -456,21 +438,21 @@ def test_network_is_unchanged(kind: str, mode) -> None:
     last.grad = torch.ones_like(last)
     sizes = (torch.tensor([context.shown_size]),) if context.task.detects else ()
     before = network(context.images, *sizes)
-    state = _state(network)
+    state = state_of(network)
     with mode():
         decide(context)
-    _same(state, _state(network))
+    assert_untouched(state, network)
     after = network(context.images, *sizes)
     pairs = [(before, after)] if not sizes else zip(before[0], after[0], strict=True)
     assert all(torch.equal(one, other) for one, other in pairs if one is not None)
     with pytest.raises(ConfigError):
         decide(TASKS[kind](target=1000).with_network(network))
-    _same(state, _state(network))
+    assert_untouched(state, network)
 
 
 def test_hooks_are_removed_after_an_error() -> None:
     context = _detector("faster_rcnn_small")
-    hooks = _state(context.network)[0]
+    state = state_of(context.network)
 
     def fail(*_):
         raise RuntimeError("broken")
@@ -478,7 +460,7 @@ def test_hooks_are_removed_after_an_error() -> None:
     context.network.head.box_heads[0].forward = fail
     with pytest.raises(RuntimeError, match="broken"):
         decide(context)
-    assert _state(context.network)[0] == hooks
+    assert_untouched(state, context.network)
 
 
 def test_network_built_under_inference_mode() -> None:

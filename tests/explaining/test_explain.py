@@ -33,6 +33,7 @@ from muntin.samples import Classes
 from muntin.synthetic.datasets import write_coco, write_frames, write_maps
 from muntin.tasks.task_table import find_task
 from tests.detectors import BODY, BODY_SETTINGS, tiny_detector, train_detector
+from tests.explaining.small_contexts import assert_untouched, state_of
 from tests.explaining.small_networks import build
 from tests.small import CLASSES, image, train_small, write_images
 
@@ -53,22 +54,6 @@ def run(data, tmp_path_factory):
     return train_small(data, tmp_path_factory.mktemp("runs") / "trees").path
 
 
-def state_of(network):
-    """State of a network that explaining must not change."""
-    hooks = [
-        (name, kind, len(getattr(module, kind)))
-        for name, module in network.named_modules()
-        for kind in vars(module)
-        if kind.endswith("_hooks")
-    ]
-    values = {name: value.clone() for name, value in network.state_dict().items()}
-    modes = [module.training for module in network.modules()]
-    grads = [
-        (p.requires_grad, None if p.grad is None else p.grad.clone()) for p in network.parameters()
-    ]
-    return hooks, values, modes, grads
-
-
 @pytest.mark.parametrize(
     ("name", "mode"),
     [("swin_nano", torch.inference_mode), ("vit_tiny", torch.enable_grad)],
@@ -85,7 +70,7 @@ def test_model_is_unchanged(name, mode, tmp_path):
         before = network(images)
     network.train()
     network.head.dropout.eval()
-    hooks, values, modes, grads = state_of(network)
+    state = state_of(network)
     generator = torch.get_rng_state()
     sections = ("attention", "decision", "features")
     with mode():
@@ -93,15 +78,7 @@ def test_model_is_unchanged(name, mode, tmp_path):
         assert torch.is_grad_enabled() == (mode is torch.enable_grad)
     assert torch.equal(torch.get_rng_state(), generator)
     assert page.path.is_file()
-    after = state_of(network)
-    assert after[0] == hooks
-    assert after[1].keys() == values.keys()
-    assert all(torch.equal(after[1][key], values[key]) for key in values)
-    assert after[2] == modes
-    for (needs, grad), (needed, had) in zip(after[3], grads, strict=True):
-        assert needs == needed
-        assert (grad is None) == (had is None)
-        assert grad is None or torch.equal(grad, had)
+    assert_untouched(state, network)
     network.backbone.eval()
     with torch.no_grad():
         assert torch.equal(network(images), before)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import muntin
-from muntin.engines.cuda_engine import BUCKETS, start_cuda
+from muntin.engines.cuda_engine import start_cuda
 from muntin.engines.graphs import Graph
 from muntin.inference.inference_network import FromPixels, build_inference
 
@@ -46,7 +46,7 @@ def make(name, size):
         module=build(), example=(images,), inputs=("images",), outputs=("logits",),
         fused=(lambda: build(True)) if "swin" in name else None,
     )  # fmt: skip
-    pixels = np.random.default_rng(0).integers(0, 256, (BUCKETS[1], 3, *size), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, *size), dtype=np.uint8)
     with torch.no_grad():
         return graph, pixels, build().double()(torch.from_numpy(pixels)).numpy()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 
@@ -29,3 +30,32 @@ def test_schedule():
     assert drop_path_schedule(0.3, 4) == pytest.approx([0, 0.1, 0.2, 0.3])
     assert drop_path_schedule(0.3, 1) == [0]
     assert "rate=0.250" in repr(DropPath(0.25))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4, 0.999])
+def test_a_branch_is_computed_for_kept_images_alone(rate):
+    """With 0.999 no image keeps it."""
+    drop, layer = DropPath(rate), nn.Linear(3, 3)
+    x = torch.randn(6, 5, 3)
+    counts, results = [], []
+
+    def branch(x):
+        counts.append(len(x))
+        return layer(x)
+
+    for add in (lambda x: drop.add(x, branch), lambda x: x + drop(layer(x))):
+        torch.manual_seed(5)
+        start = x.clone().requires_grad_()
+        out = add(start)
+        slopes = torch.autograd.grad(out.square().sum(), [start, *layer.parameters()])
+        results.append([out, *slopes])
+    torch.testing.assert_close(*results)
+    torch.manual_seed(5)
+    assert counts == [max(1, int((torch.rand(6) >= rate).sum()))]
+    assert drop.eval().add(x, layer).equal(x + layer(x))
+
+
+def test_branches_in_half_precision_are_added_to_full():
+    drop, layer, x = DropPath(0.4), nn.Linear(3, 3), torch.randn(8, 2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert drop.add(x, layer).dtype == torch.float32

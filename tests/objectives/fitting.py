@@ -52,7 +52,9 @@ def fit_objective(folder: Path, name: str, objective, head: nn.Module, **options
     )  # fmt: skip
     torch.manual_seed(0)
     network = Network(build_backbone(MODEL), head)
-    prepared = PreparedRun(run=run, network=network, train=data.train, val=data.val, notes=())
+    prepared = PreparedRun(
+        run=run, network=network, train=data.train, val=data.val, keep_batch=True, notes=()
+    )
     fabric = Fabric(accelerator="cpu", devices=1)
     begun = time.monotonic()
     loop = Loop(fabric, prepared, objective, Reporter(None))

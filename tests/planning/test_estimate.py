@@ -16,7 +16,13 @@ from muntin.errors import ConfigError, DataError
 from muntin.planning.memory_check import MemoryRequirements
 from muntin.recipes import TrainConfig
 from muntin.synthetic.datasets import write_coco, write_maps
-from muntin.training.memory_model import LinearFit, MemoryModel, Phase
+from muntin.training.memory_model import (
+    LinearFit,
+    MemoryModel,
+    Phase,
+    Recompute,
+    StepMemory,
+)
 from tests.small import MODEL, SETTINGS, write_images
 
 SMALL = {**SETTINGS, "train.start_size": 1}
@@ -92,6 +98,7 @@ def test_dense_tasks(tmp_path, task, write):
 def test_advice_if_a_run_does_not_fit(data):
     plan = make_plan(data, batch_size=64, img_size=64, settings={"train.memory_gib": 0.02})
     assert not plan.fits
+    assert plan.recomputed_layers
     assert plan.recomputed_blocks == plan.num_blocks
     assert 0 < plan.largest_batch < 64
     assert any("train.memory_gib=0.02" in note for note in plan.notes)
@@ -110,6 +117,9 @@ def test_errors_are_those_of_training(data, tmp_path):
         make_plan(data, settings={"train.nothing": 1})
 
 
+PLAIN = Recompute()
+
+
 def requirements(*, each=1.0, validation=1.0, validation_batch=lambda batch: max(64, batch)):
     """Of a step that needs `each` bytes an image, with nothing to recompute, and 100 bytes."""
     model = MemoryModel(
@@ -117,18 +127,18 @@ def requirements(*, each=1.0, validation=1.0, validation_batch=lambda batch: max
         saved=(), outputs=(),
     )  # fmt: skip
     return MemoryRequirements(
-        model=model, validation_memory=LinearFit(0, validation), weights=0,
-        validation_batch=validation_batch, budget=100.0, max_batch=64,
+        steps=StepMemory(model, lambda: model), validation_memory=LinearFit(0, validation),
+        weights=0, validation_batch=validation_batch, budget=100.0, max_batch=64,
     )  # fmt: skip
 
 
 def test_validation_must_fit_too():
-    assert requirements().largest(0) == 64
-    assert requirements(validation=2.0).largest(0) == 0
+    assert requirements().largest(PLAIN) == 64
+    assert requirements(validation=2.0).largest(PLAIN) == 0
     small = requirements(validation=3.0, validation_batch=lambda batch: batch)
-    assert small.largest(0) == 33
-    assert small.fits(33, 0)
-    assert not small.fits(34, 0)
+    assert small.largest(PLAIN) == 33
+    assert small.fits(33, PLAIN)
+    assert not small.fits(34, PLAIN)
 
 
 def test_a_memory_limit_limits_the_validation_batch():

@@ -6,8 +6,7 @@ import numpy as np
 from PIL import Image
 from pycocotools.coco import COCO
 
-from muntin.data.detection import list_detect
-from muntin.data.detection_checking import check_detect
+from muntin.data.detection import check_detect, list_detect
 from muntin.data.listing import list_classify
 from muntin.run_lengths import decode_mask
 from muntin.synthetic.datasets import write_classify, write_coco

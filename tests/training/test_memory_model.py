@@ -12,7 +12,15 @@ from torch import nn
 
 from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.training.memory_model import LinearFit, MemoryModel, Phase, fit_memory_model
+from muntin.training.memory_model import (
+    LinearFit,
+    MemoryModel,
+    Phase,
+    Recompute,
+    StepMemory,
+    find_largest,
+    fit_memory_model,
+)
 from muntin.training.memory_trace import NetworkPart, list_parts, record_spans
 from muntin.training.recompute import checkpoint_blocks
 from muntin.zoo import create_model
@@ -152,15 +160,31 @@ def test_the_peak_is_the_highest_line():
     assert model.peak(10, 2).saved == (0, 0)
 
 
-def test_largest_batch_and_fewest_blocks():
-    model = model_with(Phase(part="", backward=False, num_saved=2, peak=LinearFit(0, 6)))
-    assert model.fit_batch(10 + 60) == 10
-    assert model.fit_batch(10 + 59.9) == 9
-    assert model.fit_batch(15) == 0
-    assert model.fit_batch(10 + 60, 1) == 15
-    assert model.fit_blocks(10, 100) == 0
-    assert model.fit_blocks(10, 50) == 1
-    assert model.fit_blocks(10, 1) == 2
+def test_the_cheapest_recomputation_that_fits():
+    plain, leaner = (
+        model_with(Phase(part="", backward=False, num_saved=2, peak=LinearFit(0, each)))
+        for each in (6, 5)
+    )
+    asked = []
+    memory = StepMemory(plain, lambda: asked.append(1) or leaner)
+    nothing = Recompute()
+    assert memory.choose(10, 10 + 60, nothing) == nothing
+    assert memory.choose(10, 10 + 40, nothing) == (False, 1)
+    assert not asked  # steps with recomputed layers are measured when they are needed
+    assert memory.choose(10, 10 + 30, nothing) == (False, 2)
+    assert memory.choose(10, 10 + 10, nothing) == (True, 2)
+    assert memory.choose(10, 1, nothing) == (True, 2)
+    assert memory.choose(10, 10 + 60, Recompute(blocks=1)) == (False, 1)
+    assert memory.choose(10, 10 + 50, Recompute(layers=True)) == (True, 0)
+    without = StepMemory(plain, lambda: plain)
+    assert without.choose(10, 1, nothing) == (False, 2)
+    assert memory.slowdown(Recompute(True, 2)) > memory.slowdown(Recompute(False, 2)) > 0
+
+
+def test_the_largest_batch():
+    for limit, right in ((100, 9), (5, 5), (0, 0)):
+        assert find_largest(lambda batch: batch <= 9, limit) == right
+    assert find_largest(lambda batch: False, 100) == 0
 
 
 def test_steps_that_differ_are_refused():

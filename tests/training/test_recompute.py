@@ -5,75 +5,28 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from muntin.errors import ConfigError
-from muntin.recipes import TrainConfig
+from muntin.heads.decoders import UPerNet
 from muntin.runs import Run
 from muntin.synthetic.datasets import write_coco
-from muntin.tasks.task_table import find_task
-from muntin.training.auto_batch import MEMORY_SHARE, fit_batch_size, saved_bytes
 from muntin.training.journal import read_journal
-from muntin.training.recompute import checkpoint_blocks
+from muntin.training.memory_trace import record_spans
+from muntin.training.recompute import checkpoint_blocks, recompute_layers
 from muntin.zoo import create_model
 from tests.data.scenes import scene_of
 from tests.detectors import tiny_detector, train_detector
-
-EXAMPLE = find_task("instance").dense.example
 
 HEADS = ("fcos_small", "mask_rcnn_small", "cascade_mask_rcnn_small")
 
 
 def detector(head):
     return tiny_detector(head, 6, task="detect" if head.startswith("fcos") else "instance")
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_measuring_saved_bytes_changes_nothing(head):
-    network = detector(head)
-    # Batch norms update their statistics in training mode; the network must not change.
-    network.head.extra = torch.nn.BatchNorm2d(3)
-    network.backbone.register_forward_pre_hook(lambda _, inputs: (network.head.extra(*inputs),))
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    random, grads = torch.get_rng_state(), torch.is_grad_enabled()
-    for mode in (True, False):
-        network.train(mode)
-        assert saved_bytes(network, (64, 96), EXAMPLE) > 10_000
-        assert all(module.training == mode for module in network.modules())
-    for name, value in network.state_dict().items():
-        assert value.equal(before[name]), name
-    assert torch.get_rng_state().equal(random)
-    assert torch.is_grad_enabled() == grads
-    assert all(p.grad is None for p in network.parameters())
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_larger_images_need_more(head):
-    network = detector(head)
-    small, large = (saved_bytes(network, size, EXAMPLE) for size in ((64, 64), (256, 256)))
-    assert small < large
-    if head == "fcos_small":  # nothing in it is of a fixed number
-        assert large / small == pytest.approx(16, rel=0.25)
-
-
-def test_small_memory_makes_small_batches():
-    network = detector("mask_rcnn_small")
-    each = saved_bytes(network, (64, 64), EXAMPLE)
-    weights = 4 * sum(p.numel() * p.element_size() for p in network.parameters())
-    config = TrainConfig(batch_size=8)
-    for images, batch, steps in ((100, 8, 1), (8.5, 8, 1), (4.5, 4, 2), (3.5, 3, 3), (0.1, 1, 8)):
-        free = int((images * each + weights) / MEMORY_SHARE["cpu"])
-        notes: list[str] = []
-        fitted = fit_batch_size(network, config, (64, 64), EXAMPLE, "cpu", notes, free=free)
-        assert (fitted.batch_size, fitted.accumulate) == (batch, steps)
-        assert bool(notes) == (batch != 8)
-        assert fitted.batch_size * fitted.accumulate >= config.batch_size
-    twice = TrainConfig(batch_size=8, accumulate=2)
-    accumulated = fit_batch_size(network, twice, (64, 64), EXAMPLE, "cpu", [], free=free)
-    assert (accumulated.batch_size, accumulated.accumulate) == (1, 16)
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux's /proc")
@@ -90,6 +43,8 @@ def test_a_run_with_little_memory(monkeypatch, tmp_path):
     config = Run.open(run.path).config.train
     assert config.batch_size == 1
     assert config.accumulate >= 2
+    assert config.recomputed_layers
+    assert config.recomputed_blocks == 3
     assert read_journal(run.path)[0]["train_loss"] > 0
     asked = train_detector("detect", data, tmp_path / "asked", batch_size=4, epochs=1)
     assert Run.open(asked.path).config.train.batch_size == 4
@@ -123,6 +78,51 @@ def test_recomputed_blocks_have_the_same_gradients(head, drop_path):
     assert list(network.state_dict()) == list(other.state_dict())
 
 
+FIELDS = {
+    "swin_nano": {},
+    "swinv2_tiny": {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)},
+    "vit_tiny": {"embed_dim": 48, "depth": 2},
+}
+"""Of small models of three families."""
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputed_layers_have_the_same_gradients_and_need_less(name, precision):
+    network = create_model(name, img_size=(64, 64), num_classes=3, **FIELDS[name]).train()
+    other = copy.deepcopy(network)
+    assert recompute_layers(other) > 2
+    images, peaks = torch.randn(8, 3, 64, 64), []
+
+    def step(one):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            out = one(images)
+        out.float().square().sum().backward()
+
+    for one in (network, other):
+        spans = record_spans(one, partial(step, one), torch.device("cpu"))
+        # Where the backward pass begins, activations of all blocks are stored.
+        peaks.append(next(span.live for span in spans if span.backward))
+    for left, right in zip(network.parameters(), other.parameters(), strict=True):
+        assert left.grad.equal(right.grad)
+    assert peaks[1] < 0.65 * peaks[0]
+
+
+def test_recomputed_layers_of_a_decoder():
+    """Convolutions with batch norm; their running statistics count a batch once."""
+    decoder = UPerNet((8, 16), 16, (1, 2), norm="batch").train()
+    other = copy.deepcopy(decoder)
+    assert recompute_layers(other) > 4
+    maps = [torch.randn(2, 8, 16, 16), torch.randn(2, 16, 8, 8)]
+    for one in (decoder, other):
+        one(maps).square().sum().backward()
+    for left, right in zip(decoder.parameters(), other.parameters(), strict=True):
+        assert left.grad.equal(right.grad)
+    for left, right in zip(decoder.buffers(), other.buffers(), strict=True):
+        assert left.equal(right)
+
+
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
 def test_recomputed_timm_blocks_have_the_same_gradients(name):
     pytest.importorskip("timm")
@@ -137,13 +137,6 @@ def test_recomputed_timm_blocks_have_the_same_gradients(name):
     # Batch norms have counted the batch once.
     for key, value in other.state_dict().items():
         assert value.equal(network.state_dict()[key]), key
-
-
-def test_recomputed_blocks_save_memory():
-    network = detector("mask_rcnn_small")
-    before = saved_bytes(network, (128, 128), EXAMPLE)
-    checkpoint_blocks(network.backbone)
-    assert saved_bytes(network, (128, 128), EXAMPLE) < before
 
 
 def test_a_copy_recomputes_its_own_blocks():

@@ -24,6 +24,7 @@ from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.int8_quantisation import quantise_int8
 from muntin.engines.openvino_engine import (
     compile_openvino,
+    import_openvino,
     to_openvino,
     trim_example,
 )
@@ -142,8 +143,7 @@ def _start(name: str, graph: Graph, precision: Precision, *, ours: bool) -> Runn
     """Start as the library's users would: muntin by torch.export, peers by OpenVINO's guide."""
     if name != "openvino":
         return ENGINES[name].start(graph, precision)
-    import openvino as ov
-
+    ov = import_openvino()
     if ours:
         graph = trim_example(graph)
         model = to_openvino(graph, any_batch=False)

@@ -31,6 +31,7 @@ from muntin.devices import peak_mib, reset_peak, resident_mib
 from muntin.heads.network import Network
 from muntin.inference.inference_network import build_inference
 from muntin.shapes import Size
+from muntin.training.recompute import recompute_layers
 from muntin.zoo.model_building import create_model, find_model
 
 __all__ = ["bench_memory", "measure_in_subprocess", "measure_once"]
@@ -53,7 +54,7 @@ def bench_memory(
 
     Every measurement is a process of its own; its memory after imports is subtracted from its
     peak. Weights are included. Muntin infers with the network that prediction uses
-    (`muntin.inference`) and trains with the ordinary one.
+    (`muntin.inference`), and trains with recomputed layers, as where memory is short.
 
     Args:
         model: Name in the zoo; weights are random.
@@ -193,6 +194,8 @@ def measure_once(
         module = build_peers([owner], model, network, (high, wide), lambda line: None)[0].module
     elif work == "inference":
         module = build_inference(network, (high, wide))
+    else:
+        recompute_layers(network)
     del network
     reset_peak()
     loss = WORKS[work](module, images, targets)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from muntin.engines.engine_table import is_installed
-from muntin.engines.openvino_engine import shared_core
+from muntin.engines.openvino_engine import import_openvino, shared_core
 
 __all__ = ["measure_roofline"]
 
@@ -80,8 +80,8 @@ def _torch_matmul(shape: tuple[int, int, int], dtype: torch.dtype) -> Callable[[
 
 
 def _openvino_matmul(shape: tuple[int, int, int], precision: str) -> Callable[[], object]:
-    import openvino as ov
-    from openvino import opset13 as ops
+    ov = import_openvino()
+    ops = ov.opset13
 
     rows, inner, columns = shape
     left = ops.parameter([rows, inner], np.float32)

@@ -84,7 +84,8 @@ def show_plan(plan: Plan) -> None:
     ]
     if plan.num_blocks:
         typer.echo(
-            f"activation checkpointing: {plan.recomputed_blocks} of {plan.num_blocks} blocks"
+            f"{'recomputed' if plan.recomputed_layers else 'plain'} layers, activation "
+            f"checkpointing: {plan.recomputed_blocks} of {plan.num_blocks} blocks"
         )
     typer.echo(f"memory peaks {plan.moment}; at that point:")
     print_table(

@@ -48,12 +48,12 @@ class _Zip:
 class _Tar:
     source: str
     contents: Mapping[str, bytes | tuple[int, int]]  # in memory, or offset and length
-    folders: list[str]
+    folders: tuple[str, ...]
     pid: int = 0
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
-        return list(self.contents), self.folders
+        return list(self.contents), list(self.folders)
 
     def read(self, path: str) -> bytes:
         content = self.contents[path]
@@ -92,9 +92,6 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
 
 def list_files(source: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """Name everything in a folder or an archive.
-
-    Args:
-        source: A folder, a zip or a tar.
 
     Returns:
         The files and the folders, each sorted, relative to the source, with forward slashes.
@@ -205,7 +202,7 @@ def _open_tar(source: str) -> _Tar:
         for member in members:
             if member.isreg() and not member.issparse():
                 contents[_clean(member.name)] = member.offset_data, member.size
-    folders = [_clean(member.name) for member in members if member.isdir()]
+    folders = tuple(_clean(member.name) for member in members if member.isdir())
     return _Tar(source=source, contents=contents, folders=folders)
 
 

@@ -98,8 +98,12 @@ def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
 
 
 def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
-    """Stack images as they were fitted: all of one size, or padded to one."""
-    return torch.stack(images) if pre.fit == "center_crop" else pad_images(images)
+    """Stack images as they were fitted: all of one size, or padded to one.
+
+    Crops are never padded: it would move the grid of their heatmaps.
+    """
+    cropped = pre.fit in ("center_crop", "instance_crop")
+    return torch.stack(images) if cropped else pad_images(images)
 
 
 def pad_images(images: list[Tensor]) -> UInt8[Tensor, "B C H W"]:

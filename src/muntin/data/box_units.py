@@ -65,11 +65,7 @@ def require_widths(
 
 
 def require_fractions(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
-    """Refuse YOLO labels in pixels.
-
-    Args:
-        boxes: Centre x, centre y, width and height of each, as they are written.
-        where: The data set, for the message.
+    """Refuse YOLO labels (centre x, centre y, width, height) in pixels.
 
     Raises:
         DataError: Half of the boxes have a number that no fraction of an image can be.
@@ -86,10 +82,6 @@ def require_fractions(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
 
 def require_corners(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
     """Refuse VOC boxes whose second corner is not right of and below the first.
-
-    Args:
-        boxes: xmin, ymin, xmax and ymax of each, as they are written.
-        where: The data set, for the message.
 
     Raises:
         DataError: It is so for most of them.

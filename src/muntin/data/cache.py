@@ -48,6 +48,10 @@ class ImageCache:
             faster, and other pixels than prediction sees.
         mask_reader: Decodes the mask of an image.
 
+    Attributes:
+        unreadable: Why an image is left out, by its index.
+        stacked: All images in one tensor, (N, C, H, W), if they are in memory and of one size.
+
     Raises:
         DataError: Strict, and an image cannot be read; or none can be read.
     """
@@ -71,11 +75,11 @@ class ImageCache:
         self._limit = replace(pre, img_size=limit)
         self._hint = max(limit) if training and pre.fit == "center_crop" else None
         self._kept: list[Sample | None] | None = None
-        self._stacked: Tensor | None = None
+        self.stacked: Tensor | None = None
         if self._fits(config.cache_mib):
             with ThreadPoolExecutor(2) as pool:
                 self._kept = list(pool.map(self._read, range(len(listing)), chunksize=64))
-            self._stacked = self._stack()
+            self.stacked = self._stack()
         if len(self.unreadable) == len(listing):
             message = (
                 f"{listing.source} must hold images that can be read, got none of "
@@ -95,16 +99,19 @@ class ImageCache:
         """Whether the images were decoded in advance."""
         return self._kept is not None
 
-    @property
-    def stacked(self) -> UInt8[Tensor, "N C H W"] | None:
-        """All images in one tensor, if they are in memory and of one size."""
-        return self._stacked
-
     def warn(self) -> None:
-        """Warn of images that could not be read since the last warning."""
-        if self._warned != self.unreadable.keys():
-            self._warned = set(self.unreadable)
-            warnings.warn(self.describe_unreadable(), MuntinWarning, stacklevel=3)
+        """Warn of images that are left out, if there are more than at the last warning."""
+        if self._warned == self.unreadable.keys():
+            return
+        self._warned = set(self.unreadable)
+        places, listing = sorted(self.unreadable), self.listing
+        names = shorten(dict.fromkeys(listing.entries[i].path for i in places))
+        text = (
+            f"{len(places)} of {len(listing)} {listing.unit} in {listing.source} are left out, "
+            f"as they or their annotations cannot be read: {names}. {self.unreadable[places[0]]} "
+            f"See muntin check."
+        )
+        warnings.warn(text, MuntinWarning, stacklevel=3)
 
     def retry(self, indices: Iterable[int]) -> None:
         """Read again what a worker process could not, to record it in this one.
@@ -115,17 +122,6 @@ class ImageCache:
         for index in indices:
             if index not in self.unreadable:
                 self._read(index)
-
-    def describe_unreadable(self) -> str:
-        """Describe which images are left out."""
-        places = sorted(self.unreadable)
-        names = shorten(dict.fromkeys(self.listing.entries[i].path for i in places))
-        unit = self.listing.unit
-        return (
-            f"{len(places)} of {len(self.listing)} {unit} in {self.listing.source} are left out, "
-            f"as they or their annotations cannot be read: {names}. {self.unreadable[places[0]]} "
-            f"See muntin check."
-        )
 
     def load(self, index: int) -> Sample | None:
         """Return an image with its targets; None if it cannot be read."""
@@ -163,11 +159,9 @@ class ImageCache:
 
     def _stack(self) -> Tensor | None:
         """Stack images of equal size into one tensor, from which batches are indexed."""
-        if self.pre.fit != "center_crop":
-            return None
         kept = self._kept or []
         shapes = {image.pixels.shape for image in kept if image is not None}
-        if len(shapes) != 1:
+        if self.pre.fit != "center_crop" or len(shapes) != 1:
             return None
         blank = torch.zeros(shapes.pop(), dtype=torch.uint8)
         stacked = torch.stack([blank if image is None else image.pixels for image in kept])

@@ -21,16 +21,14 @@ from muntin.data.annotation import warning
 from muntin.data.archives import read_bytes
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import ImageInfo, decode_with_facts
-from muntin.data.listing import list_classify
 from muntin.data.splitting import split
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem
 from muntin.shapes import Size
 
-__all__ = ["CheckedImage", "Findings", "Parts", "Report", "check", "check_classify"]
+__all__ = ["CheckedImage", "Parts", "Report", "Summary", "check"]
 
 _TINY = 8  # pixels
-_IMBALANCE = 20
 _AT_ONCE = 1024
 
 _SUFFIX_FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "jfif": "JPEG", "tif": "TIFF", "pgm": "PPM"}
@@ -103,7 +101,7 @@ class CheckedImage:
         return found != _SUFFIX_FORMATS.get(suffix, suffix.upper())
 
 
-class Findings(NamedTuple):
+class Summary(NamedTuple):
     """What a task has to say of a data set: problems, lines and counts as in `Report`."""
 
     problems: Sequence[Problem]
@@ -115,7 +113,7 @@ def check(
     task: str,
     path: str | os.PathLike[str],
     list_data: Callable[[], DataSets],
-    look_at: Callable[[Parts, Sequence[CheckedImage]], Findings],
+    look_at: Callable[[Parts, Sequence[CheckedImage]], Summary],
     *,
     num_threads: int = 2,
 ) -> Report:
@@ -257,68 +255,3 @@ def _describe_images(seen: Sequence[CheckedImage]) -> Iterator[str]:
         yield f"{plural(rotated, 'image')} rotated by EXIF orientation"
     if renamed := sum(one.is_misnamed for one in seen):
         yield f"{plural(renamed, 'image')} with a suffix of another format, read anyway"
-
-
-def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
-    """Check a data set of classes: `path` is what `list_classify` takes, the rest as `check`."""
-    return check(
-        "classify", path, lambda: list_classify(path), _look_at_classes, num_threads=num_threads
-    )
-
-
-def _look_at_classes(parts: Parts, seen: Sequence[CheckedImage]) -> Findings:
-    return Findings(
-        problems=[*_judge_classes(parts), *_find_parted_groups(parts)],
-        lines=list(_describe_classes(parts)),
-        counts=[("classes", next(iter(parts.values())).num_classes)],
-    )
-
-
-def _judge_classes(parts: Parts) -> Iterator[Problem]:
-    part, listing = next(iter(parts.items()))  # train, where there is one
-    counts = dict(zip(listing.class_names, listing.class_counts, strict=True))
-    for name, count in counts.items():
-        if count < 2:
-            what = (
-                f"class {name!r} has {plural(count, 'image')} in {part}; at least 2 are needed to "
-                f"learn from one and check with another"
-            )
-            yield warning(name, what)
-    most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-    if counts[most] > _IMBALANCE * counts[least]:
-        what = (
-            f"class {most!r} has {plural(counts[most], 'image')} and {least!r} has "
-            f"{counts[least]}: accuracy hides rare classes, use macro-F1"
-        )
-        yield warning(part, what)
-    without = sum(not entry.class_ids for entry in listing.entries)
-    if without and max((len(entry.class_ids) for entry in listing.entries), default=0) < 2:
-        what = (
-            f"{plural(without, 'image')} without a class and none with several: read as "
-            f"multi-label data; if each should have one class, fill the empty cells"
-        )
-        yield warning(part, what)
-
-
-def _find_parted_groups(parts: Parts) -> Iterator[Problem]:
-    where: dict[str, dict[str, None]] = defaultdict(dict)
-    for part, listing in parts.items():
-        for entry in listing.entries:
-            if entry.group:
-                where[entry.group][part] = None
-    for group, found in where.items():
-        if len(found) > 1:
-            what = f"group {group!r} is in {' and '.join(found)}, so scores will be too high"
-            yield warning(group, what)
-
-
-def _describe_classes(parts: Parts) -> Iterator[str]:
-    for part, listing in parts.items():
-        counts = zip(listing.class_names, listing.class_counts, strict=True)
-        listed = shorten((f"{name} {count}" for name, count in counts), limit=12)
-        yield f"{part}: {plural(len(listing), 'image')}; {listed}"
-        groups = {entry.group for entry in listing.entries if entry.group}
-        if groups:
-            yield f"{part}: {plural(len(groups), 'group')} of images"
-            if len(groups) == 1 and len(parts) == 1:
-                yield "one group cannot be split: training will ask for validation images (--val)"

@@ -41,12 +41,9 @@ class Row:
 
 
 def read_table(place: Path) -> list[Row]:
-    """Read a CSV with the columns `path` and `class`, and perhaps `group` and `split`.
+    """Read a CSV in UTF-8 with the columns `path` and `class`, and perhaps `group` and `split`.
 
     Several classes of an image are separated by `;` or `|`; an empty cell is an image of no class.
-
-    Args:
-        place: The file, UTF-8 with or without a byte order mark.
 
     Raises:
         DataError: A column is missing, there are no rows, or an image is not there.

@@ -20,13 +20,7 @@ KEYS = ("images", "annotations", "categories")
 
 
 class Points(NamedTuple):
-    """The keypoints of a category.
-
-    Attributes:
-        names: Of the keypoints.
-        edges: Pairs of them that are joined, counted from 0.
-        odd: Entries of the skeleton that are no edges, as written.
-    """
+    """The keypoints of a category, its edges counted from 0, and entries that are no edges."""
 
     names: tuple[str, ...]
     edges: tuple[tuple[int, int], ...]

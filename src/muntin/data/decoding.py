@@ -23,7 +23,6 @@ import io
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -76,18 +75,13 @@ class ImageInfo:
 
 
 def decode(
-    data: bytes,
-    *,
-    where: str,
-    mode: Literal["RGB", "L"] = "RGB",
-    shrink_hint: int | None = None,
-) -> UInt8[np.ndarray, "H W C"]:
+    data: bytes, *, where: str, shrink_hint: int | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
     """Decode an image file.
 
     Args:
         data: The whole file.
         where: The name of the file, for messages.
-        mode: "RGB" for three channels, "L" for one (luminance).
         shrink_hint: When a JPEG is at least twice as large as needed, decode it at 1/2, 1/4 or 1/8
             of its size, such that no side becomes shorter than this many pixels. Faster, and
             approximate: other pixels than decoding in full and resizing. Off when None.
@@ -98,16 +92,12 @@ def decode(
     Raises:
         DataError: The file is empty, cut off, not an image, or far too large.
     """
-    return decode_with_facts(data, where=where, mode=mode, shrink_hint=shrink_hint)[0]
+    return decode_with_facts(data, where=where, shrink_hint=shrink_hint)[0]
 
 
 def decode_with_facts(
-    data: bytes,
-    *,
-    where: str,
-    mode: Literal["RGB", "L"] = "RGB",
-    shrink_hint: int | None = None,
-) -> tuple[UInt8[np.ndarray, "H W C"], ImageInfo]:
+    data: bytes, *, where: str, shrink_hint: int | None = None
+) -> tuple[UInt8[np.ndarray, "H W 3"], ImageInfo]:
     """Decode an image file and describe its format; see `decode`."""
     if not data:
         message = f"An image must hold data, got 0 bytes in {where!r}. Fetch it again or remove it."
@@ -118,7 +108,7 @@ def decode_with_facts(
             if shrink_hint is not None and image.format in ("JPEG", "MPO"):
                 # Shorter sides than the hint are never made: both are kept at least as long.
                 image.draft(image.mode, (shrink_hint, shrink_hint))
-            facts, pixels = _read(image, mode)
+            return _read(image)
     except DataError:
         raise
     except Exception as error:  # each of Pillow's readers has its own ways to fail
@@ -128,18 +118,14 @@ def decode_with_facts(
             f"Fetch it again or remove it."
         )
         raise DataError(message) from error
-    return pixels, facts
 
 
-def open_image(
-    image: str | Path | Image.Image | np.ndarray, *, mode: Literal["RGB", "L"] = "RGB"
-) -> UInt8[np.ndarray, "H W C"]:
-    """Bring what a user may hold to an 8-bit array.
+def open_image(image: str | Path | Image.Image | np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
+    """Bring what a user may hold to an 8-bit RGB array.
 
     Args:
         image: A path; a PIL image, whose EXIF orientation is applied; or a uint8 array, H W (grey),
             H W 1, H W 3 (RGB, not BGR) or H W 4 (RGBA; A is dropped).
-        mode: "RGB" for three channels, "L" for one.
 
     Returns:
         The pixels; never a view of what was given.
@@ -156,15 +142,15 @@ def open_image(
                 f"Check the path."
             )
             raise DataError(message) from error
-        return decode(data, where=str(image), mode=mode)
+        return decode(data, where=str(image))
     if isinstance(image, Image.Image):
         try:
-            return _read(image, mode)[1]
+            return _read(image)[0]
         except Exception as error:
             message = f"The PIL image must be readable, got: {_first_line(error)}. Open it again."
             raise DataError(message) from error
     if isinstance(image, np.ndarray):
-        return _from_array(image, mode)
+        return _from_array(image)
     message = (
         f"An image must be a path, a PIL image or a uint8 array (H W 3, RGB), "
         f"got {type(image).__name__}. Convert it to one of these."
@@ -172,7 +158,7 @@ def open_image(
     raise DataError(message)
 
 
-def _from_array(image: np.ndarray, mode: Literal["RGB", "L"]) -> np.ndarray:
+def _from_array(image: np.ndarray) -> np.ndarray:
     channels = image.shape[2] if image.ndim == 3 else 1
     if (
         image.dtype != np.uint8
@@ -187,7 +173,7 @@ def _from_array(image: np.ndarray, mode: Literal["RGB", "L"]) -> np.ndarray:
         )
         raise DataError(message)
     pixels = image.reshape(*image.shape[:2], channels)[..., :3]
-    return _to_mode(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), mode)
+    return _to_rgb(Image.fromarray(pixels[..., 0] if channels == 1 else pixels))
 
 
 def open_header(file: io.BytesIO | Path) -> Image.Image:
@@ -214,14 +200,14 @@ def _require_bearable(image: Image.Image, where: str) -> None:
         raise DataError(message)
 
 
-def _read(image: Image.Image, mode: Literal["RGB", "L"]) -> tuple[ImageInfo, np.ndarray]:
+def _read(image: Image.Image) -> tuple[np.ndarray, ImageInfo]:
     stored = image.mode
     image.load()  # order matters: of a TIFF, Pillow itself applies the orientation here
     orientation = _orientation(image)
     facts = ImageInfo(format=image.format or "", mode=stored, orientation=orientation)
     if orientation != 1:
         image = image.transpose(_UPRIGHT[orientation])
-    return facts, _to_mode(image, mode)
+    return _to_rgb(image), facts
 
 
 def _orientation(image: Image.Image) -> int:
@@ -234,15 +220,12 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
-def _to_mode(image: Image.Image, mode: Literal["RGB", "L"]) -> np.ndarray:
+def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # else Pillow warns that it drops the transparency
-    if image.mode != mode:
-        image = image.convert("RGB").convert(mode) if image.mode == "CMYK" else image.convert(mode)
-    pixels = np.array(image)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:

@@ -9,18 +9,24 @@ annotations lack its size, it is read from the head of the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
+from muntin.data.annotation import warning
+from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
 from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
+from muntin.data.segmentations import box_of
 from muntin.data.voc import VOC
 from muntin.data.yolo import YOLO
-from muntin.errors import plural
-from muntin.samples import DataSets, Listing, Problem
+from muntin.errors import plural, shorten
+from muntin.run_lengths import mask_area, to_run_lengths
+from muntin.samples import DataSets, Entry, Listing, Problem
 
-__all__ = ["READERS", "list_detect"]
+__all__ = ["READERS", "check_detect", "list_detect"]
 
 READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO, VOC, YOLO)
 """Layouts of annotated objects, in the order in which they are tried."""
@@ -57,10 +63,11 @@ def list_detect(
         DataError: The path or the layout is wrong, or a whole file is in another unit or order
             than its format requires; the message names what and where.
     """
-    match = find_reader(path, readers, what="annotated objects")
+    reader, source, found = find_reader(path, readers, what="annotated objects")
     findings = AnnotationReport()
-    listings = match.read(ObjectRequest(findings=findings, class_names=class_names, masks=masks))
-    return _join(match.reader.name, listings, findings, str(Path(path)), masks)
+    request = ObjectRequest(findings=findings, class_names=class_names, masks=masks)
+    listings = reader.read(source, found, request)
+    return _join(reader.name, listings, findings, str(source.path), masks)
 
 
 def _join(
@@ -87,3 +94,109 @@ def _join(
 
 def _count_objects(listing: Listing) -> int:
     return sum(len(entry.objects) for entry in listing.entries if entry.objects is not None)
+
+
+_SMALL, _MEDIUM = 32**2, 96**2  # areas in pixels between COCO's small, medium and large
+_THIN = 2  # pixels
+_MIN_OVERLAP = 0.25  # of a box and that of the mask
+
+
+def check_detect(
+    path: str | os.PathLike[str], *, masks: bool = False, num_threads: int = 2
+) -> Report:
+    """Check a data set of objects: `path` and `masks` as in `list_detect`, the rest as `check`."""
+    return check(
+        "instance" if masks else "detect",
+        path,
+        lambda: list_detect(path, masks=masks),
+        _look_at_objects,
+        num_threads=num_threads,
+    )
+
+
+def _look_at_objects(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
+    entries = [entry for listing in parts.values() for entry in listing.entries]
+    sizes = [len(entry.objects) for entry in entries if entry.objects is not None]
+    return Summary(
+        problems=[
+            *(problem for one in seen for problem in _judge_objects(one.entry)),
+            *_judge_classes(parts),
+        ],
+        lines=list(_describe(parts)),
+        counts=(
+            ("classes", next(iter(parts.values())).num_classes),
+            ("objects", sum(sizes)),
+            ("without_objects", sum(not size for size in sizes)),
+        ),
+    )
+
+
+def _judge_objects(entry: Entry) -> Iterator[Problem]:
+    objects = entry.objects
+    if objects is None or entry.size is None:
+        return
+    of_all = f"of {plural(len(objects), 'object')}"
+    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    if thin := int((sides.min(axis=1) < _THIN).sum()) if len(objects) else 0:
+        yield warning(entry.path, f"{thin} {of_all} less than {_THIN} pixels wide or high")
+    empty = apart = 0
+    for box, mask in zip(objects.boxes, objects.masks, strict=False):
+        if mask is None:
+            continue
+        if not mask_area(to_run_lengths(mask, entry.size)):
+            empty += 1
+        else:
+            apart += _overlap(box, np.array(box_of(mask, entry.size))) < _MIN_OVERLAP
+    if empty:
+        yield warning(entry.path, f"masks that cover no pixel: {empty} {of_all}")
+    if apart:
+        yield warning(entry.path, f"masks that lie elsewhere than their boxes: {apart} {of_all}")
+
+
+def _overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two boxes."""
+    sides = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
+    shared = float(sides.clip(0).prod())
+    both = sum(float((box[2:] - box[:2]).prod()) for box in (first, second))
+    return shared / max(both - shared, 1e-9)
+
+
+def _judge_classes(parts: Parts) -> Iterator[Problem]:
+    part, listing = next(iter(parts.items()))  # train, where there is one
+    counts = _objects_of_classes(listing)
+    without = [name for name in listing.class_names if not counts[name]]
+    if without:
+        what = f"no objects in {part} of {shorten(without, limit=12)}: nothing to learn for them"
+        yield warning(part, what)
+
+
+def _objects_of_classes(listing: Listing) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for entry in listing.entries:
+        if entry.objects is not None:
+            learnt = entry.objects.class_ids[~entry.objects.crowd]
+            counts.update(listing.class_names[class_id] for class_id in learnt.tolist())
+    return counts
+
+
+def _describe(parts: Parts) -> Iterator[str]:
+    for part, listing in parts.items():
+        every = [entry.objects for entry in listing.entries if entry.objects is not None]
+        counts = _objects_of_classes(listing)
+        classes = shorten((f"{name} {counts[name]}" for name in listing.class_names), limit=12)
+        total = sum(len(objects) for objects in every)
+        images = plural(len(listing), "image")
+        yield f"{part}: {images}, {plural(total, 'object')}; {classes}"
+        if not total:
+            continue
+        most = plural(max(len(objects) for objects in every), "object")
+        bare = plural(sum(not len(objects) for objects in every), "image")
+        yield f"{part}: {bare} without objects, at most {most} in an image"
+        areas = np.concatenate([objects.areas for objects in every])
+        small, large = (areas < _SMALL).mean(), (areas >= _MEDIUM).mean()
+        yield (
+            f"{part}: objects small {small:.0%}, medium {1 - small - large:.0%}, large {large:.0%} "
+            f"(areas below 32 x 32 and below 96 x 96 pixels, as COCO has it)"
+        )
+        if crowd := sum(int(objects.crowd.sum()) for objects in every):
+            yield f"{part}: crowds or difficult, neither learnt nor scored: {crowd}"

@@ -1,10 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentation of images with objects: which part is seen, at which size, and how it is mirrored.
-
-Everything random comes from one generator per image, so what an image becomes depends on (seed,
-epoch, index) alone.
-"""
+"""Augmentation of images with objects: which part is seen, at which size, and how mirrored."""
 
 from __future__ import annotations
 

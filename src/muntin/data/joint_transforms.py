@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from muntin.data.box_targets import nearest_pixels
 from muntin.data.transforms import Interpolation, resize
 from muntin.samples import Skeleton
-from muntin.shapes import Float, Int, Size, UInt8
+from muntin.shapes import Float, Size, UInt8
 from muntin.targets import BoxTargets
 
 __all__ = ["Window", "drop_unseen", "find_place", "fit_part", "jitter_colors", "move_boxes"]
@@ -54,12 +53,12 @@ class Window(NamedTuple):
         seen = image[:, top : top + high, left : left + wide]
         return self._orient(resize(seen, self.size, interpolation))
 
-    def move_labels(self, labels: Int[Tensor, "... H W"]) -> Int[Tensor, "... h w"]:
-        """Give what is seen of maps of labels: each pixel gets that of the nearest one."""
+    def move_labels(self, labels: Tensor) -> Tensor:
+        """Give what is seen of maps of labels (..., H, W): each pixel gets the nearest one."""
         top, left, high, wide = self.part
-        rows = torch.from_numpy(nearest_pixels(high, self.size[0])) + top
-        columns = torch.from_numpy(nearest_pixels(wide, self.size[1])) + left
-        return self._orient(labels[..., rows, :][..., columns])
+        rows = _nearest_pixels(high, self.size[0]) + top
+        columns = _nearest_pixels(wide, self.size[1]) + left
+        return self._orient(labels.index_select(-2, rows).index_select(-1, columns))
 
     def move_points(self, xy: Float[Tensor, "... 2"], middle: float) -> Float[Tensor, "... 2"]:
         """Give where points come to lie, before any turn.
@@ -71,15 +70,23 @@ class Window(NamedTuple):
         """
         top, left, high, wide = self.part
         offset = 0.5 - middle
-        scale = xy.new_tensor([self.size[1] / wide, self.size[0] / high])
-        moved = (xy - xy.new_tensor([left, top]) + offset) * scale - offset
-        ends = xy.new_tensor([self.size[1], self.size[0]]) - 2 * offset
+        scale = torch.tensor([self.size[1] / wide, self.size[0] / high])
+        moved = (xy - torch.tensor([left, top]) + offset) * scale - offset
+        if not any(self.flips):
+            return moved
+        ends = torch.tensor([self.size[1], self.size[0]]) - 2 * offset
         return torch.where(torch.tensor(self.flips[::-1]), ends - moved, moved)
 
     def _orient(self, maps: Tensor) -> Tensor:
         axes = [axis for axis, flip in zip((-2, -1), self.flips, strict=True) if flip]
         maps = maps.flip(axes) if axes else maps
         return maps.rot90(self.turns, (-2, -1)) if self.turns else maps
+
+
+def _nearest_pixels(before: int, after: int) -> Tensor:
+    """The pixel of a line of `before` that is nearest to each of one of `after`."""
+    places = (np.arange(after) + 0.5) * before / after
+    return torch.from_numpy(np.minimum(places.astype(np.int64), before - 1))
 
 
 def fit_part(whole: Size, limit: Size, scale: float) -> tuple[Size, Size]:

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
 from muntin.data.joint_transforms import jitter_colors
@@ -112,7 +113,7 @@ class KeypointAugmentConfig(Augmentation):
         mirrored = skeleton.mirrored and rng.random() < self.flip
         middle, sides = middle + shift * sides, sides * factor
         frame = np.concatenate([middle - sides / 2, middle + sides / 2])
-        affine = _to_affine(frame, pre, angle=np.deg2rad(angle), mirrored=mirrored)
+        affine = crop_transform(frame, pre, angle=np.deg2rad(angle), mirrored=mirrored)
         image = jitter_colors(_warp(sample.pixels, affine, pre.img_size), self.jitter, rng)
         if rng.random() < self.occlude:
             image = _cover(image, pre, rng)
@@ -187,9 +188,17 @@ def crop_box(box: Box, pre: Preprocessing) -> Frame:
     return np.concatenate([middle - sides / 2, middle + sides / 2])
 
 
-def crop_transform(frame: Frame, pre: Preprocessing) -> Affine:
-    """Give the way from points of an image to points of the crop of a frame."""
-    return _to_affine(frame, pre, angle=0.0, mirrored=False)
+def crop_transform(
+    frame: Frame, pre: Preprocessing, *, angle: float = 0.0, mirrored: bool = False
+) -> Affine:
+    """Give the way from points of an image to points of the crop of a frame, perhaps turned."""
+    middle, sides = _middle_and_sides(frame)
+    size = np.array(pre.img_size[::-1], np.float64)
+    steps = size - 1 if pre.alignment == "udp" else size
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
+    matrix = np.diag(steps / sides) @ turn
+    return Affine(matrix, steps / 2 - matrix @ middle)
 
 
 def crop_region(image: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing) -> Region:
@@ -203,10 +212,7 @@ def crop_region(image: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing)
     right, bottom = np.clip(end, [left + 1, top + 1], [wide, high]).tolist()
     pixels = image[:, top:bottom, left:right]
     shrink = max(1.0, float((sides / np.array(pre.img_size[::-1])).max()) / FINEST)
-    size = (
-        max(1, round(pixels.shape[1] / shrink)),
-        max(1, round(pixels.shape[2] / shrink)),
-    )
+    size = (max(1, round(pixels.shape[1] / shrink)), max(1, round(pixels.shape[2] / shrink)))
     scale = np.array([size[1] / pixels.shape[2], size[0] / pixels.shape[1]])
     # Edges are scaled; the middle of a pixel is half a pixel from its edge.
     offset = -np.array([left, top]) * scale + (scale - 1) / 2
@@ -239,16 +245,6 @@ def warp_crop(
 
 def _middle_and_sides(frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return (frame[:2] + frame[2:]) / 2, frame[2:] - frame[:2]
-
-
-def _to_affine(frame: Frame, pre: Preprocessing, *, angle: float, mirrored: bool) -> Affine:
-    middle, sides = _middle_and_sides(frame)
-    size = np.array(pre.img_size[::-1], np.float64)
-    steps = size - 1 if pre.alignment == "udp" else size
-    cos, sin = np.cos(angle), np.sin(angle)
-    turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
-    matrix = np.diag(steps / sides) @ turn
-    return Affine(matrix, steps / 2 - matrix @ middle)
 
 
 def _warp(image: Tensor, affine: Affine, size: Size) -> UInt8[Tensor, "C h w"]:
@@ -289,12 +285,10 @@ def _half(
 
 def _cover(image: Tensor, pre: Preprocessing, rng: np.random.Generator) -> Tensor:
     """Paint one to three boxes, each at most 0.3 of a side, in the mean colour."""
-    image = image.clone()
     high, wide = image.shape[1:]
-    color = torch.tensor(pre.mean_color, dtype=torch.uint8)
+    color = torch.tensor(pre.mean_color, dtype=torch.uint8)[:, None, None]
     for _ in range(int(rng.integers(1, 4))):
         sides = rng.uniform(0.08, 0.3, size=2)
-        top, left = (rng.uniform(0, 1 - sides) * [high, wide]).astype(int)
-        bottom, right = top + int(sides[0] * high), left + int(sides[1] * wide)
-        image[:, top:bottom, left:right] = color[:, None, None]
+        place = (rng.uniform(0, 1 - sides) * [high, wide]).astype(int).tolist()
+        image = tvf.erase(image, *place, int(sides[0] * high), int(sides[1] * wide), color)
     return image

@@ -40,12 +40,7 @@ _INDEXED = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 class LabelFile(NamedTuple):
-    """A mask, read.
-
-    Attributes:
-        labels: Class number of each pixel; `IGNORED` where there is none.
-        strange: Pixel counts of values that are neither a class nor ignored.
-    """
+    """A mask, read: class number of each pixel, and pixels of each value that is no class."""
 
     labels: Int[np.ndarray, "H W"]
     strange: dict[int, int]
@@ -63,16 +58,13 @@ def pack_color(color: tuple[int, int, int]) -> int:
 
 
 def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, "H W"]:
-    """Read the values of a mask file.
+    """Read the values of a mask file: one number a pixel.
 
     Args:
         data: The whole file.
         where: Its name, for messages.
         as_colors: Whether values are colours (`pack_color`); else indices: of a palette, or the
             grey value. An image of three equal channels is grey.
-
-    Returns:
-        One number a pixel.
 
     Raises:
         DataError: It cannot be read, or has colours where indices are wanted.
@@ -126,21 +118,13 @@ def has_colors(data: bytes, *, where: str) -> bool:
 
 
 def count_values(values: Int[np.ndarray, "H W"]) -> dict[int, int]:
-    """Count the pixels of each value."""
+    """Give the number of pixels of each value."""
     found, counts = np.unique(values, return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def read_labels(data: bytes, encoding: MaskEncoding, *, where: str) -> LabelFile:
-    """Read a mask file as classes.
-
-    Args:
-        data: The whole file.
-        encoding: The classes of its values.
-        where: Its name, for messages.
-
-    Returns:
-        The labels, and the values of no class, which are ignored too.
+    """Read a mask file, whole in `data`, as classes; values of no class are ignored too.
 
     Raises:
         DataError: It cannot be read.
@@ -185,7 +169,7 @@ def read_mask(listing: Listing, entry: Entry) -> LabelFile:
     Raises:
         DataError: It cannot be read.
     """
-    assert listing.encoding is not None, "masks have a encoding"
+    assert listing.encoding is not None, "masks have an encoding"
     if entry.objects is not None:
         assert entry.size is not None, "images with objects have a size"
         return LabelFile(draw_objects(entry.objects, entry.size, listing.encoding), {})

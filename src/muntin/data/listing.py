@@ -5,14 +5,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
+from muntin.data.annotation import warning
+from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.class_folders import CLASS_FOLDERS
 from muntin.data.class_tables import CLASS_TABLE
 from muntin.data.readers import Reader, find_reader
-from muntin.samples import DataSets
+from muntin.errors import plural, shorten
+from muntin.samples import DataSets, Problem
 
-__all__ = ["READERS", "list_classify"]
+__all__ = ["READERS", "check_classify", "list_classify"]
+
+_IMBALANCE = 20
 
 READERS: tuple[Reader[Sequence[str] | None, DataSets], ...] = (CLASS_TABLE, CLASS_FOLDERS)
 """Layouts of labelled images, in the order in which they are tried."""
@@ -43,4 +49,70 @@ def list_classify(
         DataError: The path or the layout is wrong; the message names what and where.
     """
     advice = "Give the folder that holds the class folders."
-    return find_reader(path, readers, what="labelled images", advice=advice).read(class_names)
+    reader, source, found = find_reader(path, readers, what="labelled images", advice=advice)
+    return reader.read(source, found, class_names)
+
+
+def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
+    """Check a data set of classes: `path` is what `list_classify` takes, the rest as `check`."""
+    return check(
+        "classify", path, lambda: list_classify(path), _look_at_classes, num_threads=num_threads
+    )
+
+
+def _look_at_classes(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
+    return Summary(
+        problems=[*_judge_classes(parts), *_find_parted_groups(parts)],
+        lines=list(_describe_classes(parts)),
+        counts=[("classes", next(iter(parts.values())).num_classes)],
+    )
+
+
+def _judge_classes(parts: Parts) -> Iterator[Problem]:
+    part, listing = next(iter(parts.items()))  # train, where there is one
+    counts = dict(zip(listing.class_names, listing.class_counts, strict=True))
+    for name, count in counts.items():
+        if count < 2:
+            what = (
+                f"class {name!r} has {plural(count, 'image')} in {part}; at least 2 are needed to "
+                f"learn from one and check with another"
+            )
+            yield warning(name, what)
+    most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    if counts[most] > _IMBALANCE * counts[least]:
+        what = (
+            f"class {most!r} has {plural(counts[most], 'image')} and {least!r} has "
+            f"{counts[least]}: accuracy hides rare classes, use macro-F1"
+        )
+        yield warning(part, what)
+    without = sum(not entry.class_ids for entry in listing.entries)
+    if without and max((len(entry.class_ids) for entry in listing.entries), default=0) < 2:
+        what = (
+            f"{plural(without, 'image')} without a class and none with several: read as "
+            f"multi-label data; if each should have one class, fill the empty cells"
+        )
+        yield warning(part, what)
+
+
+def _find_parted_groups(parts: Parts) -> Iterator[Problem]:
+    where: dict[str, dict[str, None]] = defaultdict(dict)
+    for part, listing in parts.items():
+        for entry in listing.entries:
+            if entry.group:
+                where[entry.group][part] = None
+    for group, found in where.items():
+        if len(found) > 1:
+            what = f"group {group!r} is in {' and '.join(found)}, so scores will be too high"
+            yield warning(group, what)
+
+
+def _describe_classes(parts: Parts) -> Iterator[str]:
+    for part, listing in parts.items():
+        counts = zip(listing.class_names, listing.class_counts, strict=True)
+        listed = shorten((f"{name} {count}" for name, count in counts), limit=12)
+        yield f"{part}: {plural(len(listing), 'image')}; {listed}"
+        groups = {entry.group for entry in listing.entries if entry.group}
+        if groups:
+            yield f"{part}: {plural(len(groups), 'group')} of images"
+            if len(groups) == 1 and len(parts) == 1:
+                yield "one group cannot be split: training will ask for validation images (--val)"

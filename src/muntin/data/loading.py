@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from muntin.data.batches import Batch, pad_images
+from muntin.data.batches import Batch, stack_images
 from muntin.data.cache import ImageCache
 from muntin.data.classification_transforms import BATCH_DRAWS
 from muntin.data.image_fitting import fit
@@ -55,17 +56,21 @@ class _Item(NamedTuple):
     weight: float
 
 
+_Key = tuple[int, int, float, Size]
+"""Epoch, image, weight and size."""
+
+
 class _Images(Dataset[_Item]):
-    """One image at a time, for worker processes; the key selects epoch, image, weight and size."""
+    """One image at a time, for worker processes."""
 
     def __init__(self, store: ImageCache, augment: Augmentation | None, seed: int) -> None:
         self.store = store
         self.augment = augment
         self.seed = seed
 
-    def __getitem__(self, key: tuple[int, int, float, Size]) -> _Item:
+    def __getitem__(self, key: _Key) -> _Item:
         epoch, index, weight, size = key
-        pre = _with_size(self.store.pre, size)
+        pre = replace(self.store.pre, img_size=size)
         try:
             kept = self.store.load(index)
         except DataError:
@@ -81,12 +86,11 @@ class _Images(Dataset[_Item]):
         return _Item(sample, index, weight)
 
 
-def _collate(rows: list[_Item]) -> Batch:
+def _collate(rows: list[_Item], pre: Preprocessing) -> Batch:
     samples, indices, weights = zip(*rows, strict=True)
     images, originals, targets = zip(*samples, strict=True)
-    padded = targets[0] is not None and targets[0].padded
     return Batch(
-        images=pad_images(list(images)) if padded else torch.stack(images),
+        images=stack_images(list(images), pre),
         sizes=torch.tensor([image.shape[1:] for image in images]),
         originals=torch.tensor(originals),
         indices=torch.tensor(indices),
@@ -94,10 +98,6 @@ def _collate(rows: list[_Item]) -> Batch:
         num_real=len(rows),
         targets=None if targets[0] is None else targets,
     )
-
-
-def _with_size(pre: Preprocessing, size: Size) -> Preprocessing:
-    return pre if size == pre.img_size else replace(pre, img_size=size)
 
 
 _Share = tuple[NDArray[np.int64], NDArray[np.float32], int]
@@ -194,7 +194,7 @@ class TrainLoader:
         assert transform is not None, "and a transform for them"
         places = torch.from_numpy(indices)
         uniforms = draw_uniforms(self._augment_seed, epoch, indices, BATCH_DRAWS)
-        pre = _with_size(self.store.pre, size)
+        pre = replace(self.store.pre, img_size=size)
         images = transform(stacked[places], uniforms, pre)
         sides = torch.tensor([images.shape[-2:]]).expand(len(places), 2)
         return Batch(
@@ -230,21 +230,16 @@ class EvalLoader:
             [(0, index, 1.0, size) for index in range(start, min(start + self.batch_size, count))]
             for start in starts
         )
-        return _run_workers(
-            _Images(self.store, None, 0), keys, 0 if self.store.in_memory else workers
-        )
+        workers = 0 if self.store.in_memory else workers
+        return _run_workers(_Images(self.store, None, 0), keys, workers)
 
 
-def _run_workers(
-    images: _Images,
-    keys: Iterator[list[tuple[int, int, float, Size]]],
-    workers: int,
-) -> Iterator[Batch]:
+def _run_workers(images: _Images, keys: Iterator[list[_Key]], workers: int) -> Iterator[Batch]:
     loader = DataLoader(
         images,
         batch_sampler=keys,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, pre=images.store.pre),
         prefetch_factor=2 if workers else None,
         worker_init_fn=_leave_signals,
     )

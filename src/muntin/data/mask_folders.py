@@ -134,13 +134,13 @@ def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         DataError: The layout is wrong, or the masks hold no colours, or too many.
     """
-    match = find_reader(path, (MASK_FOLDERS,), what="masks")
-    tree, pairs = match.source.tree, match.found
-    seen = _look(tree.source, pairs.every)
+    _, place, pairs = find_reader(path, (MASK_FOLDERS,), what="masks")
+    source = place.tree.source
+    seen = _look(source, pairs.every)
     if not seen.colored:
-        message = f"Masks in {tree.source!r} must hold colours, got numbers: no table is needed."
+        message = f"Masks in {source!r} must hold colours, got numbers: no table is needed."
         raise DataError(message)
-    _refuse_many(seen, tree.source)
+    _refuse_many(seen, source)
     ranked = sorted(seen.counts, key=lambda value: (-seen.counts[value], value))
     return {f"class {number}": _hex(value) for number, value in enumerate(ranked)}
 

@@ -84,12 +84,7 @@ class MaskRequest:
 
 
 def pair_masks(tree: Tree) -> Pairs:
-    """Pair every image with its mask.
-
-    Args:
-        tree: The files. Folders called train, val or test make sets; without such folders
-            everything is one set.
-    """
+    """Pair every image with its mask; see `sort_into_parts` for the sets."""
     images: dict[tuple[str, str], str] = {}
     masks: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path in tree.images:

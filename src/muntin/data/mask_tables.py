@@ -60,11 +60,7 @@ CITYSCAPES = {
 
 
 def find_table(tree: Tree, masks: Sequence[str]) -> MaskTable | None:
-    """Find the table of a data set.
-
-    Args:
-        tree: Its files.
-        masks: The masks, whose names identify Cityscapes.
+    """Find the table of a data set; names of masks identify Cityscapes.
 
     Raises:
         DataError: A table is there and cannot be read.

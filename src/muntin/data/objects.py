@@ -172,7 +172,7 @@ def _look_at_points(
     outside = ((points[:, :2] < -1) | (points[:, :2] > limits)).any(axis=1) & (points[:, 2] > 0)
     points[outside] = 0
     if outside.any():
-        there = shorten((names[number] for number in np.flatnonzero(outside)), limit=5)
+        there = shorten((names[number] for number in np.flatnonzero(outside).tolist()), limit=5)
         what = (
             f"{one.where}: {there} outside the image of {size[0]} x {size[1]} pixels (height x "
             f"width), not used"

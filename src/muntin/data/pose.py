@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from muntin.data.annotation import AnnotationReport, ObjectRequest
+from muntin.data.annotation import AnnotationReport, ObjectRequest, warning
+from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO_KEYPOINTS
 from muntin.data.deeplabcut import DEEPLABCUT
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
@@ -23,7 +24,7 @@ from muntin.data.skeletons import build_skeleton
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, Problem
 
-__all__ = ["READERS", "is_whole", "list_pose"]
+__all__ = ["READERS", "check_pose", "is_whole", "list_pose"]
 
 READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO_KEYPOINTS, DEEPLABCUT)
 """Layouts of keypoints, in the order in which they are tried; entries are whole images."""
@@ -55,21 +56,19 @@ def list_pose(
     Raises:
         DataError: The path or the layout is wrong, or the keypoints are others than the run's.
     """
-    match = find_reader(path, readers, what="keypoints")
+    reader, source, found = find_reader(path, readers, what="keypoints")
     findings = AnnotationReport()
-    listings = match.read(ObjectRequest(findings=findings, keypoints=True))
+    listings = reader.read(source, found, ObjectRequest(findings=findings, keypoints=True))
     raw = next(iter(listings.values())).skeleton
     assert raw is not None, "readers of keypoints give their names"
-    skeleton = build_skeleton(raw.names, raw.edges, match.source.tree, findings.notes)
+    skeleton = build_skeleton(raw.names, raw.edges, source.tree, findings.notes)
     if classes is not None and classes.skeleton is not None:
-        listings = {
-            part: _follow(one, classes, match.source.path) for part, one in listings.items()
-        }
+        listings = {part: _follow(one, classes, source.path) for part, one in listings.items()}
     else:
         listings = {part: replace(one, skeleton=skeleton) for part, one in listings.items()}
     if not whole:
         listings = {part: _expand(one) for part, one in listings.items()}
-    return _join(match.reader.name, listings, findings, whole)
+    return _join(reader.name, listings, findings, whole)
 
 
 def is_whole(listing: Listing) -> bool:
@@ -151,3 +150,48 @@ def _join(
         problems.insert(0, Problem(file="train", what=what, severity="error"))
     notes = [note, findings.summary(), *findings.notes]
     return join_parts(sets, notes, problems=problems, left_out=findings.summary())
+
+
+def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
+    """Check a data set of keypoints: `path` is what `list_pose` takes, the rest as `check`."""
+    return check("pose", path, lambda: list_pose(path), _look_at_poses, num_threads=num_threads)
+
+
+def _look_at_poses(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
+    part, listing = next(iter(parts.items()))  # train, where there is one
+    names = _names(listing)
+    counts = _visible(listing).sum(axis=0)
+    never = [name for name, count in zip(names, counts, strict=True) if not count]
+    what = f"never visible in {part}: {shorten(never, limit=12)}; nothing to learn for them"
+    return Summary(
+        problems=[warning(part, what)] if never and len(listing) else [],
+        lines=list(_describe(parts)),
+        counts=[("subjects", sum(map(len, parts.values()))), ("keypoints", len(names))],
+    )
+
+
+def _names(listing: Listing) -> tuple[str, ...]:
+    return () if listing.skeleton is None else listing.skeleton.names
+
+
+def _visible(listing: Listing) -> np.ndarray:
+    """(N, P) whether each keypoint of each instance is visible."""
+    rows = [
+        entry.objects.keypoints[entry.instance, :, 2] > 0
+        for entry in listing.entries
+        if entry.objects is not None and entry.objects.keypoints is not None
+    ]
+    return np.stack(rows) if rows else np.zeros((0, len(_names(listing))), bool)
+
+
+def _describe(parts: Parts) -> Iterator[str]:
+    for part, listing in parts.items():
+        visible = _visible(listing)
+        names = _names(listing)
+        images = plural(len({entry.path for entry in listing.entries}), "image")
+        yield f"{part}: {images}, {plural(len(listing), 'instance')} of {len(names)} keypoints"
+        if not len(listing):
+            continue
+        rarest = np.argsort(visible.mean(axis=0), kind="stable")[:5]
+        shares = ", ".join(f"{names[k]} {visible[:, k].mean():.0%}" for k in rarest)
+        yield f"{part}: {visible.mean():.0%} of the keypoints are visible; least often {shares}"

@@ -21,7 +21,6 @@ from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Listing, Problem
 
 __all__ = [
-    "Match",
     "Reader",
     "Source",
     "count_others",
@@ -43,14 +42,14 @@ class Source:
 
     Attributes:
         path: As it was passed.
+        is_file: Whether it is a single file.
         suffix: Lower-case suffix of a single file; "" for a folder or an archive.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        single = path.is_file() and not is_archive(path)
-        self.suffix = path.suffix.lower() if single else ""
-        self.is_file = single
+        self.is_file = path.is_file() and not is_archive(path)
+        self.suffix = path.suffix.lower() if self.is_file else ""
 
     @cached_property
     def _located(self) -> tuple[Tree, str]:
@@ -127,37 +126,14 @@ class Reader(Generic[RequestT, ResultT]):
     reject: Callable[[Source], Sequence[str]] = _no_reasons
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Match(Generic[RequestT, ResultT]):
-    """A reader that recognised DATA.
-
-    Attributes:
-        reader: The first that did.
-        source: DATA.
-        found: What it recognised it by.
-    """
-
-    reader: Reader[RequestT, ResultT]
-    source: Source
-    found: Any
-
-    def read(self, request: RequestT) -> ResultT:
-        """Read DATA.
-
-        Raises:
-            DataError: It has errors that leave nothing to use.
-        """
-        return self.reader.read(self.source, self.found, request)
-
-
 def find_reader(
     path: str | os.PathLike[str],
     readers: Sequence[Reader[RequestT, ResultT]],
     *,
     what: str,
     advice: str = "Give the folder that holds the annotations and the images.",
-) -> Match[RequestT, ResultT]:
-    """Find the first reader that recognises a path.
+) -> tuple[Reader[RequestT, ResultT], Source, Any]:
+    """Find the first reader that recognises a path; give it, DATA and what it recognised.
 
     Args:
         path: DATA.
@@ -179,7 +155,7 @@ def find_reader(
     for reader in readers:
         found = reader.recognise(source)
         if found is not None:
-            return Match(reader=reader, source=source, found=found)
+            return reader, source, found
     if source.is_file:
         message = f"DATA must be {accepted}, got the file {str(path)!r}. {advice}"
         raise DataError(message)

@@ -1,10 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentation of images and segmentation masks.
-
-Everything random comes from one generator per image, so what an image becomes depends on (seed,
-epoch, index) alone.
-"""
+"""Augmentation of images with segmentation masks: size, part, mirror images and turns."""
 
 from __future__ import annotations
 
@@ -82,7 +78,5 @@ class SegmentationAugmentConfig(Augmentation):
 
 
 def _largest_share(labels: Tensor) -> float:
-    known = labels[labels >= 0]
-    if not len(known):
-        return 1.0
-    return float(torch.bincount(known.long()).max() / len(known))
+    known = labels[labels >= 0].long()
+    return float(torch.bincount(known).max() / len(known)) if len(known) else 1.0

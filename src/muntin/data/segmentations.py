@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from muntin.data.annotation import Edges
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Segmentation
 from muntin.shapes import Size
 
 __all__ = ["box_of", "clean_segmentation"]
-
-Edges = tuple[float, float, float, float]
 
 
 def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | None, str]:  # noqa: ANN401
@@ -50,15 +49,7 @@ def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | No
 
 
 def box_of(segmentation: Segmentation, size: Size) -> Edges:
-    """Find the box around a mask.
-
-    Args:
-        segmentation: A mask that `clean_segmentation` gave.
-        size: (height, width) of the image in pixels.
-
-    Returns:
-        Left, top, right and bottom edge; of zero area when the mask is empty.
-    """
+    """Find the edges of a mask that `clean_segmentation` gave; of zero area when it is empty."""
     if isinstance(segmentation, list):
         xs = [x for polygon in segmentation for x in polygon[::2]]
         ys = [y for polygon in segmentation for y in polygon[1::2]]

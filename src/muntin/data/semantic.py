@@ -9,36 +9,36 @@ polygons. Pixels of no object are "background" then, the first class unless it i
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from muntin.data.annotation import warning
+from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
 from muntin.data.detection import list_detect
+from muntin.data.label_files import count_values, read_mask
 from muntin.data.mask_folders import MASK_FOLDERS, name_value, propose_table
 from muntin.data.mask_layouts import MaskRequest
 from muntin.data.readers import Reader, Source, find_reader, join_parts
 from muntin.data.yolo import YOLO
-from muntin.errors import DataError, shorten
-from muntin.samples import Classes, DataSets, Listing, MaskEncoding
+from muntin.errors import DataError, plural, shorten
+from muntin.samples import Classes, DataSets, Listing, MaskEncoding, Problem
 
-__all__ = ["READERS", "list_semantic", "name_value", "propose_table"]
+__all__ = ["READERS", "check_semantic", "list_semantic", "name_value", "propose_table"]
 
 BACKGROUND = "background"
 
 
-def list_object_masks(
-    path: str | os.PathLike[str], *, classes: Classes | None = None, ignored: Sequence[str] = ()
-) -> DataSets:
-    """List images whose objects have masks, as images with a class for every pixel.
+def _recognise(source: Source) -> str | None:
+    """The name of the layout of objects."""
+    named = (reader.name for reader in (COCO, YOLO) if reader.recognise(source) is not None)
+    return next(named, None)
 
-    Args:
-        path: What `list_detect` takes.
-        classes: Those of a trained run, which the numbers follow.
-        ignored: May hold "background", which is then not learnt.
 
-    Raises:
-        DataError: As `list_detect`; or no object has a mask.
-    """
+def _read(source: Source, found: str, request: MaskRequest) -> DataSets:
+    classes, ignored = request.classes, request.ignored
     wrong = [value for value in ignored if value != BACKGROUND]
     if wrong:
         message = (
@@ -50,11 +50,11 @@ def list_object_masks(
     if wanted is not None and BACKGROUND not in wanted and not ignored:
         message = (
             f"Classes must be among the {len(wanted)} that the run was trained on "
-            f"({shorten(wanted, limit=12)}), but in {str(path)!r} what no object covers is "
+            f"({shorten(wanted, limit=12)}), but in {str(source.path)!r} what no object covers is "
             f"{BACKGROUND!r}. Leave it out: --set data.ignored={BACKGROUND}"
         )
         raise DataError(message)
-    data = list_detect(path, class_names=wanted, masks=True)
+    data = list_detect(source.path, class_names=wanted, masks=True)
     parts = {
         part: _as_maps(listing, classes, bool(ignored)) for part, listing in data.parts.items()
     }
@@ -73,16 +73,6 @@ def _as_maps(listing: Listing, classes: Classes | None, without_background: bool
         place = names.index(BACKGROUND)
         values = (*values[:place], -1, *values[place + 1 :])
     return replace(listing, class_names=names, encoding=MaskEncoding(kind="objects", values=values))
-
-
-def _recognise(source: Source) -> str | None:
-    """The name of the layout of objects."""
-    named = (reader.name for reader in (COCO, YOLO) if reader.recognise(source) is not None)
-    return next(named, None)
-
-
-def _read(source: Source, found: str, request: MaskRequest) -> DataSets:
-    return list_object_masks(source.path, classes=request.classes, ignored=request.ignored)
 
 
 OBJECT_MASKS: Reader[MaskRequest, DataSets] = Reader(
@@ -124,5 +114,95 @@ def list_semantic(
     Raises:
         DataError: The path, the layout or the table is wrong, or values have no meaning.
     """
-    match = find_reader(path, readers, what="masks")
-    return match.read(MaskRequest(classes=classes, colors=colors, ignored=ignored))
+    reader, source, found = find_reader(path, readers, what="masks")
+    request = MaskRequest(classes=classes, colors=colors, ignored=ignored)
+    return reader.read(source, found, request)
+
+
+Pixels = Counter[int]
+"""Pixels of each class number; -1 for ignored ones."""
+
+
+def check_semantic(
+    path: str | os.PathLike[str],
+    *,
+    colors: Sequence[str] = (),
+    ignored: Sequence[str] = (),
+    classes: Classes | None = None,
+    num_threads: int = 2,
+) -> Report:
+    """Check a data set of masks: arguments as of `list_semantic`, the rest as `check`."""
+
+    def look_at(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
+        problems: list[Problem] = []
+        pixels: dict[str, Pixels] = {}
+        lines = []
+        with ThreadPoolExecutor(max_workers=num_threads) as pool:
+            for part, listing in parts.items():
+                mine = [one for one in seen if one.part == part]
+                looked = list(pool.map(lambda one, of=listing: _look(of, one), mine))
+                problems += [problem for _, found in looked for problem in found]
+                counts = [counts for counts, _ in looked]
+                pixels[part] = sum(counts, Counter())
+                lines.append(_describe(part, listing, pixels[part], counts))
+        problems += _judge_classes(parts, pixels)
+        num_classes = next(iter(parts.values())).num_classes
+        return Summary(problems=problems, lines=lines, counts=[("classes", num_classes)])
+
+    return check(
+        "semantic",
+        path,
+        lambda: list_semantic(path, classes=classes, colors=colors, ignored=ignored),
+        look_at,
+        num_threads=num_threads,
+    )
+
+
+def _look(listing: Listing, one: CheckedImage) -> tuple[Pixels, list[Problem]]:
+    entry, encoding = one.entry, listing.encoding
+    file = entry.mask or entry.path
+    assert encoding is not None, "masks have an encoding"
+    try:
+        found = read_mask(listing, entry)
+    except DataError as error:
+        return Counter(), [Problem(file=file, what=str(error), severity="error")]
+    problems = []
+    if found.labels.shape != one.size:
+        high, wide = found.labels.shape
+        what = (
+            f"{high} x {wide} pixels (height x width), its image {entry.path!r} has "
+            f"{one.size[0]} x {one.size[1]}: make one of them again"
+        )
+        problems.append(Problem(file=file, what=what, severity="error"))
+    if found.strange:
+        total = sum(found.strange.values()) / found.labels.size
+        values = shorten(name_value(value, encoding.kind) for value in sorted(found.strange))
+        what = f"{total:.1%} of the pixels have a value of no class, ignored: {values}"
+        problems.append(warning(file, what))
+    counts = Counter(count_values(found.labels))
+    if set(counts) <= {-1}:
+        problems.append(warning(file, "every pixel is ignored: nothing to learn"))
+    return counts, problems
+
+
+def _judge_classes(parts: Parts, pixels: dict[str, Pixels]) -> Iterator[Problem]:
+    part, listing = next(iter(parts.items()))  # train, where there is one
+    without = [name for number, name in enumerate(listing.class_names) if not pixels[part][number]]
+    if len(without) == len(listing.class_names):
+        what = "no pixel has a class: nothing to learn"
+        yield Problem(file=part, what=what, severity="error")
+    elif without:
+        what = f"no pixels in {part} of {shorten(without, limit=12)}: nothing to learn for them"
+        yield warning(part, what)
+
+
+def _describe(part: str, listing: Listing, pixels: Pixels, images: Sequence[Pixels]) -> str:
+    total = max(pixels.total(), 1)
+    shares = (
+        f"{name} {pixels[number] / total:.1%} (in {sum(number in counts for counts in images)})"
+        for number, name in enumerate(listing.class_names)
+    )
+    return (
+        f"{part}: {plural(len(listing), 'image')}; pixels: {shorten(shares, limit=16)}; ignored "
+        f"{pixels[-1] / total:.1%}"
+    )

@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from muntin.errors import ConfigError, DataError
+from muntin.errors import ConfigError, DataError, plural
 from muntin.samples import Entry, Listing
 
 __all__ = ["describe_split", "split"]
@@ -68,9 +68,9 @@ def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Lis
         count = len({entry.group for entry in listing.entries}) if grouped else len(listing)
         what = "group" if grouped else "image"
         message = (
-            f"{len(listing)} images in {listing.source!r} cannot be split for validation: every "
-            f"class must keep one {what} to learn from, got {count} {what}{'s' * (count != 1)} in "
-            f"all. Add images, or give a validation set yourself (--val)."
+            f"{plural(len(listing), 'image')} in {listing.source!r} cannot be split for "
+            f"validation: every class must keep one {what} to learn from, got "
+            f"{plural(count, what)} in all. Add images, or give a validation set yourself (--val)."
         )
         raise DataError(message)
     every = range(len(listing))
@@ -90,13 +90,12 @@ def describe_split(train: Listing, val: Listing) -> str:
     groups = [{entry.group for entry in part.entries} - {""} for part in (train, val)]
     text = (
         f"{len(train)} {train.unit} to train on, {len(val)} to validate "
-        f"({len(val) / max(total, 1):.1%}), {train.num_classes} "
-        f"class{'es' * (train.num_classes != 1)}"
+        f"({len(val) / max(total, 1):.1%}), {plural(train.num_classes, 'class', 'classes')}"
     )
     if any(groups):
         text += f", {len(groups[0])} + {len(groups[1])} whole groups"
     if without:
-        text += f", {without} classes too small to validate"
+        text += f", {plural(without, 'class', 'classes')} too small to validate"
     return text
 
 

@@ -140,6 +140,9 @@ BatchTransform = Callable[[Tensor, NDArray[np.float64], Preprocessing], Tensor]
 class Augmentation:
     """What is done at random to training samples; the config of each kind of task is one.
 
+    Everything is drawn from the seed of a sample, which stands for (seed, epoch, index), so that it
+    depends on nothing else.
+
     Attributes:
         kind: Name in files.
         groups_by_shape: Whether images of similar shape are put into one batch, to need less
@@ -164,7 +167,7 @@ class Augmentation:
         Args:
             sample: As it is cached.
             pre: Size of the result.
-            seed: What is drawn depends on it alone.
+            seed: Of this sample.
             skeleton: Of the keypoints, if the data set has some.
         """
         raise NotImplementedError

@@ -222,14 +222,7 @@ def read_text(source: str, path: str) -> str:
 
 
 def read_size(source: str, path: str) -> Size:
-    """Read the size of an image from the head of its file, as it is once upright.
-
-    Args:
-        source: The folder or archive.
-        path: The image in it.
-
-    Returns:
-        (height, width) in pixels, the EXIF orientation applied.
+    """Read (height, width) of an image in pixels from the head of its file, once upright.
 
     Raises:
         DataError: The file is not there or is no image.

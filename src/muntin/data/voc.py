@@ -67,9 +67,11 @@ def _recognise(source: Source) -> list[str] | None:
 def _read(source: Source, xmls: list[str], request: ObjectRequest) -> dict[str, Listing]:
     tree, findings = source.tree, request.findings
     parts = _find_parts(tree, xmls, findings)
-    images = _Images(tree)
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for path in tree.images:
+        by_stem[fold(path).rpartition("/")[2].rpartition(".")[0]].append(path)
     read = {
-        part: [file for path in paths if (file := _read_file(tree, path, images, findings))]
+        part: [file for path in paths if (file := _read_file(tree, path, by_stem, findings))]
         for part, paths in parts.items()
     }
     every = [file for files in read.values() for file in files]
@@ -148,26 +150,19 @@ def _stem(path: str) -> str:
     return head if dot and suffix in ("xml", "jpg", "jpeg", "png", "bmp", "tif", "tiff") else name
 
 
-class _Images:
-    """Finds the image of an XML: of the same name, else of the name that the XML gives."""
+def _find_image(by_stem: Mapping[str, list[str]], xml: str, filename: str) -> str | None:
+    """The image of the same name as an XML, else of the name that the XML gives."""
+    *home, own = fold(xml).split("/")
+    wanted = fold(clean_name(filename)).rpartition("/")[2]
+    found = by_stem.get(own.removesuffix(".xml")) or by_stem.get(_stem(wanted), [])
 
-    def __init__(self, tree: Tree) -> None:
-        self.by_stem: dict[str, list[str]] = defaultdict(list)
-        for path in tree.images:
-            self.by_stem[fold(path).rpartition("/")[2].rpartition(".")[0]].append(path)
+    def rank(path: str) -> tuple[bool, bool, int]:
+        *folders, name = fold(path).split("/")
+        # Masks may have the same name but for the suffix, and lie nearer.
+        in_images = bool(folders) and folders[-1].endswith("images")
+        return name == wanted, in_images, _kinship(home, folders)
 
-    def find(self, xml: str, filename: str) -> str | None:
-        *home, own = fold(xml).split("/")
-        wanted = fold(clean_name(filename)).rpartition("/")[2]
-        found = self.by_stem.get(own.removesuffix(".xml")) or self.by_stem.get(_stem(wanted), [])
-
-        def rank(path: str) -> tuple[bool, bool, int]:
-            *folders, name = fold(path).split("/")
-            # Masks may have the same name but for the suffix, and lie nearer.
-            in_images = bool(folders) and folders[-1].endswith("images")
-            return name == wanted, in_images, _kinship(home, folders)
-
-        return max(found, key=rank, default=None)
+    return max(found, key=rank, default=None)
 
 
 def _kinship(first: Sequence[str], second: Sequence[str]) -> int:
@@ -180,7 +175,9 @@ def _kinship(first: Sequence[str], second: Sequence[str]) -> int:
     return 10 * (top + same) - len(second)
 
 
-def _read_file(tree: Tree, path: str, images: _Images, findings: AnnotationReport) -> _File | None:
+def _read_file(
+    tree: Tree, path: str, by_stem: Mapping[str, list[str]], findings: AnnotationReport
+) -> _File | None:
     data = read_bytes(tree.source, path)
     try:
         root = ElementTree.fromstring(data)
@@ -188,7 +185,7 @@ def _read_file(tree: Tree, path: str, images: _Images, findings: AnnotationRepor
         findings.warn(path, f"not an XML that is whole, left out with its image: {error}")
         return None
     filename = (root.findtext("filename") or "").strip()
-    image = images.find(path, filename)
+    image = _find_image(by_stem, path, filename)
     if image is None:
         findings.warn(path, f"its image {filename!r} is not there, left out")
         return None

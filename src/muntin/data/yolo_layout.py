@@ -84,11 +84,7 @@ def find_yolo(tree: Tree) -> str | None:
 
 
 def read_layout(tree: Tree, settings: str) -> Layout:
-    """Find the images and class names of a data set.
-
-    Args:
-        tree: Where it is.
-        settings: Its `data.yaml`, or "".
+    """Find the images and class names of a data set; `settings` is its `data.yaml`, or "".
 
     Raises:
         DataError: The classes have no names, or the images are not there.

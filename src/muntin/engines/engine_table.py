@@ -33,7 +33,7 @@ __all__ = [
 EngineName = Literal["auto", "eager", "compile", "onnxruntime", "openvino", "cuda"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Engine:
     """An inference engine.
 
@@ -59,36 +59,21 @@ class Engine:
         return all(map(is_installed, self.packages)) and not self.lacks()
 
 
+_FLOATS: tuple[Precision, ...] = ("fp32", "bf16")
+
 ENGINES: dict[str, Engine] = {
     engine.name: engine
     for engine in (
-        Engine(name="eager", packages=(), precisions=("fp32", "bf16"), start=start_eager),
-        Engine(name="compile", packages=(), precisions=("fp32", "bf16"), start=start_compiled),
-        Engine(
-            name="onnxruntime",
-            packages=("onnxruntime", "onnx", "onnxscript"),
-            precisions=("fp32",),
-            start=start_onnx,
-        ),
-        Engine(
-            name="openvino",
-            packages=("openvino",),
-            precisions=("fp32", "bf16"),
-            start=start_openvino,
-        ),
-        Engine(
-            name="cuda",
-            packages=(),
-            precisions=("fp32", "bf16"),
-            start=start_cuda,
-            lacks=find_unavailable,
-            any_number=True,
-        ),
+        Engine("eager", (), _FLOATS, start_eager),
+        Engine("compile", (), _FLOATS, start_compiled),
+        Engine("onnxruntime", ("onnxruntime", "onnx", "onnxscript"), ("fp32",), start_onnx),
+        Engine("openvino", ("openvino",), _FLOATS, start_openvino),
+        Engine("cuda", (), _FLOATS, start_cuda, lacks=find_unavailable, any_number=True),
     )
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Format:
     """An export format.
 
@@ -114,35 +99,13 @@ class Format:
 FORMATS: dict[str, Format] = {
     kind.name: kind
     for kind in (
-        Format(
-            name="onnx",
-            suffix=".onnx",
-            packages=("onnx", "onnxscript"),
-            readers=("onnxruntime",),
-            precisions=("fp32", "int8"),
-            write=write_onnx,
-            open=open_onnx,
-        ),
-        Format(
-            name="openvino",
-            suffix=".xml",
-            packages=("openvino", "onnx", "onnxscript"),
-            readers=("openvino",),
-            precisions=("fp32", "bf16", "int8"),
-            write=write_openvino,
-            open=open_openvino,
-        ),
-        Format(
-            name="torch",
-            suffix=".pt2",
-            packages=(),
-            readers=(),
-            precisions=("fp32", "bf16"),
-            write=write_torch,
-            open=open_torch,
-        ),
+        Format("onnx", ".onnx", ("onnx", "onnxscript"), ("onnxruntime",), ("fp32", "int8"),
+               write_onnx, open_onnx),
+        Format("openvino", ".xml", ("openvino", "onnx", "onnxscript"), ("openvino",),
+               (*_FLOATS, "int8"), write_openvino, open_openvino),
+        Format("torch", ".pt2", (), (), _FLOATS, write_torch, open_torch),
     )
-}
+}  # fmt: skip
 
 
 def is_installed(package: str) -> bool:

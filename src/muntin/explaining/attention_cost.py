@@ -35,7 +35,7 @@ from muntin.explaining.figures import (
     make_figure,
     make_missing,
 )
-from muntin.explaining.panels import label_axes
+from muntin.explaining.plotting import label_axes
 from muntin.models.swin import SWIN_TINY
 from muntin.shapes import Size
 from muntin.zoo.costs import Costs, Part, count_costs
@@ -78,8 +78,8 @@ def window_msa_macs(height: int, width: int, dim: int, window: int) -> int:
 def activation_bytes(config: BackboneConfig, size: Size) -> int:
     """Count the activations that autograd saves for the backward pass of one image.
 
-    Attention is computed as in the papers, with its weights saved; a step of `muntin train`, which
-    recomputes some activations, saves less. Each storage is counted once; parameters are excluded.
+    Attention is computed as in the papers, with its weights saved; a step of `muntin train` saves
+    less. Each storage is counted once; parameters are excluded.
 
     Args:
         config: Config of the backbone, which is built on the meta device.

@@ -104,10 +104,10 @@ class AttentionLayer:
     num_heads: int
     grid: Size
     stride: int
-    prefix: tuple[str, ...]
     queries: Int[Tensor, "G Q"]
     keys: Int[Tensor, "G N"]
     pair: Callable[[], QueriesAndKeys]
+    prefix: tuple[str, ...] = ()
     layout: WindowLayout | None = None
     pooled: int = 1
     scores: Literal["product", "biased", "cosine"] = "product"

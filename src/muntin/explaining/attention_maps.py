@@ -36,7 +36,7 @@ from muntin.explaining.figures import (
     make_figure,
     make_missing,
 )
-from muntin.explaining.panels import (
+from muntin.explaining.plotting import (
     ImageGrid,
     blend_tokens,
     fit_titles,

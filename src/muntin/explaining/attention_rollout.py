@@ -19,7 +19,7 @@ from muntin.drawing.colours import BLUE, GREEN, INK, VERMILION
 from muntin.explaining.attention_layers import MAX_PAIRS, AttentionLayer, cell_at, token_at
 from muntin.explaining.context import Context
 from muntin.explaining.figures import ExplanationFigure, MissingFigure, make_figure, make_missing
-from muntin.explaining.panels import ImageGrid, blend_tokens, label_axes, panel_ratio, to_floats
+from muntin.explaining.plotting import ImageGrid, blend_tokens, label_axes, panel_ratio, to_floats
 from muntin.ops.windows import shift_mask
 from muntin.shapes import Bool, Float, Size
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.drawing.colours import YELLOW
-from muntin.explaining import panels as kit
+from muntin.explaining import plotting as kit
 from muntin.explaining.attribution_methods import (
     MapAttribution,
     has_captum,
@@ -76,7 +77,7 @@ def show_attribution(context: Context, *, steps: int = 0) -> Results:
 
 
 def _show_activation(
-    context: Context, output: OutputTarget, images: Tensor, given: list[Tensor]
+    context: Context, output: OutputTarget, images: Tensor, given: Sequence[Tensor]
 ) -> ExplanationFigure | MissingFigure:
     backbone: Any = context.backbone
     maps = hires_cam(backbone, output.measure, images, given)

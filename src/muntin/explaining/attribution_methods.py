@@ -133,7 +133,7 @@ def hires_cam(
     with record(backbone.modules()) as outputs:
         score = measure(images.detach().clone().requires_grad_())
     given = [(names[m], tensor) for m, output in outputs for tensor in tensors_in(output)]
-    found = [_find_map(wanted, outputs) for wanted in maps]
+    found = [_find_map(wanted, [tensor for _, tensor in given]) for wanted in maps]
     sources = [tensor for tensor in found if tensor is not None]
     slopes = iter(torch.autograd.grad(score.sum(), sources, retain_graph=True, allow_unused=True))
     rows = []
@@ -198,19 +198,16 @@ def _as_map(tensor: Tensor, grid: Size, channels: int) -> Float[Tensor, "B C H W
     return None
 
 
-def _find_map(
-    feature_map: Float[Tensor, "B C H W"], outputs: list[tuple[nn.Module, Any]]
-) -> Tensor | None:
+def _find_map(feature_map: Float[Tensor, "B C H W"], tensors: Sequence[Tensor]) -> Tensor | None:
     """Find the module output that a map was made of: the first with equal or close values."""
     grid = (feature_map.shape[2], feature_map.shape[3])
     candidates = []
-    for _, output in outputs:
-        for tensor in tensors_in(output):
-            view = _as_map(tensor.detach(), grid, feature_map.shape[1])
-            if view is not None and view.shape == feature_map.shape:
-                if torch.equal(view, feature_map):
-                    return tensor
-                candidates.append((tensor, view))
+    for tensor in tensors:
+        view = _as_map(tensor.detach(), grid, feature_map.shape[1])
+        if view is not None and view.shape == feature_map.shape:
+            if torch.equal(view, feature_map):
+                return tensor
+            candidates.append((tensor, view))
     near = (t for t, view in candidates if torch.allclose(view, feature_map, rtol=1e-4, atol=1e-5))
     return next(near, None)
 
@@ -277,7 +274,6 @@ def occlusion(
     colour: Sequence[int],
     *,
     cells: int = CELLS,
-    batch_size: int = 8,
 ) -> Float[Tensor, "rows columns"]:
     """Occlude one patch of an image at a time.
 
@@ -286,7 +282,6 @@ def occlusion(
         image: The image.
         colour: Fill colour of an occluded patch, one value per channel.
         cells: Number of patches along the longer side.
-        batch_size: Occluded images per batch.
 
     Returns:
         Decrease of the output when each patch is occluded.
@@ -298,8 +293,8 @@ def occlusion(
     reference = measure(image[None])[0]
     places = [(row * side, column * side) for row in range(rows) for column in range(columns)]
     numbers = []
-    for start in range(0, len(places), batch_size):
-        part = places[start : start + batch_size]
+    for start in range(0, len(places), 8):
+        part = places[start : start + 8]
         occluded = image[None].repeat(len(part), 1, 1, 1)
         for one, (top, left) in zip(occluded, part, strict=True):
             one[:, top : top + side, left : left + side] = fill

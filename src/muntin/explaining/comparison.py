@@ -28,7 +28,7 @@ from muntin.explaining.figures import (
     make_figure,
     make_missing,
 )
-from muntin.explaining.panels import (
+from muntin.explaining.plotting import (
     add_colour_bar,
     mark_box,
     panel_ratio,

@@ -49,7 +49,7 @@ class Recording:
 
     layers: tuple[AttentionLayer, ...]
     blocks: tuple[tuple[nn.Module, Tensor], ...]
-    maps: list[Tensor]
+    maps: tuple[Tensor, ...]
 
 
 def record_forward(backbone: Any, images: Float[Tensor, "1 in_chans H W"]) -> Recording:  # noqa: ANN401
@@ -70,8 +70,8 @@ def record_forward(backbone: Any, images: Float[Tensor, "1 in_chans H W"]) -> Re
     calls: dict[str, LayerCall] = {}
     size: Size = (images.shape[2], images.shape[3])
     modules = dict(backbone.named_modules())
-    extractors = {name: find_extractor(module) for name, module in modules.items()}
-    extractors = {name: extractor for name, extractor in extractors.items() if extractor}
+    found = {name: find_extractor(module) for name, module in modules.items()}
+    extractors = {name: extractor for name, extractor in found.items() if extractor is not None}
     handles = [
         modules[name].register_forward_pre_hook(
             partial(_record_call, calls, backbone, name, size), with_kwargs=True
@@ -88,7 +88,7 @@ def record_forward(backbone: Any, images: Float[Tensor, "1 in_chans H W"]) -> Re
     return Recording(
         layers=tuple(layer for layer in layers if layer is not None),
         blocks=tuple((module, tensors_in(output)[0]) for module, output in outputs),
-        maps=maps,
+        maps=tuple(maps),
     )
 
 

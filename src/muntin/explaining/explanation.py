@@ -324,7 +324,7 @@ class _Session:
 
     def show(self, explainer: Explainer, contexts: Sequence[Context], reason: str) -> Results:
         """Make the figures of an explainer, or one `MissingFigure` with the reason."""
-        arguments: list[Any] = [contexts[0]]
+        arguments: list[Any] = [*contexts[:1]]
         try:
             if not reason and explainer.requires == "folder":
                 if self.gallery is None and contexts[0].backbone is not None:
@@ -349,7 +349,7 @@ def model_facts(model: OpenedModel, context: Context, other: OpenedModel | None)
     high, wide = context.shown_size
     exported = find_text("facts", "exported")
     backbone = exported if context.backbone is None else type(context.backbone).__name__
-    rows = {
+    rows: dict[str, dict[str, object]] = {
         "model": {"name": model.name, "backbone": backbone},
         "weights": {"origin": model.origin},
         "task": {"name": context.task.name},

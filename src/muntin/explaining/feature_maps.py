@@ -19,7 +19,7 @@ from torch import Tensor
 from muntin.drawing.colours import INK
 from muntin.explaining.context import MAX_PREFIX, Context
 from muntin.explaining.figures import Results, make_figure, make_missing
-from muntin.explaining.panels import panel_ratio, panels, set_panel, to_rgb
+from muntin.explaining.plotting import panel_ratio, panels, set_panel, to_rgb
 from muntin.features import name_blocks
 from muntin.ops.similarity import MIN_EXAMPLES, centred_gram, compare_grams
 from muntin.shapes import Float, Size

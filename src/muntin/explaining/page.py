@@ -31,7 +31,7 @@ from torch import Tensor
 from muntin._version import __version__
 from muntin.errors import RunError
 from muntin.explaining.figures import DPI, ExplanationFigure, MissingFigure, PointLayer, SavedFigure
-from muntin.explaining.panels import to_rgb
+from muntin.explaining.plotting import to_rgb
 from muntin.explaining.sections import SECTIONS, Section
 from muntin.shapes import Size, UInt8
 from muntin.system_errors import cannot_write

@@ -28,7 +28,7 @@ from muntin.explaining.figures import (
     make_figure,
     make_missing,
 )
-from muntin.explaining.panels import hatch_box, panel_ratio, panels, set_panel, to_floats
+from muntin.explaining.plotting import hatch_box, panel_ratio, panels, set_panel, to_floats
 from muntin.explaining.window_partition import draw_grid, fit_canvas, show_windows
 from muntin.models.hiera import Hiera
 from muntin.models.swin import Swin

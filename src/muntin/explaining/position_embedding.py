@@ -32,7 +32,7 @@ from muntin.explaining.figures import (
     make_figure,
     make_missing,
 )
-from muntin.explaining.panels import ImageGrid, add_colour_bar, label_axes, name_heads
+from muntin.explaining.plotting import ImageGrid, add_colour_bar, label_axes, name_heads
 from muntin.models.hiera import Hiera
 from muntin.models.swin import Swin, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
@@ -35,13 +37,12 @@ from muntin.explaining.figures import (
     make_figure,
     make_missing,
 )
-from muntin.explaining.panels import panels, set_panel, to_rgb
+from muntin.explaining.plotting import panels, set_panel, to_rgb
 from muntin.prediction.predictor import Predictor
 from muntin.prediction.sources import find_images
-from muntin.samples import Listing
 from muntin.shapes import Float
 
-__all__ = ["Gallery", "QueriedGallery", "embed_folder", "query_gallery", "show_retrieval"]
+__all__ = ["Gallery", "embed_folder", "query_gallery", "show_retrieval"]
 
 MAX_IMAGES = 300
 """Maximum number of images of a folder that are embedded."""
@@ -70,6 +71,7 @@ class Gallery:
         class_names: Of the classes.
         thumbnails: One (h, w, 3) uint8 array per image.
         num_total: Number of images in the folder; at most `MAX_IMAGES` of them are embedded.
+        query: Embedding of the explained image, which is not one of the others.
     """
 
     paths: tuple[str, ...]
@@ -78,25 +80,24 @@ class Gallery:
     class_names: tuple[str, ...]
     thumbnails: tuple[NDArray[np.uint8], ...]
     num_total: int
+    query: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.paths)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class QueriedGallery(Gallery):
-    """A gallery without the explained image, whose embedding is the query."""
-
-    query: Float[np.ndarray, " C"]
 
     @property
     def similarities(self) -> Float[np.ndarray, " N"]:
         """Cosine of each image with the query."""
         return self.vectors @ self.query
 
+    def name(self, place: int) -> str:
+        """Name of the class of an image; empty if unknown."""
+        class_id = int(self.class_ids[place])
+        return self.class_names[class_id] if class_id >= 0 else ""
 
-def query_gallery(context: Context, gallery: Gallery) -> QueriedGallery:
+
+def query_gallery(context: Context, gallery: Gallery) -> Gallery:
     """Embed the explained image as the query of a gallery, and remove it if it is in there.
 
     Raises:
@@ -107,12 +108,12 @@ def query_gallery(context: Context, gallery: Gallery) -> QueriedGallery:
     if not kept:
         message = "folder must contain an image other than the explained one, got none."
         raise DataError(message)
-    return QueriedGallery(
+    return replace(
+        gallery,
         paths=tuple(gallery.paths[i] for i in kept),
         vectors=gallery.vectors[kept],
-        query=_to_unit(_embed_batch(context, context.images))[0],
+        query=_embed_batch(context, context.images)[0],
         class_ids=gallery.class_ids[kept],
-        class_names=gallery.class_names,
         thumbnails=tuple(gallery.thumbnails[i] for i in kept),
         num_total=gallery.num_total - (len(gallery) - len(kept)),
     )
@@ -132,27 +133,17 @@ def embed_folder(context: Context, folder: Path | str, *, limit: int = MAX_IMAGE
     """
     rows, class_names = _list(folder)
     places = np.linspace(0, len(rows) - 1, min(len(rows), limit)).round().astype(int)
+    images = _read(rows[place] for place in sorted(set(places.tolist())))
     paths: list[str] = []
     ids: list[int] = []
     thumbnails: list[NDArray[np.uint8]] = []
     vectors: list[NDArray[np.float32]] = []
-    waiting: list[NDArray[np.uint8]] = []
-    for place in sorted(set(places.tolist())):
-        source, path, class_id = rows[place]
-        try:
-            pixels = decode(read_bytes(source, path), where=path)
-        except DataError as error:
-            warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=2)
-            continue
-        waiting.append(pixels)
-        thumbnails.append(_shrink(pixels))
-        paths.append(str(Path(source) / path))
-        ids.append(class_id)
-        if len(waiting) == BATCH_SIZE:
-            vectors.append(_embed(context, waiting))
-            waiting = []
-    if waiting:
-        vectors.append(_embed(context, waiting))
+    while batch := list(islice(images, BATCH_SIZE)):
+        pixels = [one for _, _, one in batch]
+        vectors.append(_embed(context, pixels))
+        thumbnails += [_shrink(one) for one in pixels]
+        paths += [path for path, _, _ in batch]
+        ids += [class_id for _, class_id, _ in batch]
     if not paths:
         message = f"folder must contain a readable image, got none in {str(folder)!r}."
         raise DataError(message)
@@ -173,13 +164,24 @@ def _list(folder: Path | str) -> tuple[list[tuple[str, str, int]], tuple[str, ..
     except DataError:
         found = [(str(path.parent), path.name, -1) for path in find_images([folder])]
         return found, ()
-    listings: Sequence[Listing] = list(sets.parts.values())
+    listings = list(sets.parts.values())
     rows = [
         (one.source, entry.path, entry.class_ids[0] if entry.class_ids else -1)
         for one in listings
         for entry in one.entries
     ]
     return sorted(rows), listings[0].class_names
+
+
+def _read(rows: Iterable[tuple[str, str, int]]) -> Iterator[tuple[str, int, NDArray[np.uint8]]]:
+    """(path, class, pixels) of every image that can be read."""
+    for source, path, class_id in rows:
+        try:
+            pixels = decode(read_bytes(source, path), where=path)
+        except DataError as error:
+            warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=3)
+            continue
+        yield str(Path(source) / path), class_id, pixels
 
 
 def _embed(context: Context, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -191,19 +193,14 @@ def _embed(context: Context, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.
     for part in batch.parts:
         sizes = torch.tensor([meta.input_size for meta in part.metas])
         found = _embed_batch(context, normalise(part.images, context.pre, sizes))
-        vectors.update(zip(part.places, _to_unit(found), strict=True))
+        vectors.update(zip(part.places, found, strict=True))
     return np.stack([vectors[place] for place in range(len(images))])
 
 
-def _embed_batch(context: Context, images: Tensor) -> Tensor:
+def _embed_batch(context: Context, images: Tensor) -> NDArray[np.float32]:
     backbone: Any = context.backbone
     with torch.inference_mode():
-        vectors: Tensor = backbone.embed(images)
-    return vectors
-
-
-def _to_unit(vectors: Tensor) -> NDArray[np.float32]:
-    unit: NDArray[np.float32] = torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy()
+        unit: NDArray[np.float32] = F.normalize(backbone.embed(images).float(), dim=1).numpy()
     return unit
 
 
@@ -226,11 +223,11 @@ def show_retrieval(context: Context, folder: Gallery | None) -> Results:
     return [show_neighbours(context, gallery), *show_embeddings(context, gallery)]
 
 
-def show_neighbours(context: Context, gallery: QueriedGallery) -> ExplanationFigure:
+def show_neighbours(context: Context, gallery: Gallery) -> ExplanationFigure:
     """Show the images of a folder that are most similar to the explained one."""
     similarities = gallery.similarities
     nearest = np.argsort(-similarities, kind="stable")[:NUM_NEIGHBOURS]
-    classes = [_name(gallery, int(place)) for place in nearest]
+    classes = [gallery.name(place) for place in nearest.tolist()]
     return make_figure(
         "features-neighbours",
         _draw_neighbours(context, gallery, nearest),
@@ -249,9 +246,7 @@ def show_neighbours(context: Context, gallery: QueriedGallery) -> ExplanationFig
     )
 
 
-def show_embeddings(
-    context: Context, gallery: QueriedGallery
-) -> list[ExplanationFigure | MissingFigure]:
+def show_embeddings(context: Context, gallery: Gallery) -> list[ExplanationFigure | MissingFigure]:
     """Show a 2D map of a folder by two principal components and, with scikit-learn, t-SNE."""
     if len(gallery) < 3:
         return [make_missing("features-few", count=len(gallery))]
@@ -302,14 +297,7 @@ def project_by_tsne(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(flat, np.float64)
 
 
-def _name(gallery: QueriedGallery, place: int) -> str:
-    class_id = int(gallery.class_ids[place])
-    return gallery.class_names[class_id] if class_id >= 0 else ""
-
-
-def _draw_neighbours(
-    context: Context, gallery: QueriedGallery, nearest: NDArray[np.int64]
-) -> Figure:
+def _draw_neighbours(context: Context, gallery: Gallery, nearest: NDArray[np.int64]) -> Figure:
     count = 1 + len(nearest)
     columns = (count + 1) // 2 if count > 5 else count
     figure, axes = panels(-(-count // columns), columns, width=1.75 * columns, extra=0.4)
@@ -317,7 +305,7 @@ def _draw_neighbours(
     set_panel(first, to_rgb(context.shown), "explained image")
     first.title.set_fontweight("bold")
     for panel, place in zip(others, nearest.tolist(), strict=False):
-        name = _name(gallery, place) or Path(gallery.paths[place]).name
+        name = gallery.name(place) or Path(gallery.paths[place]).name
         label = clean_label(name, int(gallery.class_ids[place]), max_length=18)
         words = f"{gallery.similarities[place]:.2f}  {label}"
         set_panel(panel, gallery.thumbnails[place], words)
@@ -325,7 +313,7 @@ def _draw_neighbours(
 
 
 def _draw_maps(
-    gallery: QueriedGallery, places: dict[str, NDArray[np.float64]], own: NDArray[np.uint8]
+    gallery: Gallery, places: dict[str, NDArray[np.float64]], own: NDArray[np.uint8]
 ) -> Figure:
     titles = {"components": "principal components", "neighbours": "t-SNE"}
     figure = Figure(figsize=(4.4 * len(places) + 0.2, 4.9), layout="constrained", facecolor="white")
@@ -345,7 +333,7 @@ def _draw_maps(
     return figure
 
 
-def _draw_dots(axes: Axes, gallery: QueriedGallery, flat: NDArray[np.float64]) -> None:
+def _draw_dots(axes: Axes, gallery: Gallery, flat: NDArray[np.float64]) -> None:
     dots = flat[:-1]
     counts = np.bincount(gallery.class_ids[gallery.class_ids >= 0], minlength=1)
     named = np.argsort(-counts, kind="stable")[:MAX_COLOURS]

@@ -22,7 +22,7 @@ from muntin.drawing.colours import INK, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
 from muntin.explaining.figures import ExplanationFigure, Results, make_figure, make_missing
-from muntin.explaining.panels import hatch_box, panel_ratio, panels, set_panel, to_floats
+from muntin.explaining.plotting import hatch_box, panel_ratio, panels, set_panel, to_floats
 from muntin.ops.windows import WindowLayout, shift_mask
 from muntin.shapes import Size
 

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.nn.conv_norm import ConvNorm, NormName, build_norm
-from muntin.nn.up_conv import MultiScaleConv
 from muntin.shapes import Float, Size
 
 __all__ = ["LightDecoder", "UPerNet"]
@@ -90,17 +89,28 @@ class LightDecoder(nn.Module):
 class _Join(nn.Module):
     """Convolve the concatenation of maps, resized to the first, without storing it."""
 
+    recomputable = ("forward",)
+
     def __init__(self, widths: Sequence[int], channels: int, norm: NormName) -> None:
         super().__init__()
-        self.conv = MultiScaleConv(widths, channels, 3, bias=norm == "none")
+        self.widths = list(widths)
+        self.conv = nn.Conv2d(sum(widths), channels, 3, padding=1, bias=norm == "none")
         self.norm = build_norm(norm, channels)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        return F.relu(self.norm(self.conv(maps)), inplace=True)
+        total: Tensor | None = None
+        # conv(cat(maps)) = sum of conv(map, slice of the weight).
+        for part, weight in zip(maps, self.conv.weight.split(self.widths, dim=1), strict=True):
+            value = F.conv2d(_resize(part, maps[0].shape[2:]), weight, padding=1)
+            total = value if total is None else total.add_(value)
+        assert total is not None, "there is at least one map"
+        if self.conv.bias is not None:
+            total = total + self.conv.bias[:, None, None]
+        return F.relu(self.norm(total), inplace=True)
 
 
 def _conv(before: int, after: int, kernel: int, norm: NormName) -> ConvNorm:
-    return ConvNorm(before, after, kernel, norm=norm, activation=True, recompute=True)
+    return ConvNorm(before, after, kernel, norm=norm, activation=True)
 
 
 def _resize(maps: Tensor, size: Size | torch.Size) -> Tensor:

@@ -10,24 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["PlainNorm", "fold_norm", "fold_pixels", "make_linear", "make_qkv"]
-
-
-class PlainNorm(nn.Module):
-    """A layer norm without scale and bias."""
-
-    def __init__(self, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-
-    def forward(self, x: Float[Tensor, "*tokens C"]) -> Float[Tensor, "*tokens C"]:
-        """Bring every token to mean 0 and variance 1."""
-        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+__all__ = ["fold_norm", "fold_pixels", "make_linear", "make_qkv"]
 
 
 def make_linear(weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None) -> nn.Linear:
@@ -41,7 +28,7 @@ def make_linear(weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None) 
 
 def fold_norm(
     norm: nn.LayerNorm, weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None
-) -> tuple[PlainNorm, Float[Tensor, "D C"], Float[Tensor, " D"]]:
+) -> tuple[nn.LayerNorm, Float[Tensor, "D C"], Float[Tensor, " D"]]:
     """Move scale and bias of a norm into the linear layer that reads it.
 
     Returns:
@@ -52,7 +39,8 @@ def fold_norm(
     shift = wide @ norm.bias.detach().double()
     if bias is not None:
         shift = shift + bias.detach().double()
-    return PlainNorm(norm.eps), wide * norm.weight.detach().double(), shift
+    plain = nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)
+    return plain, wide * norm.weight.detach().double(), shift
 
 
 def make_qkv(

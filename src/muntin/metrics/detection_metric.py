@@ -8,7 +8,7 @@ K classes, A ranges of area (all, small, medium, large), D limits on detections 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,15 +58,6 @@ class PrecisionRecall:
     best_f1: float | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Evaluation:
-    """Results of COCOeval for boxes or masks; -1 without ground truth."""
-
-    precision: NDArray[np.float64]  # T, R, K, A; with the most detections
-    recall: NDArray[np.float64]  # T, K, A, D
-    curves: PrecisionRecall
-
-
 class DetectionMetric:
     """Accumulates detections and ground truth; neither order nor batch size matters.
 
@@ -105,7 +96,7 @@ class DetectionMetric:
         self.class_names = tuple(class_names)
         self.masks = masks
         self._images: list[tuple[Detections, Objects]] = []
-        self._evaluations: dict[Kind, _Evaluation] = {}
+        self._results: dict[Kind, tuple[dict[str, Any], PrecisionRecall]] = {}
 
     @property
     def num_images(self) -> int:
@@ -136,14 +127,14 @@ class DetectionMetric:
             whole = np.isfinite(image.boxes).all(axis=1) & np.isfinite(image.scores)
             kept = image if whole.all() else image.select(np.flatnonzero(whole))
             self._images.append((kept, objects))
-        self._evaluations = {}
+        self._results = {}
 
     def compute(self) -> dict[str, Any]:
         """Give the figures."""
         kinds: tuple[Kind, ...] = ("box", "mask") if self.masks else ("box",)
         figures: dict[str, Any] = {}
         for kind in kinds:
-            figures |= _figures(kind, self._evaluate(kind))
+            figures |= self._evaluate(kind)[0]
         curves = self.curves()
         return figures | {
             "best_threshold": curves.best_threshold,
@@ -165,7 +156,7 @@ class DetectionMetric:
         if kind == "mask" and not self.masks:
             message = 'kind must be "box" without masks, got "mask". Set masks=True.'
             raise ConfigError(message)
-        return self._evaluate(kind).curves
+        return self._evaluate(kind)[1]
 
     def _check(self, found: Detections, truth: Objects) -> None:
         ids = np.concatenate([found.class_ids, truth.class_ids])
@@ -183,17 +174,14 @@ class DetectionMetric:
             )
             raise DataError(message)
 
-    def _evaluate(self, kind: Kind) -> _Evaluation:
-        if kind not in self._evaluations:
+    def _evaluate(self, kind: Kind) -> tuple[dict[str, Any], PrecisionRecall]:
+        """The figures and the curves, computed once."""
+        if kind not in self._results:
             # Equal scores are ranked in the order of the images, so that must be fixed.
             images = sorted(self._images, key=_address)
             evaluation = _evaluate(kind, images, len(self.class_names), self.max_detections)
-            self._evaluations[kind] = _Evaluation(
-                precision=np.asarray(evaluation.eval["precision"])[..., -1],
-                recall=np.asarray(evaluation.eval["recall"]),
-                curves=_curves(kind, images, evaluation),
-            )
-        return self._evaluations[kind]
+            self._results[kind] = _figures(kind, evaluation.eval), _curves(kind, images, evaluation)
+        return self._results[kind]
 
 
 def _address(image: tuple[Detections, Objects]) -> tuple[str | bytes, ...]:
@@ -345,8 +333,10 @@ def _best(
     return float(scores[end]), count / (end + 1), count / num_objects, float(f1[best])
 
 
-def _figures(kind: Kind, judged: _Evaluation) -> dict[str, Any]:
-    precision, recall = judged.precision, judged.recall
+def _figures(kind: Kind, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of COCOeval's results, which are -1 without ground truth."""
+    precision = np.asarray(results["precision"])[..., -1]  # T, R, K, A; with the most detections
+    recall = np.asarray(results["recall"])  # T, K, A, D
     classes = range(precision.shape[2])
     figures: dict[str, Any] = {
         "ap": _mean(precision[..., _ALL]),

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.linear_layers import apply_norm_linear, init_linear_weights
+from muntin.nn.linear_layers import init_linear_weights
 from muntin.nn.mlp import Mlp
 from muntin.ops.positions import expand_relative_position_bias, resample_grid
 from muntin.ops.size_rules import SIZE_RULES, SizeRule, SizeRuleName, fit_patches
@@ -193,6 +193,8 @@ class PatchEmbed(nn.Module):
 class WindowAttention(nn.Module):
     """Multi-head self-attention with a relative position bias inside windows (section 3.2)."""
 
+    recomputable = ("project", "attend")
+
     def __init__(self, dim: int, num_heads: int, window: int, qkv_bias: bool) -> None:
         super().__init__()
         self.window = window
@@ -214,23 +216,39 @@ class WindowAttention(nn.Module):
         norm: nn.Module | None = None,
     ) -> Float[Tensor, "B H W C"]:
         """Attend within each window; `norm` is applied to the tokens first."""
+        dropout = dropout if self.training else 0.0
+        return self.proj(self.attend(self.project(x, norm), layout, dropout, backend))
+
+    def project(
+        self, x: Float[Tensor, "B H W C"], norm: nn.Module | None
+    ) -> Float[Tensor, "B H W C3"]:
+        """Compute queries, keys and values."""
+        return self.qkv(x if norm is None else norm(x))
+
+    def attend(
+        self,
+        qkv: Float[Tensor, "B H W C3"],
+        layout: WindowLayout,
+        dropout: float,
+        backend: BackendName,
+    ) -> Float[Tensor, "B H W C"]:
+        """Attend within each window, before the output projection."""
         # B in equation 4: 2M - 1 by 2M - 1 offsets to N x N pairs.
         bias = expand_relative_position_bias(
             self.relative_position_bias_table,
             table_window=(self.window, self.window),
             window=layout.window,
         )
-        x = window_attention(
-            apply_norm_linear(x, norm, self.qkv),
+        return window_attention(
+            qkv,
             bias,
             layout,
             scale=self.scale,
             # Padded tokens are zeros before the projection, so they equal its bias.
             fill=self.qkv.bias,
-            dropout=dropout if self.training else 0.0,
+            dropout=dropout,
             backend=backend,
         )
-        return self.proj(x)
 
 
 class SwinBlock(nn.Module):
@@ -261,12 +279,14 @@ class SwinBlock(nn.Module):
             return self.dropout(attended)
 
         # Equation 3: z^ = (S)W-MSA(LN(z)) + z, then z = MLP(LN(z^)) + z^.
-        x = self.drop_path.add(x, attend, chunked=True)
+        x = self.drop_path.add(x, attend)
         return self.drop_path.add(x, lambda x: self.mlp(x, self.norm2))
 
 
 class PatchMerging(nn.Module):
     """Join 2 x 2 neighbours to one token of twice the width (section 3.1)."""
+
+    recomputable = ("forward",)
 
     def __init__(self, dim: int, norm_eps: float) -> None:
         super().__init__()
@@ -275,7 +295,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C2"]:
         """Halve height and width, rounding up."""
-        return apply_norm_linear(merge_neighbours(x), self.norm, self.reduction)
+        return self.reduction(self.norm(merge_neighbours(x)))
 
 
 class SwinStage(nn.Module):

@@ -109,6 +109,8 @@ class PositionBias(nn.Sequential):
 class CosineWindowAttention(nn.Module):
     """Multi-head self-attention inside windows, by the cosine of queries and keys (section 3.2)."""
 
+    recomputable = ("attend",)
+
     def __init__(self, config: SwinV2Config, stage: int) -> None:
         super().__init__()
         dim = config.dim(stage)
@@ -131,18 +133,29 @@ class CosineWindowAttention(nn.Module):
     ) -> Float[Tensor, "B H W C"]:
         """Attend within each window."""
         fill = None if self.qv_bias is None else without_key_bias(self.qv_bias)
+        dropout = dropout if self.training else 0.0
+        return self.proj(self.attend(self.qkv(x, fill), fill, layout, dropout, backend))
+
+    def attend(
+        self,
+        qkv: Float[Tensor, "B H W C3"],
+        fill: Float[Tensor, " C3"] | None,
+        layout: WindowLayout,
+        dropout: float,
+        backend: BackendName,
+    ) -> Float[Tensor, "B H W C"]:
+        """Attend within each window, before the output projection."""
         # Equation 2: cos(q, k) / tau + B. The scale is in the temperature.
-        x = window_attention(
-            self.qkv(x, fill),
+        return window_attention(
+            qkv,
             self.relative_position_bias(layout),
             layout,
             scale=1.0,
             fill=fill,
             temperature=self.temperature,
-            dropout=dropout if self.training else 0.0,
+            dropout=dropout,
             backend=backend,
         )
-        return self.proj(x)
 
     def relative_position_bias(self, layout: WindowLayout) -> Float[Tensor, "h N N"]:
         """Compute the bias of every pair of tokens of a window."""
@@ -186,7 +199,7 @@ class SwinV2Block(nn.Module):
             # Res-post-norm: LN(MSA(x)), added to x afterwards.
             return self.norm1(self.dropout(attended))
 
-        x = self.drop_path.add(x, attend, chunked=True)
+        x = self.drop_path.add(x, attend)
         return self.drop_path.add(x, lambda x: self.norm2(self.mlp(x)))
 
 

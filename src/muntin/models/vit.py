@@ -38,7 +38,6 @@ from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_c
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linear_layers import (
     BiasedLinear,
-    apply_norm_linear,
     init_linear_weights,
     without_key_bias,
 )
@@ -209,6 +208,8 @@ def deit3_preset(size: ViTSize, patch: int, side: int) -> ViTConfig:
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all tokens (appendix A)."""
 
+    recomputable = ("project",)
+
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         dim = config.embed_dim
@@ -241,11 +242,7 @@ class SelfAttention(nn.Module):
         `grid` is the grid of patches, `kept` the indices of the tokens that a mask keeps.
         """
         batch, tokens, dim = x.shape
-        if isinstance(self.qkv, BiasedLinear):
-            x = x if norm is None else norm(x)
-            qkv = self.qkv(x, without_key_bias(self.qv_bias))
-        else:
-            qkv = apply_norm_linear(x, norm, self.qkv)
+        qkv = self.project(x, norm)
         # B, N, 3C -> B, N, 3, h, d
         qkv = qkv.view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B, h, N, d each
@@ -256,6 +253,14 @@ class SelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
+
+    def project(self, x: Float[Tensor, "B N C"], norm: nn.Module | None) -> Float[Tensor, "B N C3"]:
+        """Compute queries, keys and values."""
+        x = x if norm is None else norm(x)
+        if isinstance(self.qkv, BiasedLinear):
+            qkv: Tensor = self.qkv(x, without_key_bias(self.qv_bias))
+            return qkv
+        return self.qkv(x)
 
     def relative_position_bias(self, grid: Size) -> Float[Tensor, "h N N"]:
         """The bias of every pair of tokens, the class token first."""

@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from muntin.shapes import Float
 
@@ -31,11 +29,6 @@ class MapNorm(nn.BatchNorm2d):
 
     A single image pooled to one cell has no variance.
     """
-
-    def learns_from(self, maps: Float[Tensor, "B C_in H W"]) -> bool:
-        """Whether it uses batch statistics, which require several values per channel."""
-        count = maps.shape[0] * maps.shape[2] * maps.shape[3]
-        return self.training and torch.is_grad_enabled() and count > 1
 
     def forward(self, maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Normalise."""
@@ -69,8 +62,6 @@ class ConvNorm(nn.Module):
         kernel: Kernel size, odd.
         norm: Norm after the convolution, which then has no bias.
         activation: Whether to apply ReLU.
-        recompute: Whether training with "batch" and ReLU stores the input only and recomputes the
-            convolution in the backward pass; for large maps.
     """
 
     def __init__(
@@ -81,70 +72,16 @@ class ConvNorm(nn.Module):
         *,
         norm: NormName = "none",
         activation: bool = False,
-        recompute: bool = False,
     ) -> None:
         super().__init__()
-        self.recompute = recompute and activation and norm == "batch"
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "none"
         )
         self.norm = build_norm(norm, out_channels)
         self.activation = nn.ReLU(inplace=True) if activation else nn.Identity()
+        # A convolution alone saves its input only.
+        self.recomputable = ("forward",) if activation and norm != "none" else ()
 
     def forward(self, maps: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H W"]:
         """Apply all three."""
-        norm = self.norm
-        if self.recompute and isinstance(norm, MapNorm) and norm.learns_from(maps):
-            # nn.BatchNorm2d counts batches itself; the function below does not.
-            cast(Tensor, norm.num_batches_tracked).add_(1)
-            out: Tensor = _ConvBatchRelu.apply(
-                maps, self.conv.weight, norm.weight, norm.bias, norm, self.conv.padding
-            )
-            return out
         return self.activation(self.norm(self.conv(maps)))
-
-
-class _ConvBatchRelu(torch.autograd.Function):
-    """Stores the input; autograd would store the outputs of convolution and ReLU."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401 (autograd's own)
-        maps: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        norm: MapNorm,
-        padding: tuple[int, int],
-    ) -> Tensor:
-        # `spread` is 1 / sqrt(var + eps), as the backward pass takes it.
-        out, mean, spread = torch.native_batch_norm(
-            F.conv2d(maps, weight, padding=padding), scale, shift, norm.running_mean,
-            norm.running_var, True, norm.momentum or 0.0, norm.eps,
-        )  # fmt: skip
-        ctx.save_for_backward(maps, weight, scale, shift, mean, spread)
-        ctx.eps, ctx.padding = norm.eps, padding
-        return out.relu_()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        maps, weight, scale, shift, mean, spread = ctx.saved_tensors
-        # Under autocast, the forward convolution ran in the dtype of the gradient.
-        maps_there, weight_there = maps.to(gradient.dtype), weight.to(gradient.dtype)
-        before = F.conv2d(maps_there, weight_there, padding=ctx.padding)
-        factor = (scale * spread)[:, None, None]
-        # Gradient mask of the ReLU, from the recomputed normalised values.
-        is_on = before * factor + (shift - mean * scale * spread)[:, None, None] > 0
-        inner, for_scale, for_shift = torch.ops.aten.native_batch_norm_backward(
-            gradient * is_on, before, scale, None, None, mean, spread, True, ctx.eps,
-            [True, True, True],
-        )  # fmt: skip
-        del before, is_on
-        for_maps, for_weight, _ = torch.ops.aten.convolution_backward(
-            inner, maps_there, weight_there, None, [1, 1], ctx.padding, [1, 1], False, [0, 0], 1,
-            [ctx.needs_input_grad[0], True, False],
-        )  # fmt: skip
-        if for_maps is not None:
-            for_maps = for_maps.to(maps.dtype)
-        return for_maps, for_weight.to(weight.dtype), for_scale, for_shift, None, None

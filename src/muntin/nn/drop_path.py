@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from muntin.nn import memory_efficient
 from muntin.shapes import Float
 
 __all__ = ["DropPath", "drop_path_schedule"]
@@ -37,26 +35,37 @@ class DropPath(nn.Module):
         return branch * scale.view(-1, *[1] * (branch.ndim - 1))
 
     def add(
-        self, x: Float[Tensor, "B *rest"], branch: Callable[[Tensor], Tensor], chunked: bool = False
+        self, x: Float[Tensor, "B *rest"], branch: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "B *rest"]:
-        """Compute ``x + self(branch(x))``, without computing the branch of dropped images."""
-        # Chunks lower the peak memory of attention on a CPU; the result is the same.
-        run = partial(memory_efficient.apply_in_chunks, branch) if chunked else branch
-        if (
-            not self.training
-            or self.rate == 0
-            or not memory_efficient.applies(x)
-            or memory_efficient.has_hooks(self)
-        ):
-            return x + self(run(x))
+        """Compute ``x + self(branch(x))``, without computing the branch of dropped images.
+
+        If every image drops the branch, one is computed with factor 0, so that its parameters get
+        a gradient.
+        """
+        if not self.training or self.rate == 0 or not _can_gather(x):
+            return x + self(branch(x))
         # Same draw as in `forward`, so both paths consume the generator alike.
-        kept = torch.rand(x.shape[0], device=x.device) >= self.rate
-        added: Tensor = memory_efficient.add_kept(x, run, kept, 1 / (1 - self.rate))
-        return added
+        kept = (torch.rand(x.shape[0], device=x.device) >= self.rate).nonzero()[:, 0]
+        scale = 1 / (1 - self.rate)
+        if len(kept) == len(x):
+            # No image was dropped: no gather, one fused multiply-add.
+            return torch.add(x, branch(x), alpha=scale)
+        if not len(kept):
+            kept, scale = kept.new_zeros(1), 0.0
+        part = branch(x.index_select(0, kept))
+        dtype = torch.promote_types(x.dtype, part.dtype)
+        return x.to(dtype).index_add(0, kept, part.to(dtype), alpha=scale)
 
     def extra_repr(self) -> str:
         """Show the rate in the printed model."""
         return f"rate={self.rate:.3f}"
+
+
+def _can_gather(x: Tensor) -> bool:
+    """Whether the number of kept images may decide shapes: not in a recorded graph."""
+    if torch.compiler.is_compiling() or x.is_meta:
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def drop_path_schedule(rate: float, depth: int) -> list[float]:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Linear layers: initialisation, norm + linear, and qkv projections without key bias."""
+"""Linear layers: initialisation, and qkv projections without key bias."""
 
 from __future__ import annotations
 
@@ -8,20 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.nn import memory_efficient
 from muntin.shapes import Float
 
-__all__ = ["BiasedLinear", "apply_norm_linear", "init_linear_weights", "without_key_bias"]
-
-
-def apply_norm_linear(
-    x: Float[Tensor, "*map C"], norm: nn.Module | None, linear: nn.Linear
-) -> Float[Tensor, "*map Co"]:
-    """Apply ``linear(norm(x))``, or ``linear(x)`` without a norm."""
-    # Recomputes the normalised tokens in the backward pass instead of storing them.
-    if norm is not None and memory_efficient.applies(x, norm, linear):
-        return memory_efficient.norm_linear(x, norm, linear)  # type: ignore[arg-type]
-    return linear(x if norm is None else norm(x))
+__all__ = ["BiasedLinear", "init_linear_weights", "without_key_bias"]
 
 
 def init_linear_weights(module: nn.Module, std: float = 0.02) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.nn import memory_efficient
 from muntin.shapes import Float
 
 __all__ = ["Mlp"]
@@ -15,6 +14,8 @@ __all__ = ["Mlp"]
 
 class Mlp(nn.Module):
     """Linear, GELU (exact), linear; applied to each token alone."""
+
+    recomputable = ("forward",)
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -26,8 +27,5 @@ class Mlp(nn.Module):
         self, x: Float[Tensor, "*tokens C"], norm: nn.Module | None = None
     ) -> Float[Tensor, "*tokens C"]:
         """Transform every token, normalised before if there is a norm."""
-        # Dropout masks are not stored in the memory-efficient form.
-        if not self.dropout.p and memory_efficient.applies(x, norm, self.fc1, self.fc2):
-            return memory_efficient.norm_mlp(x, norm, self.fc1, self.fc2)  # type: ignore[arg-type]
         x = x if norm is None else norm(x)
         return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))

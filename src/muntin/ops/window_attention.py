@@ -10,7 +10,7 @@ projection reads it, so a back end can fuse shift, partition, bias, mask, softma
 
 - `reference` is the definition;
 - `sdpa` calls PyTorch's fused attention;
-- `lean` (`memory_efficient_attention.py`) is the reference with an explicit backward pass, which
+- `lean` (`explicit_attention.py`) is the reference with an explicit backward pass, which copies and
   stores less;
 - `fused` (`triton/window_*.py`) is one Triton kernel.
 
@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
+from muntin.ops.triton import window_support
 from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads
 from muntin.shapes import Float
 
@@ -99,18 +100,8 @@ def window_attention(
 def find_obstacle(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float = 0.0) -> str:
     """Return why "fused" cannot run this call of `window_attention`; empty if it can."""
     width = qkv.shape[3] // (3 * bias.shape[0])
-    device = qkv.device
-    return _look(device.type, device.index, qkv.dtype, width, int(layout.num_tokens), dropout)
-
-
-def _look(*traits: Any) -> str:
-    from muntin.ops.triton.window_support import find_obstacle
-
-    return find_obstacle(*traits)
-
-
-# What torch.compiler.assume_constant_result does, without importing the compiler.
-_look._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    device = (qkv.device.type, qkv.device.index)
+    return window_support.find_obstacle(device, qkv.dtype, width, int(layout.num_tokens), dropout)
 
 
 def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> BackendName:
@@ -169,11 +160,11 @@ def _sdpa(
     return join_heads(out.unflatten(1, (layout.num_windows, heads))[None], layout)
 
 
-def _memory_efficient(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
+def _explicit(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
     scale, fill, dropout = others
     if dropout:  # not covered by the explicit gradient
         return _reference(qkv, bias, layout, scale, fill, dropout)
-    from muntin.ops.memory_efficient_attention import attend
+    from muntin.ops.explicit_attention import attend
 
     return attend(qkv, bias, layout, scale, fill)
 
@@ -198,6 +189,6 @@ def _fused(
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "reference": _reference,
     "sdpa": _sdpa,
-    "lean": _memory_efficient,
+    "lean": _explicit,
     "fused": _fused,
 }

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.ops.size_rules import SizeRule
-from muntin.shapes import Float, Size
+from muntin.shapes import Float, Int, Size
 
 __all__ = [
     "MASKED",
@@ -30,8 +30,9 @@ __all__ = [
     "join_windows",
     "lay_out",
     "merge_neighbours",
+    "order_tokens",
+    "pad_map",
     "shift_mask",
-    "sum_padding",
 ]
 
 MASKED = -100.0
@@ -195,9 +196,9 @@ def cut_heads(
     """
     batch, _, _, channels = x.shape
     if layout.pad_first:
-        x = _roll(_pad(x, layout.pad, fill), layout.shift, -1)
+        x = _roll(pad_map(x, layout.pad, fill), layout.shift, -1)
     else:
-        x = _pad(_roll(x, layout.shift, -1), layout.pad, fill)
+        x = pad_map(_roll(x, layout.shift, -1), layout.pad, fill)
     (rows, columns), (wh, ww) = layout.grid, layout.window
     width = channels // (parts * heads)
     x = x.reshape(batch, rows, wh, columns, ww, parts, heads, width)
@@ -211,14 +212,6 @@ def join_heads(
     """Inverse of `cut_heads`; padding is dropped."""
     x = _join(windows, layout)[:, : layout.size[0], : layout.size[1]]
     return x if layout.pad_first else _roll(x, layout.shift, 1)
-
-
-def sum_padding(
-    windows: Float[Tensor, "parts B nW h N d"], layout: WindowLayout
-) -> Float[Tensor, " C"]:
-    """Sum over the padded tokens that `join_heads` drops."""
-    x, (height, width) = _join(windows, layout), layout.size
-    return x[:, height:].sum((0, 1, 2)) + x[:, :height, width:].sum((0, 1, 2))
 
 
 def _join(windows: Tensor, layout: WindowLayout) -> Tensor:
@@ -261,7 +254,24 @@ def merge_neighbours(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C4"]:
     return x.reshape(batch, height // 2, width // 2, 4 * channels)
 
 
-def _pad(x: Tensor, pad: Size, fill: Tensor | None) -> Tensor:
+def order_tokens(layout: WindowLayout) -> Int[Tensor, "nW N"]:
+    """Place in the padded map, row by row, of each token of each window."""
+    height, width = layout.size
+    padded = (height + layout.pad[0], width + layout.pad[1])
+    places = torch.arange(padded[0] * padded[1]).view(1, *padded, 1)
+    if layout.pad_first:
+        places = _roll(places, layout.shift, -1)
+    else:  # padding is not shifted
+        places[:, :height, :width] = _roll(places[:, :height, :width], layout.shift, -1)
+    (rows, columns), (wh, ww) = layout.grid, layout.window
+    places = places.view(rows, wh, columns, ww).permute(0, 2, 1, 3)
+    return places.reshape(layout.num_windows, layout.num_tokens)
+
+
+def pad_map(
+    x: Float[Tensor, "B H W C"], pad: Size, fill: Float[Tensor, " C"] | None
+) -> Float[Tensor, "B Hp Wp C"]:
+    """Add rows below and columns at the right, of zeros or `fill`."""
     if pad == (0, 0):
         return x
     height, width = x.shape[1:3]

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,11 +15,14 @@ from muntin.data.batches import evaluation_batch
 from muntin.devices import choose_device, free_bytes, parse_out_of_memory, resident_mib
 from muntin.errors import ConfigError
 from muntin.planning.memory_check import MAX_IMAGES, MemoryRequirements, advise
-from muntin.recipes import MachineConfig, TrainConfig
+from muntin.recipes import TrainConfig
 from muntin.shapes import Size
+from muntin.training.memory_budget import choose_recomputation, fit_memory
+from muntin.training.memory_model import Recompute
 from muntin.training.prepared_run import PreparedRun
 from muntin.training.profiling import StepProfiler, Timing
 from muntin.training.request import Request
+from muntin.training.resume import choose_machine
 from muntin.training.setup import prepare
 
 __all__ = ["Plan", "plan"]
@@ -39,6 +42,7 @@ class Plan:
         accumulate: Steps per weight update.
         precision: Precision of the matrix products.
         device: "cpu", "cuda" or "mps".
+        recomputed_layers: Whether norms, attention weights and hidden channels are recomputed.
         recomputed_blocks: Leading blocks with activation checkpointing.
         num_blocks: Blocks of the backbone.
         moment: When in a step memory peaks, such as "in the backward pass of stage 1"; gradients,
@@ -76,6 +80,7 @@ class Plan:
     accumulate: int
     precision: str
     device: str
+    recomputed_layers: bool
     recomputed_blocks: int
     num_blocks: int
     moment: str
@@ -167,48 +172,28 @@ def plan(
         recipe=recipe,
         batch_size=batch_size,
         img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
-        machine=_machine(precision, device),
+        machine=choose_machine(None, precision, device, 1),
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
     )
     try:
-        return forecast(prepare(request))
+        return _forecast(prepare(request))
     except (MemoryError, RuntimeError) as error:
         if (shortage := parse_out_of_memory(error)) is None:
             raise
         failed = f", and an allocation of {shortage} failed" if shortage else ""
+        free = free_bytes(choose_device(device).type) / 2**30
         message = (
             f"memory must hold training steps of 1 to 4 images to predict larger ones, got "
-            f"{free_bytes(_kind(request)) / 2**30:.1f} GiB free{failed}. Lower --img-size or "
-            f"choose a smaller model."
+            f"{free:.1f} GiB free{failed}. Lower --img-size or choose a smaller model."
         )
         raise ConfigError(message) from error
 
 
-def _machine(precision: str, device: str) -> MachineConfig:
-    from muntin.configs import from_dict
-
-    wanted = {"precision": precision, "device": device}
-    machine: MachineConfig = from_dict(MachineConfig, wanted, where="the command")
-    return machine
-
-
-def _kind(request: Request) -> str:
-    return choose_device(request.machine.device).type
-
-
-def forecast(prepared: PreparedRun) -> Plan:
+def _forecast(prepared: PreparedRun) -> Plan:
     """Predict memory and time of a prepared run; its network is not changed."""
-    run, tuned = prepared.run, prepared.run.config.train
-    plain = replace(tuned, checkpointing=False, recomputed_blocks=0)
-    copied = replace(
-        prepared,
-        run=replace(run, config=replace(run.config, train=plain)),
-        network=copy.deepcopy(prepared.network),
-    )
-    profiler = StepProfiler(copied)
+    tuned, profiler = prepared.run.config.train, StepProfiler(prepared)
     profiler.warmup()
-    timing = profiler.time_steps()
-    persistent = profiler.persistent_bytes()
+    timing, persistent = profiler.time_steps(), profiler.persistent_bytes()
     kind = profiler.device.type
     # Read before memory is recorded, as the recording itself needs memory.
     resident = resident_mib() * MIB if kind == "cpu" else 0.0
@@ -218,21 +203,21 @@ def forecast(prepared: PreparedRun) -> Plan:
         process = resident - sum(persistent.values()) - copies - profiler.cached_bytes()
         process += profiler.cached_bytes(len(prepared.train), len(prepared.val))
     process = max(process, 0.0)
-    model, limit = profiler.measure_memory(), tuned.memory_gib * 2**30
-    num_recomputed = model.num_blocks if tuned.checkpointing else tuned.recomputed_blocks
-    if limit:  # as training does
-        num_recomputed = max(num_recomputed, model.fit_blocks(tuned.batch_size, limit))
-    budget = limit or free_bytes(kind) + resident - process
+    steps, limit = profiler.measure_memory(), tuned.memory_gib * 2**30
+    # As training does, but a step that does not fit into a limit is reported.
+    if not limit:
+        prepared = fit_memory(prepared, lambda _: steps)
+        tuned = prepared.run.config.train
+    how = choose_recomputation(tuned, steps, limit or math.inf)
     requirements = MemoryRequirements(
-        model=model,
+        steps=steps,
         validation_memory=profiler.measure_validation_memory(),
         weights=sum(persistent.values()),
         validation_batch=partial(_validation_batch, prepared, tuned),
-        budget=budget,
+        budget=limit or free_bytes(kind) + resident - process,
         max_batch=max(tuned.batch_size, min(MAX_IMAGES, len(prepared.train))),
     )
-    measured = _MeasuredMemory(requirements, persistent, process, num_recomputed)
-    return _write_plan(prepared, measured, timing)
+    return _write_plan(prepared, _Measured(requirements, persistent, process, how, timing))
 
 
 def _validation_batch(prepared: PreparedRun, tuned: TrainConfig, batch: int) -> int:
@@ -242,34 +227,32 @@ def _validation_batch(prepared: PreparedRun, tuned: TrainConfig, batch: int) -> 
     return min(count, max(1, len(prepared.val)))
 
 
-class _MeasuredMemory(NamedTuple):
-    """Measured and modelled memory of a run; bytes."""
+class _Measured(NamedTuple):
+    """Measured and modelled memory (bytes) and time of a run."""
 
     requirements: MemoryRequirements
     persistent: dict[str, int]
     process: float
-    num_recomputed: int
+    how: Recompute
+    timing: Timing
 
 
-def _write_plan(prepared: PreparedRun, measured: _MeasuredMemory, timing: Timing) -> Plan:
+def _write_plan(prepared: PreparedRun, measured: _Measured) -> Plan:
     run = prepared.run
     tuned, machine = run.config.train, run.config.machine
-    requirements, persistent, process, num_recomputed = measured
-    model, batch = requirements.model, tuned.batch_size
-    peak = model.peak(batch, num_recomputed)
+    requirements, persistent, process, how, timing = measured
+    batch, num_blocks = tuned.batch_size, requirements.steps.plain.num_blocks
+    peak, model = requirements.steps.peak(batch, how), requirements.steps.model(how)
     stages: dict[str, float] = {}
     for part, value in zip(model.parts, peak.saved, strict=True):
         name = f"stage {part.stage}" if part.stage else "patches"
         stages[name] = stages.get(name, 0.0) + value / MIB
-    steps = -(-len(prepared.train) // batch)
-    # Recomputing costs another forward pass, which is about a third of a step.
-    slower = 1 + num_recomputed / max(model.num_blocks, 1) / 3
-    step = timing.step.at(batch) * slower
+    num_steps = -(-len(prepared.train) // batch)
+    step = timing.step.at(batch) * (1 + requirements.steps.slowdown(how))
     # Workers load images while the step runs: the slower of the two counts.
     load = timing.loading * batch / max(machine.workers, 1)
     step = max(step, load) if machine.workers else step + load
     known = sum(peak.saved) + peak.gradients + peak.fragmentation + sum(persistent.values())
-    memory = {name: count / MIB for name, count in persistent.items()}
     return Plan(
         task=run.config.task,
         model=run.config.model_name,
@@ -278,10 +261,11 @@ def _write_plan(prepared: PreparedRun, measured: _MeasuredMemory, timing: Timing
         accumulate=tuned.accumulate,
         precision=machine.precision,
         device=machine.device,
-        recomputed_blocks=num_recomputed,
-        num_blocks=model.num_blocks,
+        recomputed_layers=how.layers,
+        recomputed_blocks=how.blocks,
+        num_blocks=num_blocks,
         moment=model.describe_phase(peak.phase),
-        **memory,
+        **{name: count / MIB for name, count in persistent.items()},
         gradients=peak.gradients / MIB,
         activations=tuple(stages.items()),
         workspace=max(0.0, peak.total - known) / MIB,
@@ -292,11 +276,11 @@ def _write_plan(prepared: PreparedRun, measured: _MeasuredMemory, timing: Timing
         inference_batch=requirements.validation_batch(batch),
         room=(requirements.budget + process) / MIB,
         memory_gib=tuned.memory_gib,
-        largest_batch=requirements.largest(num_recomputed),
-        largest_batch_again=requirements.largest(model.num_blocks),
+        largest_batch=requirements.largest(how),
+        largest_batch_again=requirements.largest(how._replace(blocks=num_blocks)),
         step_s=step,
-        steps=steps,
-        epoch_s=steps * step + len(prepared.val) * timing.validation,
+        steps=num_steps,
+        epoch_s=num_steps * step + len(prepared.val) * timing.validation,
         measured=timing.measured,
-        notes=(*prepared.notes, *advise(prepared, requirements, num_recomputed)),
+        notes=(*prepared.notes, *advise(prepared, requirements, how)),
     )

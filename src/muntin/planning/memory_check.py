@@ -8,8 +8,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from muntin.training.memory_budget import describe_remedies, describe_shortage
-from muntin.training.memory_model import LinearFit, MemoryModel
+from muntin.recipes import TrainConfig
+from muntin.training.memory_budget import (
+    choose_recomputation,
+    describe_remedies,
+    describe_shortage,
+)
+from muntin.training.memory_model import LinearFit, Recompute, StepMemory, find_largest
 from muntin.training.prepared_run import PreparedRun
 
 __all__ = ["MAX_IMAGES", "MemoryRequirements", "advise"]
@@ -25,7 +30,7 @@ class MemoryRequirements:
     """Memory of a run beyond the process, and the available memory; bytes.
 
     Attributes:
-        model: Memory of a training step.
+        steps: Memory of training steps.
         validation_memory: Memory of validation beyond the weights, by images per batch.
         weights: Bytes of weights and optimizer state during validation.
         validation_batch: Images per batch in validation, given the training batch.
@@ -33,7 +38,7 @@ class MemoryRequirements:
         max_batch: Upper limit of the search for the largest batch.
     """
 
-    model: MemoryModel
+    steps: StepMemory
     validation_memory: LinearFit
     weights: float
     validation_batch: Callable[[int], int]
@@ -44,35 +49,27 @@ class MemoryRequirements:
         """Memory of validation, given the training batch."""
         return self.weights + self.validation_memory.at(self.validation_batch(batch))
 
-    def fits(self, batch: int, num_recomputed: int) -> bool:
-        """Whether training and validation fit, with so many recomputed leading blocks."""
-        step = self.model.peak(batch, num_recomputed).total
-        return max(step, self.validation(batch)) <= self.budget
+    def fits(self, batch: int, how: Recompute) -> bool:
+        """Whether training and validation fit."""
+        return max(self.steps.peak(batch, how).total, self.validation(batch)) <= self.budget
 
-    def largest(self, num_recomputed: int) -> int:
+    def largest(self, how: Recompute) -> int:
         """Largest batch that fits, at most `max_batch`; 0 if a single image does not."""
-        low, high = 0, self.max_batch
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.fits(middle, num_recomputed):
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return find_largest(lambda batch: self.fits(batch, how), self.max_batch)
 
 
 def advise(
-    prepared: PreparedRun, requirements: MemoryRequirements, num_recomputed: int
+    prepared: PreparedRun, requirements: MemoryRequirements, how: Recompute
 ) -> tuple[str, ...]:
     """Report whether a run fits; if not, by how much it exceeds memory and what would fit."""
     train = prepared.run.config.train
-    model, budget, batch = requirements.model, requirements.budget, train.batch_size
-    max_batch = requirements.largest(num_recomputed)
-    if requirements.fits(batch, num_recomputed):
+    steps, budget, batch = requirements.steps, requirements.budget, train.batch_size
+    max_batch = requirements.largest(how)
+    if requirements.fits(batch, how):
         return (_describe_largest(max_batch, requirements.max_batch, len(prepared.train)),)
     notes = []
-    if model.peak(batch, num_recomputed).total > budget:
-        shortage = describe_shortage(model, train, num_recomputed, budget, max_batch)
+    if steps.peak(batch, how).total > budget:
+        shortage = describe_shortage(steps, train, how, budget, max_batch)
         remedies = describe_remedies(prepared, batch=bool(max_batch))
         notes.append(f"does not fit: {shortage}. {remedies}")
     if (needed := requirements.validation(batch)) > budget:
@@ -81,19 +78,15 @@ def advise(
             f"batch needs {needed / GIB:.2f} GiB, {_format_bytes(needed - budget)} more than "
             f"available"
         )
-    blocks = model.fit_blocks(batch, budget)
-    if blocks > num_recomputed and requirements.fits(batch, blocks):
-        # Recomputing a block costs its forward pass again, about a third of its part of a step.
-        slower = 100 * blocks / max(model.num_blocks, 1) / 3
-        notes.append(
-            f"fits with activation checkpointing of {blocks} of {model.num_blocks} blocks: --set "
-            f"train.recomputed_blocks={blocks}, about {slower:.0f} % slower"
-        )
+    more = choose_recomputation(train, steps, budget)
+    if more != how and requirements.fits(batch, more):
+        percent = 100 * steps.slowdown(more)
+        notes.append(f"fits with {_describe_settings(more)}, about {percent:.0f} % slower")
     if max_batch:
         notes.append(f"fits with --batch-size {max_batch}")
-    elif smaller := requirements.largest(model.num_blocks):
+    elif smaller := requirements.largest(Recompute(blocks=steps.plain.num_blocks)):
         notes.append(f"fits with --batch-size {smaller} --set train.checkpointing=true")
-    elif limit := _find_limit(requirements, batch, train.memory_gib):
+    elif limit := _find_limit(requirements, train):
         notes.append(
             f"fits with --set train.memory_gib={limit:g}, which also limits the validation batch "
             f"to the training batch"
@@ -101,6 +94,12 @@ def advise(
     else:
         notes.append("a single image does not fit: lower --img-size or choose a smaller model")
     return tuple(notes)
+
+
+def _describe_settings(how: Recompute) -> str:
+    layers = "--set train.recomputed_layers=true" if how.layers else ""
+    blocks = f"--set train.recomputed_blocks={how.blocks}" if how.blocks else ""
+    return f"{layers} {blocks}".strip()
 
 
 def _describe_largest(max_batch: int, limit: int, num_images: int) -> str:
@@ -117,15 +116,15 @@ def _format_bytes(count: float) -> str:
     return f"{count / GIB:.2f} GiB" if count >= 0.01 * GIB else f"{count / 2**20:.2g} MiB"
 
 
-def _find_limit(requirements: MemoryRequirements, batch: int, memory_gib: float) -> float:
+def _find_limit(requirements: MemoryRequirements, train: TrainConfig) -> float:
     """Find a `train.memory_gib` with which training and validation fit; 0 if none does.
 
     Without that setting validation runs at least 64 small images per batch, with it no more than
     a step: a limit equal to the available memory may therefore be all that is missing.
     """
     limit = math.floor(100 * requirements.budget / GIB) / 100
-    model = requirements.model
-    step = model.peak(batch, model.fit_blocks(batch, limit * GIB)).total
-    validation = requirements.weights + requirements.validation_memory.at(batch)
+    how = choose_recomputation(train, requirements.steps, limit * GIB)
+    step = requirements.steps.peak(train.batch_size, how).total
+    validation = requirements.weights + requirements.validation_memory.at(train.batch_size)
     fits = max(step, validation) <= limit * GIB
-    return limit if fits and not memory_gib else 0.0
+    return limit if fits and not train.memory_gib else 0.0

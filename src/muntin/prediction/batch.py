@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from muntin.data.batches import padded_size, stack_images
@@ -131,18 +130,13 @@ def stack_crops(crops: Sequence[Crop], pre: Preprocessing, batch_size: int) -> t
             groups.setdefault(padded_size(crops[place].pixels), []).append(place)
         parts += [
             Part(
-                images=_stack([crops[place].pixels for place in places], pre),
+                images=stack_images([crops[place].pixels for place in places], pre),
                 metas=tuple(crops[place].meta for place in places),
                 places=tuple(places),
             )
             for places in groups.values()
         ]
     return tuple(parts)
-
-
-def _stack(pixels: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
-    # Crops of instances are all of one size, and padding would move the grid of their heatmaps.
-    return torch.stack(pixels) if pre.fit == "instance_crop" else stack_images(pixels, pre)
 
 
 def fit_image(image: LoadedImage, pre: Preprocessing) -> Crop:

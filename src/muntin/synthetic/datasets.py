@@ -27,6 +27,12 @@ __all__ = ["SceneOptions", "write_classify", "write_coco", "write_frames", "writ
 
 Folder = str | os.PathLike[str]
 
+_SKELETON = {
+    "supercategory": "shape",
+    "keypoints": list(KEYPOINT_NAMES),
+    "skeleton": [[1, tip] for tip in range(2, len(KEYPOINT_NAMES) + 1)],
+}
+
 
 class SceneOptions(TypedDict, total=False):
     """How scenes look; see `make_scene`.
@@ -92,7 +98,9 @@ def write_coco(
         values = {
             "images": images,
             "annotations": annotations,
-            "categories": [_category(number, name) for number, name in enumerate(classes, 1)],
+            "categories": [
+                {"id": number, "name": name, **_SKELETON} for number, name in enumerate(classes, 1)
+            ],
         }
         text = json.dumps(values)
         (root / "annotations" / f"instances_{part}.json").write_text(text, encoding="utf-8")
@@ -184,17 +192,6 @@ def _save(scene: Scene, folder: Path, number: int) -> str:
         name = f"{number:05d}.jpg"
         encoded.save(folder / name, quality=92)
     return name
-
-
-def _category(number: int, name: str) -> dict[str, Any]:
-    middle_to_tips = [[1, tip] for tip in range(2, len(KEYPOINT_NAMES) + 1)]
-    return {
-        "id": number,
-        "name": name,
-        "supercategory": "shape",
-        "keypoints": list(KEYPOINT_NAMES),
-        "skeleton": middle_to_tips,
-    }
 
 
 def _describe(one: SceneObject) -> dict[str, Any]:

@@ -249,12 +249,11 @@ def _describe(
     box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
     points = pose.place(np.array(((0.0, 0.0), *_KINDS[name].tips), np.float64))
     height, width = mask.shape
-    keypoints = np.zeros((len(KEYPOINT_NAMES), 3), np.float32)
-    for row, (x, y) in zip(keypoints, points, strict=True):
-        if 0 <= x < width and 0 <= y < height:
-            row[:] = x, y, 1 if hidden[int(y), int(x)] >= 0.5 else 2
-        else:
-            row[:] = x, y, 0
+    seen = [
+        (1 if hidden[int(y), int(x)] >= 0.5 else 2) if 0 <= x < width and 0 <= y < height else 0
+        for x, y in points
+    ]
+    keypoints = np.column_stack([points, seen]).astype(np.float32)
     return SceneObject(class_id=class_id, box_xyxy=box, mask=mask, keypoints=keypoints)
 
 
@@ -285,11 +284,10 @@ def _star(x: Array, y: Array) -> Array:
     angle = np.abs(angle - fifth * np.round(angle / fifth))  # 0 at a tip, fifth/2 in a notch
     radius = np.hypot(x, y)
     along, aside = radius * np.cos(angle), radius * np.sin(angle)
-    tip = (1.05, 0.0)
-    notch = (0.45 * np.cos(np.pi / 5), 0.45 * np.sin(np.pi / 5))
-    edge = np.hypot(tip[0] - notch[0], notch[1])
-    normal = notch[1] / edge, (tip[0] - notch[0]) / edge
-    return ((along - tip[0]) * normal[0] + aside * normal[1]).astype(np.float32)
+    tip, notch = 1.05, (0.45 * np.cos(np.pi / 5), 0.45 * np.sin(np.pi / 5))
+    edge = np.hypot(tip - notch[0], notch[1])
+    normal = notch[1] / edge, (tip - notch[0]) / edge
+    return ((along - tip) * normal[0] + aside * normal[1]).astype(np.float32)
 
 
 def _cross(x: Array, y: Array) -> Array:

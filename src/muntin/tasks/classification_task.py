@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from muntin.data.checking import check_classify
-from muntin.data.listing import list_classify
+from muntin.data.listing import check_classify, list_classify
 from muntin.features import Features
 from muntin.heads.classification_head import build_classifier, class_losses
 from muntin.heads.head import Head

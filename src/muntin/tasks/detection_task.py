@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from muntin.data.detection import list_detect
-from muntin.data.detection_checking import check_detect
+from muntin.data.detection import check_detect, list_detect
 from muntin.heads.head_table import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
 from muntin.heads.instances import Instances
 from muntin.metrics.detection_metric import DetectionMetric
@@ -21,10 +19,9 @@ from muntin.results import Detections
 from muntin.run_lengths import encode_mask
 from muntin.samples import Classes
 from muntin.shapes import Size
-from muntin.targets import BoxTargets
 from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, LazyTruth, Task
 
-__all__ = ["DETECT", "INSTANCE", "example_objects"]
+__all__ = ["DETECT", "INSTANCE"]
 
 
 def _predict(inputs: InferenceBatch) -> Sequence[Instances]:
@@ -70,19 +67,6 @@ def _draw_mask(mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
     return encode_mask(bitmap.numpy(), size=size, top=top, left=left)
 
 
-def example_objects(size: Size) -> dict[str, Any]:
-    """One object in the middle: losses of a detector without objects skip most of their work."""
-    high, wide = size
-    target = BoxTargets(
-        boxes=torch.tensor([[wide * 0.2, high * 0.2, wide * 0.8, high * 0.8]]),
-        class_ids=torch.tensor([0]),
-        ignored=torch.zeros(0, 4),
-        layers=torch.ones(1, high, wide, dtype=torch.int32),
-        layer_of=torch.tensor([0]),
-    )
-    return {"targets": [target]}
-
-
 def _task(
     name: str, figure: str, heads: Mapping[str, DetectorConfig], small: str, *, masks: bool
 ) -> Task:
@@ -107,7 +91,6 @@ def _task(
         dense=DenseTask(
             heads=heads,
             default_head={"small": small, "large": small.removesuffix("_small")},
-            example=example_objects,
             merges=True,
         ),
         outputs=("boxes", "scores", "class_ids", *(("masks",) if masks else ())),

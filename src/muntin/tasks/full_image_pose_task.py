@@ -19,7 +19,7 @@ from muntin.metrics.pose_metric import PoseMetric
 from muntin.ops.keypoints import clip_points
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Classes, skeleton_of
-from muntin.tasks.detection_task import DETECT, example_objects
+from muntin.tasks.detection_task import DETECT
 from muntin.tasks.pose_task import POSE
 from muntin.tasks.task import DenseTask, ImageMeta
 
@@ -67,7 +67,5 @@ WHOLE_IMAGE_POSE = replace(
     dense=DenseTask(
         heads=KEYPOINT_DETECTORS,
         default_head={"small": "keypoint_rcnn_small", "large": "keypoint_rcnn"},
-        # One instance; keypoints take little memory beside the RoI features.
-        example=example_objects,
     ),
 )

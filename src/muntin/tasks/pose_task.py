@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.data.keypoint_transforms import crop_box, crop_transform
-from muntin.data.pose import list_pose
-from muntin.data.pose_checking import check_pose
+from muntin.data.pose import check_pose, list_pose
 from muntin.errors import ConfigError
 from muntin.features import Features
 from muntin.heads.head import Head
@@ -140,7 +139,6 @@ POSE = Task(
     goals=("oks_ap", "pck"),
     kind="keypoints",
     top_down=True,
-    # No example: the memory of heatmap losses does not depend on keypoint positions.
     dense=DenseTask(
         heads=POSE_HEADS, default_head={"small": "light_pose_small", "large": "light_pose"}
     ),

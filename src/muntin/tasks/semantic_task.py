@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.data.label_files import IGNORED, read_mask
-from muntin.data.semantic import list_semantic
-from muntin.data.semantic_checking import check_semantic
+from muntin.data.semantic import check_semantic, list_semantic
 from muntin.data.transforms import Preprocessing, resize
 from muntin.features import Features
 from muntin.heads.head import Head
@@ -161,7 +160,6 @@ SEMANTIC = Task(
     dense=DenseTask(
         heads=MAP_HEADS,
         default_head={"small": "light_small", "large": "light"},
-        example=lambda size: {"labels": torch.zeros(1, *size, dtype=torch.int16)},
     ),
     class_counts=_class_counts,
     finish=("labels", _finish),

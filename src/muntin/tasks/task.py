@@ -170,13 +170,10 @@ class DenseTask:
         heads: Their heads by name.
         default_head: Default for small and for large networks.
         merges: Whether detections of several views of an image (tiles, mirrored) can be merged.
-        example: What the head's losses take beside the features of an image of a size (height,
-            width), of the kind that takes most memory. Empty if the loss takes little memory.
     """
 
     heads: Mapping[str, HeadConfig]
     default_head: Mapping[Literal["small", "large"], str]
-    example: Callable[[Size], dict[str, Any]] = lambda size: {}
     merges: bool = False
 
 

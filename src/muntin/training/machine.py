@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from muntin.configs import replace
 from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError
+from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig
 from muntin.training.defaults import Choice
 
@@ -68,9 +67,7 @@ def check_attention(model: BackboneConfig, machine: MachineConfig) -> None:
     """
     if getattr(model, "attention", "auto") != "fused":
         return
-    from muntin.ops.triton.window_support import find_obstacle
-
-    obstacle = find_obstacle(machine.device, None, torch.float32, 32, 49, 0.0)
+    obstacle = find_missing(machine.device)
     if obstacle:
         message = f"{obstacle}, for model.attention=fused. Use model.attention=auto instead."
         raise ConfigError(message)

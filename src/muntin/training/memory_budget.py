@@ -1,94 +1,125 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training within a memory budget: how many blocks are recomputed, and the batch size."""
+"""Training within limited memory: what is recomputed, and the batch size."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from dataclasses import replace
 
-from muntin.devices import release_memory
+from muntin.devices import free_bytes, release_memory
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
-from muntin.training.memory_model import MemoryModel
+from muntin.training.memory_model import Recompute, StepMemory, find_largest
 from muntin.training.prepared_run import PreparedRun
-from muntin.training.profiling import StepProfiler
 
-__all__ = ["describe_remedies", "describe_shortage", "fit_memory_budget"]
+__all__ = ["choose_recomputation", "describe_remedies", "describe_shortage", "fit_memory"]
 
 GIB = 2**30
 
+MEMORY_SHARE = {"cuda": 0.8, "cpu": 0.5}
+"""Share of the free memory that a step may use, if the batch size is automatic."""
 
-def fit_memory_budget(prepared: PreparedRun, *, keep_batch: bool) -> PreparedRun:
-    """Choose the number of recomputed blocks, and if needed a smaller batch.
 
-    Args:
-        prepared: A run with a budget, `train.memory_gib`.
-        keep_batch: Whether the batch size must not change.
+def _find_budget(prepared: PreparedRun) -> float | None:
+    """Bytes that a step may take: `train.memory_gib`, or a share of the free memory.
 
     Returns:
-        The run with `recomputed_blocks` and `batch_size`; a note describes the choice.
+        None if the batch is not changed: for classification, and for a batch size that was set.
+    """
+    config = prepared.run.config
+    if config.train.memory_gib:
+        return config.train.memory_gib * GIB
+    if prepared.keep_batch or prepared.run.task.dense is None:
+        return None
+    return free_bytes(config.machine.device) * MEMORY_SHARE.get(config.machine.device, 0.5)
+
+
+def choose_recomputation(train: TrainConfig, memory: StepMemory, budget: float) -> Recompute:
+    """Choose the cheapest recomputation that fits; no less than the settings ask for."""
+    return memory.choose(train.batch_size, budget, _read_settings(train, memory))
+
+
+def _read_settings(train: TrainConfig, memory: StepMemory) -> Recompute:
+    blocks = memory.plain.num_blocks if train.checkpointing else train.recomputed_blocks
+    return Recompute(train.recomputed_layers, blocks)
+
+
+def fit_memory(prepared: PreparedRun, measure: Callable[[PreparedRun], StepMemory]) -> PreparedRun:
+    """Fit a run into limited memory: recompute as little as possible, then reduce the batch.
+
+    Args:
+        prepared: Any run; it stays as it is if its memory is not limited.
+        measure: Gives the memory of its steps; called only if memory is limited.
+
+    Returns:
+        The run with its choices in `train`; a note describes them.
 
     Raises:
-        ConfigError: A step does not fit into the budget.
+        ConfigError: A step does not fit into `train.memory_gib`.
     """
-    config = prepared.run.config.train
-    # The memory model predicts recomputation: it is fitted to steps without it.
-    plain = replace(config, checkpointing=False, recomputed_blocks=0)
-    # Measured on a copy: steps change batch norm statistics and create optimizer state.
-    copied = replace(prepared, network=copy.deepcopy(prepared.network))
-    profiler = StepProfiler(_with_config(copied, plain))
-    profiler.warmup()
-    model = profiler.measure_memory()
-    del copied, profiler
-    release_memory()
-    budget = config.memory_gib * GIB
-    blocks = model.fit_blocks(config.batch_size, budget)
-    batch = config.batch_size
-    # Recomputing the blocks is not enough: the batch must shrink too.
-    if model.peak(batch, blocks).total > budget:
-        batch = 0 if keep_batch else min(batch, model.fit_batch(budget, blocks))
-    if not batch:
-        fits = model.fit_batch(budget, blocks)
-        shortage = describe_shortage(model, config, blocks, budget, fits)
-        message = f"{shortage}. {describe_remedies(prepared, batch=bool(fits))}."
+    budget, train = _find_budget(prepared), prepared.run.config.train
+    if budget is None:
+        return prepared
+    memory = measure(prepared)
+    how = choose_recomputation(train, memory, budget)
+    largest = find_largest(lambda batch: memory.peak(batch, how).total <= budget, train.batch_size)
+    if train.memory_gib and (not largest or (prepared.keep_batch and largest < train.batch_size)):
+        shortage = describe_shortage(memory, train, how, budget, largest)
+        message = f"{shortage}. {describe_remedies(prepared, batch=bool(largest))}."
         raise ConfigError(message)
-    # Accumulated gradients keep the effective batch at least as large as requested.
-    steps = -(-config.batch_size // batch)
-    needed = model.peak(batch, blocks).total / GIB
+    # The step that needs least is tried even where that seems too much for the free memory.
+    batch = max(largest, 1)
+    if not train.memory_gib and (batch, how) == (train.batch_size, _read_settings(train, memory)):
+        return prepared
+    needed = memory.peak(batch, how).total / GIB
     note = (
-        f"batch {batch}, activation checkpointing: {blocks} of {model.num_blocks} blocks; a step "
-        f"needs {needed:.2f} of {config.memory_gib:g} GiB (train.memory_gib)"
+        f"batch {batch}, {'recomputed' if how.layers else 'plain'} layers, activation "
+        f"checkpointing: {how.blocks} of {memory.plain.num_blocks} blocks; a step needs "
+        f"{needed:.2f} GiB of {_describe_limit(train, budget)}"
     )
+    del memory
+    release_memory()  # what was measured with, before training begins
+    # Accumulated gradients keep the effective batch at least as large as requested.
+    steps = -(-train.batch_size // batch)
     chosen = replace(
-        plain, recomputed_blocks=blocks, batch_size=batch, accumulate=steps * config.accumulate
+        train,
+        checkpointing=False,
+        recomputed_layers=how.layers,
+        recomputed_blocks=how.blocks,
+        batch_size=batch,
+        accumulate=steps * train.accumulate,
     )
-    return replace(_with_config(prepared, chosen), notes=(*prepared.notes, note))
+    run = replace(prepared.run, config=replace(prepared.run.config, train=chosen))
+    return replace(prepared, run=run, notes=(*prepared.notes, note))
+
+
+def _describe_limit(train: TrainConfig, budget: float) -> str:
+    if train.memory_gib:
+        return f"train.memory_gib={train.memory_gib:g}"
+    return f"the free memory of {max(budget, 0) / GIB:.2f} GiB"
 
 
 def describe_shortage(
-    model: MemoryModel, config: TrainConfig, num_recomputed: int, budget: float, max_batch: int
+    memory: StepMemory, train: TrainConfig, how: Recompute, budget: float, largest: int
 ) -> str:
     """Describe by how much a step exceeds the budget, and which batch size would fit.
 
     Args:
-        model: Memory of the step.
-        config: Gives the batch size and `memory_gib`.
-        num_recomputed: Leading blocks with activation checkpointing.
+        memory: Memory of the step.
+        train: Gives the batch size and `memory_gib`.
+        how: What is recomputed.
         budget: Available memory in bytes.
-        max_batch: Largest batch that fits; 0 if a single image does not.
+        largest: Largest batch that fits; 0 if a single image does not.
     """
-    limit = f"train.memory_gib={config.memory_gib:g}"
-    if not config.memory_gib:
-        limit = f"the free memory of {max(budget, 0) / GIB:.2f} GiB"
-    needed = model.peak(config.batch_size, num_recomputed).total
-    every = model.num_blocks and num_recomputed >= model.num_blocks
+    needed = memory.peak(train.batch_size, how).total
+    every = memory.plain.num_blocks and how.blocks >= memory.plain.num_blocks
     recomputed = " with activation checkpointing of every block" if every else ""
-    single = model.peak(1, num_recomputed).total / GIB
-    alternative = f"--batch-size {max_batch} fits" if max_batch else f"one image needs {single:.2f}"
+    single = memory.peak(1, how).total / GIB
+    alternative = f"--batch-size {largest} fits" if largest else f"one image needs {single:.2f}"
     return (
-        f"a step of {config.batch_size} images must fit into {limit}, but needs "
-        f"{needed / GIB:.2f} GiB{recomputed}, "
+        f"a step of {train.batch_size} images must fit into {_describe_limit(train, budget)}, but "
+        f"needs {needed / GIB:.2f} GiB{recomputed}, "
         f"{(needed - budget) / GIB:.2f} GiB too much ({alternative})"
     )
 
@@ -104,8 +135,3 @@ def describe_remedies(prepared: PreparedRun, *, batch: bool) -> str:
         remedies += ["set train.residual=half"]
     text = f"{', '.join(remedies[:-1])} or {remedies[-1]}" if remedies[1:] else remedies[0]
     return text[0].upper() + text[1:]
-
-
-def _with_config(prepared: PreparedRun, train: TrainConfig) -> PreparedRun:
-    run = prepared.run
-    return replace(prepared, run=replace(run, config=replace(run.config, train=train)))

@@ -9,9 +9,9 @@ of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -20,10 +20,21 @@ from torch import nn
 from muntin.errors import ConfigError
 from muntin.training.memory_trace import NetworkPart, Span, list_parts, record_spans
 
-__all__ = ["LinearFit", "MemoryModel", "PeakMemory", "Phase", "fit_memory_model"]
+__all__ = [
+    "LinearFit",
+    "MemoryModel",
+    "PeakMemory",
+    "Phase",
+    "Recompute",
+    "StepMemory",
+    "find_largest",
+    "fit_line",
+    "fit_memory_model",
+]
 
-MAX_BATCH = 2**16
-"""Upper limit of the search for the largest batch."""
+
+LAYERS_SLOWDOWN = 0.25
+"""Time that recomputed layers add to a step of swin_tiny, as a part of it: 0.19 to 0.28."""
 
 
 class LinearFit(NamedTuple):
@@ -155,28 +166,89 @@ class MemoryModel:
             reduced.append(min(value, output.at(batch)) if recomputes else value)
         return reduced
 
-    def fit_blocks(self, batch: int, budget: float) -> int:
-        """Smallest number of recomputed leading blocks with which a step fits; all if none do.
 
-        Leading blocks, as they have the largest maps and cost no more time than the others.
+class Recompute(NamedTuple):
+    """What a step computes again in the backward pass, to save memory.
+
+    Attributes:
+        layers: Whether norms, attention weights and hidden channels (`train.recomputed_layers`).
+        blocks: Number of leading blocks (`train.recomputed_blocks`). Leading ones, as they have
+            the largest maps and cost no more time than the others.
+    """
+
+    layers: bool = False
+    blocks: int = 0
+
+
+class StepMemory:
+    """Memory of a training step, by its batch size and by what it recomputes.
+
+    Args:
+        plain: Memory without recomputation.
+        measure_leaner: Measures a step with recomputed layers, when that is first asked for; gives
+            `plain` if the network has no such layers.
+    """
+
+    def __init__(self, plain: MemoryModel, measure_leaner: Callable[[], MemoryModel]) -> None:
+        self.plain = plain
+        self._measure_leaner = measure_leaner
+
+    @cached_property
+    def leaner(self) -> MemoryModel:
+        """Memory with recomputed layers."""
+        return self._measure_leaner()
+
+    def peak(self, batch: int, how: Recompute) -> PeakMemory:
+        """Predict the peak memory of a step."""
+        return self.model(how).peak(batch, how.blocks)
+
+    def model(self, how: Recompute) -> MemoryModel:
+        """Model of a step whose layers are recomputed or not."""
+        return self.leaner if how.layers else self.plain
+
+    def choose(self, batch: int, budget: float, least: Recompute) -> Recompute:
+        """Choose the cheapest recomputation with which a step fits.
+
+        Args:
+            batch: Images per step.
+            budget: Available memory in bytes.
+            least: What is recomputed in any case.
+
+        Returns:
+            What saves most, if nothing fits.
         """
-        for count in range(self.num_blocks + 1):
-            if self.peak(batch, count).total <= budget:
-                return count
-        return self.num_blocks
+        how = least
+        for how in self._list_choices(least):
+            if self.peak(batch, how).total <= budget:
+                break
+        return how
 
-    def fit_batch(self, budget: float, num_recomputed: int = 0) -> int:
-        """Largest batch whose step fits; 0 if a single image does not."""
-        # Binary search: the peak grows with the batch.
-        low, high = 0, MAX_BATCH
-        while low < high:
-            # Rounded up: otherwise low could stay at middle forever.
-            middle = (low + high + 1) // 2
-            if self.peak(middle, num_recomputed).total <= budget:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+    def slowdown(self, how: Recompute) -> float:
+        """Time that recomputation adds to a step, as a part of it; an estimate."""
+        # A block costs its forward pass again, about a third of its part of a step.
+        return how.blocks / max(self.plain.num_blocks, 1) / 3 + LAYERS_SLOWDOWN * how.layers
+
+    def _list_choices(self, least: Recompute) -> Iterator[Recompute]:
+        """What may be recomputed, in the order of time."""
+        choices = [
+            Recompute(layers, blocks)
+            for layers in {least.layers, True}
+            for blocks in range(least.blocks, self.plain.num_blocks + 1)
+        ]
+        yield least
+        for how in sorted(choices, key=self.slowdown):
+            if not how.layers or self.leaner is not self.plain:
+                yield how
+
+
+def find_largest(fits: Callable[[int], bool], limit: int) -> int:
+    """Largest batch up to `limit` that fits, given that smaller ones do too; 0 if none does."""
+    low, high = 0, limit
+    while low < high:
+        # Rounded up: otherwise low could stay at middle forever.
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
 
 
 def fit_memory_model(
@@ -185,6 +257,7 @@ def fit_memory_model(
     persistent: int,
     device: torch.device,
     batches: tuple[int, int] = (1, 2),
+    fragmentation_share: float = 0.0,
 ) -> MemoryModel:
     """Record two small steps, and fit a line to each phase.
 
@@ -195,6 +268,7 @@ def fit_memory_model(
         persistent: As in `MemoryModel`.
         device: Device of the network.
         batches: Two batch sizes, ascending.
+        fragmentation_share: As in `MemoryModel`.
 
     Raises:
         ConfigError: The two steps do not run the same parts in the same order.
@@ -218,11 +292,12 @@ def fit_memory_model(
         phases=_fit_phases(names, few, many, batches),
         saved=saved,
         outputs=outputs,
+        fragmentation_share=fragmentation_share,
     )
 
 
-def _fit(low: float, high: float, batches: tuple[int, int]) -> LinearFit:
-    """Line through two points; flat if it would fall."""
+def fit_line(low: float, high: float, batches: tuple[int, int]) -> LinearFit:
+    """Line through two measured points; flat if it would fall, which is noise."""
     # Through the larger step, where rounding of the allocator matters less.
     each = max(0.0, (high - low) / (batches[1] - batches[0]))
     return LinearFit(high - each * batches[1], each)
@@ -243,7 +318,9 @@ def _fit_phases(
         # An output means that a part has ended: from here on its activations are saved.
         elif small.output and not backward:
             num_saved += 1
-        phases.append(Phase(small.part, backward, num_saved, _fit(small.peak, large.peak, batches)))
+        phases.append(
+            Phase(small.part, backward, num_saved, fit_line(small.peak, large.peak, batches))
+        )
     return tuple(phases)
 
 
@@ -257,6 +334,6 @@ def _fit_saved(
             continue
         # Growth from the start of a part to its end is what it leaves for the backward pass.
         low, high = (spans[place + 1].live - spans[place].live for spans in (few, many))
-        output = _fit(few[place + 1].output, many[place + 1].output, batches)
-        fits[span.part] = _fit(low, high, batches), output
+        output = fit_line(few[place + 1].output, many[place + 1].output, batches)
+        fits[span.part] = fit_line(low, high, batches), output
     return tuple(saved for saved, _ in fits.values()), tuple(output for _, output in fits.values())

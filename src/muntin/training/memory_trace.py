@@ -4,23 +4,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import DeviceType
 
 from muntin.features import name_blocks
 
 __all__ = ["NetworkPart", "Span", "list_parts", "record_spans"]
 
 _MARK = "muntin:"
+_GPUS = (DeviceType.CUDA, DeviceType.HIP)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +87,9 @@ def _split(backbone: Any, blocks: set[str], name: str) -> Iterator[str]:  # noqa
             yield from _split(backbone, blocks, f"{name}.{key}" if name else key)
 
 
+Mark = Callable[[str, bool, int], None]
+
+
 def record_spans(
     network: nn.Module, step: Callable[[], None], device: torch.device
 ) -> tuple[Span, ...]:
@@ -101,108 +103,64 @@ def record_spans(
     Returns:
         Consecutive spans in the order of time.
     """
-    record = _record_gpu if device.type == "cuda" else _record_cpu
-    parts = list_parts(network)
-    with record() as (mark, spans):
+    marks: list[tuple[str, bool, int]] = []
+
+    def mark(name: str, backward: bool, output: int) -> None:
+        # An empty range: its time stamp orders the mark among the allocations of the trace.
+        with torch.profiler.record_function(f"{_MARK}{len(marks)}"):
+            marks.append((name, backward, output))
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it logs start and end to stderr
+    activities = [torch.profiler.ProfilerActivity.CPU]  # allocations of a GPU are made by the CPU
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         handles = []
-        for name in (part.name for part in parts):
+        for name in (part.name for part in list_parts(network)):
             module = network.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(_start_hook(name, mark)))
-            handles.append(module.register_forward_hook(_end_hook(name, mark)))
+            start = partial(_mark_start, name, mark)
+            handles.append(module.register_forward_pre_hook(start))
+            handles.append(module.register_forward_hook(partial(_mark_end, name, mark)))
         try:
             mark("", False, 0)
             step()
         finally:
             for handle in handles:
                 handle.remove()
-    return tuple(spans)
+    return _read_spans(profile, marks, on_gpu=device.type == "cuda")
 
 
-Mark = Callable[[str, bool, int], None]
+def _mark_start(name: str, mark: Mark, *_: object) -> None:
+    mark(name, False, 0)
 
 
-def _start_hook(name: str, mark: Mark) -> Callable[..., None]:
-    return lambda *_: mark(name, False, 0)
+def _mark_end(name: str, mark: Mark, module: nn.Module, inputs: object, output: object) -> None:
+    mark("", False, output.nbytes if isinstance(output, Tensor) else 0)
+    if isinstance(output, Tensor) and output.requires_grad:
+        # The gradient of the output arrives just before the backward pass of this part.
+        output.register_hook(lambda grad: mark(name, True, 0))
 
 
-def _end_hook(name: str, mark: Mark) -> Callable[..., None]:
-    def end(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401 (each has its own)
-        known = isinstance(output, Tensor)
-        mark("", False, output.nbytes if known else 0)
-        if known and output.requires_grad:
-            # The gradient of the output arrives just before the backward pass of this part.
-            output.register_hook(lambda grad: mark(name, True, 0))
-
-    return end
-
-
-@contextmanager
-def _record_gpu() -> Iterator[tuple[Mark, list[Span]]]:
-    spans: list[Span] = []
-    # Weights and optimizer state exist before the step and are counted separately.
-    base = torch.cuda.memory_allocated()
-    marks: list[tuple[str, bool, int, int]] = []
-
-    def close() -> None:
-        if marks:
-            name, backward, live, output = marks[-1]
-            # A span that only frees memory has its peak at its start.
-            peak = max(live, torch.cuda.max_memory_allocated() - base)
-            spans.append(Span(name, backward, live, peak, output))
-
-    def mark(name: str, backward: bool, output: int) -> None:
-        close()
-        # The counter gives one maximum: reset at each mark, it gives that of each span.
-        torch.cuda.reset_peak_memory_stats()
-        marks.append((name, backward, torch.cuda.memory_allocated() - base, output))
-
-    yield mark, spans
-    close()
-
-
-@contextmanager
-def _record_cpu() -> Iterator[tuple[Mark, list[Span]]]:
-    spans: list[Span] = []
-    marks: list[tuple[str, bool, int]] = []
-
-    def mark(name: str, backward: bool, output: int) -> None:
-        marks.append((name, backward, output))
-        # An empty range: its time stamp orders the mark among the allocations of the trace.
-        with torch.profiler.record_function(f"{_MARK}{len(marks) - 1}"):
-            pass
-
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it logs start and end to stderr
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        yield mark, spans
-    spans += _read_trace(profile, marks)
-
-
-def _read_trace(profile: torch.profiler.profile, marks: list[tuple[str, bool, int]]) -> list[Span]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        # Single allocations with their times are available in the exported trace only.
-        profile.export_chrome_trace(str(path))
-        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    timeline: list[tuple[float, int, int]] = []  # time, index of the mark or -1, bytes
-    for event in events:
-        name = event.get("name", "")
-        if name == "[memory]":
-            timeline.append((event["ts"], -1, event["args"]["Bytes"]))
-        elif name.startswith(_MARK) and event.get("ph") == "X":
-            timeline.append((event["ts"], int(name.removeprefix(_MARK)), 0))
+def _read_spans(
+    profile: torch.profiler.profile, marks: list[tuple[str, bool, int]], on_gpu: bool
+) -> tuple[Span, ...]:
+    # Single allocations with their times are in no public summary of the profile.
+    results: Any = getattr(profile.profiler, "kineto_results", None)
     spans: list[Span] = []
     live = peak = start = 0
     current = -1
-    for _, number, count in sorted(timeline):
-        if number >= 0:
-            if current >= 0:
-                name, backward, output = marks[current]
-                spans.append(Span(name, backward, start, peak, output))
-            current, start, peak = number, live, live
-        # Counted between marks too: later spans start from the sum.
-        live += count
-        peak = max(peak, live)
-    name, backward, output = marks[current]
-    spans.append(Span(name, backward, start, peak, output))
-    return spans
+
+    def close() -> None:
+        if current >= 0:
+            name, backward, output = marks[current]
+            spans.append(Span(name, backward, start, peak, output))
+
+    for event in sorted(results.events(), key=lambda event: event.start_ns()):
+        name = event.name()
+        if name == "[memory]" and on_gpu == (event.device_type() in _GPUS):
+            # Counted between marks too: later spans start from the sum.
+            live += event.nbytes()
+            peak = max(peak, live)
+        elif name.startswith(_MARK):
+            close()
+            current, start, peak = int(name.removeprefix(_MARK)), live, live
+    close()
+    return tuple(spans)

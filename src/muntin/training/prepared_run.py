@@ -24,6 +24,7 @@ class PreparedRun:
         network: The network with its initial weights.
         train: Training images.
         val: Validation images.
+        keep_batch: Whether the user has set the batch size.
         notes: What was chosen automatically and why, one line each.
     """
 
@@ -31,4 +32,5 @@ class PreparedRun:
     network: Network
     train: Listing
     val: Listing
+    keep_batch: bool
     notes: tuple[str, ...]

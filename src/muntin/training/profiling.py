@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -21,13 +22,20 @@ from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.nn.drop_path import DropPath
 from muntin.samples import Listing
 from muntin.training.machine import PRECISIONS
-from muntin.training.memory_model import LinearFit, MemoryModel, fit_memory_model
+from muntin.training.memory_model import (
+    LinearFit,
+    MemoryModel,
+    StepMemory,
+    fit_line,
+    fit_memory_model,
+)
 from muntin.training.memory_trace import record_spans
 from muntin.training.prepared_run import PreparedRun
+from muntin.training.recompute import recompute_layers
 from muntin.training.supervision import build_objective
 from muntin.training.trainer import Trainer, quiet_fabric
 
-__all__ = ["StepProfiler", "Timing"]
+__all__ = ["StepProfiler", "Timing", "measure_step_memory"]
 
 REPEATS = 3
 """Number of timed runs; their median is used."""
@@ -46,22 +54,13 @@ class Timing(NamedTuple):
         step: Of a step without data loading, by its batch size.
         loading: To read and augment one image.
         validation: To evaluate one image.
-        batches: Batch sizes of the two measured steps.
-        steps: Times of these two steps.
+        measured: The measured times by name.
     """
 
     step: LinearFit
     loading: float
     validation: float
-    batches: tuple[int, int]
-    steps: tuple[float, float]
-
-    @property
-    def measured(self) -> tuple[tuple[str, float], ...]:
-        """The measured times by name."""
-        steps = [(f"step of {n}", s) for n, s in zip(self.batches, self.steps, strict=True)]
-        loading, validation = ("reading an image", self.loading), self.validation
-        return (*steps, loading, ("validating an image", validation))
+    measured: tuple[tuple[str, float], ...]
 
 
 class StepProfiler:
@@ -71,17 +70,22 @@ class StepProfiler:
     weights do not change, as the learning rate is 0.
 
     Args:
-        prepared: The run; its network is put into training mode and gets the state of a step.
+        prepared: The run; its network is copied, as steps change statistics of batch norms.
     """
 
     def __init__(self, prepared: PreparedRun) -> None:
+        config = prepared.run.config
         # Larger steps give steadier times, but should not exceed the batch of the run.
-        batches = (1, 2) if prepared.run.config.train.batch_size <= 4 else (2, 4)
+        batches = (1, 2) if config.train.batch_size <= 4 else (2, 4)
         self.batches: tuple[int, int] = batches
         # Compiling would take longer than the steps; workers would hide the time of loading.
-        machine = replace_fields(prepared.run.config.machine, {"compile": "off", "workers": 0})
-        self.run = replace(prepared.run, config=replace(prepared.run.config, machine=machine))
-        self.network = prepared.network.train()
+        machine = replace_fields(config.machine, {"compile": "off", "workers": 0})
+        # What is recomputed is chosen by what is measured here.
+        train = replace(
+            config.train, checkpointing=False, recomputed_layers=False, recomputed_blocks=0
+        )
+        self.run = replace(prepared.run, config=replace(config, machine=machine, train=train))
+        self.network = copy.deepcopy(prepared.network).train()
         for part in self.network.modules():
             if isinstance(part, DropPath):
                 part.eval()
@@ -131,17 +135,23 @@ class StepProfiler:
         self.train_step(self.load_batch(self.batches[1]))
         self.validate(self.batches[1])
 
-    def measure_memory(self) -> MemoryModel:
-        """Fit the memory model; call `warmup` before."""
-        model = fit_memory_model(
+    def measure_memory(self) -> StepMemory:
+        """Measure the memory of steps; call `warmup` before."""
+        plain = self._fit_memory()
+
+        def measure_leaner() -> MemoryModel:
+            return self._fit_memory() if recompute_layers(self.network) else plain
+
+        return StepMemory(plain, measure_leaner)
+
+    def _fit_memory(self) -> MemoryModel:
+        return fit_memory_model(
             self.network,
             lambda count: self.train_step(self.load_batch(count)),
             sum(self.persistent_bytes().values()),
             self.device,
             self.batches,
-        )
-        return replace(
-            model, fragmentation_share=FRAGMENTATION_SHARE if self.device.type == "cpu" else 0.0
+            FRAGMENTATION_SHARE if self.device.type == "cpu" else 0.0,
         )
 
     def persistent_bytes(self) -> dict[str, int]:
@@ -168,9 +178,7 @@ class StepProfiler:
         for count in self.batches:
             spans = record_spans(self.network, partial(self.validate, count), self.device)
             peaks.append(max(span.peak for span in spans))
-        # Memory does not shrink with more images: a negative slope is noise.
-        each = max(0.0, (peaks[1] - peaks[0]) / (self.batches[1] - self.batches[0]))
-        return LinearFit(peaks[1] - each * self.batches[1], each)
+        return fit_line(peaks[0], peaks[1], self.batches)
 
     def time_steps(self) -> Timing:
         """Measure the times of steps, data loading and inference."""
@@ -179,16 +187,19 @@ class StepProfiler:
             batch = self.load_batch(count)
             loading = self._median(partial(self.load_batch, count)) / count
             steps.append(self._median(partial(self.train_step, batch)))
-        low, high = steps
-        each = max(0.0, (high - low) / (self.batches[1] - self.batches[0]))
         # Noise may make the smaller step nearly free: an image costs at most its share of a step.
-        each = min(each, high / self.batches[1])
+        each = min(fit_line(steps[0], steps[1], self.batches).each, steps[1] / self.batches[1])
+        validation = self._median(partial(self.validate, self.batches[1])) / self.batches[1]
+        named = [(f"step of {n}", seconds) for n, seconds in zip(self.batches, steps, strict=True)]
         return Timing(
-            step=LinearFit(high - each * self.batches[1], each),
+            step=LinearFit(steps[1] - each * self.batches[1], each),
             loading=loading,
-            validation=self._median(partial(self.validate, self.batches[1])) / self.batches[1],
-            batches=self.batches,
-            steps=(low, high),
+            validation=validation,
+            measured=(
+                *named,
+                ("reading an image", loading),
+                ("validating an image", validation),
+            ),
         )
 
     def cached_bytes(self, *counts: int) -> int:
@@ -203,20 +214,24 @@ class StepProfiler:
         return sum(int(mean * count) for count in counts if mean * count <= limit)
 
     def _median(self, work: Callable[[], object]) -> float:
+        # Kernels are asynchronous: otherwise only their launch would be timed.
+        wait = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
         seconds = []
         for _ in range(REPEATS):
-            self._synchronize()
+            wait()
             start = time.perf_counter()
             work()
-            self._synchronize()
+            wait()
             seconds.append(time.perf_counter() - start)
         # The median ignores a run that another process has slowed down.
         return statistics.median(seconds)
 
-    def _synchronize(self) -> None:
-        # Kernels are asynchronous: otherwise only their launch would be timed.
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+
+def measure_step_memory(prepared: PreparedRun) -> StepMemory:
+    """Measure the memory of a run's steps, and nothing else."""
+    profiler = StepProfiler(prepared)
+    profiler.warmup()
+    return profiler.measure_memory()
 
 
 def _subset(listing: Listing, size: int) -> Listing:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Activation checkpointing of blocks, and a residual stream in half precision."""
+"""Recomputation of layers and blocks, and a residual stream in half precision."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
+from muntin.devices import return_freed_memory
 from muntin.errors import ConfigError
 
-__all__ = ["checkpoint_blocks", "narrow_residual"]
+__all__ = ["checkpoint_blocks", "narrow_residual", "recompute_layers"]
 
 
 def checkpoint_blocks(backbone: nn.Module, count: int | None = None) -> int:
@@ -49,15 +50,47 @@ def checkpoint_blocks(backbone: nn.Module, count: int | None = None) -> int:
         )
         raise ConfigError(message)
     for block in blocks[:count]:
-        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-        # Replaced on the instance: a wrapping module would rename the parameters.
-        block.forward = partial(_recompute, block.forward, norms)
+        _wrap(block, "forward")
     return len(blocks[:count])
+
+
+def recompute_layers(network: nn.Module) -> int:
+    """Recompute what is large and cheap: norms, attention weights and hidden channels of MLPs.
+
+    A module lists in `recomputable` the methods whose intermediate values are not stored. The last
+    product of each is not computed again: its output is not needed. From here on, this process
+    returns large freed blocks of memory to the system at once.
+
+    Args:
+        network: Changed in place; outputs and gradients stay bit-equal.
+
+    Returns:
+        Number of methods that are recomputed; 0 for a network without such modules.
+    """
+    found = [
+        (module, name) for module in network.modules() for name in _recomputable_methods(module)
+    ]
+    for module, name in found:
+        _wrap(module, name)
+    return_freed_memory()
+    return len(found)
+
+
+def _recomputable_methods(module: nn.Module) -> tuple[str, ...]:
+    return cast("tuple[str, ...]", getattr(module, "recomputable", ()))
+
+
+def _wrap(module: nn.Module, name: str) -> None:
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    # Replaced on the instance: a wrapping module would rename the parameters.
+    setattr(module, name, partial(_recompute, getattr(module, name), norms))
 
 
 def _recompute(
     forward: Callable[..., Any], norms: list[_BatchNorm], *args: Any, **options: Any
 ) -> Any:  # noqa: ANN401 (any block)
+    if not torch.is_grad_enabled():
+        return forward(*args, **options)
     if torch.compiler.is_compiling():  # the compiler removes in-place changes by itself
         return checkpoint(forward, *args, use_reentrant=False, **options)
     # The caller (DenseNet) or the block (HRNet) may change a list before it is used again.

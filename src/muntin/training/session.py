@@ -29,8 +29,9 @@ from muntin.training.interruption import defer_interrupts
 from muntin.training.journal import read_journal
 from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import PRECISIONS
-from muntin.training.memory_budget import fit_memory_budget
+from muntin.training.memory_budget import fit_memory
 from muntin.training.prepared_run import PreparedRun
+from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, format_duration
 from muntin.training.request import Request
 from muntin.training.resume import (
@@ -151,9 +152,8 @@ def train(
 def _start(request: Request) -> PreparedRun:
     """Prepare a new run, and write its small files before the first step."""
     request = repeat_request(request)
-    prepared = prepare(request)
-    if prepared.run.config.train.memory_gib:
-        prepared = fit_memory_budget(prepared, keep_batch=bool(request.batch_size))
+    # Not for a resumed run: another batch size would change the gradients.
+    prepared = fit_memory(prepare(request), measure_step_memory)
     prepared.run.write()
     train, val = prepared.train, prepared.val
     paths = {

@@ -28,7 +28,6 @@ from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.training.auto_batch import fit_batch_size
 from muntin.training.dataset_statistics import measure_instances, measure_objects, median_size
 from muntin.training.defaults import (
     Choice,
@@ -141,6 +140,7 @@ class _RunBuilder:
             network=network,
             train=self.train,
             val=self.val,
+            keep_batch=self.is_batch_given,
             notes=(*self.notes, _describe(run.config)),
         )
 
@@ -219,11 +219,6 @@ class _RunBuilder:
         if isinstance(augment, DetectionAugmentConfig) and any(original_size):
             augment = self.take(choose_augment_window(augment, img_size, original_size))
         tuned = self.choose_train_config(recipe, img_size)
-        # A batch size that the user chose is never changed.
-        if dense is not None and not self.is_batch_given:
-            tuned = fit_batch_size(
-                network, tuned, img_size, dense.example, self.machine.device, self.notes
-            )
         if tuned.residual == "half" and self.machine.precision == "fp32":
             message = "train.residual=half needs precision bf16 or fp16, got fp32. Set it to full."
             raise ConfigError(message)

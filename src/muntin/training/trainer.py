@@ -22,7 +22,7 @@ from muntin.heads.network import Network
 from muntin.objectives.objective import Objective, TrainingStep
 from muntin.recipes import TrainConfig
 from muntin.training.optimization import build_optimizers, freeze_stages
-from muntin.training.recompute import checkpoint_blocks, narrow_residual
+from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
 
 __all__ = ["Trainer", "quiet_fabric"]
 
@@ -86,7 +86,9 @@ class Trainer:
         # Before the optimizers, which only get parameters that require a gradient.
         freeze_stages(network, config.freeze)
         optimizers = build_optimizers(network, config, config.batch_size)
-        # Before compilation and DDP, which must see the wrapped blocks.
+        # Before compilation and DDP, which must see the wrapped layers and blocks.
+        if config.recomputed_layers:
+            recompute_layers(network)
         if config.checkpointing or config.recomputed_blocks:
             count = None if config.checkpointing else config.recomputed_blocks
             checkpoint_blocks(network.backbone, count)

@@ -163,7 +163,7 @@ class WindowCall:
         spec, tokens, windows = self.spec, self.num_tokens, self.windows
         # Softmax statistics of every row, shared by the three kernels.
         peaks, means = (self._sums(windows, spec.heads, tokens) for _ in range(2))
-        read = (grad, *self.inputs)
+        read: tuple[Tensor | int, ...] = (grad, *self.inputs)
 
         launch = self._find(attend_tiled_backward_queries)
         tiles = _divide(tokens, launch.queries)

@@ -45,7 +45,7 @@ def register() -> None:
         torch.library.impl(name, ("cuda", "cpu"), launch)
         torch.library.register_fake(name, fake)
     torch.library.register_autograd(forward, _lead_back, setup_context=_keep)
-    torch.library.register_autograd(backward, _refuse_second, setup_context=_keep_nothing)
+    torch.library.register_autograd(backward, _refuse_second)
 
 
 def _attend(*arguments: Any) -> Tensor:
@@ -71,10 +71,6 @@ def _lead_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wanted = (True, learns_bias, learns_fill, learns_temperature)
     kept = [one if learns else None for one, learns in zip(grads, wanted, strict=True)]
     return (*kept, None, None)
-
-
-def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    pass
 
 
 def _refuse_second(ctx: Any, *grads: Tensor) -> None:

@@ -20,25 +20,20 @@ _OLDEST = (8, 0)
 
 
 def find_obstacle(
-    kind: str,
-    index: int | None,
+    device: tuple[str, int | None],
     dtype: torch.dtype,
     head_dim: int,
     num_tokens: int,
     dropout: float,
 ) -> str:
-    """Return why the fused kernels cannot run a call; register them if they can.
+    """Return why the fused kernels cannot run a call; empty, and they are registered, if they can.
 
     Args:
-        kind: Device type, such as "cuda"; "cpu" works with TRITON_INTERPRET=1, very slowly.
-        index: Device index.
+        device: Type and index, such as ("cuda", 0); "cpu" works with TRITON_INTERPRET=1, slowly.
         dtype: Dtype of queries, keys and values.
         head_dim: Channels per head.
         num_tokens: Tokens per window.
         dropout: Dropout probability of attention weights.
-
-    Returns:
-        The unmet requirement; empty if `torch.ops.muntin.window_attention` can be called.
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"queries, keys and values must be float32, bfloat16 or float16, got {dtype}"
@@ -50,19 +45,18 @@ def find_obstacle(
         return f"a window must have at most {_MAX_TOKENS} tokens, got {num_tokens}"
     if dropout:
         return f"attention dropout must be 0, got {dropout}"
-    return find_missing(kind, index)
+    return find_missing(*device)
+
+
+# What torch.compiler.assume_constant_result does, without importing the compiler.
+find_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
 def find_missing(kind: str, index: int | None = None) -> str:
-    """Check the machine, once per device; later changes of the environment are ignored.
+    """Return why no fused kernel can run on a device; empty if they can.
 
-    Args:
-        kind: Device type, such as "cuda".
-        index: Device index.
-
-    Returns:
-        The unmet requirement; empty if the kernels can run.
+    The machine is asked once; later changes of the environment are ignored.
 
     Raises:
         ConfigError: MUNTIN_FUSED is neither 0 nor 1.
