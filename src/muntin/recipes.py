@@ -158,6 +158,8 @@ class MachineConfig:
             GPU, the faster of fp32 and bf16 on a CPU.
         compile: Whether steps are compiled; "auto" = on a GPU.
         workers: Processes that decode images; -1 = by the number of cores.
+        tensorboard: Whether metrics are also written as TensorBoard events; "auto" = if it is
+            installed.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -165,6 +167,7 @@ class MachineConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     workers: int = -1
+    tensorboard: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         """Check the ranges."""

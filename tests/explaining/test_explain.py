@@ -27,7 +27,7 @@ from muntin.explaining.inputs import (
 )
 from muntin.explaining.page import clean_stem
 from muntin.explaining.sections import SECTIONS
-from muntin.prediction import Predictor
+from muntin.prediction.predictor import Predictor
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
 from muntin.synthetic.datasets import write_coco, write_frames, write_maps
