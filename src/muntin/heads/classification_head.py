@@ -24,14 +24,9 @@ def class_losses(
     label_smoothing: float = 0.0,
     multi_label: bool = False,
 ) -> Float[Tensor, " B"]:
-    """Cross-entropy of each image; binary for several labels an image.
+    """Cross-entropy of each image; binary if an image may have several labels.
 
-    Args:
-        logits: Of each class.
-        labels: Class numbers (B), or the share of each class (B, K), as mixing images makes them.
-        class_weights: Factor on the loss of each class.
-        label_smoothing: Part of the target spread over all classes.
-        multi_label: Whether an image may have several labels.
+    Labels are class numbers (B), or the share of each class (B, K), as mixing images makes them.
     """
     # Cross-entropy in float32: half precision loses small probabilities.
     logits = logits.float()
@@ -76,9 +71,8 @@ class LinearHead(_Classifier):
 class DistilledHead(_Classifier):
     """Two classifiers, of the class token and the distillation token; the logits are their mean.
 
-    Source:
-        Touvron et al. 2021 (arXiv 2012.12877), section 3. There the mean is taken at evaluation;
-        to train with a teacher, compare `both` with labels and teacher.
+    Touvron et al. 2021 (arXiv 2012.12877), section 3. There the mean is taken at evaluation; to
+    train with a teacher, compare `both` with labels and teacher.
     """
 
     def __init__(self, channels: int, num_classes: int, dropout: float = 0.0) -> None:

@@ -28,11 +28,8 @@ __all__ = ["LightDecoder", "UPerNet"]
 class UPerNet(nn.Module):
     """Pyramid pooling of the coarsest map, a top-down feature pyramid, and fusion of all levels.
 
-    Args:
-        widths: Channels of the backbone's maps, finest first.
-        channels: Of every level and of the result.
-        pool_sides: Cells along each side of the pooled maps.
-        norm: After each convolution.
+    `widths` are the channels of the backbone's maps, finest first; `pool_sides` the cells along
+    each side of the pooled maps.
     """
 
     def __init__(

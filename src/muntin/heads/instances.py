@@ -47,12 +47,9 @@ else:
 class Candidates(_Instances):
     """Raw output of a detector for a batch. As a sequence: the instances of each image.
 
-    Args:
-        levels: Feature maps for masks and keypoints; may be empty.
-        boxes: Box of each candidate for each class, or one for all (S = 1), in pixels of the
-            images as the network got them.
-        scores: Of each class, in [0, 1].
-        decode: Selects instances; called once, on first access.
+    Boxes, of each class or one for all (S = 1), are in pixels of the images as the network got
+    them, scores in [0, 1]. `levels` are maps for masks and keypoints; `decode` is called once, on
+    first access.
     """
 
     def __init__(
@@ -122,14 +119,10 @@ def select_boxes(
 def select_fixed(
     boxes: Float[Tensor, "B Q S 4"], scores: Float[Tensor, "B Q K"], config: SelectConfig
 ) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"]]:
-    """Select a fixed number of instances per image, for exported graphs.
+    """Select a fixed number of instances per image, best first, for exported graphs.
 
-    Returns:
-        D boxes, scores and class numbers, best first; D is `max_detections` if there are as many
-        candidates. Padding has score 0.
-
-    Raises:
-        ConfigError: Soft suppression, which takes a variable number of steps.
+    D is `max_detections` if there are as many candidates. Padding has score 0. Soft suppression,
+    which takes a variable number of steps, is a `ConfigError`.
     """
     if config.suppression == "soft":
         message = (

@@ -53,8 +53,6 @@ class NeckConfig:
 
 
 class _Extra(nn.Module):
-    """The coarser levels."""
-
     def __init__(self, config: NeckConfig) -> None:
         super().__init__()
         self.count = config.extra_levels
@@ -77,8 +75,6 @@ class _Extra(nn.Module):
 
 
 class _Pyramid(nn.Module):
-    """Levels of equal channels, finest first, and the coarser ones that are added to them."""
-
     def _add_levels(
         self, widths: Sequence[int], strides: Sequence[float], config: NeckConfig
     ) -> None:
@@ -119,8 +115,6 @@ class FeaturePyramid(_Pyramid):
 
 
 class _MaxPool(nn.Module):
-    """2x2 max pooling."""
-
     def forward(self, level: Tensor) -> Tensor:
         # Without ceil_mode a single row or column would pool to nothing.
         return F.max_pool2d(level, 2, stride=2, ceil_mode=1 in level.shape[2:])

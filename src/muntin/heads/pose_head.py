@@ -124,12 +124,9 @@ class PoseHead(Head):
     def losses(
         self, features: Features, points: Float[Tensor, "B P 2"], known: Bool[Tensor, "B P"]
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Give the losses of each instance, by name: the mean over its heatmaps.
+        """Give the loss of each instance: the mean over its known keypoints.
 
-        Args:
-            features: Of the backbone, one instance an image.
-            points: x and y of each keypoint in pixels of the images.
-            known: Which of them enter the loss; the others add nothing.
+        Points are x and y in pixels of the images, one instance an image.
         """
         config = self.config
         found = self._logits(features)
@@ -155,8 +152,6 @@ class PoseHead(Head):
 
 
 class _Deconvolutions(nn.Module):
-    """Transposed convolutions, each of which doubles the resolution."""
-
     def __init__(self, width: int, channels: int, times: int) -> None:
         super().__init__()
         widths = [width, *(channels for _ in range(times))]
@@ -169,21 +164,17 @@ class _Deconvolutions(nn.Module):
             nn.init.normal_(module.weight, std=0.001)  # type: ignore[arg-type]
 
     def forward(self, maps: Float[Tensor, "B C h w"]) -> Tensor:
-        """Return the upsampled map."""
         for deconv, norm in zip(self.deconv, self.norm, strict=True):
             maps = F.relu(norm(deconv(maps)), inplace=True)
         return maps
 
 
 class _Upsampling(nn.Module):
-    """ReLU, then one bilinear upsampling."""
-
     def __init__(self, factor: int) -> None:
         super().__init__()
         self.factor = factor
 
     def forward(self, maps: Float[Tensor, "B C h w"]) -> Tensor:
-        """Return the upsampled map."""
         maps = F.relu(maps)
         if self.factor == 1:
             return maps

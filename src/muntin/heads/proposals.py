@@ -61,9 +61,8 @@ class ProposalHead(nn.Module):
     ) -> tuple[Float[Tensor, "B Q 4"], Bool[Tensor, "B Q"], list[Tensor], Tensor, Tensor]:
         """Propose boxes for images of these sizes, (height, width) in pixels without padding.
 
-        Returns:
-            The best boxes of each image, a fixed number, best first; which of them are not padding;
-            the anchors of each level; and score (B, N) and offsets (B, N, 4) of all anchors.
+        Gives the best boxes of each image, a fixed number, best first; which of them are not
+        padding; the anchors of each level; and score (B, N) and offsets (B, N, 4) of all anchors.
         """
         anchors, scores, offsets = self._predict(levels)
         boxes, valid = self._choose(anchors, scores, offsets, sizes)
@@ -180,17 +179,10 @@ def match_objects(
     *,
     keep_best: bool = False,
 ) -> Int[Tensor, " N"]:
-    """Match each box to an object.
+    """Match each box to an object: its number; -1 = background; -2 = in between, or inside a crowd.
 
-    Args:
-        boxes: In pixels.
-        target: The objects.
-        high: IoU from which a box matches an object.
-        low: IoU below which it is background.
-        keep_best: Whether the best boxes of an object match it even below `high`.
-
-    Returns:
-        Number of the object; -1 = background; -2 = neither: in between, or inside a crowd.
+    A box matches from an IoU of `high`, and is background below `low`; with `keep_best`, the best
+    boxes of an object match it even below `high`.
     """
     matched = torch.full((len(boxes),), -1, device=boxes.device)
     if len(target.boxes):

@@ -7,10 +7,9 @@ refines them. A mask head predicts the mask of each object inside its box.
 
 Source:
     Ren et al. 2015 (arXiv 1506.01497), He et al. 2017 (arXiv 1703.06870), Cai and Vasconcelos 2019,
-    "Cascade R-CNN" (arXiv 1906.09756). With torchvision's conventions, compared live with
-    torchvision's Faster and Mask R-CNN in tests/heads/test_rcnn_parity.py: same weights, boxes
-    within 1e-3 pixels. Cascades are compared with a reference
-    implementation in loops.
+    "Cascade R-CNN" (arXiv 1906.09756). Compared live with torchvision's Faster and Mask R-CNN in
+    tests/heads/test_rcnn_parity.py: boxes within 1e-3 pixels. Cascades are compared with a
+    reference implementation in loops.
 
 Letters: B images, Q regions, K classes, C channels.
 """
@@ -148,10 +147,9 @@ class RCNN(Detector):
     def score_of(
         self, features: Features, box: Float[Tensor, "4"], class_id: int
     ) -> Callable[[Features], Float[Tensor, " B"]]:
-        """Give a function that scores one detection in other images, differentiably.
+        """Score the proposal that the box came from, by the log-odds of the class.
 
-        It is the log-odds of the class in the proposal that the box came from. The proposal stays
-        fixed while the image changes: choosing proposals has no gradient.
+        The proposal stays fixed while the image changes: choosing proposals has no gradient.
         """
         levels, sizes = self.read_levels(features), features.sizes
         boxes, scores = self.candidates(levels, sizes)

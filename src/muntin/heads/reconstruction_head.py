@@ -27,13 +27,8 @@ __all__ = ["PixelDecoder", "cut_patches"]
 class PixelDecoder(Head):
     """Predict every patch of the grid from the tokens of the visible ones.
 
-    Args:
-        channels: Channels of the backbone's tokens.
-        patch_size: Side of a patch in pixels.
-        in_chans: Channels of an image.
-        dim: Width of the decoder; a multiple of 4 and of `num_heads`.
-        depth: Blocks of the decoder.
-        num_heads: Attention heads of each block.
+    `dim`, the width of the decoder, is a multiple of 4 and of `num_heads`; `depth` counts its
+    blocks.
     """
 
     reads = "tokens"
@@ -102,11 +97,7 @@ def _find_seen(features: Features, grid: Size) -> Bool[Tensor, "B N"]:
 
 
 def cut_patches(images: Float[Tensor, "B C H W"], side: int) -> Float[Tensor, "B N P"]:
-    """Cut images into patches, row by row, each flattened as (row, column, channel).
-
-    Raises:
-        ShapeError: The patches do not cover the image.
-    """
+    """Cut images into patches, row by row, each flattened as (row, column, channel)."""
     batch, channels, height, width = images.shape
     if height % side or width % side:
         message = (

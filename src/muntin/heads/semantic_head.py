@@ -142,14 +142,7 @@ class SemanticHead(Head):
         class_weights: Float[Tensor, " K"] | None = None,
         label_smoothing: float = 0.0,
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Give the losses of each image, by name.
-
-        Args:
-            features: Of the backbone.
-            labels: Class of each pixel, or `muntin.ops.dense_losses.IGNORED`.
-            class_weights: Factor on the loss of each class.
-            label_smoothing: Part of the target spread over all classes.
-        """
+        """Give the losses of each image, by name; pixels of class `IGNORED` have none."""
         maps, covered = self._read(features)
         logits = self._classify(maps)
         if covered != tuple(labels.shape[1:]):

@@ -54,19 +54,9 @@ def map_losses(
 ) -> MapLosses:
     """Compute cross-entropy and Dice loss of logits, upsampled bilinearly to the labels.
 
-    Args:
-        logits: Logits of cells.
-        labels: Class of each pixel, or `IGNORED`.
-        class_weights: Cross-entropy weight of each class.
-        smoothing: Label smoothing, the fraction of the target spread over all classes.
-        strip_values: Upsampled logits in memory at a time; affects memory, not the losses.
-
-    Returns:
-        Both losses. The gradient of an unused loss costs nothing. Second derivatives are not
-        supported.
-
-    Source:
-        Dice: Milletari et al. 2016 (arXiv 1606.04797), with plain sums in the denominator.
+    `smoothing` is the fraction of the target spread over all classes; `strip_values` affects
+    memory, not the losses. The gradient of an unused loss costs nothing; there are no second
+    derivatives. Dice: Milletari et al. 2016 (arXiv 1606.04797), with plain sums in the denominator.
     """
     classes = logits.shape[1]
     weights = torch.ones(classes, device=logits.device) if class_weights is None else class_weights
@@ -77,12 +67,8 @@ def map_losses(
 class _Strip(NamedTuple):
     """A strip of rows of pixels.
 
-    Attributes:
-        cells: Rows of cells that the strip depends on.
-        rows: Interpolation weights from these cells to the rows of pixels.
-        logits: Upsampled logits: B, K, rows, W.
-        target: Class of each pixel, 0 if ignored: B, 1, rows, W.
-        known: False for ignored pixels: B, rows, W.
+    `cells` are the rows of cells that it depends on, `rows` the weights from these to its pixels.
+    Logits are B, K, rows, W; `target`, 0 if ignored, is B, 1, rows, W; `known` B, rows, W.
     """
 
     cells: slice
@@ -116,8 +102,6 @@ def _strips(logits: Tensor, labels: Tensor, strip_values: int) -> Iterator[_Stri
 
 
 class _MapLosses(torch.autograd.Function):
-    """Sums over strips, with an explicit gradient."""
-
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 (autograd's own)

@@ -51,12 +51,7 @@ _BEYOND = 3.0  # maximum distance of a decoded point outside the map, in cells
 
 
 class Peaks(NamedTuple):
-    """Decoded keypoints.
-
-    Attributes:
-        points: x and y in cells.
-        scores: Value of each maximum.
-    """
+    """Decoded keypoints, x and y in cells, and the value of each maximum."""
 
     points: Float[Tensor, "B P 2"]
     scores: Float[Tensor, "B P"]
@@ -70,18 +65,10 @@ def draw_heatmaps(
     sigma: float,
     coding: Coding,
 ) -> tuple[Float[Tensor, "B P h w"], Bool[Tensor, "B P"]]:
-    """Draw a Gaussian of height 1 for each keypoint.
+    """Draw a Gaussian of height 1, 0 beyond 3 sigma (in cells), for each keypoint.
 
-    Args:
-        points: Positions in cells; ignored where `known` is False.
-        known: Which keypoints are annotated.
-        size: (h, w).
-        sigma: Standard deviation of the Gaussian in cells.
-        coding: "msra" centres the Gaussian on the nearest cell.
-
-    Returns:
-        The maps, 0 beyond 3 sigma, and which of them are useful: known, and not entirely outside
-        the map.
+    "msra" centres it on the nearest cell. Also tells which maps are useful: known, and not entirely
+    outside the map.
     """
     height, width = size
     here = torch.where(known[..., None], points, 0.0)
@@ -119,13 +106,10 @@ def read_heatmaps(maps: Float[Tensor, "B P h w"], *, coding: Coding) -> Peaks:
 def mirror_heatmaps(
     maps: Float[Tensor, "B P h w"], partners: tuple[int, ...], *, coding: Coding
 ) -> Float[Tensor, "B P h w"]:
-    """Flip the maps of mirrored images back.
+    """Flip the maps of mirrored images back; `partners` are the flip partners of keypoints.
 
-    Args:
-        maps: Maps of the mirrored images.
-        partners: Index of the flip partner of each keypoint.
-        coding: The cells of "msra" are not symmetric about the image centre: the result is shifted
-            by one cell, as published.
+    The cells of "msra" are not symmetric about the image centre: the result is shifted by one cell,
+    as published.
     """
     back = maps[:, list(partners)].flip(3)
     if coding == "msra":
@@ -134,14 +118,9 @@ def mirror_heatmaps(
 
 
 def to_cells(points: Tensor, image: Size, size: Size, *, coding: Coding) -> Tensor:
-    """Convert points (..., 2) from pixels of an image to cells of its heatmaps.
+    """Convert points (..., 2), x and y, from pixels of an image to cells of its heatmaps.
 
-    Args:
-        points: x and y.
-        image: (height, width) in pixels.
-        size: (h, w) in cells.
-        coding: "udp" maps the first and last pixel centres to those of the cells; "msra" divides by
-            the stride.
+    "udp" maps the first and last pixel centres to those of the cells; "msra" divides by the stride.
     """
     return points * points.new_tensor(_steps(size, image, coding))
 

@@ -29,14 +29,7 @@ def similarity(
     area: float,
     sigmas: NDArray[np.float64],
 ) -> float:
-    """OKS of two poses.
-
-    Args:
-        first: (P, 2) points.
-        second: (P, 2) points.
-        area: Object area in square pixels.
-        sigmas: (P,). Keypoints that are NaN in either pose are ignored.
-    """
+    """OKS of two poses (P, 2); `area` in square pixels. NaN keypoints of either do not count."""
     distance = ((first - second) ** 2).sum(axis=1)
     valid = np.isfinite(distance)
     if not valid.any():
@@ -48,13 +41,9 @@ def similarity(
 def estimate_area(
     points: NDArray[np.float64], box: NDArray[np.float64] | None, diagonal: float
 ) -> float:
-    """Estimate the area of an instance without annotated area: 0.53 of its box.
+    """Estimate the area of an instance without annotated area: 0.53 of its box (x1, y1, x2, y2).
 
-    Args:
-        points: (N, 2), the annotated keypoints.
-        box: (x1, y1, x2, y2); None uses the bounding box of the points, with sides of at least 0.05
-            of the diagonal.
-        diagonal: Diagonal of the image in pixels.
+    Without a box it is that of the points, with sides of at least 0.05 of the image's diagonal.
     """
     if box is not None:
         return _SHARE * float((box[2:] - box[:2]).prod())
@@ -75,18 +64,10 @@ def suppress_poses(
     *,
     max_similarity: float = 0.6,
 ) -> NDArray[np.int64]:
-    """Remove poses that duplicate a better one (OKS-NMS).
+    """Remove poses (N, P, 2) that duplicate a better one (OKS-NMS); gives indices, best first.
 
-    Args:
-        points: (N, P, 2).
-        scores: Score of each pose.
-        areas: Area of each instance in square pixels.
-        sigmas: (P,).
-        max_similarity: OKS above which two poses are duplicates. Published systems use 0.9, which
-            two slightly different boxes of one small instance do not reach.
-
-    Returns:
-        Indices of the kept poses, best first.
+    Published systems use a `max_similarity` of 0.9, which two slightly different boxes of one small
+    instance do not reach.
     """
     # Greedy, as NMS: a pose survives if it is unlike every better one.
     kept: list[int] = []

@@ -34,8 +34,6 @@ def _weigh(parts: Tensor, bias: Tensor, layout: WindowLayout, scale: float) -> T
 
 
 class _MemoryEfficientAttention(torch.autograd.Function):
-    """The formula of the reference: one copy in, one copy out, in both passes."""
-
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 (autograd's own)

@@ -26,27 +26,15 @@ Resampling = Literal["bicubic", "antialiased", "linear"]
 def expand_relative_position_bias(
     table: Float[Tensor, "positions h"], *, table_window: Size, window: Size
 ) -> Float[Tensor, "h N N"]:
-    """Spread a relative-position table over all pairs of tokens in a window.
+    """Spread a relative-position table over all pairs of tokens in a window; rows are queries.
 
     Row ``(dy + M - 1) * (2M - 1) + (dx + M - 1)`` of the table holds the bias of a query that lies
-    dy rows below and dx columns right of its key. A window smaller than the table's reads the
-    middle of the table.
+    dy rows below and dx columns right of its key. A window, (height, width) in tokens, that is
+    smaller than the table's reads the middle of the table; a larger one is a `ShapeError`.
 
     There is no index list: each axis is spread by re-reading a repeated row with a stride that is
-    one longer, so the gradient is made of sums in a fixed order and is the same bits in every
-    run. The gradient of ``table[index]`` is not (on several CPU threads, or on a GPU).
-
-    Args:
-        table: Learned biases, logits added before the softmax.
-        table_window: Window that the table was made for, (height, width) in tokens.
-        window: Window to fill, no side longer than `table_window`.
-
-    Returns:
-        One N x N matrix a head, rows are queries.
-
-    Raises:
-        ShapeError: The table has another number of rows than `table_window` needs, or `window` is
-            larger.
+    one longer, so the gradient is made of sums in a fixed order and is the same bits in every run.
+    The gradient of ``table[index]`` is not (on several CPU threads, or on a GPU).
     """
     th, tw = table_window
     positions = (2 * th - 1) * (2 * tw - 1)
@@ -86,25 +74,14 @@ def resample_grid(
 ) -> Float[Tensor, "1 N2 C"]:
     """Resize learned position embeddings to another grid; prefix tokens are kept as they are.
 
-    Args:
-        embedding: Prefix tokens (class, distillation), then the grid row by row.
-        old: Grid that it was learned for, (height, width) in tokens.
-        new: Grid wanted.
-        num_prefix: Leading tokens that have no place in the grid.
-        how: "bicubic"; "antialiased" is the same and filters when shrinking; "linear" keeps the
-            corners where they are.
-
-    Returns:
-        The embedding itself when `old == new`.
-
-    Raises:
-        ShapeError: The number of tokens is not `num_prefix` plus the old grid.
+    The embedding has prefix tokens (class, distillation), then the grid row by row. "bicubic" is
+    align_corners=False; "antialiased" is the same and filters when shrinking; "linear" keeps the
+    corners where they are.
 
     Source:
-        Bicubic in float32, align_corners=False, with antialiasing, as timm 1.0.31
-        (`resample_abs_pos_embed`); compared in tests/parity/test_vit_parity.py. DeiT, MAE and
-        transformers resize without antialiasing, google-research/vision_transformer linearly
-        (`scipy.ndimage.zoom`, order 1).
+        As timm 1.0.31 (`resample_abs_pos_embed`, antialiased); compared in
+        tests/parity/test_vit_parity.py. DeiT, MAE and transformers resize without antialiasing,
+        google-research/vision_transformer linearly (`scipy.ndimage.zoom`, order 1).
     """
     expected = num_prefix + old[0] * old[1]
     if embedding.shape[1] != expected:

@@ -21,15 +21,9 @@ __all__ = ["log_offsets", "resample_offsets"]
 def resample_offsets(
     table: Float[Tensor, "positions h"], *, old: Size, new: Size
 ) -> Float[Tensor, "new_positions h"]:
-    """Stretch a relative-position table from one window to another, sides apart.
+    """Stretch a relative-position table bicubically from one window to another, sides apart.
 
-    Args:
-        table: Learned biases; rows as `expand_relative_position_bias` has them.
-        old: Window that it was learned for, (height, width) in tokens.
-        new: Window wanted.
-
-    Returns:
-        The table itself when `old == new`; else stretched bicubically (align_corners=False).
+    Rows are in the order of `expand_relative_position_bias`, windows (height, width) in tokens.
     """
     if old == new:
         return table
@@ -49,17 +43,9 @@ def log_offsets(
     """Offsets between the tokens of a window, on a log scale: what Swin V2's bias is made from.
 
     Rows are in the order of `expand_relative_position_bias`. An offset of 0 maps to 0, the largest
-    offset of the reference window to +-log2(9) / 3, about 1.06.
-
-    Args:
-        window: (height, width) in tokens.
-        reference: The window that the offsets are scaled by: that of the pre-training.
-        device: Where to make it.
-        dtype: Of which type; float32 when left out.
-
-    Source:
-        Liu et al. 2022 (arXiv 2111.09883), section 3.3, equation 4, on offsets scaled to [-8, 8]
-        as in microsoft/Swin-Transformer@f82860b.
+    offset of the reference window, that of the pre-training, to +-log2(9) / 3, about 1.06. Liu et
+    al. 2022 (arXiv 2111.09883), section 3.3, equation 4, on offsets scaled to [-8, 8] as in
+    microsoft/Swin-Transformer@f82860b.
     """
     axes = []
     for side, known in zip(window, reference, strict=True):

@@ -17,35 +17,21 @@ MIN_EXAMPLES = 4
 
 
 def linear_cka(first: Float[Tensor, "N C"], second: Float[Tensor, "N C2"]) -> float:
-    """Compare features by centred kernel alignment with the linear kernel.
+    """Compare features of the same examples by centred kernel alignment with the linear kernel.
 
-    Args:
-        first: Features of N examples, at least 4.
-        second: Others of the same examples, in the same order.
+    1 if the features differ by a rotation and a factor only; about 0 if they are unrelated, even
+    with few examples and many channels; 0 if one of them is constant. The unbiased estimate may be
+    slightly negative.
 
-    Returns:
-        1 if the features differ by a rotation and a factor only; about 0 if they are unrelated,
-        even with few examples and many channels; 0 if one of them is constant. The unbiased
-        estimate may be slightly negative.
-
-    Raises:
-        ShapeError: Fewer than 4 examples.
-
-    Source:
-        Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited" (arXiv
-        1905.00414), equation 5, with the unbiased estimate of HSIC of Song et al. 2012 as in Nguyen
-        et al. 2021 (arXiv 2010.15327), equation 3. The biased estimate is near 1 for any
-        features with more channels than examples.
+    Kornblith et al. 2019 (arXiv 1905.00414), equation 5, with the unbiased estimate of HSIC of Song
+    et al. 2012 as in Nguyen et al. 2021 (arXiv 2010.15327), equation 3. The biased estimate is near
+    1 for any features with more channels than examples.
     """
     return compare_grams(centred_gram(first), centred_gram(second))
 
 
 def centred_gram(features: Float[Tensor, "N C"]) -> Float[Tensor, "N N"]:
-    """Compute the U-centred Gram matrix, with a zero diagonal.
-
-    Raises:
-        ShapeError: Fewer than 4 examples.
-    """
+    """Compute the U-centred Gram matrix, with a zero diagonal."""
     count = len(features)
     if count < MIN_EXAMPLES:
         message = (

@@ -46,12 +46,12 @@ def window_attention(
     dropout: float = 0.0,
     backend: BackendName = "auto",
 ) -> Float[Tensor, "B H W C"]:
-    """Multi-head self-attention inside the windows of a map.
+    """Multi-head self-attention inside the windows of a map, before the output projection.
 
     Args:
         qkv: Queries, keys and values of every token, in this order along the channels, each
             split into heads.
-        bias: Relative position bias, added before the softmax; one matrix per head.
+        bias: Relative position bias, added before the softmax.
         layout: Window layout; `layout.size` is (H, W).
         scale: Factor of the queries, 1/sqrt(d) in the paper.
         fill: Value of `qkv` at padded tokens: the bias of the qkv projection, since published
@@ -62,13 +62,6 @@ def window_attention(
         backend: "auto" selects the fastest that applies: on a GPU in half precision "fused",
             unless the environment variable MUNTIN_FUSED is 0 at the first call. Exported graphs
             use "reference" instead of "fused".
-
-    Returns:
-        Attention output of every token, before the output projection.
-
-    Raises:
-        ConfigError: `backend` is unknown, or "fused" and cannot run here.
-        ShapeError: The shape of `qkv` does not match `layout` or the number of heads.
 
     Source:
         Liu et al. 2021 (arXiv 2103.14030), section 3.2, equation 4. Compared with timm 1.0.31,

@@ -44,11 +44,7 @@ __all__ = ["add_head_keys", "adopt_conventions"]
 class _HeadNames:
     """Names of necks and heads in one ecosystem.
 
-    Attributes:
-        rows: The rows, or a function that makes them for a head.
-        body_prefix: Prefix of the backbone's names.
-        head_pattern: Pattern of names that belong to neck and heads.
-        unused: Pattern of those among them that no head uses.
+    `head_pattern` finds keys of neck and heads, `unused` those among them that no head uses.
     """
 
     rows: tuple[Row, ...] | Callable[[Any], tuple[Row, ...]]
@@ -99,8 +95,7 @@ _ADOPTED = ("rounded_anchors", "aligned", "sampling", "stage_average")
 def adopt_conventions(head: nn.Module | None, dialect: str) -> str:
     """Make a detector interpret its weights as the ecosystem that they came from does.
 
-    Returns:
-        Changed fields of the head's config as text; empty if none changed.
+    Returns the changed fields of the head's config as text; empty if none changed.
     """
     origin = _origin(dialect)
     if not origin or not isinstance(head, RCNN):

@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read pickles of known training code through an allowlist, without executing other code.
 
-Training checkpoints often hold more than tensors: a yacs config, arguments, a log. Classes on the
-allowlist become empty placeholders that ignore their arguments. Any other class makes the file
-rejected.
+Checkpoints often hold a config, arguments or a log. Allowlisted classes become empty placeholders.
 """
 
 from __future__ import annotations
@@ -57,11 +55,7 @@ _IGNORED_CLASSES = (
 
 
 def load_allowlisted(file: Path) -> Any:  # noqa: ANN401 (any content)
-    """Load a file of ``torch.save`` that holds only tensors, plain values and allowlisted classes.
-
-    Raises:
-        pickle.UnpicklingError: It holds something else; nothing was executed.
-    """
+    """Load a file of ``torch.save``; unpickling other classes raises, and nothing is executed."""
     listed = [(OrderedDict, name) for name in _DICTIONARY_CLASSES]
     listed += [(Placeholder, name) for name in _IGNORED_CLASSES]  # type: ignore[misc]
     with torch.serialization.safe_globals(listed):  # type: ignore[arg-type]
@@ -69,8 +63,6 @@ def load_allowlisted(file: Path) -> Any:  # noqa: ANN401 (any content)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays and plain values, and rejects every other class and function."""
-
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 (pickle's signature)
         """Return the class or function of this name if it is allowlisted."""
         listed = [path.rsplit(".", 1) for path in (*_ARRAY_CLASSES, "collections.OrderedDict")]
@@ -81,13 +73,9 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_numpy_pickle(file: Path) -> Mapping[str, Any]:
-    """Read a pickle of numpy arrays (``.pkl``), as in detectron2's model zoo.
+    """Read a pickle of numpy arrays (``.pkl``), as in detectron2's model zoo, to tensors.
 
-    Returns:
-        The same nesting with tensors instead of arrays.
-
-    Raises:
-        pickle.UnpicklingError: It holds anything other than arrays and plain values.
+    Anything other than arrays and plain values raises `pickle.UnpicklingError`.
     """
     with file.open("rb") as stream:
         content = _ArrayUnpickler(stream).load()

@@ -59,11 +59,7 @@ class WeightFile:
 
 
 def find_file(path: Path) -> Path:
-    """Resolve a path to a weight file: the file itself, or the one in the folder.
-
-    Raises:
-        WeightError: There is none, or its suffix is not one of `SUFFIXES`.
-    """
+    """Resolve a path to a weight file: the file itself, or the one in the folder."""
     if path.is_dir():
         for name in _FILES_IN_FOLDER:
             if (path / name).is_file():
@@ -85,12 +81,7 @@ def find_file(path: Path) -> Path:
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a weight file, or the one in a folder, without executing code from it; on the CPU.
-
-    Raises:
-        WeightError: The file does not exist, is empty, truncated or of another format, or holds
-            Python objects besides tensors.
-    """
+    """Read a weight file, or the one in a folder, without executing code from it; on the CPU."""
     file = find_file(Path(path).expanduser())
     try:
         with file.open("rb") as stream:
@@ -159,11 +150,7 @@ def _as_tensor(array: NDArray[Any]) -> Tensor:
 def unwrap(content: Mapping[str, Any], *, where: str) -> tuple[dict[str, Tensor], str]:
     """Find the state dict in a training checkpoint and strip the prefixes of wrappers.
 
-    Returns:
-        The flat state dict, and the path of keys that led to it (empty if it was flat).
-
-    Raises:
-        WeightError: It holds no tensors.
+    Returns the flat state dict and the path of keys that led to it (empty if it was flat).
     """
     nesting = []
     while nest := next((key for key in _NESTED_KEYS if isinstance(content.get(key), Mapping)), ""):
@@ -184,11 +171,7 @@ def unwrap(content: Mapping[str, Any], *, where: str) -> tuple[dict[str, Tensor]
 def write_weights(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors as safetensors, atomically: after a failure, the old file is unchanged.
-
-    Raises:
-        WeightError: The suffix is wrong, the disk is full, or the path cannot be written.
-    """
+    """Write tensors as safetensors, atomically: after a failure, the old file is unchanged."""
     path = Path(path)
     if path.suffix != ".safetensors":
         message = (
@@ -204,11 +187,7 @@ def write_weights(
 
 
 def write_whole(path: Path, write: Callable[[str], None]) -> None:
-    """Write a file atomically: to a temporary file in the same folder, then rename.
-
-    Raises:
-        WeightError: The disk is full or the path cannot be written; an old file is unchanged.
-    """
+    """Write a file atomically: to a temporary file in the same folder, then rename."""
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

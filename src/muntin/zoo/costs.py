@@ -40,10 +40,7 @@ _PARTS: tuple[tuple[str, Part], ...] = (
 class Cost:
     """Multiply-accumulates of one part of one stage, for one image.
 
-    Attributes:
-        stage: Counted from 0; -1 outside of stages (patch embedding of a ViT, head).
-        part: Part of the model.
-        macs: Number of MACs.
+    Stages count from 0; -1 is outside of stages (patch embedding of a ViT, head).
     """
 
     stage: int

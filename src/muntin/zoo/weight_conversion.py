@@ -40,7 +40,7 @@ _NESTED_KEYS = {"microsoft": "model", "openmmlab": "state_dict", "detectron2": "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversion:
-    """Result of `convert_weights`: the written file, how it was loaded, and what it holds."""
+    """Result of `convert_weights`."""
 
     path: Path
     report: LoadReport

@@ -3,9 +3,8 @@
 """The backward pass of window attention for windows of at most 64 tokens.
 
 Scores and weights are made again from what the forward pass read. A program takes one window after
-another for one head and sums the gradients of bias, padding and temperature as it goes, in an
-order that is always the same: no atomics, the same bits in every run. What the programs summed
-is added up by whoever launches them.
+another for one head and sums the gradients of bias, padding and temperature as it goes, in an order
+that is always the same: no atomics, the same bits in every run.
 """
 
 from __future__ import annotations

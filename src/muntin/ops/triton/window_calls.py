@@ -1,9 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""How the kernels of window attention are launched: checked shapes, counts, sums.
-
-Letters: B images, H and W sides of the map, h heads, d width of a head, N tokens of a window.
-"""
+"""How the kernels of window attention are launched: checked shapes, counts, sums."""
 
 from __future__ import annotations
 
@@ -40,18 +37,9 @@ __all__ = ["WindowCall"]
 class WindowCall:
     """One call of window attention: its inputs, checked, and what its launches have in common.
 
-    Args:
-        qkv: B, H, W, 3hd.
-        bias: h, N, N.
-        fill: 3hd, or None for zeros.
-        temperature: h, 1, 1, or None for a scaled product instead of a cosine.
-        geometry: H, W, then height and width of the window, of the shift and of the padding, and 1
-            if the padding comes before the roll.
-        scale: Queries are multiplied by it.
-        launches: How kernels are launched.
-
-    Raises:
-        ShapeError: Bias, fill, temperature or padding are not what qkv and window need.
+    `qkv` is B, H, W, 3hd; `bias` h, N, N; `fill` 3hd, or None for zeros; `temperature` h, 1, 1, or
+    None for a scaled product instead of a cosine. `geometry` is H, W, then height and width of the
+    window, of the shift and of the padding, and 1 if the padding comes before the roll.
     """
 
     def __init__(
@@ -117,15 +105,9 @@ class WindowCall:
     def attend_backward(
         self, grad: Tensor, learns_bias: bool, learns_fill: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Launch the backward pass.
+        """Launch the backward pass from the gradient of the output: B, H, W, hd.
 
-        Args:
-            grad: Gradient of the output: B, H, W, hd.
-            learns_bias: Whether the gradient of the bias is wanted.
-            learns_fill: Whether that of the padding is wanted.
-
-        Returns:
-            The gradients of qkv, bias, fill and temperature; without numbers where not wanted.
+        Gives the gradients of qkv, bias, fill and temperature; without numbers where not wanted.
         """
         bias, fill, temperature = self.bias, self.fill, self.temperature
         self.spec = replace(
@@ -243,7 +225,6 @@ class WindowCall:
 
 
 def _divide(whole: int, part: int) -> int:
-    """Divide and round up."""
     return -(-whole // part)
 
 

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernels of window attention, forward.
 
-`attend_whole` holds all pairs of a window of at most 64 tokens at once; a program takes one window
-after another for one head, so that the bias is read once. `attend_tiled` is for larger windows: a
-program takes some queries of one window, and meets the keys tile by tile with a running softmax.
+`attend_whole`: a program takes one window of at most 64 tokens after another for one head, so that
+the bias is read once. `attend_tiled` is for larger windows: a program takes some queries of one
+window, and meets the keys tile by tile with a running softmax.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How each kernel of window attention is launched: one table, which a measurement may overwrite.
 
-Nothing is tuned while a model runs: a launch inside a CUDA graph must not measure, and a kernel
-must be the same for every batch.
+Nothing is tuned while a model runs: a launch inside a CUDA graph must not measure.
 """
 
 from __future__ import annotations
@@ -31,20 +30,12 @@ class WindowSpec:
     """What a kernel is compiled for.
 
     Attributes:
-        heads: Heads of the attention.
-        head_dim: Width of a head.
-        window_h: Height of a window in tokens.
-        window_w: Width of a window in tokens.
-        shift_h: Rows that windows are shifted by.
-        shift_w: Columns that windows are shifted by.
+        window_h: Height of a window in tokens; `shift_h` counts rows.
         pad_first: Whether the map was padded before it was rolled.
         filled: Whether there is padding that holds `fill`.
         cosine: Whether scores are cosines times a temperature.
         precision: How float32 is multiplied, as in `triton.language.dot`.
-        block: Tile of a window of at most 64 tokens.
-        queries: Tile of queries of a larger window.
-        keys: Tile of keys of a larger window.
-        stages: As in `Launch`.
+        block: Tile of a window of at most 64 tokens; `queries` and `keys` are those of larger ones.
         learns_bias: Whether the backward pass sums the gradient of the bias.
         learns_fill: Whether it sums that of the padding.
     """
@@ -72,11 +63,9 @@ class Launch:
     """One launch.
 
     Attributes:
-        num_warps: Warps of a program.
         stages: Loads that are under way ahead of the loop's arithmetic, plus 1.
         programs: Of the kernels that take one window after another: programs a multiprocessor.
-        queries: Tile of queries of a kernel for large windows.
-        keys: Tile of keys of a kernel for large windows.
+        queries: Tile of queries of a kernel for large windows; `keys` is that of keys.
     """
 
     num_warps: int = 4
@@ -106,15 +95,10 @@ LAUNCHES: LaunchTable = {
 def find_launch(
     kernel: str, tile: int, head_dim: int, *, wide: bool = False, launches: LaunchTable = LAUNCHES
 ) -> Launch:
-    """Look up how a kernel is launched.
+    """Look up how a kernel is launched; `tile` is what `find_tile` gives.
 
-    Args:
-        kernel: Its name.
-        tile: What `find_tile` gives.
-        head_dim: Width of a head.
-        wide: Whether it computes in float32, which takes twice the registers: then the tile is
-            spread over twice the warps and nothing is loaded ahead.
-        launches: Where to look.
+    `wide` computes in float32, which takes twice the registers: the tile is spread over twice the
+    warps and nothing is loaded ahead.
     """
     # A measured width of head first, then the default of the tile.
     launch = launches.get((kernel, tile, head_dim)) or launches[kernel, tile, 0]
@@ -130,31 +114,14 @@ def find_launch(
 
 
 def find_tile(num_tokens: int) -> int:
-    """Choose the tile for the tokens of a window: 16, 32 or 64, or `TILED`.
-
-    Example:
-        >>> find_tile(49), find_tile(144)
-        (64, 0)
-    """
+    """Choose the tile for the tokens of a window: 16, 32 or 64, or `TILED`."""
     if num_tokens > 64:
         return TILED
     return max(16, 1 << (num_tokens - 1).bit_length())
 
 
 def count_slots(windows: int, programs: int) -> int:
-    """Share windows among at most so many programs, so that all have about as many.
-
-    Args:
-        windows: Windows of the whole batch, 1 or more.
-        programs: The most that may be used.
-
-    Returns:
-        The programs to use, at least 1 and at most one a window.
-
-    Example:
-        >>> count_slots(512, 352)
-        256
-    """
+    """Share windows among at most so many programs, so that all have about as many; at least 1."""
     # Equal loads: 512 windows on 352 programs take two rounds either way, so use 256.
     turns = -(-windows // max(1, min(windows, programs)))
     return -(-windows // turns)

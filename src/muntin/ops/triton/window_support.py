@@ -27,18 +27,9 @@ def find_obstacle(
     num_tokens: int,
     dropout: float,
 ) -> str:
-    """Return why the fused kernels cannot run a call; register them if they can.
+    """Return why the fused kernels cannot run a call; register them, and return "", if they can.
 
-    Args:
-        kind: Device type, such as "cuda"; "cpu" works with TRITON_INTERPRET=1, very slowly.
-        index: Device index.
-        dtype: Dtype of queries, keys and values.
-        head_dim: Channels per head.
-        num_tokens: Tokens per window.
-        dropout: Dropout probability of attention weights.
-
-    Returns:
-        The unmet requirement; empty if `torch.ops.muntin.window_attention` can be called.
+    A device of `kind` "cpu" works with TRITON_INTERPRET=1, very slowly.
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"queries, keys and values must be float32, bfloat16 or float16, got {dtype}"
@@ -57,15 +48,7 @@ def find_obstacle(
 def find_missing(kind: str, index: int | None = None) -> str:
     """Check the machine, once per device; later changes of the environment are ignored.
 
-    Args:
-        kind: Device type, such as "cuda".
-        index: Device index.
-
-    Returns:
-        The unmet requirement; empty if the kernels can run.
-
-    Raises:
-        ConfigError: MUNTIN_FUSED is neither 0 nor 1.
+    Returns the unmet requirement; empty if the kernels can run.
     """
     if is_forbidden():
         return "the environment variable MUNTIN_FUSED must not be 0"
@@ -78,11 +61,7 @@ def find_missing(kind: str, index: int | None = None) -> str:
 
 
 def is_forbidden() -> bool:
-    """Whether the environment variable MUNTIN_FUSED forbids fused kernels.
-
-    Raises:
-        ConfigError: It is neither 0, 1 nor empty.
-    """
+    """Whether the environment variable MUNTIN_FUSED forbids fused kernels."""
     text = os.environ.get("MUNTIN_FUSED", "")
     if text not in ("", "0", "1"):
         message = (

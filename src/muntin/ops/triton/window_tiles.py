@@ -50,10 +50,9 @@ _EPS = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
 @no_type_check
 @triton.jit
 def locate(window, tokens, height, width, SPEC: tl.constexpr):
-    """Find tokens of a window in the map.
+    """Find tokens of a window in the map, and which region each is of.
 
-    Returns the tile, and which region each token is of: regions do not attend to each other. The
-    number of a token that is not inside may be anything.
+    Regions do not attend to each other. The number of a token that is not inside may be anything.
     """
     # Windows down and across, padding included.
     rows = tl.cdiv(height, SPEC.window_h)
