@@ -137,11 +137,7 @@ def _default_names(task: Task) -> tuple[str, ...]:
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read class names, one per line.
-
-    Raises:
-        DataError: The file cannot be read, or is empty.
-    """
+    """Read class names, one per line."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -57,15 +57,14 @@ class _Classifier(Head):
 class LinearHead(_Classifier):
     """Logits of each class from the vector of an image; with 0 classes, the vector itself."""
 
-    def __init__(self, channels: int, num_classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.dropout = nn.Dropout(dropout)
         self.fc = _linear(channels, num_classes)
 
     def forward(self, features: Features) -> Float[Tensor, "B K"]:
         """Give the logits."""
-        return self.fc(self.dropout(features.vector))
+        return self.fc(features.vector)
 
 
 class DistilledHead(_Classifier):
@@ -75,10 +74,9 @@ class DistilledHead(_Classifier):
     train with a teacher, compare `both` with labels and teacher.
     """
 
-    def __init__(self, channels: int, num_classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.dropout = nn.Dropout(dropout)
         self.fc = _linear(channels // 2, num_classes)
         self.fc_dist = _linear(channels // 2, num_classes)
 
@@ -89,16 +87,14 @@ class DistilledHead(_Classifier):
 
     def both(self, features: Features) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         """Give the logits of the class token and those of the distillation token."""
-        first, second = self.dropout(features.vector).chunk(2, dim=1)
+        first, second = features.vector.chunk(2, dim=1)
         return self.fc(first), self.fc_dist(second)
 
 
-def build_classifier(
-    backbone: Backbone, num_classes: int, dropout: float = 0.0
-) -> LinearHead | DistilledHead:
+def build_classifier(backbone: Backbone, num_classes: int) -> LinearHead | DistilledHead:
     """Build the head that suits the vector that a backbone gives."""
     kind = DistilledHead if backbone.spec.embed_parts == 2 else LinearHead
-    return kind(backbone.embed_channels, num_classes, dropout)
+    return kind(backbone.embed_channels, num_classes)
 
 
 def _linear(channels: int, num_classes: int) -> nn.Module:

@@ -18,8 +18,9 @@ from muntin.heads.decoders import LightDecoder, UPerNet
 from muntin.heads.head import Head, HeadConfig
 from muntin.heads.necks import build_plain_neck
 from muntin.nn.conv_norm import ConvNorm, NormName
-from muntin.ops.dense_losses import IGNORED, map_losses
+from muntin.ops.dense_losses import map_losses
 from muntin.shapes import Float, Int, Size
+from muntin.targets import IGNORED
 
 __all__ = ["MAP_HEADS", "SemanticConfig", "SemanticHead"]
 

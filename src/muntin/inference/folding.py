@@ -42,11 +42,7 @@ def make_linear(weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None) 
 def fold_norm(
     norm: nn.LayerNorm, weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None
 ) -> tuple[PlainNorm, Float[Tensor, "D C"], Float[Tensor, " D"]]:
-    """Move scale and bias of a norm into the linear layer that reads it.
-
-    Returns:
-        The norm without them; weight and bias of the layer, float64.
-    """
+    """Move scale and bias of a norm into the float64 weight and bias of the layer that reads it."""
     # norm(x) = n(x) * g + b, so W norm(x) + c = (W g) n(x) + (W b + c).
     wide = weight.detach().double()
     shift = wide @ norm.bias.detach().double()
@@ -76,11 +72,8 @@ def fold_pixels(
 ) -> nn.Conv2d:
     """Give a convolution that reads pixels from 0 to 255 instead of normalised ones.
 
-    Args:
-        proj: Reads normalised images.
-        mean: Of each channel, in [0, 1].
-        std: The same.
-        reads_mean: Whether the mean is still to be subtracted; else the caller has done it.
+    `mean` and `std` are in [0, 1]. `reads_mean`: the mean is still to be subtracted; else the
+    caller has done it.
     """
     shift = torch.tensor(mean, dtype=torch.float64) * 255
     scale = torch.tensor(std, dtype=torch.float64) * 255

@@ -79,17 +79,15 @@ def grid_points(
     return torch.stack([x.repeat(cells[0]), y.repeat_interleave(cells[1])], dim=1)
 
 
-def assign_levels(
-    boxes: Float[Tensor, "N 4"], strides: tuple[float, ...], *, side: float = 224.0
-) -> Int[Tensor, " N"]:
-    """Assign each box to a pyramid level: `side` pixels to stride 16, half of it to 8, and so on.
+def assign_levels(boxes: Float[Tensor, "N 4"], strides: tuple[float, ...]) -> Int[Tensor, " N"]:
+    """Assign each box to a pyramid level: 224 pixels to stride 16, 112 to stride 8, and so on.
 
     Strides are finest first, each twice the previous one. Lin et al. 2017 (arXiv 1612.03144),
     equation 1.
     """
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    scale = (width * height).clamp(min=0).sqrt() / side * 16 / strides[0]
-    # The epsilon keeps a box of exactly `side` pixels on its level despite rounding.
+    scale = (width * height).clamp(min=0).sqrt() / 224 * 16 / strides[0]
+    # The epsilon keeps a box of exactly 224 pixels on its level despite rounding.
     levels = torch.floor(torch.log2(scale + 1e-6))
     return levels.clamp(0, len(strides) - 1).long()
 

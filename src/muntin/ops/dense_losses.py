@@ -20,11 +20,9 @@ from torch import Tensor
 
 from muntin.ops.resampling import bilinear_matrix
 from muntin.shapes import Float, Int
+from muntin.targets import IGNORED
 
-__all__ = ["IGNORED", "MapLosses", "map_losses"]
-
-IGNORED = -1
-"""Label of pixels that losses and metrics ignore."""
+__all__ = ["MapLosses", "map_losses"]
 
 STRIP_VALUES = 2**20
 """Upsampled logits in memory at a time; 4 MiB in float32, plus a few copies."""

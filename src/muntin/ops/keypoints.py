@@ -21,6 +21,8 @@ DEFAULT_SIGMA = 0.05
 
 _SHARE = 0.53  # area of a person / area of its box in COCO, as in OpenMMLab
 _MIN_SIDE = 0.05  # of the image's diagonal
+# Published systems use 0.9, which two slightly different boxes of one small instance do not reach.
+_MAX_SIMILARITY = 0.6
 
 
 def similarity(
@@ -61,21 +63,15 @@ def suppress_poses(
     scores: NDArray[np.float64],
     areas: NDArray[np.float64],
     sigmas: NDArray[np.float64],
-    *,
-    max_similarity: float = 0.6,
 ) -> NDArray[np.int64]:
-    """Remove poses (N, P, 2) that duplicate a better one (OKS-NMS); gives indices, best first.
-
-    Published systems use a `max_similarity` of 0.9, which two slightly different boxes of one small
-    instance do not reach.
-    """
+    """Remove poses (N, P, 2) that duplicate a better one (OKS-NMS); gives indices, best first."""
     # Greedy, as NMS: a pose survives if it is unlike every better one.
     kept: list[int] = []
     for place in np.argsort(-scores, kind="stable"):
         area = areas[place]
         if all(
             similarity(points[place], points[other], (area + areas[other]) / 2, sigmas)
-            <= max_similarity
+            <= _MAX_SIMILARITY
             for other in kept
         ):
             kept.append(int(place))

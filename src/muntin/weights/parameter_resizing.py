@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ShapeError
-from muntin.ops.positions import Resampling, resample_grid
-from muntin.ops.relative_offsets import resample_offsets
+from muntin.ops.positions import Resampling, resample_grid, resample_offsets
 from muntin.shapes import Float, Size
 
 __all__ = [

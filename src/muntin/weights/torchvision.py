@@ -25,7 +25,7 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
 from muntin.models.vit import ViTConfig
 from muntin.nn.linear_layers import without_key_bias
-from muntin.ops.relative_offsets import log_offsets
+from muntin.ops.positions import log_offsets
 from muntin.weights.key_maps import (
     KeyMap,
     KeyMaps,
