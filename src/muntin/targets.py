@@ -59,15 +59,7 @@ class BoxTargets(NamedTuple):
 
     def to(self, device: torch.device) -> BoxTargets:
         """Copy to a device."""
-        points = None if self.points is None else self.points.to(device)
-        return BoxTargets(
-            boxes=self.boxes.to(device),
-            class_ids=self.class_ids.to(device),
-            ignored=self.ignored.to(device),
-            layers=self.layers.to(device),
-            layer_of=self.layer_of.to(device),
-            points=points,
-        )
+        return BoxTargets(*(None if part is None else part.to(device) for part in self))
 
     def masks_in(
         self, boxes: Float[Tensor, "P 4"], rows: Int[Tensor, " P"], side: int

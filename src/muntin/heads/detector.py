@@ -12,8 +12,13 @@ from torch import Tensor, nn
 
 from muntin.features import Features
 from muntin.heads.head import Head
-from muntin.heads.instances import Candidates, Instances, select_boxes, select_fixed
-from muntin.heads.select_config import SelectConfig
+from muntin.heads.instances import (
+    Candidates,
+    Instances,
+    SelectConfig,
+    select_boxes,
+    select_fixed,
+)
 from muntin.shapes import Float, Int
 
 __all__ = ["Detector", "FixedDetector", "find_candidate"]

@@ -28,9 +28,9 @@ from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, find_candidate
 from muntin.heads.head import HeadConfig
+from muntin.heads.instances import SelectConfig
 from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.proposals import IGNORED, clip_boxes
-from muntin.heads.select_config import SelectConfig
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.boxes import covered_fraction, grid_points
 from muntin.shapes import Float, Int, Size

@@ -24,7 +24,7 @@ from muntin.ops.boxes import (
     decode_offsets,
     encode_offsets,
     make_anchors,
-    suppress_groups,
+    survives,
 )
 from muntin.shapes import Bool, Float, Int, Size
 from muntin.targets import BoxTargets
@@ -120,17 +120,12 @@ class ProposalHead(nn.Module):
         value, level = torch.cat(values, 1), torch.cat(numbers, 1)
         count = boxes.shape[1]
         sides = boxes[..., 2:] - boxes[..., :2]
-        # One NMS call for the batch: boxes suppress each other only within an image and a level.
-        image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(-1, count)
-        group = (image * len(anchors) + level).flatten()
         whole = (sides >= 1e-3).all(dim=2)
         # Empty boxes rank last: filtering them would make shapes depend on the data.
         ranked = torch.where(whole, value, value - 2)
-        kept = suppress_groups(
-            boxes.flatten(0, 1), ranked.flatten(), group, self.config.proposal_iou
-        )
-        alive = torch.zeros_like(group, dtype=torch.bool).index_fill(0, kept, True)
-        ranked = torch.where(alive.view_as(ranked), ranked, -2.0)
+        # Boxes suppress each other only within a level.
+        alive = survives(boxes, ranked, level, len(anchors), self.config.proposal_iou)
+        ranked = torch.where(alive, ranked, -2.0)
         best, places = ranked.topk(min(wanted, count), dim=1)
         return boxes.gather(1, places[..., None].expand(-1, -1, 4)), best >= 0
 

@@ -25,7 +25,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, find_candidate
-from muntin.heads.instances import Instances
+from muntin.heads.instances import Instances, SelectConfig
 from muntin.heads.necks import build_neck
 from muntin.heads.proposals import (
     ProposalHead,
@@ -36,7 +36,6 @@ from muntin.heads.proposals import (
 )
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.heads.roi_heads import BoxHead, MaskHead, pool_regions
-from muntin.heads.select_config import SelectConfig
 from muntin.ops.boxes import decode_offsets, encode_offsets
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets

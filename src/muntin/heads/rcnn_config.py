@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.heads.head import HeadConfig
+from muntin.heads.instances import SelectConfig
 from muntin.heads.necks import NeckConfig
-from muntin.heads.select_config import SelectConfig
 from muntin.nn.conv_norm import NormName
 
 __all__ = [

@@ -29,6 +29,7 @@ __all__ = [
     "paste_mask",
     "suppress",
     "suppress_groups",
+    "survives",
 ]
 
 Suppression = Literal["hard", "soft", "none"]
@@ -142,6 +143,21 @@ def suppress_groups(
     # NMS has no groups in an exported graph: shift each group beyond the extent of all boxes.
     apart = groups.to(boxes) * (boxes.max() + 1)
     return nms(boxes + apart[:, None], scores, iou)
+
+
+def survives(
+    boxes: Float[Tensor, "B N 4"],
+    scores: Float[Tensor, "B N"],
+    groups: Int[Tensor, "B N"],
+    num_groups: int,
+    iou: float,
+) -> Bool[Tensor, "B N"]:
+    """Which boxes no better one of their image and group suppresses; one NMS for the batch."""
+    image = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
+    apart = (image * num_groups + groups).flatten()
+    kept = suppress_groups(boxes.flatten(0, 1), scores.flatten(), apart, iou)
+    alive = torch.zeros_like(apart, dtype=torch.bool).index_fill(0, kept, True)
+    return alive.view_as(scores)
 
 
 def suppress(

@@ -64,7 +64,7 @@ def load(
         batch_size: Crops (whole images, tiles, instances) in a batch; fewer where they are large.
         select: Detectors only: changed options of box selection: ``{"suppression": "soft"}``,
             ``{"class_agnostic": True}``, ``{"max_detections": 1000}``; any field of
-            `muntin.heads.select_config.SelectConfig`.
+            `muntin.heads.instances.SelectConfig`.
         detector: For top-down poses, a run that finds the instances, of any class that both know.
         detector_threshold: Minimum score of its boxes; None takes the one at which
             the detector's F1 was best in its validation.

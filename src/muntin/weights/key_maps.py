@@ -66,9 +66,9 @@ class Row:
     derive: Callable[[Tensor], Tensor] | None = None
 
 
-def same_names(*names: str) -> tuple[Row, ...]:
-    """Rows of tensors that the dialect and muntin call by the same name."""
-    return tuple(Row((name,), name) for name in names)
+def same_names(*names: str, theirs: str = "", ours: str = "") -> tuple[Row, ...]:
+    """Rows of tensors that the dialect and muntin call by the same name, behind both prefixes."""
+    return tuple(Row((theirs + name,), ours + name) for name in names)
 
 
 _OUR_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")

@@ -31,6 +31,7 @@ from muntin.weights.key_maps import (
     Transform,
     block_rows,
     first_key,
+    same_names,
     square_index,
 )
 from muntin.weights.shared_keys import DENSE_TASKS
@@ -49,6 +50,7 @@ UNFOLDED = Transform(
 _THEIRS, _OURS = "stages.{i}.blocks.{j}.", "layers.{i}.blocks.{j}."
 _MERGING = "layers.{i}.downsample."
 _MLP = ("ffn.layers.0.0", "ffn.layers.1")
+_UNUSED = rf"{DENSE_TASKS}|attn_mask$|^backbone\.norm\d"
 
 
 def _around(config: SwinConfig) -> tuple[Row, ...]:
@@ -75,7 +77,7 @@ def _swin(config: SwinConfig) -> KeyMap:
             *_around(config),
         ),
         prefix="backbone.",
-        unused=f"{DENSE_TASKS}|attn_mask$|^backbone\\.norm\\d",
+        unused=_UNUSED,
     )
 
 
@@ -84,8 +86,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
     return KeyMap(
         (
             Row((theirs + "q_bias", theirs + "v_bias"), _OURS + "attn.qv_bias", STACKED),
-            Row((theirs + "logit_scale",), _OURS + "attn.logit_scale"),
-            Row((theirs + "cpb_mlp.{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
+            *same_names("logit_scale", "cpb_mlp.{k}.{p}", theirs=theirs, ours=_OURS + "attn."),
             Row((theirs + "relative_position_index",), ""),
             Row((theirs + "relative_coords_table",), ""),
             # The norm follows the reduction, so its channels are not in unfold order.
@@ -94,7 +95,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
             *_around(config),
         ),
         prefix="backbone.",
-        unused=f"{DENSE_TASKS}|attn_mask$|^backbone\\.norm\\d",
+        unused=_UNUSED,
     )
 
 

@@ -45,11 +45,9 @@ _MERGING = tuple(
 def _swin(block: tuple[Row, ...]) -> KeyMap:
     return KeyMap(
         (
-            *same_names("patch_embed.proj.{p}", "patch_embed.norm.{p}"),
+            *same_names("patch_embed.proj.{p}", "patch_embed.norm.{p}", "norm.{p}", "head.fc.{p}"),
             *block,
             *_MERGING,
-            Row(("norm.{p}",), "norm.{p}"),
-            Row(("head.fc.{p}",), "head.fc.{p}"),
             # Models built with features_only=True.
             *(
                 Row(
@@ -86,10 +84,7 @@ _OURS: KeyMaps = {
                 "blocks.{j}.attn.qv_bias",
                 STACKED,
             ),
-            Row(
-                ("blocks.{j}.attn.relative_position_bias_table",),
-                "blocks.{j}.attn.relative_position_bias_table",
-            ),
+            *same_names("blocks.{j}.attn.relative_position_bias_table"),
             Row(("blocks.{j}.attn.relative_position_index",), ""),
         ),
         wrappers=("encoder.",),
@@ -106,18 +101,17 @@ _OURS: KeyMaps = {
                 _LAYER + "proj.{p}",
                 _LAYER + "mlp.{k}.{p}",
                 _TOKENS + "project.{p}",
+                "norm.{p}",
             ),
             *block_rows(_LAYER, _LAYER),
             *_VIT_BLOCK,
-            Row(("norm.{p}",), "norm.{p}"),
             Row(("head.{p}",), "head.fc.{p}"),
         )
     ),
     HieraConfig: KeyMap(
         (
-            *same_names("pos_embed", "patch_embed.proj.{p}"),
+            *same_names("pos_embed", "patch_embed.proj.{p}", "blocks.{j}.proj.{p}"),
             *_VIT_BLOCK,
-            Row(("blocks.{j}.proj.{p}",), "blocks.{j}.proj.{p}"),
             Row(("head.norm.{p}",), "norm.{p}"),
             Row(("head.fc.{p}",), "head.fc.{p}"),
             # facebookresearch/hiera.
