@@ -3,13 +3,9 @@
 """One strict reader and one writer for every config.
 
 A config is a frozen dataclass whose fields are numbers, strings, booleans, tuples of them,
-`Literal`s or other configs. `to_dict` converts it to a dictionary that JSON can hold; `from_dict`
-reads it back, rejects unknown keys and wrong types, and suggests the closest key; `with_texts`
-sets fields from command-line text.
-
-If a field is a union of configs, each class has a tag (``kind: ClassVar[str] = "detection"``),
-which is written with the fields and selects the class on reading. A misspelt field is therefore
-reported for that class, and never makes the reader try another class.
+`Literal`s or other configs. If a field is a union of configs, each class has a tag (``kind:
+ClassVar[str] = "detection"``), which is written with the fields and selects the class on reading: a
+misspelt field is reported for that class, and never makes the reader try another class.
 """
 
 from __future__ import annotations

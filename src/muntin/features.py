@@ -279,8 +279,7 @@ def count_stages(backbone: Backbone) -> int:
 def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN401 (any family)
     """Raise the problem of a backbone config, or that of its output fields, if there is one.
 
-    `problem` is a clause of a message, empty if the other fields are valid; `count` the number of
-    stages or blocks.
+    `problem` is a clause of a message, or empty; `count` the number of stages or blocks.
     """
     problem = problem or _find_output_problem(
         config.out_indices, max(count, 1), config.out_norm, config.drop_path_rate

@@ -3,9 +3,9 @@
 """Segmentation decoders: from backbone maps to one feature map at the finest resolution.
 
 Source:
-    Xiao et al. 2018, "Unified Perceptual Parsing for Scene Understanding" (arXiv 1807.10221), as
-    published for Swin; compared live with transformers in tests/heads/test_semantic.py.
-    Xie et al. 2021, "SegFormer" (arXiv 2105.15203), section 3.2, for the light decoder.
+    UPerNet: Xiao et al. 2018 (arXiv 1807.10221), as published for Swin; compared live with
+    transformers in tests/heads/test_semantic.py. Light decoder: Xie et al. 2021, "SegFormer"
+    (arXiv 2105.15203), section 3.2.
 
 Letters: B images, C channels, H and W sides of a map in cells.
 """

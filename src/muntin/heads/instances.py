@@ -172,10 +172,12 @@ def select_fixed(
     valid = whole & (best > config.score_threshold)
     alive = valid
     if config.suppression == "hard":
-        num_groups = 1 if config.class_agnostic else classes
+        groups, num_groups = class_ids, classes
+        if config.class_agnostic:
+            groups, num_groups = torch.zeros_like(class_ids), 1
         # Rejected candidates rank last: filtering them would make shapes depend on the data.
         ranked = torch.where(valid, best, best - 2)
-        alive = survives(chosen, ranked, class_ids % num_groups, num_groups, config.iou) & valid
+        alive = survives(chosen, ranked, groups, num_groups, config.iou) & valid
     values, order = torch.where(alive, best, 0.0).topk(min(config.max_detections, count), dim=1)
     return (
         chosen.gather(1, order[..., None].expand(-1, -1, 4)),

@@ -4,8 +4,7 @@
 
 Source:
     Lin et al. 2017, "Feature Pyramid Networks" (arXiv 1612.03144), compared live with torchvision
-    in tests/heads/test_necks.py. Li et al. 2022, "Exploring Plain Vision Transformer Backbones for
-    Object Detection" (arXiv 2203.16527), section 3: the simple feature pyramid.
+    in tests/heads/test_necks.py. Li et al. 2022 (arXiv 2203.16527), section 3: the simple pyramid.
 
 Letters: B images, C channels, H and W sides of a map in cells.
 """

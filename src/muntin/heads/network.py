@@ -58,10 +58,7 @@ class Network(nn.Module):
         sizes: Int[Tensor, "B 2"] | None = None,
         mask: TokenMask | None = None,
     ) -> Features:
-        """Run the backbone; arguments as in `Backbone.features`.
-
-        Losses are computed from it: ``network.head.losses(network.features(images), targets)``.
-        """
+        """Run the backbone; arguments as in `Backbone.features`."""
         features = self.backbone.features(images, sizes=sizes, mask=mask)
         if self._reads_both:
             features.compute_both()

@@ -3,9 +3,8 @@
 """Keypoint heatmaps of one instance.
 
 Source:
-    Xiao et al. 2018, "Simple Baselines for Human Pose Estimation" (arXiv 1804.06208), as mmpose has
-    it on Swin; Xu et al. 2022, "ViTPose" (arXiv 2204.12484), classic and simple decoder. Compared
-    with transformers' VitPoseForPoseEstimation in tests/heads/test_pose_parity.py.
+    Xiao et al. 2018 (arXiv 1804.06208), as mmpose has it on Swin; Xu et al. 2022, "ViTPose" (arXiv
+    2204.12484), classic and simple decoder, compared live in tests/heads/test_pose_parity.py.
 
 Letters: B instances, P keypoints, H and W sides of the image, h and w those of a heatmap.
 """

@@ -6,10 +6,9 @@ The first stage proposes boxes; each further stage pools their features (RoIAlig
 refines them. A mask head predicts the mask of each object inside its box.
 
 Source:
-    Ren et al. 2015 (arXiv 1506.01497), He et al. 2017 (arXiv 1703.06870), Cai and Vasconcelos 2019,
-    "Cascade R-CNN" (arXiv 1906.09756). Compared live with torchvision's Faster and Mask R-CNN in
-    tests/heads/test_rcnn_parity.py: boxes within 1e-3 pixels. Cascades are compared with a
-    reference implementation in loops.
+    Ren et al. 2015 (arXiv 1506.01497), He et al. 2017 (arXiv 1703.06870), Cai and Vasconcelos 2019
+    (arXiv 1906.09756). Compared live with torchvision in tests/heads/test_rcnn_parity.py, boxes
+    within 1e-3 pixels; cascades with a reference implementation in loops.
 
 Letters: B images, Q regions, K classes, C channels.
 """

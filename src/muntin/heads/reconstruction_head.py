@@ -3,10 +3,9 @@
 """Reconstruct the pixels of masked patches from the tokens of visible ones (MAE).
 
 Source:
-    He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners" (arXiv 2111.06377), section
-    3: a narrow transformer over all positions, mask tokens where patches were dropped, and the mean
-    squared error of each dropped patch's normalised pixels. Compared with a loop over patches in
-    tests/objectives/test_reconstruction.py.
+    He et al. 2021 (arXiv 2111.06377), section 3: a narrow transformer over all positions, mask
+    tokens where patches were dropped, and the mean squared error of each dropped patch's normalised
+    pixels.
 
 Letters: B images, N patches of the whole grid, C channels, p side of a patch.
 """

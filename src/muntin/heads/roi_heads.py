@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """RoI heads: pool the features of a region, classify it, refine its box and predict its mask.
 
-Source:
-    Girshick 2015 (arXiv 1504.08083), He et al. 2017, "Mask R-CNN" (arXiv 1703.06870), on a pyramid
-    as in Lin et al. 2017 (arXiv 1612.03144).
+Source: Girshick 2015 (arXiv 1504.08083), He et al. 2017 (arXiv 1703.06870), Lin et al. 2017 (arXiv
+1612.03144).
 
 Letters: Q regions of all images, K classes, C channels.
 """

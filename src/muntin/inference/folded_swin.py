@@ -3,8 +3,8 @@
 """Swin (V1, V2) for one image size, with everything precomputed that does not depend on the image.
 
 Tokens stay in window order between blocks: one gather reorders them from the windows of a block to
-the shifted windows of the next, or to the neighbourhoods that are merged. If windows need padding,
-tokens stay in map order and are gathered into windows and back.
+those of the next, or to the neighbourhoods that are merged. If windows need padding, tokens stay in
+map order and are gathered into windows and back.
 
 Letters: B images, L tokens of a map, N tokens of a window, nW windows of an image, C channels, h
 heads, d width of a head.

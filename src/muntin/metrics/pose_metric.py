@@ -33,10 +33,7 @@ _AREA_RULE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PoseInstance:
-    """Ground truth of a prediction: the image and all annotated instances in it.
-
-    `row` is the predicted instance; -1 if the prediction covers all of them.
-    """
+    """Ground truth of a prediction; `row` is -1 if the prediction covers all instances."""
 
     path: str
     size: Size | None

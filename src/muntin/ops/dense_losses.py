@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Per-pixel losses from low-resolution logits, without full-resolution logits in memory.
 
-A decoder outputs logits at a quarter of the resolution of the labels. With many classes, the
-upsampled logits are by far the largest tensor of a training step, and softmax and its gradient need
-two more copies. Here they are upsampled and reduced in strips of rows, once for the losses and once
-for the explicit gradient.
+With many classes, upsampled logits are by far the largest tensor of a training step. Here they are
+upsampled and reduced in strips of rows, once for the losses and once for the explicit gradient.
 
 Letters: B images, K classes, h and w cells, H and W pixels.
 """
@@ -33,9 +31,8 @@ _LEAST = 1e-6
 class MapLosses(NamedTuple):
     """Losses of each image; 0 if all its pixels are ignored.
 
-    Attributes:
-        cross_entropy: Mean over pixels, weighted by class if weights are given.
-        dice: 1 - Dice coefficient, averaged over the classes present in the image.
+    Cross-entropy is the mean over pixels, weighted by class if weights are given; `dice` is 1 -
+    Dice coefficient, averaged over the classes present in the image.
     """
 
     cross_entropy: Float[Tensor, " B"]

@@ -7,13 +7,11 @@ argmax, shifted by a quarter of a cell towards the higher neighbour. "udp" centr
 position and decodes the maximum of a paraboloid fitted to the logarithm of the smoothed map (DARK).
 
 Source:
-    Xiao et al. 2018, "Simple Baselines" (arXiv 1804.06208), section 3, for msra.
-    Huang et al. 2020, "The Devil is in the Details" (arXiv 1911.07524), for udp.
-    Zhang et al. 2020, "Distribution-Aware Coordinate Representation" (arXiv 1910.06278), for DARK;
-    blurred with 11 cells as ViTPose does. Compared with transformers 5.23 in
-    tests/ops/test_heatmaps.py.
-    Differs: near the border, where the blur would read padding, DARK fits the unsmoothed map, and
-    the three outermost cells if the maximum lies on the border.
+    msra: Xiao et al. 2018 (arXiv 1804.06208), section 3. udp: Huang et al. 2020 (arXiv 1911.07524).
+    DARK: Zhang et al. 2020 (arXiv 1910.06278), blurred with 11 cells as ViTPose does. Compared with
+    transformers 5.23 in tests/ops/test_heatmaps.py. Differs: near the border, where the blur would
+    read padding, DARK fits the unsmoothed map, and the three outermost cells if the maximum lies on
+    the border.
 
 Letters: B images, P keypoints, h and w cells. Points are (x, y) in cells; (0, 0) is the centre of
 the first cell.

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Object keypoint similarity (OKS), and suppression of duplicate poses.
 
-Source:
-    COCO keypoint evaluation: exp(-d^2 / (2 area (2 sigma)^2)), averaged over keypoints. Compared
-    with pycocotools in tests/metrics/test_pose.py.
+OKS is exp(-d^2 / (2 area (2 sigma)^2)), averaged over keypoints, as in COCO's evaluation. Compared
+with pycocotools in tests/metrics/test_pose.py.
 """
 
 from __future__ import annotations

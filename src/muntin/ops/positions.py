@@ -118,14 +118,11 @@ def resample_grid(
 ) -> Float[Tensor, "1 N2 C"]:
     """Resize learned position embeddings to another grid; prefix tokens are kept as they are.
 
-    The embedding has prefix tokens (class, distillation), then the grid row by row. "bicubic" is
-    align_corners=False; "antialiased" is the same and filters when shrinking; "linear" keeps the
-    corners where they are.
-
-    Source:
-        As timm 1.0.31 (`resample_abs_pos_embed`, antialiased); compared in
-        tests/parity/test_vit_parity.py. DeiT, MAE and transformers resize without antialiasing,
-        google-research/vision_transformer linearly (`scipy.ndimage.zoom`, order 1).
+    Prefix tokens (class, distillation) come first, then the grid row by row. "bicubic" is
+    align_corners=False (DeiT, MAE and transformers); "antialiased" filters when shrinking, as timm
+    1.0.31 (`resample_abs_pos_embed`), compared in tests/parity/test_vit_parity.py; "linear" keeps
+    the corners where they are, as google-research/vision_transformer (`scipy.ndimage.zoom`, order
+    1).
     """
     expected = num_prefix + old[0] * old[1]
     if embedding.shape[1] != expected:

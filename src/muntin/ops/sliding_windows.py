@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sliding-window prediction: logits of an image of any size, yielded in strips of rows.
 
-Windows overlap and are blended. Weights fall to 0 near the edges of a window and sum to 1, so the
-result has no seams; for a network with a small receptive field it equals the result of the whole
-image. Memory holds logits of one row of windows, never of the whole image.
+Windows overlap; their weights fall to 0 near the edges and sum to 1, so the result has no seams.
+Memory holds logits of one row of windows, never of the whole image.
 
 Letters: B windows, C channels, K classes, h and w cells, H and W pixels.
 """

@@ -6,14 +6,8 @@ Letters: B images, H and W sides of the map in tokens, C channels, h heads, d wi
 windows of an image, N tokens of a window.
 
 `window_attention` reads the map as the qkv projection leaves it and writes the map as the output
-projection reads it, so a back end can fuse shift, partition, bias, mask, softmax and the reversal:
-
-- `reference` is the definition;
-- `sdpa` calls PyTorch's fused attention;
-- `lean` is the reference with an explicit backward pass, which stores less;
-- `fused` (`triton/window_*.py`) is one Triton kernel.
-
-A new back end is a function with the same arguments and a row in `BACKENDS`.
+projection reads it, so a back end can fuse shift, partition, bias, mask, softmax and the reversal.
+A new one is a function with the same arguments and a row in `BACKENDS`.
 """
 
 from __future__ import annotations
@@ -178,6 +172,8 @@ def _weigh(parts: Tensor, bias: Tensor, layout: WindowLayout, scale: float) -> T
 
 
 class _MemoryEfficientAttention(torch.autograd.Function):
+    """The reference with its gradient written out: one copy in, one copy out, and little kept."""
+
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 (autograd's own)

@@ -2,11 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Window partition of a feature map: window size, cyclic shift and padding.
 
-Letters: B images, H and W sides of the map in tokens, M window side, N = M*M tokens of a window,
-nW windows of an image, C channels.
-
-`lay_out` turns a size rule (`muntin.ops.size_rules`), a map and a window into a `WindowLayout`:
-plain numbers that every attention back end follows.
+Letters: B images, H and W sides of the map in tokens, M window side, N = M*M tokens of a window, nW
+windows of an image, C channels.
 """
 
 from __future__ import annotations
@@ -81,12 +78,9 @@ def lay_out(
     """Compute window, shift and padding for a map; sizes are (height, width) in tokens.
 
     `shifted` blocks shift by half a window, rounded down. `built_size` is the map that the block
-    was built for, for rules that shrink "built" and for `built_window`; default: `size`.
-
-    Source:
-        Rules read from timm 1.0.31, torchvision 0.29.2, transformers 5.23 and
-        microsoft/Swin-Transformer@f82860b; the first three compared live in
-        tests/parity/test_swin_parity.py, tolerance 1e-5.
+    was built for, for rules that shrink "built" and for `built_window`; default: `size`. Rules read
+    from timm 1.0.31, torchvision 0.29.2, transformers 5.23 and microsoft/Swin-Transformer@f82860b;
+    the first three compared live in tests/parity/test_swin_parity.py, tolerance 1e-5.
     """
     # "built" rules decide from the map the block was built for, whatever map comes.
     built_size = built_size or size

@@ -2,16 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Key mappings of necks and heads, which are added to those of a backbone.
 
-Names do not reveal how an ecosystem interprets the weights of its detectors; that is in
-`muntin.heads.rcnn_config`.
-
 Source:
     For detectors see `detector_keys`. UPerNet: microsoft/Swin-Transformer-Semantic-Segmentation and
-    mmsegmentation 0.x and 1.x, which name the decoder alike; transformers 5.23, models/upernet,
-    compared live in tests/heads/test_semantic.py. Pose: ViTAE-Transformer/ViTPose@c050ed2 and
-    mmpose 0.x ("keypoint_head."), mmpose@759b39c 1.x ("head."), where an index counts convolution,
-    norm and activation of the decoder; transformers 5.23, models/vitpose, compared live in
-    tests/heads/test_pose_parity.py.
+    mmsegmentation 0.x and 1.x, which name the decoder alike; transformers 5.23, compared live in
+    tests/heads/test_semantic.py. Pose: ViTAE-Transformer/ViTPose@c050ed2 and mmpose 0.x
+    ("keypoint_head."), mmpose@759b39c 1.x ("head."), where an index counts convolution, norm and
+    activation of the decoder; transformers 5.23, compared live in tests/heads/test_pose_parity.py.
 """
 
 from __future__ import annotations

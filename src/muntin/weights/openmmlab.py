@@ -3,12 +3,10 @@
 """Key mappings of OpenMMLab: mmpretrain, mmdetection, mmsegmentation and mmpose.
 
 Source:
-    mmpretrain@ee7f2e8 and mmpose@759b39c, backbones/swin_transformer.py, swin_transformer_v2.py and
-    vision_transformer.py, and their converters. Patch merging concatenates channels in the order of
-    `nn.Unfold`: channel by channel, row by row, whereas all others go neighbor by neighbor, column
-    by column. Files do not record it. A Swin downsamples at the end of a stage, a Swin V2 at the
-    start of the next. OpenMMLab is not a test dependency; tests/weights/test_layouts.py rebuilds
-    the documented layout with an unfold.
+    mmpretrain@ee7f2e8 and mmpose@759b39c, backbones and their converters. Patch merging
+    concatenates channels in the order of `nn.Unfold`: channel by channel, row by row, whereas all
+    others go neighbor by neighbor, column by column. Files do not record it. A Swin downsamples at
+    the end of a stage, a Swin V2 at the start of the next.
 """
 
 from __future__ import annotations

@@ -3,12 +3,10 @@
 """Key mappings of timm 0.9 and later, and of the repositories that adopted its names.
 
 Source:
-    timm 1.0.31, swin_transformer.py, swin_transformer_v2.py, vision_transformer.py, deit.py and
-    hiera.py; compared live in tests/parity. A Swin downsamples at the start of the next stage.
-    A relative position bias table has the size of the actual window, which is smaller than
-    window_size on small maps. facebookresearch/deit@7e160fe, mae@efb2a80, hiera@b12b842
-    and yitu-opensource/T2T-ViT@0f63dc9 use the same names with few
-    exceptions, which are read too.
+    timm 1.0.31, compared live in tests/parity. A Swin downsamples at the start of the next stage. A
+    relative position bias table has the size of the actual window, which is smaller than
+    window_size on small maps. facebookresearch/deit@7e160fe, mae@efb2a80, hiera@b12b842 and
+    yitu-opensource/T2T-ViT@0f63dc9 use the same names with few exceptions, which are read too.
 """
 
 from __future__ import annotations

@@ -3,12 +3,11 @@
 """Key mappings of torchvision.
 
 Source:
-    torchvision 0.29.2, models/swin_transformer.py and models/vision_transformer.py; compared live
-    in tests/parity, and models/detection in tests/heads. A Swin's state dict also holds
-    flattened relative position indices; that of a Swin V2 also the coordinate tables, and one qkv
-    bias whose middle third (keys) is zero. Detectors freeze the batch norms of a ResNet, without
-    a counter. Those published as COCO_V1 set epsilon to 0, which files do not record; muntin uses
-    timm's 1e-5.
+    torchvision 0.29.2, compared live in tests/parity and tests/heads. A Swin's state dict also
+    holds flattened relative position indices; that of a Swin V2 also the coordinate tables, and one
+    qkv bias whose middle third (keys) is zero. Detectors freeze the batch norms of a ResNet,
+    without a counter. Those published as COCO_V1 set epsilon to 0, which files do not record;
+    muntin uses timm's 1e-5.
 """
 
 from __future__ import annotations

@@ -38,10 +38,7 @@ _PARTS: tuple[tuple[str, Part], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Multiply-accumulates of one part of one stage, for one image.
-
-    Stages count from 0; -1 is outside of stages (patch embedding of a ViT, head).
-    """
+    """Multiply-accumulates of one part of a stage (-1: of no stage) for one image."""
 
     stage: int
     part: Part

@@ -4,13 +4,9 @@
 
 Roll, padding and cut are arithmetic on the numbers of tokens; nothing is copied for them. A tile
 holds tokens of one window, of one head; its size is a power of two and may go beyond the N tokens
-of the window. A token is `real` when the window has it, and `inside` when the map has it too: what
-is real and not inside is padding.
-
-Between functions, a tile is a tuple: the first number of its image in a map of C channels, the
-number of each token in the image, `real` and `inside`.
-
-Scores are logits times log2(e), so that the softmax is powers of two.
+of the window. It is a tuple: the first number of its image in a map of C channels, the number of
+each token in the image, `real` (the window has it) and `inside` (the map has it too): what is real
+and not inside is padding. Scores are logits times log2(e), so that the softmax is powers of two.
 
 Letters: H and W sides of the map, C channels, N tokens of a window, h heads, d width of a head.
 """
@@ -186,8 +182,8 @@ def score(q, k, bias, query_region, key_region, factor, SPEC: tl.constexpr):
 def grow(largest, scores):
     """Take a step of a running softmax (Milakov and Gimelshein 2018; FlashAttention).
 
-    Returns the maximum of each row so far, weights relative to it, and what brings earlier sums to
-    it.
+    Returns the maximum of each row so far, weights relative to it, and what brings earlier sums
+    there.
     """
     # Every tile has a real key, so no row is all -inf.
     grown = tl.maximum(largest, tl.max(scores, 1))
