@@ -36,7 +36,7 @@ def license_of(hub_id: str) -> str:
 
 
 def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
-    """Return the cached weight file of a hub repository (``owner/name@revision``), or download it."""
+    """Return the cached weight file of ``owner/name@revision``, or download it."""
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
 

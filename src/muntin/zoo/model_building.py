@@ -109,7 +109,7 @@ def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> 
 
 
 def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
-    """Return a config for dense tasks: maps of stages from stride `finest` on, each with its own norm."""
+    """Return a config for dense tasks: maps from stride `finest` on, each with its own norm."""
     changed: dict[str, Any] = {}
     if hasattr(config, "depths"):
         stages = len(config.depths)
