@@ -70,8 +70,7 @@ class LinearHead(_Classifier):
 class DistilledHead(_Classifier):
     """Two classifiers, of the class token and the distillation token; the logits are their mean.
 
-    Touvron et al. 2021 (arXiv 2012.12877), section 3. There the mean is taken at evaluation; to
-    train with a teacher, compare `both` with labels and teacher.
+    Touvron et al. 2021 (arXiv 2012.12877), section 3.
     """
 
     def __init__(self, channels: int, num_classes: int) -> None:
@@ -82,13 +81,8 @@ class DistilledHead(_Classifier):
 
     def forward(self, features: Features) -> Float[Tensor, "B K"]:
         """Give the mean of both classifiers' logits."""
-        first, second = self.both(features)
-        return (first + second) / 2
-
-    def both(self, features: Features) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """Give the logits of the class token and those of the distillation token."""
         first, second = features.vector.chunk(2, dim=1)
-        return self.fc(first), self.fc_dist(second)
+        return (self.fc(first) + self.fc_dist(second)) / 2
 
 
 def build_classifier(backbone: Backbone, num_classes: int) -> LinearHead | DistilledHead:

@@ -42,8 +42,8 @@ class PrecisionRecall:
         mean: Of the classes that have truth; NaN when none has.
         num_objects: Objects of each class in the truth, crowds left out.
         best_threshold: Keeping the detections with at least this score makes F1, over the
-            objects of all classes together, as high as it can be. None if no detection is correct,
-            as `best_precision`; `best_recall` and `best_f1` are None without truth.
+            objects of all classes together, as high as it can be. None if no detection is correct.
+        best_f1: The highest F1; None without truth.
     """
 
     recall: Float[np.ndarray, " R"]
@@ -51,8 +51,6 @@ class PrecisionRecall:
     mean: Float[np.ndarray, " R"]
     num_objects: Int[np.ndarray, " K"]
     best_threshold: float | None
-    best_precision: float | None
-    best_recall: float | None
     best_f1: float | None
 
 
@@ -262,16 +260,13 @@ def _curves(
             right, ignored = _match(len(mine), ious, groups)
             scores.append(mine[~ignored])
             hits.append(right[~ignored])
-    best = _best(np.concatenate(scores), np.concatenate(hits), int(num_objects.sum()))
-    threshold, best_precision, best_recall, f1 = best
+    threshold, f1 = _best(np.concatenate(scores), np.concatenate(hits), int(num_objects.sum()))
     return PrecisionRecall(
         recall=np.asarray(params.recThrs),
         precision=np.where(known[:, None], precision, np.nan),
         mean=mean,
         num_objects=num_objects,
         best_threshold=threshold,
-        best_precision=best_precision,
-        best_recall=best_recall,
         best_f1=f1,
     )
 
@@ -299,25 +294,23 @@ def _match(
 
 def _best(
     scores: NDArray[np.float64], hits: NDArray[np.bool_], num_objects: int
-) -> tuple[float | None, ...]:
-    """Give threshold, precision, recall and F1 where F1 is highest.
+) -> tuple[float | None, float | None]:
+    """Give threshold and F1 where F1 is highest.
 
     Detections are matched from the highest score down, so dropping those below a threshold
     changes no match above it: one pass does for all thresholds.
     """
     if not num_objects:
-        return None, None, None, None
+        return None, None
     if not hits.any():
-        return None, None, 0.0, 0.0
+        return None, 0.0
     order = np.argsort(-scores, kind="stable")
     scores, right = scores[order], hits[order].cumsum()
     # A threshold lets in all of an equal score.
     ends = np.flatnonzero(np.r_[np.diff(scores) != 0, True])
     f1 = 2 * right[ends] / (ends + 1 + num_objects)
     best = int(f1.argmax())
-    end = int(ends[best])
-    count = float(right[end])
-    return float(scores[end]), count / (end + 1), count / num_objects, float(f1[best])
+    return float(scores[ends[best]]), float(f1[best])
 
 
 def _figures(kind: Kind, judged: _Evaluation) -> dict[str, Any]:
