@@ -40,14 +40,12 @@ LONGER_FUNCTIONS = {
     },
     "a kernel of Triton: an argument a line": {
         "ops/triton/window_backward.py attend_whole_backward",
-        "ops/triton/window_tiled_backward.py attend_tiled_backward_keys",
         "ops/triton/window_tiled_backward.py attend_tiled_backward_queries",
     },
     "a body of at most 60 lines under a long docstring": {
         "data/objects.py gather_objects",
         "data/voc.py read_voc",
         "drawing/plots.py draw_precision_recall",
-        "ops/sliding_windows.py slide",
         "training/setup.py prepare",
     },
 }
