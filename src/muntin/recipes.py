@@ -1,10 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training settings, and the presets (recipes).
-
-Three configs: the architecture (in `zoo`), how it is trained (`TrainConfig`), and where it runs
-(`MachineConfig`).
-"""
+"""Training settings (`TrainConfig`), where training runs (`MachineConfig`), and presets."""
 
 from __future__ import annotations
 
@@ -177,13 +173,7 @@ class MachineConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A preset of training and augmentation settings.
-
-    Attributes:
-        train: Training settings.
-        augment: Augmentation settings.
-        source: Publication or code that the values are from.
-    """
+    """A preset of training and augmentation settings, and the publication or code it is from."""
 
     train: TrainConfig
     augment: AnyAugmentConfig
@@ -373,11 +363,7 @@ AUGMENTS: dict[TaskKind, type[AnyAugmentConfig]] = {
 
 
 def find_recipe(name: str, kind: TaskKind = "classification") -> Recipe:
-    """Return a preset.
-
-    Raises:
-        ConfigError: The name is unknown.
-    """
+    """Return a preset."""
     if name not in RECIPES[kind]:
         raise ConfigError(unknown_name("recipe", name, RECIPES[kind]))
     return RECIPES[kind][name]

@@ -147,11 +147,7 @@ class Classes:
 
 
 def skeleton_of(classes: Classes) -> Skeleton:
-    """Give the skeleton of pose classes.
-
-    Raises:
-        ConfigError: The classes have none.
-    """
+    """Give the skeleton of pose classes."""
     if classes.skeleton is None:
         message = "pose needs a skeleton of keypoints, got classes.json without one. Restore it."
         raise ConfigError(message)

@@ -19,13 +19,8 @@ __all__ = ["Network"]
 class Network(nn.Module):
     """One backbone and one or more heads on its features; the backbone runs once per batch.
 
-    Args:
-        backbone: Computes the features.
-        head: Reads them. Keys of the state dict begin with ``backbone.`` and ``head.``; several
-            heads, given by name, have keys that begin with their names.
-
-    Raises:
-        ConfigError: A head has an invalid or reserved name.
+    Keys of the state dict begin with ``backbone.`` and ``head.``; several heads, given by name,
+    have keys that begin with their names.
     """
 
     backbone: Backbone
