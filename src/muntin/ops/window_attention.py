@@ -47,12 +47,12 @@ def window_attention(
     dropout: float = 0.0,
     backend: BackendName = "auto",
 ) -> Float[Tensor, "B H W C"]:
-    """Multi-head self-attention inside the windows of a map, before the output projection.
+    """Multi-head self-attention inside the windows of a map.
 
     Args:
         qkv: Queries, keys and values of every token, in this order along the channels, each
             split into heads.
-        bias: Relative position bias, added before the softmax.
+        bias: Relative position bias, added before the softmax; one matrix per head.
         layout: Window layout; `layout.size` is (H, W).
         scale: Factor of the queries, 1/sqrt(d) in the paper.
         fill: Value of `qkv` at padded tokens: the bias of the qkv projection, since published
@@ -63,6 +63,13 @@ def window_attention(
         backend: "auto" selects the fastest that applies: on a GPU in half precision "fused",
             unless the environment variable MUNTIN_FUSED is 0 at the first call. Exported graphs
             use "reference" instead of "fused".
+
+    Returns:
+        Attention output of every token, before the output projection.
+
+    Raises:
+        ConfigError: `backend` is unknown, or "fused" and cannot run here.
+        ShapeError: The shape of `qkv` does not match `layout` or the number of heads.
 
     Source:
         Liu et al. 2021 (arXiv 2103.14030), section 3.2, equation 4. Compared with timm 1.0.31,
@@ -159,57 +166,7 @@ def _explicit(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> 
         return _reference(qkv, bias, layout, scale, fill, dropout)
     from muntin.ops.explicit_attention import attend
 
-
-def _weigh(parts: Tensor, bias: Tensor, layout: WindowLayout, scale: float) -> Tensor:
-    """How much each token takes of each: B*nW*h, N, N."""
-    q, k, v = parts.flatten(1, 3).unbind(0)  # B*nW*h, N, d each
-    products = (q @ k.transpose(1, 2)).view(*parts.shape[1:5], -1)  # B, nW, h, N, N
-    scores = torch.add(add_mask(bias, layout), products, alpha=scale)
-    return scores.softmax(dim=-1).to(v.dtype).flatten(0, 2)
-
-
-class _MemoryEfficientAttention(torch.autograd.Function):
-    """The reference with its gradient written out: one copy in, one copy out, and little kept."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401 (autograd's own)
-        qkv: Tensor,
-        bias: Tensor,
-        fill: Tensor | None,
-        layout: WindowLayout,
-        scale: float,
-    ) -> Tensor:
-        heads = bias.shape[0]
-        parts = cut_heads(qkv, layout, 3, heads, fill)  # 3, B, nW, h, N, d
-        v = parts[2].flatten(0, 2)  # B*nW*h, N, d
-        weights = _weigh(parts, bias, layout, scale)
-        ctx.save_for_backward(parts, bias)
-        ctx.layout, ctx.scale, ctx.fills = layout, scale, fill is not None
-        ctx.bias_dtype = bias.dtype
-        return join_heads((weights @ v).view(1, *parts.shape[1:]), layout)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
-        (grad,) = grads
-        layout: WindowLayout = ctx.layout
-        parts, bias = ctx.saved_tensors
-        weights = _weigh(parts, bias, layout, ctx.scale)
-        heads = parts.shape[3]
-        q, k, v = parts.flatten(1, 3).unbind(0)
-        grad_out = cut_heads(grad, layout, 1, heads, None).flatten(0, 3)  # B*nW*h, N, d
-        grad_parts = parts.new_empty(parts.shape)
-        dq, dk, dv = grad_parts.flatten(1, 3).unbind(0)
-        torch.bmm(weights.transpose(1, 2), grad_out, out=dv)
-        grad_weights = grad_out @ v.transpose(1, 2)
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-        by_window = grad_scores.view(*parts.shape[1:5], -1)  # B, nW, h, N, N
-        grad_bias = by_window.sum(dim=(0, 1), dtype=ctx.bias_dtype)
-        grad_scores.mul_(ctx.scale)
-        torch.bmm(grad_scores, k, out=dq)
-        torch.bmm(grad_scores.transpose(1, 2), q, out=dk)
-        grad_fill = sum_padding(grad_parts, layout) if ctx.fills and any(layout.pad) else None
-        return join_heads(grad_parts, layout), grad_bias, grad_fill, None, None
+    return attend(qkv, bias, layout, scale, fill)
 
 
 def _fused(
