@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,12 +61,11 @@ class Labels:
     def above(self, threshold: float) -> Labels:
         """Keep classes with a score of `threshold` or more."""
         keep = self.scores >= threshold
-        return Labels(
-            path=self.path,
-            size=self.size,
+        return replace(
+            self,
             class_ids=self.class_ids[keep],
             scores=self.scores[keep],
-            class_names=tuple(n for n, k in zip(self.class_names, keep, strict=True) if k),
+            class_names=tuple(itertools.compress(self.class_names, keep)),
         )
 
     def to_dict(self) -> dict[str, Any]:
