@@ -151,15 +151,14 @@ class WindowCall:
         tiles = _divide(tokens, launch.queries)
         # One sum per window, head and tile; reduced below.
         cosines = self._sums(windows, spec.heads, tiles)
-        tensors = (*read, grad_qkv, peaks, means, cosines)
-        self._run(attend_tiled_backward_queries, launch, windows * tiles, tensors)
+        written = (*read, grad_qkv, peaks, means)
+        self._run(attend_tiled_backward_queries, launch, windows * tiles, (*written, cosines))
 
         launch = self._find(attend_tiled_backward_keys)
         tiles = _divide(tokens, launch.keys)
         # Only tiles with padding write something other than 0.
         padding = self._sums(windows * tiles * spec.learns_fill, 2, spec.heads * spec.head_dim)
-        tensors = (*read, grad_qkv, peaks, means, padding)
-        self._run(attend_tiled_backward_keys, launch, windows * tiles, tensors)
+        self._run(attend_tiled_backward_keys, launch, windows * tiles, (*written, padding))
 
         launch = self._find(attend_tiled_backward_bias)
         tiles = _divide(tokens, launch.queries) * _divide(tokens, launch.keys)
