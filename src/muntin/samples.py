@@ -200,15 +200,12 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """The images of one set, in a fixed order.
+    """The images of one set, in a fixed order; other fields as in `Classes`.
 
     Attributes:
         source: The folder or archive that contains the files.
         entries: The images.
         class_names: Name of each class number.
-        multi_label: Whether an image may have any number of classes.
-        encoding: Encoding of mask files; None without masks.
-        skeleton: The keypoints of an instance; None without keypoints.
     """
 
     source: str
