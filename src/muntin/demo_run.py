@@ -35,14 +35,7 @@ __all__ = ["demo"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Demo:
-    """The demo of a task.
-
-    Attributes:
-        write_data: Generates the data in a folder.
-        draw: Draws predictions next to the ground truth, from run, data and metrics.
-        figures: Names of the metrics to print.
-        max_time_s: Seconds of training.
-    """
+    """The demo of a task; `figures` names the metrics to print, `max_time_s` limits training."""
 
     write_data: Callable[[Path], object]
     draw: Callable[[Path, Path, dict[str, Any]], None]

@@ -23,10 +23,7 @@ class Annotation:
 
     Attributes:
         where: How to find it in its file: "annotation 17", "line 3".
-        class_id: Class number.
         box: Left, top, right and bottom edge in pixels; anything that came.
-        crowd: As in `Objects`.
-        area: As in the file; None if absent.
         segmentation: As in the file, read only if masks are requested.
         keypoints: The same where keypoints are wanted: three numbers each.
     """
@@ -55,14 +52,7 @@ class AnnotationReport:
         self._found: list[tuple[str, Problem]] = []
 
     def leave_out(self, file: str, where: str, kind: str, detail: str = "") -> None:
-        """Record an annotation that is left out.
-
-        Args:
-            file: The image or the annotation file.
-            where: How to find the annotation there.
-            kind: What is wrong, as a phrase for several: "of zero area".
-            detail: What came.
-        """
+        """Record an annotation that is left out; `kind` is a phrase for several: "of zero area"."""
         what = f"{where} left out, {kind}: {detail}" if detail else f"{where} left out, {kind}"
         self._found.append((kind, warning(file, what)))
 
@@ -90,9 +80,7 @@ class ObjectRequest:
     """What a reader of annotated objects is asked for.
 
     Attributes:
-        findings: Where it reports faulty annotations.
-        class_names: Classes of a trained run, which class numbers follow; None if the data set
-            defines them.
+        class_names: Classes of a trained run, which class numbers follow.
         masks: Whether objects without a mask are left out; otherwise masks are not kept.
         keypoints: Whether keypoints are read, of classes that have some. The skeletons of the
             listings have names and edges only.

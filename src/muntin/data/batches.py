@@ -38,7 +38,6 @@ class Batch:
             at the bottom.
         sizes: (height, width) of the image inside each image.
         originals: (height, width) of the image that each was made of.
-        indices: Index of each image in the listing.
         weights: 1 for an image that counts; 0 for one that could not be read, or that only fills
             up the share of a process.
         num_real: Images of the whole batch, over all processes.
@@ -77,10 +76,7 @@ class Batch:
 
 
 def split_by_size(batch: Batch) -> Iterator[Batch]:
-    """Split a batch so that no image is padded more than its own size needs.
-
-    Predictions for an image must not depend on the rest of the batch.
-    """
+    """Split a batch: predictions for an image must not depend on the padding that others need."""
     padded = [(_padded(h), _padded(w)) for h, w in batch.sizes.tolist()]
     if batch.targets is None or len(set(padded)) <= 1:
         yield batch
@@ -98,10 +94,7 @@ def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
 
 
 def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
-    """Stack images as they were fitted: all of one size, or padded to one.
-
-    Crops are never padded: it would move the grid of their heatmaps.
-    """
+    """Stack images; crops are never padded: it would move the grid of their heatmaps."""
     cropped = pre.fit in ("center_crop", "instance_crop")
     return torch.stack(images) if cropped else pad_images(images)
 

@@ -35,25 +35,12 @@ ZOOM = 1.5
 class ImageCache:
     """The decoded images of a listing, kept in memory when they fit.
 
-    Images are kept no larger than training and evaluation can use. One that cannot be read is
-    an error in strict mode, and otherwise noted in `unreadable` and given weight 0.
-
-    Args:
-        listing: Which images.
-        pre: Sizes and channels wanted.
-        config: Memory allowed, and strictness.
-        training: Whether to serve training only. Masks then have the size of the cached image
-            rather than that of the original, which scoring compares, and large JPEGs of a single
-            label are decoded at 1/2, 1/4 or 1/8 of their size where that leaves enough pixels:
-            faster, and other pixels than prediction sees.
-        mask_reader: Decodes the mask of an image.
-
-    Attributes:
-        unreadable: Why an image is left out, by its index.
-        stacked: All images in one tensor, (N, C, H, W), if they are in memory and of one size.
-
-    Raises:
-        DataError: Strict, and an image cannot be read; or none can be read.
+    Images are kept no larger than training and evaluation can use. One that cannot be read is an
+    error in strict mode, and otherwise noted in `unreadable`, by index, and given weight 0. Where
+    only `training` is served, masks have the size of the cached image rather than that of the
+    original, which scoring compares, and large JPEGs of a single label are decoded at 1/2, 1/4 or
+    1/8 of their size where that leaves enough pixels: faster, and other pixels than prediction
+    sees. `stacked` holds all images, (N, C, H, W), if they are in memory and of one size.
     """
 
     def __init__(
@@ -114,11 +101,7 @@ class ImageCache:
         warnings.warn(text, MuntinWarning, stacklevel=3)
 
     def retry(self, indices: Iterable[int]) -> None:
-        """Read again what a worker process could not, to record it in this one.
-
-        Raises:
-            DataError: Strict, and an image cannot be read.
-        """
+        """Read again what a worker process could not, to record it in this one."""
         for index in indices:
             if index not in self.unreadable:
                 self._read(index)

@@ -41,8 +41,6 @@ class Report:
     """What a check found.
 
     Attributes:
-        task: The task that the data set was read for.
-        source: The path that was given.
         lines: The data set in a few lines, for the terminal.
         counts: The same as numbers, (name, count) each.
         problems: Errors first, then warnings.
@@ -77,10 +75,8 @@ class CheckedImage:
 
     Attributes:
         part: The set that it is in.
-        entry: What the listing knows of it.
         digest: Equal for equal pixels.
         size: (height, width) in pixels, upright.
-        facts: Format and orientation of its file.
         fault: Why it cannot be read; "" when it can.
     """
 
@@ -117,17 +113,9 @@ def check(
     *,
     num_threads: int = 2,
 ) -> Report:
-    """Read every image of a data set.
+    """Read every image of a data set; `look_at` judges the sets and the images that can be read.
 
-    Args:
-        task: For the report.
-        path: The data set, for the report.
-        list_data: Lists it.
-        look_at: Judges the sets and their images, those that can be read.
-        num_threads: Images decoded at the same time.
-
-    Returns:
-        The report. Faulty data never raises: a layout that cannot be read gives one error.
+    Faulty data never raises: a layout that cannot be read gives one error.
     """
     try:
         data = list_data()

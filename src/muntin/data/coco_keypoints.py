@@ -53,16 +53,7 @@ def _is_edge(row: object, most: int) -> bool:
 def common_points(
     every: Mapping[str, Mapping[str, Points]], source: str, findings: AnnotationReport
 ) -> Points:
-    """Give the keypoints that all classes have which have some.
-
-    Args:
-        every: File to its classes to their keypoints.
-        source: Where the files are.
-        findings: Where edges that join nothing are noted.
-
-    Raises:
-        DataError: There are none, classes have different ones, or one has a name twice.
-    """
+    """Give the keypoints that all classes have which have some: file to class to keypoints."""
     for path, classes in every.items():
         for name, points in classes.items():
             twice = [one for one, count in Counter(points.names).items() if count > 1]

@@ -77,20 +77,11 @@ class ImageInfo:
 def decode(
     data: bytes, *, where: str, shrink_hint: int | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode an image file.
+    """Decode an image file, whole in `data`, to writable and contiguous pixels.
 
-    Args:
-        data: The whole file.
-        where: The name of the file, for messages.
-        shrink_hint: When a JPEG is at least twice as large as needed, decode it at 1/2, 1/4 or 1/8
-            of its size, such that no side becomes shorter than this many pixels. Faster, and
-            approximate: other pixels than decoding in full and resizing. Off when None.
-
-    Returns:
-        The pixels, writable and contiguous.
-
-    Raises:
-        DataError: The file is empty, cut off, not an image, or far too large.
+    With `shrink_hint`, a JPEG that is at least twice as large as needed is decoded at 1/2, 1/4 or
+    1/8 of its size, such that no side becomes shorter than this many pixels. Faster, and
+    approximate: other pixels than decoding in full and resizing.
     """
     return decode_with_facts(data, where=where, shrink_hint=shrink_hint)[0]
 
@@ -121,17 +112,10 @@ def decode_with_facts(
 
 
 def open_image(image: str | Path | Image.Image | np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
-    """Bring what a user may hold to an 8-bit RGB array.
+    """Bring what a user may hold to an 8-bit RGB array; never a view of what was given.
 
-    Args:
-        image: A path; a PIL image, whose EXIF orientation is applied; or a uint8 array, H W (grey),
-            H W 1, H W 3 (RGB, not BGR) or H W 4 (RGBA; A is dropped).
-
-    Returns:
-        The pixels; never a view of what was given.
-
-    Raises:
-        DataError: It is something else, or the file cannot be read.
+    The EXIF orientation of a PIL image is applied. An array is uint8, H W (grey), H W 1, H W 3
+    (RGB, not BGR) or H W 4 (RGBA; A is dropped).
     """
     if isinstance(image, str | Path):
         try:
@@ -177,7 +161,7 @@ def _from_array(image: np.ndarray) -> np.ndarray:
 
 
 def open_header(file: io.BytesIO | Path) -> Image.Image:
-    """Open an image with Pillow and read its header; `MAX_PIXELS` is checked by the caller.
+    """Open an image and read its header; `MAX_PIXELS` is checked by the caller.
 
     Pillow's own limit, which is global, is lifted for as long as that takes.
     """

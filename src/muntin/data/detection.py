@@ -42,26 +42,15 @@ def list_detect(
     """List the images of a data set and the objects in them.
 
     Invalid annotations are left out and reported in `problems`: boxes without area or outside their
-    image, numbers that are not finite, unknown classes and images, duplicate
-    annotations, broken masks, missing images. Boxes are clipped to the image.
+    image, numbers that are not finite, unknown classes and images, duplicate annotations, broken
+    masks, missing images, with `masks` also objects without one. Boxes are clipped to the image.
     Images without objects stay.
 
-    Args:
-        path: A folder, a .zip or .tar, a COCO .json, or the data.yaml of a YOLO data set.
-        class_names: Classes of a trained run; class numbers then follow them by name. When left
-            out, they follow the numbers of COCO's categories, the sorted names of VOC, or the
-            numbers of YOLO.
-        masks: Whether every object must have a mask: one that has none is left out. Without,
-            masks are not kept.
-        readers: Layouts to try, in this order.
-
-    Returns:
-        The sets; a single set is in `train`, whatever its name. Boxes are left, top,
-        right and bottom edge in pixels.
-
-    Raises:
-        DataError: The path or the layout is wrong, or a whole file is in another unit or order
-            than its format requires; the message names what and where.
+    `path` is a folder, a .zip or .tar, a COCO .json, or the data.yaml of a YOLO data set. Class
+    numbers follow `class_names`, those of a trained run; else the numbers of COCO's categories, the
+    sorted names of VOC, or the numbers of YOLO. A single set is in `train`, whatever its name. A
+    DataError tells that the layout is unknown, or a whole file in another unit or order than its
+    format requires.
     """
     reader, source, found = find_reader(path, readers, what="annotated objects")
     findings = AnnotationReport()

@@ -21,13 +21,9 @@ def fit(
     pre: Preprocessing,
     target: Target | None = None,
 ) -> UInt8[Tensor, "C h w"]:
-    """Resize and crop an image according to its preprocessing.
+    """Resize and crop an image, perhaps kept smaller than `original`, according to `pre`.
 
-    Args:
-        image: As it is kept, perhaps smaller than it was.
-        original: (height, width) that it had.
-        pre: What to do.
-        target: Of a crop of an instance, its keypoints: they hold the frame of the crop.
+    The target of a crop of an instance holds the frame of the crop.
     """
     if pre.fit == "instance_crop":
         assert isinstance(target, Keypoints), "a crop has a frame"
@@ -41,8 +37,8 @@ def fit(
 def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
     """Resize an image and read the middle, as evaluation and prediction do.
 
-    The image is scaled, keeping its proportions, until `img_size / crop_fraction` just fits
-    inside; then `img_size` is cut from the middle.
+    The image is scaled, keeping its proportions, until `img_size / crop_fraction` just fits inside;
+    then `img_size` is cut from the middle.
     """
     height, width = image.shape[-2:]
     target = pre.img_size

@@ -63,10 +63,8 @@ class Window(NamedTuple):
     def move_points(self, xy: Float[Tensor, "... 2"], middle: float) -> Float[Tensor, "... 2"]:
         """Give where points come to lie, before any turn.
 
-        Args:
-            xy: Points in the image.
-            middle: Where the middle of the first pixel lies: 0.5 for edges of boxes, 0 for
-                keypoints.
+        `middle` is where the middle of the first pixel lies: 0.5 for edges of boxes, 0 for
+        keypoints.
         """
         top, left, high, wide = self.part
         offset = 0.5 - middle

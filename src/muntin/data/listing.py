@@ -36,17 +36,9 @@ def list_classify(
     images by their names with a count in the note. Folders inside a class folder belong to the
     class. One folder around everything is looked through.
 
-    Args:
-        path: A folder, a .zip or .tar, or a .csv with the columns `path` and `class`.
-        class_names: Classes of a trained run; class numbers then follow them. When left out, the
-            numbers follow the sorted names that are found.
-        readers: Layouts to try, in this order.
-
-    Returns:
-        The sets; a single set is in `train`, whatever its name.
-
-    Raises:
-        DataError: The path or the layout is wrong; the message names what and where.
+    `path` is a folder, a .zip or .tar, or a .csv with the columns `path` and `class`. Class numbers
+    follow `class_names`, those of a trained run, else the sorted names that are found. A single set
+    is in `train`, whatever its name.
     """
     advice = "Give the folder that holds the class folders."
     reader, source, found = find_reader(path, readers, what="labelled images", advice=advice)

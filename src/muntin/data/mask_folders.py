@@ -44,7 +44,6 @@ class _Values(NamedTuple):
         counts: Pixels of each value.
         first: A mask with each value.
         broken: Masks that cannot be read, and why.
-        num_masks: How many were read.
     """
 
     colored: bool

@@ -69,20 +69,12 @@ def make_entry(
     file: str = "",
     keypoint_names: Sequence[str] = (),
 ) -> Entry:
-    """Look at the annotations of an image and keep what can be learnt from.
+    """Look at the annotations of an image and keep what can be learnt from, in the same order.
 
-    Args:
-        path: The image.
-        size: Its (height, width) in pixels.
-        annotations: In the order of the file.
-        request: Whether every object must have a mask, and where problems are noted.
-        file: The file that problems are reported for; the image when left out.
-        keypoint_names: Keypoints of each object; none where they are not wanted.
-
-    Returns:
-        The image and its objects, in the same order. Boxes end at the edge of the image. An area
-        that the file does not say is that of the mask, or of the box where masks are not wanted.
-        Groups of objects do not give an image their class.
+    Boxes end at the edge of the image. An area that the file does not say is that of the mask, or
+    of the box where masks are not wanted. Groups of objects do not give an image their class.
+    Problems are reported for `file`, or the image; `keypoint_names` are empty where they are not
+    wanted.
     """
     kept, points = _keep(annotations, size, file or path, request, keypoint_names)
     masks = request.masks

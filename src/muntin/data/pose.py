@@ -37,24 +37,16 @@ def list_pose(
     whole: bool = False,
     readers: Sequence[Reader[ObjectRequest, dict[str, Listing]]] = READERS,
 ) -> DataSets:
-    """List the instances of a data set and their keypoints.
+    """List the instances of a data set and their keypoints, in pixels.
 
     Invalid annotations are left out and reported in `problems`: what `list_detect` leaves out,
     instances with a wrong number of keypoints or none that is visible, frames that are labelled
     twice, rows with cells that are no numbers. Points outside their image are not used.
 
-    Args:
-        path: A folder, a .zip or .tar, a COCO .json with keypoints, or a CSV of DeepLabCut.
-        classes: Those of a trained run, whose order the keypoints follow by name.
-        whole: Whether there is one entry per image, with all its instances, images without any
-            included, instead of one per instance.
-        readers: Layouts to try, in this order.
-
-    Returns:
-        The sets; a single set is in `train`, whatever its name. Coordinates are pixels.
-
-    Raises:
-        DataError: The path or the layout is wrong, or the keypoints are others than the run's.
+    `path` is a folder, a .zip or .tar, a COCO .json with keypoints, or a CSV of DeepLabCut.
+    Keypoints follow those of `classes` by name, and must be the same. With `whole` there is one
+    entry per image, with all its instances, images without any included. A single set is in
+    `train`, whatever its name.
     """
     reader, source, found = find_reader(path, readers, what="keypoints")
     findings = AnnotationReport()

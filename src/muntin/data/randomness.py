@@ -56,15 +56,7 @@ def draw_order(
 ) -> NDArray[np.int64]:
     """Give the order in which an epoch shows `count` images.
 
-    Args:
-        seed: Of the run.
-        epoch: From 0.
-        count: Images of the set.
-        shares: How often each image is wanted, relative to the others; every image once when
-            left out, drawn with replacement otherwise.
-
-    Returns:
-        `count` indices.
+    With `shares`, how often each is wanted relative to the others, they are drawn with replacement.
     """
     generator = np.random.default_rng([seed, epoch, 0x6F72])
     if shares is None:

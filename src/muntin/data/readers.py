@@ -41,8 +41,7 @@ class Source:
     """What the user passed as DATA: a folder, an archive or a single file.
 
     Attributes:
-        path: As it was passed.
-        is_file: Whether it is a single file.
+        is_file: Whether it is a single file; an archive is none.
         suffix: Lower-case suffix of a single file; "" for a folder or an archive.
     """
 
@@ -64,11 +63,7 @@ class Source:
 
     @property
     def tree(self) -> Tree:
-        """The files: of a single file, those of its folder, or of the one above if that has images.
-
-        Raises:
-            DataError: The archive cannot be read.
-        """
+        """The files; of a single file, those of its folder, or of the one above if it has images."""
         return self._located[0]
 
     @property
@@ -133,16 +128,9 @@ def find_reader(
     what: str,
     advice: str = "Give the folder that holds the annotations and the images.",
 ) -> tuple[Reader[RequestT, ResultT], Source, Any]:
-    """Find the first reader that recognises a path; give it, DATA and what it recognised.
+    """Find the first reader that recognises DATA; give it, the source and what it recognised.
 
-    Args:
-        path: DATA.
-        readers: In the order in which they are tried.
-        what: What is missing if none fits, in the plural: "annotated objects".
-        advice: What to do then.
-
-    Raises:
-        DataError: Nothing exists at the path, or no reader recognises it.
+    If none does, the message says that `what` is missing, "annotated objects", and gives `advice`.
     """
     place = Path(path)
     files = [reader.file for reader in readers if reader.file]

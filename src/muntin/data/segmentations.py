@@ -20,14 +20,10 @@ __all__ = ["box_of", "clean_segmentation"]
 def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | None, str]:  # noqa: ANN401
     """Look at a mask before anything is done with it: the library takes whatever it is given.
 
-    Args:
-        segmentation: What the file holds: polygons (x, y, x, y ...), one polygon that is not in a
-            list, or run lengths; compressed or not.
-        size: (height, width) of the image in pixels.
-
-    Returns:
-        The mask, None where there is none or it is broken, and what is wrong with it, "" if
-        nothing is. Polygons of fewer than three points are dropped beside others that have more.
+    Files hold polygons (x, y, x, y ...), one polygon that is not in a list, or run lengths;
+    compressed or not. Gives the mask, None where there is none or it is broken, and what is wrong
+    with it, "" if nothing is. Polygons of fewer than three points are dropped beside others that
+    have more.
 
     Example:
         >>> clean_segmentation([[0, 0, 2, 0, 2]], (4, 4))

@@ -97,22 +97,11 @@ def list_semantic(
 ) -> DataSets:
     """List the images of a data set and their masks.
 
-    Args:
-        path: A folder, a .zip or .tar with images and masks; or what `list_detect` takes, where
-            objects have masks.
-        classes: Those of a trained run, by whose names (and, where the data has no table, values)
-            the masks are read.
-        colors: What classes are stored as, ``road:#6EC1E4`` or ``road:3`` each; else a table in
-            the data or the masks themselves define them.
-        ignored: Values that are not learnt, ``#000000`` or ``255``; 255 by default for indices.
-        readers: Layouts to try, in this order.
-
-    Returns:
-        The sets; a single set is in `train`, whatever its name. What is wrong with the
-        sampled masks is in `problems`.
-
-    Raises:
-        DataError: The path, the layout or the table is wrong, or values have no meaning.
+    `path` is a folder, a .zip or .tar with images and masks; or what `list_detect` takes, where
+    objects have masks. `classes` are those of a trained run, by whose names (and, where the data
+    has no table, values) masks are read. `colors` and `ignored` are as in `DataConfig`; 255 is
+    ignored by default for indices. A single set is in `train`, whatever its name. What is wrong
+    with the sampled masks is in `problems`.
     """
     reader, source, found = find_reader(path, readers, what="masks")
     request = MaskRequest(classes=classes, colors=colors, ignored=ignored)

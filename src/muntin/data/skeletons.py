@@ -57,16 +57,9 @@ COCO_PERSON = Skeleton(
 def build_skeleton(
     names: Sequence[str], edges: Sequence[tuple[int, int]], tree: Tree, notes: list[str]
 ) -> Skeleton:
-    """Gather what is known of keypoints.
+    """Gather what is known of keypoints; `notes` says what was chosen, and why.
 
-    Args:
-        names: The keypoints.
-        edges: From the annotations; may be empty.
-        tree: Where a skeleton.json may lie.
-        notes: What was chosen, and why, is added.
-
-    Raises:
-        DataError: The skeleton.json is broken or has other keypoints.
+    `edges` are those of the annotations, perhaps none; a skeleton.json may lie in `tree`.
     """
     names = tuple(names)
     given = _read_file(tree, names)
