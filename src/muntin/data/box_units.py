@@ -9,14 +9,11 @@ something else, and a model would learn nonsense without any complaint.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from muntin.errors import DataError
 from muntin.shapes import Float
 
 __all__ = ["require_corners", "require_fractions", "require_widths"]
-
-Array = NDArray[np.float64]
 
 _EXCESS = 1.05  # of a side: a box that reaches further was not meant so
 _MANY, _NEARLY_ALL = 0.25, 0.95

@@ -26,7 +26,10 @@ from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem
 from muntin.shapes import Size
 
-__all__ = ["CheckedImage", "Parts", "Report", "Summary", "check"]
+__all__ = ["THREADS", "CheckedImage", "Parts", "Report", "Summary", "check"]
+
+THREADS = 2
+"""Images that are decoded at the same time."""
 
 _TINY = 8  # pixels
 _AT_ONCE = 1024
@@ -110,8 +113,6 @@ def check(
     path: str | os.PathLike[str],
     list_data: Callable[[], DataSets],
     look_at: Callable[[Parts, Sequence[CheckedImage]], Summary],
-    *,
-    num_threads: int = 2,
 ) -> Report:
     """Read every image of a data set; `look_at` judges the sets and the images that can be read.
 
@@ -123,7 +124,7 @@ def check(
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task=task, source=str(path), problems=(problem,))
     parts = data.parts
-    seen = list(_read_all(parts, num_threads))
+    seen = list(_read_all(parts))
     good = [one for one in seen if not one.fault]
     found = look_at(parts, good)
     problems = [
@@ -155,14 +156,14 @@ def check(
     )
 
 
-def _read_all(parts: Parts, num_threads: int) -> Iterator[CheckedImage]:
+def _read_all(parts: Parts) -> Iterator[CheckedImage]:
     """Read every image, in the order of the listings, several at the same time."""
     work = (
         (part, listing.source, entry)
         for part, listing in parts.items()
         for entry in _one_per_image(listing)
     )
-    with ThreadPoolExecutor(max_workers=num_threads) as pool:
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
         while batch := list(islice(work, _AT_ONCE)):
             yield from pool.map(lambda job: _look(*job), batch, chunksize=1)
 

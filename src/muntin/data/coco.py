@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,6 @@ def _recognise(source: Source, *, keypoints: bool = False) -> _Files | None:
     # A file that the user names is read whatever it looks like: errors then name what is missing.
     part = part_in(source.path.stem) or part_of(source.name.split("/")[:-1]) or "train"
     return {part: source.name}, []
-
-
-def _recognise_keypoints(source: Source) -> _Files | None:
-    return _recognise(source, keypoints=True)
 
 
 def _find(tree: Tree, keypoints: bool) -> _Files:
@@ -247,10 +244,7 @@ def _boxes_and_sizes(file: _File) -> tuple[NDArray[np.float64], NDArray[np.float
         if all(type(number) in (int, float) for number in bbox):
             boxes.append(bbox)
             sizes.append(image.size)
-    return (
-        np.array(boxes, np.float64).reshape(-1, 4),
-        np.array(sizes, np.float64).reshape(-1, 2),
-    )
+    return np.array(boxes, float).reshape(-1, 4), np.array(sizes, float).reshape(-1, 2)
 
 
 def _is_leftover(name: str, parents: Mapping[str, str]) -> bool:
@@ -350,7 +344,7 @@ COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
 
 COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="COCO",
-    recognise=_recognise_keypoints,
+    recognise=partial(_recognise, keypoints=True),
     read=_read,
     looks_for="COCO (a JSON such as annotations/person_keypoints_train.json)",
     file="a COCO .json",

@@ -90,17 +90,10 @@ _THIN = 2  # pixels
 _MIN_OVERLAP = 0.25  # of a box and that of the mask
 
 
-def check_detect(
-    path: str | os.PathLike[str], *, masks: bool = False, num_threads: int = 2
-) -> Report:
-    """Check a data set of objects: `path` and `masks` as in `list_detect`, the rest as `check`."""
-    return check(
-        "instance" if masks else "detect",
-        path,
-        lambda: list_detect(path, masks=masks),
-        _look_at_objects,
-        num_threads=num_threads,
-    )
+def check_detect(path: str | os.PathLike[str], *, masks: bool = False) -> Report:
+    """Check a data set of objects, given as to `list_detect`."""
+    task = "instance" if masks else "detect"
+    return check(task, path, lambda: list_detect(path, masks=masks), _look_at_objects)
 
 
 def _look_at_objects(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:

@@ -25,10 +25,7 @@ READERS: tuple[Reader[Sequence[str] | None, DataSets], ...] = (CLASS_TABLE, CLAS
 
 
 def list_classify(
-    path: str | os.PathLike[str],
-    *,
-    class_names: Sequence[str] | None = None,
-    readers: Sequence[Reader[Sequence[str] | None, DataSets]] = READERS,
+    path: str | os.PathLike[str], *, class_names: Sequence[str] | None = None
 ) -> DataSets:
     """List the images of a classification data set and their classes.
 
@@ -41,15 +38,13 @@ def list_classify(
     is in `train`, whatever its name.
     """
     advice = "Give the folder that holds the class folders."
-    reader, source, found = find_reader(path, readers, what="labelled images", advice=advice)
+    reader, source, found = find_reader(path, READERS, what="labelled images", advice=advice)
     return reader.read(source, found, class_names)
 
 
-def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
-    """Check a data set of classes: `path` is what `list_classify` takes, the rest as `check`."""
-    return check(
-        "classify", path, lambda: list_classify(path), _look_at_classes, num_threads=num_threads
-    )
+def check_classify(path: str | os.PathLike[str]) -> Report:
+    """Check a data set of classes, given as to `list_classify`."""
+    return check("classify", path, lambda: list_classify(path), _look_at_classes)
 
 
 def _look_at_classes(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:

@@ -82,15 +82,12 @@ def find_table(tree: Tree, masks: Sequence[str]) -> MaskTable | None:
     return MaskTable(names=tuple(CITYSCAPES), values=values, ignored=ignored, origin="Cityscapes")
 
 
-def parse_colors(texts: Sequence[str], origin: str = "data.colors") -> MaskTable | None:
+def parse_colors(texts: Sequence[str]) -> MaskTable | None:
     """Read ``road:#6EC1E4`` words."""
     if not texts:
         return None
-    rows = {}
-    for text in texts:
-        name, _, value = text.rpartition(":")
-        rows[name] = value
-    return _from_rows(rows, origin)
+    rows = [text.rpartition(":") for text in texts]
+    return _from_rows({name: value for name, _, value in rows}, "data.colors")
 
 
 def parse_value(value: Any, where: str) -> tuple[Literal["index", "color"], int]:  # noqa: ANN401

@@ -31,11 +31,7 @@ READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO_KEYPOINTS
 
 
 def list_pose(
-    path: str | os.PathLike[str],
-    *,
-    classes: Classes | None = None,
-    whole: bool = False,
-    readers: Sequence[Reader[ObjectRequest, dict[str, Listing]]] = READERS,
+    path: str | os.PathLike[str], *, classes: Classes | None = None, whole: bool = False
 ) -> DataSets:
     """List the instances of a data set and their keypoints, in pixels.
 
@@ -48,7 +44,7 @@ def list_pose(
     entry per image, with all its instances, images without any included. A single set is in
     `train`, whatever its name.
     """
-    reader, source, found = find_reader(path, readers, what="keypoints")
+    reader, source, found = find_reader(path, READERS, what="keypoints")
     findings = AnnotationReport()
     listings = reader.read(source, found, ObjectRequest(findings=findings, keypoints=True))
     raw = next(iter(listings.values())).skeleton
@@ -144,9 +140,9 @@ def _join(
     return join_parts(sets, notes, problems=problems, left_out=findings.summary())
 
 
-def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
-    """Check a data set of keypoints: `path` is what `list_pose` takes, the rest as `check`."""
-    return check("pose", path, lambda: list_pose(path), _look_at_poses, num_threads=num_threads)
+def check_pose(path: str | os.PathLike[str]) -> Report:
+    """Check a data set of keypoints, given as to `list_pose`."""
+    return check("pose", path, lambda: list_pose(path), _look_at_poses)
 
 
 def _look_at_poses(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:

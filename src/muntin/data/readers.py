@@ -63,7 +63,7 @@ class Source:
 
     @property
     def tree(self) -> Tree:
-        """The files; of a single file, those of its folder, or of the one above if it has images."""
+        """The files; for a single file, of its folder, or of the one above if that has images."""
         return self._located[0]
 
     @property
@@ -154,7 +154,7 @@ def find_reader(
     raise DataError(message)
 
 
-def count_parts(counts: Mapping[str, int], noun: str = "image") -> str:
+def count_parts(counts: Mapping[str, int]) -> str:
     """Write the size of each set.
 
     Example:
@@ -162,7 +162,7 @@ def count_parts(counts: Mapping[str, int], noun: str = "image") -> str:
         ('train 8, val 2 images', 'train 1 image')
     """
     ending = "" if [*counts.values()] == [1] else "s"
-    return ", ".join(f"{part} {count}" for part, count in counts.items()) + f" {noun}{ending}"
+    return ", ".join(f"{part} {count}" for part, count in counts.items()) + f" image{ending}"
 
 
 def join_parts(

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from muntin.data.annotation import warning
-from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
+from muntin.data.checking import THREADS, CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
 from muntin.data.detection import list_detect
 from muntin.data.label_files import count_values, read_mask
@@ -93,7 +93,6 @@ def list_semantic(
     classes: Classes | None = None,
     colors: Sequence[str] = (),
     ignored: Sequence[str] = (),
-    readers: Sequence[Reader[MaskRequest, DataSets]] = READERS,
 ) -> DataSets:
     """List the images of a data set and their masks.
 
@@ -103,7 +102,7 @@ def list_semantic(
     ignored by default for indices. A single set is in `train`, whatever its name. What is wrong
     with the sampled masks is in `problems`.
     """
-    reader, source, found = find_reader(path, readers, what="masks")
+    reader, source, found = find_reader(path, READERS, what="masks")
     request = MaskRequest(classes=classes, colors=colors, ignored=ignored)
     return reader.read(source, found, request)
 
@@ -117,16 +116,14 @@ def check_semantic(
     *,
     colors: Sequence[str] = (),
     ignored: Sequence[str] = (),
-    classes: Classes | None = None,
-    num_threads: int = 2,
 ) -> Report:
-    """Check a data set of masks: arguments as of `list_semantic`, the rest as `check`."""
+    """Check a data set of masks, given as to `list_semantic`."""
 
     def look_at(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
         problems: list[Problem] = []
         pixels: dict[str, Pixels] = {}
         lines = []
-        with ThreadPoolExecutor(max_workers=num_threads) as pool:
+        with ThreadPoolExecutor(max_workers=THREADS) as pool:
             for part, listing in parts.items():
                 mine = [one for one in seen if one.part == part]
                 looked = list(pool.map(lambda one, of=listing: _look(of, one), mine))
@@ -139,11 +136,7 @@ def check_semantic(
         return Summary(problems=problems, lines=lines, counts=[("classes", num_classes)])
 
     return check(
-        "semantic",
-        path,
-        lambda: list_semantic(path, classes=classes, colors=colors, ignored=ignored),
-        look_at,
-        num_threads=num_threads,
+        "semantic", path, lambda: list_semantic(path, colors=colors, ignored=ignored), look_at
     )
 
 
