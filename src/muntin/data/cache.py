@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from muntin.data.archives import read_bytes
-from muntin.data.box_targets import to_box_targets
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import decode
-from muntin.data.joint_transforms import Window
+from muntin.data.joint_transforms import Window, to_box_targets
 from muntin.data.keypoint_transforms import crop_box, crop_region, to_keypoints
 from muntin.data.label_files import LabelFile, read_mask
 from muntin.data.transforms import Preprocessing, Sample, resize, scaled_size, to_tensor

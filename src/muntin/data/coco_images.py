@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from muntin.data.annotation import AnnotationReport
+from muntin.data.objects import AnnotationReport
 from muntin.data.trees import Tree, clean_name, fold, part_of, read_size
 from muntin.errors import DataError, shorten
 from muntin.shapes import Size

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from muntin.data.annotation import AnnotationReport
 from muntin.data.archives import read_bytes
+from muntin.data.objects import AnnotationReport
 from muntin.data.trees import Tree, read_json
 from muntin.errors import DataError, shorten
 

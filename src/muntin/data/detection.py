@@ -14,10 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from muntin.data.annotation import warning
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
-from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest
+from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest, warning
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
 from muntin.data.segmentations import box_of
 from muntin.data.voc import VOC

@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from muntin.data.batches import Batch, stack_images
+from muntin.data.batches import Batch, fit, stack_images
 from muntin.data.cache import ImageCache
 from muntin.data.classification_transforms import BATCH_DRAWS
-from muntin.data.image_fitting import fit
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 from muntin.data.transforms import Augmentation, Preprocessing, Sample
 from muntin.errors import DataError

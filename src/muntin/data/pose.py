@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from muntin.data.annotation import AnnotationReport, ObjectRequest, warning
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO_KEYPOINTS
 from muntin.data.deeplabcut import DEEPLABCUT
+from muntin.data.objects import AnnotationReport, ObjectRequest, warning
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
 from muntin.data.skeletons import build_skeleton
 from muntin.errors import DataError, plural, shorten

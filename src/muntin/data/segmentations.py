@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from muntin.data.annotation import Edges
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Segmentation
 from muntin.shapes import Size
 
-__all__ = ["box_of", "clean_segmentation"]
+__all__ = ["Edges", "box_of", "clean_segmentation"]
+
+Edges = tuple[float, float, float, float]
+"""Left, top, right and bottom edge in pixels."""
 
 
 def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | None, str]:  # noqa: ANN401

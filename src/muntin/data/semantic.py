@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from muntin.data.annotation import warning
 from muntin.data.checking import THREADS, CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
 from muntin.data.detection import list_detect
 from muntin.data.label_files import count_values, read_mask
 from muntin.data.mask_folders import MASK_FOLDERS, name_value, propose_table
 from muntin.data.mask_layouts import MaskRequest
+from muntin.data.objects import warning
 from muntin.data.readers import Reader, Source, find_reader, join_parts
 from muntin.data.yolo import YOLO
 from muntin.errors import DataError, plural, shorten
