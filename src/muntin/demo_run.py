@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 
 from muntin.data.decoding import open_image
@@ -25,6 +26,8 @@ from muntin.drawing.saving import save_image
 from muntin.drawing.semantic_drawing import draw_semantic_pair
 from muntin.errors import RunError
 from muntin.prediction.from_run import load
+from muntin.results import Detections, Poses, SemanticMap
+from muntin.samples import Entry, Listing
 from muntin.scoring.evaluation import evaluate
 from muntin.synthetic.datasets import write_classify, write_coco, write_frames, write_maps
 from muntin.tasks.task_table import find_task
@@ -101,36 +104,6 @@ def _images(data: Path) -> list[Path]:
     return sorted(path for path, names in parts if "val" in names and "masks" not in names)
 
 
-def _write_classify(folder: Path) -> object:
-    # Easy enough for two minutes: objects are nearly upright, and most have their usual colour.
-    return write_classify(
-        folder,
-        num_train_per_class=600,
-        num_val_per_class=60,
-        size=(64, 64),
-        max_angle=0.5,
-        usual_colours=0.9,
-    )
-
-
-def _write_scenes(folder: Path, write: Callable[..., Path] = write_coco) -> object:
-    return write(
-        folder,
-        num_train=600,
-        num_val=60,
-        size=(128, 160),
-        max_objects=4,
-        max_angle=0.5,
-        usual_colours=0.9,
-    )
-
-
-def _write_frames(folder: Path) -> object:
-    return write_frames(
-        folder, num_train=600, num_val=60, size=(128, 128), max_angle=0.5, usual_colours=0.9
-    )
-
-
 def _draw_classes(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     every = [path for path in _images(data) if path.suffix == ".png"]
     images = every[:: max(1, len(every) // 24)][:24]
@@ -146,81 +119,93 @@ def _draw_classes(run_folder: Path, data: Path, figures: dict[str, Any]) -> None
 def _draw_objects(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     listing = list_detect(data, masks="mask_ap" in figures).val
     assert listing is not None, "the generated set has images to validate with"
-    predictor = load(run_folder)
     threshold = figures["best_threshold"] or 0.5
-    tiles = []
-    for entry in listing.entries[:8]:
+
+    def draw(pixels: np.ndarray, entry: Entry, found: Detections) -> Image.Image:
         assert entry.objects is not None, "the generated images have objects"
-        pixels = open_image(Path(listing.source) / entry.path)
-        found = predictor(pixels)[0].above(threshold)
-        drawn = draw_detection_pair(pixels, entry.objects, found, listing.class_names)
-        tiles.append(Thumbnail(pixels=np.asarray(drawn)))
-    sheet = draw_sheet(
-        tiles, f"Ground truth, and detections with score >= {threshold:.2f}", columns=2, side=520
-    )
-    save_image(sheet, run_folder / "pictures" / "predictions.png")
+        return draw_detection_pair(
+            pixels, entry.objects, found.above(threshold), listing.class_names
+        )
+
+    title = f"Ground truth, and detections with score >= {threshold:.2f}"
+    _draw_pairs(run_folder, listing, title, draw)
 
 
 def _draw_maps(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     listing = list_semantic(data).val
     assert listing is not None, "the generated set has images to validate with"
-    predictor = load(run_folder)
-    tiles = []
-    for entry in listing.entries[:8]:
-        pixels = open_image(Path(listing.source) / entry.path)
-        truth = read_mask(listing, entry).labels
-        drawn = draw_semantic_pair(pixels, truth, predictor(pixels)[0])
-        tiles.append(Thumbnail(pixels=np.asarray(drawn)))
-    sheet = draw_sheet(
-        tiles, f"Ground truth and prediction, mIoU {figures['miou']:.3f}", columns=2, side=520
-    )
-    save_image(sheet, run_folder / "pictures" / "predictions.png")
+
+    def draw(pixels: np.ndarray, entry: Entry, found: SemanticMap) -> Image.Image:
+        return draw_semantic_pair(pixels, read_mask(listing, entry).labels, found)
+
+    title = f"Ground truth and prediction, mIoU {figures['miou']:.3f}"
+    _draw_pairs(run_folder, listing, title, draw)
 
 
 def _draw_instances(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
     listing = list_pose(data, whole=True).val
     assert listing is not None, "the generated set has images to validate with"
-    assert listing.skeleton is not None, "instances have a skeleton"
+    skeleton = listing.skeleton
+    assert skeleton is not None, "instances have a skeleton"
+
+    def draw(pixels: np.ndarray, entry: Entry, found: Poses) -> Image.Image:
+        assert entry.objects is not None, "the generated images have instances"
+        truth = annotated_poses(entry.objects, range(len(entry.objects)), skeleton)
+        return draw_pose_pair(pixels, truth, found)
+
+    title = f"Ground truth and prediction, PCK {figures['pck']:.3f}"
+    _draw_pairs(run_folder, listing, title, draw)
+
+
+def _draw_pairs(
+    run_folder: Path, listing: Listing, title: str, draw: Callable[..., Image.Image]
+) -> None:
+    """Draw what is annotated beside what is found; `draw` gets pixels, entry and result."""
     predictor = load(run_folder)
     tiles = []
     for entry in listing.entries[:8]:
-        assert entry.objects is not None, "the generated images have instances"
         pixels = open_image(Path(listing.source) / entry.path)
-        found = predictor(pixels)[0]
-        truth = annotated_poses(entry.objects, range(len(entry.objects)), listing.skeleton)
-        tiles.append(Thumbnail(pixels=np.asarray(draw_pose_pair(pixels, truth, found))))
-    title = f"Ground truth and prediction, PCK {figures['pck']:.3f}"
+        drawn = draw(pixels, entry, predictor(pixels)[0])
+        tiles.append(Thumbnail(pixels=np.asarray(drawn)))
     sheet = draw_sheet(tiles, title, columns=2, side=520)
     save_image(sheet, run_folder / "pictures" / "predictions.png")
 
 
+# Easy enough for minutes: objects are nearly upright, and most have their usual colour.
+_EASY: dict[str, Any] = {"max_angle": 0.5, "usual_colours": 0.9}
+_SCENES: dict[str, Any] = {
+    "num_train": 600, "num_val": 60, "size": (128, 160), "max_objects": 4, **_EASY,
+}  # fmt: skip
+
 _DEMOS = {
     "classify": _Demo(
-        write_data=_write_classify,
+        write_data=partial(
+            write_classify, num_train_per_class=600, num_val_per_class=60, size=(64, 64), **_EASY
+        ),
         draw=_draw_classes,
         figures=("top1", "macro_f1"),
         max_time_s=150.0,
     ),
     "detect": _Demo(
-        write_data=_write_scenes,
+        write_data=partial(write_coco, **_SCENES),
         draw=_draw_objects,
         figures=("box_ap", "box_ap50"),
         max_time_s=180.0,
     ),
     "instance": _Demo(
-        write_data=_write_scenes,
+        write_data=partial(write_coco, **_SCENES),
         draw=_draw_objects,
         figures=("box_ap", "box_ap50", "mask_ap", "mask_ap50"),
         max_time_s=240.0,
     ),
     "pose": _Demo(
-        write_data=_write_frames,
+        write_data=partial(write_frames, num_train=600, num_val=60, size=(128, 128), **_EASY),
         draw=_draw_instances,
         figures=("oks_ap", "pck", "mean_pixel_error"),
         max_time_s=180.0,
     ),
     "semantic": _Demo(
-        write_data=partial(_write_scenes, write=write_maps),
+        write_data=partial(write_maps, **_SCENES),
         draw=_draw_maps,
         figures=("miou", "pixel_accuracy"),
         max_time_s=180.0,

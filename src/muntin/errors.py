@@ -3,7 +3,6 @@
 """Exception classes, and functions that format messages.
 
 Every message states, in this order: the requirement, the value received, its origin, the remedy.
-Users can catch `MuntinError`, or the matching builtin exception.
 """
 
 from __future__ import annotations

@@ -140,7 +140,6 @@ class ImageCache:
         return Keypoints.empty(len(self.listing.skeleton.names))
 
     def _stack(self) -> Tensor | None:
-        """Stack images of equal size into one tensor, from which batches are indexed."""
         kept = self._kept or []
         shapes = {image.pixels.shape for image in kept if image is not None}
         if self.pre.fit != "center_crop" or len(shapes) != 1:
@@ -174,7 +173,6 @@ class ImageCache:
             return None
 
     def _cut_out(self, entry: Entry, box: tuple[float, ...], image: Tensor) -> Sample:
-        """The region of an image around an instance, and its keypoints."""
         assert entry.objects is not None, "an instance is one of the objects"
         frame = crop_box(box, self.pre)
         region = crop_region(image, frame, self.pre)
@@ -210,7 +208,6 @@ class ImageCache:
 
 
 def _require_size(entry: Entry, size: Size) -> None:
-    """Refuse an image whose annotations are for another size."""
     if entry.objects is not None and entry.size not in (None, size):
         message = (
             f"{entry.path!r} must have the size in its annotations, {entry.size}, got "

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check a whole data set before training, and report every fault.
 
-Training fails on an error; a warning makes its metrics less reliable. `check` reads every image and
-finds what any task suffers from; what is particular to a task is a function that it calls.
+Training fails on an error; a warning makes its metrics less reliable.
 """
 
 from __future__ import annotations
@@ -157,7 +156,6 @@ def check(
 
 
 def _read_all(parts: Parts) -> Iterator[CheckedImage]:
-    """Read every image, in the order of the listings, several at the same time."""
     work = (
         (part, listing.source, entry)
         for part, listing in parts.items()
@@ -232,7 +230,6 @@ def _find_unsplit(parts: Parts) -> Iterator[Problem]:
 
 
 def _describe_images(seen: Sequence[CheckedImage]) -> Iterator[str]:
-    """Sizes and pixel formats."""
     if not seen:
         return
     heights, widths = zip(*(one.size for one in seen), strict=True)

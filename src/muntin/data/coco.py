@@ -3,8 +3,7 @@
 """COCO: one JSON with the images, annotations and categories of a set.
 
 Boxes are x, y, width, height in pixels, with (0, 0) the outer corner of the image. Numbers of
-categories may have gaps. Images are found by the ends of their names, wherever they lie below
-the place that was given.
+categories may have gaps.
 """
 
 from __future__ import annotations

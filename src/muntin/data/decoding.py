@@ -1,20 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the bytes of an image file to an array, through Pillow.
+"""From the bytes of an image file to 8-bit RGB, through Pillow.
 
-What happens to images that are not plain 8-bit RGB:
-
-- EXIF orientation is applied, so the array is what a viewer shows.
-- Grey becomes three equal channels. A palette is looked up.
-- Transparency is dropped, not composited: the colour stored under it is what the model sees. This
-  is what torchvision and timm do, hence what published weights were trained with.
-- 16-bit grey is divided by 257 and rounded, so 65535 becomes 255. (16-bit RGB is brought to 8 bits
-  by Pillow itself, which keeps the high byte.) Integers beyond 16 bits are stretched from their
-  lowest to their highest value.
-- Float images: values within [0, 1] are multiplied by 255, values within [0, 255] rounded,
-  others stretched from lowest to highest; NaN is 0.
-- CMYK and the other colour spaces of JPEG are converted by Pillow, without a colour profile.
-- Of several frames the first is taken.
+EXIF orientation is applied. Of several frames the first is taken. Transparency is dropped, not
+composited, as torchvision and timm do, hence what published weights were trained with. 16-bit grey
+is divided by 257 and rounded; integers beyond 16 bits are stretched from lowest to highest. Floats
+within [0, 1] are multiplied by 255, within [0, 255] rounded, others stretched; NaN is 0. Of 16-bit
+RGB, Pillow keeps the high byte; it converts CMYK and the like without a colour profile.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which images a data set has and what objects are annotated in them, found by looking at it.
 
-The first of `READERS` that recognises the files reads them. No image is decoded; where the
-annotations lack its size, it is read from the head of the file.
+No image is decoded; where the annotations lack its size, it is read from the head of the file.
 """
 
 from __future__ import annotations

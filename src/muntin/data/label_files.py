@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the bytes of a mask file, or from objects, to the class of each pixel.
 
-The values of a mask identify classes. A palette image holds both, the index of a colour and
-the colour; the encoding decides which of them is the class. Values are never rounded, mixed
-or scaled.
+Values are never rounded, mixed or scaled; of a palette, the encoding takes the index or the colour.
 """
 
 from __future__ import annotations

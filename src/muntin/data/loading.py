@@ -46,8 +46,6 @@ ALONE = Processes()
 
 
 class _Item(NamedTuple):
-    """One image as a worker gives it."""
-
     sample: Sample
     place: int
     weight: float
@@ -58,8 +56,6 @@ _Key = tuple[int, int, float, Size]
 
 
 class _Images(Dataset[_Item]):
-    """One image at a time, for worker processes."""
-
     def __init__(self, store: ImageCache, augment: Augmentation | None, seed: int) -> None:
         self.store = store
         self.augment = augment

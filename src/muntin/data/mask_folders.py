@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masks as files beside the images, and the classes of their values.
 
-A table defines the classes, or else the values of some masks that are read here, so that errors in
-them are reported before training.
+Without a table, the values of some masks define them, so that errors are reported before training.
 """
 
 from __future__ import annotations
@@ -174,7 +173,6 @@ def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _Va
 def _decide(
     source: str, table: MaskTable | None, seen: _Values, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
-    """Names of the classes and what they are stored as."""
     if not seen.counts:
         message = (
             f"At least one mask in {source!r} must be readable, got none: "
@@ -231,7 +229,6 @@ def _is_grey(value: int) -> bool:
 def _from_values(
     source: str, seen: _Values, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
-    """Classes by the values of the masks, without a table."""
     values = sorted(seen.counts)
     if seen.colored:
         _refuse_many(seen, source)

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From annotations as a file holds them to the objects of an image.
 
-Readers of all formats bring an annotation to the same form; here it is looked at, once, and is
-kept, cut at the edge of the image, or left out with a line that names it.
+An annotation is kept, cut at the edge of the image, or left out with a line that names it.
 """
 
 from __future__ import annotations
@@ -176,7 +175,6 @@ def _keep(
     request: ObjectRequest,
     keypoint_names: Sequence[str],
 ) -> tuple[list[Annotation], list[NDArray[np.float64]]]:
-    """The annotations that are no fault, and the keypoints of each."""
     findings, masks = request.findings, request.masks
     kept: list[Annotation] = []
     seen: dict[tuple[int, bool, Edges], Annotation] = {}

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which instances a data set has and where their keypoints are, found by looking at it.
 
-The first of `READERS` that recognises the files reads them. An entry is one instance: for COCO its
-box, for a CSV without a row of individuals the whole image.
+An entry is one instance: for COCO its box, for a CSV without a row of individuals the whole image.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random numbers that depend on (seed, epoch, index) alone.
 
-What happens to an image in an epoch must not depend on which process reads it, in which batch it
-stands, or whether the run was stopped in between. So nothing is drawn from a stream that goes on:
-each number is computed from its place.
+What happens to an image must not depend on which process reads it, in which batch, or whether the
+run was stopped in between. So each number is computed from its place, not drawn from a stream.
 """
 
 from __future__ import annotations

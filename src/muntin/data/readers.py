@@ -1,10 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of data layouts: how each one is recognised and how it is read.
-
-Every kind of task has a tuple of readers, tried in order; the first that recognises DATA reads it.
-A new layout is a module with a `Reader`, and a row in the tuple of its kind.
-"""
+"""Data layouts: each task tries a tuple of readers; the first that recognises DATA reads it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from muntin.data.yolo import YOLO
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Listing, MaskEncoding, Problem
 
-__all__ = ["READERS", "check_semantic", "list_semantic", "name_value", "propose_table"]
+__all__ = ["READERS", "check_semantic", "list_semantic", "propose_table"]
 
 BACKGROUND = "background"
 

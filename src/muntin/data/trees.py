@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names below a folder or in an archive, listed once and asked many times.
 
-Annotations name images in the way of the machine that they were made on: with other folders,
-backslashes, a URL, other capitals. Names are therefore compared from their end.
+Annotations name images as on the machine that they were made on: with other folders, backslashes, a
+URL, other capitals. Names are therefore compared from their end.
 """
 
 from __future__ import annotations
