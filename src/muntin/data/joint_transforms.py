@@ -199,13 +199,7 @@ def _boxes_of_masks(targets: BoxTargets) -> tuple[Tensor, Tensor]:
 
 
 def to_box_targets(objects: Objects, original: Size, kept: Size) -> BoxTargets:
-    """Bring annotated objects to the pixels of an image as it is kept.
-
-    Args:
-        objects: In pixels of the original.
-        original: (height, width) of the original.
-        kept: (height, width) of the image as it is kept.
-    """
+    """Bring objects from the pixels of the original to those of the image as it is kept."""
     window, single = Window((0, 0, *original), kept), ~objects.crowd
     boxes = torch.from_numpy(objects.boxes).float().view(-1, 2, 2)
     boxes = window.move_points(boxes, 0.5).view(-1, 4)

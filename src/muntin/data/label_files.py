@@ -45,12 +45,7 @@ class LabelFile(NamedTuple):
 
 
 def pack_color(color: tuple[int, int, int]) -> int:
-    """Give one number for a colour.
-
-    Example:
-        >>> hex(pack_color((60, 16, 152)))
-        '0x3c1098'
-    """
+    """Give one number for a colour: 0xRRGGBB."""
     red, green, blue = color
     return red << 16 | green << 8 | blue
 

@@ -31,12 +31,7 @@ def _fold(places: tuple[int, ...]) -> NDArray[np.uint64]:
 
 
 def derive_seed(*places: int) -> int:
-    """Give a seed of 63 bits for a place such as (seed, epoch, step).
-
-    Example:
-        >>> derive_seed(0, 1, 2) == derive_seed(0, 1, 2) != derive_seed(0, 2, 1)
-        True
-    """
+    """Give a seed of 63 bits for a place such as (seed, epoch, step)."""
     return int(_fold(places)[0] >> np.uint64(1))
 
 

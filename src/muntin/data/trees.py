@@ -112,12 +112,7 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
 
 
 def fold(name: str) -> str:
-    """One spelling of a name for all capitals and both ways to write an accent.
-
-    Example:
-        >>> fold("Annotations/A.XML")
-        'annotations/a.xml'
-    """
+    """One spelling of a name for all capitals and both ways to write an accent."""
     if name.isascii():
         return name.lower()
     return unicodedata.normalize("NFC", name).lower()
