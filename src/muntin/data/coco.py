@@ -21,7 +21,6 @@ from muntin.data.archives import read_bytes
 from muntin.data.box_units import require_widths
 from muntin.data.class_names import clean_class_name, number_classes
 from muntin.data.coco_images import Id, ImageRecord, Row, find_images, plain_id
-from muntin.data.coco_keypoints import KEYS, Points, common_points, explain_json, points_of
 from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
@@ -33,6 +32,7 @@ from muntin.data.objects import (
 )
 from muntin.data.readers import Reader, Source, count_others, explain_some
 from muntin.data.segmentations import box_of, clean_segmentation
+from muntin.data.skeletons import Points, common_points, points_of
 from muntin.data.trees import PARTS, Tree, part_in, part_of, read_json
 from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Skeleton
@@ -43,6 +43,7 @@ __all__ = ["COCO", "COCO_KEYPOINTS"]
 # Other files that lie beside the instances of COCO.
 _OTHER_KINDS = ("captions_", "image_info_", "panoptic_", "stuff_")
 _MAX_TO_OPEN = 24
+_KEYS = ("images", "annotations", "categories")
 
 _Files = tuple[dict[str, str], list[str]]
 """The JSON of each part, and those that belong to no part."""
@@ -165,8 +166,7 @@ def _read_file(tree: Tree, part: str, path: str, masks: bool) -> _File:
     data = read_json(tree.source, path, hook=None if masks else forget)
     got = "a list" if isinstance(data, list) else f"a {type(data).__name__}"
     if isinstance(data, dict):
-        lacking = [key for key in KEYS if not isinstance(data.get(key), list)]
-        got = f"no {' and no '.join(lacking)} in it" if lacking else ""
+        got = f"{lacks} in it" if (lacks := _name_lacking(data)) else ""
     if got:
         message = (
             f"A COCO JSON must be an object with the lists images, annotations and categories, "
@@ -331,6 +331,24 @@ def _read_annotation(
     )
 
 
+def _explain(tree: Tree, path: str) -> str:
+    """Explain why a JSON is not recognised as COCO."""
+    try:
+        if not read_bytes(tree.source, path).strip():
+            return f"{path!r} is empty"
+        values = read_json(tree.source, path)
+    except DataError:
+        return f"{path!r} is no JSON that is whole"
+    if not isinstance(values, dict):
+        return f"{path!r} holds a {type(values).__name__}, not an object with images"
+    return f"{path!r} has {_name_lacking(values)}"
+
+
+def _name_lacking(values: Row) -> str:
+    lacking = [key for key in _KEYS if not isinstance(values.get(key), list)]
+    return f"no {' and no '.join(lacking)}" if lacking else ""
+
+
 COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="COCO",
     recognise=_recognise,
@@ -347,5 +365,5 @@ COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=_read,
     looks_for="COCO (a JSON such as annotations/person_keypoints_train.json)",
     file="a COCO .json",
-    reject=explain_some(".json", explain_json),
+    reject=explain_some(".json", _explain),
 )
