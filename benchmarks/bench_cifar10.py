@@ -10,9 +10,7 @@ best epoch on a part of the training images.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import tempfile
 import time
 import zipfile
@@ -23,12 +21,7 @@ import record
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    data = os.environ.get("MUNTIN_DATA", str(record.ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", default=f"{data}/cifar10_jpeg", help="folder of the two zips")
-    parser.add_argument("--max-time", default="15m")
-    parser.add_argument("--out", default="", help="keep the run folder here")
-    options = parser.parse_args()
+    options = record.options(__doc__, data=f"{record.DATA}/cifar10_jpeg", max_time="15m", out="")
     zips = [Path(options.data) / f"{part}.zip" for part in ("train", "test")]
     if not all(path.is_file() for path in zips):
         message = f"{options.data} must hold train.zip and test.zip; pass --data."
@@ -49,7 +42,6 @@ def main() -> None:
         journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
         config = json.loads((run / "config.json").read_text())
     content = {
-        **record.environment(),
         "what": "CIFAR-10 as JPEG: 50,000 training images, tested once on 10,000",
         "muntin_command": f"muntin train classify train --max-time {options.max_time}",
         "wall_seconds": round(seconds, 1),
@@ -58,11 +50,9 @@ def main() -> None:
         "epochs": len(journal),
         "images_per_s": [line["images_per_s"] for line in journal],
         "predicts_from_disk": bool(predictions[0]["classes"]),
-        "config": config,
+        "config": {**config, "data": "train"},
     }
-    content["config"]["data"] = "train"
-    print(record.write("cifar10", f"cpu{os.cpu_count()}", content))
-    print(f"test top-1 {figures['top1']:.4f} after {seconds:.0f} s")
+    record.save("cifar10", content)
 
 
 if __name__ == "__main__":

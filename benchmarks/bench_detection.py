@@ -12,13 +12,11 @@ the clock as muntin's does, at the size that muntin shows images at.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +41,8 @@ BATCH = 4
 
 def main() -> None:
     """Run the selected benchmarks and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    data = os.environ.get("MUNTIN_DATA", str(record.ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", default=data, help="folder that holds bccd and nuclei")
-    parser.add_argument("--sets", default="bccd,nuclei")
-    parser.add_argument("--minutes", type=float, default=25.0)
-    parser.add_argument("--out", default="", help="keep the run folders here")
-    options = parser.parse_args()
-    for name in options.sets.split(","):
+    options = record.options(__doc__, sets=tuple(TASKS), data=record.DATA, minutes=25.0, out="")
+    for name in options.sets:
         measure(name, Path(options.data) / name, options.minutes, options.out)
 
 
@@ -59,41 +51,18 @@ def measure(name: str, data: Path, minutes: float, out: str) -> None:
     task = TASKS[name]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(out or folder).resolve() / name
-        ours = train_muntin(task, data, run, minutes)
-        config = json.loads((run / "config.json").read_text())
+        ours, config = record.train_and_score(task, data, data, run, minutes)
     peer = train_peer(name, data, minutes, config)
+    for result in (ours, peer):
+        result["test"] = chosen(result["test"])
     content = {
-        **record.environment(("faster-coco-eval",)),
         "what": f"{name}: from scratch, {minutes:g} minutes of wall time, scored on its test part",
         "muntin_command": f"muntin train {task} {name} --weights none --max-time {minutes:g}m",
         "minutes": minutes,
         "muntin": ours,
         PEERS[name]: peer,
     }
-    path = record.write(f"detection_{name}", f"cpu{os.cpu_count()}", content)
-    print(json.dumps(content, indent=2))
-    print(path)
-
-
-def train_muntin(task: str, data: Path, run: Path, minutes: float) -> dict[str, Any]:
-    """Train and score as a user does."""
-    begun = time.monotonic()
-    record.muntin(
-        "train", task, data, "--weights", "none", "--max-time", f"{minutes:g}m", "--out", run
-    )
-    seconds = time.monotonic() - begun
-    figures = json.loads(record.muntin("eval", run, data, "--json", keep=True))
-    journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
-    config = json.loads((run / "config.json").read_text())
-    return {
-        "wall_seconds": round(seconds, 1),
-        "test": chosen(figures),
-        "epochs": len(journal),
-        "images_per_s": [line["images_per_s"] for line in journal],
-        "memory_mib": max(line["memory_mib"] for line in journal),
-        "model": config["model_name"],
-        "img_size": config["model"]["img_size"],
-    }
+    record.save(f"detection_{name}", content, ("faster-coco-eval",))
 
 
 def train_peer(name: str, data: Path, minutes: float, config: dict[str, Any]) -> dict[str, Any]:
@@ -118,32 +87,25 @@ def train_peer(name: str, data: Path, minutes: float, config: dict[str, Any]) ->
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.005, momentum=0.9, weight_decay=1e-4)
     images = [load(train, entry, masks) for entry in train.entries]
-    limit, steps, epochs = minutes * 60 - 5, 0, 0
     network.train()
-    while time.monotonic() - begun < limit:
-        order = random.sample(range(len(images)), len(images))
-        for start in range(0, len(order), BATCH):
-            done = (time.monotonic() - begun) / limit
-            if done >= 1:
-                break
-            rate = min(1.0, (steps + 1) / 100) * (1 + math.cos(math.pi * done)) / 2
-            optimizer.param_groups[0]["lr"] = 0.005 * rate
-            batch = [flip(*images[i]) for i in order[start : start + BATCH]]
-            losses = network([row[0] for row in batch], [row[1] for row in batch])
-            optimizer.zero_grad()
-            sum(losses.values()).backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-            optimizer.step()
-            steps += 1
-        epochs += 1
-    seconds = time.monotonic() - begun
-    figures = score_rival(network, test, masks)
+
+    def losses() -> Iterator[torch.Tensor]:
+        while True:
+            order = random.sample(range(len(images)), len(images))
+            for start in range(0, len(order), BATCH):
+                batch = [flip(*images[i]) for i in order[start : start + BATCH]]
+                yield sum(network([row[0] for row in batch], [row[1] for row in batch]).values())
+
+    result = record.train_peer(
+        network, optimizer, losses(), limit=(begun, minutes), clip=10.0,
+        rate=lambda done, steps: 0.005 * min(1.0, (steps + 1) / 100)
+        * (1 + math.cos(math.pi * done)) / 2,
+    )  # fmt: skip
     return {
-        "wall_seconds": round(seconds, 1),
-        "test": chosen(figures),
-        "epochs": epochs,
-        "steps": steps,
-        "images_per_s": round(steps * BATCH / seconds, 2),
+        **result,
+        "test": score_rival(network, test, masks),
+        "epochs": math.ceil(result["steps"] / math.ceil(len(images) / BATCH)),
+        "images_per_s": round(result["steps"] * BATCH / result["wall_seconds"], 2),
     }
 
 

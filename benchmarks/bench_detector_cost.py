@@ -9,15 +9,13 @@ both find the same boxes, which is checked.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
-import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import record
 import torch
 import torchvision
@@ -29,6 +27,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 import muntin
+from muntin.benching.interleaving import BenchmarkCase, summarize, time_interleaved
 from muntin.targets import BoxTargets
 
 NUM_CLASSES = 80
@@ -59,10 +58,7 @@ class Pyramid(nn.Module):
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", default="480x640")
-    parser.add_argument("--repeat", type=int, default=7)
-    options = parser.parse_args()
+    options = record.options(__doc__, size="480x640", repeat=7)
     high, wide = (int(side) for side in options.size.split("x"))
     torch.manual_seed(0)
     theirs = MaskRCNN(
@@ -85,47 +81,43 @@ def main() -> None:
     )
     muntin.load_weights(ours, theirs.state_dict())
     image = torch.randn(1, 3, high, wide)
-    contestants = {
-        "training step": {
-            "torchvision": lambda: learn_theirs(theirs, image),
-            "muntin": lambda: learn_ours(ours, image),
-        },
-        "prediction": {
-            "torchvision": lambda: predict_theirs(theirs, image),
-            "muntin": lambda: predict_ours(ours, image),
-        },
+    learn = partial(learn_theirs, theirs, image), partial(learn_ours, ours, image)
+    predict = partial(predict_theirs, theirs, image), partial(predict_ours, ours, image)
+    rows = {
+        **race("training step", *learn, options.repeat),
+        **race("prediction", *predict, options.repeat),
     }
-    rows: dict[str, Any] = {}
-    for what, pair in contestants.items():
-        rows |= race(what, pair, options.repeat)
     content = {
-        **record.environment(),
         "what": "Mask R-CNN on Swin-T with a pyramid, one image, same weights, taking turns",
         "size": options.size,
         "num_found": len(predict_ours(ours, image).boxes),
         "largest_box_difference": agreement(theirs, ours, image),
         "rows": rows,
     }
-    print(json.dumps(content, indent=2))
-    print(record.write("detector_cost", f"cpu{os.cpu_count()}", content))
+    record.save("detector_cost", content)
 
 
-def race(what: str, pair: dict[str, Callable[[], object]], repeat: int) -> dict[str, Any]:
+def race(
+    what: str, theirs: Callable[[], object], ours: Callable[[], object], repeat: int
+) -> dict[str, Any]:
     """Time both in turns, after a turn to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in pair}
-    for turn in range(repeat + 1):
-        for name, work in pair.items():
-            begun = time.perf_counter()
-            work()
-            if turn:
-                seconds[name].append(time.perf_counter() - begun)
-    base = statistics.median(seconds["torchvision"])
+
+    def call(work: Callable[[], object]) -> np.ndarray:
+        work()
+        return np.zeros(0, np.float32)
+
+    cases = [
+        BenchmarkCase(owner=name, run=partial(call, work))
+        for name, work in (("torchvision", theirs), ("muntin", ours))
+    ]
+    timings = time_interleaved(cases, rounds=repeat)
+    base = statistics.median(timings[0].seconds)
     return {
-        f"{what}, {name}": {
-            "seconds": record.spread(values),
-            "ratio_to_torchvision": record.spread([value / base for value in values]),
+        f"{what}, {timing.case.owner}": {
+            "seconds": summarize(timing.seconds),
+            "ratio_to_torchvision": summarize([value / base for value in timing.seconds]),
         }
-        for name, values in seconds.items()
+        for timing in timings
     }
 
 

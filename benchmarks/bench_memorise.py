@@ -1,79 +1,86 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Can a detector overfit 20 photographs? If not, targets, losses or decoding are wrong.
+"""Can networks overfit a few photographs? If not, targets, losses, decoding or metrics are wrong.
 
-Mask R-CNN on a small Swin, from scratch, on the first 20 annotated images of coco_mini's train
-part, without augmentation, scored on the same images.
+``instance``: Mask R-CNN on a small Swin, from scratch, on the first 20 annotated images of
+coco_mini's train part. ``pose``: the 16 persons with keypoints in its val part. Without
+augmentation, scored on the same images.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import record
 
 import muntin
 
-SETTINGS = {
-    "augment.scale": "1,1",
+COMMON = {
+    "augment.scale": 0,
     "augment.flip": 0,
     "augment.jitter": 0,
-    # Many objects of photographs are small.
-    "head.anchor_scale": 4.0,
-    "train.learning_rate": 1e-3,
     "train.ema_decay": 0.99,
     "train.weight_decay": 0.0,
     "machine.workers": 0,
 }
-FIGURES = ("box_ap", "box_ap50", "mask_ap", "mask_ap50", "num_images")
+SETTINGS: dict[str, dict[str, Any]] = {
+    # Many objects of photographs are small.
+    "instance": {
+        **COMMON,
+        "augment.scale": "1,1",
+        "head.anchor_scale": 4.0,
+        "train.learning_rate": 1e-3,
+    },
+    "pose": {**COMMON, "augment.shift": 0, "augment.rotate": 0},
+}
+FIGURES = {
+    "instance": ("box_ap", "box_ap50", "mask_ap", "mask_ap50", "num_images"),
+    "pose": ("oks_ap", "oks_ap50", "oks_ap75", "pck", "mean_pixel_error"),
+}
+TOPICS = {"instance": "memorise", "pose": "pose_memorise"}
+MINUTES = {"instance": 15.0, "pose": 5.0}
 
 
 def main() -> None:
-    """Train, score and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    data = os.environ.get("MUNTIN_DATA", str(record.ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", default=data, help="folder that holds coco_mini")
-    parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--img-size", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--head", default="mask_rcnn_small")
-    parser.add_argument("--out", default="", help="keep the run folder here")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        images = take(Path(options.data) / "coco_mini", Path(folder) / "data", 20)
-        begun = time.monotonic()
-        run = muntin.train(
-            "instance",
-            images,
-            val=images,
-            out=options.out or Path(folder) / "run",
-            head=options.head,
-            weights="none",
-            img_size=options.img_size,
-            batch_size=options.batch_size,
-            max_time_s=60 * options.minutes,
-            settings=SETTINGS,
-        )
-        figures = {name: run.metrics[name] for name in FIGURES}
-    content = {
-        **record.environment(),
-        "what": "overfitting 20 photographs of coco_mini, scored on the training images",
-        "settings": {**SETTINGS, "img_size": options.img_size, "batch_size": options.batch_size},
-        "head": options.head,
-        "epochs": run.epochs,
-        "seconds": round(time.monotonic() - begun, 1),
-        **figures,
-    }
-    print(json.dumps(content, indent=2))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    device = "gpu" if "cores of" not in record.device_name() else f"cpu{cores}"
-    print(record.write("memorise", device, content))
+    """Train, score and write the results."""
+    options = record.options(
+        __doc__, tasks=tuple(SETTINGS), data=record.DATA, minutes=0.0, img_size=256, batch_size=2,
+        head="mask_rcnn_small",
+    )  # fmt: skip
+    coco = Path(options.data) / "coco_mini"
+    for task in options.tasks:
+        settings, more = SETTINGS[task], {}
+        with tempfile.TemporaryDirectory() as folder:
+            data = coco / "annotations" / "person_keypoints_val2017.json"
+            if task == "instance":
+                data = take(coco, Path(folder) / "data", 20)
+                sizes = {"img_size": options.img_size, "batch_size": options.batch_size}
+                more = {"head": options.head, **sizes}
+            begun = time.monotonic()
+            run = muntin.train(
+                task,
+                data,
+                val=data,
+                out=Path(folder) / "run",
+                weights="none",
+                max_time_s=60 * (options.minutes or MINUTES[task]),
+                settings=settings,
+                **more,
+            )
+        content = {
+            "what": f"overfitting photographs of coco_mini: {task}, scored on the training images",
+            "settings": {**settings, **more},
+            **({"head": options.head} if task == "instance" else {}),
+            "epochs": run.epochs,
+            "seconds": round(time.monotonic() - begun, 1),
+            **{name: run.metrics[name] for name in FIGURES[task]},
+        }
+        record.save(TOPICS[task], content)
 
 
 def take(source: Path, folder: Path, count: int) -> Path:

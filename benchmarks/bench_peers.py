@@ -1,33 +1,51 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""All benchmarks of `muntin bench` except inference, stored with their environment."""
+"""The benchmarks of `muntin bench`, stored with their environment; attention also with peers'."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
+import importlib.util
+from typing import Any
 
 import record
+from attention_peers import ATTENTIONS
 
-from muntin.benching.bench_request import KINDS, bench_by_name
+from muntin.benching.attention import bench_attention
+from muntin.benching.bench_request import BenchRequest
+from muntin.benching.benchmark_kinds import KINDS, run_benchmark
 
 
 def main() -> None:
-    """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*", help="all but inference, which has its own script")
-    parser.add_argument("--model", default="swin_tiny")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    """Measure and write the results."""
+    options = record.options(__doc__, kinds=tuple(KINDS), model="swin_tiny", rounds=5)
+    for kind in options.kinds:
+        if kind == "inference":
+            record.save("inference", measure_engines(options.model, options.rounds))
+            continue
+        request = BenchRequest(model=options.model, rounds=options.rounds, log=record.log)
+        if kind == "attention":
+            others = {name: start for name, start in ATTENTIONS.items() if has(name.split()[0])}
+            found = bench_attention(request, others)
+        else:
+            found = run_benchmark(kind, request)
+        record.save(f"peers_{kind}", found, ("timm", "transformers"))
 
-    def log(line: str) -> None:
-        print(line, file=sys.stderr)
 
-    for kind in options.kinds or [name for name in KINDS if name != "inference"]:
-        found = bench_by_name(kind, options.model, rounds=options.rounds, log=log)
-        content = {**record.environment(("timm", "transformers")), **found}
-        print(record.write(f"peers_{kind}", f"cpu{os.cpu_count()}", content))
+def measure_engines(model: str, rounds: int) -> dict[str, Any]:
+    """Measure a model in every engine at batch 8 and 1, and ViT-S beside timm's."""
+    requests = {
+        "throughput": BenchRequest(model=model, rounds=rounds, log=record.log),
+        "latency": BenchRequest(model=model, batch_size=1, rounds=2 * rounds, log=record.log),
+        "vit_small": BenchRequest(
+            model="vit_small", peers=("timm",), rounds=rounds, log=record.log
+        ),
+    }
+    return {name: run_benchmark("inference", request) for name, request in requests.items()}
+
+
+def has(library: str) -> bool:
+    """Whether a library is installed."""
+    return importlib.util.find_spec(library) is not None
 
 
 if __name__ == "__main__":

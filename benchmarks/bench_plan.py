@@ -5,17 +5,21 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
-import subprocess
-import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import record
+import torch
 
+import muntin
+from muntin.devices import peak_mib
 from muntin.synthetic.datasets import write_classify, write_coco, write_maps
+from muntin.training.trainer import Trainer
 
 CASES = [
     ("classify", "swin_tiny", 224, 2),
@@ -39,55 +43,17 @@ CASES = [
 TOLERANCE = 0.15
 STEPS = 5
 
-# Executed in its own process: trains some steps, prints peak memory and the median step time.
-CHILD = """
-import json, sys, time
-import torch
-from muntin import train
-from muntin.training.trainer import Trainer
-
-task, data, model, side, batch, out, device, precision, recomputed = sys.argv[1:]
-ends, peaks = [], []
-plain = Trainer.update_weights
-
-def peak():
-    if torch.cuda.is_available() and device != "cpu":
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() / 2**20
-    text = open("/proc/self/status", encoding="utf-8").read()
-    return int(text.split("VmHWM:")[1].split()[0]) / 1024
-
-def change(self, factor):
-    plain(self, factor)
-    ends.append(time.perf_counter())
-    peaks.append(peak())
-
-Trainer.update_weights = change
-if __name__ == "__main__":
-    train(task, data, model=model, img_size=int(side), batch_size=int(batch), out=out, epochs=1,
-          device=device, precision=precision, weights="none", quiet=True, stop_after=STEPS,
-          settings={"machine.compile": "off", "train.start_size": 1,
-                    "train.recomputed_blocks": int(recomputed)})
-    steps = sorted(b - a for a, b in zip(ends, ends[1:]))
-    sys.stdout.write(json.dumps({"peak_mib": peaks[-1], "step_s": steps[len(steps) // 2]}))
-""".replace("STEPS", str(STEPS))
-
 
 def main() -> None:
     """Run the benchmark and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--only", default="", help="run only cases that contain this text")
-    parser.add_argument("--recomputed", type=int, default=0, help="recomputed leading blocks")
-    options = parser.parse_args()
+    options = record.options(__doc__, device="cpu", precision="fp32", only="", recomputed=0)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(CASES):
             if options.only and options.only not in " ".join(map(str, case)):
                 continue
             row = compare(case, Path(folder) / str(number), options)
-            print(json.dumps(row), file=sys.stderr)
+            record.log(json.dumps(row))
             rows.append(row)
     content = {
         **record.environment(),
@@ -112,12 +78,9 @@ def compare(
     words += ["--device", device, "--precision", precision, "--weights", "none", "--json"]
     words += ["--set", "train.start_size=1", "--set", f"train.recomputed_blocks={recomputed}"]
     predicted = json.loads(record.muntin(*words, keep=True))
-    arguments = [task, data, model, side, batch, folder / "run", device, precision, recomputed]
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, *map(str, arguments)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    measured = json.loads(done.stdout.splitlines()[-1])
+    measured = record.alone(
+        train_some_steps, case, data, folder / "run", device, precision, recomputed
+    )
     return {
         "case": f"{task} {model} at {side}, batch {batch}"
         + f", {recomputed} recomputed" * bool(recomputed),
@@ -129,6 +92,34 @@ def compare(
         "time_error": abs(predicted["step_s"] / measured["step_s"] - 1),
         "plan": predicted,
     }
+
+
+def train_some_steps(
+    case: tuple[str, str, int, int], data: Path, out: Path, device: str, precision: str,
+    recomputed: int,
+) -> dict[str, float]:  # fmt: skip
+    """Train some steps; give the peak memory and the median time of a step."""
+    task, model, side, batch = case
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    ends, peaks = [], []
+    update = Trainer.update_weights
+
+    def observed(self: Trainer, factor: float) -> None:
+        update(self, factor)
+        if on_gpu:
+            torch.cuda.synchronize()
+        ends.append(time.perf_counter())
+        peaks.append(torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_mib())
+
+    Trainer.update_weights = observed  # type: ignore[method-assign]
+    muntin.train(
+        task, data, model=model, img_size=side, batch_size=batch, out=out, epochs=1,
+        device=device, precision=precision, weights="none", quiet=True, stop_after=STEPS,
+        settings={"machine.compile": "off", "train.start_size": 1,
+                  "train.recomputed_blocks": recomputed},
+    )  # fmt: skip
+    steps = sorted(b - a for a, b in itertools.pairwise(ends))
+    return {"peak_mib": peaks[-1], "step_s": steps[len(steps) // 2]}
 
 
 def make_data(task: str, folder: Path, side: int, count: int) -> Path:

@@ -13,14 +13,12 @@ muntin chose, its learning rate following the clock as muntin's does.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
-import os
 import random
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.pose import list_pose
 from muntin.metrics.pose_metric import PoseInstance, PoseMetric
+from muntin.prediction import load as load_run
 from muntin.results import Poses
 from muntin.samples import Listing
 
@@ -45,22 +44,16 @@ PEER = "resnet18_deconv"
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    data = os.environ.get("MUNTIN_DATA", str(record.ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", default=data, help="folder that holds mirror_mouse_pose")
-    parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--out", default="", help="keep the run folder here")
-    parser.add_argument("--skip-peer", action="store_true", help="measure muntin alone")
-    options = parser.parse_args()
+    options = record.options(__doc__, data=record.DATA, minutes=15.0, out="", skip_peer=False)
     with tempfile.TemporaryDirectory() as folder:
         learn, score = arrange(Path(options.data) / "mirror_mouse_pose", Path(folder))
         run = Path(options.out or folder).resolve() / "mouse"
-        ours = train_muntin(learn, score, run, options.minutes)
+        # Part of the training set is used for validation.
+        ours, _ = record.train_and_score("pose", learn, score, run, options.minutes)
         crops = time_crops(run, score)
         side = ours["img_size"]
         peer = {} if options.skip_peer else train_peer(learn, score, options.minutes, side)
     content = {
-        **record.environment(),
         "what": f"mirror_mouse_pose, {options.minutes:g} minutes of wall time from scratch, "
         f"{LEARNT} frames to learn from, the rest to score on",
         "muntin_command": f"muntin train pose DATA --weights none --max-time {options.minutes:g}m",
@@ -69,8 +62,7 @@ def main() -> None:
         "crops": crops,
         **({PEER: peer} if peer else {}),
     }
-    print(json.dumps(content, indent=2))
-    print(record.write("pose_mouse", f"cpu{os.cpu_count()}", content))
+    record.save("pose_mouse", content)
 
 
 def arrange(source: Path, folder: Path) -> tuple[Path, Path]:
@@ -88,37 +80,16 @@ def arrange(source: Path, folder: Path) -> tuple[Path, Path]:
     return folder / "learn", folder / "score"
 
 
-def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[str, Any]:
-    """Train and score as a user does; part of the training set is used for validation."""
-    begun = time.monotonic()
-    words = ["train", "pose", learn, "--weights", "none", "--max-time", f"{minutes:g}m"]
-    record.muntin(*words, "--out", run)
-    seconds = time.monotonic() - begun
-    figures = json.loads(record.muntin("eval", run, score, "--json", keep=True))
-    journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
-    config = json.loads((run / "config.json").read_text())
-    return {
-        "wall_seconds": round(seconds, 1),
-        "test": figures,
-        "epochs": len(journal),
-        "memory_mib": max(line["memory_mib"] for line in journal),
-        "model": config["model_name"],
-        "img_size": config["model"]["img_size"],
-    }
-
-
 def time_crops(run: Path, score: Path, count: int = 1000) -> dict[str, float]:
     """Predict `count` crops, and measure the network's share of the time."""
-    import muntin as package
-
-    predictor = package.load(run)
+    predictor = load_run(run)
     network, inside = predictor.network, 0.0
     forward = network.forward
 
-    def timed(images: Tensor) -> Tensor:
+    def timed(*inputs: Tensor) -> Tensor:
         nonlocal inside
         begun = time.perf_counter()
-        answer = forward(images)
+        answer = forward(*inputs)
         inside += time.perf_counter() - begun
         return answer
 
@@ -173,27 +144,24 @@ def train_peer(learn: Path, score: Path, minutes: float, size: list[int]) -> dic
     network = Deconvolutions(len(train.skeleton.names))  # type: ignore[union-attr]
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     frames = [load(train, place, size) for place in range(len(train))]
-    limit, steps = minutes * 60 - 5, 0
     network.train()
-    while (done := (time.monotonic() - begun) / limit) < 1:
-        optimizer.param_groups[0]["lr"] = 1e-3 * (
-            1 if done < 0.65 else 0.1 if done < 0.85 else 0.01
-        )
-        rows = [change(*random.choice(frames)) for _ in range(BATCH)]
-        maps = network(torch.stack([row[0] for row in rows]))
-        points, known = (torch.stack([row[part] for row in rows]) for part in (1, 2))
-        wanted = draw(points / 4, maps.shape[2], maps.shape[3])
-        loss = ((maps - wanted).square().mean(dim=(2, 3)) * known).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        steps += 1
-    seconds = time.monotonic() - begun
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            rows = [change(*random.choice(frames)) for _ in range(BATCH)]
+            maps = network(torch.stack([row[0] for row in rows]))
+            points, known = (torch.stack([row[part] for row in rows]) for part in (1, 2))
+            wanted = draw(points / 4, maps.shape[2], maps.shape[3])
+            yield ((maps - wanted).square().mean(dim=(2, 3)) * known).mean()
+
+    result = record.train_peer(
+        network, optimizer, losses(), limit=(begun, minutes),
+        rate=lambda done, _: 1e-3 * (1 if done < 0.65 else 0.1 if done < 0.85 else 0.01),
+    )  # fmt: skip
     return {
-        "wall_seconds": round(seconds, 1),
+        **result,
         "test": score_rival(network, test, size),
-        "steps": steps,
-        "images_per_s": round(steps * BATCH / seconds, 2),
+        "images_per_s": round(result["steps"] * BATCH / result["wall_seconds"], 2),
     }
 
 

@@ -9,8 +9,6 @@ batches of 64 images, in turns.
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
 import zipfile
 from pathlib import Path
@@ -21,7 +19,7 @@ import record
 import torch
 
 import muntin
-from muntin.benching.interleaving import BenchmarkCase, time_interleaved
+from muntin.benching.interleaving import BenchmarkCase, summarize, time_interleaved
 
 FILES = (("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "int8"))
 BATCH = 64
@@ -29,13 +27,9 @@ BATCH = 64
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    data = os.environ.get("MUNTIN_DATA", str(record.ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", default=f"{data}/cifar10_jpeg", help="folder of the two zips")
-    parser.add_argument("--run", default="cifar10-run", help="a run trained on them")
-    parser.add_argument("--max-loss", type=float, default=0.5)
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
+    options = record.options(
+        __doc__, data=f"{record.DATA}/cifar10_jpeg", run="cifar10-run", max_loss=0.5, rounds=15
+    )
     if not Path(options.run, "config.json").is_file():
         message = f"{options.run} must be a run. Make it with bench_cifar10.py --out {options.run}."
         raise SystemExit(message)
@@ -52,11 +46,13 @@ def main() -> None:
             )  # fmt: skip
             predictors[f"{kind} {precision}"] = muntin.load(done.path)
         images = sorted(Path(folder, "test").rglob("*.jpg"))
-        content = {**record.environment(("openvino", "nncf", "onnxruntime")), "batch_size": BATCH}
-        content["num_images"] = len(images)
-        content["max_loss_points"] = options.max_loss
-        content["files"] = _measure(predictors, images, options.rounds)
-    print(record.write("precisions", f"cpu{os.cpu_count()}", content))
+        content = {
+            "batch_size": BATCH,
+            "num_images": len(images),
+            "max_loss_points": options.max_loss,
+            "files": _measure(predictors, images, options.rounds),
+        }
+    record.save("precisions", content, ("openvino", "nncf", "onnxruntime"))
 
 
 def _measure(
@@ -72,16 +68,16 @@ def _measure(
     timings = time_interleaved([_enter(*row) for row in predictors.items()], rounds=rounds)
     return {
         name: {
-            "top1": float(
-                np.mean([one == other for one, other in zip(predicted, truth, strict=True)])
-            ),
-            "agreement": float(
-                np.mean([one == other for one, other in zip(predicted, first, strict=True)])
-            ),
-            "images_per_s": record.spread([BATCH / seconds for seconds in timing.seconds]),
+            "top1": _share_equal(predicted, truth),
+            "agreement": _share_equal(predicted, first),
+            "images_per_s": summarize([BATCH / seconds for seconds in timing.seconds]),
         }
         for (name, predicted), timing in zip(predictions.items(), timings, strict=True)
     }
+
+
+def _share_equal(names: list[str], others: list[str]) -> float:
+    return float(np.mean([one == other for one, other in zip(names, others, strict=True)]))
 
 
 def _enter(name: str, predictor: Any) -> BenchmarkCase:  # noqa: ANN401 (muntin.Predictor)
@@ -96,7 +92,7 @@ def _enter(name: str, predictor: Any) -> BenchmarkCase:  # noqa: ANN401 (muntin.
             answer: np.ndarray = predictor.network(shown).numpy()
             return answer
 
-    return BenchmarkCase(name=name, precision=name.split()[1], rival=False, run=run)
+    return BenchmarkCase(owner=name, precision=name.split()[1], run=run)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,7 @@ weights, gradients and moments, and without what the process held before it had 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +18,14 @@ from typing import Any
 
 import record
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+import muntin
+from muntin.benching.interleaving import summarize
+from muntin.devices import peak_mib, reset_peak, resident_mib
+from muntin.heads.semantic_head import SemanticConfig
 
 CLASSES = 150
 NAMES = ("transformers", "muntin")
@@ -31,67 +33,48 @@ NAMES = ("transformers", "muntin")
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--inside", help=argparse.SUPPRESS)
-    parser.add_argument("--weights", default="", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.inside:
-        print(json.dumps(train(options.inside, options)))
-        return
-    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
+    options = record.options(__doc__, size=512, batch_size=2, steps=4, repeat=3)
+    answers: dict[str, list[dict[str, float]]] = {name: [] for name in NAMES}
     with tempfile.TemporaryDirectory() as folder:
-        weights = str(Path(folder) / "weights.safetensors")
+        weights = Path(folder) / "weights.safetensors"
+        save_file(build_theirs().state_dict(), weights)
         for _ in range(options.repeat):
             for name in NAMES:
-                words = [sys.executable, __file__, "--inside", name, "--weights", weights]
-                words += ["--size", options.size, "--batch-size", options.batch_size]
-                words += ["--steps", options.steps]
-                done = subprocess.run(
-                    [*map(str, words)], check=True, stdout=subprocess.PIPE, text=True
-                )
-                answers[name].append(json.loads(done.stdout.splitlines()[-1]))
+                arguments = (options.size, options.batch_size, options.steps)
+                answers[name].append(record.alone(train, name, weights, *arguments))
     base = statistics.median(one["activation_mib"] for one in answers["transformers"])
     slow = statistics.median(one["seconds"] for one in answers["transformers"])
     rows = {
         name: {
-            **{key: record.spread([one[key] for one in found]) for key in found[0]},
-            "activation_ratio": record.spread([one["activation_mib"] / base for one in found]),
-            "time_ratio": record.spread([one["seconds"] / slow for one in found]),
+            **{key: summarize([one[key] for one in found]) for key in found[0]},
+            "activation_ratio": summarize([one["activation_mib"] / base for one in found]),
+            "time_ratio": summarize([one["seconds"] / slow for one in found]),
         }
         for name, found in answers.items()
     }
     content = {
-        **record.environment(("transformers",)),
         "what": f"training step of UPerNet on Swin-T, {options.size} pixels, batch "
         f"{options.batch_size}, {CLASSES} classes, AdamW, float32",
         "rows": rows,
     }
-    print(json.dumps(content, indent=2))
-    print(record.write("segmenter_cost", f"cpu{os.cpu_count()}", content))
+    record.save("segmenter_cost", content, ("transformers",))
 
 
-def train(name: str, options: argparse.Namespace) -> dict[str, float]:
+def train(name: str, weights: Path, size: int, batch: int, steps: int) -> dict[str, float]:
     """Some steps of one contestant: median time of a step, peak memory, first loss."""
     torch.manual_seed(0)
-    images = torch.randn(options.batch_size, 3, options.size, options.size)
-    labels = torch.randint(0, CLASSES, (options.batch_size, options.size, options.size))
+    images = torch.randn(batch, 3, size, size)
+    labels = torch.randint(0, CLASSES, (batch, size, size))
     labels[:, :16] = -1
     # Both libraries are in memory before, so that the difference is the model and its steps.
-    weights = Path(options.weights)
-    if not weights.exists():
-        from safetensors.torch import save_file
-
-        save_file(build_theirs().state_dict(), weights)
-    before = reset_peak()
+    build_theirs()
+    reset_peak()
+    before = resident_mib()
     model = build_theirs() if name == "transformers" else build_ours()
     load(model, name, weights)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     seconds, losses = [], []
-    for _ in range(options.steps + 1):
+    for _ in range(steps + 1):
         begun = time.perf_counter()
         loss = step(model, name, images, labels)
         loss.backward()
@@ -113,8 +96,6 @@ def train(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 def build_theirs() -> nn.Module:
     """Build the UPerNet of transformers, fresh."""
-    from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
-
     body = SwinConfig(
         embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7,
         out_features=["stage1", "stage2", "stage3", "stage4"], drop_path_rate=0.0,
@@ -129,9 +110,6 @@ def build_theirs() -> nn.Module:
 
 def build_ours() -> nn.Module:
     """Build that of muntin."""
-    import muntin
-    from muntin.heads.semantic_head import SemanticConfig
-
     config = SemanticConfig(dropout=0.0)
     return muntin.create_segmenter(
         "swin_tiny", head=config, num_classes=CLASSES, drop_path_rate=0.0
@@ -140,10 +118,6 @@ def build_ours() -> nn.Module:
 
 def load(model: nn.Module, name: str, weights: Path) -> None:
     """Give both the same weights."""
-    from safetensors.torch import load_file
-
-    import muntin
-
     state = load_file(weights)
     if name == "transformers":
         model.load_state_dict(state)
@@ -159,22 +133,6 @@ def step(model: nn.Module, name: str, images: Tensor, labels: Tensor) -> Tensor:
     ours: Any = model
     losses: dict[str, Tensor] = ours.head.losses(ours.features(images), labels)
     return torch.stack([*losses.values()]).sum(dim=0).mean()
-
-
-def reset_peak() -> float:
-    """Forget the peak of the resident memory; give the present one in MiB."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
-
-
-def peak_mib() -> float:
-    """Peak of the resident memory in MiB."""
-    return _status("VmHWM")
-
-
-def _status(key: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return float(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
 
 
 if __name__ == "__main__":

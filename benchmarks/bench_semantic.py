@@ -13,12 +13,11 @@ muntin's does.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from muntin.data.decoding import decode
 from muntin.data.label_files import read_mask
 from muntin.data.semantic import list_semantic
 from muntin.metrics.semantic_metric import SemanticMetric
-from muntin.prediction import load as load_run
+from muntin.prediction.from_run import load as load_run
 from muntin.results import SemanticMap
 from muntin.samples import Listing
 
@@ -50,21 +49,17 @@ PEER = "lraspp_mobilenet_v3_large"
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    data = os.environ.get("MUNTIN_DATA", str(record.ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", default=data, help="folder that holds dubai_aerial")
-    parser.add_argument("--minutes", type=float, default=25.0)
-    parser.add_argument("--out", default="", help="keep the run folder here")
-    options = parser.parse_args()
+    options = record.options(__doc__, data=record.DATA, minutes=25.0, out="")
     with tempfile.TemporaryDirectory() as folder:
         learn, score = arrange(Path(options.data) / "dubai_aerial", Path(folder) / "data")
         run = Path(options.out or folder).resolve() / "dubai"
-        ours = train_muntin(learn, score, run, options.minutes)
+        # Part of the training set is used for validation.
+        ours, config = record.train_and_score("semantic", learn, score, run, options.minutes)
+        ours["scale"] = config["data_config"]["scale"]
         preprocessing = json.loads((run / "preprocessing.json").read_text())
         ours["windows"] = compare_windows(score, run)
         peer = train_peer(learn, score, options.minutes, preprocessing)
     content = {
-        **record.environment(),
         "what": f"dubai_aerial, {options.minutes:g} minutes of wall time from scratch, tiles 7, 8",
         "muntin_command": f"muntin train semantic DATA --weights none --max-time "
         f"{options.minutes:g}m",
@@ -72,8 +67,7 @@ def main() -> None:
         "muntin": ours,
         PEER: peer,
     }
-    print(json.dumps(content, indent=2))
-    print(record.write("semantic_dubai", f"cpu{os.cpu_count()}", content))
+    record.save("semantic_dubai", content)
 
 
 def arrange(source: Path, folder: Path) -> tuple[Path, Path]:
@@ -86,27 +80,6 @@ def arrange(source: Path, folder: Path) -> tuple[Path, Path]:
     for place in places:
         (place / "classes.json").write_text(json.dumps(COLORS), encoding="utf-8")
     return places
-
-
-def train_muntin(learn: Path, score: Path, run: Path, minutes: float) -> dict[str, Any]:
-    """Train and score as a user does; part of the training set is used for validation."""
-    begun = time.monotonic()
-    record.muntin(
-        "train", "semantic", learn, "--weights", "none", "--max-time", f"{minutes:g}m", "--out", run
-    )
-    seconds = time.monotonic() - begun
-    figures = json.loads(record.muntin("eval", run, score, "--json", keep=True))
-    journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
-    config = json.loads((run / "config.json").read_text())
-    return {
-        "wall_seconds": round(seconds, 1),
-        "test": figures,
-        "epochs": len(journal),
-        "memory_mib": max(line["memory_mib"] for line in journal),
-        "model": config["model_name"],
-        "img_size": config["model"]["img_size"],
-        "scale": config["data_config"]["scale"],
-    }
 
 
 def compare_windows(score: Path, run: Path) -> dict[str, float]:
@@ -147,26 +120,24 @@ def train_peer(
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
     images = [load(train, place, scale) for place in range(len(train))]
-    limit, steps = minutes * 60 - 5, 0
     network.train()
-    while (done := (time.monotonic() - begun) / limit) < 1:
-        optimizer.param_groups[0]["lr"] = 0.02 * (1 - done) ** 0.9
-        rows = [crop(*random.choice(images), window) for _ in range(BATCH)]
-        logits = network(torch.stack([row[0] for row in rows]))["out"]
-        labels = torch.stack([row[1] for row in rows])
-        if (labels < 0).all():
-            continue
-        loss = F.cross_entropy(logits, labels, ignore_index=-1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        steps += 1
-    seconds = time.monotonic() - begun
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            rows = [crop(*random.choice(images), window) for _ in range(BATCH)]
+            logits = network(torch.stack([row[0] for row in rows]))["out"]
+            labels = torch.stack([row[1] for row in rows])
+            if (labels >= 0).any():
+                yield F.cross_entropy(logits, labels, ignore_index=-1)
+
+    result = record.train_peer(
+        network, optimizer, losses(), limit=(begun, minutes),
+        rate=lambda done, _: 0.02 * (1 - done) ** 0.9,
+    )  # fmt: skip
     return {
-        "wall_seconds": round(seconds, 1),
+        **result,
         "test": score_rival(network, test, scale),
-        "steps": steps,
-        "images_per_s": round(steps * BATCH / seconds, 2),
+        "images_per_s": round(result["steps"] * BATCH / result["wall_seconds"], 2),
     }
 
 

@@ -4,34 +4,36 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import record
+
+from muntin.benching.interleaving import BenchmarkCase, summarize, time_interleaved
 
 
 def main() -> None:
     """Measure and write the result."""
     command = shutil.which("muntin", path=str(Path(sys.executable).parent)) or "muntin"
-    rows = {}
-    for name, words in {
+    words = {
         "muntin --help": [command, "--help"],
         "import muntin": [sys.executable, "-c", "import muntin"],
         "python itself": [sys.executable, "-c", "pass"],
-    }.items():
-        seconds = []
-        for _ in range(12):
-            begun = time.perf_counter()
-            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-            seconds.append(time.perf_counter() - begun)
-        rows[name] = record.spread(seconds[2:])
-        print(f"{name:16} {rows[name]['median']:.3f} s")
-    content = {**record.environment(), "what": "seconds of a whole process", "seconds": rows}
-    print(record.write("startup", f"cpu{os.cpu_count()}", content))
+    }
+    cases = [BenchmarkCase(owner=name, run=partial(call, row)) for name, row in words.items()]
+    timings = time_interleaved(cases, rounds=10, warmups=2)
+    rows = {timing.case.owner: summarize(timing.seconds) for timing in timings}
+    record.save("startup", {"what": "seconds of a whole process", "seconds": rows})
+
+
+def call(words: list[str]) -> np.ndarray:
+    """Run a process to its end."""
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    return np.zeros(0, np.float32)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import record
 import torch
 from numpy.typing import NDArray
 
-from muntin.benching.interleaving import BenchmarkCase, time_interleaved
+from muntin.benching.interleaving import BenchmarkCase, summarize, time_interleaved
 
 Work = Callable[[], Any]
 WARMUPS = 3
@@ -58,15 +57,13 @@ def time_works(works: Mapping[str, Work], settings: Settings, calls: int) -> lis
     """
     rows = {name: _warm_up(name, work, settings) for name, work in works.items()}
     cases = [
-        BenchmarkCase(
-            name=name, precision="bf16", rival=False, run=partial(_repeat, work, settings, calls)
-        )
+        BenchmarkCase(owner=name, run=partial(_repeat, work, settings, calls))
         for name, work in works.items()
         if "failed" not in rows[name]
     ]
     for timing in time_interleaved(cases, rounds=settings.pick(9, 3)):
         milliseconds = [1000 * seconds / calls for seconds in timing.seconds]
-        rows[timing.case.name]["ms"] = record.spread(milliseconds)
+        rows[timing.case.owner]["ms"] = summarize(milliseconds)
     ours = next(iter(rows.values()))
     for row in rows.values():
         if "ms" in row and "ms" in ours:

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Environment of a measurement, and the file that stores the result."""
+"""Environment of a measurement, processes of its own, and the file that stores the result."""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -11,16 +12,23 @@ import os
 import platform
 import re
 import shlex
-import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+DATA = os.environ.get("MUNTIN_DATA", str(ROOT.parent / "shared" / "data"))
+
+T = TypeVar("T")
 
 
 def device_name() -> str:
@@ -62,14 +70,87 @@ def muntin(*words: object, keep: bool = False, folder: str | None = None) -> str
     return done.stdout or ""
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, smallest and largest of repeated measurements."""
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "count": len(values),
+def options(description: str | None, **defaults: Any) -> argparse.Namespace:
+    """Parse the command line: an option per default, of its type; a tuple is the arguments."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    for name, default in defaults.items():
+        if isinstance(default, tuple):
+            parser.add_argument(name, nargs="*", default=default, metavar=name.upper())
+        elif isinstance(default, bool):
+            parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
+        else:
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    return parser.parse_args()
+
+
+def alone(work: Callable[..., T], *arguments: object) -> T:
+    """Call a function of a script in a process of its own, whose peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def train_and_score(
+    task: str, learn: Path, score: Path, run: Path, minutes: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train from scratch for some minutes and score, as a user does.
+
+    Returns:
+        What is reported, and the run's config.
+    """
+    begun = time.monotonic()
+    length = f"{minutes:g}m"
+    muntin("train", task, learn, "--weights", "none", "--max-time", length, "--out", run)
+    seconds = time.monotonic() - begun
+    figures = json.loads(muntin("eval", run, score, "--json", keep=True))
+    journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    config = json.loads((run / "config.json").read_text())
+    result = {
+        "wall_seconds": round(seconds, 1),
+        "test": figures,
+        "epochs": len(journal),
+        "images_per_s": [line["images_per_s"] for line in journal],
+        "memory_mib": max(line["memory_mib"] for line in journal),
+        "model": config["model_name"],
+        "img_size": config["model"]["img_size"],
     }
+    return result, config
+
+
+def train_peer(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses: Iterator[torch.Tensor],
+    *,
+    limit: tuple[float, float],
+    rate: Callable[[float, int], float],
+    clip: float | None = None,
+) -> dict[str, Any]:
+    """Train a peer's network until its time is over.
+
+    Args:
+        network: In training mode.
+        optimizer: Of its parameters, with one group.
+        losses: Losses of batches, without end.
+        limit: When its time began (`time.monotonic`), and minutes of wall time.
+        rate: From the share of the time that is over and the number of steps to a learning rate.
+        clip: Largest norm of the gradients.
+
+    Returns:
+        Steps and wall time.
+    """
+    (begun, minutes), steps = limit, 0
+    while (done := (time.monotonic() - begun) / (minutes * 60 - 5)) < 1:
+        optimizer.param_groups[0]["lr"] = rate(done, steps)
+        loss = next(losses)
+        optimizer.zero_grad()
+        loss.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), clip)
+        optimizer.step()
+        steps += 1
+    return {"wall_seconds": round(time.monotonic() - begun, 1), "steps": steps}
 
 
 def write(topic: str, device: str, content: dict[str, Any], folder: Path = RESULTS) -> Path:
@@ -78,6 +159,18 @@ def write(topic: str, device: str, content: dict[str, Any], folder: Path = RESUL
     path = folder / f"{content['date']}_{device}_{topic}.json"
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def save(topic: str, content: dict[str, Any], libraries: tuple[str, ...] = ()) -> None:
+    """Print a result on this CPU, and keep it with its environment."""
+    content = {**environment(libraries), **content}
+    print(json.dumps(content, indent=2))
+    print(write(topic, f"cpu{os.cpu_count()}", content))
+
+
+def log(line: str) -> None:
+    """Print a progress message beside the result."""
+    print(line, file=sys.stderr)
 
 
 def _words() -> list[str]:

@@ -11,10 +11,14 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpu import SECTIONS
+
+from muntin.benching.result_rows import best_row, find_measure, group_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -38,403 +42,274 @@ FEATURED = (
 """Prefixes of rows shown in the README; the page of numbers has all rows."""
 BEGIN, END = "<!-- numbers: made by benchmarks/report.py -->", "<!-- end of numbers -->"
 
+Json = dict[str, Any]
 
-def newest(topic: str) -> tuple[str, dict[str, Any]] | None:
+
+def newest(topic: str) -> tuple[str, Json] | None:
     """Name and content of the newest result of a topic."""
     paths = sorted(p for p in RESULTS.glob("*.json") if p.stem.split("_", 2)[2:] == [topic])
     return (paths[-1].name, json.loads(paths[-1].read_text(encoding="utf-8"))) if paths else None
 
 
-def rows() -> list[tuple[str, str, str, str]]:
-    """Rows of (benchmark, result, comparison, file)."""
-    table = []
-    if found := newest("cifar10"):
-        name, result = found
-        minutes = result["wall_seconds"] / 60
-        table.append(
-            (
-                f"CIFAR-10 (JPEG) from scratch, `{result['muntin_command']}`, test top-1",
-                f"{100 * result['test']['top1']:.1f} %",
-                f"{minutes:.1f} minutes of wall time in total; {result['epochs']} epochs",
-                name,
-            )
-        )
-    if found := newest("loading"):
-        name, result = found
-        bare = result["contestants"]["bare and copied"]["seconds"]["median"]
-        for contestant, row in result["contestants"].items():
-            seconds, extra = row["seconds"], row["extra_mib"]["median"] / result["file_mib"]
-            table.append(
-                (
-                    f"Loading swin_base from safetensors: {contestant}",
-                    f"{seconds['median']:.2f} s ({seconds['min']:.2f}-{seconds['max']:.2f})",
-                    f"{seconds['median'] / bare:.2f} x bare and copied; extra memory "
-                    f"{extra:.2f} x the file",
-                    name,
-                )
-            )
-    table += detection_rows()
-    table += semantic_rows()
-    table += pose_rows()
-    table += inference_rows()
-    table += precision_rows()
-    table += peer_rows()
-    table += plan_rows()
-    table += gpu_rows()
-    if found := newest("startup"):
-        name, result = found
-        for what, seconds in result["seconds"].items():
-            table.append((f"Start: {what}", f"{seconds['median']:.3f} s", "", name))
-    return table
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the table from one topic's newest result.
+
+    Attributes:
+        topic: Topic of the result.
+        cells: Formats of benchmark, result and comparison; the fields are those of the result and
+            of each item.
+        items: From the result to one mapping of further fields per row.
+    """
+
+    topic: str
+    cells: tuple[str, str, str]
+    items: Callable[[Json], Iterable[Json]] = lambda result: [{}]
 
 
-def detection_rows() -> list[tuple[str, str, str, str]]:
-    """Detectors: accuracy from scratch, cost, tiles."""
-    table = []
-    for topic, figure in (("detection_bccd", "box_ap50"), ("detection_nuclei", "mask_ap50")):
-        if found := newest(topic):
-            name, result = found
-            for contestant, row in result.items():
-                if isinstance(row, dict) and "test" in row:
-                    table.append(
-                        (
-                            f"{topic.partition('_')[2]} from scratch, "
-                            f"{result['minutes']:g} minutes: {contestant}",
-                            f"{figure.replace('_', ' ').upper()} {row['test'][figure]:.3f}",
-                            f"AP {row['test'][figure.removesuffix('50')]:.3f}; "
-                            f"{row['epochs']} epochs",
-                            name,
-                        )
-                    )
-    if found := newest("detector_cost"):
-        name, result = found
-        for what, row in result["rows"].items():
-            seconds, ratio = row["seconds"], row["ratio_to_torchvision"]
-            table.append(
-                (
-                    f"Mask R-CNN, Swin-T, {result['size']}: {what}",
-                    f"{seconds['median']:.2f} s ({seconds['min']:.2f}-{seconds['max']:.2f})",
-                    f"{ratio['median']:.2f} x the time of torchvision's",
-                    name,
-                )
-            )
-    if found := newest("memorise"):
-        name, result = found
-        table.append(
-            (
-                f"Overfitting 20 photographs: {result['head']}",
-                f"box AP50 {result['box_ap50']:.3f}, mask AP50 {result['mask_ap50']:.3f}",
-                f"{result['epochs']} epochs at {result['settings']['img_size']} pixels",
-                name,
-            )
-        )
-    if found := newest("tiling"):
-        name, result = found
-        for row in result["rows"]:
-            seconds, peak = row["seconds"], row["peak_mib"]
-            table.append(
-                (
-                    f"Instance segmentation in tiles, {row['size'][1]} x {row['size'][0]} pixels",
-                    f"{seconds['median']:.1f} s ({seconds['min']:.1f}-{seconds['max']:.1f})",
-                    f"peak of {peak['max']:.0f} MiB resident; "
-                    f"{seconds['median'] / row['megapixels']:.2f} s per megapixel",
-                    name,
-                )
-            )
-    return table
+def named(key: str) -> Callable[[Json], Iterable[Json]]:
+    """Items of a mapping in the result, with their ``name``."""
+    return lambda result: [{"name": name, **row} for name, row in result[key].items()]
 
 
-def semantic_rows() -> list[tuple[str, str, str, str]]:
-    """Semantic segmentation: accuracy from scratch, cost, large images."""
-    table = []
-    if found := newest("semantic_dubai"):
-        name, result = found
-        for contestant, row in result.items():
-            if isinstance(row, dict) and "test" in row:
-                table.append(
-                    (
-                        f"dubai_aerial from scratch, {result['minutes']:g} minutes: {contestant}",
-                        f"mIoU {row['test']['miou']:.3f}",
-                        f"pixel accuracy {row['test']['pixel_accuracy']:.3f}",
-                        name,
-                    )
-                )
-        windows = result["muntin"]["windows"]
-        table.append(
-            (
-                "dubai_aerial, test images in sliding windows",
-                f"mIoU {windows['miou_in_windows']:.3f}",
-                f"{windows['miou_at_once']:.3f} for whole images; {windows['same_pixels']:.1%} of "
-                f"the pixels have the same class",
-                name,
-            )
-        )
-    if found := newest("segmenter_cost"):
-        name, result = found
-        for contestant, row in result["rows"].items():
-            memory, seconds = row["activation_mib"], row["seconds"]
-            table.append(
-                (
-                    f"Training step of UPerNet, Swin-T, 150 classes, 2 x 512 x 512: {contestant}",
-                    f"{memory['median']:.0f} MiB of activations "
-                    f"({memory['min']:.0f}-{memory['max']:.0f}), {seconds['median']:.1f} s",
-                    f"{row['activation_ratio']['median']:.2f} x the memory, "
-                    f"{row['time_ratio']['median']:.2f} x the time of transformers",
-                    name,
-                )
-            )
-    if found := newest("large_maps"):
-        name, result = found
-        high, wide = result["size"]
-        table.append(
-            (
-                f"Synthetic dataset of two classes, `{result['muntin_command']}`",
-                f"mIoU {result['miou']:.3f}",
-                f"{result['train_seconds']:.0f} s of wall time",
-                name,
-            )
-        )
-        table.append(
-            (
-                "The same on scenes with occlusion",
-                f"mIoU {result['miou_scenes']:.3f}",
-                "",
-                name,
-            )
-        )
-        windows = result["windows"]
-        table.append(
-            (
-                f"Synthetic dataset of two classes, images of {windows['size'][1]} x "
-                f"{windows['size'][0]} in windows of {windows['window']}",
-                f"mIoU {windows['miou in windows']:.3f}",
-                f"{windows['miou at once']:.3f} for whole images; "
-                f"{windows['same_pixels']['median']:.1%} of the pixels have the same class",
-                name,
-            )
-        )
-        table.append(
-            (
-                f"Semantic segmentation of {wide} x {high} pixels",
-                f"peak of {result['peak_mib']['max']:.0f} MiB resident",
-                f"{result['seconds']['median']:.0f} s",
-                name,
-            )
-        )
-    return table
+def trained(result: Json) -> Iterator[Json]:
+    """Everyone who was trained from scratch and scored on the test part."""
+    for name, row in result.items():
+        if isinstance(row, dict) and "test" in row:
+            yield {"name": name, **row}
 
 
-def pose_rows() -> list[tuple[str, str, str, str]]:
-    """Keypoints: accuracy from scratch, overfitting, and cost of crops."""
-    table = []
-    if found := newest("pose_mouse"):
-        name, result = found
-        for contestant, row in result.items():
-            if isinstance(row, dict) and "test" in row:
-                test = row["test"]
-                table.append(
-                    (
-                        f"mirror_mouse_pose from scratch, {result['minutes']:g} minutes: "
-                        f"{contestant}",
-                        f"mean error {test['mean_pixel_error']:.2f} px, "
-                        f"PCK at 2 % {test['pck']:.3f}",
-                        f"median {test['median_pixel_error']:.2f} px",
-                        name,
-                    )
-                )
-        crops = result["crops"]
-        table.append(
-            (
-                f"Keypoints of {crops['crops']:,} crops",
-                f"{crops['seconds']:.1f} s",
-                f"{crops['in_network']:.0%} of it in the network",
-                name,
-            )
-        )
-    if found := newest("pose_memorise"):
-        name, result = found
-        table.append(
-            (
-                "Overfitting 16 persons in photographs",
-                f"OKS AP {result['oks_ap']:.3f}",
-                f"{result['epochs']} epochs",
-                name,
-            )
-        )
-    return table
+def loadings(result: Json) -> Iterator[Json]:
+    """Loading of weights, relative to a bare copy."""
+    bare = result["contestants"]["bare and copied"]["seconds"]["median"]
+    for name, row in result["contestants"].items():
+        times = row["seconds"]["median"] / bare
+        yield {"name": name, **row, "times": times,
+               "extra": row["extra_mib"]["median"] / result["file_mib"]}  # fmt: skip
 
 
-def inference_rows() -> list[tuple[str, str, str, str]]:
-    """Images per second of muntin's best and the peers' best engine in each precision."""
-    table = []
-    if found := newest("inference"):
-        name, result = found
-        for part, what in (("throughput", "batch 8"), ("latency", "batch 1")):
-            measured = result[part]
-            high, wide = measured["img_size"]
-            for precision in ("fp32", "bf16", "int8"):
-                ours, theirs = (
-                    max(
-                        (
-                            row
-                            for row in measured["contestants"]
-                            if row["precision"] == precision
-                            and row["rival"] is rival
-                            and not row.get("aside")
-                        ),
-                        key=lambda row: row["images_per_s"]["median"],
-                    )
-                    for rival in (False, True)
-                )
-                rate, other = (row["images_per_s"]["median"] for row in (ours, theirs))
-                table.append(
-                    (
-                        f"Swin-T inference, {high} x {wide}, {what}, {precision}: {ours['name']}",
-                        f"{rate:.1f} images/s, {ours['of_ceiling']:.0%} of the machine's limit",
-                        f"{theirs['name']} {other:.1f} images/s ({rate / other:.2f}x)",
-                        name,
-                    )
-                )
-    return table
+def tiles(result: Json) -> Iterator[Json]:
+    """Predictions in tiles, with seconds per megapixel."""
+    for row in result["rows"]:
+        yield {**row, "per_mp": row["seconds"]["median"] / row["megapixels"]}
 
 
-def peer_rows() -> list[tuple[str, str, str, str]]:
-    """Training, memory, loading and attention against the best peer; cost per pixel."""
-    table = []
-    measures = (
-        ("training", "images_per_s", "images/s", max),
-        ("memory", "peak_mib", "MiB peak", min),
-        ("data", "images_per_s", "images/s", max),
-        ("attention", "ms", "ms", min),
-    )
-    for kind, key, unit, best in measures:
-        if found := newest(f"peers_{kind}"):
-            name, result = found
-            for group in _groups(result["contestants"]):
-                ours, theirs = (
-                    best(
-                        (row for row in group if row["rival"] is rival),
-                        key=lambda row: row[key]["median"],
-                    )
-                    for rival in (False, True)
-                )
-                value, other = (row[key]["median"] for row in (ours, theirs))
-                ratio = value / other if best is max else other / value
-                what = ", ".join(
-                    f"{field} {ours[field]}"
-                    for field in ("stage", "work", "workers", "precision")
-                    if field in ours
-                )
-                digits = 2 if value < 10 else 1 if value < 100 else 0
-                table.append(
-                    (
-                        f"{result['model']}, {kind}: {what}: {ours['name']}",
-                        f"{value:.{digits}f} {unit}",
-                        f"{theirs['name']} {other:.{digits}f} ({ratio:.2f}x)",
-                        name,
-                    )
-                )
-    if found := newest("peers_area"):
-        name, result = found
-        smallest, largest = result["sides"][0], result["sides"][-1]
-        for model, within in result["time_within"].items():
-            table.append(
-                (
-                    f"Cost per pixel, {smallest} x {smallest} to {largest} x {largest}: {model}",
-                    f"time within {within:.0%} of the median",
-                    f"memory within {result['memory_within'][model]:.0%}",
-                    name,
-                )
-            )
-    return table
+def engines(result: Json) -> Iterator[Json]:
+    """Muntin's best and the peers' best engine in each precision."""
+    for part in ("throughput", "latency"):
+        measured = result[part]
+        for group in group_rows(measured["contestants"], ["precision"]):
+            for pair in compared(group):
+                yield {"batch": measured["batch_size"], "size": measured["img_size"], **pair}
 
 
-def plan_rows() -> list[tuple[str, str, str, str]]:
-    """Errors of plans against measurements, and the measured fragmentation."""
-    table = []
-    for topic, extra in (("plan", ""), ("plan_again", ", all blocks recomputed")):
-        if not (found := newest(topic)):
-            continue
-        name, result = found
-        for what in ("memory", "time"):
-            errors = sorted(row[f"{what}_error"] for row in result["rows"])
-            table.append(
-                (
-                    f"Plans of {len(errors)} runs, {result['precision']}{extra}: {what}",
-                    f"median error {statistics.median(errors):.0%}",
-                    f"largest error {errors[-1]:.0%}",
-                    name,
-                )
-            )
-        shares = sorted(map(_fragmentation, result["rows"]))
-        table.append(
-            (
-                f"Allocator fragmentation, {len(shares)} runs{extra}",
-                f"median {statistics.median(shares):.2f} of a step's memory",
-                f"from {shares[0]:.2f} to {shares[-1]:.2f}",
-                name,
-            )
-        )
-    return table
+def peers(result: Json) -> Iterator[Json]:
+    """Muntin and the best peer for each kind of work."""
+    fields = ("stage", "work", "workers", "precision")
+    for group in group_rows(result["contestants"], fields):
+        for pair in compared(group):
+            ours = pair["ours"]
+            work = ", ".join(f"{field} {ours[field]}" for field in fields if field in ours)
+            yield {**pair, "work": work}
 
 
-def _fragmentation(row: dict[str, Any]) -> float:
+def compared(group: list[Json]) -> Iterator[Json]:
+    """Muntin's best row, the best peer's, their values and the ratio; nothing without a peer."""
+    measure = find_measure(group)
+    ours, theirs = (best_row(group, measure, rival=rival) for rival in (False, True))
+    if ours and theirs:
+        value, other = (row[measure.key]["median"] for row in (ours, theirs))
+        digits = 2 if value < 10 else 1 if value < 100 else 0
+        yield {
+            "ours": ours,
+            "theirs": theirs,
+            "value": f"{value:.{digits}f}",
+            "other": f"{other:.{digits}f}",
+            "rate": value,
+            "other_rate": other,
+            "ratio": (value / other) ** -measure.sign,
+        }
+
+
+def areas(result: Json) -> Iterator[Json]:
+    """Deviation of the cost per pixel from its median over the sides."""
+    for name, within in result["time_within"].items():
+        memory, largest = result["memory_within"][name], result["sides"][-1]
+        yield {"name": name, "time": within, "memory": memory, "largest": largest}
+
+
+def precisions(result: Json) -> Iterator[Json]:
+    """Exported files, relative to PyTorch in fp32."""
+    start = next(iter(result["files"].values()))["images_per_s"]["median"]
+    for name, row in result["files"].items():
+        yield {"name": name, **row, "times": row["images_per_s"]["median"] / start}
+
+
+def plan_errors(result: Json) -> Iterator[Json]:
+    """Errors of plans against measurements."""
+    for what in ("memory", "time"):
+        errors = [row[f"{what}_error"] for row in result["rows"]]
+        yield {"what": what, "count": len(errors), **_spread(errors)}
+
+
+def fragmentation(result: Json) -> Iterator[Json]:
     """Measured memory beyond a plan's tensors and process, as a fraction of a step's memory."""
-    plan = row["plan"]
-    step = plan["gradients"] + plan["workspace"] + sum(plan["activations"].values())
-    explained = plan["peak"] - plan["holes"]
-    return float((row["measured_mib"] - explained) / step)
+    shares = []
+    for row in result["rows"]:
+        plan = row["plan"]
+        step = plan["gradients"] + plan["workspace"] + sum(plan["activations"].values())
+        shares.append((row["measured_mib"] - plan["peak"] + plan["holes"]) / step)
+    yield {"count": len(shares), **_spread(shares)}
 
 
-def gpu_rows() -> list[tuple[str, str, str, str]]:
-    """Output of `gpu.py` by section; sections without a result are listed as not measured."""
-    table, missing = [], []
-    for section in SECTIONS:
-        if found := newest(f"gpu_{section}"):
-            name, result = found
-            lines = [f"failed: {result['failed']}"] if result.get("failed") else result["lines"]
-            table += [(f"GPU, {section}", line, result["device"], name) for line in lines]
-        else:
-            missing.append(section)
-    if missing:
-        words = ", ".join(missing).replace("_", " ")
-        table.append((f"GPU: {words}", "not measured", "run `gpu.py` on a GPU", "none"))
-    return table
+def gpu_lines(result: Json) -> Iterator[Json]:
+    """Lines that `gpu.py` printed for a section."""
+    failed = result.get("failed")
+    for line in [f"failed: {failed}"] if failed else result["lines"]:
+        yield {"line": line}
 
 
-def _groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Groups of rows of equal work that contain both muntin and a peer."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        key = [row.get(field) for field in ("stage", "work", "workers", "precision")]
-        groups.setdefault(json.dumps(key), []).append(row)
-    return [group for group in groups.values() if {row["rival"] for row in group} == {True, False}]
+def _spread(values: list[float]) -> Json:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def precision_rows() -> list[tuple[str, str, str, str]]:
-    """Accuracy and speed of a trained run in each precision."""
-    found = newest("precisions")
-    if not found:
-        return []
-    name, result = found
-    files = list(result["files"].items())
-    start = files[0][1]["images_per_s"]["median"]
-    return [
-        (
-            f"CIFAR-10 run, {result['num_images']:,} test images: {what}",
-            f"top-1 {row['top1']:.2%}, {row['agreement']:.2%} equal to PyTorch fp32",
-            f"{row['images_per_s']['median']:.0f} images/s "
-            f"({row['images_per_s']['median'] / start:.1f}x)",
-            name,
+SECONDS = "{seconds[median]:.2f} s ({seconds[min]:.2f}-{seconds[max]:.2f})"
+SAME_PIXELS = "of the pixels have the same class"
+TABLE = (
+    Rows("cifar10", (
+        "CIFAR-10 (JPEG) from scratch, `{muntin_command}`, test top-1", "{top1:.1f} %",
+        "{minutes:.1f} minutes of wall time in total; {epochs} epochs",
+    ), lambda one: [{"top1": 100 * one["test"]["top1"], "minutes": one["wall_seconds"] / 60}]),
+    Rows("loading", (
+        "Loading swin_base from safetensors: {name}", SECONDS,
+        "{times:.2f} x bare and copied; extra memory {extra:.2f} x the file",
+    ), loadings),
+    Rows("detection_bccd", (
+        "bccd from scratch, {minutes:g} minutes: {name}", "BOX AP50 {test[box_ap50]:.3f}",
+        "AP {test[box_ap]:.3f}; {epochs} epochs",
+    ), trained),
+    Rows("detection_nuclei", (
+        "nuclei from scratch, {minutes:g} minutes: {name}", "MASK AP50 {test[mask_ap50]:.3f}",
+        "AP {test[mask_ap]:.3f}; {epochs} epochs",
+    ), trained),
+    Rows("detector_cost", (
+        "Mask R-CNN, Swin-T, {size}: {name}", SECONDS,
+        "{ratio_to_torchvision[median]:.2f} x the time of torchvision's",
+    ), named("rows")),
+    Rows("memorise", (
+        "Overfitting 20 photographs: {head}",
+        "box AP50 {box_ap50:.3f}, mask AP50 {mask_ap50:.3f}",
+        "{epochs} epochs at {settings[img_size]} pixels",
+    )),
+    Rows("tiling", (
+        "Instance segmentation in tiles, {size[1]} x {size[0]} pixels",
+        SECONDS.replace(".2f", ".1f"),
+        "peak of {peak_mib[max]:.0f} MiB resident; {per_mp:.2f} s per megapixel",
+    ), tiles),
+    Rows("semantic_dubai", (
+        "dubai_aerial from scratch, {minutes:g} minutes: {name}", "mIoU {test[miou]:.3f}",
+        "pixel accuracy {test[pixel_accuracy]:.3f}",
+    ), trained),
+    Rows("semantic_dubai", (
+        "dubai_aerial, test images in sliding windows", "mIoU {miou_in_windows:.3f}",
+        f"{{miou_at_once:.3f}} for whole images; {{same_pixels:.1%}} {SAME_PIXELS}",
+    ), lambda one: [one["muntin"]["windows"]]),
+    Rows("segmenter_cost", (
+        "Training step of UPerNet, Swin-T, 150 classes, 2 x 512 x 512: {name}",
+        "{activation_mib[median]:.0f} MiB of activations "
+        "({activation_mib[min]:.0f}-{activation_mib[max]:.0f}), {seconds[median]:.1f} s",
+        "{activation_ratio[median]:.2f} x the memory, {time_ratio[median]:.2f} x the time of "
+        "transformers",
+    ), named("rows")),
+    Rows("large_maps", (
+        "Synthetic dataset of two classes, `{muntin_command}`", "mIoU {miou:.3f}",
+        "{train_seconds:.0f} s of wall time",
+    )),
+    Rows("large_maps", ("The same on scenes with occlusion", "mIoU {miou_scenes:.3f}", "")),
+    Rows("large_maps", (
+        "Synthetic dataset of two classes, images of {windows[size][1]} x {windows[size][0]} in "
+        "windows of {windows[window]}",
+        "mIoU {windows[miou in windows]:.3f}",
+        "{windows[miou at once]:.3f} for whole images; {windows[same_pixels][median]:.1%} "
+        + SAME_PIXELS,
+    )),
+    Rows("large_maps", (
+        "Semantic segmentation of {size[1]} x {size[0]} pixels",
+        "peak of {peak_mib[max]:.0f} MiB resident", "{seconds[median]:.0f} s",
+    )),
+    Rows("pose_mouse", (
+        "mirror_mouse_pose from scratch, {minutes:g} minutes: {name}",
+        "mean error {test[mean_pixel_error]:.2f} px, PCK at 2 % {test[pck]:.3f}",
+        "median {test[median_pixel_error]:.2f} px",
+    ), trained),
+    Rows("pose_mouse", (
+        "Keypoints of {crops[crops]:,} crops", "{crops[seconds]:.1f} s",
+        "{crops[in_network]:.0%} of it in the network",
+    )),
+    Rows("pose_memorise", (
+        "Overfitting 16 persons in photographs", "OKS AP {oks_ap:.3f}", "{epochs} epochs",
+    )),
+    Rows("inference", (
+        "Swin-T inference, {size[0]} x {size[1]}, batch {batch}, {ours[precision]}: {ours[name]}",
+        "{rate:.1f} images/s, {ours[of_ceiling]:.0%} of the machine's limit",
+        "{theirs[name]} {other_rate:.1f} images/s ({ratio:.2f}x)",
+    ), engines),
+    Rows("precisions", (
+        "CIFAR-10 run, {num_images:,} test images: {name}",
+        "top-1 {top1:.2%}, {agreement:.2%} equal to PyTorch fp32",
+        "{images_per_s[median]:.0f} images/s ({times:.1f}x)",
+    ), precisions),
+    *(
+        Rows(f"peers_{kind}", (
+            "{model}, {kind}: {work}: {ours[name]}", f"{{value}} {unit}",
+            "{theirs[name]} {other} ({ratio:.2f}x)",
+        ), peers)
+        for kind, unit in (
+            ("training", "images/s"), ("memory", "MiB peak"), ("data", "images/s"),
+            ("attention", "ms"),
         )
-        for what, row in files
-    ]
+    ),
+    Rows("peers_area", (
+        "Cost per pixel, {sides[0]} x {sides[0]} to {largest} x {largest}: {name}",
+        "time within {time:.0%} of the median", "memory within {memory:.0%}",
+    ), areas),
+    *(
+        rows
+        for topic, extra in (("plan", ""), ("plan_again", ", all blocks recomputed"))
+        for rows in (
+            Rows(topic, (
+                f"Plans of {{count}} runs, {{precision}}{extra}: {{what}}",
+                "median error {median:.0%}", "largest error {max:.0%}",
+            ), plan_errors),
+            Rows(topic, (
+                f"Allocator fragmentation, {{count}} runs{extra}",
+                "median {median:.2f} of a step's memory", "from {min:.2f} to {max:.2f}",
+            ), fragmentation),
+        )
+    ),
+    *(Rows(f"gpu_{name}", (f"GPU, {name}", "{line}", "{device}"), gpu_lines) for name in SECTIONS),
+    Rows("startup", ("Start: {name}", "{median:.3f} s", ""), named("seconds")),
+)  # fmt: skip
+"""All rows, in the order of the pages."""
+
+
+def table() -> Iterator[tuple[str, ...]]:
+    """Rows of (benchmark, result, comparison, file)."""
+    missing = [name for name in SECTIONS if not newest(f"gpu_{name}")]
+    for rows in TABLE:
+        if rows.topic == "startup" and missing:
+            words = ", ".join(missing).replace("_", " ")
+            yield f"GPU: {words}", "not measured", "run `gpu.py` on a GPU", "none"
+        if found := newest(rows.topic):
+            name, result = found
+            for item in rows.items(result):
+                yield (*(cell.format(**{**result, **item}) for cell in rows.cells), name)
 
 
 def render(page: Path) -> str:
     """Render the block between the markers: all rows, or the featured ones for the README."""
     lines = [BEGIN, "", "| benchmark | result | comparison | file |", "|---|---|---|---|"]
-    for what, figure, comparison, name in rows():
+    for what, figure, comparison, name in table():
         if page == PAGES[1] or what.startswith(FEATURED):
             lines.append(f"| {what} | {figure} | {comparison} | `{name}` |")
     devices = sorted(

@@ -1,24 +1,40 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Window attention alone, compared with peers."""
+"""Window attention alone, also compared with peers."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from muntin.benching import attention_peers
-from muntin.benching.attention import bench_attention
-from muntin.errors import ConfigError
-from muntin.ops.positions import expand_relative_position_bias
-from muntin.ops.window_attention import window_attention
+from muntin.benching.attention import bench_attention, start_ours
+from muntin.benching.bench_request import BenchRequest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    """The module of the peers' attention."""
+    if not BENCHMARKS.is_dir():
+        pytest.skip("benchmarks are not there")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import attention_peers
+
+    return attention_peers
+
+
+def measure(others, **changed):
+    request = BenchRequest(**{"model": "swin_nano", "batch_size": 1, "rounds": 1, **changed})
+    return bench_attention(request, others, round_seconds=0)
 
 
 @pytest.mark.parity
-def test_all_implementations_agree():
-    found = bench_attention("swin_nano", batch_size=2, rounds=2, round_seconds=0)
+def test_all_implementations_agree(peers):
+    found = measure(peers.ATTENTIONS, batch_size=2, rounds=2)
     json.dumps(found)
     assert (found["kind"], found["img_size"]) == ("attention", [64, 64])
     rows = found["contestants"]
@@ -35,67 +51,38 @@ def test_all_implementations_agree():
         assert one["against_best_rival"] > 0
 
 
-class WrongSign:
-    """Attention whose bias has the wrong sign."""
-
-    def __init__(self, problem):
-        self.problem = problem
-
-    def start(self, dtype):
-        problem, layout = self.problem, self.problem.layout
-        qkv = problem.qkv.to(dtype, copy=True).requires_grad_()
-        table = problem.table.clone().requires_grad_()
-        window = (problem.window, problem.window)
-
-        def forward():
-            bias = expand_relative_position_bias(table, table_window=window, window=layout.window)
-            return window_attention(qkv, -bias, layout, scale=problem.scale)
-
+def test_a_wrong_bias_is_detected():
+    def wrong(problem, dtype):
+        forward, (qkv, table) = start_ours(problem, dtype)
+        with torch.no_grad():
+            table.neg_()
         return forward, [qkv, table]
 
-    def to_map(self, gradient):
-        return gradient
-
-
-def test_a_wrong_bias_is_detected():
-    found = bench_attention(
-        "swin_nano", batch_size=1, peers=(), rounds=1, round_seconds=0, others={"wrong": WrongSign}
-    )
-    errors = {name: [row["max_error"] for row in found["contestants"] if row["name"] == name]
-              for name in ("muntin", "wrong")}  # fmt: skip
+    rows = measure({"wrong": wrong})["contestants"]
+    errors = {
+        name: [row["max_error"] for row in rows if row["name"] == name]
+        for name in ("muntin", "wrong")
+    }
     assert min(errors["wrong"]) > 0.1 > max(errors["muntin"])
 
 
 @pytest.mark.parity
-def test_peers_with_another_partition_are_skipped_with_a_message():
+def test_peers_with_another_partition_are_skipped_with_a_message(peers):
     messages = []
-    found = bench_attention(
-        "swin_nano", batch_size=1, size=(64, 72), rounds=1, round_seconds=0, log=messages.append
-    )
     # 16 x 18 and 8 x 9 are padded; 4 x 5 is too.
+    found = measure(peers.ATTENTIONS, size=(64, 72), log=messages.append)
     assert {one["name"] for one in found["contestants"]} == {"muntin"}
-    assert any("timm" in line and "stage 1" in line for line in messages)
+    assert any("skipped timm" in line for line in messages)
     assert all(one["against_best_rival"] is None for one in found["contestants"])
     assert max(o["max_error"] for o in found["contestants"] if o["precision"] == "fp32") < 2e-6
 
 
 @pytest.mark.parity
-def test_a_precomputed_projection_has_a_gradient():
+def test_a_precomputed_projection_has_a_gradient(peers):
     x = torch.randn(2, 3, requires_grad=True)
     given = torch.randn(2, 9, requires_grad=True)
-    out = attention_peers._PrecomputedLinear(given)(x)
+    out = peers.PrecomputedLinear(given)(x)
     assert torch.equal(out, given)
     of_x, of_given = torch.autograd.grad(out, (x, given), torch.ones(2, 9))
     assert of_x.shape == x.shape
     assert torch.equal(of_given, torch.ones(2, 9))
-
-
-def test_invalid_arguments_are_rejected():
-    with pytest.raises(ConfigError, match="'vit_tiny'"):
-        bench_attention("vit_tiny", peers=())
-    with pytest.raises(ConfigError, match="'swinv2_tiny_window8_256'"):
-        bench_attention("swinv2_tiny_window8_256", peers=())
-    with pytest.raises(ConfigError, match=r"compiled.*attention"):
-        bench_attention("swin_nano", compiled=True)
-    with pytest.raises(ConfigError, match="peer 'tim'"):
-        bench_attention("swin_nano", peers=("tim",))

@@ -9,14 +9,19 @@ import json
 import pytest
 import torch
 
+from muntin.benching.bench_request import BenchRequest
 from muntin.benching.training import bench_training
-from muntin.errors import ConfigError
+
+
+def small(**changed):
+    usual = {"model": "swin_nano", "batch_size": 2, "size": (32, 32), "peers": (), "rounds": 1}
+    return BenchRequest(**{**usual, **changed})
 
 
 def test_alone():
     messages = []
     found = bench_training(
-        "swin_nano", batch_size=3, size=(32, 48), peers=("timm",), rounds=2, log=messages.append
+        small(batch_size=3, size=(32, 48), peers=("timm",), rounds=2, log=messages.append)
     )
     json.dumps(found)
     assert found["kind"] == "training"
@@ -42,11 +47,10 @@ def test_alone():
 
 @pytest.mark.parity
 def test_compared_with_a_peer():
-    found = bench_training("vit_tiny", batch_size=1, peers=("timm",), rounds=1)
+    found = bench_training(small(model="vit_tiny", size=None, batch_size=1, peers=("timm",)))
     ours, _, theirs, _ = found["contestants"]
-    assert [one["name"] for one in found["contestants"]] == ["muntin eager"] * 2 + [
-        "timm eager"
-    ] * 2
+    names = [one["name"] for one in found["contestants"]]
+    assert names == ["muntin eager"] * 2 + ["timm eager"] * 2
     assert (ours["rival"], theirs["rival"]) == (False, True)
     assert max(one[key] for one in (ours, theirs) for key in ("max_error", "second_error")) < 1e-4
     ratio = ours["images_per_s"]["median"] / theirs["images_per_s"]["median"]
@@ -57,9 +61,8 @@ def test_compared_with_a_peer():
 def test_every_precision_starts_from_the_same_weights():
     # A step that is far too long: whoever starts behind it has another loss altogether.
     found = bench_training(
-        "swin_nano", batch_size=2, size=(32, 32), peers=(), rounds=1,
-        optimize=lambda module: torch.optim.AdamW(module.parameters(), lr=0.1),
-    )  # fmt: skip
+        small(), optimize=lambda module: torch.optim.AdamW(module.parameters(), lr=0.1)
+    )
     assert max(one["max_error"] for one in found["contestants"]) < 0.05
 
 
@@ -71,31 +74,13 @@ def test_a_wrong_gradient_is_detected():
         made.append(torch.optim.AdamW(module.parameters(), lr=1e-4, maximize=bool(made)))
         return made[-1]
 
-    found = bench_training(
-        "swin_nano", batch_size=2, size=(32, 32), peers=(), rounds=1, optimize=optimizer
-    )
-    fp32 = found["contestants"][0]
+    fp32 = bench_training(small(), optimize=optimizer)["contestants"][0]
     assert fp32["max_error"] < 1e-4 < 1e-3 < fp32["second_error"]
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_no_compiler():
     messages = []
-    found = bench_training(
-        "swin_nano",
-        batch_size=1,
-        size=(32, 32),
-        peers=(),
-        rounds=1,
-        compiled=True,
-        log=messages.append,
-    )
+    found = bench_training(small(batch_size=1, compiled=True, log=messages.append))
     assert len(found["contestants"]) == 2
     assert any("torch.compile" in line for line in messages)
-
-
-def test_unknown_names_are_rejected():
-    with pytest.raises(ConfigError, match="peer 'tim'"):
-        bench_training("swin_nano", peers=("tim",))
-    with pytest.raises(ConfigError, match="model 'swin_nanno'"):
-        bench_training("swin_nanno", peers=())

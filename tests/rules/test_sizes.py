@@ -22,18 +22,11 @@ LONGER_FILES = {
 # Where a function is longer, signature and docstring included: why, and which ones.
 LONGER_FUNCTIONS = {
     "a verb of the library: an argument a line, each of them explained": {
-        "benching/area.py bench_area",
-        "benching/attention.py bench_attention",
-        "benching/data.py bench_data",
-        "benching/memory.py bench_memory",
-        "benching/training.py bench_training",
         "commands/predict.py predict",
         "explaining/explanation.py explain",
         "exporting/run_export.py export",
         "planning/estimate.py plan",
-        "prediction/from_run.py load",
         "published.py open_published",
-        "scoring/evaluation.py evaluate",
         "training/session.py train",
         "weights/weight_loading.py load_weights",
         "zoo/weight_conversion.py convert_weights",
@@ -43,9 +36,7 @@ LONGER_FUNCTIONS = {
         "ops/triton/window_tiled_backward.py attend_tiled_backward_queries",
     },
     "a body of at most 60 lines under a long docstring": {
-        "drawing/plots.py draw_precision_recall",
         "ops/sliding_windows.py slide",
-        "training/setup.py prepare",
     },
 }
 

@@ -1,47 +1,88 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks by name."""
+"""What a benchmark measures, and the facts that every result states."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from muntin.benching.area import bench_area
-from muntin.benching.attention import bench_attention
-from muntin.benching.data import bench_data
-from muntin.benching.inference import bench_inference
-from muntin.benching.memory import bench_memory
-from muntin.benching.training import bench_training
+import torch
+
 from muntin.configs import check_range
+from muntin.engines.engine_table import is_installed
 from muntin.errors import ConfigError, unknown_name
+from muntin.shapes import Size
+from muntin.zoo.model_building import find_model
 
-__all__ = ["KINDS", "bench_by_name"]
+__all__ = ["PEERS", "BenchRequest"]
 
-KINDS: dict[str, Callable[..., dict[str, Any]]] = {
-    "inference": bench_inference,
-    "training": bench_training,
-    "memory": bench_memory,
-    "data": bench_data,
-    "attention": bench_attention,
-    "area": bench_area,
-}
+PEERS = ("timm", "torchvision", "transformers", "onnxruntime", "openvino")
+"""Libraries to compare with. The last two run timm's model, as a user without muntin would."""
 
 
-def bench_by_name(what: str, model: str, **options: Any) -> dict[str, Any]:
-    """Run one benchmark.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchRequest:
+    """What to measure, and compared with whom.
 
-    Args:
-        what: A name in `KINDS`.
-        model: Name in the zoo.
-        options: Arguments of the benchmark.
+    Attributes:
+        model: Name in the zoo; weights are random.
+        peers: Libraries to compare with; skipped if not installed or without the model.
+        batch_size: Images per batch; 1 measures latency.
+        size: (height, width) in pixels; default: the model's own.
+        rounds: Interleaved rounds per case.
+        compiled: Whether to measure torch.compile too; compilation takes minutes.
+        log: Callback for progress messages, and the reason for everything that is skipped.
 
     Raises:
-        ConfigError: The benchmark is unknown, or a number is below 1.
+        ConfigError: A number is below 1, or a peer is unknown.
     """
-    kind = KINDS.get(what)
-    if kind is None:
-        raise ConfigError(unknown_name("benchmark", what, KINDS))
-    for name in ("batch_size", "rounds"):
-        check_range(name, options.get(name, 1), 1, 10**6)
-    return kind(model, **options)
+
+    model: str
+    peers: Sequence[str] = PEERS
+    batch_size: int = 8
+    size: Size | None = None
+    rounds: int = 5
+    compiled: bool = False
+    log: Callable[[str], None] = lambda line: None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "rounds"):
+            check_range(name, getattr(self, name), 1, 10**6)
+        for peer in self.peers:
+            if peer not in PEERS:
+                raise ConfigError(unknown_name("peer", peer, PEERS))
+
+    @property
+    def img_size(self) -> Size:
+        """(height, width) of the images in pixels.
+
+        Raises:
+            ConfigError: The model is unknown.
+        """
+        return self.size or find_model(self.model).config.img_size
+
+    def select_peers(self, offered: Sequence[str]) -> list[str]:
+        """Select the requested peers that are installed and take part in a benchmark."""
+        chosen = []
+        for name in self.peers:
+            if name not in offered:
+                self.log(f"skipped {name}: it does not take part in this benchmark")
+            elif not is_installed(name):
+                self.log(f"skipped {name}: not installed")
+            else:
+                chosen.append(name)
+        return chosen
+
+    def describe(self, kind: str, rows: list[dict[str, Any]], **more: object) -> dict[str, Any]:
+        """Return the result of a benchmark: its settings, `more`, and one row per case."""
+        return {
+            "kind": kind,
+            "model": self.model,
+            "img_size": list(self.img_size),
+            "batch_size": self.batch_size,
+            "threads": torch.get_num_threads(),
+            **more,
+            "contestants": rows,
+        }

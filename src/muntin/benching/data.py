@@ -2,16 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """From JPEG files to the network's input, compared with torchvision, interleaved.
 
-Letters: B images, H and W sides of a file's image in pixels, h and w those of the network's input.
+Letters: B images, h and w sides of the network's input in pixels.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +23,30 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
-from muntin.benching.candidates import OURS, compare_rows, reject_compiled, select_peers, summarize
-from muntin.benching.interleaving import BenchmarkCase, time_interleaved
+from muntin.benching.bench_request import BenchRequest
+from muntin.benching.interleaving import OURS, BenchmarkCase, summarize, time_interleaved
+from muntin.benching.result_rows import compare_rows
 from muntin.data.cache import ImageCache
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
 from muntin.data.loading import EvalLoader, Processes, TrainLoader
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.errors import ConfigError
 from muntin.shapes import Size
 from muntin.synthetic.scenes import make_scene
 from muntin.zoo.model_building import find_model
 
-__all__ = ["bench_data", "write_jpegs"]
+__all__ = ["bench_data"]
 
 IMAGE_SIZE = (375, 500)
 """Height and width in pixels of most ImageNet images."""
 
-LOADERS = ("torchvision",)
-
-Epoch = Callable[[int], Iterator[Tensor]]
-"""From the number of an epoch to its normalized batches (B, 3, h, w)."""
+Epoch = Callable[[int, bool, int], Iterator[Tensor]]
+"""Epoch's number, whether it trains, and worker processes, to normalized batches (B, 3, h, w)."""
 
 
 def bench_data(
-    model: str,
-    *,
-    batch_size: int = 8,
-    size: Size | None = None,
-    peers: Sequence[str] = LOADERS,
-    rounds: int = 5,
-    compiled: bool = False,
-    log: Callable[[str], None] = lambda line: None,
-    num_images: int = 200,
-    workers: Sequence[int] = (0, 2),
+    request: BenchRequest, *, num_images: int = 200, workers: Sequence[int] = (0, 2)
 ) -> dict[str, Any]:
     """Measure images per second of loading JPEG files, for muntin and torchvision.
 
@@ -68,91 +56,66 @@ def bench_data(
     as its reference training does, and with its own decoder on tensors.
 
     Args:
-        model: Name in the zoo; sets size, mean and standard deviation.
-        batch_size: Images per batch.
-        size: (height, width) in pixels; default: the model's own.
-        peers: Libraries to compare with; those without a loader are skipped.
-        rounds: Epochs per case.
-        compiled: Must be False: data loading cannot be compiled.
-        log: Callback for progress messages.
-        num_images: JPEG files to generate, at least 1.
+        request: What is measured; the model sets size, mean and standard deviation.
+        num_images: JPEG files to generate.
         workers: Numbers of worker processes.
 
     Returns:
         The settings and one row per case, kind of epoch and number of workers, with
         ``images_per_s``, ``missing`` (images not delivered) and, for evaluation, ``mean_error``
         (of the first batch against a float64 resize; in standard deviations).
-
-    Raises:
-        ConfigError: The model or a peer is unknown, `num_images` is below 1, or `compiled` is
-            set.
     """
-    reject_compiled(compiled, "data", "data loading cannot be compiled")
-    if num_images < 1:
-        message = f"num_images must be at least 1, got {num_images}. The default is 200."
-        raise ConfigError(message)
-    chosen = select_peers(peers, LOADERS, log)
-    entry = find_model(model)
-    pre = Preprocessing(
-        img_size=size or entry.config.img_size,
+    pre = _preprocessing(request)
+    # Warnings about more workers than cores: the numbers are chosen on purpose.
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(action="ignore"):
+        folder = Path(name)
+        request.log(f"rendering {num_images} images of {IMAGE_SIZE[0]} x {IMAGE_SIZE[1]} pixels")
+        _write_jpegs(folder, num_images)
+        epochs = {OURS: _load_ours(folder, pre, request.batch_size)}
+        if request.select_peers(["torchvision"]):
+            for variant, decode in (("Pillow", None), ("tensors", _decode_to_tensor)):
+                load = _load_torchvision(folder, pre, request.batch_size, decode=decode)
+                epochs[f"torchvision {variant}"] = load
+        truth = _reference_images(folder, pre, request.batch_size)
+        works = [*itertools.product(workers, (False, True), epochs)]
+        errors = [
+            None if training else _error(epochs[owner](0, False, number), truth)
+            for number, training, owner in works
+        ]
+        cases = [
+            BenchmarkCase(owner=owner, run=_count_images(epochs[owner], training, number))
+            for number, training, owner in works
+        ]
+        request.log(f"timing {len(cases)} cases in {request.rounds} interleaved rounds")
+        count = np.array([num_images], np.float64)
+        timings = time_interleaved(cases, rounds=request.rounds, truth=count)
+    rows = [
+        timing.to_row(
+            work="training" if training else "evaluation",
+            workers=number,
+            images_per_s=summarize([num_images / seconds for seconds in timing.seconds]),
+            missing=int(timing.error),
+            mean_error=error,
+        )
+        for (number, training, _), timing, error in zip(works, timings, errors, strict=True)
+    ]
+    return request.describe(
+        "data", compare_rows(rows), num_images=num_images, image_size=list(IMAGE_SIZE)
+    )
+
+
+def _preprocessing(request: BenchRequest) -> Preprocessing:
+    entry = find_model(request.model)
+    return Preprocessing(
+        img_size=request.img_size,
         mean=entry.mean,
         std=entry.std,
         crop_fraction=DataConfig().crop_fraction,
     )
-    with tempfile.TemporaryDirectory() as name:
-        log(f"rendering {num_images} images of {IMAGE_SIZE[0]} x {IMAGE_SIZE[1]} pixels")
-        folder = Path(name)
-        write_jpegs(folder, num_images)
-        readers = [
-            reader
-            for number in workers
-            for work in ("evaluation", "training")
-            for reader in _readers(
-                folder,
-                pre,
-                chosen,
-                _EpochSettings(work=work, workers=number, batch_size=batch_size),
-            )
-        ]
-        truth = _reference_images(folder, pre, batch_size)
-        errors = [_error(reader, truth) for reader in readers]
-        log(f"timing {len(readers)} cases in {rounds} interleaved rounds")
-        cases = [reader.to_case() for reader in readers]
-        count = np.array([num_images], np.float64)
-        timings = time_interleaved(cases, rounds=rounds, truth=count)
-    rows: list[dict[str, Any]] = [
-        {
-            "name": reader.name,
-            "work": reader.way.work,
-            "workers": reader.way.workers,
-            "precision": "fp32",
-            "rival": reader.name != OURS,
-            "images_per_s": summarize([num_images / seconds for seconds in timing.seconds]),
-            "missing": int(timing.error),
-            "mean_error": error,
-        }
-        for reader, timing, error in zip(readers, timings, errors, strict=True)
-    ]
-    compare_rows(rows, "images_per_s", better="more")
-    return {
-        "kind": "data",
-        "model": model,
-        "img_size": list(pre.img_size),
-        "batch_size": batch_size,
-        "threads": torch.get_num_threads(),
-        "num_images": num_images,
-        "image_size": list(IMAGE_SIZE),
-        "contestants": rows,
-    }
 
 
-def write_jpegs(folder: Path, num_images: int) -> None:
-    """Write synthetic images into two class folders.
-
-    Args:
-        folder: An empty folder.
-        num_images: Number of files in total.
-    """
+def _write_jpegs(folder: Path, num_images: int) -> None:
+    """Write synthetic images into two class folders."""
     for number in range(num_images):
         place = folder / ("even" if number % 2 == 0 else "odd")
         place.mkdir(exist_ok=True)
@@ -160,64 +123,25 @@ def write_jpegs(folder: Path, num_images: int) -> None:
         Image.fromarray(scene.image).save(place / f"{number:05}.jpg", quality=90)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _EpochSettings:
-    """Purpose of an epoch ("evaluation" or "training"), worker processes and batch size."""
-
-    work: str
-    workers: int
-    batch_size: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _LoaderCase:
-    """One implementation of an epoch over all images."""
-
-    name: str
-    way: _EpochSettings
-    epoch: Epoch
-
-    def to_case(self) -> BenchmarkCase:
-        """Make a case that counts the images of an epoch, a new epoch in each round."""
-        epochs = iter(range(10**9))
-
-        def run() -> NDArray[np.float32]:
-            with _worker_warnings_ignored():
-                return np.array([sum(len(b) for b in self.epoch(next(epochs)))], np.float32)
-
-        return BenchmarkCase(name=self.name, precision="fp32", rival=self.name != OURS, run=run)
+def _count_images(epoch: Epoch, training: bool, workers: int) -> Callable[[], NDArray[np.float32]]:
+    """Count the images of an epoch, a new epoch in each call."""
+    numbers = iter(range(10**9))
+    return lambda: np.array(
+        [sum(len(batch) for batch in epoch(next(numbers), training, workers))], np.float32
+    )
 
 
-@contextmanager
-def _worker_warnings_ignored() -> Iterator[None]:
-    """Hide warnings about more workers than cores: the numbers are chosen on purpose."""
-    with warnings.catch_warnings(action="ignore"):
-        yield
-
-
-def _readers(
-    folder: Path, pre: Preprocessing, peers: Sequence[str], way: _EpochSettings
-) -> Iterator[_LoaderCase]:
-    yield _LoaderCase(name=OURS, way=way, epoch=_our_epoch(folder, pre, way))
-    if "torchvision" in peers:
-        for name, tensors in (("torchvision Pillow", False), ("torchvision tensors", True)):
-            yield _LoaderCase(
-                name=name, way=way, epoch=_torchvision_epoch(folder, pre, way, tensors)
-            )
-
-
-def _our_epoch(folder: Path, pre: Preprocessing, way: _EpochSettings) -> Epoch:
+def _load_ours(folder: Path, pre: Preprocessing, batch_size: int) -> Epoch:
     listing = list_classify(folder).train
     assert listing is not None, "class folders without splits are training images"
     store = ImageCache(listing, pre, DataConfig(cache_mib=0))
 
-    def epoch(number: int) -> Iterator[Tensor]:
-        size, processes = way.batch_size, Processes(workers=way.workers)
-        if way.work == "evaluation":
-            batches = iter(EvalLoader(store, batch_size=size, processes=processes))
-        else:
+    def epoch(number: int, training: bool, workers: int) -> Iterator[Tensor]:
+        processes = Processes(workers=workers)
+        batches = iter(EvalLoader(store, batch_size=batch_size, processes=processes))
+        if training:
             loader = TrainLoader(
-                store, AugmentConfig(), batch_size=size, seed=0, processes=processes
+                store, AugmentConfig(), batch_size=batch_size, seed=0, processes=processes
             )
             batches = loader.batches(number, 0, pre.img_size)
         for batch in batches:
@@ -226,38 +150,30 @@ def _our_epoch(folder: Path, pre: Preprocessing, way: _EpochSettings) -> Epoch:
     return epoch
 
 
-def _torchvision_epoch(
-    folder: Path, pre: Preprocessing, way: _EpochSettings, tensors: bool
+def _load_torchvision(
+    folder: Path, pre: Preprocessing, batch_size: int, *, decode: Callable[[str], Tensor] | None
 ) -> Epoch:
+    """The loader of torchvision; without `decode`, its Pillow loader."""
     from torchvision.datasets import ImageFolder
 
     mode = InterpolationMode(pre.interpolation)
-    steps: list[torch.nn.Module]
-    if way.work == "evaluation":
-        steps = [v2.Resize(list(_scaled_size(pre)), mode), v2.CenterCrop(list(pre.img_size))]
-    else:
-        scale = (AugmentConfig().crop_scale, 1.0)
-        crop = v2.RandomResizedCrop(list(pre.img_size), scale=scale, interpolation=mode)
-        steps = [crop, v2.RandomHorizontalFlip()]
-    start: list[torch.nn.Module] = [] if tensors else [v2.PILToTensor()]
+    scale = (AugmentConfig().crop_scale, 1.0)
+    crop = v2.RandomResizedCrop(list(pre.img_size), scale=scale, interpolation=mode)
+    steps: dict[bool, list[torch.nn.Module]] = {
+        False: [v2.Resize(list(_scaled_size(pre)), mode), v2.CenterCrop(list(pre.img_size))],
+        True: [crop, v2.RandomHorizontalFlip()],
+    }
     last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(pre.mean), list(pre.std))]
-    transform = v2.Compose([*steps, *start, *last])
-    batch_images: Any
-    if tensors:
-        batch_images = ImageFolder(str(folder), transform, loader=_decode_to_tensor)
-    else:
-        batch_images = ImageFolder(str(folder), transform)
+    if decode is None:
+        last.insert(0, v2.PILToTensor())
 
-    def epoch(number: int) -> Iterator[Tensor]:
+    def epoch(number: int, training: bool, workers: int) -> Iterator[Tensor]:
         torch.manual_seed(number)
-        loader = DataLoader(
-            batch_images,
-            batch_size=way.batch_size,
-            shuffle=way.work == "training",
-            num_workers=way.workers,
-        )
-        for images, _ in loader:
-            yield images
+        options: dict[str, Any] = {} if decode is None else {"loader": decode}
+        images = ImageFolder(str(folder), v2.Compose([*steps[training], *last]), **options)
+        loader = DataLoader(images, batch_size, shuffle=training, num_workers=workers)
+        for batch, _ in loader:
+            yield batch
 
     return epoch
 
@@ -288,10 +204,6 @@ def _reference_images(folder: Path, pre: Preprocessing, count: int) -> Tensor:
     return (images - mean) / std
 
 
-def _error(reader: _LoaderCase, truth: Tensor) -> float | None:
-    """Mean absolute difference of the first batch; None for random crops."""
-    if reader.way.work != "evaluation":
-        return None
-    with _worker_warnings_ignored():
-        first = next(iter(reader.epoch(0)))
-    return (first.double() - truth).abs().mean().item()
+def _error(epoch: Iterator[Tensor], truth: Tensor) -> float:
+    """Mean absolute difference of the first batch."""
+    return (next(epoch).double() - truth).abs().mean().item()

@@ -5,19 +5,27 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from muntin.benching.candidates import OURS, build_peers, select_peers
-from muntin.benching.interleaving import BenchmarkCase, Timing, time_interleaved
-from muntin.benching.peers import PEERS
+from muntin.benching.bench_request import PEERS, BenchRequest
+from muntin.benching.interleaving import (
+    OURS,
+    BenchmarkCase,
+    Timing,
+    summarize,
+    time_interleaved,
+)
+from muntin.benching.peers import build_peers
+from muntin.benching.result_rows import compare_rows
 from muntin.benching.roofline import measure_roofline
 from muntin.engines.engine_table import ENGINES, is_installed
 from muntin.engines.graphs import Graph, Precision, Runner
@@ -29,90 +37,57 @@ from muntin.engines.openvino_engine import (
     trim_example,
 )
 from muntin.inference.inference_network import build_inference
-from muntin.shapes import Size
 from muntin.zoo.costs import count_costs
-from muntin.zoo.model_building import create_model, find_model
-from muntin.zoo.model_zoo import ALIASES
+from muntin.zoo.model_building import create_model
 
 __all__ = ["bench_inference"]
-
 
 NUM_CALIBRATION_BATCHES = 8
 """Batches of noise for int8 calibration; speed does not depend on the values."""
 
 
-def bench_inference(
-    model: str,
-    *,
-    batch_size: int = 8,
-    size: Size | None = None,
-    peers: Sequence[str] = PEERS,
-    rounds: int = 9,
-    compiled: bool = False,
-    log: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+def bench_inference(request: BenchRequest) -> dict[str, Any]:
     """Measure images per second of a classifier in every engine, for muntin and its peers.
 
-    Args:
-        model: Name in the zoo; weights are random.
-        batch_size: Images per batch; 1 measures latency.
-        size: (height, width) in pixels; default: the model's own.
-        peers: Libraries to compare with; those not installed are skipped. ONNX Runtime and
-            OpenVINO run timm's model; OpenVINO also in int8 if NNCF is installed.
-        rounds: Timed rounds per case.
-        compiled: Whether to measure torch.compile too; compilation takes minutes.
-        log: Callback for progress messages.
+    ONNX Runtime and OpenVINO run timm's model too; OpenVINO also in int8 if NNCF is installed.
 
     Returns:
         Machine limits, cost per image, and one row per case. Rows marked ``aside`` run a peer's
         model in OpenVINO as muntin runs its own, with the batch split over the cores; they are
         excluded from comparison.
-
-    Raises:
-        ConfigError: The model or a peer is unknown.
     """
+    size, log = request.img_size, request.log
     torch.manual_seed(0)
-    network = create_model(model).eval().requires_grad_(False)
-    high, wide = size or find_model(ALIASES.get(model, model)).config.img_size
-    images = torch.randn(batch_size, 3, high, wide)
-    chosen = select_peers(peers, PEERS, log)
+    network = create_model(request.model).eval().requires_grad_(False)
+    images = torch.randn(request.batch_size, 3, *size)
+    chosen = request.select_peers(PEERS)
     log("measuring the machine's peak rates")
     ceilings = measure_roofline()
     with torch.no_grad():
         truth = copy.deepcopy(network).double()(images.double()).numpy()
-    fast = build_inference(network, (high, wide))
-    engines = ["eager", *(["compile"] if compiled else []), "onnxruntime", "openvino"]
-    cases = _make_case("muntin", fast, images, engines, log)
-    bodies = [name for name in chosen if name not in ENGINES]
-    for implementation in build_peers(bodies, model, network, (high, wide), log):
-        mine = ["eager", *(["compile"] if compiled else [])]
-        if implementation.name == "timm":
-            mine += [name for name in chosen if name in ENGINES]
-        cases += _make_case(implementation.name, implementation.module, images, mine, log)
-    timings = time_interleaved(cases, rounds=rounds, truth=truth)
-    gmacs = count_costs(network, (high, wide)).macs / 1e9
-    return {
-        "model": model,
-        "img_size": [high, wide],
-        "batch_size": batch_size,
-        "threads": torch.get_num_threads(),
-        "gmacs": gmacs,
-        "ceilings": ceilings,
-        "contestants": [_row(one, timings, batch_size, gmacs, ceilings) for one in timings],
+    plain = ["eager", "compile"] if request.compiled else ["eager"]
+    modules: dict[str, nn.Module] = {
+        OURS: build_inference(network, size),
+        **build_peers(request, [name for name in chosen if name not in ENGINES], network),
     }
+    engines = dict.fromkeys(modules, plain)
+    engines[OURS] = [*plain, "onnxruntime", "openvino"]
+    engines["timm"] = plain + [name for name in chosen if name in ENGINES]
+    cases: list[BenchmarkCase] = []
+    for owner, module in modules.items():
+        graph = Graph(module=module, example=(images,), inputs=("images",), outputs=("logits",))
+        cases += _make_cases(owner, graph, engines[owner], log)
+    timings = time_interleaved(cases, rounds=request.rounds, truth=truth)
+    gmacs = count_costs(network, size).macs / 1e9
+    rows = [_row(timing, request.batch_size, gmacs, ceilings) for timing in timings]
+    return request.describe("inference", compare_rows(rows), gmacs=gmacs, ceilings=ceilings)
 
 
-def _make_case(
-    owner: str,
-    module: nn.Module,
-    images: Tensor,
-    engines: Sequence[str],
-    log: Callable[[str], None],
-) -> list[BenchmarkCase]:
+def _make_cases(
+    owner: str, graph: Graph, engines: Sequence[str], log: Callable[[str], None]
+) -> Iterator[BenchmarkCase]:
     """Build a case for each engine and precision."""
-    graph = Graph(module=module, example=(images,), inputs=("images",), outputs=("logits",))
     cut = trim_example(graph)
-    found = []
     for name in engines:
         engine = ENGINES[name]
         if not engine.installed:
@@ -123,20 +98,18 @@ def _make_case(
             precisions.append("int8")
         for precision in precisions:
             log(f"starting {owner} {name} {precision}")
-            runners = {name: partial(_start, name, graph, precision, ours=owner == OURS)}
-            if name == "openvino" and owner != OURS and len(cut.example[0]) < len(images):
-                runners[f"{name} split batch"] = partial(_start, name, cut, precision, ours=False)
-            found += [
-                BenchmarkCase(
-                    name=f"{owner} {title}",
+            graphs = {name: graph}
+            if name == "openvino" and owner != OURS and len(cut.example[0]) < len(graph.example[0]):
+                graphs[f"{name} split batch"] = cut
+            for variant, shown in graphs.items():
+                runner = _start(name, shown, precision, ours=owner == OURS)
+                yield BenchmarkCase(
+                    owner=owner,
+                    variant=variant,
                     precision=precision,
-                    rival=owner != OURS,
-                    run=partial(_logits, start(), [images.numpy()]),
-                    aside=title != name,
+                    run=partial(_logits, runner, [graph.example[0].numpy()]),
+                    aside=variant != name,
                 )
-                for title, start in runners.items()
-            ]
-    return found
 
 
 def _start(name: str, graph: Graph, precision: Precision, *, ours: bool) -> Runner:
@@ -167,30 +140,15 @@ def _logits(runner: Runner, inputs: list[NDArray[Any]]) -> NDArray[np.float32]:
 
 
 def _row(
-    timing: Timing,
-    timings: Sequence[Timing],
-    batch_size: int,
-    gmacs: float,
-    ceilings: dict[str, float],
+    timing: Timing, batch_size: int, gmacs: float, ceilings: dict[str, float]
 ) -> dict[str, Any]:
-    one = timing.case
-    others = [
-        batch_size / other.median
-        for other in timings
-        if other.case.rival and not other.case.aside and other.case.precision == one.precision
-    ]
-    rate = batch_size / timing.median
-    ceiling = ceilings.get(one.precision)
-    rates = [batch_size / seconds for seconds in timing.seconds]
-    return {
-        "name": one.name,
-        "precision": one.precision,
-        "rival": one.rival,
-        "aside": one.aside,
-        "images_per_s": {"median": rate, "min": min(rates), "max": max(rates), "count": len(rates)},
-        "ms": timing.median * 1e3,
-        "against_best_rival": rate / max(others) if others else None,
-        "of_ceiling": 2 * gmacs * rate / ceiling if ceiling else None,
-        "max_error": timing.error,
-        "agreement": timing.agreement,
-    }
+    rates = summarize([batch_size / seconds for seconds in timing.seconds])
+    ceiling = ceilings.get(timing.case.precision)
+    return timing.to_row(
+        aside=timing.case.aside,
+        images_per_s=rates,
+        ms=statistics.median(timing.seconds) * 1e3,
+        of_ceiling=2 * gmacs * rates["median"] / ceiling if ceiling else None,
+        max_error=timing.error,
+        agreement=timing.agreement,
+    )

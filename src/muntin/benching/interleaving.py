@@ -8,11 +8,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BenchmarkCase", "Timing", "time_interleaved"]
+__all__ = ["OURS", "BenchmarkCase", "Timing", "summarize", "time_interleaved"]
+
+OURS = "muntin"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,17 +23,17 @@ class BenchmarkCase:
     """One implementation of the measured work.
 
     Attributes:
-        name: For the report, such as "timm openvino".
-        precision: "fp32", "bf16" or "int8".
-        rival: Whether it is a peer's rather than muntin's.
-        aside: Whether it is reported but excluded from comparison with the best peer.
+        owner: The library: `OURS` or a peer.
         run: Does the work once and returns its output.
+        variant: Added to the owner's name in the report, such as the engine.
+        precision: "fp32", "bf16" or "int8".
+        aside: Whether it is reported but excluded from comparison with the best peer.
     """
 
-    name: str
-    precision: str
-    rival: bool
+    owner: str
     run: Callable[[], NDArray[np.float32]]
+    variant: str = ""
+    precision: str = "fp32"
     aside: bool = False
 
 
@@ -50,10 +53,25 @@ class Timing:
     error: float = float("nan")
     agreement: float = float("nan")
 
-    @property
-    def median(self) -> float:
-        """Median seconds per round."""
-        return statistics.median(self.seconds)
+    def to_row(self, **fields: object) -> dict[str, Any]:
+        """Name, precision and owner as a row of a result, with more fields."""
+        case = self.case
+        return {
+            "name": f"{case.owner} {case.variant}".strip(),
+            "precision": case.precision,
+            "rival": case.owner != OURS,
+            **fields,
+        }
+
+
+def summarize(values: Sequence[float]) -> dict[str, float]:
+    """Median, minimum, maximum and count of repeated measurements."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "count": len(values),
+    }
 
 
 def time_interleaved(
@@ -62,7 +80,6 @@ def time_interleaved(
     rounds: int,
     truth: NDArray[np.float64] | None = None,
     warmups: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
     """Time the cases in interleaved rounds: A B C A B C.
 
@@ -71,7 +88,6 @@ def time_interleaved(
         rounds: Timed rounds per case.
         truth: Reference output, compared with the output of the first round.
         warmups: Rounds per case before timing starts.
-        clock: Returns seconds.
 
     Returns:
         One timing per case, in order.
@@ -79,9 +95,9 @@ def time_interleaved(
     timings = [Timing(case=case) for case in cases]
     for turn in range(warmups + rounds):
         for timing in timings:
-            begun = clock()
+            begun = time.perf_counter()
             answer = timing.case.run()
-            seconds = clock() - begun
+            seconds = time.perf_counter() - begun
             if turn >= warmups:
                 timing.seconds.append(seconds)
             if turn == 0 and truth is not None:

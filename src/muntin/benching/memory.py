@@ -4,51 +4,57 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.benching.candidates import (
-    OURS,
-    build_peers,
-    compare_rows,
-    make_deterministic,
-    reject_compiled,
-    select_peers,
-    summarize,
-)
-from muntin.benching.interleaving import BenchmarkCase, time_interleaved
-from muntin.benching.training import TRAINERS, make_optimizer
+from muntin.benching.bench_request import BenchRequest
+from muntin.benching.interleaving import OURS, summarize
+from muntin.benching.peers import BUILDERS, build_peers, make_deterministic
+from muntin.benching.result_rows import compare_rows
+from muntin.benching.training import TrainStep, make_optimizer
 from muntin.devices import peak_mib, reset_peak, resident_mib
 from muntin.heads.network import Network
 from muntin.inference.inference_network import build_inference
 from muntin.shapes import Size
 from muntin.training.recompute import recompute_layers
-from muntin.zoo.model_building import create_model, find_model
+from muntin.zoo.model_building import create_model
 
 __all__ = ["bench_memory", "measure_in_subprocess", "measure_once"]
 
 MIB = 2**20
 
+Job = dict[str, Any]
+"""Keyword arguments of `measure_once`."""
+
+
+def measure_in_subprocess(job: Job) -> dict[str, float]:
+    """Call `measure_once` in a fresh interpreter.
+
+    Raises:
+        RuntimeError: The process was killed, as a system does that is out of memory.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(measure_once, **job).result()
+        except BrokenProcessPool as error:
+            message = (
+                f"The process of {job['owner']} {job['work']} of {job['model']!r} must end by "
+                f"itself, but it was killed. Reduce the batch size if memory ran out."
+            )
+            raise RuntimeError(message) from error
+
 
 def bench_memory(
-    model: str,
+    request: BenchRequest,
     *,
-    batch_size: int = 8,
-    size: Size | None = None,
-    peers: Sequence[str] = TRAINERS,
-    rounds: int = 5,
-    compiled: bool = False,
-    log: Callable[[str], None] = lambda line: None,
-    measure_job: Callable[[dict[str, Any]], dict[str, float]] | None = None,
+    measure: Callable[[Job], dict[str, float]] = measure_in_subprocess,
 ) -> dict[str, Any]:
     """Measure peak resident memory in fp32 on the CPU, for muntin and its peers.
 
@@ -57,112 +63,55 @@ def bench_memory(
     (`muntin.inference`), and trains with recomputed layers, as where memory is short.
 
     Args:
-        model: Name in the zoo; weights are random.
-        batch_size: Images per batch.
-        size: (height, width) in pixels; default: the model's own.
-        peers: Libraries to compare with; those that do not support the model are skipped.
-        rounds: Processes per case.
-        compiled: Must be False: the compiler's own memory would be counted.
-        log: Callback for progress messages.
-        measure_job: Measures one job; default: `measure_in_subprocess`.
+        request: What is measured; `rounds` is the number of processes per case.
+        measure: Measures one job.
 
     Returns:
         The settings and one row per case and work ("inference", "training"), with ``peak_mib``,
         ``activation_mib`` (the peak without weights, gradients and optimizer moments),
         ``weights_mib`` and ``max_error`` (of the loss, against float64).
-
-    Raises:
-        ConfigError: There is no such model or peer, or `compiled` is set.
     """
-    reject_compiled(compiled, "memory", "the compiler's own memory would be counted")
-    chosen = select_peers(peers, TRAINERS, log)
-    high, wide = size or find_model(model).config.img_size
-    network, images, targets = _make_inputs(model, batch_size, (high, wide))
-    implementations = build_peers(chosen, model, network, (high, wide), log)
+    network, images, targets = _make_inputs(request.model, request.batch_size, request.img_size)
+    peers = build_peers(request, request.select_peers([*BUILDERS]), network)
     with torch.no_grad():
         logits = make_deterministic(network.double())(images.double())
-        truth = F.cross_entropy(logits, targets).numpy()[None]
-    names = [OURS, *(implementation.name for implementation in implementations)]
-    del implementations, network
-    job = {
-        "model": model,
-        "batch_size": batch_size,
-        "size": [high, wide],
-        "threads": torch.get_num_threads(),
-    }
-    jobs = [{**job, "owner": name, "work": work} for work in WORKS for name in names]
-    answers: list[list[dict[str, float]]] = [[] for _ in jobs]
-
-    def measure(number: int) -> NDArray[np.float32]:
-        log(f"{jobs[number]['owner']} {jobs[number]['work']} in its own process")
-        answers[number].append((measure_job or measure_in_subprocess)(jobs[number]))
-        return np.array([answers[number][-1]["loss"]], np.float32)
-
-    cases = [
-        BenchmarkCase(
-            name=str(one["owner"]),
-            precision="fp32",
-            rival=one["owner"] != OURS,
-            run=lambda number=number: measure(number),  # type: ignore[misc]
-        )
-        for number, one in enumerate(jobs)
+        truth = F.cross_entropy(logits, targets).item()
+    jobs: list[Job] = [
+        {
+            "owner": owner,
+            "work": work,
+            "model": request.model,
+            "batch_size": request.batch_size,
+            "size": list(request.img_size),
+            "threads": torch.get_num_threads(),
+        }
+        for work in WORKS
+        for owner in (OURS, *peers)
     ]
-    timings = time_interleaved(cases, rounds=rounds, truth=truth, warmups=0)
+    del peers, network
+    answers: list[list[dict[str, float]]] = [[] for _ in jobs]
+    for _ in range(request.rounds):
+        for job, found in zip(jobs, answers, strict=True):
+            request.log(f"{job['owner']} {job['work']} in its own process")
+            found.append(measure(job))
     rows: list[dict[str, Any]] = [
         {
-            "name": timing.case.name,
-            "work": one["work"],
-            "precision": timing.case.precision,
-            "rival": timing.case.rival,
-            "peak_mib": summarize([answer["peak_mib"] for answer in found]),
-            "activation_mib": summarize(
-                [answer["peak_mib"] - answer["state_mib"] for answer in found]
-            ),
+            "name": job["owner"],
+            "work": job["work"],
+            "precision": "fp32",
+            "rival": job["owner"] != OURS,
+            "peak_mib": summarize([one["peak_mib"] for one in found]),
+            "activation_mib": summarize([one["peak_mib"] - one["state_mib"] for one in found]),
             "weights_mib": found[0]["weights_mib"],
-            "max_error": timing.error,
+            "max_error": abs(found[0]["loss"] - truth),
         }
-        for timing, one, found in zip(timings, jobs, answers, strict=True)
+        for job, found in zip(jobs, answers, strict=True)
     ]
-    compare_rows(rows, "peak_mib", better="less")
-    return {
-        "kind": "memory",
-        "model": model,
-        "img_size": [high, wide],
-        "batch_size": batch_size,
-        "threads": torch.get_num_threads(),
-        "contestants": rows,
-    }
-
-
-def _make_inputs(model: str, batch_size: int, size: Size) -> tuple[Network, Tensor, Tensor]:
-    """Build equal weights and images in every process."""
-    torch.manual_seed(0)
-    network = create_model(model)
-    images = torch.randn(batch_size, 3, *size, generator=torch.Generator().manual_seed(1))
-    return network, images, torch.arange(batch_size) % 1000
-
-
-def measure_in_subprocess(job: dict[str, Any]) -> dict[str, float]:
-    """Call `measure_once` in a fresh interpreter."""
-    code = (
-        "import json, sys; from muntin.benching.memory import measure_once; "
-        "sys.stdout.write(json.dumps(measure_once(**json.loads(sys.argv[1]))))"
-    )
-    command = [sys.executable, "-c", code, json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        message = (
-            f"Measuring {job['owner']} {job['work']} of {job['model']!r} failed with exit code "
-            f"{done.returncode}: {last}. Reduce the batch size if memory ran out."
-        )
-        raise RuntimeError(message)
-    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    return request.describe("memory", compare_rows(rows))
 
 
 def measure_once(
-    *, owner: str, work: str, model: str, batch_size: int, size: Sequence[int], threads: int
+    *, owner: str, work: str, model: str, batch_size: int, size: Size, threads: int
 ) -> dict[str, float]:
     """Run the work once and measure the peak memory of this process above that of its imports.
 
@@ -180,20 +129,18 @@ def measure_once(
     """
     torch.set_num_threads(threads)
     # Load libraries, the peer's included, and select kernels before the baseline is taken.
-    tiny, blank, first = _make_inputs("swin_nano", 2, (64, 64))
-    WORKS["inference"](tiny, blank, first)
-    WORKS["training"](tiny, blank, first)
+    for warm in WORKS.values():
+        warm(*_make_inputs("swin_nano", 2, (64, 64)))
     if owner != OURS:
-        build_peers([owner], "vit_tiny", create_model("vit_tiny"), (224, 224), lambda line: None)
-    del tiny, blank
+        build_peers(BenchRequest(model="vit_tiny"), [owner], create_model("vit_tiny"))
     before = resident_mib()
-    high, wide = size
-    network, images, targets = _make_inputs(model, batch_size, (high, wide))
+    network, images, targets = _make_inputs(model, batch_size, size)
     module: nn.Module = network
     if owner != OURS:
-        module = build_peers([owner], model, network, (high, wide), lambda line: None)[0].module
+        request = BenchRequest(model=model, size=(size[0], size[1]))
+        module = build_peers(request, [owner], network)[owner]
     elif work == "inference":
-        module = build_inference(network, (high, wide))
+        module = build_inference(network, size)
     else:
         recompute_layers(network)
     del network
@@ -211,6 +158,14 @@ def measure_once(
     }
 
 
+def _make_inputs(model: str, batch_size: int, size: Size) -> tuple[Network, Tensor, Tensor]:
+    """Build equal weights and images in every process."""
+    torch.manual_seed(0)
+    network = create_model(model)
+    images = torch.randn(batch_size, 3, *size, generator=torch.Generator().manual_seed(1))
+    return network, images, torch.arange(batch_size) % 1000
+
+
 def _infer(module: nn.Module, images: Tensor, targets: Tensor) -> float:
     module.eval().requires_grad_(False)
     with torch.inference_mode():
@@ -221,15 +176,8 @@ def _infer(module: nn.Module, images: Tensor, targets: Tensor) -> float:
 
 def _train(module: nn.Module, images: Tensor, targets: Tensor) -> float:
     make_deterministic(module)
-    optimizer = make_optimizer(module)
-    losses = []
-    for _ in range(2):
-        loss = F.cross_entropy(module(images), targets)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses[0]
+    step = TrainStep(module, module, make_optimizer(module), images, targets)
+    return float(step.take_first()[0])
 
 
 WORKS: dict[str, Callable[[nn.Module, Tensor, Tensor], float]] = {

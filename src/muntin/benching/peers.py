@@ -1,46 +1,73 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Other libraries' implementations of a model, with the same weights.
-
-Inference engines (ONNX Runtime, OpenVINO) run timm's model, because that is what a user without
-muntin would convert.
-"""
+"""Other libraries' implementations of a model, with the same weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from muntin.errors import ConfigError, unknown_name
+from muntin.benching.bench_request import BenchRequest
 from muntin.heads.network import Network
+from muntin.models.swin import SwinConfig
 from muntin.weights.dialects import to_dialect
+from muntin.zoo.model_zoo import ALIASES
 
-__all__ = ["PEERS", "build_peer"]
+__all__ = ["Logits", "build_peer", "build_peers", "make_deterministic"]
 
-PEERS = ("timm", "torchvision", "transformers", "onnxruntime", "openvino")
-"""Names that ``--peers`` accepts. The last two run timm's model."""
+
+class Logits(nn.Module):
+    """A peer whose output is reduced to the logits."""
+
+    def __init__(self, peer: nn.Module) -> None:
+        super().__init__()
+        self.peer = peer
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits (B, K)."""
+        output = self.peer(images)
+        logits: Tensor = getattr(output, "logits", output)
+        return logits
+
+
+def build_peers(
+    request: BenchRequest, names: Sequence[str], network: Network
+) -> dict[str, nn.Module]:
+    """Build the peers' models (images to logits) with the weights of muntin's.
+
+    Args:
+        request: What is measured; its `log` receives the reason for every peer that is skipped.
+        names: Of libraries in `BUILDERS`.
+        network: Muntin's model, with a classifier.
+    """
+    found: dict[str, nn.Module] = {}
+    size = request.img_size
+    for name in names:
+        built = build_peer(name, ALIASES.get(request.model, request.model), network)
+        if built is None:
+            request.log(f"skipped {name}: it does not have this model")
+        elif not _accepts(built, size):
+            request.log(f"skipped {name}: its model does not accept {size[0]} x {size[1]} pixels")
+        else:
+            found[name] = Logits(built)
+    return found
 
 
 def build_peer(name: str, model: str, network: Network) -> nn.Module | None:
     """Build a peer's own model with the weights of muntin's.
 
     Args:
-        name: "timm", "torchvision" or "transformers".
+        name: A library in `BUILDERS`.
         model: Name in the zoo, which is timm's.
         network: Muntin's model, with a classifier.
 
     Returns:
         The model in evaluation mode; None if the peer does not have it.
-
-    Raises:
-        ConfigError: The peer is unknown.
     """
-    build = _BUILDERS.get(name)
-    if build is None:
-        raise ConfigError(unknown_name("peer", name, PEERS))
-    peer = build(model)
+    peer = BUILDERS[name](model, network)
     if peer is None:
         return None
     state = to_dialect(network, name)
@@ -55,68 +82,69 @@ def build_peer(name: str, model: str, network: Network) -> nn.Module | None:
     return peer.eval().requires_grad_(False)
 
 
-def _timm(model: str) -> nn.Module | None:
+@torch.no_grad()
+def _accepts(peer: nn.Module, size: tuple[int, int]) -> bool:
+    try:
+        peer(torch.zeros(1, 3, *size))
+    except (AssertionError, RuntimeError, ValueError):  # libraries raise different types
+        return False
+    return True
+
+
+def make_deterministic(module: nn.Module) -> nn.Module:
+    """Put the module in training mode with gradients, but without dropout and drop path."""
+    module.train().requires_grad_(True)
+    for part in module.modules():
+        name = type(part).__name__
+        if "Drop" in name or name == "StochasticDepth":
+            part.eval()
+    return module
+
+
+def _timm(model: str, network: Network) -> nn.Module | None:
     import timm
 
     return timm.create_model(model) if timm.is_model(model) else None
 
 
-def _torchvision(model: str) -> nn.Module | None:
+def _torchvision(model: str, network: Network) -> nn.Module | None:
     from torchvision import models
 
-    builder = {
-        "swin_tiny_patch4_window7_224": models.swin_t,
-        "swin_small_patch4_window7_224": models.swin_s,
-        "swin_base_patch4_window7_224": models.swin_b,
-        "vit_base_patch16_224": models.vit_b_16,
-        "vit_large_patch16_224": models.vit_l_16,
+    name = {
+        "swin_tiny_patch4_window7_224": "swin_t",
+        "swin_small_patch4_window7_224": "swin_s",
+        "swin_base_patch4_window7_224": "swin_b",
+        "vit_base_patch16_224": "vit_b_16",
+        "vit_large_patch16_224": "vit_l_16",
     }.get(model)
-    return None if builder is None else builder(weights=None)
+    return models.get_model(name, weights=None) if name else None
 
 
-def _transformers(model: str) -> nn.Module | None:
-    import transformers
+def _transformers(model: str, network: Network) -> nn.Module | None:
+    import transformers as hf
 
-    sizes = {
-        "swin_tiny_patch4_window7_224": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
-        "swin_small_patch4_window7_224": (96, [2, 2, 18, 2], [3, 6, 12, 24]),
-        "swin_base_patch4_window7_224": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
-    }
-    if model in sizes:
-        width, depths, heads = sizes[model]
-        config = transformers.SwinConfig(embed_dim=width, depths=depths, num_heads=heads)
-        config.num_labels = 1000
-        return transformers.SwinForImageClassification(config)
-    widths = {"vit_small_patch16_224": (384, 6), "vit_base_patch16_224": (768, 12)}
-    if model not in widths:
+    if not model.endswith(("_patch4_window7_224", "vit_small_patch16_224", "vit_base_patch16_224")):
         return None
-    width, count = widths[model]
-    vit = transformers.ViTConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_attention_heads=count,
+    config: Any = network.backbone.config
+    if isinstance(config, SwinConfig):
+        swin = hf.SwinConfig(
+            embed_dim=config.embed_dim, depths=[*config.depths], num_heads=[*config.num_heads]
+        )
+        swin.num_labels = 1000
+        return hf.SwinForImageClassification(swin)
+    vit = hf.ViTConfig(
+        hidden_size=config.embed_dim,
+        intermediate_size=4 * config.embed_dim,
+        num_attention_heads=config.num_heads,
         layer_norm_eps=1e-6,
     )
     vit.num_labels = 1000
-    return transformers.ViTForImageClassification(vit)
+    return hf.ViTForImageClassification(vit)
 
 
-_BUILDERS: dict[str, Callable[[str], nn.Module | None]] = {
+BUILDERS: dict[str, Callable[[str, Network], nn.Module | None]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "transformers": _transformers,
 }
-
-
-class Logits(nn.Module):
-    """A peer whose output is reduced to the logits."""
-
-    def __init__(self, peer: nn.Module) -> None:
-        super().__init__()
-        self.peer = peer
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute logits (B, K)."""
-        output = self.peer(images)
-        logits: torch.Tensor = getattr(output, "logits", output)
-        return logits
+"""From a name in the zoo and muntin's model to a peer's own; None if the peer lacks it."""

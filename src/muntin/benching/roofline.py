@@ -16,7 +16,9 @@ from muntin.engines.openvino_engine import import_openvino, shared_core
 
 __all__ = ["measure_roofline"]
 
-SHAPES = ((6272, 384, 1536), (1568, 768, 3072), (4096, 1024, 1024))
+Shape = tuple[int, int, int]
+
+SHAPES: tuple[Shape, ...] = ((6272, 384, 1536), (1568, 768, 3072), (4096, 1024, 1024))
 """Rows, input channels and output channels: MLPs of a small model, and a square product."""
 
 
@@ -29,16 +31,16 @@ def measure_roofline(*, seconds: float = 0.4) -> dict[str, float]:
     Args:
         seconds: Time per shape and library.
     """
-    found: dict[str, float] = {}
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        found[f"torch_{precision}"] = max(
-            _gflops(_torch_matmul(shape, dtype), shape, seconds) for shape in SHAPES
-        )
+    makers = {f"torch_{precision}": (_torch_matmul, precision) for precision in ("fp32", "bf16")}
     if is_installed("openvino"):
         for precision in ("fp32", "bf16", "int8"):
-            found[f"openvino_{precision}"] = max(
-                _gflops(_openvino_matmul(shape, precision), shape, seconds) for shape in SHAPES
-            )
+            makers[f"openvino_{precision}"] = (_openvino_matmul, precision)
+    found: dict[str, float] = {}
+    for name, (make, precision) in makers.items():
+        found[name] = max(
+            _calls_per_s(make(shape, precision), seconds) * 2 * np.prod(shape).item() / 1e9
+            for shape in SHAPES
+        )
     for precision in ("fp32", "bf16", "int8"):
         best = [value for name, value in found.items() if name.endswith(f"_{precision}")]
         if best:
@@ -48,11 +50,6 @@ def measure_roofline(*, seconds: float = 0.4) -> dict[str, float]:
     copies_per_s = _calls_per_s(lambda: target.copy_(source), seconds)
     found["copy_gb_s"] = copies_per_s * 2 * source.numel() * 4 / 1e9
     return found
-
-
-def _gflops(multiply: Callable[[], object], shape: tuple[int, int, int], seconds: float) -> float:
-    rows, inner, columns = shape
-    return _calls_per_s(multiply, seconds) * 2 * rows * inner * columns / 1e9
 
 
 def _calls_per_s(work: Callable[[], object], seconds: float) -> float:
@@ -68,18 +65,14 @@ def _calls_per_s(work: Callable[[], object], seconds: float) -> float:
     return best
 
 
-def _torch_matmul(shape: tuple[int, int, int], dtype: torch.dtype) -> Callable[[], object]:
+def _torch_matmul(shape: Shape, precision: str) -> Callable[[], object]:
     rows, inner, columns = shape
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner, dtype=dtype)
-
-    @torch.inference_mode()
-    def work() -> object:
-        return F.linear(left, right)
-
-    return work
+    return torch.inference_mode()(lambda: F.linear(left, right))
 
 
-def _openvino_matmul(shape: tuple[int, int, int], precision: str) -> Callable[[], object]:
+def _openvino_matmul(shape: Shape, precision: str) -> Callable[[], object]:
     ov = import_openvino()
     ops = ov.opset13
 
@@ -101,8 +94,4 @@ def _openvino_matmul(shape: tuple[int, int, int], precision: str) -> Callable[[]
     )
     request = compiled.create_infer_request()
     data = ov.Tensor(np.ones((rows, inner), np.float32), shared_memory=True)
-
-    def work() -> object:
-        return request.infer([data], share_inputs=True, share_outputs=True)
-
-    return work
+    return lambda: request.infer([data], share_inputs=True, share_outputs=True)

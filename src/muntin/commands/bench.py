@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from muntin.commands.console_table import print_table
-from muntin.commands.values import parse_size, to_json
+from muntin.commands.values import JsonOption, parse_names, parse_size, to_json
 
 __all__ = ["bench"]
 
 
 def bench(
     what: Annotated[
-        str, typer.Argument(help="inference, training, memory, data, attention or area.")
+        str, typer.Argument(help="inference, training, memory, data or attention.")
     ] = "inference",
     model: Annotated[str, typer.Option(help="Model name; see: muntin models.")] = "swin_tiny",
     peers: Annotated[
@@ -30,24 +30,22 @@ def bench(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also measure torch.compile; takes minutes.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Benchmark a model against other libraries: same weights and inputs, interleaved runs."""
-    from muntin.benching.bench_request import bench_by_name
+    from muntin.benching.bench_request import BenchRequest
+    from muntin.benching.benchmark_kinds import run_benchmark
 
-    names = [] if peers == "none" else [name.strip() for name in peers.split(",") if name.strip()]
-    found = bench_by_name(
-        what,
-        model,
-        peers=names,
+    request = BenchRequest(
+        model=model,
+        peers=[] if peers == "none" else list(parse_names(peers)),
         batch_size=batch_size,
         size=parse_size(img_size) if img_size else None,
         rounds=rounds,
         compiled=compiled,
         log=lambda line: typer.echo(line, err=True),
     )
+    found = run_benchmark(what, request)
     if as_json:
         typer.echo(to_json(found))
         return
@@ -55,15 +53,13 @@ def bench(
 
 
 def _show(found: dict[str, Any]) -> None:
-    from muntin.benching.report_tables import format_rows
+    from muntin.benching.result_rows import format_rows
 
-    if "sides" in found:
-        smallest, largest = found["sides"][0], found["sides"][-1]
-        shape = f"from {smallest}x{smallest} to {largest}x{largest}, same pixels per batch"
-    else:
-        height, width = found["img_size"]
-        shape = f"at {height}x{width}, batch {found['batch_size']}"
-    typer.echo(f"{found['model']} {shape}, {found['threads']} threads")
+    height, width = found["img_size"]
+    typer.echo(
+        f"{found['model']} at {height}x{width}, batch {found['batch_size']}, "
+        f"{found['threads']} threads"
+    )
     ceilings = found.get("ceilings", {})
     if ceilings:
         limits = ", ".join(

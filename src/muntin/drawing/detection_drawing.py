@@ -14,11 +14,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from muntin.drawing.colours import Colour, colour_of
+from muntin.drawing.colours import colour_of
 from muntin.drawing.fonts import clean_label, load_font
-from muntin.drawing.layout import join_panels
+from muntin.drawing.layout import (
+    HALO,
+    LARGEST,
+    add_legend,
+    draw_tag,
+    fit_image,
+    join_panels,
+)
 from muntin.drawing.mask_drawing import cut_mask, dash_box, paint_mask
 from muntin.results import Detections
 from muntin.samples import Objects, Segmentation
@@ -27,15 +34,11 @@ __all__ = ["draw_detection_pair", "draw_detections", "draw_objects"]
 
 Place = tuple[int, int, int, int]  # left, top, right, bottom, the last two included
 
-_LARGEST = 1280  # pixels, of the longer side
 _TINY = 64  # up to this size pixels are enlarged without smoothing
 _FEW, _SOME = 25, 60  # objects: full tags, initials, none
-_INK: Colour = (34, 34, 34)
-_HALO: Colour = (20, 20, 20)
-_GAP = 8
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Mark:
     """One object, in pixels of the original; `text` is its full tag."""
 
@@ -43,8 +46,8 @@ class _Mark:
     class_id: int
     name: str
     text: str
-    crowd: bool
     mask: Segmentation | None
+    crowd: bool = False
 
 
 def draw_detections(original: NDArray[np.uint8], found: Detections) -> Image.Image:
@@ -64,16 +67,7 @@ def draw_detections(original: NDArray[np.uint8], found: Detections) -> Image.Ima
 def draw_objects(
     original: NDArray[np.uint8], objects: Objects, class_names: Sequence[str]
 ) -> Image.Image:
-    """Draw annotations, like `draw_detections`; crowds dashed and hatched.
-
-    Args:
-        original: (H, W, 3) uint8, or grey: the image of `objects`.
-        objects: The annotations.
-        class_names: Name of each class number.
-
-    Returns:
-        A new image.
-    """
+    """Draw annotations, like `draw_detections`; crowds dashed and hatched."""
     return _draw_panel(original, _truth_marks(objects, class_names), "annotated")
 
 
@@ -105,15 +99,9 @@ def _found_marks(found: Detections) -> list[_Mark]:
     for row in range(len(found)):
         class_id = int(found.class_ids[row])
         name = clean_label(found.class_names[row], class_id)
-        mark = _Mark(
-            box=found.boxes[row],
-            class_id=class_id,
-            name=name,
-            text=f"{name} {float(found.scores[row]):.2f}",
-            crowd=False,
-            mask=None if found.masks is None else found.masks[row],
-        )
-        marks.append(mark)
+        text = f"{name} {float(found.scores[row]):.2f}"
+        mask = None if found.masks is None else found.masks[row]
+        marks.append(_Mark(found.boxes[row], class_id, name, text, mask))
     return [mark for mark in marks if np.isfinite(mark.box).all()]
 
 
@@ -123,15 +111,10 @@ def _truth_marks(objects: Objects, class_names: Sequence[str]) -> list[_Mark]:
     for row in np.argsort(objects.areas, kind="stable"):
         class_id, crowd = int(objects.class_ids[row]), bool(objects.crowd[row])
         name = clean_label(class_names[class_id], class_id)
-        mark = _Mark(
-            box=np.asarray(objects.boxes[row], np.float64),
-            class_id=class_id,
-            name=name,
-            text=f"{name} (crowd)" if crowd else name,
-            crowd=crowd,
-            mask=objects.masks[row] if objects.masks else None,
-        )
-        marks.append(mark)
+        text = f"{name} (crowd)" if crowd else name
+        mask = objects.masks[row] if objects.masks else None
+        box = np.asarray(objects.boxes[row], np.float64)
+        marks.append(_Mark(box, class_id, name, text, mask, crowd))
     return [mark for mark in marks if np.isfinite(mark.box).all()]
 
 
@@ -140,12 +123,12 @@ def _draw_panel(
     marks: Sequence[_Mark],
     verb: str,
     *,
-    largest: int = _LARGEST,
+    largest: int = LARGEST,
     busiest: int = 0,
 ) -> Image.Image:
     """Draw marks, the first on top; `busiest` sets the style of all panels of a sheet."""
     busiest = max(busiest, len(marks))
-    image = _fit(original, 640 if busiest <= _FEW else 960, largest)
+    image = fit_image(original, 640 if busiest <= _FEW else 960, largest, tiny=_TINY)
     ratio = np.array([image.width / original.shape[1], image.height / original.shape[0]])
     line = max(1, round(max(image.size) / 420)) if busiest <= _FEW else 1 + (busiest <= _SOME)
     pixels = np.array(image)
@@ -170,22 +153,6 @@ def _draw_panel(
     return _add_legend(image, marks, verb, initials=initials)
 
 
-def _fit(original: NDArray[np.uint8], smallest: int, largest: int) -> Image.Image:
-    """Bring the longer side between two limits."""
-    grey = original.ndim == 2 or original.shape[2] == 1
-    image = Image.fromarray(original.reshape(original.shape[:2]) if grey else original).convert(
-        "RGB"
-    )
-    longer = max(image.size)
-    scale = min(max(longer, smallest), largest) / longer
-    if scale == 1:
-        return image
-    tiny = longer <= _TINY
-    scale = max(1, round(scale)) if tiny else scale
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS)
-
-
 def _place(
     box: NDArray[np.float64], ratio: NDArray[np.float64], image: Image.Image
 ) -> Place | None:
@@ -208,7 +175,7 @@ def _draw_box(
         dash_box(pen, place, colour, line=line)
         return
     if halo:
-        pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_HALO, width=line + 2)
+        pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=HALO, width=line + 2)
     # A line wider than its box would invert the rectangle.
     inner = max(1, min(line, (right - left + 1) // 2, (bottom - top + 1) // 2))
     pen.rectangle(place, outline=colour, width=inner)
@@ -249,24 +216,13 @@ def _draw_tags(
         if initials and (hidden[best] or right - left < width or bottom - top < height):
             continue
         taken.append(spots[best])
-        _draw_tag(pen, spots[best], text, mark.class_id, font)
+        draw_tag(pen, spots[best], text, colour_of(mark.class_id), size=font.size)
 
 
 def _shared(one: Place, other: Place) -> int:
     wide = min(one[2], other[2]) - max(one[0], other[0]) + 1
     high = min(one[3], other[3]) - max(one[1], other[1]) + 1
     return max(wide, 0) * max(high, 0)
-
-
-def _draw_tag(
-    pen: ImageDraw.ImageDraw, spot: Place, text: str, class_id: int, font: ImageFont.FreeTypeFont
-) -> None:
-    red, green, blue = colour = colour_of(class_id)
-    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
-    pen.rectangle(spot, fill=colour)
-    middle = (spot[1] + spot[3]) / 2
-    ink = (0, 0, 0) if bright else (255, 255, 255)
-    pen.text((spot[0] + 3, middle), text, fill=ink, font=font, anchor="lm")
 
 
 def _initials(name: str) -> str:
@@ -278,35 +234,11 @@ def _add_legend(
     image: Image.Image, marks: Sequence[_Mark], verb: str, *, initials: bool
 ) -> Image.Image:
     """Add a legend below the image: number of objects; colour, name and number of each class."""
-    font = load_font(14)
-    width = max(image.width, 260)
     counts = Counter((mark.class_id, mark.name) for mark in marks).most_common()
+    rows = [
+        (colour_of(class_id), f"{name}  {count}", _initials(name) if initials else "")
+        for (class_id, name), count in counts
+    ]
     total = len(marks)
     head = f"{total} object{'s' * (total != 1)} {verb}" if marks else f"nothing {verb}"
-    row, x = 0, _GAP + round(font.getlength(head)) + 2 * _GAP
-    spots = []
-    for (class_id, name), count in counts:
-        tag = _initials(name) if initials else ""
-        side = max(16, round(font.getlength(tag)) + 6)
-        text = f"{name}  {count}"
-        long = side + 6 + round(font.getlength(text)) + 2 * _GAP
-        if x + long > width and x > _GAP:
-            row, x = row + 1, _GAP
-        spots.append((row, x, side, tag, class_id, text))
-        x += long
-    shown = [spot for spot in spots if spot[0] < 5]
-    rows = min(row, 4) + 1 + (len(shown) < len(spots))
-    line = 22
-    sheet = Image.new("RGB", (width, image.height + line * rows + _GAP), "white")
-    sheet.paste(image, ((width - image.width) // 2, 0))
-    pen = ImageDraw.Draw(sheet)
-    top = image.height + 4
-    pen.text((_GAP, top + 11), head, fill=_INK, font=font, anchor="lm")
-    for number, x, side, tag, class_id, text in shown:
-        y = top + number * line
-        _draw_tag(pen, (x, y + 3, x + side - 1, y + 18), tag, class_id, font)
-        pen.text((x + side + 6, y + 11), text, fill=_INK, font=font, anchor="lm")
-    if len(shown) < len(spots):
-        rest = f"and {len(spots) - len(shown)} more classes"
-        pen.text((_GAP, top + 5 * line + 11), rest, fill=_INK, font=font, anchor="lm")
-    return sheet
+    return add_legend(image, rows, head=head, max_lines=5)

@@ -12,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from muntin.drawing.colours import BLUE, INK, VERMILION
 from muntin.drawing.fonts import load_font
 
 __all__ = ["Thumbnail", "draw_sheet"]
 
-INK = (34, 34, 34)
-GOOD = (0, 114, 178)
-BAD = (213, 94, 0)
 GAP = 10
 
 
@@ -77,13 +75,9 @@ def draw_sheet(
         place = (left + (side - pixels.width) // 2, upper + (height - pixels.height) // 2)
         sheet.paste(pixels, place)
         if tile.good is not None:
-            frame = (
-                place[0] - 2,
-                place[1] - 2,
-                place[0] + pixels.width + 1,
-                place[1] + pixels.height + 1,
-            )
-            pen.rectangle(frame, outline=GOOD if tile.good else BAD, width=2)
+            right, bottom = place[0] + pixels.width, place[1] + pixels.height
+            frame = (place[0] - 2, place[1] - 2, right + 1, bottom + 1)
+            pen.rectangle(frame, outline=BLUE if tile.good else VERMILION, width=2)
         for number, line in enumerate(tile.lines):
             text = _shorten(line, small, side)
             pen.text((left, upper + height + 4 + 16 * number), text, fill=INK, font=small)

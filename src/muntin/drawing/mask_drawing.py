@@ -76,9 +76,9 @@ def paint_mask(
 
     Args:
         pixels: (H, W, 3) uint8; changed.
-        piece: The part of the mask that is set.
-        top: Row of the image at which it begins.
-        left: The same for columns.
+        piece: The part of the mask that is set, from `cut_mask`.
+        top: Its first row in the image.
+        left: Its first column.
         colour: Of fill and contour.
         line: Width of the contour in pixels; it lies inside.
         hatched: Whether stripes take the place of the fill.

@@ -8,13 +8,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from muntin.drawing.colours import INK, LINE_COLOURS
+from muntin.drawing.colours import BLUE, INK, LINE_COLOURS, SKY, VERMILION
 from muntin.drawing.fonts import clean_label
 
-__all__ = ["draw_bars", "draw_confusion", "draw_curves", "draw_precision_recall"]
+__all__ = ["draw_bars", "draw_confusion", "draw_curves", "draw_errors", "draw_precision_recall"]
+
+
+def _new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+    """A figure, sizes in inches, with one plot."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=11)
+    return figure, axes
+
+
+def _open_frame(axes: Axes, *, grid: bool = False) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    if grid:
+        axes.grid(visible=True, alpha=0.3)
 
 
 def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Figure:
@@ -25,8 +40,7 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title:
     """
     many = len(class_names)
     side = min(14.0, max(4.0, 0.42 * many + 2.2))
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _new_axes(side + 1, side, title)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if many <= 25:
@@ -46,7 +60,6 @@ def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title:
         axes.set_yticks(range(many), rows, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(title, fontsize=11)
     bar = figure.colorbar(image, ax=axes, fraction=0.045)
     bar.set_label("share of the true class")
     return figure
@@ -56,9 +69,9 @@ def draw_bars(values: Mapping[str, float | None], title: str, label: str) -> Fig
     """Draw one bar per name, lowest first; a name without a value gets "n/a"."""
     rows = sorted(values.items(), key=lambda row: -1.0 if row[1] is None else row[1])
     shown = rows[:40]
-    figure = Figure(figsize=(6.4, 0.24 * len(shown) + 1.3), layout="constrained")
-    axes = figure.add_subplot()
-    axes.barh(range(len(shown)), [value or 0.0 for _, value in shown], color=LINE_COLOURS[0])
+    cut = f" (the {len(shown)} lowest of {len(rows)})" if len(rows) > len(shown) else ""
+    figure, axes = _new_axes(6.4, 0.24 * len(shown) + 1.3, title + cut)
+    axes.barh(range(len(shown)), [value or 0.0 for _, value in shown], color=BLUE)
     for place, (_, value) in enumerate(shown):
         text = "n/a" if value is None else f"{value:.2f}"
         axes.text((value or 0.0) + 0.01, place, text, va="center", fontsize=8, color=INK)
@@ -68,9 +81,7 @@ def draw_bars(values: Mapping[str, float | None], title: str, label: str) -> Fig
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.set_xlabel(label)
-    cut = f" (the {len(shown)} lowest of {len(rows)})" if len(rows) > len(shown) else ""
-    axes.set_title(title + cut, fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
+    _open_frame(axes)
     return figure
 
 
@@ -88,14 +99,8 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
             points = [(line["epoch"], line[key]) for line in lines if key in line]
             if points:
                 mark = "o" if len(points) < 40 else ""
-                axes.plot(
-                    *zip(*points, strict=True),
-                    color=colour,
-                    label=name,
-                    marker=mark,
-                    ms=3,
-                    clip_on=False,
-                )
+                style = {"color": colour, "label": name, "marker": mark, "ms": 3, "clip_on": False}
+                axes.plot(*zip(*points, strict=True), **style)
         if title == goal:
             # Shares: the axis ends at 0 and 1.
             low, high = axes.get_ylim()
@@ -103,8 +108,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(visible=True, alpha=0.3)
+        _open_frame(axes, grid=True)
         if len(columns) > 1:
             axes.legend(frameon=False)
     return figure
@@ -132,8 +136,7 @@ def draw_precision_recall(
     Returns:
         The figure; the average precision of each line (AP50) is in the legend.
     """
-    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _new_axes(7.6, 4.6, title)
     known = np.flatnonzero(np.isfinite(precision).all(axis=1))
     areas = precision.mean(axis=1)
     shown = known[np.argsort(areas[known], kind="stable")]
@@ -168,7 +171,47 @@ def draw_precision_recall(
     axes.set_ylim(0, 1.03)
     axes.set_xlabel("recall: share of the objects that are detected")
     axes.set_ylabel("precision: share of the detections that are correct")
-    axes.set_title(title, fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, alpha=0.3)
+    _open_frame(axes, grid=True)
+    return figure
+
+
+def draw_errors(distances: NDArray[np.float64], names: Sequence[str], title: str) -> Figure:
+    """Draw keypoint errors: a histogram of all, and the median of each keypoint.
+
+    Args:
+        distances: (N, P) pixels; NaN where a keypoint is not visible, infinite where it was not
+            predicted.
+        names: Of the keypoints.
+        title: Title of the figure.
+    """
+    finite = distances[np.isfinite(distances)]
+    figure = Figure(figsize=(10, max(3.4, 0.22 * len(names) + 1.2)), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    upper = float(np.percentile(finite, 99)) if len(finite) else 1.0
+    beyond = int((finite > upper).sum())
+    left.hist(finite[finite <= upper], bins=40, color=BLUE)
+    if len(finite):
+        for share, style in ((50, "-"), (90, "--")):
+            value = float(np.percentile(finite, share))
+            left.axvline(value, color=VERMILION, ls=style, label=f"{share} %: {value:.1f} px")
+        left.legend(frameon=False, fontsize=8)
+    note = f" ({beyond} beyond the right edge)" if beyond else ""
+    left.set_xlabel(f"error in pixels of the original{note}")
+    left.set_ylabel("keypoints")
+    spread = []
+    for column in distances.T:
+        fine = column[np.isfinite(column)]
+        spread.append(np.percentile(fine, (25, 50, 75)) if len(fine) else (np.nan,) * 3)
+    quartiles = np.array(spread).reshape(-1, 3)
+    order = np.argsort(-np.nan_to_num(quartiles[:, 1], nan=-1), kind="stable")
+    places = np.arange(len(order))
+    chosen = quartiles[order]
+    errors = np.nan_to_num(np.abs(chosen[:, [0, 2]] - chosen[:, [1]]).T)
+    right.barh(places, np.nan_to_num(chosen[:, 1]), xerr=errors, color=SKY, ecolor="#666666")
+    right.set_yticks(places, [clean_label(names[k], int(k)) for k in order], fontsize=8)
+    right.invert_yaxis()
+    right.set_xlabel("median error in pixels (lines: interquartile range)")
+    for axes in (left, right):
+        _open_frame(axes)
+    figure.suptitle(title, fontsize=11)
     return figure

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from functools import singledispatch
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,12 @@ from PIL import Image, ImageDraw
 
 from muntin.drawing.detection_drawing import draw_detections
 from muntin.drawing.fonts import load_font
+from muntin.drawing.layout import HALO, LARGEST
 from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.semantic_drawing import draw_semantic_map
 from muntin.results import Detections, Labels, Poses, SemanticMap
 
 __all__ = ["draw_result"]
-
-_LARGEST = 1280  # pixels
 
 
 def draw_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa: ANN401
@@ -32,20 +31,17 @@ def draw_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa:
     Returns:
         A new image; small ones are enlarged so that the text can be read, and large ones shrunk.
     """
-    return _draw(result, pixels)
-
-
-@singledispatch
-def _draw(result: object, pixels: NDArray[np.uint8]) -> Image.Image:
+    for kind, draw in _DRAWERS.items():
+        if isinstance(result, kind):
+            return draw(pixels, result)
     message = f"result must be one of muntin.results, got {type(result).__name__}."
     raise TypeError(message)
 
 
-@_draw.register
-def _(result: Labels, pixels: NDArray[np.uint8]) -> Image.Image:
-    """The image above, the best classes with bars below."""
+def _draw_classes(pixels: NDArray[np.uint8], result: Labels) -> Image.Image:
+    """Draw the best classes, with bars, below the image."""
     image = Image.fromarray(pixels)
-    image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     scale = max(1, round(320 / max(image.size)))
     image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     width = max(image.width, 260)
@@ -60,23 +56,13 @@ def _(result: Labels, pixels: NDArray[np.uint8]) -> Image.Image:
         length = round((width - 16) * float(score))
         fill = (140, 190, 225) if number == 0 else (215, 228, 238)
         pen.rectangle((8, top, 8 + max(length, 1), top + line - 5), fill=fill)
-        pen.text((12, top), f"{name}  {float(score):.2f}", fill=(20, 20, 20), font=font)
+        pen.text((12, top), f"{name}  {float(score):.2f}", fill=HALO, font=font)
     return sheet
 
 
-@_draw.register
-def _(result: Detections, pixels: NDArray[np.uint8]) -> Image.Image:
-    """The objects on the image; a legend below when there are many."""
-    return draw_detections(pixels, result)
-
-
-@_draw.register
-def _(result: SemanticMap, pixels: NDArray[np.uint8]) -> Image.Image:
-    """The classes over the image; a legend below."""
-    return draw_semantic_map(pixels, result)
-
-
-@_draw.register
-def _(result: Poses, pixels: NDArray[np.uint8]) -> Image.Image:
-    """The keypoints on the image; a legend below."""
-    return draw_poses(pixels, result)
+_DRAWERS: dict[type, Callable[[NDArray[np.uint8], Any], Image.Image]] = {
+    Labels: _draw_classes,
+    Detections: draw_detections,
+    SemanticMap: draw_semantic_map,
+    Poses: draw_poses,
+}

@@ -12,28 +12,18 @@ from PIL import Image
 
 from muntin.drawing.colours import Colour, colour_of
 from muntin.drawing.fonts import clean_label
-from muntin.drawing.layout import add_legend, join_panels
+from muntin.drawing.layout import LARGEST, LegendRow, add_legend, fit_image, join_panels
 from muntin.results import SemanticMap
-from muntin.shapes import Int
+from muntin.shapes import Int, Size
 
 __all__ = ["draw_labels", "draw_semantic_map", "draw_semantic_pair"]
 
-_LARGEST = 1280  # pixels, of the longer side
-_SMALLEST = 480
+_SMALLEST = 480  # pixels, of the longer side
 _SHARE = 0.7  # of the colour in what is drawn
 
 
 def draw_semantic_map(original: NDArray[np.uint8], found: SemanticMap) -> Image.Image:
-    """Draw the predicted class of every pixel.
-
-    Args:
-        original: (H, W, 3) uint8, or grey: the image of `found`.
-        found: Its classes are drawn in the colours of their data set, where it has colours.
-
-    Returns:
-        A new image, at most 1280 pixels on the longer side, with a legend below: colour,
-        name and share of the image of each class.
-    """
+    """Draw the predicted class of every pixel, like `draw_labels`."""
     return draw_labels(original, found.labels, found.class_names, found.colors)
 
 
@@ -43,7 +33,7 @@ def draw_labels(
     class_names: Sequence[str],
     colors: Sequence[Colour] = (),
     *,
-    largest: int = _LARGEST,
+    largest: int = LARGEST,
 ) -> Image.Image:
     """Draw labels over their image; pixels with a label below 0 are left as they are.
 
@@ -51,15 +41,15 @@ def draw_labels(
         original: (H, W, 3) uint8, or grey.
         labels: Class number of each pixel.
         class_names: Name of each class number.
-        colors: Colour of each, or none.
+        colors: Colour of each as in their data set, or none.
         largest: Maximum longer side of the returned image in pixels.
 
     Returns:
-        A new image.
+        A new image with a legend below: colour, name and share of the image of each class.
     """
     palette = _palette(len(class_names), colors)
-    image, shown = _fit(original, labels, largest)
-    pixels = np.array(image)
+    pixels = np.array(fit_image(original, _SMALLEST, largest))
+    shown = _resize_labels(labels, pixels.shape[:2])
     known = shown >= 0
     painted = pixels.astype(np.float32)
     painted[known] += (palette[shown[known]] - painted[known]) * _SHARE
@@ -69,7 +59,8 @@ def draw_labels(
     painted[edges] *= 0.6
     image = Image.fromarray(painted.round().astype(np.uint8))
     counts = np.bincount(labels[labels >= 0].ravel(), minlength=len(class_names))
-    return add_legend(image, _legend(counts, labels.size, class_names, palette))
+    rows = _legend(counts, labels.size, class_names, palette)
+    return add_legend(image, rows, head="" if rows else "nothing labelled")
 
 
 def draw_semantic_pair(
@@ -97,22 +88,12 @@ def _palette(count: int, colors: Sequence[Colour]) -> NDArray[np.float32]:
     return np.array([colour_of(number) for number in range(count)], np.float32)
 
 
-def _fit(
-    original: NDArray[np.uint8], labels: NDArray[np.integer], largest: int
-) -> tuple[Image.Image, NDArray[np.integer]]:
-    """Resize both to a size suited for display."""
-    grey = original.ndim == 2 or original.shape[2] == 1
-    image = Image.fromarray(original.reshape(original.shape[:2]) if grey else original).convert(
-        "RGB"
+def _resize_labels(labels: NDArray[np.integer], size: Size) -> NDArray[np.integer]:
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in zip(size, labels.shape, strict=True)
     )
-    longer = max(image.size)
-    scale = min(max(longer, _SMALLEST), largest) / longer
-    if scale == 1:
-        return image, labels
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    rows = ((np.arange(height) + 0.5) * labels.shape[0] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * labels.shape[1] / width).astype(int)
-    return image.resize((width, height), Image.Resampling.LANCZOS), labels[rows][:, columns]
+    return labels[rows][:, columns]
 
 
 def _legend(
@@ -120,9 +101,9 @@ def _legend(
     total: int,
     class_names: Sequence[str],
     palette: NDArray[np.float32],
-) -> list[tuple[Colour, str]]:
+) -> list[LegendRow]:
     """Colour, name and share of each class, the largest first."""
-    rows = []
+    rows: list[LegendRow] = []
     for number in np.argsort(-counts, kind="stable").tolist():
         if not counts[number]:
             continue
@@ -130,5 +111,5 @@ def _legend(
         percent = f"{share:.1%}" if share >= 0.0005 else "<0.1%"
         red, green, blue = palette[number].astype(int).tolist()
         text = f"{clean_label(class_names[number], number)}  {percent}"
-        rows.append(((red, green, blue), text))
+        rows.append(((red, green, blue), text, None))
     return rows

@@ -46,8 +46,6 @@ class HieraConfig:
     """Configuration of a Hiera; the other fields are those of `SwinConfig`.
 
     Attributes:
-        embed_dim: Channels of the first stage; each further stage has twice as many.
-        depths: Blocks of each stage.
         num_heads: Attention heads of the first stage; each further stage has twice as many.
         mask_unit: Side of a mask unit in tokens of the first stage.
         global_from: First stage whose attention is global.
@@ -245,8 +243,7 @@ class Hiera(Backbone):
     ) -> Features:
         """Run all blocks; sides of the maps round up, and a mask may drop mask units or fill them.
 
-        Returns:
-            One map a stage of `out_indices`; the vector is the normalised mean of the last one.
+        One map a stage of `out_indices`; the vector is the normalised mean of the last one.
         """
         maps = self._run(images, mask)
         if mask is not None and mask.fill is None:

@@ -2,10 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Swin Transformer (V1): attention inside shifted windows, four stages, one scale each.
 
-An image is cut into patches; blocks attend inside windows of M x M tokens; every second block
-shifts the windows by half their side to connect neighbours; between stages, 2 x 2 neighbours
-are merged into one token of twice the width. Cost grows linearly with the area of the image, and
-the four stages are a feature pyramid.
+Cost grows linearly with the area of the image, and the four stages are a feature pyramid.
 
 Source:
     Liu et al. 2021, "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",
@@ -385,12 +382,8 @@ class Swin(Backbone):
     ) -> Features:
         """Run all stages; sides of the maps round up, or as the size rule says.
 
-        Returns:
-            One map a stage of `out_indices`; the vector is the mean of the last one.
-
-        Raises:
-            ShapeError: The size rule refuses this height and width, or the mask does not fit.
-            ConfigError: The mask has no fill; windows need a token at every place.
+        One map a stage of `out_indices`; the vector is the mean of the last one. A mask needs a
+        fill: windows need a token at every place.
         """
         outputs = self._run(images, mask)
         *finer, coarsest = self.config.out_indices

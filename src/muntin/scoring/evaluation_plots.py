@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import singledispatch
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torchvision.ops import box_iou
 
 from muntin.data.archives import read_bytes
@@ -18,10 +20,11 @@ from muntin.data.cache import ImageCache
 from muntin.data.decoding import decode
 from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.grid import Thumbnail, draw_sheet
-from muntin.drawing.plots import draw_bars, draw_confusion, draw_precision_recall
-from muntin.drawing.pose_drawing import annotated_poses, draw_errors, draw_pose_pair
+from muntin.drawing.plots import draw_bars, draw_confusion, draw_errors, draw_precision_recall
+from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
 from muntin.drawing.saving import save_figure, save_image
 from muntin.drawing.semantic_drawing import draw_semantic_pair
+from muntin.errors import plural
 from muntin.metrics.classification_metric import ClassificationMetric
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
@@ -47,11 +50,7 @@ def _draw(
 
 @_draw.register
 def _(
-    metric: ClassificationMetric,
-    scored: Scored,
-    store: ImageCache,
-    classes: Classes,
-    folder: Path,
+    metric: ClassificationMetric, scored: Scored, store: ImageCache, classes: Classes, folder: Path
 ) -> None:
     """Confusion matrix, per-class figures and the worst errors."""
     figures, outputs = scored.figures, scored.outputs
@@ -64,7 +63,7 @@ def _(
     if classes.multi_label or not len(outputs.indices):
         return
     counts = metric.confusion.numpy()
-    title = f"{name} {value:.3f} on {figures['num_images']} images"
+    title = f"{name} {value:.3f} on {plural(figures['num_images'], 'image')}"
     save_figure(draw_confusion(counts, classes.names, title), folder / "confusion.png")
     tiles = []
     scores = outputs.answers.softmax(dim=1)
@@ -88,11 +87,7 @@ def _(
 
 @_draw.register
 def _(
-    metric: DetectionMetric,
-    scored: Scored,
-    store: ImageCache,
-    classes: Classes,
-    folder: Path,
+    metric: DetectionMetric, scored: Scored, store: ImageCache, classes: Classes, folder: Path
 ) -> None:
     """Precision against recall, per-class figures, and the best and worst images."""
     figures = scored.figures
@@ -112,16 +107,15 @@ def _(
         plot = draw_bars(values, f"{kind} AP of each class", f"{kind} AP")
         save_figure(plot, folder / f"per_class_{kind}.png")
     threshold = figures["best_threshold"] or 0.5
-    rows = _rank(scored, threshold)
-    for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
-        tiles = [_pair(scored, classes, row, quality, threshold) for quality, row in chosen]
-        title = f"{name.capitalize()} images: ground truth, and detections above {threshold:.2f}"
-        sheet = draw_sheet(tiles, title, columns=2, side=560)
-        save_image(sheet, folder / f"{name}.png")
 
+    def draw(quality: float, row: int) -> Thumbnail:
+        path, pixels = _open(scored, row)
+        found = scored.outputs.answers[row].above(threshold)
+        pair = draw_detection_pair(pixels, scored.outputs.truth[row], found, classes.names)
+        return _caption(pair, f"F1 {quality:.2f}", path)
 
-def _format(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
+    title = f"images: ground truth, and detections above {threshold:.2f}"
+    _save_extremes(_rank(scored, threshold), draw, title, folder)
 
 
 def _rank(scored: Scored, threshold: float) -> list[tuple[float, int]]:
@@ -157,28 +151,12 @@ def _count_hits(predicted: NDArray[np.float64], annotated: NDArray[np.floating[A
     return hits
 
 
-def _pair(
-    scored: Scored, classes: Classes, row: int, quality: float, threshold: float
-) -> Thumbnail:
-    listing, outputs = scored.listing, scored.outputs
-    path = listing.entries[int(outputs.indices[row])].path
-    pixels = decode(read_bytes(listing.source, path), where=path)
-    found = outputs.answers[row].above(threshold)
-    drawn = draw_detection_pair(pixels, outputs.truth[row], found, classes.names)
-    lines = (f"F1 {quality:.2f}", "/".join(Path(path).parts[-2:]))
-    return Thumbnail(pixels=np.asarray(drawn), lines=lines)
-
-
 @_draw.register
 def _(
-    metric: SemanticMetric,
-    scored: Scored,
-    store: ImageCache,
-    classes: Classes,
-    folder: Path,
+    metric: SemanticMetric, scored: Scored, store: ImageCache, classes: Classes, folder: Path
 ) -> None:
     """Confusion matrix, per-class figures, and the best and worst images."""
-    figures, outputs, listing = scored.figures, scored.outputs, scored.listing
+    figures, outputs = scored.figures, scored.outputs
     if not figures["num_images"]:
         return
     values = dict(zip(classes.names, figures["iou"], strict=True))
@@ -191,28 +169,18 @@ def _(
         counts = count_pixels(predicted.labels, annotated, len(classes.names))
         if counts.sum():
             rows.append((float(counts.trace() / counts.sum()), row))
-    rows.sort()
-    for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
-        tiles = []
-        for right, row in chosen:
-            path = listing.entries[int(outputs.indices[row])].path
-            pixels = decode(read_bytes(listing.source, path), where=path)
-            drawn = draw_semantic_pair(pixels, outputs.truth[row], outputs.answers[row])
-            lines = (f"{right:.1%} of the pixels correct", "/".join(Path(path).parts[-3:]))
-            tiles.append(Thumbnail(pixels=np.asarray(drawn), lines=lines))
-        sheet = draw_sheet(
-            tiles, f"{name.capitalize()} images: ground truth and prediction", columns=2, side=560
-        )
-        save_image(sheet, folder / f"{name}.png")
+
+    def draw(right: float, row: int) -> Thumbnail:
+        path, pixels = _open(scored, row)
+        pair = draw_semantic_pair(pixels, outputs.truth[row], outputs.answers[row])
+        return _caption(pair, f"{right:.1%} of the pixels correct", path, parts=3)
+
+    _save_extremes(sorted(rows), draw, "images: ground truth and prediction", folder)
 
 
 @_draw.register
 def _(
-    metric: PoseMetric,
-    scored: Scored,
-    store: ImageCache,
-    classes: Classes,
-    folder: Path,
+    metric: PoseMetric, scored: Scored, store: ImageCache, classes: Classes, folder: Path
 ) -> None:
     """Keypoint errors, per-keypoint figures, and the best and worst instances."""
     figures, outputs = scored.figures, scored.outputs
@@ -225,24 +193,43 @@ def _(
     save_figure(draw_bars(values, "PCK of each keypoint", "PCK"), folder / "per_keypoint.png")
     found = np.isfinite(distances)
     means = np.where(found, distances, 0).sum(axis=1) / np.maximum(found.sum(axis=1), 1)
-    rows = [int(row) for row in np.argsort(-means, kind="stable") if found[row].any()]
+    order = np.argsort(-means, kind="stable")
+    rows = [(float(means[row]), int(row)) for row in order if found[row].any()]
+
+    def draw(mean: float, row: int) -> Thumbnail:
+        truth, answer = outputs.truth[metric.owners[row]], outputs.answers[metric.owners[row]]
+        pixels = decode(read_bytes(scored.listing.source, truth.path), where=truth.path)
+        wanted = [truth.row] if truth.row >= 0 else range(len(truth.objects))
+        annotated = annotated_poses(truth.objects, wanted, metric.skeleton)
+        pair = draw_pose_pair(pixels, annotated, answer.above(metric.score_threshold))
+        return _caption(pair, f"mean error {mean:.1f} px", truth.path)
+
+    _save_extremes(rows, draw, "instances: ground truth and prediction", folder)
+
+
+def _format(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _open(scored: Scored, row: int) -> tuple[str, NDArray[np.uint8]]:
+    """Path and pixels of the image of an output."""
+    path = scored.listing.entries[int(scored.outputs.indices[row])].path
+    return path, decode(read_bytes(scored.listing.source, path), where=path)
+
+
+def _caption(drawn: Image.Image, text: str, path: str, *, parts: int = 2) -> Thumbnail:
+    lines = (text, "/".join(Path(path).parts[-parts:]))
+    return Thumbnail(pixels=np.asarray(drawn), lines=lines)
+
+
+def _save_extremes(
+    rows: Sequence[tuple[float, int]],
+    draw: Callable[[float, int], Thumbnail],
+    title: str,
+    folder: Path,
+) -> None:
+    """Save a sheet of the six worst and one of the six best rows, which come worst first."""
     for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
-        tiles = []
-        for row in chosen:
-            owner = metric.owners[row]
-            truth, predicted = outputs.truth[owner], outputs.answers[owner]
-            predicted = predicted.above(metric.score_threshold)
-            pixels = decode(read_bytes(scored.listing.source, truth.path), where=truth.path)
-            wanted = [truth.row] if truth.row >= 0 else range(len(truth.objects))
-            drawn = draw_pose_pair(
-                pixels, annotated_poses(truth.objects, wanted, metric.skeleton), predicted
-            )
-            lines = (f"mean error {means[row]:.1f} px", "/".join(Path(truth.path).parts[-2:]))
-            tiles.append(Thumbnail(pixels=np.asarray(drawn), lines=lines))
-        sheet = draw_sheet(
-            tiles,
-            f"{name.capitalize()} instances: ground truth and prediction",
-            columns=2,
-            side=560,
-        )
+        tiles = [draw(*row) for row in chosen]
+        sheet = draw_sheet(tiles, f"{name.capitalize()} {title}", columns=2, side=560)
         save_image(sheet, folder / f"{name}.png")

@@ -1,18 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Results as tables."""
+"""Rows of results: comparison, and tables."""
 
 from __future__ import annotations
 
 import pytest
 
-from muntin.benching.candidates import summarize
-from muntin.benching.data import bench_data
-from muntin.benching.report_tables import format_rows
+from muntin.benching.interleaving import summarize
+from muntin.benching.result_rows import compare_rows, format_rows
 
 
 def row(name, **more):
-    return {"name": name, "precision": "fp32", "rival": False, **more}
+    return {"name": name, "precision": "fp32", "rival": False} | more
 
 
 def test_inference():
@@ -65,10 +64,29 @@ def test_attention():
     ]
 
 
-@pytest.mark.parity
-def test_what_is_measured_can_be_shown():
-    found = bench_data("swin_nano", size=(32, 32), rounds=1, num_images=2, workers=(0,))
-    titles, cells = format_rows(found)
-    assert {len(titles)} == {len(one) for one in cells}
-    assert titles[:4] == ["work", "workers", "name", "precision"]
-    assert [one[0] for one in cells] == ["evaluation"] * 3 + ["training"] * 3
+@pytest.mark.parametrize(
+    ("measure", "expected"), [("ms", [1.5, 1.0, 0.75]), ("images_per_s", [0.5, 0.75, 1.0])]
+)
+def test_ratio_to_the_best_peer(measure, expected):
+    rows = [
+        row(name, rival=rival, **{measure: summarize([value])})
+        for name, rival, value in (("muntin", False, 2.0), ("a", True, 3.0), ("b", True, 4.0))
+    ]
+    assert [one["against_best_rival"] for one in compare_rows(rows)] == expected
+
+
+@pytest.mark.parametrize("key", ["precision", "work", "stage", "workers"])
+def test_only_equal_work_is_compared(key):
+    fields = {"ms": summarize([2.0])}
+    rows = [row("muntin", **fields) | {key: 1}, row("a", **fields) | {"rival": True, key: 2}]
+    assert compare_rows(rows)[0]["against_best_rival"] is None
+
+
+def test_rows_aside_are_not_compared():
+    fields = {"ms": summarize([2.0])}
+    rows = [row("muntin", **fields), row("a", aside=True, **fields) | {"rival": True}]
+    assert compare_rows(rows)[0]["against_best_rival"] is None
+
+
+def test_summarize():
+    assert summarize([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0, "count": 3}

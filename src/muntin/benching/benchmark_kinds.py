@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: 2026 The muntin authors
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from muntin.benching.attention import bench_attention
+from muntin.benching.bench_request import BenchRequest
+from muntin.benching.data import bench_data
+from muntin.benching.inference import bench_inference
+from muntin.benching.memory import bench_memory
+from muntin.benching.training import bench_training
+from muntin.errors import ConfigError, unknown_name
+
+__all__ = ["KINDS", "run_benchmark"]
+
+KINDS: dict[str, Callable[[BenchRequest], dict[str, Any]]] = {
+    "inference": bench_inference,
+    "training": bench_training,
+    "memory": bench_memory,
+    "data": bench_data,
+    "attention": bench_attention,
+}
+
+UNCOMPILED = {
+    "memory": "the compiler's own memory would be counted",
+    "data": "data loading cannot be compiled",
+    "attention": "peers run without their projections",
+}
+"""Benchmarks that cannot use torch.compile, and why."""
+
+ELSEWHERE = {"area": "benchmarks/bench_area.py"}
+"""Benchmarks that compare muntin only with itself: scripts of the repository."""
+
+
+def run_benchmark(what: str, request: BenchRequest) -> dict[str, Any]:
+    """Run one benchmark and return its result.
+
+    Args:
+        what: A name in `KINDS`.
+        request: What to measure.
+
+    Raises:
+        ConfigError: The benchmark or the model is unknown, or it cannot use torch.compile.
+    """
+    if what in ELSEWHERE:
+        message = (
+            f"benchmark must be one of {', '.join(KINDS)}, got {what!r}, which is a script of the "
+            f"repository. Run: python {ELSEWHERE[what]}"
+        )
+        raise ConfigError(message)
+    if what not in KINDS:
+        raise ConfigError(unknown_name("benchmark", what, KINDS))
+    if request.compiled and what in UNCOMPILED:
+        message = (
+            f"compiled must be False for the benchmark {what!r}, got True: {UNCOMPILED[what]}. "
+            f"Remove --compile."
+        )
+        raise ConfigError(message)
+    return KINDS[what](request)
