@@ -65,7 +65,6 @@ class Results:
 
     Attributes:
         epoch: Epoch of the weights, counted from 1; 0 if nothing was validated.
-        figures: Metrics by name.
         score_threshold: Score threshold with the best F1; None if validation found none.
     """
 
@@ -76,14 +75,7 @@ class Results:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A run folder and the contents of its small files.
-
-    Attributes:
-        path: The folder.
-        config: ``config.json``.
-        classes: ``classes.json``.
-        preprocessing: ``preprocessing.json``.
-    """
+    """A run folder and the contents of its small files."""
 
     path: Path
     config: RunConfig
@@ -92,12 +84,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
-        """Read a run folder, or a file that was exported from one.
-
-        Raises:
-            RunError: It is neither, or a file is missing or broken.
-            MissingExtra: The library that runs the file is not installed.
-        """
+        """Read a run folder, or a file that was exported from one."""
         path = Path(path)
         kind = find_format(path)
         if path.is_file() and kind is not None:
@@ -131,11 +118,7 @@ class Run:
         return find_task(self.config.task, self.config.head)
 
     def write(self) -> None:
-        """Write the small files.
-
-        Raises:
-            RunError: They cannot be written.
-        """
+        """Write the small files."""
         write_json(self.path / "config.json", self.config.to_dict())
         write_json(self.path / "classes.json", to_dict(self.classes))
         write_json(self.path / "preprocessing.json", to_dict(self.preprocessing))
@@ -151,10 +134,6 @@ class Run:
 
         Attention that was set to "fused" in training becomes "auto", since this may be another
         machine.
-
-        Raises:
-            RunError: The weights are missing, or were trained for other classes.
-            WeightError: The weights cannot be read or do not fit.
         """
         weights = self.path / WEIGHTS
         if not weights.is_file():
@@ -199,12 +178,7 @@ class ExportedRun(Run):
 
     @classmethod
     def read(cls, path: Path, kind: Format) -> ExportedRun:
-        """Open an exported file.
-
-        Raises:
-            RunError: The file is broken, or was not written by `muntin export`.
-            MissingExtra: The library that runs it is not installed.
-        """
+        """Open an exported file."""
         require(kind.readers, f"running {path.name}")
         runner, text = kind.open(path, "fp32")
         try:
@@ -262,11 +236,7 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_results(folder: Path, epoch: int, figures: Mapping[str, Any]) -> None:
-    """Write the validation metrics of the saved weights.
-
-    Raises:
-        RunError: The file cannot be written.
-    """
+    """Write the validation metrics of the saved weights."""
     threshold = figures.get("best_threshold")
     values = {"epoch": epoch, "score_threshold": threshold, "figures": dict(figures)}
     write_json(folder / RESULTS, values)
@@ -276,9 +246,6 @@ def read_results(run: Run) -> Results:
     """Read the validation metrics of the weights in a run.
 
     Runs of earlier versions have no ``results.json``; there the best epoch of the journal counts.
-
-    Raises:
-        RunError: The file is broken.
     """
     if (run.path / RESULTS).is_file():
         values = read_json(run.path / RESULTS)
@@ -300,11 +267,7 @@ def read_results(run: Run) -> Results:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a run.
-
-    Raises:
-        RunError: The file is missing or is not a JSON object.
-    """
+    """Read a JSON file of a run; a `RunError` if it is missing or not a JSON object."""
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
@@ -325,11 +288,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: an interruption leaves the old text or the new one.
-
-    Raises:
-        RunError: The file cannot be written.
-    """
+    """Write a file atomically: an interruption leaves the old text or the new one."""
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

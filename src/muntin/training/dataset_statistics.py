@@ -25,8 +25,7 @@ class DatasetStatistics:
     """Statistics of the images and objects of a training set.
 
     Attributes:
-        object_side: Median side of an object (square root of its area) relative to the longer side
-            of its image; 0 = unknown.
+        object_side: Median of sqrt(area of an object) / longer side of its image; 0 = unknown.
         max_objects: Largest number of objects in one image.
         size: Median (height, width) of the images (top-down: of the instance boxes) in pixels.
     """

@@ -118,11 +118,8 @@ MAX_WINDOWS = 6
 def default_model(kind: TaskKind, size: Size, weights: str, device: str) -> tuple[str, Size]:
     """Default backbone and image size (height, width) in pixels.
 
-    Args:
-        kind: Kind of the task.
-        size: Median (height, width) in pixels, of the images or, for keypoints, of the instances.
-        weights: Value of ``--weights``.
-        device: "cpu", "cuda" or "mps".
+    `size` is the median of the images or, for keypoints, of the instances; `weights` is the value
+    of ``--weights``.
 
     Example:
         >>> default_model("keypoints", (400, 280), "none", "cpu")
@@ -195,8 +192,7 @@ def choose_preprocessing(
 ) -> Preprocessing:
     """Choose the preprocessing that the weights were trained with.
 
-    Detection uses a letterbox, segmentation a sliding window over images scaled by `data.scale` or
-    `data.short_side`, classification a centre crop. `median_size` is that of the training images.
+    `median_size` is that of the training images.
     """
     chosen = Preprocessing(
         img_size=model.img_size,
@@ -230,10 +226,7 @@ def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
 def use_instance_crop(
     pre: Preprocessing, head: HeadConfig | None, listing: Listing
 ) -> Choice[Preprocessing]:
-    """Switch to crops of single instances, aligned as the head codes keypoints.
-
-    Where each image is one instance, the crop has no margin.
-    """
+    """Switch to crops of single instances; without a margin where each image is one instance."""
     whole = is_whole(listing)
     crop = replace(
         pre,
@@ -305,17 +298,8 @@ def choose_head(
 ) -> Choice[HeadConfig | None]:
     """Choose the config of the head; None for a task with only one head.
 
-    Args:
-        name: Requested name; empty chooses by the size of the backbone.
-        base: Head of the run that is repeated or fine-tuned.
-        task: Gives the heads.
-        small: Whether the backbone is small.
-        max_objects: Largest number of objects in one image, which the head must be able to
-            return; 0 = no requirement.
-        settings: Fields set under ``head``, as text.
-
-    Raises:
-        ConfigError: The head or a field is unknown.
+    `base` is the head of the run that is repeated or fine-tuned; without `name` and `base`, `small`
+    says whether the backbone is. The head must be able to return `max_objects`; 0 = no requirement.
     """
     if task.dense is None:
         if settings:

@@ -19,16 +19,10 @@ __all__ = ["initialize_network"]
 def initialize_network(
     network: Network, task: str, classes: Classes, weights: str, entry: ModelEntry
 ) -> Choice[str]:
-    """Load the initial weights: of the whole network, or of the backbone alone.
+    """Load the initial weights; return their source, empty for random ones.
 
     Of a run of another `task` only the backbone is loaded; of one with other `classes` everything
     but the class-specific layers. `entry` names the published weights of the model.
-
-    Returns:
-        Source of the weights; empty for random ones.
-
-    Raises:
-        WeightError: The requested weights are not available.
     """
     if weights in ("none", ""):
         return Choice("", ("weights: random (--weights none)",))

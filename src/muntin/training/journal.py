@@ -19,11 +19,7 @@ __all__ = ["append_line", "drop_lines_from", "read_journal", "write_events", "wr
 
 
 def append_line(folder: Path, line: Mapping[str, Any]) -> None:
-    """Append a line to the journal.
-
-    Raises:
-        RunError: The file cannot be written.
-    """
+    """Append a line to the journal."""
     try:
         with (folder / FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -32,21 +28,13 @@ def append_line(folder: Path, line: Mapping[str, Any]) -> None:
 
 
 def drop_lines_from(folder: Path, epoch: int) -> None:
-    """Remove the epochs from `epoch` (from 1) on, which a resumed run writes again.
-
-    Raises:
-        RunError: The file cannot be written; the journal is unchanged.
-    """
+    """Remove the epochs from `epoch` (from 1) on, which a resumed run writes again."""
     kept = [line for line in read_journal(folder) if line["epoch"] < epoch]
     write_text(folder / FILE, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def writes_events(choice: Literal["auto", "on", "off"]) -> bool:
-    """Whether TensorBoard events are written, given `machine.tensorboard`.
-
-    Raises:
-        MissingExtra: They are requested, and TensorBoard is not installed.
-    """
+    """Whether TensorBoard events are written; refuses "on" if TensorBoard is not installed."""
     installed = importlib.util.find_spec("tensorboard") is not None
     if choice == "on" and not installed:
         library, extra = "TensorBoard", "log"
@@ -55,11 +43,7 @@ def writes_events(choice: Literal["auto", "on", "off"]) -> bool:
 
 
 def write_events(folder: Path, line: Mapping[str, Any]) -> None:
-    """Append the numbers of a line to the TensorBoard events of the run.
-
-    Raises:
-        RunError: The file cannot be written.
-    """
+    """Append the numbers of a line to the TensorBoard events of the run."""
     # Local, so that only runs that write events import TensorBoard.
     from torch.utils.tensorboard import SummaryWriter
 

@@ -44,15 +44,10 @@ VALIDATION_SHARE = 0.04
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitResult:
-    """Result of a training.
+    """Result of a training; `figures` are the metrics of the best epoch.
 
-    Attributes:
-        figures: Metrics of the best epoch.
-        epochs: Number of trained epochs.
-        seconds: Duration of the training.
-        interrupted: Whether it was interrupted before the end.
-        best: Scored outputs of the best epoch; None if no epoch since the last resume was the
-            best, and in all processes but the first.
+    `best` has the scored outputs of that epoch; None if no epoch since the last resume was the
+    best, and in all processes but the first.
     """
 
     figures: dict[str, Any]
@@ -70,8 +65,7 @@ class _State:
         epoch: Number of finished epochs.
         step: Finished steps of the current epoch.
         elapsed_s: Seconds of training before the last resume.
-        loss_sum: Sum of the loss over the images of the current epoch.
-        num_seen: Images so far in the current epoch.
+        loss_sum: Over the images of the current epoch, of which there are `num_seen`.
         best: Best value of the goal; None before the first validation.
         best_epoch: Its epoch, from 1; 0 before the first validation.
         stale: Validated epochs without improvement since then.
@@ -90,14 +84,7 @@ class _State:
 
 
 class Loop:
-    """Trains a network and writes the run folder.
-
-    Args:
-        fabric: Devices and precision, launched.
-        prepared: The run, its images, and its network, which is trained in place.
-        objective: Computes inputs, losses and metrics.
-        reporter: Reports progress.
-    """
+    """Trains the network of a prepared run in place, and writes the run folder."""
 
     def __init__(
         self,
@@ -138,14 +125,8 @@ class Loop:
     def fit(self, *, started: float, resume: bool = False, stop_after: int = 0) -> FitResult:
         """Train until the last epoch, the time limit, early stopping or an interruption.
 
-        Args:
-            started: `time.monotonic` at the start of the command, from which a time limit counts.
-            resume: Continue from the checkpoint of the run.
-            stop_after: Stop after this many steps as if interrupted; 0 = never.
-
-        Raises:
-            TrainingError: The loss is NaN or infinite.
-            RunError: The run folder cannot be written, or has no checkpoint to resume.
+        A time limit counts from `started`, a `time.monotonic`. `stop_after` stops after that many
+        steps as if interrupted; 0 = never.
         """
         self.started = self._validated_at = started
         if resume:

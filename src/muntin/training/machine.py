@@ -25,13 +25,8 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 def resolve_machine(machine: MachineConfig, *, compiles: bool = True) -> Choice[MachineConfig]:
     """Replace every "auto" by its value on this machine.
 
-    Args:
-        machine: The requested settings.
-        compiles: Whether "auto" may compile the steps. Not for detectors: their number of boxes
-            changes with every batch, which would recompile each time.
-
-    Raises:
-        ConfigError: The device is not available, or does not support the requested precision.
+    Without `compiles`, "auto" does not compile the steps. Detectors need that: their number of
+    boxes changes with every batch, which would recompile each time.
     """
     device = choose_device(machine.device)
     precision = machine.precision
@@ -60,11 +55,7 @@ def resolve_machine(machine: MachineConfig, *, compiles: bool = True) -> Choice[
 
 
 def check_attention(model: BackboneConfig, machine: MachineConfig) -> None:
-    """Check that the attention back end of a model runs on this machine.
-
-    Raises:
-        ConfigError: It is "fused", and the machine cannot run the fused kernels.
-    """
+    """Refuse "fused" attention where this machine cannot run the fused kernels."""
     if getattr(model, "attention", "auto") != "fused":
         return
     obstacle = find_missing(machine.device)

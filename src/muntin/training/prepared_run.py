@@ -17,15 +17,10 @@ __all__ = ["PreparedRun"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedRun:
-    """A run that is ready to start.
+    """A run that is ready to start: every field resolved, initial weights loaded, nothing written.
 
-    Attributes:
-        run: The resolved run; nothing is written yet.
-        network: The network with its initial weights.
-        train: Training images.
-        val: Validation images.
-        keep_batch: Whether the user has set the batch size.
-        notes: What was chosen automatically and why, one line each.
+    `keep_batch` tells whether the user has set the batch size; `notes` say what was chosen
+    automatically and why, one line each.
     """
 
     run: Run

@@ -48,13 +48,9 @@ Fitted to thirteen measured runs, glibc 2.36 (docs/adr/0022, `benchmarks/bench_p
 
 
 class Timing(NamedTuple):
-    """Measured times in seconds.
+    """Seconds of a step without data loading, and of one image in loading and in validation.
 
-    Attributes:
-        step: Of a step without data loading, by its batch size.
-        loading: To read and augment one image.
-        validation: To evaluate one image.
-        measured: The measured times by name.
+    `measured` are the measured times by name.
     """
 
     step: LinearFit
@@ -64,13 +60,10 @@ class Timing(NamedTuple):
 
 
 class StepProfiler:
-    """Runs a few small steps of a run, and measures their memory and time.
+    """Runs a few small steps of a copy of the network, and measures their memory and time.
 
     Drop path is off, so that steps are comparable and memory is that of the largest step. The
     weights do not change, as the learning rate is 0.
-
-    Args:
-        prepared: The run; its network is copied, as steps change statistics of batch norms.
     """
 
     def __init__(self, prepared: PreparedRun) -> None:

@@ -17,12 +17,7 @@ LINE_EVERY_S = 30.0
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration in seconds.
-
-    Example:
-        >>> format_duration(9), format_duration(75), format_duration(3700)
-        ('9s', '1m15s', '1h01m')
-    """
+    """Format seconds as 9s, 1m15s or 1h01m."""
     seconds = max(0, round(seconds))
     if seconds < 60:
         return f"{seconds}s"
@@ -32,11 +27,9 @@ def format_duration(seconds: float) -> str:
 
 
 class Reporter(ExitStack):
-    """Reports progress: a bar in a terminal, a line every half minute elsewhere.
+    """Reports progress: a bar in a terminal, a line every `line_every_s` elsewhere.
 
-    Args:
-        console: Output; None = silent (all processes but the first).
-        line_every_s: Seconds between two lines outside a terminal.
+    Without a console it is silent, as in all processes but the first.
     """
 
     def __init__(self, console: Console | None, line_every_s: float = LINE_EVERY_S) -> None:
@@ -68,10 +61,7 @@ class Reporter(ExitStack):
             self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, title: str, done: float, facts: Mapping[str, str]) -> None:
-        """Report the progress after a step.
-
-        `done` is the finished part of the training, in [0, 1]; `facts` are formatted metrics.
-        """
+        """Report the progress after a step: the finished part, in [0, 1], and formatted metrics."""
         if self._console is None:
             return
         text = "  ".join(f"{name} {value}" for name, value in facts.items())

@@ -21,17 +21,9 @@ __all__ = ["checkpoint_blocks", "narrow_residual", "recompute_layers"]
 
 
 def checkpoint_blocks(backbone: nn.Module, count: int | None = None) -> int:
-    """Apply activation checkpointing to the leading blocks of a backbone.
+    """Apply activation checkpointing to the leading blocks of a backbone; None = all.
 
-    Args:
-        backbone: Changed in place; outputs and gradients stay bit-equal.
-        count: Number of leading blocks; None = all.
-
-    Returns:
-        Number of blocks that are checkpointed.
-
-    Raises:
-        ConfigError: The backbone has no blocks, or fewer than `count`.
+    Outputs and gradients stay bit-equal. Refuses a backbone with fewer blocks.
 
     Source:
         Chen et al. 2016 (arXiv 1604.06174); `torch.utils.checkpoint`.
@@ -57,15 +49,10 @@ def checkpoint_blocks(backbone: nn.Module, count: int | None = None) -> int:
 def recompute_layers(network: nn.Module) -> int:
     """Recompute what is large and cheap: norms, attention weights and hidden channels of MLPs.
 
-    A module lists in `recomputable` the methods whose intermediate values are not stored. The last
-    product of each is not computed again: its output is not needed. From here on, this process
-    returns large freed blocks of memory to the system at once.
-
-    Args:
-        network: Changed in place; outputs and gradients stay bit-equal.
-
-    Returns:
-        Number of methods that are recomputed; 0 for a network without such modules.
+    A module lists in `recomputable` the methods whose intermediate values are not stored; returned
+    is the number of such methods. The last product of each is not computed again: its output is not
+    needed. Outputs and gradients stay bit-equal. From here on, this process returns large freed
+    blocks of memory to the system at once.
     """
     found = [
         (module, name) for module in network.modules() for name in _recomputable_methods(module)
@@ -142,11 +129,7 @@ def _freeze_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
 def narrow_residual(backbone: nn.Module) -> None:
     """Run the residual stream between blocks in half precision, in training under autocast.
 
-    Args:
-        backbone: Changed in place; its outputs in evaluation mode stay the same.
-
-    Raises:
-        ConfigError: The backbone has no `pos_drop` module before its first block.
+    The backbone needs a `pos_drop` module before its first block.
     """
     start: nn.Module | None = getattr(backbone, "pos_drop", None)
     if start is None:

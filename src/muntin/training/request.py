@@ -54,12 +54,7 @@ class Request:
 
 
 def task_of(request: Request) -> Task:
-    """Return the requested task, which may depend on the head.
-
-    Raises:
-        ConfigError: The task is unknown.
-        RunError: The run given as weights cannot be read.
-    """
+    """Return the requested task, which may depend on the head."""
     head: HeadConfig | str | None = request.head or None
     if head is None and request.base is not None:
         head = request.base.head
@@ -102,11 +97,7 @@ def _check_recompute(request: Request, settings: Mapping[str, list[tuple[str, st
 
 
 def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
-    """Check names and settings before any data is read.
-
-    Raises:
-        ConfigError: A name or a setting is invalid.
-    """
+    """Check names and settings before any data is read."""
     task = task_of(request)
     if request.recipe != "auto":
         find_recipe(request.recipe, task.recipe_kind)
@@ -138,11 +129,7 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
 
 
 def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:
-    """Group settings such as ``train.epochs`` by the word before the dot.
-
-    Raises:
-        ConfigError: The first word is none of the configs.
-    """
+    """Group settings such as ``train.epochs`` by the word before the dot."""
     groups: dict[str, list[tuple[str, str]]] = {
         group: [] for group in ("train", "augment", "data", "machine", "model", "head")
     }

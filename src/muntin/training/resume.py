@@ -25,12 +25,7 @@ __all__ = [
 
 
 def resume_request(request: Request, has_out: bool) -> Request:
-    """Return the request of the run in `out`, which the user must have given.
-
-    Raises:
-        ConfigError: A setting is given too, or no `out`.
-        RunError: `out` is not a run.
-    """
+    """Return the request of the run in `out`, which the user must have given."""
     free = ("task", "data", "val", "out")
     plain = Request(**{name: getattr(request, name) for name in free}, machine=MachineConfig())
     # Everything else must have its default.
@@ -57,12 +52,7 @@ def resume_request(request: Request, has_out: bool) -> Request:
 
 
 def repeat_request(request: Request) -> Request:
-    """Fill in weights and validation images of a run that is repeated with --config.
-
-    Raises:
-        ConfigError: A recipe is given beside the config.
-        RunError: `out` contains a run already.
-    """
+    """Fill in weights and validation images of a run that is repeated with --config."""
     folder, base = Path(request.out), request.base
     # A run that stopped before its first checkpoint has nothing to lose and is overwritten.
     if any((folder / name).exists() for name in ("last.ckpt", "last.ckpt.old", WEIGHTS)):
@@ -82,11 +72,7 @@ def repeat_request(request: Request) -> Request:
 
 
 def read_config(path: str | Path) -> RunConfig:
-    """Read ``config.json`` of a run.
-
-    Raises:
-        ConfigError: The file does not exist, or has other content.
-    """
+    """Read ``config.json`` of a run."""
     try:
         return RunConfig.from_dict(read_json(Path(path)), where=str(path))
     except RunError as error:
@@ -95,11 +81,7 @@ def read_config(path: str | Path) -> RunConfig:
 
 
 def check_same_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:
-    """Check that a resumed run gets the images it started with; they may have been moved.
-
-    Raises:
-        RunError: They are others.
-    """
+    """Check that a resumed run gets the images it started with; they may have been moved."""
     saved = read_json(folder / "split.json")
     # The validation images are compared by path, as their metrics select the best epoch.
     same = (
@@ -118,11 +100,7 @@ def check_same_data(folder: Path, run: Run, train: Listing, val: Listing) -> Non
 def choose_machine(
     base: RunConfig | None, precision: str, device: str, devices: int
 ) -> MachineConfig:
-    """Machine settings of a request: those given, over those of the repeated run.
-
-    Raises:
-        ConfigError: A value is invalid.
-    """
+    """Machine settings of a request: those given, over those of the repeated run."""
     values: dict[str, Any] = {"precision": precision, "device": device, "devices": devices}
     if base is not None:
         # "auto" and 1 are the defaults: the user has not chosen a value.

@@ -58,13 +58,7 @@ Value = TypeVar("Value")
 
 
 def prepare(request: Request) -> PreparedRun:
-    """Resolve a request: data, model, head, weights, recipe, machine.
-
-    Raises:
-        ConfigError: A name or a setting is invalid.
-        DataError: The data cannot be used.
-        WeightError: The requested weights are not available.
-    """
+    """Resolve a request: data, model, head, weights, recipe, machine."""
     return _RunBuilder(request).finish()
 
 

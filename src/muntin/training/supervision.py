@@ -50,11 +50,10 @@ def build_objective(run: Run, train: Listing, device: torch.device) -> Supervise
 def build_mixup(
     config: AugmentConfig, num_classes: int
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Build the function that mixes a batch; if both are on, each is drawn half of the time.
+    """Build the function that mixes a batch; None if mixup and cutmix are off.
 
-    Returns:
-        Maps images B, C, H, W and targets (B or B, classes) to mixed images and targets B, classes;
-        None if both are off.
+    It maps images B, C, H, W and targets (B or B, classes) to mixed images and targets B, classes.
+    If both are on, each is drawn half of the time.
     """
     kinds: list[v2.Transform] = []
     if config.mixup:

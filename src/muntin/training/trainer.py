@@ -45,9 +45,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 def _average_by(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """Exponential moving average whose decay rises to `decay`: short runs forget the start too.
 
-    Source:
-        The rise (1 + n) / (10 + n) after n updates is that of TensorFlow's
-        ExponentialMovingAverage with `num_updates`.
+    The rise (1 + n) / (10 + n) after n updates is that of TensorFlow's ExponentialMovingAverage.
     """
 
     @torch.no_grad()
@@ -62,15 +60,7 @@ def _average_by(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None
 
 
 class Trainer:
-    """Network, objective, optimizers and averaged weights.
-
-    Args:
-        fabric: Devices and precision, launched.
-        config: With a resolved batch size.
-        network: Trained in place.
-        objective: Computes inputs and losses.
-        compiled: Whether steps are compiled by `torch.compile`.
-    """
+    """Network, objective, optimizers and averaged weights; `config` has a resolved batch size."""
 
     def __init__(
         self,
@@ -121,20 +111,11 @@ class Trainer:
     def accumulate_gradients(
         self, views: Sequence[Batch], epoch: int, step: int, *, share: float, last: bool
     ) -> float:
-        """Run the forward and the backward pass on a batch.
+        """Run the forward and the backward pass; return the loss summed over this process's images.
 
-        Args:
-            views: Images of this process, one batch for each view that the objective needs.
-            epoch: From 0; epoch and step seed all random numbers.
-            step: Of the epoch, from 0.
-            share: Weight of this batch in the accumulated gradient.
-            last: Whether a weight update follows, so that gradients must be synchronised.
-
-        Returns:
-            Loss summed over the images of this process.
-
-        Raises:
-            TrainingError: The loss is NaN or infinite.
+        There is one batch for each view that the objective needs. Epoch and step (of the epoch),
+        both from 0, seed all random numbers. `share` is the weight of this batch in the accumulated
+        gradient; after the `last` one the weights are updated, so its gradients are synchronised.
         """
         fabric = self.fabric
         # One seed for each step: a resumed run draws the same drop paths and mixtures as one that
@@ -160,11 +141,7 @@ class Trainer:
         return value
 
     def update_weights(self, lr_factor: float) -> None:
-        """Update the weights with the accumulated gradients.
-
-        Args:
-            lr_factor: Factor on the full learning rate of each group.
-        """
+        """Update the weights; `lr_factor` scales the full learning rate of each group."""
         for optimizer in self._optimizers:
             # Muon normalises its updates: clipping would have no effect.
             if self.config.clip_grad and isinstance(optimizer.optimizer, torch.optim.AdamW):
