@@ -45,6 +45,8 @@ __all__ = [
     "Results",
     "Run",
     "RunConfig",
+    "append_journal",
+    "drop_epochs_from",
     "is_run",
     "read_journal",
     "read_json",
@@ -233,6 +235,21 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
             if isinstance(line, dict) and isinstance(line.get("epoch"), int):
                 lines.append(line)
     return lines
+
+
+def append_journal(folder: Path, line: Mapping[str, Any]) -> None:
+    """Append a line to the journal."""
+    try:
+        with (folder / JOURNAL).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise RunError(cannot_write(folder / JOURNAL, error)) from error
+
+
+def drop_epochs_from(folder: Path, epoch: int) -> None:
+    """Remove the epochs from `epoch` (from 1) on, which a resumed run writes again."""
+    kept = [line for line in read_journal(folder) if line["epoch"] < epoch]
+    write_text(folder / JOURNAL, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def write_results(folder: Path, epoch: int, figures: Mapping[str, Any]) -> None:

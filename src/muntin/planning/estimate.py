@@ -19,10 +19,8 @@ from muntin.recipes import TrainConfig
 from muntin.shapes import Size
 from muntin.training.memory_budget import choose_recomputation, fit_memory
 from muntin.training.memory_model import Recompute
-from muntin.training.prepared_run import PreparedRun
 from muntin.training.profiling import StepProfiler, Timing
-from muntin.training.request import Request
-from muntin.training.resume import choose_machine
+from muntin.training.request import PreparedRun, Request, choose_machine
 from muntin.training.setup import prepare
 
 __all__ = ["Plan", "plan"]

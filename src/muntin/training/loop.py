@@ -23,15 +23,14 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, Processes, TrainLoader
 from muntin.devices import memory_mib
 from muntin.objectives.objective import Objective
-from muntin.runs import WEIGHTS, write_results
+from muntin.runs import WEIGHTS, append_journal, drop_epochs_from, write_results
 from muntin.scoring.outputs import Outputs, Scored
 from muntin.shapes import Size
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
 from muntin.training.interruption import Interruption
-from muntin.training.journal import append_line, drop_lines_from, write_events, writes_events
 from muntin.training.optimization import img_size_at, lr_factor
-from muntin.training.prepared_run import PreparedRun
-from muntin.training.progress import Reporter, format_duration
+from muntin.training.progress import Reporter, format_duration, write_events, writes_events
+from muntin.training.request import PreparedRun
 from muntin.training.supervision import class_balanced_shares
 from muntin.training.trainer import Trainer
 from muntin.weights.weight_files import write_weights
@@ -279,7 +278,7 @@ class Loop:
         line["seconds"] = round(self._elapsed(), 1)
         # Before the checkpoint: if writing that fails, resuming removes the lines after it.
         if self.fabric.is_global_zero:
-            append_line(self.run.path, line)
+            append_journal(self.run.path, line)
             if writes_events(self.run.config.machine.tensorboard):
                 write_events(self.run.path, line)
         self._report_epoch(line)
@@ -369,4 +368,4 @@ class Loop:
         self.trainer.load_state(saved)
         self.state = _State(**saved["position"])
         if self.fabric.is_global_zero:
-            drop_lines_from(self.run.path, self.state.epoch + 1)
+            drop_epochs_from(self.run.path, self.state.epoch + 1)

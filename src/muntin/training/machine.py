@@ -16,10 +16,7 @@ from muntin.training.defaults import Choice
 if TYPE_CHECKING:
     from muntin.zoo.families import BackboneConfig
 
-__all__ = ["PRECISIONS", "check_attention", "resolve_machine"]
-
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""Names of the precisions in Lightning Fabric."""
+__all__ = ["check_attention", "resolve_machine"]
 
 
 def resolve_machine(machine: MachineConfig, *, compiles: bool = True) -> Choice[MachineConfig]:

@@ -11,7 +11,7 @@ from muntin.devices import free_bytes, release_memory
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.training.memory_model import Recompute, StepMemory, find_largest
-from muntin.training.prepared_run import PreparedRun
+from muntin.training.request import PreparedRun
 
 __all__ = ["choose_recomputation", "describe_remedies", "describe_shortage", "fit_memory"]
 

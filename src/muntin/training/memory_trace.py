@@ -66,8 +66,7 @@ def list_parts(network: nn.Module) -> tuple[NetworkPart, ...]:
     return tuple(found)
 
 
-def _split(backbone: Any, blocks: set[str], name: str) -> Iterator[str]:  # noqa: ANN401 (any
-family)
+def _split(backbone: Any, blocks: set[str], name: str) -> Iterator[str]:  # noqa: ANN401 (any family)
     """Yield the blocks, and the largest modules with parameters before and between them."""
     if name in blocks:
         yield name

@@ -13,7 +13,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 
 from muntin.configs import replace as replace_fields
 from muntin.data.batches import Batch
@@ -21,7 +20,6 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.nn.drop_path import DropPath
 from muntin.samples import Listing
-from muntin.training.machine import PRECISIONS
 from muntin.training.memory_model import (
     LinearFit,
     MemoryModel,
@@ -30,10 +28,10 @@ from muntin.training.memory_model import (
     fit_memory_model,
 )
 from muntin.training.memory_trace import record_spans
-from muntin.training.prepared_run import PreparedRun
 from muntin.training.recompute import recompute_layers
+from muntin.training.request import PreparedRun
 from muntin.training.supervision import build_objective
-from muntin.training.trainer import Trainer, quiet_fabric
+from muntin.training.trainer import Trainer, build_fabric
 
 __all__ = ["StepProfiler", "Timing", "measure_step_memory"]
 
@@ -86,12 +84,7 @@ class StepProfiler:
         self.listing = _subset(prepared.train, 4 * batches[1])
         data = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, data, training=True)
-        with quiet_fabric():
-            self.fabric = Fabric(
-                accelerator=machine.device,
-                devices=1,
-                precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
-            )
+        self.fabric = build_fabric(machine, devices=1)
         objective = build_objective(self.run, self.listing, self.fabric.device)
         self.trainer = Trainer(self.fabric, self.run.config.train, self.network, objective)
 

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 from muntin.devices import return_freed_memory
 from muntin.errors import ConfigError
@@ -55,16 +55,14 @@ def recompute_layers(network: nn.Module) -> int:
     blocks of memory to the system at once.
     """
     found = [
-        (module, name) for module in network.modules() for name in _recomputable_methods(module)
+        (module, name)
+        for module in network.modules()
+        for name in cast("tuple[str, ...]", getattr(module, "recomputable", ()))
     ]
     for module, name in found:
         _wrap(module, name)
     return_freed_memory()
     return len(found)
-
-
-def _recomputable_methods(module: nn.Module) -> tuple[str, ...]:
-    return cast("tuple[str, ...]", getattr(module, "recomputable", ()))
 
 
 def _wrap(module: nn.Module, name: str) -> None:
@@ -83,13 +81,12 @@ def _recompute(
     # The caller (DenseNet) or the block (HRNet) may change a list before it is used again.
     inputs = _copy_lists(args)
     versions = [arg._version for arg in args if isinstance(arg, Tensor)]
-    context = partial(_contexts, norms) if norms else noop_context_fn
     # Both forward passes get fresh lists, so that neither sees what the other has appended.
     output = checkpoint(
         lambda *saved: forward(*_copy_lists(saved), **options),
         *inputs,
         use_reentrant=False,
-        context_fn=context,
+        context_fn=lambda: (nullcontext(), _freeze_statistics(norms)),
     )
     if versions != [arg._version for arg in args if isinstance(arg, Tensor)]:
         # The second forward would read the overwritten input: gradients would be wrong.
@@ -103,12 +100,6 @@ def _recompute(
 
 def _copy_lists(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(list(arg) if isinstance(arg, list) else arg for arg in args)
-
-
-def _contexts(
-    norms: list[_BatchNorm],
-) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _freeze_statistics(norms)
 
 
 @contextmanager

@@ -28,7 +28,6 @@ from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.training.dataset_statistics import measure_instances, measure_objects, median_size
 from muntin.training.defaults import (
     Choice,
     choose_augment_window,
@@ -39,15 +38,17 @@ from muntin.training.defaults import (
     default_recipe,
     enlarge_img_size,
     is_small,
+    measure_instances,
+    measure_objects,
+    median_size,
     use_instance_crop,
 )
 from muntin.training.initialization import initialize_network
-from muntin.training.journal import writes_events
 from muntin.training.machine import check_attention, resolve_machine
 from muntin.training.optimization import check_freeze, scaled_learning_rate
-from muntin.training.prepared_run import PreparedRun
+from muntin.training.progress import writes_events
 from muntin.training.recompute import checkpoint_blocks
-from muntin.training.request import Request, check_request, group_settings, task_of
+from muntin.training.request import PreparedRun, Request, check_request, group_settings, task_of
 from muntin.zoo.families import BackboneConfig, free_attention
 from muntin.zoo.model_building import dense_config, find_model, model_config
 from muntin.zoo.model_zoo import ALIASES

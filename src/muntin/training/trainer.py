@@ -1,13 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training steps, and the state that they change."""
+"""Training steps, the state that they change, and the devices that they run on."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,21 +19,29 @@ from muntin.data.randomness import derive_seed
 from muntin.errors import TrainingError
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective, TrainingStep
-from muntin.recipes import TrainConfig
+from muntin.recipes import MachineConfig, TrainConfig
 from muntin.training.optimization import build_optimizers, freeze_stages
 from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
 
-__all__ = ["Trainer", "quiet_fabric"]
+__all__ = ["Trainer", "build_fabric"]
+
+_PRECISIONS: Mapping[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-@contextmanager
-def quiet_fabric() -> Iterator[None]:
-    """Silence Fabric's log line about the precision, which the notes of a run already name."""
+def build_fabric(machine: MachineConfig, devices: int) -> Fabric:
+    """Build what places tensors on devices and synchronises them; `machine` has no "auto"."""
+    # Silences a line about the precision, which the notes of a run already name.
     log = logging.getLogger("lightning_fabric")
     level = log.level
     log.setLevel(logging.WARNING)
     try:
-        yield
+        return Fabric(
+            accelerator=machine.device,
+            devices=devices,
+            # Spawned, so that no script runs twice; one device needs no process group.
+            strategy="ddp_spawn" if devices > 1 else "auto",
+            precision=_PRECISIONS[machine.precision],
+        )
     finally:
         log.setLevel(level)
 
