@@ -133,10 +133,10 @@ MAX_WINDOWS = 6
 """On a CPU, large images are scaled down to at most this many times the area of a window."""
 
 
-def median_size(listing: Listing, max_images: int = 32) -> Size:
-    """Median (height, width) in pixels of about `max_images` images, spread evenly."""
+def median_size(listing: Listing) -> Size:
+    """Median (height, width) in pixels of about 32 images, spread evenly."""
     sizes = []
-    for index in range(0, len(listing), max(1, len(listing) // max_images)):
+    for index in range(0, len(listing), max(1, len(listing) // 32)):
         entry = listing.entries[index]
         if entry.size is not None:
             sizes.append(entry.size)

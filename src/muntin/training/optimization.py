@@ -103,18 +103,16 @@ def freeze_stages(network: Network, freeze: int) -> list[str]:
     return frozen
 
 
-def scaled_learning_rate(config: TrainConfig, batch_size: int) -> float:
+def scaled_learning_rate(config: TrainConfig) -> float:
     """Learning rate for the effective batch, `batch_size * accumulate` images."""
     if config.lr_batch == 0:
         return config.learning_rate
     # The linear scaling rule (arXiv 1706.02677): twice the batch, twice the rate.
-    return config.learning_rate * batch_size * config.accumulate / config.lr_batch
+    return config.learning_rate * config.batch_size * config.accumulate / config.lr_batch
 
 
-def build_optimizers(
-    network: Network, config: TrainConfig, batch_size: int
-) -> list[torch.optim.Optimizer]:
-    """Build the optimizers for parameters that are not frozen, `batch_size` over all devices.
+def build_optimizers(network: Network, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Build the optimizers for parameters that are not frozen.
 
     Each group stores its full learning rate as ``peak``.
     """
@@ -125,7 +123,7 @@ def build_optimizers(
             f"train.freeze={config.freeze} must leave parameters to train, got none. Lower it."
         )
         raise ConfigError(message)
-    rate = scaled_learning_rate(config, batch_size)
+    rate = scaled_learning_rate(config)
     muon_rows: list[dict[str, Any]] = []
     adamw_rows: list[dict[str, Any]] = []
     for group in groups:

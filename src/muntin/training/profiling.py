@@ -20,6 +20,7 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.nn.drop_path import DropPath
 from muntin.samples import Listing
+from muntin.training.machine import build_fabric
 from muntin.training.memory_model import (
     LinearFit,
     MemoryModel,
@@ -31,7 +32,7 @@ from muntin.training.memory_trace import record_spans
 from muntin.training.recompute import recompute_layers
 from muntin.training.request import PreparedRun
 from muntin.training.supervision import build_objective
-from muntin.training.trainer import Trainer, build_fabric
+from muntin.training.trainer import Trainer
 
 __all__ = ["StepProfiler", "Timing", "measure_step_memory"]
 

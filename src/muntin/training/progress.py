@@ -23,7 +23,12 @@ LINE_EVERY_S = 30.0
 
 
 def format_duration(seconds: float) -> str:
-    """Format seconds as 9s, 1m15s or 1h01m."""
+    """Format a duration in seconds.
+
+    Example:
+        >>> format_duration(9), format_duration(75), format_duration(3700)
+        ('9s', '1m15s', '1h01m')
+    """
     seconds = max(0, round(seconds))
     if seconds < 60:
         return f"{seconds}s"

@@ -8,13 +8,13 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from muntin.configs import from_dict, to_dict, with_texts
+from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.errors import ConfigError, RunError
 from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import find_head
+from muntin.heads.network import Network
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.runs import WEIGHTS, Run, RunConfig, is_run, read_json
 from muntin.samples import Listing
@@ -24,15 +24,12 @@ from muntin.tasks.task_table import TASKS, find_task
 from muntin.zoo.model_building import model_config
 from muntin.zoo.model_zoo import ALIASES
 
-if TYPE_CHECKING:
-    from muntin.heads.network import Network
-
 __all__ = [
     "PreparedRun",
     "Request",
     "check_request",
     "check_same_data",
-    "choose_machine",
+    "choose_seed",
     "group_settings",
     "read_config",
     "repeat_request",
@@ -96,6 +93,16 @@ def task_of(request: Request) -> Task:
         config = Run.open(request.weights).config
         head = config.head if config.task == request.task else None
     return find_task(request.task, head)
+
+
+def choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
+    """Return the seed: that of ``--set``, else of the request, else of the run to start from."""
+    start = request.base.train if request.base is not None else TrainConfig()
+    if request.seed >= 0:
+        start = replace(start, seed=request.seed)
+    # Splitting the data needs the seed before the other settings can be resolved.
+    chosen: TrainConfig = with_texts(start, [row for row in settings if row[0] == "seed"])
+    return chosen.seed
 
 
 MIN_SIDE = 32
@@ -256,15 +263,3 @@ def check_same_data(folder: Path, run: Run, train: Listing, val: Listing) -> Non
             f"(see {folder / 'split.json'}). Restore them, or start a new run with --config."
         )
         raise RunError(message)
-
-
-def choose_machine(
-    base: RunConfig | None, precision: str, device: str, devices: int
-) -> MachineConfig:
-    """Machine settings of a request: those given, over those of the repeated run."""
-    values: dict[str, Any] = {"precision": precision, "device": device, "devices": devices}
-    if base is not None:
-        # "auto" and 1 are the defaults: the user has not chosen a value.
-        given = {key: value for key, value in values.items() if value not in ("auto", 1)}
-        values = {**to_dict(base.machine), **given}
-    return from_dict(MachineConfig, values, where="the command")

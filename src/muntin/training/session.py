@@ -27,6 +27,7 @@ from muntin.training.batch_preview import draw_batch
 from muntin.training.checkpoint import read_checkpoint
 from muntin.training.interruption import defer_interrupts
 from muntin.training.loop import FitResult, Loop
+from muntin.training.machine import build_fabric, choose_machine
 from muntin.training.memory_budget import fit_memory
 from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, format_duration
@@ -34,14 +35,12 @@ from muntin.training.request import (
     PreparedRun,
     Request,
     check_same_data,
-    choose_machine,
     read_config,
     repeat_request,
     resume_request,
 )
 from muntin.training.setup import prepare
 from muntin.training.supervision import build_objective
-from muntin.training.trainer import build_fabric
 
 __all__ = ["TrainedRun", "train"]
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +14,8 @@ from torchvision.transforms import v2
 
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.objectives.supervised_objective import Supervised, SupervisedTask
+from muntin.runs import Run
 from muntin.samples import Listing
-
-if TYPE_CHECKING:
-    from muntin.runs import Run
 
 __all__ = ["build_mixup", "build_objective", "class_balanced_shares"]
 

@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training steps, the state that they change, and the devices that they run on."""
+"""Training steps, and the state that they change."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,32 +18,11 @@ from muntin.data.randomness import derive_seed
 from muntin.errors import TrainingError
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective, TrainingStep
-from muntin.recipes import MachineConfig, TrainConfig
+from muntin.recipes import TrainConfig
 from muntin.training.optimization import build_optimizers, freeze_stages
 from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
 
-__all__ = ["Trainer", "build_fabric"]
-
-_PRECISIONS: Mapping[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-
-
-def build_fabric(machine: MachineConfig, devices: int) -> Fabric:
-    """Build what places tensors on devices and synchronises them; `machine` has no "auto"."""
-    # Silences a line about the precision, which the notes of a run already name.
-    log = logging.getLogger("lightning_fabric")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        return Fabric(
-            accelerator=machine.device,
-            devices=devices,
-            # Spawned, so that no script runs twice; one device needs no process group.
-            strategy="ddp_spawn" if devices > 1 else "auto",
-            precision=_PRECISIONS[machine.precision],
-        )
-    finally:
-        log.setLevel(level)
-
+__all__ = ["Trainer"]
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -82,7 +60,7 @@ class Trainer:
         self.network, self.objective = network, objective
         # Before the optimizers, which only get parameters that require a gradient.
         freeze_stages(network, config.freeze)
-        optimizers = build_optimizers(network, config, config.batch_size)
+        optimizers = build_optimizers(network, config)
         # Before compilation and DDP, which must see the wrapped layers and blocks.
         if config.recomputed_layers:
             recompute_layers(network)
