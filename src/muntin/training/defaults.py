@@ -338,8 +338,8 @@ def choose_scale(median_size: Size, window: Size, device: str) -> float:
     """Factor on the image size in segmentation: 1, or less for large images on a CPU.
 
     Example:
-        >>> choose_scale((2000, 2000), (256, 256), "cpu")
-        0.31
+        >>> [choose_scale((side, side), (256, 256), "cpu") for side in (400, 2000)]
+        [1.0, 0.31]
     """
     if device != "cpu" or min(median_size) == 0:
         return 1.0
