@@ -21,7 +21,6 @@ from muntin.explaining.attention_layers import (
     weights_to_map,
 )
 from muntin.explaining.attention_maps import show_attention
-from muntin.explaining.attention_rollout import can_roll_out, measure_distances, roll_out
 from muntin.explaining.figures import ExplanationFigure, MissingFigure
 from muntin.explaining.plotting import blend_tokens
 from muntin.models.vit import ViT

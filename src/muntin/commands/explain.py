@@ -10,7 +10,7 @@ import typer
 
 from muntin.commands.values import parse_names, parse_point, parse_size
 from muntin.errors import ConfigError
-from muntin.explaining.sections import SECTIONS, check_sections
+from muntin.explaining import SECTIONS, check_sections
 
 __all__ = ["explain"]
 

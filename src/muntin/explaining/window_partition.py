@@ -15,14 +15,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from muntin.drawing.colours import INK, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
-from muntin.explaining.figures import ExplanationFigure, Results, make_figure, make_missing
-from muntin.explaining.plotting import hatch_box, panel_ratio, panels, set_panel, to_floats
+from muntin.explaining.figures import Result, Results, make_figure, make_missing
+from muntin.explaining.plotting import (
+    draw_frame,
+    hatch_box,
+    panel_ratio,
+    panels,
+    set_panel,
+    to_floats,
+)
 from muntin.ops.windows import WindowLayout, shift_mask
 from muntin.shapes import Size
 
@@ -91,7 +97,6 @@ def show_windows(context: Context, layers: Sequence[AttentionLayer]) -> Results:
 
 
 def _stage_facts(layer: AttentionLayer, other: AttentionLayer | None = None) -> dict[str, Any]:
-    """Sizes of a stage's windows and of their shift."""
     layout = _layout(layer)
     return {
         "stage": layer.stage,
@@ -103,9 +108,7 @@ def _stage_facts(layer: AttentionLayer, other: AttentionLayer | None = None) -> 
     }
 
 
-def _show_units(
-    context: Context, layers: Sequence[AttentionLayer], padded: str | bool
-) -> ExplanationFigure:
+def _show_units(context: Context, layers: Sequence[AttentionLayer], padded: str | bool) -> Result:
     """Hiera: mask units that shrink with the map, then global attention."""
     kinds: dict[tuple[Size, Size], list[AttentionLayer]] = {}
     for layer in layers:
@@ -188,16 +191,14 @@ def _draw_shifted(
     pieces = canvas.reshape(rows, stride, columns, stride, 3).swapaxes(1, 2)
     pieces = pieces.reshape(rows * columns, stride, stride, 3)
     numbers = shifted_indices(layer)
-    rolled = np.where(
-        (numbers >= 0)[..., None, None, None], pieces[numbers], np.float32(_PAD)
-    )  # H, W, stride, stride, 3
+    known = (numbers >= 0)[..., None, None, None]
+    rolled = np.where(known, pieces[numbers], np.float32(_PAD))  # H, W, stride, stride, 3
     high, wide = numbers.shape
     rolled = rolled.swapaxes(1, 2).reshape(high * stride, wide * stride, 3)
     set_panel(axes, rolled, words)
     layout = _layout(layer)
-    regions = find_regions(layout)
     if any(layout.shift):
-        _tint(axes, np.where(numbers >= 0, regions, 0), stride)
+        _tint(axes, np.where(numbers >= 0, find_regions(layout), 0), stride)
     _hatch(axes, numbers < 0, stride)
     _draw_borders(axes, _number_windows(layout), stride)
 
@@ -220,7 +221,6 @@ def _draw_in_place(
 
 
 def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
-    """Draw the numbered regions in one colour each."""
     layout, stride = _layout(layer), layer.stride
     regions = find_regions(layout)
     colours = matplotlib.colors.to_rgba_array(_REGIONS)[:, :3].astype(np.float32)
@@ -281,7 +281,7 @@ def draw_grid(axes: Axes, grid: Size, stride: int, width: float) -> None:
     axes.vlines(columns, 0, high, colors="white", linewidths=width, alpha=0.6)
 
 
-def _show_mask(layer: AttentionLayer) -> ExplanationFigure:
+def _show_mask(layer: AttentionLayer) -> Result:
     layout = _layout(layer)
     mask = shift_mask(layout)
     assert mask is not None, "a shifted layer"
@@ -300,9 +300,8 @@ def _show_mask(layer: AttentionLayer) -> ExplanationFigure:
             interpolation="nearest",
         )  # fmt: skip
         axes.set_title(f"{words}\nallowed: {allowed.mean():.0%} of pairs", fontsize=8, color=INK)
-        frame = Rectangle((-0.5, -0.5), *allowed.shape[::-1], fill=False, edgecolor=VERMILION)
-        frame.set_linewidth(0.8)
-        axes.add_patch(frame)
+        box = (-0.5, -0.5, allowed.shape[1] - 0.5, allowed.shape[0] - 0.5)
+        draw_frame(axes, box, VERMILION, 0.8)
     return make_figure(
         "cut-shift-mask",
         figure,
