@@ -15,14 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muntin.engines.graphs import (
-    Graph,
-    Precision,
-    Runner,
-    capture,
-    file_error,
-    silence_telemetry,
-)
+from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, silence_telemetry
 from muntin.engines.onnx_engine import write_onnx
 from muntin.errors import RunError
 
@@ -91,11 +84,7 @@ def save_openvino(model: Any, path: Path, note: str) -> None:  # noqa: ANN401 (o
 
 
 def open_openvino(path: Path, precision: Precision) -> tuple[Runner, str]:
-    """Open a file; returns its runner and its metadata.
-
-    Raises:
-        RunError: The file is invalid, or its .bin file is missing.
-    """
+    """Open a file; returns its runner and its metadata."""
     if path.is_file() and not path.with_suffix(".bin").is_file():
         message = f"{path} requires the .bin file next to it, got none. Copy both, or export again."
         raise RunError(message)
@@ -111,12 +100,8 @@ def compile_openvino(model: Any, precision: Precision) -> Runner:  # noqa: ANN40
     """Compile an OpenVINO model to a runner.
 
     Small batches run on all cores together. In larger ones each core runs requests of `PART` images
-    (or the fixed batch size of the model) on its own: no synchronisation between layers, and
-    activations stay in the cache of the core.
-
-    Args:
-        model: With a dynamic batch size, or a fixed one that divides the batch.
-        precision: Precision of the computation.
+    (or the fixed batch size of the model, which must divide the batch) on its own: no
+    synchronisation between layers, and activations stay in the cache of the core.
     """
     together = functools.cache(lambda: _run_together(model, precision))
     shared = functools.cache(lambda: _run_shared(model, precision))
@@ -151,7 +136,6 @@ def part_of(count: int) -> int:
 
 
 def _run_together(model: Any, precision: Precision) -> Runner:  # noqa: ANN401 (openvino.Model)
-    """A single request on all cores."""
     ov, compiled = import_openvino(), _compile(model, precision, {"PERFORMANCE_HINT": "LATENCY"})
     request = compiled.create_infer_request()
 
@@ -179,9 +163,8 @@ def _run_shared(
     queue.set_callback(keep)
 
     def run(inputs: Sequence[NDArray[Any]], part: int) -> list[NDArray[Any]]:
-        whole = [
-            np.ascontiguousarray(each) for each in inputs
-        ]  # shared memory: must outlive all requests
+        # Shared memory: must outlive all requests.
+        whole = [np.ascontiguousarray(each) for each in inputs]
         answers.clear()
         for start in range(0, len(whole[0]), part):
             rows = [ov.Tensor(each[start : start + part], shared_memory=True) for each in whole]

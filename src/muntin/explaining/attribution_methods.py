@@ -77,7 +77,7 @@ class MapAttribution:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PixelAttribution:
-    """Integrated gradients of the pixels, from the output for the baseline to that for the image."""
+    """Integrated gradients of the pixels, from the output of the baseline to that of the image."""
 
     pixels: Float[Tensor, "C Hi Wi"]
     start: float
