@@ -38,7 +38,7 @@ def start_fastest(
     """Start the fastest engine for a graph; measured on first use, then cached on disk.
 
     Engines that cannot run the graph are skipped. `name` is the cache key of the model; graphs of
-    equal cost share it. `measure` gives the seconds of each runner; by default, it interleaves them.
+    equal cost share it. `measure` gives the seconds of each runner; the default interleaves them.
     """
     key = _key(graph, precision, name)
     known = _read().get(key)

@@ -141,7 +141,7 @@ def _show_model(name: str, config: BackboneConfig, base: Size) -> Result:
         "cost-of-the-model",
         _draw_model(parts, sizes, base, table),
         ("text", saved is not None and "memory", "bars"),
-        arrays={"sizes": np.array(sizes), "macs": table},
+        arrays={"sizes": sizes, "macs": table},
         facts={"parts": parts, "img_size": base, "macs": macs, "kept_mib": saved},
         name=name,
         height=base[0],
@@ -160,18 +160,18 @@ def _draw_model(
     for part, row, colour in zip(parts, table / 1e9, _PART_COLOURS, strict=False):
         left.bar(places, row, bottom=bottom, color=colour, label=part, width=0.7)
         bottom += row
-    for place, total in zip(places, bottom, strict=True):
+    for place, total in enumerate(bottom):
         left.text(place, total, f"{total:.3g}", ha="center", va="bottom", fontsize=8)
     left.set_xticks(places, [f"{size[0]} x {size[1]}" for size in sizes])
     label_axes(left, "image size (height x width)", "multiply-adds (billions)")
     left.legend(frameon=False, fontsize=8)
     here = table[:, sizes.index(base)]
+    shares = here / here.sum()
     order: list[int] = np.argsort(here).tolist()
-    right.barh(
-        [parts[i] for i in order], here[order] / here.sum(), color=[_PART_COLOURS[i] for i in order]
-    )
+    colours = [_PART_COLOURS[i] for i in order]
+    right.barh([parts[i] for i in order], shares[order], color=colours)
     for row, number in enumerate(order):
-        share = here[number] / here.sum()
+        share = shares[number]
         right.text(share + 0.01, row, f"{share:.1%}", va="center", fontsize=8)
     right.set_xlim(0, 1.15 * here.max() / here.sum())
     right.set_title(f"shares at {base[0]} x {base[1]}", fontsize=10)
@@ -211,7 +211,7 @@ def _show_macs() -> Result:
     return make_figure(
         "cost-multiply-adds",
         figure,
-        arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in rows.items()}},
+        arrays={"img_side": sides, **rows},
         facts={"unit": "multiply-adds of attention layers, one image", "img_side": sides, **rows},
         first=rows["msa"][0] / rows["window_msa"][0],
         last=rows["msa"][-1] / rows["window_msa"][-1],
@@ -237,7 +237,7 @@ def _show_memory() -> Result:
     return make_figure(
         "cost-memory",
         figure,
-        arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in rows.items()}},
+        arrays={"img_side": sides, **rows},
         facts={"unit": "GiB, one image, float32", "img_side": sides, **rows},
     )
 
@@ -266,9 +266,9 @@ def _show_time() -> Result:
         "cost-time",
         figure,
         arrays={
-            "map_side": np.array(sides),
-            **{f"{name}_s": np.array(values) for name, values in seconds.items()},
-            **{f"{name}_macs": np.array(values) for name, values in macs.items()},
+            "map_side": sides,
+            **{f"{name}_s": values for name, values in seconds.items()},
+            **{f"{name}_macs": values for name, values in macs.items()},
         },
         facts={"unit": "seconds", "map_side": sides, "machine": machine, **seconds},
         channels=dim,

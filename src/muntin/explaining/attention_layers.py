@@ -131,6 +131,17 @@ class AttentionLayer:
         """Whether every token attends to every other."""
         return len(self.keys) == 1 and int((self.keys >= 0).sum()) == self.grid[0] * self.grid[1]
 
+    @property
+    def windows(self) -> WindowLayout:
+        """The layout of a layer that has windows."""
+        assert self.layout is not None, "a layer with windows"
+        return self.layout
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether it has windows that are shifted."""
+        return self.layout is not None and any(self.layout.shift)
+
     def attention_weights(self) -> Iterator[Float[Tensor, "G Q N"]]:
         """Yield those of each head; rows (queries) sum to 1."""
         with torch.inference_mode(False), torch.no_grad():
@@ -195,7 +206,7 @@ def weights_to_map(
     weight_map = torch.full((len(weights), layer.grid[0] * layer.grid[1]), torch.nan)
     inside = keys >= 0
     weight_map[:, keys[inside]] = weights[:, inside]
-    if layer.layout is not None and any(layer.layout.shift):
+    if layer.is_shifted:
         weight_map[weight_map < _UNREACHABLE] = torch.nan
     return weight_map.unflatten(1, layer.grid)
 

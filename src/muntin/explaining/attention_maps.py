@@ -113,11 +113,10 @@ def _show_point(context: Context, layers: Sequence[AttentionLayer]) -> Results:
     point = context.query
     rows = [int(query_rows(layer)[token_at(layer, point)]) for layer in layers]
     attentions = [_attention_of(layer, row) for layer, row in zip(layers, rows, strict=True)]
-    layouts = [layer.layout for layer in layers if layer.layout is not None]
     parts = (
         "text",
-        bool(layouts) and "windows",
-        any(any(layout.shift) for layout in layouts) and "shifted",
+        any(layer.layout is not None for layer in layers) and "windows",
+        any(layer.is_shifted for layer in layers) and "shifted",
         any(one.elsewhere >= _MIN_ELSEWHERE for one in attentions) and "elsewhere",
         _is_uniform(attentions) and "uniform",
         "click",
@@ -349,9 +348,8 @@ def _draw_distances(
     }
     named: set[str] = set()
     for place, (layer, (distances, uniform)) in enumerate(zip(layers, measured, strict=True)):
-        inside = "inside windows" if layer.layout is not None else "global"
-        shifted = layer.layout is not None and any(layer.layout.shift)
-        kind = "inside shifted windows" if shifted else "global" if layer.is_global else inside
+        kind = "global" if layer.layout is None or layer.is_global else "inside windows"
+        kind = "inside shifted windows" if layer.is_shifted else kind
         colour, marker = kinds[kind]
         axes.scatter(
             np.full(len(distances), place), distances.numpy(), s=22, c=colour, marker=marker,

@@ -244,15 +244,13 @@ def occlusion(
     measure: Callable[[Tensor], Tensor],
     image: UInt8[Tensor, "C h w"],
     colour: Sequence[int],
-    *,
-    cells: int = CELLS,
 ) -> Float[Tensor, "rows columns"]:
     """Occlude one patch of an image at a time; the output falls by so much.
 
-    `colour` fills the patches, of which there are `cells` along the longer side.
+    `colour` fills the patches, of which there are `CELLS` along the longer side.
     """
     high, wide = image.shape[1:]
-    side = max(1, -(-max(high, wide) // cells))
+    side = max(1, -(-max(high, wide) // CELLS))
     rows, columns = -(-high // side), -(-wide // side)
     fill = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
     reference = measure(image[None])[0]

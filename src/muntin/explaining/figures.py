@@ -147,7 +147,7 @@ def make_figure(
     /,
     *,
     formula: str | None = None,
-    arrays: Mapping[str, NDArray[Any]] | None = None,
+    arrays: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     layers: tuple[PointLayer, ...] = (),
     **fields: object,
@@ -170,7 +170,7 @@ def make_figure(
         figure=figure,
         formula=_load_mathml().get(latex, f"<code>{escape(latex)}</code>") if latex else "",
         source=table.get("source", row.get("source", "")),
-        arrays=arrays or {},
+        arrays={name: np.asarray(values) for name, values in (arrays or {}).items()},
         facts=facts or {},
         layers=layers,
     )

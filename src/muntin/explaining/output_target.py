@@ -36,6 +36,9 @@ MIN_SHARE = 0.01
 
 Measure = Callable[[Tensor], Tensor]
 
+AnyNetwork = Any
+"""Backbone and head, or the engine of an exported file."""
+
 
 class EmptyPrediction(Exception):
     """The prediction for this image contains nothing to explain."""
@@ -244,7 +247,7 @@ def _select_region(
     )
 
 
-def _select_object(context: Context, network: Any, images: Tensor) -> OutputTarget:  # noqa: ANN401
+def _select_object(context: Context, network: AnyNetwork, images: Tensor) -> OutputTarget:
     sizes = torch.tensor([context.shown_size])
     with torch.no_grad():
         found: Instances = network.decode(network(images, sizes))[0]
@@ -273,11 +276,7 @@ def _select_object(context: Context, network: Any, images: Tensor) -> OutputTarg
 
 
 def _measure_score(
-    network: Any,  # noqa: ANN401 (backbone and head, or an engine)
-    images: Tensor,
-    sizes: Tensor,
-    found: Instances,
-    number: int,
+    network: AnyNetwork, images: Tensor, sizes: Tensor, found: Instances, number: int
 ) -> Measure:
     """Score that the head gives the place of a box in other images."""
     box, class_id = found.boxes[number], int(found.class_ids[number])
@@ -286,12 +285,7 @@ def _measure_score(
     return lambda images: score_of(network.features(images, sizes.expand(len(images), -1)))
 
 
-def _measure_overlap(
-    network: Any,  # noqa: ANN401 (backbone and head, or an engine)
-    sizes: Tensor,
-    found: Instances,
-    number: int,
-) -> Measure:
+def _measure_overlap(network: AnyNetwork, sizes: Tensor, found: Instances, number: int) -> Measure:
     """Largest product of score and IoU with the box over detections of its class."""
     target_box, class_id = found.boxes[number], found.class_ids[number]
 
@@ -299,9 +293,8 @@ def _measure_overlap(
         numbers = []
         for one in network.decode(network(images, sizes.expand(len(images), -1))):
             same_class = one.class_ids == class_id
-            overlaps = (
-                box_iou(one.boxes[same_class], target_box[None])[:, 0] * one.scores[same_class]
-            )
+            overlaps = box_iou(one.boxes[same_class], target_box[None])[:, 0]
+            overlaps = overlaps * one.scores[same_class]
             numbers.append(overlaps.amax() if len(overlaps) else target_box.new_zeros(()))
         return torch.stack(numbers)
 

@@ -79,14 +79,14 @@ def to_floats(shown: UInt8[Tensor, "C h w"]) -> NDArray[np.float32]:
     return (to_rgb(shown) / 255).astype(np.float32)
 
 
-def truncate(text: str, inches: float, points: float = 9.0) -> str:
-    """Truncate a line to a width in inches at a font size in points.
+def truncate(text: str, inches: float) -> str:
+    """Truncate a line of 9 points to a width in inches.
 
     Example:
         >>> truncate("a run of a long name", 1.0), truncate("short", 1.0)
         ('a run of...', 'short')
     """
-    max_chars = max(4, int(inches * 72 / (0.6 * points)))
+    max_chars = max(4, int(inches * 72 / (0.6 * 9.0)))
     return text if len(text) <= max_chars else text[: max_chars - 3].rstrip() + "..."
 
 
@@ -163,9 +163,9 @@ def mark_box(axes: Axes, box: Sequence[float], colour: str = SKY) -> None:
     draw_frame(axes, box, colour, 1.8)
 
 
-def mark_point(axes: Axes, x: float, y: float, colour: str = SKY) -> None:
+def mark_point(axes: Axes, x: float, y: float) -> None:
     """Draw a ring around a point."""
-    for width, line in ((3.2, "white"), (1.6, colour)):
+    for width, line in ((3.2, "white"), (1.6, SKY)):
         axes.plot([x], [y], "o", ms=10, mfc="none", mec=line, mew=width)
 
 

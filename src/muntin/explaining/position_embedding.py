@@ -67,8 +67,13 @@ class PositionEmbedding:
 def find_positions(backbone: nn.Module) -> PositionEmbedding | None:
     """Find the absolute position embedding of a backbone; None if it has none."""
     if isinstance(backbone, T2TViT):
-        table, grid = backbone.pos_embed.detach(), backbone.config.grid
-        return PositionEmbedding(table=table, grid=grid, prefix=1, how="bicubic", learned=False)
+        return PositionEmbedding(
+            table=backbone.pos_embed.detach(),
+            grid=backbone.config.grid,
+            prefix=1,
+            how="bicubic",
+            learned=False,
+        )
     if isinstance(backbone, ViT | Swin | Hiera):
         config = backbone.config
         table = getattr(backbone, "pos_embed", getattr(backbone, "absolute_pos_embed", None))
@@ -248,10 +253,8 @@ def find_biases(backbone: Any, layers: Sequence[AttentionLayer]) -> list[BiasTab
 @torch.no_grad()
 def _read_table(module: Any, layer: AttentionLayer) -> Tensor | None:  # noqa: ANN401
     if isinstance(module, CosineWindowAttention):
-        assert layer.layout is not None, "Swin V2 has windows"
-        return _table_from_pairs(
-            module.relative_position_bias(layer.layout).detach(), layer.layout.window
-        )
+        bias = module.relative_position_bias(layer.windows).detach()
+        return _table_from_pairs(bias, layer.windows.window)
     table = getattr(module, "relative_position_bias_table", None)
     if table is None:
         return None
@@ -314,8 +317,7 @@ def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> Resu
     curves = [_sample_bias(context.backbone, layer) for layer in stages]
     figure, panels = start_plots(len(stages), 2.9)
     for axes, layer, (offsets, values) in zip(panels, stages, curves, strict=True):
-        assert layer.layout is not None, "Swin V2 has windows"
-        edge = layer.layout.window[1] - 1
+        edge = layer.windows.window[1] - 1
         axes.axvspan(-edge, edge, color="#EEEEEE", zorder=0)
         for head, line in enumerate(values[: len(LINE_COLOURS)]):
             axes.plot(
@@ -343,10 +345,8 @@ def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> Resu
 def _sample_bias(backbone: Any, layer: AttentionLayer) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
     """Sample the bias of each head along a row, up to twice the window."""
     module = backbone.get_submodule(layer.name)
-    assert layer.layout is not None, "Swin V2 has windows"
-    fixed = module.pretrained_window
-    known = fixed or layer.layout.built_window[1]
-    reach = 2 * layer.layout.window[1]
+    known = module.pretrained_window or layer.windows.built_window[1]
+    reach = 2 * layer.windows.window[1]
     offsets = torch.linspace(-reach, reach, 16 * reach + 1)
     scaled = 8 * offsets / max(known - 1, 1)
     logs = scaled.sign() * torch.log2(scaled.abs() + 1) / 3
