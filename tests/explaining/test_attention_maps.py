@@ -13,10 +13,13 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from muntin.explaining.attention_layers import (
+    can_roll_out,
     cell_at,
     make_point_layers,
+    measure_distances,
     query_attention,
     query_rows,
+    roll_out,
     token_at,
     weights_to_map,
 )

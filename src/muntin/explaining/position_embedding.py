@@ -192,10 +192,10 @@ def _label_samples(axes: Axes, grid: Size, samples: Size) -> None:
     gap = max(1, round(0.1 * max(grid)))
     places = []
     for side, count in zip(grid, samples, strict=True):
-        names = np.linspace(0, side - 1, count).round().astype(int) + 1
+        names = [str(number + 1) for number in spread(side, count)]
         places.append((np.arange(count) * (side + gap) + (side - 1) / 2, names))
-    axes.set_yticks(places[0][0], [str(n) for n in places[0][1]], fontsize=8)
-    axes.set_xticks(places[1][0], [str(n) for n in places[1][1]], fontsize=8)
+    axes.set_yticks(*places[0], fontsize=8)
+    axes.set_xticks(*places[1], fontsize=8)
     axes.set_ylabel("row of the position", fontsize=8)
     axes.set_xlabel("column of the position", fontsize=8)
     axes.tick_params(length=0)

@@ -183,16 +183,13 @@ def _draw_shifted(
     """Draw the padded and shifted image with the borders of its windows."""
     stride, (rows, columns) = layer.stride, layer.grid
     canvas = fit_canvas(image, (rows * stride, columns * stride))
-    pieces = canvas.reshape(rows, stride, columns, stride, 3).swapaxes(1, 2)
-    pieces = pieces.reshape(rows * columns, stride, stride, 3)
     numbers = shifted_indices(layer)
-    known = (numbers >= 0)[..., None, None, None]
-    rolled = np.where(known, pieces[numbers], np.float32(_PAD))  # H, W, stride, stride, 3
-    high, wide = numbers.shape
-    rolled = rolled.swapaxes(1, 2).reshape(high * stride, wide * stride, 3)
-    set_panel(axes, rolled, words)
+    token = numbers.repeat(stride, axis=0).repeat(stride, axis=1)  # of each pixel
+    y = token // columns * stride + np.arange(len(token))[:, None] % stride
+    x = token % columns * stride + np.arange(token.shape[1]) % stride
+    set_panel(axes, np.where((token >= 0)[..., None], canvas[y, x], np.float32(_PAD)), words)
     layout = layer.windows
-    if any(layout.shift):
+    if layer.is_shifted:
         _tint(axes, np.where(numbers >= 0, find_regions(layout), 0), stride)
     _hatch(axes, numbers < 0, stride)
     _draw_borders(axes, _number_windows(layout), stride)
