@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from muntin.explaining.attention_layers import (
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
 from muntin.explaining.plotting import (
-    MAX_HEADS,
+    HeadMaps,
     ImageGrid,
     blend_tokens,
     fit_titles,
@@ -244,13 +245,19 @@ def _enlarge(
 def _draw_heads(
     context: Context, attentions: Sequence[QueryAttention], point: tuple[float, float] | None
 ) -> Figure:
-    image, rows = to_floats(context.shown), []
+    image, layers = to_floats(context.shown), []
     for one in (attentions[place] for place in _choose_heads(attentions)):
-        maps, stride = one.maps[:MAX_HEADS].numpy(), one.layer.stride
+        maps, stride = one.maps.numpy(), one.layer.stride
         mark = None if point is None else cell_at(one.layer, point)
-        show = {"mark": mark, "box": _enlarge(image, maps[0], stride)[0]}
-        rows.append((one.layer.title, "", [blend_tokens(image, w, stride) for w in maps], show))
-    return show_heads(rows, ratio=panel_ratio(context.shown_size))
+        layers.append(
+            HeadMaps(
+                title=one.layer.title,
+                maps=maps,
+                paint=partial(blend_tokens, image, stride=stride),
+                options={"mark": mark, "box": _enlarge(image, maps[0], stride)[0]},
+            )
+        )
+    return show_heads(layers, ratio=panel_ratio(context.shown_size))
 
 
 def _choose_heads(attentions: Sequence[QueryAttention]) -> list[int]:

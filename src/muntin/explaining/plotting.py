@@ -10,7 +10,8 @@ Letters: H, W height and width of a map in tokens; h, w of the image in pixels.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -28,7 +29,7 @@ from muntin.drawing.colours import INK, SKY, VERMILION
 from muntin.shapes import Size, UInt8
 
 __all__ = [
-    "MAX_HEADS",
+    "HeadMaps",
     "ImageGrid",
     "add_colour_bar",
     "blend_heat",
@@ -51,9 +52,7 @@ __all__ = [
     "truncate",
 ]
 
-MAX_HEADS = 24
-"""Heads of a layer that are shown."""
-
+_MAX_HEADS = 24
 _HEAD_COLUMNS = 8
 _SHADE = 0.14
 """How strongly the image's luminance modulates the colours of tokens over it."""
@@ -336,26 +335,34 @@ class ImageGrid:
         self.axes.text(_GAP / 2, top, words, fontsize=8, color=INK, va="bottom")
 
 
-def show_heads(
-    layers: Sequence[tuple[str, str, Sequence[NDArray[np.float32]], dict[str, Any]]],
-    **more: Any,
-) -> Figure:
-    """Show an image of each head, layer by layer.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class HeadMaps:
+    """Maps (h, H, W) of the heads of one layer, for `show_heads`.
 
-    A layer is the words before and after the numbers of its heads, the images, and arguments of
-    `ImageGrid.show`; `more` are arguments of `ImageGrid`.
+    `paint` makes the image of a map; `options` are arguments of `ImageGrid.show`. `title` and
+    `words` stand before and after the numbers of the heads.
     """
+
+    title: str
+    maps: NDArray[np.float32]
+    words: str = ""
+    paint: Callable[[NDArray[np.float32]], NDArray[np.float32]] = np.asarray
+    options: Mapping[str, Any]
+
+
+def show_heads(layers: Sequence[HeadMaps], **more: Any) -> Figure:
+    """Show the maps of heads, layer by layer; `more` are arguments of `ImageGrid`."""
     rows = [
         (layer, first)
         for layer in layers
-        for first in range(0, min(len(layer[2]), MAX_HEADS), _HEAD_COLUMNS)
+        for first in range(0, min(len(layer.maps), _MAX_HEADS), _HEAD_COLUMNS)
     ]
     image_grid = ImageGrid(len(rows), _HEAD_COLUMNS, extra=0.25, **more)
-    for row, ((before, after, images, options), first) in enumerate(rows):
-        shown = images[first : min(first + _HEAD_COLUMNS, MAX_HEADS)]
-        for column, image in enumerate(shown):
-            image_grid.show(row, column, image, **options)
-        last = first + len(shown)
-        heads = f"head {last}" if len(shown) == 1 else f"heads {first + 1} to {last}"
-        image_grid.name(row, f"{before}, {heads}{after}")
+    for row, (layer, first) in enumerate(rows):
+        maps = layer.maps[first : min(first + _HEAD_COLUMNS, _MAX_HEADS)]
+        for column, values in enumerate(maps):
+            image_grid.show(row, column, layer.paint(values), **layer.options)
+        last = first + len(maps)
+        heads = f"head {last}" if len(maps) == 1 else f"heads {first + 1} to {last}"
+        image_grid.name(row, f"{layer.title}, {heads}{layer.words}")
     return image_grid.figure

@@ -24,7 +24,14 @@ from muntin.drawing.colours import INK, LINE_COLOURS, VERMILION
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
-from muntin.explaining.plotting import add_colour_bar, label_axes, show_heads, spread, start_plots
+from muntin.explaining.plotting import (
+    HeadMaps,
+    add_colour_bar,
+    label_axes,
+    show_heads,
+    spread,
+    start_plots,
+)
 from muntin.models.hiera import Hiera
 from muntin.models.swin import Swin, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention
@@ -306,9 +313,14 @@ def _draw_tables(biases: Sequence[BiasTable]) -> Figure:
     for bias in stages.values():
         x, y = bias.values.shape[2] // 2, bias.values.shape[1] // 2
         low, high = float(bias.values.min()), float(bias.values.max())
-        show = {"mark": (x, y, x + 1, y + 1), "limits": (low, high)}
-        words = f"; {low:.2g} to {high:.2g}"
-        layers.append((bias.layer.title, words, list(bias.values.numpy()), show))
+        layers.append(
+            HeadMaps(
+                title=bias.layer.title,
+                maps=bias.values.numpy(),
+                words=f"; {low:.2g} to {high:.2g}",
+                options={"mark": (x, y, x + 1, y + 1), "limits": (low, high)},
+            )
+        )
     return show_heads(layers, ratio=1.0, ends=("lowest", "highest"))
 
 
