@@ -66,7 +66,9 @@ class EngineNetwork(nn.Module):
     def forward(
         self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
     ) -> Tensor | tuple[Tensor, ...]:
-        """Compute the outputs of the graph; detectors need the size of each image in its padding.
+        """Compute the outputs of the graph.
+
+        Detectors need the (height, width) of each image inside its padding.
 
         Raises:
             ShapeError: The images are larger than any canvas.
