@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from muntin.commands import explain
-from muntin.explaining import explanation
-from muntin.explaining.sections import SECTIONS
+from muntin.explaining import SECTIONS, explanation
 from tests.commands.cli_errors import fails_with
 from tests.small import train_small, write_images
 

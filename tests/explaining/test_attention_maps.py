@@ -13,15 +13,17 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from muntin.explaining.attention_layers import (
+    can_roll_out,
     cell_at,
     make_point_layers,
+    measure_distances,
     query_attention,
     query_rows,
+    roll_out,
     token_at,
     weights_to_map,
 )
 from muntin.explaining.attention_maps import show_attention
-from muntin.explaining.attention_rollout import can_roll_out, measure_distances, roll_out
 from muntin.explaining.figures import ExplanationFigure, MissingFigure
 from muntin.explaining.plotting import blend_tokens
 from muntin.models.vit import ViT

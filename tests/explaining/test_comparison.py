@@ -281,11 +281,7 @@ def test_fresh_weights_are_noted() -> None:
 def test_different_images_are_refused() -> None:
     network = build("swin")
     contexts = _images(network, 2)
-    with pytest.raises(ConfigError, match="2 and 1"):
-        show_comparison(contexts, contexts[:1])
-    with pytest.raises(ConfigError, match="0 and 0"):
-        show_comparison([], [])
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="same images"):
         show_comparison(contexts, contexts[::-1])
     detector = tiny_detector("fcos_small", 3, task="detect")
     others = _images(detector, 2, task="detect")

@@ -16,6 +16,7 @@ from PIL import Image
 import muntin
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
+from muntin.explaining import SECTIONS
 from muntin.explaining.explanation import EXPLAINERS, model_notes
 from muntin.explaining.inputs import (
     check_point,
@@ -26,7 +27,6 @@ from muntin.explaining.inputs import (
     open_model,
 )
 from muntin.explaining.page import clean_stem
-from muntin.explaining.sections import SECTIONS
 from muntin.prediction.predictor import Predictor
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes

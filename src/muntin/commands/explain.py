@@ -16,7 +16,7 @@ from muntin.commands.values import (
     parse_size,
 )
 from muntin.errors import ConfigError
-from muntin.explaining.sections import SECTIONS, check_sections
+from muntin.explaining import SECTIONS, check_sections
 
 __all__ = ["explain"]
 

@@ -49,17 +49,10 @@ def start_recorded(
     device: torch.device,
     compiler: Callable[[nn.Module], Callable[..., Any]] | None = None,
 ) -> Runner:
-    """Compile the graph for a device, for any number of images.
+    """Compile the graph for a device, by default with `compile_recorded`.
 
-    Args:
-        graph: Graph of a network.
-        precision: Precision of the computation.
-        device: Where it computes.
-        compiler: From a module to what is called; default: `compile_recorded`.
-
-    Returns:
-        A runner for any number of images and any thread; calls take turns. It raises a `RunError`
-        where the memory of the device is too small for a batch.
+    The runner takes any number of images, and calls from any thread, which take turns. It raises a
+    `RunError` where the memory of the device is too small for a batch.
     """
     # Fused attention reads maps, which the folded graph no longer has.
     fused = precision == "bf16" and not find_missing(device.type, device.index)

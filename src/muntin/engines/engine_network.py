@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network that runs in an inference engine, with the interface of `Network`.
 
-Graphs have a fixed image size and run fastest with a fixed batch size. Images are padded to a
+Graphs have a fixed image size and run fastest with a fixed batch size: images are padded to a
 canvas and run in batches of fixed sizes, largest first.
 
 Letters: B images, C channels.
@@ -29,12 +29,7 @@ __all__ = ["EngineNetwork", "HeadInfo"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadInfo:
-    """Attributes of the head that callers read.
-
-    Attributes:
-        config: Config of the head, if it has one.
-        stride: Stride of the output map in pixels; 0 if the output is no map.
-    """
+    """Attributes of the head that callers read; a stride of 0 if its output is no map."""
 
     config: Any = None
     stride: int = 0
@@ -46,7 +41,7 @@ class EngineNetwork(nn.Module):
     Args:
         start: Creates the runner for an image size and a batch size.
         canvases: Image sizes with a graph.
-        front: Attributes of the head.
+        front: What is known of the head.
         finds: Whether the graph outputs detections: boxes, scores, class numbers and, for instance
             segmentation, masks, padded to the same number per image. It then takes image sizes too.
         groups: Batch sizes, largest first; the last is 1. None if the graph takes any batch size.
@@ -71,15 +66,9 @@ class EngineNetwork(nn.Module):
     def forward(
         self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
     ) -> Tensor | tuple[Tensor, ...]:
-        """Run the engine.
+        """Compute the outputs of the graph.
 
-        Args:
-            images: Pixels in [0, 255].
-            sizes: (height, width) of each image inside its padding, for detectors.
-
-        Returns:
-            Logits or maps; for detectors boxes, scores, class numbers and, if any, masks, padded to
-            the same number per image.
+        Detectors need the (height, width) of each image inside its padding.
 
         Raises:
             ShapeError: The images are larger than any canvas.

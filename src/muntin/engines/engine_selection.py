@@ -37,14 +37,8 @@ def start_fastest(
 ) -> Runner:
     """Start the fastest engine for a graph; measured on first use, then cached on disk.
 
-    Measurements of the engines are interleaved. Engines that cannot run the graph are skipped.
-
-    Args:
-        graph: The graph, for the batch size of its example.
-        precision: Precision of the computation.
-        name: Cache key of the model; graphs of equal cost share it.
-        engines: Candidates.
-        measure: Returns the seconds of each runner; default: interleaved timing.
+    Engines that cannot run the graph are skipped. `name` is the cache key of the model; graphs of
+    equal cost share it. `measure` gives the seconds of each runner; the default interleaves them.
     """
     key = _key(graph, precision, name)
     known = _read().get(key)

@@ -38,11 +38,9 @@ class Engine:
     """An inference engine.
 
     Attributes:
-        name: As in ``engine=``.
-        packages: Required packages.
-        precisions: Supported precisions.
-        start: Creates a runner from a graph and a precision, for the batch size of the example.
-        lacks: Returns why this machine cannot run it; empty if it can.
+        packages: Which it requires.
+        start: Creates a runner for the batch size of the example of the graph.
+        lacks: Tells why this machine cannot run it; empty if it can.
         any_number: Whether the runner takes any batch size.
     """
 
@@ -55,7 +53,7 @@ class Engine:
 
     @property
     def installed(self) -> bool:
-        """Whether all packages and devices it needs are available."""
+        """Whether all packages and devices that it needs are available."""
         return all(map(is_installed, self.packages)) and not self.lacks()
 
 
@@ -78,13 +76,11 @@ class Format:
     """An export format.
 
     Attributes:
-        name: As in ``--format``.
-        suffix: File name extension.
-        packages: Packages required to write it.
-        readers: Packages required to run it.
-        precisions: Precisions it can be written in.
+        packages: Which writing it requires.
+        readers: Packages that running it requires.
+        precisions: In which it can be written.
         write: Writes a graph with metadata.
-        open: Returns a runner and the metadata.
+        open: Gives a runner and the metadata.
     """
 
     name: str
@@ -114,23 +110,14 @@ def is_installed(package: str) -> bool:
 
 
 def require(packages: tuple[str, ...], purpose: str) -> None:
-    """Check that packages are installed.
-
-    Raises:
-        MissingExtra: One is missing.
-    """
+    """Check that packages are installed."""
     for package in packages:
         if not is_installed(package):
             raise missing_extra(package, "export", purpose)
 
 
 def find_engine(name: object) -> Engine:
-    """Look up an engine by name.
-
-    Raises:
-        ConfigError: The name is unknown, or the engine cannot run on this machine.
-        MissingExtra: A required package is not installed.
-    """
+    """Look up an engine by name, and check that this machine can run it."""
     engine = ENGINES.get(name) if isinstance(name, str) else None
     if engine is None:
         raise ConfigError(unknown_name("engine", name, ["auto", *ENGINES]))

@@ -38,16 +38,10 @@ def make_graph(
     count: int = 2,
     finished: bool = False,
 ) -> Graph:
-    """Build the graph of a network, from pixels to predictions.
+    """Build the graph of a network, which is not modified: from pixels to predictions.
 
-    Args:
-        network: Backbone and head; not modified.
-        task: The task.
-        classes: The classes.
-        pre: Preprocessing; its normalisation becomes part of the graph.
-        canvas: (height, width) of the images.
-        count: Batch size of the example.
-        finished: Whether to add the finished output of the task, such as probabilities.
+    Images have the size of the canvas, and the example has `count` of them. If `finished`, it also
+    gives the finished output of the task, such as probabilities.
 
     Raises:
         ConfigError: The head has no fixed number of outputs.
@@ -104,20 +98,9 @@ def run_in_engine(
     precision: Precision,
     name: str,
 ) -> EngineNetwork:
-    """Run a network in an engine.
+    """Run a network in a row of `ENGINES`, or in the fastest on this machine ("auto").
 
-    Args:
-        network: Backbone and head.
-        task: The task.
-        classes: The classes.
-        pre: Preprocessing of the images.
-        engine: A key of `ENGINES`, or "auto" for the fastest on this machine.
-        precision: "fp32" or "bf16".
-        name: Cache key of the model for "auto".
-
-    Raises:
-        ConfigError: The engine is unknown, unavailable, or lacks this precision.
-        MissingExtra: The engine is not installed.
+    `name` is the key of the model in the cache of "auto".
     """
     row = None if engine == "auto" else find_engine(engine)
     known = sorted({one for each in ENGINES.values() for one in each.precisions})

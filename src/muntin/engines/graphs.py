@@ -42,10 +42,8 @@ class Graph:
     """An inference module with example inputs and the names of inputs and outputs.
 
     Attributes:
-        module: The module, in evaluation mode.
-        example: Example inputs with two or more images, as tracing specialises batches of 1.
-        inputs: Name of each input.
-        outputs: Name of each output.
+        module: In evaluation mode.
+        example: Inputs with two or more images, as tracing specialises batches of 1.
         fused: Builds the same module with window attention on whole maps, for which GPUs have a
             kernel; None if that is no other module.
     """
@@ -59,12 +57,7 @@ class Graph:
 
 @torch.no_grad()
 def capture(graph: Graph, *, any_batch: bool) -> torch.export.ExportedProgram:
-    """Trace a module with torch.export.
-
-    Args:
-        graph: The module.
-        any_batch: Whether the batch size is dynamic; otherwise it is that of the example.
-    """
+    """Trace a module with torch.export, for any batch size or only that of the example."""
     shapes = None
     if any_batch:
         batch = torch.export.Dim("batch", min=1, max=4096)

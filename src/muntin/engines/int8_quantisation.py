@@ -25,14 +25,10 @@ def quantise_int8(
     kept: Sequence[str] = (),
     smooth: bool = False,
 ) -> Any:  # noqa: ANN401 (as the model)
-    """Quantise a model to int8.
+    """Quantise a model, which may be modified, to int8, calibrated on rows of inputs.
 
-    Args:
-        model: The model; may be modified.
-        rows: Calibration inputs.
-        kept: Names of operators to keep in floating point.
-        smooth: Whether to apply SmoothQuant, the default of NNCF for transformers. It moves scale
-            into the preceding norm, which is folded away here.
+    `kept` operators stay in floating point. `smooth` applies SmoothQuant, the default of NNCF for
+    transformers; it moves scale into the preceding norm, which is folded away in our graphs.
     """
     silence_telemetry()
     import nncf

@@ -26,11 +26,7 @@ NOTE = "muntin"
 def write_onnx(
     graph: Graph, path: Path, note: str, precision: Precision = "fp32", *, any_batch: bool = True
 ) -> None:
-    """Write a graph as an ONNX file that contains its weights.
-
-    Raises:
-        ConfigError: An operator of the module is not supported by ONNX.
-    """
+    """Write a graph as an ONNX file that contains its weights."""
     from torch.onnx.errors import OnnxExporterError
 
     try:
@@ -56,11 +52,7 @@ def write_onnx(
 
 
 def open_onnx(path: Path, precision: Precision) -> tuple[Runner, str]:
-    """Open a file; returns its runner and its metadata.
-
-    Raises:
-        RunError: The file is invalid.
-    """
+    """Open a file; returns its runner and its metadata."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -15,14 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muntin.engines.graphs import (
-    Graph,
-    Precision,
-    Runner,
-    capture,
-    file_error,
-    silence_telemetry,
-)
+from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, silence_telemetry
 from muntin.engines.onnx_engine import write_onnx
 from muntin.errors import RunError
 
@@ -42,6 +35,9 @@ NOTE = "muntin"
 
 PART = 2
 """Images per request and core, if there are enough images for all cores."""
+
+Model = Any
+"""An ``openvino.Model``; OpenVINO is optional."""
 
 
 def import_openvino() -> Any:  # noqa: ANN401 (a module)
@@ -63,7 +59,7 @@ def shared_core() -> Any:  # noqa: ANN401 (openvino.Core)
     return import_openvino().Core()
 
 
-def to_openvino(graph: Graph, *, any_batch: bool) -> Any:  # noqa: ANN401 (openvino.Model)
+def to_openvino(graph: Graph, *, any_batch: bool) -> Model:
     """Convert a graph to an OpenVINO model."""
     try:
         model = import_openvino().convert_model(capture(graph, any_batch=any_batch))
@@ -84,18 +80,14 @@ def write_openvino(graph: Graph, path: Path, note: str, precision: Precision) ->
     save_openvino(to_openvino(graph, any_batch=True), path, note)
 
 
-def save_openvino(model: Any, path: Path, note: str) -> None:  # noqa: ANN401 (openvino.Model)
+def save_openvino(model: Model, path: Path, note: str) -> None:
     """Write a model of OpenVINO as .xml and .bin."""
     model.set_rt_info(note, [NOTE])
     import_openvino().save_model(model, path, compress_to_fp16=False)
 
 
 def open_openvino(path: Path, precision: Precision) -> tuple[Runner, str]:
-    """Open a file; returns its runner and its metadata.
-
-    Raises:
-        RunError: The file is invalid, or its .bin file is missing.
-    """
+    """Open a file; returns its runner and its metadata."""
     if path.is_file() and not path.with_suffix(".bin").is_file():
         message = f"{path} requires the .bin file next to it, got none. Copy both, or export again."
         raise RunError(message)
@@ -107,16 +99,12 @@ def open_openvino(path: Path, precision: Precision) -> tuple[Runner, str]:
         raise file_error(path, "an OpenVINO .xml file with its .bin file", error) from error
 
 
-def compile_openvino(model: Any, precision: Precision) -> Runner:  # noqa: ANN401 (openvino.Model)
+def compile_openvino(model: Model, precision: Precision) -> Runner:
     """Compile an OpenVINO model to a runner.
 
     Small batches run on all cores together. In larger ones each core runs requests of `PART` images
-    (or the fixed batch size of the model) on its own: no synchronisation between layers, and
-    activations stay in the cache of the core.
-
-    Args:
-        model: With a dynamic batch size, or a fixed one that divides the batch.
-        precision: Precision of the computation.
+    (or the fixed batch size of the model, which must divide the batch) on its own: no
+    synchronisation between layers, and activations stay in the cache of the core.
     """
     together = functools.cache(lambda: _run_together(model, precision))
     shared = functools.cache(lambda: _run_shared(model, precision))
@@ -150,8 +138,7 @@ def part_of(count: int) -> int:
     return PART if count % PART == 0 else 1
 
 
-def _run_together(model: Any, precision: Precision) -> Runner:  # noqa: ANN401 (openvino.Model)
-    """A single request on all cores."""
+def _run_together(model: Model, precision: Precision) -> Runner:
     ov, compiled = import_openvino(), _compile(model, precision, {"PERFORMANCE_HINT": "LATENCY"})
     request = compiled.create_infer_request()
 
@@ -165,8 +152,7 @@ def _run_together(model: Any, precision: Precision) -> Runner:  # noqa: ANN401 (
 
 
 def _run_shared(
-    model: Any,  # noqa: ANN401 (openvino.Model)
-    precision: Precision,
+    model: Model, precision: Precision
 ) -> Callable[[Sequence[NDArray[Any]], int], list[NDArray[Any]]]:
     """One request per core, each with a part of the batch."""
     ov, threads = import_openvino(), torch.get_num_threads()
@@ -179,9 +165,8 @@ def _run_shared(
     queue.set_callback(keep)
 
     def run(inputs: Sequence[NDArray[Any]], part: int) -> list[NDArray[Any]]:
-        whole = [
-            np.ascontiguousarray(each) for each in inputs
-        ]  # shared memory: must outlive all requests
+        # Shared memory: must outlive all requests.
+        whole = [np.ascontiguousarray(each) for each in inputs]
         answers.clear()
         for start in range(0, len(whole[0]), part):
             rows = [ov.Tensor(each[start : start + part], shared_memory=True) for each in whole]
@@ -193,7 +178,7 @@ def _run_shared(
     return run
 
 
-def _compile(model: Any, precision: Precision, more: dict[str, Any]) -> Any:  # noqa: ANN401
+def _compile(model: Model, precision: Precision, more: dict[str, Any]) -> Any:  # noqa: ANN401
     options = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

@@ -49,11 +49,7 @@ def write_torch(graph: Graph, path: Path, note: str, precision: Precision) -> No
 
 
 def open_torch(path: Path, precision: Precision) -> tuple[Runner, str]:
-    """Open a file; returns its runner and its metadata.
-
-    Raises:
-        RunError: The file is invalid.
-    """
+    """Open a file; returns its runner and its metadata."""
     extra = {NOTE: ""}
     try:
         with quiet():

@@ -28,14 +28,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from muntin.drawing.colours import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from muntin.errors import MuntinError
 from muntin.explaining.context import Context
-from muntin.explaining.figures import (
-    ExplanationFigure,
-    MissingFigure,
-    Results,
-    make_figure,
-    make_missing,
-)
-from muntin.explaining.plotting import label_axes
+from muntin.explaining.figures import Result, Results, make_figure, make_missing
+from muntin.explaining.plotting import label_axes, start_plots
 from muntin.models.swin import SWIN_TINY
 from muntin.shapes import Size
 from muntin.zoo.costs import Costs, Part, count_costs
@@ -78,15 +72,8 @@ def window_msa_macs(height: int, width: int, dim: int, window: int) -> int:
 def activation_bytes(config: BackboneConfig, size: Size) -> int:
     """Count the activations that autograd saves for the backward pass of one image.
 
-    Attention is computed as in the papers, with its weights saved; a step of `muntin train` saves
-    less. Each storage is counted once; parameters are excluded.
-
-    Args:
-        config: Config of the backbone, which is built on the meta device.
-        size: (height, width) of the image in pixels.
-
-    Returns:
-        Bytes in float32.
+    In float32, on the meta device. Attention is computed as in the papers, with its weights saved;
+    a step of `muntin train` saves less. Each storage is counted once; parameters are excluded.
     """
     fields = {"drop_path_rate": 0.0, "attention": "reference"}
     known = {name: value for name, value in fields.items() if hasattr(config, name)}
@@ -129,7 +116,7 @@ def _load_costs() -> Mapping[str, Any]:
     return json.loads(COSTS.read_text("utf-8"))
 
 
-def _show_model(name: str, config: BackboneConfig, base: Size) -> ExplanationFigure | MissingFigure:
+def _show_model(name: str, config: BackboneConfig, base: Size) -> Result:
     """Multiply-adds by part, at an image size and at twice that size."""
     twice = [max(32, round(2 * side / 32) * 32) for side in base]
     counted: dict[Size, Costs] = {}
@@ -154,7 +141,7 @@ def _show_model(name: str, config: BackboneConfig, base: Size) -> ExplanationFig
         "cost-of-the-model",
         _draw_model(parts, sizes, base, table),
         ("text", saved is not None and "memory", "bars"),
-        arrays={"sizes": np.array(sizes), "macs": table},
+        arrays={"sizes": sizes, "macs": table},
         facts={"parts": parts, "img_size": base, "macs": macs, "kept_mib": saved},
         name=name,
         height=base[0],
@@ -167,25 +154,24 @@ def _show_model(name: str, config: BackboneConfig, base: Size) -> ExplanationFig
 def _draw_model(
     parts: Sequence[str], sizes: Sequence[Size], base: Size, table: np.ndarray
 ) -> Figure:
-    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure, (left, right) = start_plots(2, width_ratios=(3, 2))
     bottom = np.zeros(len(sizes))
     places = np.arange(len(sizes))
     for part, row, colour in zip(parts, table / 1e9, _PART_COLOURS, strict=False):
         left.bar(places, row, bottom=bottom, color=colour, label=part, width=0.7)
         bottom += row
-    for place, total in zip(places, bottom, strict=True):
+    for place, total in enumerate(bottom):
         left.text(place, total, f"{total:.3g}", ha="center", va="bottom", fontsize=8)
     left.set_xticks(places, [f"{size[0]} x {size[1]}" for size in sizes])
     label_axes(left, "image size (height x width)", "multiply-adds (billions)")
     left.legend(frameon=False, fontsize=8)
     here = table[:, sizes.index(base)]
+    shares = here / here.sum()
     order: list[int] = np.argsort(here).tolist()
-    right.barh(
-        [parts[i] for i in order], here[order] / here.sum(), color=[_PART_COLOURS[i] for i in order]
-    )
+    colours = [_PART_COLOURS[i] for i in order]
+    right.barh([parts[i] for i in order], shares[order], color=colours)
     for row, number in enumerate(order):
-        share = here[number] / here.sum()
+        share = shares[number]
         right.text(share + 0.01, row, f"{share:.1%}", va="center", fontsize=8)
     right.set_xlim(0, 1.15 * here.max() / here.sum())
     right.set_title(f"shares at {base[0]} x {base[1]}", fontsize=10)
@@ -206,10 +192,10 @@ def _formula_macs(name: str, side: int) -> int:
     return total
 
 
-def _show_macs() -> ExplanationFigure:
+def _show_macs() -> Result:
     sides, rows = _load_costs()["img_side"], _load_costs()["macs"]
     side = [round(value / 32) * 32 for value in np.linspace(sides[0], sides[-1], 60)]
-    figure, (left, right) = _start_figure()
+    figure, (left, right) = start_plots(2)
     for axes in (left, right):
         for name, (label, colour, mark) in _LABELS.items():
             line = [_formula_macs(name, one) / 1e9 for one in side]
@@ -225,12 +211,8 @@ def _show_macs() -> ExplanationFigure:
     return make_figure(
         "cost-multiply-adds",
         figure,
-        arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in rows.items()}},
-        facts={
-            "unit": "multiply-adds of attention layers, one image",
-            "img_side": sides,
-            **rows,
-        },
+        arrays={"img_side": sides, **rows},
+        facts={"unit": "multiply-adds of attention layers, one image", "img_side": sides, **rows},
         first=rows["msa"][0] / rows["window_msa"][0],
         last=rows["msa"][-1] / rows["window_msa"][-1],
         first_side=sides[0],
@@ -238,10 +220,10 @@ def _show_macs() -> ExplanationFigure:
     )
 
 
-def _show_memory() -> ExplanationFigure:
+def _show_memory() -> Result:
     sides, counted = _load_costs()["img_side"], _load_costs()["activation_bytes"]
     rows = {name: [count / 2**30 for count in counts] for name, counts in counted.items()}
-    figure, (axes,) = _start_figure(1)
+    figure, (axes,) = start_plots()
     for name, (label, colour, mark) in _LABELS.items():
         axes.plot(sides, rows[name], marker=mark, color=colour, label=label)
         axes.annotate(
@@ -255,19 +237,19 @@ def _show_memory() -> ExplanationFigure:
     return make_figure(
         "cost-memory",
         figure,
-        arrays={"img_side": np.array(sides), **{k: np.array(v) for k, v in rows.items()}},
+        arrays={"img_side": sides, **rows},
         facts={"unit": "GiB, one image, float32", "img_side": sides, **rows},
     )
 
 
-def _show_time() -> ExplanationFigure:
+def _show_time() -> Result:
     sides, seconds = _load_costs()["map_side"], _load_costs()["seconds"]
     dim, window = SWIN_TINY.dim(0), SWIN_TINY.windows[0]
     macs = {
         "msa": [msa_macs(side, side, dim) for side in sides],
         "window_msa": [window_msa_macs(side, side, dim, window) for side in sides],
     }
-    figure, (left, right) = _start_figure()
+    figure, (left, right) = start_plots(2)
     for name, label, colour in (("msa", "MSA", VERMILION), ("window_msa", "W-MSA, 7 x 7", BLUE)):
         left.plot(sides, 1000 * np.array(seconds[name]), "o-", color=colour, label=label)
         right.plot(sides, np.array(macs[name]) / 1e9, "o-", color=colour, label=label)
@@ -284,20 +266,15 @@ def _show_time() -> ExplanationFigure:
         "cost-time",
         figure,
         arrays={
-            "map_side": np.array(sides),
-            **{f"{name}_s": np.array(values) for name, values in seconds.items()},
-            **{f"{name}_macs": np.array(values) for name, values in macs.items()},
+            "map_side": sides,
+            **{f"{name}_s": values for name, values in seconds.items()},
+            **{f"{name}_macs": values for name, values in macs.items()},
         },
         facts={"unit": "seconds", "map_side": sides, "machine": machine, **seconds},
         channels=dim,
         heads=SWIN_TINY.num_heads[0],
         machine=machine,
     )
-
-
-def _start_figure(columns: int = 2) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def _scale_by_log(axes: Axes) -> None:

@@ -1,8 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Extractors of attention, one per kind of layer: queries, keys, and positions of the tokens.
-
-Each extractor computes the plain formula of its family, independent of the attention backend.
+"""Extractors of attention, one per kind of layer, by the plain formula of its family.
 
 Letters: h heads, d width of a head, nW windows, G groups (windows) of tokens that attend to each
 other, N tokens of a group.
@@ -12,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -110,19 +109,18 @@ def _window_layer(
     )
 
 
+def _pair_with_table(module: Any, x: Tensor, layout: WindowLayout, window: Size) -> QueriesAndKeys:  # noqa: ANN401
+    """Queries and keys of Swin V1, ours or timm's, whose table was built for a window."""
+    q, k = _split(module.qkv(x), layout, module.num_heads, module.qkv.bias)
+    table = module.relative_position_bias_table.float()
+    bias = expand_relative_position_bias(table, table_window=window, window=layout.window)
+    return QueriesAndKeys(queries=q * module.scale, keys=k, bias=bias, mask=shift_mask(layout))
+
+
 def _extract_window(call: LayerCall) -> AttentionLayer:
     module: WindowAttention = call.module
     x, layout = call.tokens, call.args[1]
-
-    def pair() -> QueriesAndKeys:
-        q, k = _split(module.qkv(x), layout, module.num_heads, module.qkv.bias)
-        bias = expand_relative_position_bias(
-            module.relative_position_bias_table.float(),
-            table_window=(module.window, module.window),
-            window=layout.window,
-        )
-        return QueriesAndKeys(queries=q * module.scale, keys=k, bias=bias, mask=shift_mask(layout))
-
+    pair = partial(_pair_with_table, module, x, layout, (module.window, module.window))
     return _window_layer(call, layout, module.num_heads, call.backbone.config.patch_size, pair)
 
 
@@ -159,14 +157,7 @@ def _extract_timm_window(call: LayerCall) -> AttentionLayer:
     )
 
     def pair() -> QueriesAndKeys:
-        qkv = attention.qkv(block.norm1(x))
-        q, k = _split(qkv, layout, attention.num_heads, attention.qkv.bias)
-        bias = expand_relative_position_bias(
-            attention.relative_position_bias_table.float(), table_window=window, window=window
-        )
-        return QueriesAndKeys(
-            queries=q * attention.scale, keys=k, bias=bias, mask=shift_mask(layout)
-        )
+        return _pair_with_table(attention, block.norm1(x), layout, window)
 
     patch_size = call.backbone.net.patch_embed.patch_size[0]
     return _window_layer(call, layout, attention.num_heads, patch_size, pair)
@@ -179,13 +170,15 @@ def _global_layer(
     stride: int,
     prefix: tuple[str, ...],
     pair: Callable[[], QueriesAndKeys],
+    *,
+    step: int = 0,
 ) -> AttentionLayer:
     before = torch.full((1, len(prefix)), -1)
     numbers = torch.cat([before, torch.arange(grid[0] * grid[1])[None]], dim=1)
     return AttentionLayer(
         name=call.name,
-        title=f"block {_place(call)[1]}",
-        stage=1,
+        title=f"tokens to token, step {step}" if step else f"block {_place(call)[1]}",
+        stage=0 if step else 1,
         num_heads=num_heads,
         grid=grid,
         stride=stride,
@@ -296,18 +289,7 @@ def _extract_tokens(call: LayerCall) -> AttentionLayer:
         q, k = module.features(q), module.features(k)
         return QueriesAndKeys(queries=q[None], keys=k[None], linear=True)
 
-    numbers = torch.arange(size[0] * size[1])[None]
-    return AttentionLayer(
-        name=call.name,
-        title=f"tokens to token, step {step}",
-        stage=0,
-        num_heads=1,
-        grid=size,
-        stride=stride,
-        queries=numbers,
-        keys=numbers,
-        pair=pair,
-    )
+    return _global_layer(call, 1, size, stride, (), pair, step=step)
 
 
 EXTRACTORS: dict[type[nn.Module], AttentionExtractor] = {

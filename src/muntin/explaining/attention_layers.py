@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""One attention layer of a network: queries, keys, weights, token positions, and their tables.
+"""One attention layer of a network: queries, keys, weights, token positions, and what they tell.
 
 Letters: h heads, d width of a head, G groups (windows) of tokens that attend to each other,
-Q queries and N keys of a group, T tokens of a grid, H, W its rows and columns.
+Q queries and N keys of a group, T tokens of a grid, H, W its rows and columns, R rows of a matrix.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.explaining.figures import PointLayer
-from muntin.ops.windows import WindowLayout
-from muntin.shapes import Float, Int, Size
+from muntin.ops.windows import WindowLayout, shift_mask
+from muntin.shapes import Bool, Float, Int, Size
 
 __all__ = [
     "MAX_PAIRS",
     "AttentionLayer",
     "QueriesAndKeys",
+    "can_roll_out",
     "cell_at",
     "make_point_layers",
+    "measure_distances",
     "query_attention",
     "query_rows",
+    "roll_out",
     "token_at",
     "weights_to_map",
 ]
@@ -47,15 +50,10 @@ _UNREACHABLE = 1e-30  # pairs that the shift mask separates have smaller weights
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class QueriesAndKeys:
-    """Queries and keys of a layer.
+    """Queries, already multiplied by the scale, and keys of a layer.
 
-    Attributes:
-        queries: Already multiplied by the scale.
-        keys: Keys.
-        bias: Bias of each head, added to the scores.
-        mask: Mask of each group, added to the scores.
-        linear: Whether weights are the products divided by their sum (Performers) instead of the
-            softmax of the scores.
+    `bias` and `mask` are added to the scores. If `linear`, weights are the products divided by
+    their sum (Performers) instead of the softmax of the scores.
     """
 
     queries: Float[Tensor, "h G Q d"]
@@ -65,7 +63,7 @@ class QueriesAndKeys:
     linear: bool = False
 
     def attention_weights(self, head: int) -> Float[Tensor, "G Q N"]:
-        """Compute the attention weights of one head; rows sum to 1."""
+        """Of one head; rows sum to 1."""
         # One head at a time: all heads together would take num_heads times MAX_PAIRS values.
         scores = self.queries[head] @ self.keys[head].transpose(1, 2)
         if self.linear:
@@ -83,17 +81,15 @@ class AttentionLayer:
 
     Attributes:
         name: Module name in the backbone.
-        title: Display title, such as "stage 1, block 2 (shifted)".
-        stage: Stage, from 1; a plain ViT has one; 0 for layers before the blocks.
-        num_heads: Number of heads.
+        title: Such as "stage 1, block 2 (shifted)".
+        stage: From 1; a plain ViT has one; 0 for layers before the blocks.
         grid: (rows, columns) of the keys.
         stride: Pixels between neighbouring keys.
         pooled: Query pooling factor of each side; 1 without pooling.
         prefix: Names of the tokens before the patches: class token, distillation token.
         queries: Row-major index of each query in `query_grid`; -1 for padding and prefix.
         keys: Row-major index of each key in `grid`; -1 for padding and prefix.
-        layout: Layout of the windows; None without windows.
-        pair: Computes queries and keys.
+        layout: Of the windows; None without windows.
         scores: Argument of the softmax: scaled dot products, the same plus position bias and mask,
             or scaled cosines plus both.
     """
@@ -114,7 +110,7 @@ class AttentionLayer:
 
     @property
     def query_grid(self) -> Size:
-        """(rows, columns) of the queries."""
+        """(rows, columns)."""
         return self.grid[0] // self.pooled, self.grid[1] // self.pooled
 
     @property
@@ -135,8 +131,19 @@ class AttentionLayer:
         """Whether every token attends to every other."""
         return len(self.keys) == 1 and int((self.keys >= 0).sum()) == self.grid[0] * self.grid[1]
 
+    @property
+    def windows(self) -> WindowLayout:
+        """The layout of a layer that has windows."""
+        assert self.layout is not None, "a layer with windows"
+        return self.layout
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether it has windows that are shifted."""
+        return self.layout is not None and any(self.layout.shift)
+
     def attention_weights(self) -> Iterator[Float[Tensor, "G Q N"]]:
-        """Yield the attention weights of each head; rows (queries) sum to 1."""
+        """Yield those of each head; rows (queries) sum to 1."""
         with torch.inference_mode(False), torch.no_grad():
             pairs = self.pair()
         for head in range(self.num_heads):
@@ -145,7 +152,7 @@ class AttentionLayer:
             yield weights
 
     def mean_attention(self) -> Float[Tensor, "G Q N"]:
-        """Compute the mean attention over the heads."""
+        """Average over the heads."""
         heads = self.attention_weights()
         total = next(heads)
         for weights in heads:
@@ -199,15 +206,75 @@ def weights_to_map(
     weight_map = torch.full((len(weights), layer.grid[0] * layer.grid[1]), torch.nan)
     inside = keys >= 0
     weight_map[:, keys[inside]] = weights[:, inside]
-    if layer.layout is not None and any(layer.layout.shift):
+    if layer.is_shifted:
         weight_map[weight_map < _UNREACHABLE] = torch.nan
     return weight_map.unflatten(1, layer.grid)
+
+
+def can_roll_out(layers: Sequence[AttentionLayer]) -> bool:
+    """Whether all layers have the same tokens and global attention, as rollout assumes."""
+    kinds = {(layer.grid, layer.prefix, layer.pooled) for layer in layers}
+    return len(kinds) == 1 and all(layer.is_global for layer in layers)
+
+
+def roll_out(layers: Sequence[AttentionLayer], start: Float[Tensor, "R T"]) -> Float[Tensor, "R T"]:
+    """Propagate attention from the output tokens of `start` back to the patches.
+
+    Residual paths are included; rows sum to 1.
+
+    Source:
+        Abnar and Zuidema 2020 (arXiv 2005.00928), section 3, attention rollout: the product of
+        (A + I) / 2 over the layers, A the mean over heads. Compared with the product of whole
+        matrices in tests/explaining/test_attention_maps.py. Differs: only the rows in `start` are
+        computed.
+    """
+    rows = start
+    for layer in reversed(layers):
+        rows = (rows + rows @ layer.mean_attention()[0]) / 2
+    return rows
+
+
+def measure_distances(layer: AttentionLayer) -> tuple[Float[Tensor, " h"], float]:
+    """Mean distance of the keys of each head to their query, weighted by attention, in pixels.
+
+    Also the value for uniform attention over all reachable keys.
+
+    Source:
+        Dosovitskiy et al. 2021 (arXiv 2010.11929), appendix D.7 and figure 7 (right). Differs:
+        weights are renormalised without prefix tokens and padding.
+    """
+    is_query = layer.queries >= 0  # G, Q
+    away = torch.cdist(
+        _centres(layer.queries, layer.query_grid, layer.stride * layer.pooled),
+        _centres(layer.keys, layer.grid, layer.stride),
+    )  # G, Q, N
+    reached = _reachable(layer)
+    means = []
+    for weights in layer.attention_weights():
+        inside = weights * reached
+        far = (inside * away).sum(dim=-1) / inside.sum(dim=-1).clamp(min=1e-12)  # G, Q
+        means.append(far[is_query].mean())
+    uniform = (reached * away).sum(dim=-1) / reached.sum(dim=-1).clamp(min=1)
+    return torch.stack(means), float(uniform[is_query].mean())
+
+
+def _reachable(layer: AttentionLayer) -> Bool[Tensor, "G Q N"]:
+    """Pairs that the shift mask permits and whose key has a position in the image."""
+    inside = (layer.keys >= 0)[:, None].expand(-1, layer.queries.shape[1], -1)
+    mask = None if layer.layout is None else shift_mask(layer.layout)
+    return inside if mask is None else inside & (mask == 0)
+
+
+def _centres(numbers: Tensor, grid: Size, stride: int) -> Float[Tensor, "G n 2"]:
+    """(row, column) of the centres of tokens in pixels."""
+    places = torch.stack([numbers // grid[1], numbers % grid[1]], dim=-1)
+    return (places.float() + 0.5) * stride
 
 
 def make_point_layers(
     layers: Sequence[AttentionLayer], max_bytes: int = MAX_BYTES
 ) -> tuple[PointLayer, ...]:
-    """Build the tables of the clickable maps: the mean over heads, and single heads if they fit.
+    """Build the tables of the clickable map: the mean over heads, and single heads if they fit.
 
     If the means exceed the budget, each token keeps its largest weights only; so does a layer that
     would take more than an eighth of the budget. Layers with fewer than `MIN_KEYS` remaining keys

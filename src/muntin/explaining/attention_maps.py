@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attention maps of a point and of the class token, by layer and by head.
+"""Attention of a point and of the class token, by layer and by head; rollout and distances.
 
 Letters: h heads, H, W sides of a grid of tokens.
 """
@@ -9,39 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from muntin.drawing.colours import BLUE, GREEN, INK, VERMILION
 from muntin.explaining.attention_layers import (
     MAX_PAIRS,
     AttentionLayer,
+    can_roll_out,
     cell_at,
     make_point_layers,
+    measure_distances,
     query_attention,
     query_rows,
+    roll_out,
     token_at,
     weights_to_map,
 )
-from muntin.explaining.attention_rollout import show_distances, show_rollout
 from muntin.explaining.context import Context
-from muntin.explaining.figures import (
-    ExplanationFigure,
-    MissingFigure,
-    Results,
-    find_text,
-    make_figure,
-    make_missing,
-)
+from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
 from muntin.explaining.plotting import (
+    HeadMaps,
     ImageGrid,
     blend_tokens,
     fit_titles,
-    name_heads,
+    label_axes,
     panel_ratio,
+    show_heads,
+    spread,
+    start_plots,
     to_floats,
 )
 from muntin.shapes import Float
@@ -49,9 +51,7 @@ from muntin.shapes import Float
 __all__ = ["show_attention"]
 
 _COLUMNS = 5
-_HEAD_COLUMNS = 8
 _MAX_LAYERS = 14
-_MAX_HEADS = 24
 _MIN_ELSEWHERE = 0.005
 _UNIFORM_RATIO = 0.6
 """Ratio of smallest to largest weight above which a map is nearly uniform."""
@@ -65,7 +65,6 @@ class QueryAttention:
     """Attention of one query token in one layer.
 
     Attributes:
-        layer: The layer.
         maps: Weights on the grid of keys; NaN where the query cannot attend.
         elsewhere: Fraction of the attention, mean over heads, on padding and prefix tokens.
     """
@@ -83,12 +82,7 @@ class QueryAttention:
 def show_attention(context: Context, *, max_pairs: int = MAX_PAIRS) -> Results:
     """Show the attention of a point and of the class token, rollout and attention distances.
 
-    Args:
-        context: Its `query` is the point.
-        max_pairs: Maximum number of token pairs of a layer; larger layers are skipped.
-
-    Raises:
-        ShapeError: The backbone does not accept this image size.
+    Layers of more than `max_pairs` token pairs are skipped.
     """
     if context.backbone is None:
         return [make_missing("attention-exported")]
@@ -96,10 +90,10 @@ def show_attention(context: Context, *, max_pairs: int = MAX_PAIRS) -> Results:
     if not layers:
         return [make_missing("attention-unsupported", name=context.name)]
     small = [layer for layer in layers if layer.num_pairs <= max_pairs]
-    figures: list[ExplanationFigure | MissingFigure] = []
+    figures: list[Result] = []
     if small:
         figures += [*_show_point(context, small), *_show_class_token(context, small)]
-        figures += [show_rollout(context, layers), show_distances(context, small)]
+        figures += [_show_rollout(context, layers), _show_distances(context, small)]
     if len(small) < len(layers):
         skipped = ", ".join(layer.title for layer in layers if layer not in small)
         figures.append(make_missing("attention-large", layers=skipped))
@@ -116,15 +110,14 @@ def _attention_of(layer: AttentionLayer, row: int) -> QueryAttention:
     )
 
 
-def _show_point(context: Context, layers: Sequence[AttentionLayer]) -> list[ExplanationFigure]:
+def _show_point(context: Context, layers: Sequence[AttentionLayer]) -> Results:
     point = context.query
     rows = [int(query_rows(layer)[token_at(layer, point)]) for layer in layers]
     attentions = [_attention_of(layer, row) for layer, row in zip(layers, rows, strict=True)]
-    layouts = [layer.layout for layer in layers if layer.layout is not None]
     parts = (
         "text",
-        bool(layouts) and "windows",
-        any(any(layout.shift) for layout in layouts) and "shifted",
+        any(layer.layout is not None for layer in layers) and "windows",
+        any(layer.is_shifted for layer in layers) and "shifted",
         any(one.elsewhere >= _MIN_ELSEWHERE for one in attentions) and "elsewhere",
         _is_uniform(attentions) and "uniform",
         "click",
@@ -202,11 +195,6 @@ def _facts(context: Context, attentions: Sequence[QueryAttention]) -> dict[str, 
     return {"size": list(context.shown_size), "layers": rows}
 
 
-def _spread(count: int, limit: int) -> list[int]:
-    """At most `limit` evenly spaced indices, including the first and the last."""
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, limit))})
-
-
 def _draw_layers(
     context: Context,
     attentions: Sequence[QueryAttention],
@@ -214,7 +202,7 @@ def _draw_layers(
     name: str,
 ) -> Figure:
     image = to_floats(context.shown)
-    chosen = [attentions[place] for place in _spread(len(attentions), _MAX_LAYERS)]
+    chosen = [attentions[place] for place in spread(len(attentions), _MAX_LAYERS)]
     rows = -(-(len(chosen) + 1) // _COLUMNS)
     boxes, titles = [], [name]
     for one in chosen:
@@ -257,24 +245,19 @@ def _enlarge(
 def _draw_heads(
     context: Context, attentions: Sequence[QueryAttention], point: tuple[float, float] | None
 ) -> Figure:
-    image = to_floats(context.shown)
-    parts = [
-        (attentions[place], first)
-        for place in _choose_heads(attentions)
-        for first in range(0, min(attentions[place].layer.num_heads, _MAX_HEADS), _HEAD_COLUMNS)
-    ]
-    image_grid = ImageGrid(
-        len(parts), _HEAD_COLUMNS, ratio=panel_ratio(context.shown_size), extra=0.25
-    )
-    for row, (one, first) in enumerate(parts):
-        maps = one.maps[first : min(first + _HEAD_COLUMNS, _MAX_HEADS)].numpy()
-        box, _ = _enlarge(image, maps[0], one.layer.stride)
+    image, layers = to_floats(context.shown), []
+    for one in (attentions[place] for place in _choose_heads(attentions)):
+        maps, stride = one.maps.numpy(), one.layer.stride
         mark = None if point is None else cell_at(one.layer, point)
-        for column, weights in enumerate(maps):
-            painted = blend_tokens(image, weights, one.layer.stride)
-            image_grid.show(row, column, painted, mark=mark, box=box)
-        image_grid.name(row, f"{one.layer.title}, {name_heads(first, len(maps))}")
-    return image_grid.figure
+        layers.append(
+            HeadMaps(
+                title=one.layer.title,
+                maps=maps,
+                paint=partial(blend_tokens, image, stride=stride),
+                options={"mark": mark, "box": _enlarge(image, maps[0], stride)[0]},
+            )
+        )
+    return show_heads(layers, ratio=panel_ratio(context.shown_size))
 
 
 def _choose_heads(attentions: Sequence[QueryAttention]) -> list[int]:
@@ -282,6 +265,113 @@ def _choose_heads(attentions: Sequence[QueryAttention]) -> list[int]:
     stages = [one.layer.stage for one in attentions]
     if len({*stages} - {0}) == 1:
         blocks = [place for place, stage in enumerate(stages) if stage]
-        return [blocks[place] for place in _spread(len(blocks), 4)]
+        return [blocks[place] for place in spread(len(blocks), 4)]
     ends = {stage: place for place, stage in enumerate(stages) if stage}
     return list(ends.values())
+
+
+def _show_rollout(context: Context, layers: Sequence[AttentionLayer]) -> Result:
+    layers = [layer for layer in layers if layer.stage]  # without tokens-to-token steps
+    if not can_roll_out(layers):
+        return make_missing("attention-no-rollout", name=context.name)
+    if layers[0].num_pairs > MAX_PAIRS:
+        return make_missing("attention-large-rollout")
+    first, before = layers[0], len(layers[0].prefix)
+    start = torch.zeros(2, first.queries.shape[1])
+    if before:
+        start[0, 0] = 1
+    else:
+        start[0] = 1 / start.shape[1]
+    start[1, before + token_at(first, context.query)] = 1
+    rows = roll_out(layers, start)
+    maps = rows[:, before:].unflatten(1, first.grid).numpy()
+    last = (start @ layers[-1].mean_attention()[0])[:, before:].unflatten(1, first.grid).numpy()
+    start_name = "the class token" if before else "the mean of all tokens"
+    return make_figure(
+        "attention-rollout",
+        _draw_rollout(context, first, start_name, last, maps),
+        ("text", context.fresh),
+        arrays={"rollout": maps, "last_layer": last},
+        facts={
+            "rows": [start_name, "the point"],
+            "kept by tokens without a place": rows[:, :before].sum(dim=1).tolist(),
+        },
+        start=start_name,
+    )
+
+
+def _draw_rollout(
+    context: Context,
+    layer: AttentionLayer,
+    start_name: str,
+    last: np.ndarray,
+    maps: np.ndarray,
+) -> Figure:
+    image = to_floats(context.shown)
+    image_grid = ImageGrid(1, 5, ratio=panel_ratio(context.shown_size), extra=0.4)
+    cell = cell_at(layer, context.query)
+    image_grid.show(0, 0, image, "the image", mark=cell)
+    for column, (weights, title, mark) in enumerate(
+        (
+            (last[0], f"last layer, from\n{start_name}", None),
+            (maps[0], f"rollout, from\n{start_name}", None),
+            (last[1], "last layer, from\nthe point", cell),
+            (maps[1], "rollout, from\nthe point", cell),
+        ),
+        1,
+    ):
+        image_grid.show(0, column, blend_tokens(image, weights, layer.stride), title, mark=mark)
+    return image_grid.figure
+
+
+def _show_distances(context: Context, layers: Sequence[AttentionLayer]) -> Result:
+    measured = [measure_distances(layer) for layer in layers]
+    windows = any(layer.layout is not None for layer in layers)
+    return make_figure(
+        "attention-distance",
+        _draw_distances(layers, measured),
+        ("text", "windows" if windows else "global", context.fresh),
+        arrays={f"layer_{n:02}": row.numpy() for n, (row, _) in enumerate(measured, 1)},
+        facts={
+            "unit": "pixels",
+            "layers": [
+                {"layer": layer.title, "mean": float(row.mean()), "if equal": equal}
+                for layer, (row, equal) in zip(layers, measured, strict=True)
+            ],
+        },
+        height=context.shown_size[0],
+        width=context.shown_size[1],
+    )
+
+
+def _draw_distances(
+    layers: Sequence[AttentionLayer], measured: Sequence[tuple[Tensor, float]]
+) -> Figure:
+    figure, (axes,) = start_plots(1, 3.6)
+    kinds = {
+        "global": (BLUE, "o"),
+        "inside windows": (GREEN, "s"),
+        "inside shifted windows": (VERMILION, "^"),
+    }
+    named: set[str] = set()
+    for place, (layer, (distances, uniform)) in enumerate(zip(layers, measured, strict=True)):
+        kind = "global" if layer.layout is None or layer.is_global else "inside windows"
+        kind = "inside shifted windows" if layer.is_shifted else kind
+        colour, marker = kinds[kind]
+        axes.scatter(
+            np.full(len(distances), place), distances.numpy(), s=22, c=colour, marker=marker,
+            alpha=0.75, linewidths=0, label=None if kind in named else f"head, {kind}",
+        )  # fmt: skip
+        axes.plot(
+            [place - 0.35, place + 0.35], [uniform] * 2, color=INK, linewidth=1.4,
+            label=None if named else "uniform attention",
+        )  # fmt: skip
+        named.add(kind)
+    names = [layer.title.split(" (")[0].replace(", ", "\n") for layer in layers]
+    names = [name.replace("tokens to token", "t2t") for name in names]
+    step = -(-len(names) // 12)
+    axes.set_xticks(range(0, len(names), step), names[::step], fontsize=8)
+    axes.set_ylim(bottom=0)
+    label_axes(axes, y="mean distance, pixels")
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    return figure

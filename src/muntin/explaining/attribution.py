@@ -29,16 +29,8 @@ from muntin.explaining.attribution_methods import (
     with_gradients,
 )
 from muntin.explaining.context import Context
-from muntin.explaining.figures import (
-    ExplanationFigure,
-    MissingFigure,
-    Results,
-    find_text,
-    make_figure,
-    make_missing,
-)
+from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
 from muntin.explaining.output_target import EmptyPrediction, OutputTarget, select_output
-from muntin.shapes import Size
 
 __all__ = ["show_attribution"]
 
@@ -46,17 +38,8 @@ __all__ = ["show_attribution"]
 def show_attribution(context: Context, *, steps: int = 0) -> Results:
     """Show which locations of an image the target output depends on.
 
-    Args:
-        context: Its target is the explained class, box or keypoint. Default: the highest-scoring
-            prediction.
-        steps: Integration steps; 0 picks a default that shrinks with the image area.
-
-    Returns:
-        Gradient-weighted activation on every feature map, and integrated gradients of the pixels.
-        For an exported file, which has no gradients, occlusion.
-
-    Raises:
-        ConfigError: The class, box or keypoint does not exist.
+    Gradient-weighted activation on every feature map, and integrated gradients of the pixels, in
+    `steps` (see `integrated_gradients`). For an exported file, which has no gradients, occlusion.
     """
     try:
         if context.backbone is None:
@@ -78,7 +61,7 @@ def show_attribution(context: Context, *, steps: int = 0) -> Results:
 
 def _show_activation(
     context: Context, output: OutputTarget, images: Tensor, given: Sequence[Tensor]
-) -> ExplanationFigure | MissingFigure:
+) -> Result:
     backbone: Any = context.backbone
     maps = hires_cam(backbone, output.measure, images, given)
     if not maps:
@@ -136,9 +119,7 @@ def _draw_activation(
     return figure
 
 
-def _show_integral(
-    context: Context, output: OutputTarget, images: Tensor, steps: int
-) -> ExplanationFigure | MissingFigure:
+def _show_integral(context: Context, output: OutputTarget, images: Tensor, steps: int) -> Result:
     if not has_captum():
         return make_missing("decision-captum")
     integral = integrated_gradients(output.measure, images, steps)
@@ -213,8 +194,7 @@ def _draw_signed(
     kit.set_panel(axes, heat, title, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
 
 
-def _show_occlusion(context: Context, output: OutputTarget) -> ExplanationFigure:
-    """Occlusion in the mean colour; needs only the outputs of an exported file."""
+def _show_occlusion(context: Context, output: OutputTarget) -> Result:
     colour = [round(255 * value) for value in context.pre.mean]
     falls = occlusion(output.measure, context.shown, colour)
     size = context.shown_size
@@ -289,8 +269,8 @@ def _output_facts(output: OutputTarget) -> dict[str, Any]:
 
 def _find_peak(heat: NDArray[Any]) -> list[float]:
     """(x, y) of the maximum, in [0, 1] of the displayed image; its centre if all values are 0."""
-    size: Size = (heat.shape[0], heat.shape[1])
     if not heat.any():
         return [0.5, 0.5]
-    row, column = divmod(int(heat.argmax()), size[1])
-    return [(column + 0.5) / size[1], (row + 0.5) / size[0]]
+    height, width = heat.shape
+    row, column = divmod(int(heat.argmax()), width)
+    return [(column + 0.5) / width, (row + 0.5) / height]

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from muntin.explaining.context import MAX_PREFIX, record, tensors_in
 from muntin.shapes import Float, Size, UInt8
-from muntin.system_errors import missing_extra
 
 __all__ = [
     "MapAttribution",
@@ -59,7 +58,6 @@ class MapAttribution:
     """Attribution of one feature map.
 
     Attributes:
-        stride: Side of a cell in pixels.
         name: Of the module whose output is the map.
         signed: Gradient times activation, summed over the channels.
         early: Whether the map is the input of the last block, from whose output only the class
@@ -79,14 +77,7 @@ class MapAttribution:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PixelAttribution:
-    """Integrated gradients of the pixels.
-
-    Attributes:
-        pixels: Attribution of each input value.
-        start: Output for the baseline.
-        end: Output for the image.
-        steps: Number of integration steps.
-    """
+    """Integrated gradients of the pixels, from the output of the baseline to that of the image."""
 
     pixels: Float[Tensor, "C Hi Wi"]
     start: float
@@ -95,17 +86,17 @@ class PixelAttribution:
 
     @property
     def total(self) -> float:
-        """Sum of the attributions."""
+        """Sum of the attributions, which should be `end` minus `start`."""
         return float(self.pixels.double().sum())
 
     @property
     def error(self) -> float:
-        """Completeness error: `total` minus the difference of the outputs."""
+        """Difference of `total` from what it should be."""
         return self.total - (self.end - self.start)
 
     @property
     def relative_error(self) -> float:
-        """Absolute completeness error relative to the difference of the outputs."""
+        """Absolute `error` relative to the difference of the outputs."""
         return abs(self.error) / max(abs(self.end - self.start), 1e-6)
 
 
@@ -115,16 +106,10 @@ def hires_cam(
     images: Float[Tensor, "1 C Hi Wi"],
     maps: Sequence[Tensor],
 ) -> list[MapAttribution]:
-    """Compute gradient times activation on every feature map of a backbone.
+    """Compute gradient times activation on every feature map of a backbone, finest first.
 
-    Args:
-        backbone: A `muntin.features.Backbone`, which `measure` runs.
-        measure: Maps images to one scalar output each.
-        images: Normalised images.
-        maps: What the backbone gives for them.
-
-    Returns:
-        One attribution per map, finest first; maps that are no module's output are skipped.
+    `measure` runs the backbone and gives one scalar for each image; `maps` are what the backbone
+    gives for them. Maps that are no module's output are skipped.
     """
     spec: Any = backbone.spec
     names = {module: name for name, module in backbone.named_modules()}
@@ -178,11 +163,8 @@ def _find_earlier(
 def _as_map(tensor: Tensor, grid: Size, channels: int) -> Float[Tensor, "B C H W"] | None:
     """View tokens as a feature map without padding and prefix tokens; None if none fits.
 
-    Args:
-        tensor: (B, H, W, C) or (B, C, H, W), possibly padded at the right and bottom; or
-            (B, N, C), possibly with prefix tokens.
-        grid: (height, width) of the map in cells.
-        channels: C.
+    They are (B, H, W, C), possibly padded at the right and bottom; (B, C, H, W); or (B, N, C),
+    possibly with prefix tokens.
     """
     high, wide = grid
     if tensor.ndim == 4 and tensor.shape[3] == channels:
@@ -213,10 +195,9 @@ def _find_map(feature_map: Float[Tensor, "B C H W"], tensors: Sequence[Tensor]) 
 
 
 def with_gradients(network: nn.Module) -> nn.Module:
-    """Give a network whose parameters can take part in autograd.
+    """Give the network, or a copy if it was built under `torch.inference_mode`.
 
-    Returns the network itself, or a copy if it was built under `torch.inference_mode`: inference
-    tensors can never require gradients.
+    Inference tensors can never require gradients.
     """
     tensors = [*network.parameters(), *network.buffers()]
     if not any(tensor.is_inference() for tensor in tensors):
@@ -239,19 +220,10 @@ def has_captum() -> bool:
 def integrated_gradients(
     measure: Callable[[Tensor], Tensor], images: Float[Tensor, "1 C Hi Wi"], steps: int = 0
 ) -> PixelAttribution:
-    """Integrate gradients along the straight path from the mean colour to the image.
+    """Integrate gradients along the straight path from the mean colour, 0, to the image.
 
-    Args:
-        measure: Maps images to one scalar output each.
-        images: Normalised images, so that the zero baseline is the mean colour.
-        steps: Integration steps; 0 picks a default that shrinks with the image area.
-
-    Raises:
-        MissingExtra: captum is not installed.
+    0 steps pick a default that shrinks with the image area.
     """
-    if not has_captum():
-        library, extra, purpose = "captum", "explain", "Integrated gradients"
-        raise missing_extra(library, extra, purpose)
     from captum.attr import IntegratedGradients
 
     area = images.shape[2] * images.shape[3]
@@ -272,22 +244,13 @@ def occlusion(
     measure: Callable[[Tensor], Tensor],
     image: UInt8[Tensor, "C h w"],
     colour: Sequence[int],
-    *,
-    cells: int = CELLS,
 ) -> Float[Tensor, "rows columns"]:
-    """Occlude one patch of an image at a time.
+    """Occlude one patch of an image at a time; the output falls by so much.
 
-    Args:
-        measure: Maps (B, C, h, w) uint8 images to one scalar output each.
-        image: The image.
-        colour: Fill colour of an occluded patch, one value per channel.
-        cells: Number of patches along the longer side.
-
-    Returns:
-        Decrease of the output when each patch is occluded.
+    `colour` fills the patches, of which there are `CELLS` along the longer side.
     """
     high, wide = image.shape[1:]
-    side = max(1, -(-max(high, wide) // cells))
+    side = max(1, -(-max(high, wide) // CELLS))
     rows, columns = -(-high // side), -(-wide // side)
     fill = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
     reference = measure(image[None])[0]
@@ -305,14 +268,9 @@ def occlusion(
 def upsample_map(
     heat: Float[Tensor, "H W"], stride: float, size: Size, *, smooth: bool = True
 ) -> Float[Tensor, "h w"]:
-    """Upsample a map to the image.
+    """Upsample a map to the image, bilinearly if `smooth`.
 
-    Args:
-        heat: The map.
-        stride: Side of a cell in pixels.
-        size: (height, width) of the image in pixels; a larger map is cropped, a smaller one padded
-            with zeros.
-        smooth: Bilinear interpolation if True, nearest otherwise.
+    A larger map is cropped, a smaller one padded with zeros.
     """
     # Upsampled to the area that the cells cover, then cropped: padding shifts no cell.
     covered = (round(heat.shape[0] * stride), round(heat.shape[1] * stride))

@@ -20,20 +20,14 @@ from muntin.drawing.result_drawing import draw_result
 from muntin.errors import ConfigError, shorten
 from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import compare_layers
-from muntin.explaining.figures import (
-    ExplanationFigure,
-    MissingFigure,
-    Results,
-    find_text,
-    make_figure,
-    make_missing,
-)
+from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
 from muntin.explaining.plotting import (
     add_colour_bar,
     mark_box,
     panel_ratio,
     panels,
     set_panel,
+    start_plots,
     truncate,
 )
 from muntin.ops.similarity import MIN_EXAMPLES
@@ -52,22 +46,12 @@ _MEASURES = {
 
 
 def show_comparison(first: Sequence[Context], second: Sequence[Context]) -> Results:
-    """Compare two models, or two checkpoints of one model, on the same images in the same order.
-
-    Raises:
-        ConfigError: The images differ or are empty, or the tasks differ.
-    """
+    """Compare two models, or two checkpoints of one model, on the same images in the same order."""
     _check_pairs(first, second)
     return [_show_layers(first, second), show_predictions(first, second)]
 
 
 def _check_pairs(first: Sequence[Context], second: Sequence[Context]) -> None:
-    if not first or len(first) != len(second):
-        message = (
-            f"a comparison needs the same images for both models, and at least one, got "
-            f"{len(first)} and {len(second)}."
-        )
-        raise ConfigError(message)
     for one, other in zip(first, second, strict=True):
         if not np.array_equal(one.pixels, other.pixels):
             message = (
@@ -92,9 +76,7 @@ def _name_fresh(first: Sequence[Context], second: Sequence[Context]) -> str:
     return " and of ".join(side[0].name for side in (first, second) if not side[0].trained)
 
 
-def _show_layers(
-    first: Sequence[Context], second: Sequence[Context]
-) -> ExplanationFigure | MissingFigure:
+def _show_layers(first: Sequence[Context], second: Sequence[Context]) -> Result:
     if first[0].backbone is None or second[0].backbone is None:
         return make_missing("comparison-exported")
     compared = compare_layers(first, second)
@@ -127,13 +109,10 @@ def _show_layers(
 def _draw_layers(
     rows: Sequence[str], columns: Sequence[str], values: NDArray[np.float64], names: tuple[str, str]
 ) -> Figure:
-    side = 0.27 if max(len(rows), len(columns)) <= 24 else 6.4 / max(len(rows), len(columns))
-    side = max(side, min(0.5, 4.2 / max(len(rows), len(columns))))
-    figure = Figure(
-        figsize=(min(9.0, side * len(columns) + 2.2), side * len(rows) + 1.2),
-        layout="constrained",
-    )
-    axes = figure.add_subplot()
+    longest = max(len(rows), len(columns))
+    side = max(0.27 if longest <= 24 else 6.4 / longest, min(0.5, 4.2 / longest))
+    width = min(9.0, side * len(columns) + 2.2)
+    figure, (axes,) = start_plots(1, side * len(rows) + 1.2, width=width)
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1)
     best = values.argmax(axis=1)
     axes.plot(
@@ -144,18 +123,15 @@ def _draw_layers(
         step = -(-len(labels) // 24)
         set_ticks(range(0, len(labels), step), labels[::step], fontsize=8)
     axes.tick_params(axis="x", rotation=90)
-    across, down = (truncate(f"blocks of {name}", room) for name, room in zip(
-        names[::-1], (figure.get_figwidth() - 1.0, figure.get_figheight() - 0.2), strict=True
-    ))  # fmt: skip
+    across = truncate(f"blocks of {names[1]}", figure.get_figwidth() - 1.0)
+    down = truncate(f"blocks of {names[0]}", figure.get_figheight() - 0.2)
     axes.set_xlabel(across, fontsize=9, color=INK)
     axes.set_ylabel(down, fontsize=9, color=INK)
     add_colour_bar(figure, image, axes, "linear CKA", fraction=0.05)
     return figure
 
 
-def show_predictions(
-    first: Sequence[Context], second: Sequence[Context]
-) -> ExplanationFigure | MissingFigure:
+def show_predictions(first: Sequence[Context], second: Sequence[Context]) -> Result:
     """Show the predictions of two models side by side, worst agreement first."""
     names, fresh = (first[0].name, second[0].name), _name_fresh(first, second)
     predictions = [(a.prediction, b.prediction) for a, b in zip(first, second, strict=True)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,6 @@ from muntin.tasks.task import ImageMeta, Task
 
 __all__ = ["MAX_PREFIX", "Context", "Recording", "record", "record_forward", "tensors_in"]
 
-
 MAX_PREFIX = 16
 """Largest number of prefix tokens: class token, distillation token, registers."""
 
@@ -44,7 +43,7 @@ class Recording:
     Attributes:
         layers: Attention layers in execution order, of the kinds that have an extractor.
         blocks: Each block and its first output tensor, in execution order.
-        maps: The maps (1, C, H, W) that the backbone returned, finest first.
+        maps: The maps (1, C, H, W) of the backbone, finest first.
     """
 
     layers: tuple[AttentionLayer, ...]
@@ -53,14 +52,7 @@ class Recording:
 
 
 def record_forward(backbone: Any, images: Float[Tensor, "1 in_chans H W"]) -> Recording:  # noqa: ANN401
-    """Run a backbone once, unmodified; its hooks are removed even after an error.
-
-    Args:
-        backbone: A model of muntin, or the adapter around a model of timm.
-        images: A batch of one, normalised.
-
-    Raises:
-        ShapeError: The backbone does not accept this height and width.
+    """Run a backbone (of muntin, or the adapter around one of timm) once, and leave no hooks.
 
     Source:
         The weights of the layers are those of equation 4 of Liu et al. 2021 (arXiv 2103.14030) and
@@ -69,14 +61,18 @@ def record_forward(backbone: Any, images: Float[Tensor, "1 in_chans H W"]) -> Re
     """
     calls: dict[str, LayerCall] = {}
     size: Size = (images.shape[2], images.shape[3])
-    modules = dict(backbone.named_modules())
-    found = {name: find_extractor(module) for name, module in modules.items()}
-    extractors = {name: extractor for name, extractor in found.items() if extractor is not None}
-    handles = [
-        modules[name].register_forward_pre_hook(
-            partial(_record_call, calls, backbone, name, size), with_kwargs=True
+    names = {module: name for name, module in backbone.named_modules()}
+    found = {module: find_extractor(module) for module in names}
+    extractors = {module: extractor for module, extractor in found.items() if extractor is not None}
+
+    def record_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        name = names[module]
+        calls[name] = LayerCall(
+            backbone=backbone, name=name, module=module, args=args, kwargs=kwargs, size=size
         )
-        for name in extractors
+
+    handles = [
+        module.register_forward_pre_hook(record_call, with_kwargs=True) for module in extractors
     ]
     try:
         with torch.inference_mode(False), torch.no_grad(), record(backbone.blocks) as outputs:
@@ -84,25 +80,11 @@ def record_forward(backbone: Any, images: Float[Tensor, "1 in_chans H W"]) -> Re
     finally:
         for handle in handles:
             handle.remove()
-    layers = (extractors[name](call) for name, call in calls.items())
+    layers = (extractors[call.module](call) for call in calls.values())
     return Recording(
         layers=tuple(layer for layer in layers if layer is not None),
         blocks=tuple((module, tensors_in(output)[0]) for module, output in outputs),
         maps=tuple(maps),
-    )
-
-
-def _record_call(
-    calls: dict[str, LayerCall],
-    backbone: nn.Module,
-    name: str,
-    size: Size,
-    module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> None:
-    calls[name] = LayerCall(
-        backbone=backbone, name=name, module=module, args=args, kwargs=kwargs, size=size
     )
 
 
@@ -136,18 +118,13 @@ class Context:
     """A model, an image, and what to explain of its prediction.
 
     Attributes:
-        name: Name of the model, for headings.
+        name: Of the model, for headings.
         network: Backbone and head, or the engine of an exported file (which exposes no
             modules), in evaluation mode on the CPU.
-        task: Task that decodes the output.
-        classes: Class names and keypoint skeleton.
-        pre: Preprocessing of the image.
-        pixels: The original image, (H, W, 3) uint8, RGB.
+        pixels: The original image, (H, W, 3), RGB.
         shown: The resized or cropped image, before padding and normalisation.
-        images: The network's input: normalised, a batch of one, possibly padded at the right and
-            bottom.
+        images: The network's input: normalised, possibly padded at the right and bottom.
         path: Image file; empty for an array.
-        trained: False if the weights are randomly initialised.
         target: Number of the class, box, region or keypoint to explain; None for the prediction
             with the highest score.
         point: (x, y) from 0 to 1 in the original image: query of the attention maps; None for
@@ -196,7 +173,7 @@ class Context:
 
     @cached_property
     def recording(self) -> Recording:
-        """Layers, blocks and maps of one forward of the backbone, which all sections share.
+        """One forward of the backbone, which all sections share.
 
         Raises:
             ShapeError: The backbone does not accept this height and width.
@@ -206,7 +183,7 @@ class Context:
 
     @cached_property
     def prediction(self) -> Any:  # noqa: ANN401 (one of muntin.results)
-        """Result of the image, one of `muntin.results`."""
+        """Result of the image."""
         predictor = Predictor(self.network, self.task, self.classes, self.pre, device="cpu")
         meta = ImageMeta(path=self.path, size=self.size, input_size=self.shown_size)
         part = Part(images=self.padded, metas=(meta,), places=(0,))

@@ -16,6 +16,7 @@ from PIL import Image
 from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.saving import save_bytes
 from muntin.errors import DataError, MuntinError, MuntinWarning
+from muntin.explaining import SECTIONS, Section, check_sections
 from muntin.explaining.attention_cost import show_cost
 from muntin.explaining.attention_maps import show_attention
 from muntin.explaining.attribution import show_attribution
@@ -39,7 +40,6 @@ from muntin.explaining.page import ImageEntry, PageBuilder, clean_stem, staged
 from muntin.explaining.patch_partition import show_patches
 from muntin.explaining.position_embedding import show_positions
 from muntin.explaining.retrieval import Gallery, embed_folder, show_retrieval
-from muntin.explaining.sections import SECTIONS, Section, check_sections
 from muntin.prediction.sources import ImageLike
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses
 from muntin.shapes import Size
@@ -52,11 +52,9 @@ class Explainer:
     """Produces the figures of one part of a section.
 
     Attributes:
-        section: Section of the page that its figures belong to.
         title: Heading when it fails.
         show: Makes the figures of a context; `requires` adds an argument.
         needs_forward: Whether the network must be able to process the image.
-        uses_target: Whether it depends on the target.
         needs_modules: Whether it reads modules of the network; exported files have none.
         scope: What one run covers: one image, the model (image-independent), all images.
         requires: Option without which it does not run: a folder of images, whose gallery `show`
@@ -152,7 +150,7 @@ def explain(
         compare: A second model or checkpoint, compared on the same images.
         folder: A folder of images, preferably one subfolder per class, to retrieve the most
             similar images from.
-        sections: One or several of `muntin.explaining.sections.SECTIONS`; all when empty.
+        sections: One or several of `muntin.explaining.SECTIONS`; all when empty.
         weights: For a zoo name: a file, folder or hub id; random initialisation when omitted.
         img_size: (height, width) in pixels to resize images to. Default: the model's own.
         say: Called with each progress message.
@@ -266,13 +264,7 @@ class _Session:
             return open_context(self.model, image, point=point), str(error)
 
     def explain_one(self, context: Context, title: str, absent: str) -> None:
-        """Run the explainers on one image.
-
-        Args:
-            context: The image and the model.
-            title: Name of the image.
-            absent: Why the target cannot be explained; empty if it can.
-        """
+        """Run the explainers on one image; `absent` says why its target cannot be explained."""
         first = not self.stems
         stem = clean_stem(str(Path(title).with_suffix("")), self.stems)
         self.stems.add(stem)
@@ -364,7 +356,7 @@ def model_facts(model: OpenedModel, context: Context, other: OpenedModel | None)
 
 
 def model_notes(model: OpenedModel) -> tuple[str, ...]:
-    """Notes for the top of the page."""
+    """Write the notes for the top of the page."""
     return () if model.trained else (find_text("notes", "untrained"),)
 
 

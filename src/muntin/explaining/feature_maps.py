@@ -45,9 +45,8 @@ class Components:
     """The first three principal components of the cells of a feature map.
 
     Attributes:
-        values: (H, W, 3) Projection of each cell on each component; 0 where a map has fewer than
-            three.
-        shares: (3) Fraction of the variance that each component explains.
+        values: Projection of each cell on each component; 0 where a map has fewer than three.
+        shares: Fraction of the variance that each component explains.
     """
 
     values: Float[np.ndarray, "H W 3"]
@@ -68,9 +67,6 @@ def find_components(cells: Float[Tensor, "C H W"]) -> Components:
 
     The sign of each component makes its largest loading positive, so that colours are the same in
     every run and on every machine.
-
-    Args:
-        cells: The map of one image.
 
     Source:
         Singular value decomposition of the centred cells; compared with
@@ -96,7 +92,7 @@ def find_components(cells: Float[Tensor, "C H W"]) -> Components:
 
 
 def show_features(context: Context) -> Results:
-    """Show the principal components of every feature map of a backbone."""
+    """Show the principal components of every feature map."""
     backbone: Any = context.backbone
     if backbone is None:
         return [make_missing("features-exported")]
@@ -161,9 +157,8 @@ def compare_layers(
 ) -> tuple[list[str], list[str], NDArray[np.float64], int] | None:
     """Compare every block of a model with every block of another.
 
-    Returns:
-        Block names of both, the linear CKA of each pair, and the number of cells used; None if
-        they are fewer than `MIN_EXAMPLES`.
+    Gives the block names of both, the linear CKA of each pair, and the number of cells used; None
+    if they are fewer than `MIN_EXAMPLES`.
     """
     per_side = min(MAX_CELLS, max(1, math.isqrt(MAX_EXAMPLES // len(first))))
     sides: tuple[dict[str, list[Tensor]], ...] = ({}, {})
@@ -189,12 +184,10 @@ def compare_layers(
 
 
 def block_maps(context: Context) -> dict[str, Float[Tensor, "C H W"]]:
-    """Find the feature map after every block of a backbone.
+    """Find the feature map after every block, by number, such as "3.2": stage 3, block 2.
 
-    Returns:
-        Maps by block number in order of computation, such as "3.2" for the second block of the
-        third stage. The maps that the backbone returns ("map 1", ...) if it has no blocks, or if
-        its blocks reorder tokens.
+    The maps that the backbone returns ("map 1", ...) if it has no blocks, or if its blocks reorder
+    tokens.
     """
     backbone: Any = context.backbone
     names = dict(zip(backbone.blocks, _number_blocks(name_blocks(backbone)), strict=True))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of an explanation: figures with text, data and files, or why one is missing."""
+"""Figures with text, data and files, or why one is missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.drawing.saving import save_bytes
-from muntin.explaining.sections import Section
+from muntin.explaining import Section
 from muntin.shapes import Float, Int, Size, UInt8
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "ExplanationFigure",
     "MissingFigure",
     "PointLayer",
+    "Result",
     "Results",
     "SavedFigure",
     "find_text",
@@ -51,13 +52,11 @@ class PointLayer:
     """Attention of one layer from every token, for the clickable image of the page.
 
     Attributes:
-        title: Title of the layer, such as "stage 1, block 2 (shifted), mean of 3 heads".
-        grid: (rows, columns) of the tokens that cover the image; T of them.
+        grid: (rows, columns) of the T tokens that cover the image.
         covered: (height, width) in pixels that the grid covers on the displayed image; larger
             than the image where tokens were padded.
         keys: Row-major index of each key that a token attends to; -1 for padding and class tokens.
-        weights: Attention to each key, scaled so that 255 is the row's maximum.
-        largest: Maximum weight of each row, i.e. the value of 255.
+        weights: Attention to each key, scaled so that 255 is the row's maximum, `largest`.
         elsewhere: What keys of -1 are, such as "the class token" or "padding".
     """
 
@@ -77,14 +76,12 @@ class ExplanationFigure:
     Attributes:
         name: Stem of its file names, lower case with hyphens, unique on a page; its first word is
             the section.
-        title: A short heading.
         text: Caption: what the figure shows and how to read it.
-        figure: Made without pyplot's global state, in a colour-blind safe palette.
         formula: MathML between <math> tags, or empty.
         source: Paper and equation, or empty.
         arrays: The plotted data, written as .npz.
         facts: Numbers and strings, written as .json.
-        layers: Attention per token for the clickable image; empty for other figures.
+        layers: For the clickable image; empty for other figures.
     """
 
     name: str
@@ -99,35 +96,26 @@ class ExplanationFigure:
 
     @property
     def section(self) -> Section:
-        """Section of the page that contains it."""
+        """The first word of the name."""
         return cast(Section, self.name.partition("-")[0])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MissingFigure:
-    """A figure that is not available for this model.
-
-    Attributes:
-        section: Section of the page that would contain it.
-        title: Heading of the figure.
-        reason: Why it is not available, and which figure to use instead.
-    """
+    """A figure that is not available for this model, why, and which one to use instead."""
 
     section: Section
     title: str
     reason: str
 
 
-Results = Sequence[ExplanationFigure | MissingFigure]
+Result = ExplanationFigure | MissingFigure
+Results = Sequence[Result]
 
 
 @functools.cache
 def load_texts(language: str = "en") -> Mapping[str, Any]:
-    """Load the texts of a language; line breaks inside them become spaces.
-
-    Args:
-        language: Stem of a file in the folder ``texts`` of this package.
-    """
+    """Load the file of a language in ``texts``; line breaks inside texts become spaces."""
 
     def join_lines(value: Any) -> Any:  # noqa: ANN401 (a table or a text)
         if isinstance(value, dict):
@@ -159,22 +147,16 @@ def make_figure(
     /,
     *,
     formula: str | None = None,
-    arrays: Mapping[str, NDArray[Any]] | None = None,
+    arrays: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     layers: tuple[PointLayer, ...] = (),
     **fields: object,
 ) -> ExplanationFigure:
     """Make a figure whose title, caption, formula and source are in the texts.
 
-    Args:
-        entry: Table of its texts: its name, unless the table has one.
-        figure: The drawing.
-        parts: Keys of the sentences of the caption, in order; False leaves one out.
-        formula: Name of a formula, where it is not that of the table; "" shows none.
-        arrays: The plotted data.
-        facts: Numbers and strings.
-        layers: Attention per token.
-        fields: What is filled in for the braces of the texts.
+    `entry` is the table of its texts, and its name unless the table has one. `parts` are the keys
+    of the sentences of the caption; False leaves one out. `formula` replaces that of the table; ""
+    shows none. `fields` are filled in for the braces of the texts.
     """
     table = load_texts()[entry]
     formula = table.get("formula", "") if formula is None else formula
@@ -188,7 +170,7 @@ def make_figure(
         figure=figure,
         formula=_load_mathml().get(latex, f"<code>{escape(latex)}</code>") if latex else "",
         source=table.get("source", row.get("source", "")),
-        arrays=arrays or {},
+        arrays={name: np.asarray(values) for name, values in (arrays or {}).items()},
         facts=facts or {},
         layers=layers,
     )
@@ -210,11 +192,7 @@ class SavedFigure(NamedTuple):
 
 
 def save_figure(result: ExplanationFigure, folder: Path) -> SavedFigure:
-    """Write the files of a figure to a folder, each atomically.
-
-    Raises:
-        RunError: The folder is not writable.
-    """
+    """Write the files of a figure to a folder, each atomically."""
     stem = folder / result.name
     png, size = _draw_png(result.figure)
     saved = [save_bytes(png, stem.with_suffix(".png"))]

@@ -57,11 +57,7 @@ MAX_WINDOW = 2
 
 
 def check_point(point: Any) -> None:  # noqa: ANN401 (whatever a user gives)
-    """Check that a point is None or (x, y), both in [0, 1].
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Check that a point is None or (x, y), both in [0, 1]."""
     if point is None:
         return
     try:
@@ -78,11 +74,7 @@ def check_point(point: Any) -> None:  # noqa: ANN401 (whatever a user gives)
 
 
 def check_target(target: Any) -> None:  # noqa: ANN401 (whatever a user gives)
-    """Check that a target is None, a name or an integer.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Check that a target is None, a name or an integer."""
     if target is None or isinstance(target, str):
         return
     try:
@@ -98,11 +90,7 @@ def check_target(target: Any) -> None:  # noqa: ANN401 (whatever a user gives)
 
 
 def list_images(images: Any) -> list[Any]:  # noqa: ANN401 (whatever a user gives)
-    """Normalise one image or an iterable of images to a list.
-
-    Raises:
-        DataError: The list is empty, or an element has an unsupported type.
-    """
+    """Normalise one image or an iterable of images to a list, which must not be empty."""
     kinds = str | Path | Image.Image | np.ndarray
     single = hasattr(images, "shape") or not isinstance(images, Iterable)
     found = [images] if single or isinstance(images, kinds) else list(images)
@@ -144,12 +132,11 @@ class OpenedModel:
     """The model to explain.
 
     Attributes:
-        name: Display name.
-        predictor: Network (backbone and head, or the engine of an exported file) on the CPU in
-            float32, task, classes and preprocessing.
+        predictor: With a network (backbone and head, or the engine of an exported file) on the
+            CPU in float32.
         in_chans: Input channels of the network; the preprocessing supports only 1 and 3.
         trained: False if the weights are freshly initialised.
-        origin: Short description of where the weights come from.
+        origin: Where the weights come from, in a few words.
     """
 
     name: str
@@ -167,17 +154,11 @@ class OpenedModel:
 def open_model(
     source: Source, *, weights: str | Path | None = None, img_size: Size | None = None
 ) -> OpenedModel:
-    """Open the model to explain.
+    """Open the model to explain, with the arguments of `explain`.
 
-    Args:
-        source: The network is copied unless it already is on the CPU in float32.
-        weights: For a zoo name only: `weights` of `create_model`. Default: fresh initialisation.
-        img_size: (height, width) in pixels to which images are resized. Default: the model's own.
+    The network is copied unless it already is on the CPU in float32.
 
     Raises:
-        ConfigError: The name is unknown, or weights are given for a source that has its own.
-        RunError: The run is incomplete.
-        WeightError: The weights cannot be read or do not match the network.
         MissingExtra: The engine of the exported file is not installed.
     """
     # A name contains no slash, and no such path exists.
@@ -305,16 +286,10 @@ def open_context(
 ) -> Context:
     """Preprocess an image as prediction does, and resolve the target.
 
-    Args:
-        model: The opened model.
-        image: With sliding windows, the context of a large one is a window: around the point, or in
-            the centre.
-        point: (x, y), both in [0, 1], relative to the image: the query of attention figures.
-        target: Name or number of a class or keypoint, or number of a box.
+    With sliding windows, the context of a large image is a window: around the point, or in the
+    centre.
 
     Raises:
-        DataError: The image cannot be read.
-        ConfigError: The point is outside the image, or the class or keypoint is unknown.
         TargetNotFound: There is no such box in this image.
     """
     check_point(point)
@@ -355,16 +330,9 @@ def open_context(
 def _cut_window(
     shown: Tensor, original: Size, size: Size, middle: tuple[float, float]
 ) -> tuple[Tensor, tuple[int, int, int, int]]:
-    """Cut a window out of a resized image, around a point but inside the image.
+    """Cut a window of a size out of a resized image, around (x, y) from 0 to 1 but inside.
 
-    Args:
-        shown: (C, h, w) the resized image.
-        original: (height, width) of the original.
-        size: (height, width) of the window.
-        middle: (x, y) from 0 to 1.
-
-    Returns:
-        The window, and its left, top, right and bottom edge in pixels of the original.
+    Returns it with its left, top, right and bottom edge in pixels of the original.
     """
     scale = shown.shape[1] / original[0]
     spans, edges = [], []

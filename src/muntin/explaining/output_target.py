@@ -36,6 +36,9 @@ MIN_SHARE = 0.01
 
 Measure = Callable[[Tensor], Tensor]
 
+AnyNetwork = Any
+"""Backbone and head, or the engine of an exported file."""
+
 
 class EmptyPrediction(Exception):
     """The prediction for this image contains nothing to explain."""
@@ -50,13 +53,13 @@ class OutputTarget:
     """A scalar output of a network.
 
     Attributes:
-        title: Description, such as "the logit of 'cat'".
-        value: Its value for the unmodified image.
+        title: Such as "the logit of 'cat'".
+        value: For the unmodified image.
         measure: Computes it from a batch of network inputs: (B).
-        number: Number of the class, box or keypoint.
-        box: Edges of the box in pixels of the network's input, for detection.
-        point: (x, y) in the same pixels, for a keypoint.
-        region: (h, w) mask of the pixels of the class, for segmentation.
+        number: Of the class, box or keypoint.
+        box: Edges (left, top, right, bottom) in pixels of the network's input.
+        point: (x, y) of a keypoint in the same pixels.
+        region: (h, w) mask of the pixels of a class, for segmentation.
     """
 
     title: str
@@ -72,7 +75,6 @@ def find_target(context: Context, target: str | int | None) -> int | None:
     """Resolve a target (name or number of a class or keypoint, or number of a box) to its number.
 
     Raises:
-        ConfigError: The class or keypoint is unknown.
         TargetNotFound: No such box is detected in this image.
     """
     if target is None:
@@ -130,14 +132,10 @@ def _not_found(context: Context, wanted: str, target: str | int) -> TargetNotFou
 def select_output(context: Context, network: nn.Module, images: Tensor) -> OutputTarget:
     """Select the output of the target; without one, of the prediction with the highest score.
 
-    Args:
-        context: Its task determines the kind of output.
-        network: Backbone and head whose parameters support autograd; or the engine of an exported
-            file, whose output has no gradient.
-        images: The network's input, (1, C, Hi, Wi): normalised, or pixels for an engine.
+    The images, a batch of one, are normalised; those for the engine of an exported file, whose
+    output has no gradient, are pixels.
 
     Raises:
-        ConfigError: The class, box or keypoint does not exist.
         EmptyPrediction: The prediction contains nothing to explain.
     """
     task = context.task
@@ -160,7 +158,6 @@ def select_output(context: Context, network: nn.Module, images: Tensor) -> Outpu
 
 
 def _names_of(context: Context, count: int) -> list[str]:
-    """Names of the classes; numbers of those without a name."""
     names = context.classes.names
     return [names[k] if k < len(names) else f"class {k}" for k in range(count)]
 
@@ -203,17 +200,10 @@ def _select_keypoint(
     )
 
 
-def find_region(
+def _find_region(
     context: Context, logits: Float[Tensor, "K h w"]
 ) -> tuple[int, Bool[Tensor, "h w"]]:
-    """Select a class of a segmentation map and the cells that are assigned to it.
-
-    By default it is the class with the highest mean probability over its cells.
-
-    Raises:
-        ConfigError: The class does not exist.
-        EmptyPrediction: No cell is assigned to the class.
-    """
+    """Select a class and its cells; by default the one of highest mean probability over them."""
     assigned = logits.argmax(dim=0)
     counts = assigned.flatten().bincount(minlength=len(logits))
     confidence = logits.softmax(dim=0).amax(dim=0)
@@ -238,7 +228,7 @@ def _select_region(
     high, wide = context.shown_size
     step_y, step_x = images.shape[2] / logits.shape[2], images.shape[3] / logits.shape[3]
     rows, columns = int(np.ceil(high / step_y)), int(np.ceil(wide / step_x))
-    number, region = find_region(context, logits[0, :, :rows, :columns])
+    number, region = _find_region(context, logits[0, :, :rows, :columns])
     places = region.nonzero(as_tuple=True)
 
     def measure(images: Tensor) -> Tensor:
@@ -257,7 +247,7 @@ def _select_region(
     )
 
 
-def _select_object(context: Context, network: Any, images: Tensor) -> OutputTarget:  # noqa: ANN401
+def _select_object(context: Context, network: AnyNetwork, images: Tensor) -> OutputTarget:
     sizes = torch.tensor([context.shown_size])
     with torch.no_grad():
         found: Instances = network.decode(network(images, sizes))[0]
@@ -286,11 +276,7 @@ def _select_object(context: Context, network: Any, images: Tensor) -> OutputTarg
 
 
 def _measure_score(
-    network: Any,  # noqa: ANN401 (backbone and head, or an engine)
-    images: Tensor,
-    sizes: Tensor,
-    found: Instances,
-    number: int,
+    network: AnyNetwork, images: Tensor, sizes: Tensor, found: Instances, number: int
 ) -> Measure:
     """Score that the head gives the place of a box in other images."""
     box, class_id = found.boxes[number], int(found.class_ids[number])
@@ -299,12 +285,7 @@ def _measure_score(
     return lambda images: score_of(network.features(images, sizes.expand(len(images), -1)))
 
 
-def _measure_overlap(
-    network: Any,  # noqa: ANN401 (backbone and head, or an engine)
-    sizes: Tensor,
-    found: Instances,
-    number: int,
-) -> Measure:
+def _measure_overlap(network: AnyNetwork, sizes: Tensor, found: Instances, number: int) -> Measure:
     """Largest product of score and IoU with the box over detections of its class."""
     target_box, class_id = found.boxes[number], found.class_ids[number]
 
@@ -312,9 +293,8 @@ def _measure_overlap(
         numbers = []
         for one in network.decode(network(images, sizes.expand(len(images), -1))):
             same_class = one.class_ids == class_id
-            overlaps = (
-                box_iou(one.boxes[same_class], target_box[None])[:, 0] * one.scores[same_class]
-            )
+            overlaps = box_iou(one.boxes[same_class], target_box[None])[:, 0]
+            overlaps = overlaps * one.scores[same_class]
             numbers.append(overlaps.amax() if len(overlaps) else target_box.new_zeros(()))
         return torch.stack(numbers)
 

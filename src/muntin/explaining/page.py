@@ -30,9 +30,9 @@ from torch import Tensor
 
 from muntin._version import __version__
 from muntin.errors import RunError
-from muntin.explaining.figures import DPI, ExplanationFigure, MissingFigure, PointLayer, SavedFigure
+from muntin.explaining import SECTIONS, Section
+from muntin.explaining.figures import DPI, MissingFigure, PointLayer, Result, SavedFigure
 from muntin.explaining.plotting import to_rgb
-from muntin.explaining.sections import SECTIONS, Section
 from muntin.shapes import Size, UInt8
 from muntin.system_errors import cannot_write
 
@@ -47,13 +47,9 @@ MAX_CANVAS = 640
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageEntry:
-    """One image of the page.
+    """One image of the page: a name valid in URLs, a displayed one, and its size in pixels.
 
-    Attributes:
-        name: Unique name, valid in a URL.
-        title: Displayed name.
-        size: (height, width) of the network's input in pixels.
-        at: (x, y) in these pixels of the initially selected token.
+    `at` is (x, y) in these pixels of the initially selected token.
     """
 
     name: str
@@ -66,11 +62,7 @@ class ImageEntry:
 class PageBuilder:
     """Builds a page image by image. Holds HTML only, no figures, to bound memory.
 
-    Attributes:
-        folder: Folder of the page, which its links are relative to.
-        title: Title of the page.
-        facts: Properties of the model by name.
-        notes: Warnings at the top of the page.
+    Links are relative to `folder`; `notes` are warnings at the top of the page.
     """
 
     folder: Path
@@ -86,10 +78,7 @@ class PageBuilder:
     _tables: dict[str, str] = field(default_factory=dict)
 
     def add_image(
-        self,
-        entry: ImageEntry,
-        pixels: UInt8[Tensor, "C h w"],
-        prediction: Image.Image | None,
+        self, entry: ImageEntry, pixels: UInt8[Tensor, "C h w"], prediction: Image.Image | None
     ) -> None:
         """Add an image, as the network gets it, and its prediction."""
         image = Image.fromarray(to_rgb(pixels))
@@ -112,16 +101,13 @@ class PageBuilder:
 
     def add(
         self,
-        shown: ExplanationFigure | MissingFigure,
+        shown: Result,
         saved: SavedFigure | None,
         entry: ImageEntry,
         *,
         always: bool,
     ) -> None:
-        """Add a figure with its files, or the reason why it is missing, to its section.
-
-        `always` says that it is visible whichever image is selected.
-        """
+        """Add a result to its section; `always` visible, or only if the image is selected."""
         visibility = "" if always else f' data-image="{entry.name}"'
         if isinstance(shown, MissingFigure):
             reason_html = f"<p><strong>{escape(shown.title)}.</strong> {escape(shown.reason)}</p>"
@@ -190,7 +176,7 @@ class PageBuilder:
         return name
 
     def render(self) -> str:
-        """Render the page as HTML."""
+        """Render as HTML."""
         used = [section for section, parts in self._parts.items() if parts]
         sections = [
             f'<section id="{section}"><h2>{escape(SECTIONS[section])}</h2>\n'
@@ -257,9 +243,6 @@ def staged(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder whose files move to their destination if the block succeeds.
 
     After any error, Ctrl-C included, nothing is left behind and existing files are unchanged.
-
-    Raises:
-        RunError: The folder is not writable.
     """
     fresh = not folder.exists()
     try:  # before the work begins

@@ -1,9 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of how an image becomes tokens: patches, windows and their shift, and stages.
-
-Letters: h, w sides of the image in pixels.
-"""
+"""Figures of how an image becomes tokens: patches, windows and their shift, and stages."""
 
 from __future__ import annotations
 
@@ -21,14 +18,16 @@ from muntin.data.batches import PAD_TO
 from muntin.drawing.colours import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
-from muntin.explaining.figures import (
-    ExplanationFigure,
-    Results,
-    find_text,
-    make_figure,
-    make_missing,
+from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
+from muntin.explaining.plotting import (
+    draw_frame,
+    find_cells,
+    hatch_box,
+    panel_ratio,
+    panels,
+    set_panel,
+    to_floats,
 )
-from muntin.explaining.plotting import hatch_box, panel_ratio, panels, set_panel, to_floats
 from muntin.explaining.window_partition import draw_grid, fit_canvas, show_windows
 from muntin.models.hiera import Hiera
 from muntin.models.swin import Swin
@@ -45,10 +44,9 @@ class StageGrid:
     """The token grid of one stage.
 
     Attributes:
-        title: Of the stage.
         grid: (rows, columns) of tokens.
         stride: Pixels between neighbouring tokens.
-        channels: Channels of a token; 0 if unknown.
+        channels: Of a token; 0 if unknown.
         kernel: Side in pixels of the patch that becomes a token; larger than the stride if patches
             overlap.
     """
@@ -61,11 +59,7 @@ class StageGrid:
 
 
 def show_patches(context: Context) -> Results:
-    """Show how the image is split into tokens and windows.
-
-    Raises:
-        ShapeError: The backbone does not accept this image size.
-    """
+    """Show how the image is split into tokens and windows."""
     backbone = context.backbone
     if backbone is None:
         return [make_missing("cut-exported")]
@@ -90,10 +84,13 @@ def _find_stages(backbone: nn.Module, layers: Sequence[AttentionLayer]) -> list[
             kernel = SPLITS[0][0] if number == 1 else stride
             stages.append(
                 StageGrid(
-                    title=f"unfolding {number}", grid=size, stride=stride, channels=width,
+                    title=f"unfolding {number}",
+                    grid=size,
+                    stride=stride,
+                    channels=width,
                     kernel=kernel,
                 )
-            )  # fmt: skip
+            )
         return stages
     # The last layer of each stage has its output grid: Hiera pools queries in the first one.
     last_layers = {layer.stage: layer for layer in layers}
@@ -119,7 +116,7 @@ def _count_channels(backbone: nn.Module, number: int) -> int:
     return int(getattr(config, "embed_dim", 0))
 
 
-def _show_patches(context: Context, stage: StageGrid) -> ExplanationFigure:
+def _show_patches(context: Context, stage: StageGrid) -> Result:
     (height, width), shown = context.images.shape[2:], context.shown_size
     covered = (stage.grid[0] * stage.stride, stage.grid[1] * stage.stride)
     enlarged = (height, width) != shown
@@ -172,21 +169,14 @@ def _draw_patches(context: Context, stage: StageGrid) -> Figure:
     side = min(_SHOWN_PATCHES, *stage.grid)
     rows, columns = ((count - side) // 2 for count in stage.grid)
     left, top, extent = columns * stage.stride, rows * stage.stride, side * stage.stride
-    overview.add_patch(
-        Rectangle(
-            (left, top), extent, extent, fill=False, edgecolor=VERMILION, linewidth=2, zorder=3
-        )
-    )
+    draw_frame(overview, (left, top, left + extent, top + extent), VERMILION, 2, zorder=3)
     set_panel(detail, canvas, f"central {side} x {side}")
     draw_grid(detail, stage.grid, stage.stride, 1.2)
     over = (stage.kernel - stage.stride) / 2
     middle = side // 2 * stage.stride
-    box = (left + middle - over, top + middle - over)
-    detail.add_patch(
-        Rectangle(
-            box, stage.kernel, stage.kernel, fill=False, edgecolor=VERMILION, linewidth=3, zorder=3
-        )
-    )
+    first_x, first_y = left + middle - over, top + middle - over
+    box = (first_x, first_y, first_x + stage.kernel, first_y + stage.kernel)
+    draw_frame(detail, box, VERMILION, 3, zorder=3)
     detail.set_xlim(left, left + extent)
     detail.set_ylim(top + extent, top)
     height, width = (min(sides) for sides in zip(context.shown_size, covered, strict=True))
@@ -196,7 +186,7 @@ def _draw_patches(context: Context, stage: StageGrid) -> Figure:
     return figure
 
 
-def _show_stages(context: Context, stages: Sequence[StageGrid]) -> ExplanationFigure:
+def _show_stages(context: Context, stages: Sequence[StageGrid]) -> Result:
     backbone = context.backbone
     merging = not isinstance(backbone, Hiera | T2TViT)
     kind = "merging" if merging else "pooling" if isinstance(backbone, Hiera) else "unfolding"
@@ -245,10 +235,8 @@ def _draw_stages(context: Context, stages: Sequence[StageGrid], *, merging: bool
 
 def _coarsen(image: NDArray[np.float32], stage: StageGrid) -> NDArray[np.float32]:
     """Mean colour of each token's pixels, at the size of the image."""
-    height, width = image.shape[:2]
-    rows = np.minimum(np.arange(height) // stage.stride, stage.grid[0] - 1)
-    columns = np.minimum(np.arange(width) // stage.stride, stage.grid[1] - 1)
-    numbers = rows[:, None] * stage.grid[1] + columns[None]
+    rows, columns = find_cells(image.shape[:2], stage.grid, stage.stride)
+    numbers = rows * stage.grid[1] + columns
     counts = np.bincount(numbers.ravel(), minlength=stage.grid[0] * stage.grid[1])
     sums = [
         np.bincount(numbers.ravel(), image[..., channel].ravel(), minlength=len(counts))

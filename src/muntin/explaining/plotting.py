@@ -10,7 +10,8 @@ Letters: H, W height and width of a map in tokens; h, w of the image in pixels.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -28,24 +29,31 @@ from muntin.drawing.colours import INK, SKY, VERMILION
 from muntin.shapes import Size, UInt8
 
 __all__ = [
+    "HeadMaps",
     "ImageGrid",
     "add_colour_bar",
     "blend_heat",
     "blend_tokens",
+    "draw_frame",
+    "find_cells",
     "fit_titles",
     "hatch_box",
     "label_axes",
     "mark_box",
     "mark_point",
-    "name_heads",
     "panel_ratio",
     "panels",
     "set_panel",
+    "show_heads",
+    "spread",
+    "start_plots",
     "to_floats",
     "to_rgb",
     "truncate",
 ]
 
+_MAX_HEADS = 24
+_HEAD_COLUMNS = 8
 _SHADE = 0.14
 """How strongly the image's luminance modulates the colours of tokens over it."""
 
@@ -70,14 +78,14 @@ def to_floats(shown: UInt8[Tensor, "C h w"]) -> NDArray[np.float32]:
     return (to_rgb(shown) / 255).astype(np.float32)
 
 
-def truncate(text: str, inches: float, points: float = 9.0) -> str:
-    """Truncate a line to a width in inches at a font size in points.
+def truncate(text: str, inches: float) -> str:
+    """Truncate a line of 9 points to a width in inches.
 
     Example:
         >>> truncate("a run of a long name", 1.0), truncate("short", 1.0)
         ('a run of...', 'short')
     """
-    max_chars = max(4, int(inches * 72 / (0.6 * points)))
+    max_chars = max(4, int(inches * 72 / (0.6 * 9.0)))
     return text if len(text) <= max_chars else text[: max_chars - 3].rstrip() + "..."
 
 
@@ -86,17 +94,26 @@ def panel_ratio(size: Size) -> float:
     return float(np.clip(size[0] / size[1], 0.3, 2.5))
 
 
+def spread(count: int, limit: int) -> list[int]:
+    """At most `limit` evenly spaced indices, including the first and the last."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, limit))})
+
+
+def start_plots(
+    columns: int = 1, height: float = 4.0, *, width: float = 9.0, **more: Any
+) -> tuple[Figure, list[Axes]]:
+    """Create a figure of plots side by side; its size is in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False, **more)[0])
+
+
 def panels(
     rows: int, columns: int, *, ratio: float = 1.0, width: float = 9.0, extra: float = 0.3
 ) -> tuple[Figure, NDArray[Any]]:
     """Create a figure of equal panels without ticks.
 
-    Args:
-        rows: Rows of panels.
-        columns: Panels per row.
-        ratio: Height of a panel divided by its width.
-        width: Width of the figure in inches.
-        extra: Inches above each row for titles.
+    `ratio` is the height of a panel divided by its width, `width` that of the figure in inches,
+    `extra` the inches above each row for titles.
     """
     height = rows * (width / columns * ratio + extra) + 0.1
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
@@ -119,13 +136,8 @@ def set_panel(
 ) -> None:
     """Show colours (h, w, 3) or values (h, w) without interpolation, under a title.
 
-    Args:
-        axes: The panel.
-        image: The image or map.
-        title: Title above it.
-        stride: Pixels of the panel per cell of a map.
-        size: (height, width) in pixels to which the panel is cut; all by default.
-        shown: More arguments of matplotlib's `imshow`.
+    A cell of a map takes `stride` pixels of the panel, which is cut to `size` in pixels. `shown`
+    are more arguments of matplotlib's `imshow`.
     """
     height, width = image.shape[0] * stride, image.shape[1] * stride
     axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest", **shown)
@@ -136,28 +148,31 @@ def set_panel(
     axes.set_title(title, fontsize=8, color=INK, pad=3)
 
 
-def mark_box(axes: Axes, box: Sequence[float], colour: str = SKY) -> None:
+def draw_frame(axes: Axes, box: Sequence[float], colour: str, width: float, **more: Any) -> None:
     """Draw the outline of a box (left, top, right, bottom)."""
     left, top, right, bottom = box
-    for width, line in ((3.5, "white"), (1.8, colour)):
-        frame = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=line)
-        frame.set_linewidth(width)
-        axes.add_patch(frame)
+    frame = Rectangle((left, top), right - left, bottom - top, fill=False, **more)
+    frame.set(edgecolor=colour, linewidth=width)
+    axes.add_patch(frame)
 
 
-def mark_point(axes: Axes, x: float, y: float, colour: str = SKY) -> None:
+def mark_box(axes: Axes, box: Sequence[float], colour: str = SKY) -> None:
+    """Draw the outline of a box, visible on any image."""
+    draw_frame(axes, box, "white", 3.5)
+    draw_frame(axes, box, colour, 1.8)
+
+
+def mark_point(axes: Axes, x: float, y: float) -> None:
     """Draw a ring around a point."""
-    for width, line in ((3.2, "white"), (1.6, colour)):
+    for width, line in ((3.2, "white"), (1.6, SKY)):
         axes.plot([x], [y], "o", ms=10, mfc="none", mec=line, mew=width)
 
 
 def hatch_box(axes: Axes, box: Sequence[float], colour: str = "#333333") -> None:
-    """Hatch a box (left, top, right, bottom), unless it is empty."""
+    """Hatch a box, unless it is empty."""
     left, top, right, bottom = box
     if right > left and bottom > top:
-        area = Rectangle((left, top), right - left, bottom - top, fill=False, hatch="/////")
-        area.set(edgecolor=colour, linewidth=0)
-        axes.add_patch(area)
+        draw_frame(axes, box, colour, 0, hatch="/////")
 
 
 def add_colour_bar(
@@ -191,22 +206,25 @@ def blend_heat(image: NDArray[np.uint8], heat: NDArray[np.floating[Any]]) -> NDA
     return np.round(255 * ((1 - strength) * grey + strength * coloured)).astype(np.uint8)
 
 
-def blend_tokens(
-    image: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    stride: int,
-) -> NDArray[np.float32]:
-    """Overlay a token map on an image.
+def find_cells(
+    size: Sequence[int], grid: Sequence[int], stride: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row (h, 1) and column (1, w) of the token of each pixel; the last ones beyond the grid."""
+    rows, columns = (
+        np.minimum(np.arange(side) // stride, count - 1)
+        for side, count in zip(size, grid, strict=True)
+    )
+    return rows[:, None], columns[None]
 
-    Args:
-        image: (h, w, 3) from 0 to 1.
-        weights: (H, W), non-negative; NaN for tokens outside the attention, shown as pale image.
-        stride: Pixels per token.
+
+def blend_tokens(
+    image: NDArray[np.float32], weights: NDArray[np.float32], stride: int
+) -> NDArray[np.float32]:
+    """Overlay a map (H, W) of non-negative weights on an image (h, w, 3) from 0 to 1.
+
+    NaN are tokens outside the attention, where the image is shown pale.
     """
-    height, width = image.shape[:2]
-    rows = np.minimum(np.arange(height) // stride, weights.shape[0] - 1)
-    columns = np.minimum(np.arange(width) // stride, weights.shape[1] - 1)
-    values = weights[rows[:, None], columns[None]]
+    values = weights[find_cells(image.shape[:2], weights.shape, stride)]
     known = np.isfinite(values)
     top = float(values[known].max(initial=0.0)) or 1.0
     shares = np.where(known, values, 0) / top
@@ -220,15 +238,7 @@ def blend_tokens(
 
 
 def fit_titles(titles: Sequence[str], columns: int) -> tuple[list[str], float]:
-    """Wrap titles to the width of the panels of an `ImageGrid`.
-
-    Args:
-        titles: Titles of the panels, each of one or more lines.
-        columns: Panels per row.
-
-    Returns:
-        The wrapped titles, and the height in inches that a row needs for them.
-    """
+    """Wrap titles to the width of the panels of an `ImageGrid`; also their height in inches."""
     max_chars = int(((_WIDTH - _SCALE) / columns - _GAP) / _LETTER)
     broken = [
         "\n".join(
@@ -240,27 +250,11 @@ def fit_titles(titles: Sequence[str], columns: int) -> tuple[list[str], float]:
     return broken, lines * _LINE + 0.12
 
 
-def name_heads(first: int, count: int) -> str:
-    """Name consecutive heads, counted from 1.
-
-    Example:
-        >>> name_heads(0, 1), name_heads(8, 3)
-        ('head 1', 'heads 9 to 11')
-    """
-    return f"head {first + 1}" if count == 1 else f"heads {first + 1} to {first + count}"
-
-
 class ImageGrid:
     """Equal panels on one set of axes, with a colour bar.
 
-    Separate axes, as of `panels`, would take seconds to create where there are many.
-
-    Args:
-        rows: Rows of panels.
-        columns: Panels per row.
-        ratio: Height of a panel divided by its width.
-        extra: Inches above each row for titles.
-        ends: Labels of the lower and upper end of the colour bar.
+    Separate axes, as of `panels`, whose arguments it has, would take seconds to create where there
+    are many. `ends` label the lower and the upper end of the colour bar.
     """
 
     def __init__(
@@ -302,17 +296,11 @@ class ImageGrid:
         box: tuple[int, int, int, int] | None = None,
         limits: tuple[float | None, float | None] = (None, None),
     ) -> None:
-        """Show an image in a panel.
+        """Show colours (h, w, 3) or values (h, w) in a panel, or the part of them in a box.
 
-        Args:
-            row: Row of the panel.
-            column: Column of the panel.
-            image: Colours (h, w, 3), or values (h, w).
-            title: Title above it; `extra` must leave room for its lines.
-            mark: Edges (left, top, right, bottom) in pixels of the image of a marked box; small
-                boxes get a ring instead of a frame.
-            box: Edges of the part that is shown.
-            limits: Values of the darkest and of the brightest colour.
+        `mark` is a box to mark; a small one gets a ring instead of a frame. Boxes are edges (left,
+        top, right, bottom) in pixels of the image. `limits` are the values of the darkest and of
+        the brightest colour.
         """
         first_x, first_y, last_x, last_y = box or (0, 0, image.shape[1], image.shape[0])
         image = image[first_y:last_y, first_x:last_x]
@@ -336,9 +324,7 @@ class ImageGrid:
         size = 8 if self.wide > 1.4 else 5
         for colour, width in (("white", size / 2.5), (VERMILION, size / 5)):
             if min(wide, high) >= _MIN_FRAME:
-                frame = Rectangle((across[0], down[0]), wide, high, fill=False, edgecolor=colour)
-                frame.set_linewidth(width)
-                self.axes.add_patch(frame)
+                draw_frame(self.axes, (across[0], down[0], across[1], down[1]), colour, width)
             else:
                 middle = (across[0] + wide / 2, down[0] + high / 2)
                 self.axes.plot(*middle, "o", ms=size, mfc="none", mec=colour, mew=width)
@@ -347,3 +333,36 @@ class ImageGrid:
         """Set the title of a row."""
         top = row * self.high + self.extra - 0.05
         self.axes.text(_GAP / 2, top, words, fontsize=8, color=INK, va="bottom")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class HeadMaps:
+    """Maps (h, H, W) of the heads of one layer, for `show_heads`.
+
+    `paint` makes the image of a map; `options` are arguments of `ImageGrid.show`. `title` and
+    `words` stand before and after the numbers of the heads.
+    """
+
+    title: str
+    maps: NDArray[np.float32]
+    words: str = ""
+    paint: Callable[[NDArray[np.float32]], NDArray[np.float32]] = np.asarray
+    options: Mapping[str, Any]
+
+
+def show_heads(layers: Sequence[HeadMaps], **more: Any) -> Figure:
+    """Show the maps of heads, layer by layer; `more` are arguments of `ImageGrid`."""
+    rows = [
+        (layer, first)
+        for layer in layers
+        for first in range(0, min(len(layer.maps), _MAX_HEADS), _HEAD_COLUMNS)
+    ]
+    image_grid = ImageGrid(len(rows), _HEAD_COLUMNS, extra=0.25, **more)
+    for row, (layer, first) in enumerate(rows):
+        maps = layer.maps[first : min(first + _HEAD_COLUMNS, _MAX_HEADS)]
+        for column, values in enumerate(maps):
+            image_grid.show(row, column, layer.paint(values), **layer.options)
+        last = first + len(maps)
+        heads = f"head {last}" if len(maps) == 1 else f"heads {first + 1} to {last}"
+        image_grid.name(row, f"{layer.title}, {heads}{layer.words}")
+    return image_grid.figure

@@ -1,8 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Position information of a model: position embeddings and relative position biases.
-
-Biases are learned tables (Swin, SimMIM) or continuous (Swin V2).
+"""Position embeddings, and relative position biases: tables (Swin, SimMIM), or an MLP (Swin V2).
 
 Letters: N tokens of a grid, C channels, S sampled positions, h heads, H, W height and width of a
 grid or of a bias table.
@@ -25,14 +23,15 @@ from torch import Tensor, nn
 from muntin.drawing.colours import INK, LINE_COLOURS, VERMILION
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
-from muntin.explaining.figures import (
-    ExplanationFigure,
-    Results,
-    find_text,
-    make_figure,
-    make_missing,
+from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
+from muntin.explaining.plotting import (
+    HeadMaps,
+    add_colour_bar,
+    label_axes,
+    show_heads,
+    spread,
+    start_plots,
 )
-from muntin.explaining.plotting import ImageGrid, add_colour_bar, label_axes, name_heads
 from muntin.models.hiera import Hiera
 from muntin.models.swin import Swin, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention
@@ -45,8 +44,6 @@ from muntin.shapes import Float, Int, Size
 __all__ = ["BiasTable", "PositionEmbedding", "find_biases", "find_positions", "show_positions"]
 
 _MAX_SAMPLES = 8  # per axis
-_COLUMNS = 8
-_MAX_HEADS = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,9 +51,8 @@ class PositionEmbedding:
     """Absolute position embedding of a model.
 
     Attributes:
-        table: Prefix tokens, such as the class token, then the grid row by row.
+        table: Of `prefix` tokens, such as the class token, then of the grid row by row.
         grid: (rows, columns) of tokens that it was built for.
-        prefix: Number of prefix tokens.
         how: Interpolation by which the model resizes it.
         learned: False for a fixed sinusoidal embedding.
     """
@@ -115,16 +111,12 @@ def compare_positions(
 
 
 def show_positions(context: Context) -> Results:
-    """Show the position information in the weights, independent of the image content.
-
-    Raises:
-        ShapeError: The backbone does not accept this height and width.
-    """
+    """Show the position information in the weights, independent of the image content."""
     if context.backbone is None:
         return [make_missing("positions-exported")]
     layers = context.recording.layers
     positions = find_positions(context.backbone)
-    shown: list[ExplanationFigure] = []
+    shown: list[Result] = []
     if positions is not None:
         shown.append(_show_similarity(context, positions, layers))
         if positions.prefix:
@@ -140,17 +132,14 @@ def show_positions(context: Context) -> Results:
 
 def _sample(grid: Size) -> tuple[Size, Int[Tensor, " S"]]:
     """Evenly spaced positions of a grid: (rows, columns), and their row-major indices."""
-    rows, columns = (
-        np.unique(np.linspace(0, side - 1, min(side, _MAX_SAMPLES)).round().astype(np.int64))
-        for side in grid
-    )
-    numbers = rows[:, None] * grid[1] + columns[None]
-    return (len(rows), len(columns)), torch.from_numpy(numbers.ravel())
+    rows, columns = (torch.tensor(spread(side, _MAX_SAMPLES)) for side in grid)
+    numbers = rows[:, None] * grid[1] + columns
+    return (len(rows), len(columns)), numbers.flatten()
 
 
 def _show_similarity(
     context: Context, positions: PositionEmbedding, layers: Sequence[AttentionLayer]
-) -> ExplanationFigure:
+) -> Result:
     # T2T-ViT adds the embedding after its tokens-to-token steps, so its last layer has the grid.
     used = layers[-1].grid if isinstance(context.backbone, T2TViT) else None
     used = used or (layers[0].grid if layers else positions.grid)
@@ -180,13 +169,10 @@ def _show_similarity(
     )
 
 
-def _draw_similarity(
-    parts: Sequence[tuple[Size, Size, NDArray[np.float32], str]],
-) -> Figure:
+def _draw_similarity(parts: Sequence[tuple[Size, Size, NDArray[np.float32], str]]) -> Figure:
     lowest = min(float(similarity.min()) for _, _, similarity, _ in parts)
     ratio = float(np.clip(parts[0][0][0] / parts[0][0][1], 0.4, 2))
-    figure = Figure(figsize=(9, 4.0 * ratio + 0.9), layout="constrained")
-    panels = figure.subplots(1, 2)
+    figure, panels = start_plots(2, 4.0 * ratio + 0.9)
     for axes, (grid, samples, similarity, title) in zip(panels, parts, strict=True):
         mosaic = _join_maps(similarity.reshape(*samples, *grid))
         axes.imshow(
@@ -213,17 +199,17 @@ def _label_samples(axes: Axes, grid: Size, samples: Size) -> None:
     gap = max(1, round(0.1 * max(grid)))
     places = []
     for side, count in zip(grid, samples, strict=True):
-        names = np.linspace(0, side - 1, count).round().astype(int) + 1
+        names = [str(number + 1) for number in spread(side, count)]
         places.append((np.arange(count) * (side + gap) + (side - 1) / 2, names))
-    axes.set_yticks(places[0][0], [str(n) for n in places[0][1]], fontsize=8)
-    axes.set_xticks(places[1][0], [str(n) for n in places[1][1]], fontsize=8)
+    axes.set_yticks(*places[0], fontsize=8)
+    axes.set_xticks(*places[1], fontsize=8)
     axes.set_ylabel("row of the position", fontsize=8)
     axes.set_xlabel("column of the position", fontsize=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
-def _show_prefix(context: Context, positions: PositionEmbedding) -> ExplanationFigure:
+def _show_prefix(context: Context, positions: PositionEmbedding) -> Result:
     table = positions.table[0]
     cosines = compare_positions(table, torch.arange(positions.prefix))
     maps = cosines[:, positions.prefix :].unflatten(1, positions.grid).numpy()
@@ -231,17 +217,13 @@ def _show_prefix(context: Context, positions: PositionEmbedding) -> ExplanationF
     names = ["class token", "distillation token"]
     names = ["shared by all patches"] if shared else names
     names += [f"extra token {number}" for number in range(1, positions.prefix)]
-    figure = Figure(figsize=(min(9.0, 3.6 * len(maps) + 0.8), 3.3), layout="constrained")
-    for number, (similarity, name) in enumerate(zip(maps, names, strict=False)):
-        axes = figure.add_subplot(1, len(maps), number + 1)
+    figure, panels = start_plots(len(maps), 3.3, width=min(9.0, 3.6 * len(maps) + 0.8))
+    for axes, similarity, name in zip(panels, maps, names, strict=False):
         image = axes.imshow(similarity, cmap="viridis", interpolation="nearest")
         axes.set_title(name, fontsize=9, color=INK)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.plot(
-            *np.unravel_index(similarity.argmax(), similarity.shape)[::-1], "o", mfc="none",
-            mec=VERMILION,
-        )  # fmt: skip
+        axes.set(xticks=[], yticks=[])
+        y, x = np.unravel_index(similarity.argmax(), similarity.shape)
+        axes.plot(x, y, "o", mfc="none", mec=VERMILION)
         add_colour_bar(figure, image, axes, "cosine similarity", fraction=0.046)
     return make_figure(
         "positions-class-token",
@@ -278,10 +260,8 @@ def find_biases(backbone: Any, layers: Sequence[AttentionLayer]) -> list[BiasTab
 @torch.no_grad()
 def _read_table(module: Any, layer: AttentionLayer) -> Tensor | None:  # noqa: ANN401
     if isinstance(module, CosineWindowAttention):
-        assert layer.layout is not None, "Swin V2 has windows"
-        return _table_from_pairs(
-            module.relative_position_bias(layer.layout).detach(), layer.layout.window
-        )
+        bias = module.relative_position_bias(layer.windows).detach()
+        return _table_from_pairs(bias, layer.windows.window)
     table = getattr(module, "relative_position_bias_table", None)
     if table is None:
         return None
@@ -300,17 +280,13 @@ def _table_from_pairs(bias: Float[Tensor, "h N N"], window: Size) -> Float[Tenso
     rows, columns = (2 * side - 1 for side in window)
     numbers = torch.arange(rows * columns, dtype=torch.float64)[:, None]
     # Expanding the numbers of the cells tells from which cell each pair got its value.
-    index = (
-        expand_relative_position_bias(numbers, table_window=window, window=window)[0]
-        .long()
-        .flatten()
-    )
+    index = expand_relative_position_bias(numbers, table_window=window, window=window)[0]
     table = bias.new_zeros(len(bias), rows * columns)
-    table[:, index] = bias.flatten(1)
+    table[:, index.long().flatten()] = bias.flatten(1)
     return table.unflatten(1, (rows, columns)).flip(1, 2)
 
 
-def _show_tables(context: Context, biases: Sequence[BiasTable]) -> ExplanationFigure:
+def _show_tables(context: Context, biases: Sequence[BiasTable]) -> Result:
     cosine = biases[0].layer.scores == "cosine"
     kind = "computed" if cosine else "learned"
     return make_figure(
@@ -331,33 +307,29 @@ def _show_tables(context: Context, biases: Sequence[BiasTable]) -> ExplanationFi
 
 def _draw_tables(biases: Sequence[BiasTable]) -> Figure:
     stages = {bias.layer.stage: bias for bias in biases}
-    spread = np.linspace(0, len(biases) - 1, min(len(biases), 4)).round().astype(int)
-    chosen = list(stages.values()) if len(stages) > 1 else [biases[place] for place in spread]
-    parts = [
-        (bias, first)
-        for bias in chosen
-        for first in range(0, min(len(bias.values), _MAX_HEADS), _COLUMNS)
-    ]
-    image_grid = ImageGrid(len(parts), _COLUMNS, ratio=1.0, extra=0.25, ends=("lowest", "highest"))
-    for row, (bias, first) in enumerate(parts):
-        shown = bias.values[first : min(first + _COLUMNS, _MAX_HEADS)].numpy()
+    if len(stages) == 1:
+        stages = {place: biases[place] for place in spread(len(biases), 4)}
+    layers = []
+    for bias in stages.values():
+        x, y = bias.values.shape[2] // 2, bias.values.shape[1] // 2
         low, high = float(bias.values.min()), float(bias.values.max())
-        for column, values in enumerate(shown):
-            x, y = values.shape[1] // 2, values.shape[0] // 2
-            image_grid.show(row, column, values, mark=(x, y, x + 1, y + 1), limits=(low, high))
-        title = f"{bias.layer.title}, {name_heads(first, len(shown))}"
-        image_grid.name(row, f"{title}; {low:.2g} to {high:.2g}")
-    return image_grid.figure
+        layers.append(
+            HeadMaps(
+                title=bias.layer.title,
+                maps=bias.values.numpy(),
+                words=f"; {low:.2g} to {high:.2g}",
+                options={"mark": (x, y, x + 1, y + 1), "limits": (low, high)},
+            )
+        )
+    return show_heads(layers, ratio=1.0, ends=("lowest", "highest"))
 
 
-def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> ExplanationFigure:
+def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> Result:
     stages = list({layer.stage: layer for layer in layers}.values())
     curves = [_sample_bias(context.backbone, layer) for layer in stages]
-    figure = Figure(figsize=(9, 2.9), layout="constrained")
-    panels = figure.subplots(1, len(stages), squeeze=False)[0]
+    figure, panels = start_plots(len(stages), 2.9)
     for axes, layer, (offsets, values) in zip(panels, stages, curves, strict=True):
-        assert layer.layout is not None, "Swin V2 has windows"
-        edge = layer.layout.window[1] - 1
+        edge = layer.windows.window[1] - 1
         axes.axvspan(-edge, edge, color="#EEEEEE", zorder=0)
         for head, line in enumerate(values[: len(LINE_COLOURS)]):
             axes.plot(
@@ -385,10 +357,8 @@ def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> Expl
 def _sample_bias(backbone: Any, layer: AttentionLayer) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
     """Sample the bias of each head along a row, up to twice the window."""
     module = backbone.get_submodule(layer.name)
-    assert layer.layout is not None, "Swin V2 has windows"
-    fixed = module.pretrained_window
-    known = fixed or layer.layout.built_window[1]
-    reach = 2 * layer.layout.window[1]
+    known = module.pretrained_window or layer.windows.built_window[1]
+    reach = 2 * layer.windows.window[1]
     offsets = torch.linspace(-reach, reach, 16 * reach + 1)
     scaled = 8 * offsets / max(known - 1, 1)
     logs = scaled.sign() * torch.log2(scaled.abs() + 1) / 3

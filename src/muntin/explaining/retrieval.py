@@ -30,14 +30,8 @@ from muntin.drawing.colours import INK, colour_of
 from muntin.drawing.fonts import clean_label
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.context import Context
-from muntin.explaining.figures import (
-    ExplanationFigure,
-    MissingFigure,
-    Results,
-    make_figure,
-    make_missing,
-)
-from muntin.explaining.plotting import panels, set_panel, to_rgb
+from muntin.explaining.figures import Result, Results, make_figure, make_missing
+from muntin.explaining.plotting import panels, set_panel, spread, start_plots, to_rgb
 from muntin.prediction.predictor import Predictor
 from muntin.prediction.sources import find_images
 from muntin.shapes import Float
@@ -65,11 +59,9 @@ class Gallery:
     """Embeddings and thumbnails of the images of a folder.
 
     Attributes:
-        paths: Of the images.
         vectors: `muntin.features.Backbone.embed` of each image, normalised to length 1.
-        class_ids: Class of each image; -1 if unknown.
-        class_names: Of the classes.
-        thumbnails: One (h, w, 3) uint8 array per image.
+        class_ids: -1 where unknown.
+        thumbnails: (h, w, 3) each.
         num_total: Number of images in the folder; at most `MAX_IMAGES` of them are embedded.
         query: Embedding of the explained image, which is not one of the others.
     """
@@ -92,17 +84,13 @@ class Gallery:
         return self.vectors @ self.query
 
     def name(self, place: int) -> str:
-        """Name of the class of an image; empty if unknown."""
+        """Class of an image; empty if unknown."""
         class_id = int(self.class_ids[place])
         return self.class_names[class_id] if class_id >= 0 else ""
 
 
 def query_gallery(context: Context, gallery: Gallery) -> Gallery:
-    """Embed the explained image as the query of a gallery, and remove it if it is in there.
-
-    Raises:
-        DataError: The gallery has no other image.
-    """
+    """Embed the explained image as the query of a gallery, and remove it if it is in there."""
     own_path = Path(context.path).resolve() if context.path else None
     kept = [i for i, path in enumerate(gallery.paths) if Path(path).resolve() != own_path]
     if not kept:
@@ -120,20 +108,13 @@ def query_gallery(context: Context, gallery: Gallery) -> Gallery:
 
 
 def embed_folder(context: Context, folder: Path | str, *, limit: int = MAX_IMAGES) -> Gallery:
-    """Embed the images of a folder.
+    """Embed the images of a folder, or so many evenly spaced ones, with the backbone of a context.
 
-    Args:
-        context: Provides the model, which must have a backbone.
-        folder: Any dataset that `muntin train classify` reads (class folders, with or without
-            splits, an archive, a CSV file), or any folder of images.
-        limit: Maximum number of images; from larger folders, evenly spaced ones are taken.
-
-    Raises:
-        DataError: The folder contains no readable image.
+    The folder is any dataset that `muntin train classify` reads (class folders, with or without
+    splits, an archive, a CSV file), or any folder of images.
     """
     rows, class_names = _list(folder)
-    places = np.linspace(0, len(rows) - 1, min(len(rows), limit)).round().astype(int)
-    images = _read(rows[place] for place in sorted(set(places.tolist())))
+    images = _read(rows[place] for place in spread(len(rows), limit))
     paths: list[str] = []
     ids: list[int] = []
     thumbnails: list[NDArray[np.uint8]] = []
@@ -213,9 +194,7 @@ def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def show_retrieval(context: Context, folder: Gallery | None) -> Results:
     """Show the images of a folder that are most similar to the explained one, and a map of all.
 
-    Args:
-        context: The image and the model.
-        folder: Embeddings of the folder; None for an exported file, which gives no embeddings.
+    The folder is None for an exported file, which gives no embeddings.
     """
     if folder is None:
         return [make_missing("features-no-neighbours"), make_missing("features-no-embeddings")]
@@ -223,7 +202,7 @@ def show_retrieval(context: Context, folder: Gallery | None) -> Results:
     return [show_neighbours(context, gallery), *show_embeddings(context, gallery)]
 
 
-def show_neighbours(context: Context, gallery: Gallery) -> ExplanationFigure:
+def show_neighbours(context: Context, gallery: Gallery) -> Result:
     """Show the images of a folder that are most similar to the explained one."""
     similarities = gallery.similarities
     nearest = np.argsort(-similarities, kind="stable")[:NUM_NEIGHBOURS]
@@ -246,7 +225,7 @@ def show_neighbours(context: Context, gallery: Gallery) -> ExplanationFigure:
     )
 
 
-def show_embeddings(context: Context, gallery: Gallery) -> list[ExplanationFigure | MissingFigure]:
+def show_embeddings(context: Context, gallery: Gallery) -> Results:
     """Show a 2D map of a folder by two principal components and, with scikit-learn, t-SNE."""
     if len(gallery) < 3:
         return [make_missing("features-few", count=len(gallery))]
@@ -273,9 +252,7 @@ def show_embeddings(context: Context, gallery: Gallery) -> list[ExplanationFigur
     return [figure] if has_tsne else [figure, make_missing("features-sklearn")]
 
 
-def project_by_pca(
-    vectors: NDArray[np.float32],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def project_by_pca(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], ...]:
     """Project to the first two principal components: (N, 2), and their shares of the variance."""
     rows = vectors.astype(np.float64)
     rows = rows - rows.mean(axis=0)
@@ -316,13 +293,11 @@ def _draw_maps(
     gallery: Gallery, places: dict[str, NDArray[np.float64]], own: NDArray[np.uint8]
 ) -> Figure:
     titles = {"components": "principal components", "neighbours": "t-SNE"}
-    figure = Figure(figsize=(4.4 * len(places) + 0.2, 4.9), layout="constrained", facecolor="white")
-    axes = np.atleast_1d(figure.subplots(1, len(places)))
+    figure, axes = start_plots(len(places), 4.9, width=4.4 * len(places) + 0.2)
     for panel, (kind, flat) in zip(axes, places.items(), strict=True):
         _draw_dots(panel, gallery, flat)
         panel.set_title(titles[kind], fontsize=10, color=INK)
-        panel.set_xticks([])
-        panel.set_yticks([])
+        panel.set(xticks=[], yticks=[])
         panel.margins(0.09)
         panel.spines[:].set_color("#cccccc")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -350,26 +325,20 @@ def _draw_dots(axes: Axes, gallery: Gallery, flat: NDArray[np.float64]) -> None:
     if others.any():
         label = "other classes" if len(named) else "images of the folder"
         axes.scatter(dots[others, 0], dots[others, 1], s=20, color=GREY, linewidths=0, label=label)
-    ranks = {class_id: number for number, class_id in enumerate(named.tolist())}
+    colours = {class_id: _colour(number) for number, class_id in enumerate(named.tolist())}
     for place in _non_overlapping(flat, MAX_THUMBNAILS):
-        rank = ranks.get(int(gallery.class_ids[place]))
-        edge = GREY if rank is None else _colour(rank)
-        _draw_thumbnail(axes, gallery.thumbnails[place], dots[place], edge)
+        pixels, edge = gallery.thumbnails[place], colours.get(int(gallery.class_ids[place]), GREY)
+        axes.add_artist(
+            AnnotationBbox(
+                OffsetImage(pixels, zoom=26 / max(pixels.shape[:2])), tuple(dots[place]), pad=0.1,
+                bboxprops={"edgecolor": edge, "linewidth": 1.6},
+            )
+        )  # fmt: skip
     axes.scatter(
         flat[-1, 0], flat[-1, 1], s=230,
         marker="*", color="black", edgecolors="white", linewidths=1.2, zorder=9,
         label="explained image",
     )  # fmt: skip
-
-
-def _draw_thumbnail(
-    axes: Axes, pixels: NDArray[np.uint8], place: NDArray[np.float64], edge: object
-) -> None:
-    image = OffsetImage(pixels, zoom=26 / max(pixels.shape[:2]))
-    box = AnnotationBbox(
-        image, (place[0], place[1]), pad=0.1, bboxprops={"edgecolor": edge, "linewidth": 1.6},
-    )  # fmt: skip
-    axes.add_artist(box)
 
 
 def _non_overlapping(flat: NDArray[np.float64], limit: int) -> Sequence[int]:

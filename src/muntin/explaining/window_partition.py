@@ -15,14 +15,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from muntin.drawing.colours import INK, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
-from muntin.explaining.figures import ExplanationFigure, Results, make_figure, make_missing
-from muntin.explaining.plotting import hatch_box, panel_ratio, panels, set_panel, to_floats
+from muntin.explaining.figures import Result, Results, make_figure, make_missing
+from muntin.explaining.plotting import (
+    draw_frame,
+    hatch_box,
+    panel_ratio,
+    panels,
+    set_panel,
+    to_floats,
+)
 from muntin.ops.windows import WindowLayout, shift_mask
 from muntin.shapes import Size
 
@@ -34,7 +40,7 @@ _REGIONS = ("#F4F4F4", SKY, ORANGE, PURPLE)
 
 def shifted_indices(layer: AttentionLayer) -> NDArray[np.int64]:
     """Row-major token indices in the padded and shifted map, (H, W); -1 for padding."""
-    layout = _layout(layer)
+    layout = layer.windows
     windows = layer.keys.numpy().reshape(*layout.grid, *layout.window)
     rows, columns = layout.grid[0] * layout.window[0], layout.grid[1] * layout.window[1]
     return windows.transpose(0, 2, 1, 3).reshape(rows, columns)
@@ -59,20 +65,15 @@ def _number_windows(layout: WindowLayout) -> NDArray[np.int64]:
     return rows[:, None] * layout.grid[1] + columns[None]
 
 
-def _layout(layer: AttentionLayer) -> WindowLayout:
-    assert layer.layout is not None, "a layer with windows"
-    return layer.layout
-
-
 def show_windows(context: Context, layers: Sequence[AttentionLayer]) -> Results:
     """Show the windows of every stage, the cyclic shift and its attention mask."""
     windowed = [layer for layer in layers if layer.layout is not None]
     if not windowed:
         return [make_missing("cut-global", name=context.name)]
-    padded = any(any(_layout(layer).pad) for layer in windowed) and "padding"
+    padded = any(any(layer.windows.pad) for layer in windowed) and "padding"
     if windowed[0].scores == "product":
         return [_show_units(context, windowed, padded)]
-    shifts = [layer for layer in windowed if any(_layout(layer).shift)]
+    shifts = [layer for layer in windowed if layer.is_shifted]
     stages = {layer.stage: layer for layer in windowed if layer not in shifts}
     shifted = {layer.stage: layer for layer in shifts}
     figure = make_figure(
@@ -80,7 +81,7 @@ def show_windows(context: Context, layers: Sequence[AttentionLayer]) -> Results:
         _draw_windows(context, stages, shifted),
         ("text", bool(shifted) and "shifted", padded),
         arrays={
-            f"regions_stage_{stage}": find_regions(_layout(layer))
+            f"regions_stage_{stage}": find_regions(layer.windows)
             for stage, layer in shifted.items()
         },
         facts={
@@ -91,25 +92,22 @@ def show_windows(context: Context, layers: Sequence[AttentionLayer]) -> Results:
 
 
 def _stage_facts(layer: AttentionLayer, other: AttentionLayer | None = None) -> dict[str, Any]:
-    """Sizes of a stage's windows and of their shift."""
-    layout = _layout(layer)
+    layout = layer.windows
     return {
         "stage": layer.stage,
         "tokens": list(layer.grid),
         "window": list(layout.window),
         "windows": list(layout.grid),
         "padding": list(layout.pad),
-        "shift": [0, 0] if other is None else list(_layout(other).shift),
+        "shift": [0, 0] if other is None else list(other.windows.shift),
     }
 
 
-def _show_units(
-    context: Context, layers: Sequence[AttentionLayer], padded: str | bool
-) -> ExplanationFigure:
+def _show_units(context: Context, layers: Sequence[AttentionLayer], padded: str | bool) -> Result:
     """Hiera: mask units that shrink with the map, then global attention."""
     kinds: dict[tuple[Size, Size], list[AttentionLayer]] = {}
     for layer in layers:
-        kinds.setdefault((layer.grid, _layout(layer).window), []).append(layer)
+        kinds.setdefault((layer.grid, layer.windows.window), []).append(layer)
     groups = list(kinds.values())
     stages = [
         {**_stage_facts(group[0]), "blocks": [layer.title for layer in group]} for group in groups
@@ -121,7 +119,7 @@ def _show_units(
 def _draw_units(context: Context, groups: Sequence[Sequence[AttentionLayer]]) -> Figure:
     titles = []
     for group in groups:
-        layout = _layout(group[0])
+        layout = group[0].windows
         blocks = [layer.title.split(" (")[0].rpartition(" ")[2] for layer in group]
         named = f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]} to {blocks[-1]}"
         sides = f"{layout.window[0]} x {layout.window[1]} tokens"
@@ -140,7 +138,7 @@ def _draw_windows(
     image = to_floats(context.shown)
     figure, lines = panels(len(stages), 4, ratio=panel_ratio(context.shown_size), extra=0.42)
     for line, (stage, layer) in zip(lines, stages.items(), strict=True):
-        layout = _layout(layer)
+        layout = layer.windows
         words = f"stage {stage}, windows of {layout.window[0]} x {layout.window[1]}\n"
         count = f"{layout.num_windows} window{'s' * (layout.num_windows > 1)}"
         words += f"{count} on {layer.grid[0]} x {layer.grid[1]} tokens"
@@ -154,7 +152,7 @@ def _draw_windows(
             )  # fmt: skip
             continue
         other = shifted[stage]
-        down, across = _layout(other).shift
+        down, across = other.windows.shift
         _draw_in_place(line[1], image, other, f"shifted by {down} and {across} tokens\nin place")
         _draw_shifted(line[2], image, other, "as computed:\nshifted up and left")
         _draw_regions(line[3], other)
@@ -185,19 +183,14 @@ def _draw_shifted(
     """Draw the padded and shifted image with the borders of its windows."""
     stride, (rows, columns) = layer.stride, layer.grid
     canvas = fit_canvas(image, (rows * stride, columns * stride))
-    pieces = canvas.reshape(rows, stride, columns, stride, 3).swapaxes(1, 2)
-    pieces = pieces.reshape(rows * columns, stride, stride, 3)
     numbers = shifted_indices(layer)
-    rolled = np.where(
-        (numbers >= 0)[..., None, None, None], pieces[numbers], np.float32(_PAD)
-    )  # H, W, stride, stride, 3
-    high, wide = numbers.shape
-    rolled = rolled.swapaxes(1, 2).reshape(high * stride, wide * stride, 3)
-    set_panel(axes, rolled, words)
-    layout = _layout(layer)
-    regions = find_regions(layout)
-    if any(layout.shift):
-        _tint(axes, np.where(numbers >= 0, regions, 0), stride)
+    token = numbers.repeat(stride, axis=0).repeat(stride, axis=1)  # of each pixel
+    y = token // columns * stride + np.arange(len(token))[:, None] % stride
+    x = token % columns * stride + np.arange(token.shape[1]) % stride
+    set_panel(axes, np.where((token >= 0)[..., None], canvas[y, x], np.float32(_PAD)), words)
+    layout = layer.windows
+    if layer.is_shifted:
+        _tint(axes, np.where(numbers >= 0, find_regions(layout), 0), stride)
     _hatch(axes, numbers < 0, stride)
     _draw_borders(axes, _number_windows(layout), stride)
 
@@ -206,7 +199,7 @@ def _draw_in_place(
     axes: Axes, image: NDArray[np.float32], layer: AttentionLayer, words: str
 ) -> None:
     """Draw the unshifted image with the borders of the shifted windows."""
-    layout, stride = _layout(layer), layer.stride
+    layout, stride = layer.windows, layer.stride
     numbers = shifted_indices(layer)
     count = layer.grid[0] * layer.grid[1]
     window, region = np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -220,8 +213,7 @@ def _draw_in_place(
 
 
 def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
-    """Draw the numbered regions in one colour each."""
-    layout, stride = _layout(layer), layer.stride
+    layout, stride = layer.windows, layer.stride
     regions = find_regions(layout)
     colours = matplotlib.colors.to_rgba_array(_REGIONS)[:, :3].astype(np.float32)
     image = colours[regions].repeat(stride, axis=0).repeat(stride, axis=1)
@@ -281,8 +273,8 @@ def draw_grid(axes: Axes, grid: Size, stride: int, width: float) -> None:
     axes.vlines(columns, 0, high, colors="white", linewidths=width, alpha=0.6)
 
 
-def _show_mask(layer: AttentionLayer) -> ExplanationFigure:
-    layout = _layout(layer)
+def _show_mask(layer: AttentionLayer) -> Result:
+    layout = layer.windows
     mask = shift_mask(layout)
     assert mask is not None, "a shifted layer"
     down, across = layout.grid
@@ -300,9 +292,8 @@ def _show_mask(layer: AttentionLayer) -> ExplanationFigure:
             interpolation="nearest",
         )  # fmt: skip
         axes.set_title(f"{words}\nallowed: {allowed.mean():.0%} of pairs", fontsize=8, color=INK)
-        frame = Rectangle((-0.5, -0.5), *allowed.shape[::-1], fill=False, edgecolor=VERMILION)
-        frame.set_linewidth(0.8)
-        axes.add_patch(frame)
+        box = (-0.5, -0.5, allowed.shape[1] - 0.5, allowed.shape[0] - 0.5)
+        draw_frame(axes, box, VERMILION, 0.8)
     return make_figure(
         "cut-shift-mask",
         figure,
