@@ -50,11 +50,9 @@ def bench_inference(request: BenchRequest) -> dict[str, Any]:
     """Measure images per second of a classifier in every engine, for muntin and its peers.
 
     ONNX Runtime and OpenVINO run timm's model too; OpenVINO also in int8 if NNCF is installed.
-
-    Returns:
-        Machine limits, cost per image, and one row per case. Rows marked ``aside`` run a peer's
-        model in OpenVINO as muntin runs its own, with the batch split over the cores; they are
-        excluded from comparison.
+    The result holds the machine's limits and the cost per image. Rows marked ``aside`` run a
+    peer's model in OpenVINO as muntin runs its own, with the batch split over the cores; they are
+    excluded from comparison.
     """
     size, log = request.img_size, request.log
     torch.manual_seed(0)

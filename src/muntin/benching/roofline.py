@@ -26,10 +26,8 @@ def measure_roofline(*, seconds: float = 0.4) -> dict[str, float]:
     """Measure GFLOP/s of matrix products by precision, and GB/s of a memory copy.
 
     The limit of a precision is the best rate of PyTorch and, if installed, OpenVINO over several
-    shapes; the rates of both are returned as well. A copy counts bytes read plus bytes written.
-
-    Args:
-        seconds: Time per shape and library.
+    shapes, each measured for `seconds`; the rates of both are returned as well. A copy counts
+    bytes read plus bytes written.
     """
     makers = {f"torch_{precision}": (_torch_matmul, precision) for precision in ("fp32", "bf16")}
     if is_installed("openvino"):

@@ -51,15 +51,10 @@ class _Mark:
 
 
 def draw_detections(original: NDArray[np.uint8], found: Detections) -> Image.Image:
-    """Draw detections: boxes in the colour of their class, and masks.
+    """Draw detections, best on top: boxes in the colour of their class, and masks.
 
-    Args:
-        original: (H, W, 3) uint8, or grey: the image of `found`.
-        found: Best first; the best are drawn on top.
-
-    Returns:
-        A new image, at most 1280 pixels on the longer side; small ones are enlarged. With more
-        than 25 objects, a legend below it shows colour, name and number of each class.
+    The new image is at most 1280 pixels on the longer side; small ones are enlarged. With more
+    than 25 objects, a legend below it shows colour, name and number of each class.
     """
     return _draw_panel(original, _found_marks(found), "detected")
 
@@ -74,16 +69,9 @@ def draw_objects(
 def draw_detection_pair(
     original: NDArray[np.uint8], truth: Objects, found: Detections, class_names: Sequence[str]
 ) -> Image.Image:
-    """Draw annotations beside detections.
+    """Draw annotations beside detections, at most 960 pixels on the longer side of each.
 
-    Args:
-        original: (H, W, 3) uint8, or grey: the image of both.
-        truth: The annotations, left.
-        found: The detections, right; all are drawn, so apply a score threshold before.
-        class_names: Name of each class number of `truth`.
-
-    Returns:
-        A new image; each half is at most 960 pixels on the longer side.
+    All detections are drawn, so apply a score threshold before.
     """
     sides = (_truth_marks(truth, class_names), _found_marks(found))
     busiest = max(len(marks) for marks in sides)
@@ -156,7 +144,7 @@ def _draw_panel(
 def _place(
     box: NDArray[np.float64], ratio: NDArray[np.float64], image: Image.Image
 ) -> Place | None:
-    """Give the pixels of a box, at least one; None when it is outside of the image."""
+    """Pixels of a box, at least one; None when it is outside of the image."""
     # Far outside the image nothing is drawn anyway.
     scaled = np.clip(box * np.tile(ratio, 2), -20, np.tile(image.size, 2) + 20)
     left, top = (int(edge) for edge in np.floor(scaled[:2]))

@@ -22,12 +22,9 @@ GAP = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Thumbnail:
-    """One image of a sheet.
+    """One image of a sheet, with its caption line by line.
 
-    Attributes:
-        pixels: (H, W, 3) uint8.
-        lines: Caption, line by line.
-        good: Whether the prediction is correct (blue frame) or not (orange frame); None: no frame.
+    `good` frames it blue (a correct prediction) or orange (an error); None: no frame.
     """
 
     pixels: NDArray[np.uint8]
@@ -38,17 +35,7 @@ class Thumbnail:
 def draw_sheet(
     tiles: Sequence[Thumbnail], title: str = "", *, columns: int = 0, side: int = 150
 ) -> Image.Image:
-    """Arrange images in rows.
-
-    Args:
-        tiles: The images.
-        title: Title of the sheet.
-        columns: Images in a row; chosen when 0.
-        side: Longer side of each image on the sheet, in pixels.
-
-    Returns:
-        The sheet.
-    """
+    """Arrange images in rows, `side` pixels on the longer side; 0 columns = automatic."""
     count = max(len(tiles), 1)
     columns = columns or min(8, max(1, math.ceil(math.sqrt(count * 1.5))))
     rows = math.ceil(count / columns)

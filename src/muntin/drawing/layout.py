@@ -25,16 +25,9 @@ _MIN_LEGEND = 260  # pixels
 def fit_image(
     original: NDArray[np.uint8], smallest: int, largest: int, *, tiny: int = 0
 ) -> Image.Image:
-    """Bring the longer side of an image between two limits.
+    """Bring the longer side of a grey or RGB image between two limits, in pixels; RGB.
 
-    Args:
-        original: (H, W, 3) uint8, or grey.
-        smallest: Minimum longer side in pixels.
-        largest: Maximum longer side in pixels.
-        tiny: Up to this longer side, pixels are enlarged by a whole number, without smoothing.
-
-    Returns:
-        An RGB image.
+    Up to the longer side `tiny`, pixels are enlarged by a whole number, without smoothing.
     """
     grey = original.ndim == 2 or original.shape[2] == 1
     pixels = original.reshape(original.shape[:2]) if grey else original
@@ -79,14 +72,9 @@ def add_legend(
     what: str = "classes",
     max_lines: int = 6,
 ) -> Image.Image:
-    """Add a legend below an image: colours and texts, up to some lines.
+    """Add a legend of at most `max_lines` lines below an image: `head`, colours and texts.
 
-    Args:
-        image: The panel.
-        rows: Entries in order.
-        head: Text before them.
-        what: Plural noun for those that do not fit.
-        max_lines: Lines of entries.
+    `what` is the plural noun for the rows that do not fit.
     """
     font = load_font(14)
     width = max(image.width, _MIN_LEGEND)

@@ -23,15 +23,9 @@ _FILL, _HATCH = 0.35, 0.6  # shares of the colour
 
 
 def cut_mask(mask: Segmentation, size: Size, drawn: Size) -> Piece | None:
-    """Give the part of a mask that is set, at the size it is drawn in.
+    """Cut out the part of a mask that is set, scaled from `size` to the size it is drawn in.
 
-    Args:
-        mask: Polygons or run lengths.
-        size: (height, width) of the image that the mask speaks of.
-        drawn: (height, width) of the image that is drawn.
-
-    Returns:
-        None when nothing is set. At least one pixel otherwise.
+    None when nothing is set; at least one pixel otherwise.
     """
     down, right = drawn[0] / size[0], drawn[1] / size[1]
     if isinstance(mask, list):
@@ -72,16 +66,9 @@ def paint_mask(
     line: int,
     hatched: bool = False,
 ) -> None:
-    """Paint a mask into an image: a translucent fill, or stripes, and a contour.
+    """Paint a mask into an image, in place: a translucent fill, or stripes, and a contour.
 
-    Args:
-        pixels: (H, W, 3) uint8; changed.
-        piece: The part of the mask that is set, from `cut_mask`.
-        top: Its first row in the image.
-        left: Its first column.
-        colour: Of fill and contour.
-        line: Width of the contour in pixels; it lies inside.
-        hatched: Whether stripes take the place of the fill.
+    `piece`, `top` and `left` come from `cut_mask`. The contour, `line` pixels wide, lies inside.
     """
     part = pixels[top : top + piece.shape[0], left : left + piece.shape[1]]
     piece = piece[: part.shape[0], : part.shape[1]]

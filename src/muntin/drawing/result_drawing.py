@@ -22,14 +22,9 @@ __all__ = ["draw_result"]
 
 
 def draw_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa: ANN401
-    """Draw a result on its image.
+    """Draw one of `muntin.results` on its image.
 
-    Args:
-        pixels: (H, W, 3) uint8, the image of the result.
-        result: One of `muntin.results`.
-
-    Returns:
-        A new image; small ones are enlarged so that the text can be read, and large ones shrunk.
+    Small images are enlarged so that the text can be read, and large ones shrunk.
     """
     for kind, draw in _DRAWERS.items():
         if isinstance(result, kind):

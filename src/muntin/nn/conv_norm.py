@@ -54,14 +54,9 @@ def build_norm(name: NormName, channels: int) -> nn.Module:
 
 
 class ConvNorm(nn.Module):
-    """Convolution with "same" padding, optional norm, optional ReLU.
+    """Convolution with "same" padding (kernel odd), optional norm, optional ReLU.
 
-    Args:
-        in_channels: Input channels.
-        out_channels: Output channels.
-        kernel: Kernel size, odd.
-        norm: Norm after the convolution, which then has no bias.
-        activation: Whether to apply ReLU.
+    With a norm the convolution has no bias.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from muntin.data.batches import evaluation_batch
 from muntin.devices import choose_device, free_bytes, parse_out_of_memory, resident_mib
@@ -217,7 +217,7 @@ def _forecast(prepared: PreparedRun) -> Plan:
         budget=limit or free_bytes(kind) + resident - process,
         max_batch=max(tuned.batch_size, min(MAX_IMAGES, len(prepared.train))),
     )
-    return _write_plan(prepared, _Measured(requirements, persistent, process, how, timing))
+    return _write_plan(prepared, requirements, persistent, process, how, timing)
 
 
 def _validation_batch(prepared: PreparedRun, tuned: TrainConfig, batch: int) -> int:
@@ -227,20 +227,17 @@ def _validation_batch(prepared: PreparedRun, tuned: TrainConfig, batch: int) -> 
     return min(count, max(1, len(prepared.val)))
 
 
-class _Measured(NamedTuple):
-    """Measured and modelled memory (bytes) and time of a run."""
-
-    requirements: MemoryRequirements
-    persistent: dict[str, int]
-    process: float
-    how: Recompute
-    timing: Timing
-
-
-def _write_plan(prepared: PreparedRun, measured: _Measured) -> Plan:
+def _write_plan(
+    prepared: PreparedRun,
+    requirements: MemoryRequirements,
+    persistent: Mapping[str, int],
+    process: float,
+    how: Recompute,
+    timing: Timing,
+) -> Plan:
+    """`persistent` and `process` are bytes."""
     run = prepared.run
     tuned, machine = run.config.train, run.config.machine
-    requirements, persistent, process, how, timing = measured
     batch, num_blocks = tuned.batch_size, requirements.steps.plain.num_blocks
     peak, model = requirements.steps.peak(batch, how), requirements.steps.model(how)
     stages: dict[str, float] = {}

@@ -21,11 +21,8 @@ __all__ = ["Outputs", "Scored", "join_outputs", "join_rows"]
 class Outputs:
     """Predictions for the readable images of a listing, with the ground truth.
 
-    Attributes:
-        answers: Predictions, one row per image: a tensor or a list.
-        truth: Ground truth, likewise.
-        losses: Loss of each image; empty if the task has none.
-        indices: Index of each image in the listing.
+    Answers and truth have one row per image: tensors or lists. `losses` holds the loss of each
+    image, none if the task has none; `indices` the image's index in the listing.
     """
 
     answers: Any
@@ -41,13 +38,9 @@ class Outputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """Figures, with the outputs they were computed from.
+    """Figures, with the metric and the outputs they were computed from.
 
-    Attributes:
-        figures: Named numbers; those of a class are lists in the order of the classes.
-        metric: The metric, with e.g. its confusion matrix.
-        outputs: Predictions and ground truth.
-        listing: The images.
+    Figures of classes are lists in the order of the classes.
     """
 
     figures: dict[str, Any]
