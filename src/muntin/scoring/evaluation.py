@@ -9,37 +9,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from muntin.data.archives import read_bytes
 from muntin.data.batches import evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig, change_reading
-from muntin.data.decoding import decode
-from muntin.data.pose import is_whole, list_pose
+from muntin.data.pose import is_whole
 from muntin.devices import choose_device
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
-from muntin.metrics.pose_metric import PoseInstance, PoseMetric
-from muntin.prediction.from_run import find_threshold, load
 from muntin.runs import Run, read_json
-from muntin.samples import Classes, DataSets, Listing, skeleton_of
+from muntin.samples import Classes, Listing
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import score
-from muntin.scoring.outputs import Outputs, Scored
+from muntin.scoring.top_down_evaluation import score_detected
 from muntin.tasks.task import Task
 
 __all__ = ["evaluate", "pick_part"]
-
-MIN_SCORE = 0.05
-"""Of detected instances; low, because average precision needs those with low scores too."""
 
 
 def pick_part(
     task: Task, data: Path | str, classes: Classes, reading: DataConfig | None = None
 ) -> Listing:
-    """Choose the part to evaluate: test if the data has one, else validation, else all."""
+    """Choose the part to evaluate: test if the data has one, else validation, else all.
+
+    Raises:
+        DataError: The data cannot be read, or has other classes.
+    """
     parts = task.list_data(data, classes, reading or DataConfig())
-    listing = _held_out(parts, task, data)
+    listing = parts.test or parts.val or parts.train
+    if listing is None or not len(listing):
+        message = f"{data} must hold images, got none. See: muntin check {task.name} {data}"
+        raise DataError(message)
     if parts.fault:
         message = f"{parts.fault}. See: muntin check {task.name} {data}"
         raise DataError(message)
@@ -51,14 +49,6 @@ def pick_part(
             f"{data} must have one class per image, as in training, got images with none or "
             f"several. Evaluate a run that was trained on multi-label data."
         )
-        raise DataError(message)
-    return listing
-
-
-def _held_out(parts: DataSets, task: Task, data: Path | str) -> Listing:
-    listing = parts.test or parts.val or parts.train
-    if listing is None or not len(listing):
-        message = f"{data} must hold images, got none. See: muntin check {task.name} {data}"
         raise DataError(message)
     return listing
 
@@ -128,7 +118,7 @@ def evaluate(
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if detector:
-        scored = _score_detected(run, data, detector, device=device, tta=tta)
+        scored = score_detected(run, data, detector, device=device, tta=tta)
         if pictures:
             store = ImageCache(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
             draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
@@ -155,34 +145,3 @@ def evaluate(
     if pictures:
         draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
     return scored.figures
-
-
-def _score_detected(
-    run: Run, data: Path | str, detector: Path | str, *, device: str, tta: bool
-) -> Scored:
-    """Detect the instances of every image, predict their keypoints and compute the figures.
-
-    Average precision is computed from all boxes; distances from those above the threshold of
-    prediction, see `PoseMetric`. Images without instances count.
-    """
-    if not run.task.top_down:
-        message = f"detector needs a top-down pose run, got a {run.task.name} run. Leave it out."
-        raise ConfigError(message)
-    listing = _held_out(list_pose(data, classes=run.classes, whole=True), run.task, data)
-    finder = Run.open(detector)
-    predictor = load(run, device=device, detector=finder, detector_threshold=MIN_SCORE)
-    images = (
-        decode(read_bytes(listing.source, entry.path), where=entry.path)
-        for entry in listing.entries
-    )
-    answers = list(predictor.stream(images, tta=tta))
-    truth = []
-    for entry in listing.entries:
-        assert entry.objects is not None, "keypoint readers list objects"
-        truth.append(PoseInstance(path=entry.path, size=entry.size, objects=entry.objects, row=-1))
-    metric = PoseMetric(skeleton_of(run.classes), score_threshold=find_threshold(finder).score)
-    metric.update(answers, truth)
-    outputs = Outputs(
-        answers=answers, truth=truth, losses=torch.empty(0), indices=torch.arange(len(listing))
-    )
-    return Scored(figures=metric.compute(), metric=metric, outputs=outputs, listing=listing)

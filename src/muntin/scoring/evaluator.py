@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from muntin.data.batches import Batch, split_by_size
 from muntin.data.cache import ImageCache
-from muntin.data.loading import EvalLoader
+from muntin.data.loading import EvalLoader, Processes
 from muntin.data.transforms import Preprocessing
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.prediction.predictor import Predictor
@@ -37,10 +37,21 @@ def run_network(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     tta: bool = False,
 ) -> Outputs:
-    """Run a network over batches, in evaluation mode, and collect its predictions on the CPU.
+    """Run a network over batches, in evaluation mode, and collect its predictions.
 
-    Its mode is restored; images with weight 0 are left out. `autocast` makes the context that
-    sets the precision. `tta` averages with predictions for mirrored images.
+    Args:
+        network: Its train or eval mode is restored.
+        batches: Images; those with weight 0 are left out.
+        task: Task of the network.
+        classes: Classes of the network.
+        listing: Listing of the images.
+        pre: Their normalisation.
+        device: Device of the network.
+        autocast: Makes the context that sets the precision; that of the weights if left out.
+        tta: Whether to average with predictions for mirrored images.
+
+    Returns:
+        The outputs, on the CPU.
     """
     truth_rows = task.ground_truth(listing, classes)
     was_training = network.training
@@ -94,9 +105,16 @@ def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
 def compute_figures(
     parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listing
 ) -> Scored:
-    """Compute the task's metric, and the mean `loss` where the task has one.
+    """Compute the figures of outputs.
 
-    `parts` are the outputs of each process, about disjoint images.
+    Args:
+        parts: Outputs of each process, about disjoint images.
+        task: Task of the network.
+        classes: Classes of the network.
+        listing: The images.
+
+    Returns:
+        The figures of the task's metric and the mean `loss`, where the task has one.
     """
     metric = task.metric(classes)
     for part in parts:
@@ -114,12 +132,27 @@ def score(
     *,
     batch_size: int = 64,
     device: torch.device | None = None,
+    workers: int = 0,
     tta: bool = False,
 ) -> Scored:
-    """Evaluate a network on a set; the batch size does not change the figures."""
+    """Evaluate a network on a set.
+
+    Args:
+        network: Backbone and head.
+        store: The images.
+        task: Task of the network.
+        classes: Classes of the network.
+        batch_size: Images in a batch; does not change the figures.
+        device: Device of the network; the CPU if left out.
+        workers: Decoding processes.
+        tta: Whether to average with predictions for mirrored images.
+
+    Returns:
+        The figures of the task's metric and the mean `loss`, where the task has one.
+    """
     outputs = run_network(
         network,
-        EvalLoader(store, batch_size=batch_size),
+        EvalLoader(store, batch_size=batch_size, processes=Processes(workers=workers)),
         task,
         classes,
         store.listing,
