@@ -49,7 +49,7 @@ FIGURES = {
 @pytest.mark.parametrize(
     "task",
     [
-        pytest.param(task, marks=pytest.mark.slow if task in ("detect", "semantic") else ())
+        pytest.param(task, marks=pytest.mark.slow if task in ("instance", "semantic") else ())
         for task in TASKS
     ],
 )

@@ -21,7 +21,9 @@ from muntin.errors import DataError, MuntinWarning
 from muntin.metrics.pose_metric import PoseInstance, PoseMetric
 from muntin.runs import Run
 from muntin.samples import Classes
+from muntin.scoring.evaluation import pick_part
 from muntin.scoring.evaluation_plots import draw_evaluation
+from muntin.scoring.evaluator import score
 from muntin.scoring.outputs import Outputs, Scored
 from muntin.synthetic.datasets import write_coco
 from tests.small import CLASSES, image, train_small, write_images
@@ -112,17 +114,12 @@ def test_unreadable_images_are_not_counted(run, tmp_path):
     assert after == before
 
 
-def test_the_network_is_left_in_its_mode(run, data):
-    from muntin.data.cache import ImageCache
-    from muntin.data.data_config import DataConfig
-    from muntin.scoring import pick_part, score
-
+def test_scoring_needs_no_gradients(run, data):
     opened = Run.open(run)
-    network = opened.load_network().train()
-    listing = pick_part(opened.task, data, opened.classes)
-    store = ImageCache(listing, opened.preprocessing, DataConfig())
-    scored = score(network, store, opened.task, opened.classes)
-    assert network.training
+    store = ImageCache(
+        pick_part(opened.task, data, opened.classes), opened.preprocessing, DataConfig()
+    )
+    scored = score(muntin.load(opened), store)
     assert scored.outputs.answers.shape == (37, 3)
     assert torch.is_grad_enabled()
 

@@ -3,13 +3,9 @@
 """One strict reader and one writer for every config.
 
 A config is a frozen dataclass whose fields are numbers, strings, booleans, tuples of them,
-`Literal`s or other configs. `to_dict` converts it to a dictionary that JSON can hold; `from_dict`
-reads it back, rejects unknown keys and wrong types, and suggests the closest key; `with_texts`
-sets fields from command-line text.
-
-If a field is a union of configs, each class has a tag (``kind: ClassVar[str] = "detection"``),
-which is written with the fields and selects the class on reading. A misspelt field is therefore
-reported for that class, and never makes the reader try another class.
+`Literal`s or other configs. If a field is a union of configs, each class has a tag (``kind:
+ClassVar[str] = "detection"``), which is written with the fields and selects the class on reading: a
+misspelt field is reported for that class, and never makes the reader try another class.
 """
 
 from __future__ import annotations
@@ -32,11 +28,7 @@ KIND = "kind"
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Check that a number is in [low, high].
-
-    Raises:
-        ConfigError: The value is outside, or NaN.
-    """
+    """Check that a number is in [low, high], and not NaN."""
     if not low <= value <= high:  # false for nan too
         message = f"{name} must be from {low} to {high}, got {value}."
         raise ConfigError(message)
@@ -53,16 +45,9 @@ def kind_of(config: object) -> str | None:
 def pick_kind(
     values: Mapping[str, Any], kinds: Mapping[str, type[C]], *, key: str = KIND, where: str = ""
 ) -> C:
-    """Build a config of a union from a tagged dictionary.
+    """Build a config of a union from a dictionary whose `key` is its tag.
 
-    Args:
-        values: The fields and the tag.
-        kinds: Maps tags to dataclasses.
-        key: Key of the tag.
-        where: Origin of the dictionary, for messages.
-
-    Raises:
-        ConfigError: The tag is missing or unknown, or `from_dict` rejects the fields.
+    `where` is the origin of the dictionary, for messages.
     """
     name = values.get(key)
     if name is None:
@@ -90,13 +75,8 @@ def to_dict(config: object) -> dict[str, Any]:
 def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C:
     """Build a config from a dictionary; fields with a default, and the tag, may be missing.
 
-    Args:
-        kind: The dataclass.
-        values: The fields.
-        where: Origin of the dictionary, for messages.
-
-    Raises:
-        ConfigError: A key is unknown, a field is missing, or a value has the wrong type.
+    Unknown keys, missing fields and wrong types are a `ConfigError`; `where` is the origin of the
+    dictionary, for messages.
     """
     # Classes whose fields were renamed translate the files of earlier versions.
     upgrade = getattr(kind, "upgrade", None)
@@ -139,19 +119,9 @@ def with_texts(
 ) -> C:
     """Return a copy with fields set from text, all at once since some depend on each other.
 
-    Args:
-        config: The config.
-        texts: Field name (``outer.inner`` for a nested config) and value as text: a number,
-            ``true``, a word, or comma-separated numbers. The last value of a name wins.
-        where: Origin of the texts, for messages.
-        group: What the user writes before the names ("train"), for messages.
-
-    Returns:
-        The changed copy.
-
-    Raises:
-        ConfigError: A field is unknown, a text does not match its type, or fields contradict
-            each other.
+    Names are ``outer.inner`` for a nested config; a text is a number, ``true``, a word, or
+    comma-separated numbers. The last value of a name wins. In messages, `where` is the origin of
+    the texts and `group` what the user writes before the names ("train").
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)

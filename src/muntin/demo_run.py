@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from muntin.data.decoding import open_image
 from muntin.data.detection import list_detect
 from muntin.data.label_files import read_mask
+from muntin.data.listing import list_classify
 from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
 from muntin.drawing.detection_drawing import draw_detection_pair
@@ -25,6 +27,8 @@ from muntin.drawing.saving import save_image
 from muntin.drawing.semantic_drawing import draw_semantic_pair
 from muntin.errors import RunError
 from muntin.prediction.from_run import load
+from muntin.results import Detections, Labels, Poses, SemanticMap
+from muntin.samples import DataSets, Entry, Listing
 from muntin.scoring.evaluation import evaluate
 from muntin.synthetic.datasets import write_classify, write_coco, write_frames, write_maps
 from muntin.tasks.task_table import find_task
@@ -33,21 +37,43 @@ from muntin.training.session import TrainedRun, train
 __all__ = ["demo"]
 
 
+Tile = Callable[[Listing, Entry, NDArray[np.uint8], Any], Thumbnail]
+"""Draws a prediction with the ground truth, from listing, entry, pixels and result."""
+
+# Easy enough for a few minutes: objects are nearly upright, and most have their usual colour.
+_EASY: dict[str, Any] = {"max_angle": 0.5, "usual_colours": 0.9}
+_SCENES: dict[str, Any] = {
+    "num_train": 600,
+    "num_val": 60,
+    "size": (128, 160),
+    "max_objects": 4,
+    **_EASY,
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Demo:
     """The demo of a task.
 
     Attributes:
         write_data: Generates the data in a folder.
-        draw: Draws predictions next to the ground truth, from run, data and metrics.
+        list_data: Lists them.
+        draw_tile: Draws a prediction.
         figures: Names of the metrics to print.
         max_time_s: Seconds of training.
+        num_images: Number of drawn predictions.
+        columns: Columns of the sheet they are drawn on; 0 chooses.
+        side: Longer side of each in pixels.
     """
 
     write_data: Callable[[Path], object]
-    draw: Callable[[Path, Path, dict[str, Any]], None]
+    list_data: Callable[[Path], DataSets]
+    draw_tile: Tile
     figures: tuple[str, ...]
     max_time_s: float
+    num_images: int = 8
+    columns: int = 2
+    side: int = 520
 
 
 def demo(
@@ -88,8 +114,10 @@ def demo(
     if run.interrupted:
         return run
     figures = evaluate(run_folder, data)
-    plan.draw(run_folder, data, figures)
-    image = _images(data)[0]
+    listing = plan.list_data(data).val
+    assert listing is not None, "the generated set has images to validate with"
+    _draw_predictions(run_folder, plan, listing, figures)
+    image = Path(listing.source) / listing.entries[0].path
     console.print(f"\nResults on {figures['num_images']} validation images:", highlight=False)
     for name in plan.figures:
         console.print(f"  {name:10} {figures[name]:.3f}", highlight=False)
@@ -101,134 +129,94 @@ def demo(
     return run
 
 
-def _images(data: Path) -> list[Path]:
-    """Validation images."""
-    found = (path for path in data.rglob("*") if path.suffix in (".png", ".jpg"))
-    parts = ((path, path.relative_to(data).parts) for path in found)
-    return sorted(path for path, names in parts if "val" in names and "masks" not in names)
-
-
-def _write_classify(folder: Path) -> object:
-    # Easy enough for two minutes: objects are nearly upright, and most have their usual colour.
-    return write_classify(
-        folder,
-        num_train_per_class=600,
-        num_val_per_class=60,
-        size=(64, 64),
-        max_angle=0.5,
-        usual_colours=0.9,
-    )
-
-
-def _write_scenes(folder: Path, write: Callable[..., Path] = write_coco) -> object:
-    return write(
-        folder,
-        num_train=600,
-        num_val=60,
-        size=(128, 160),
-        max_objects=4,
-        max_angle=0.5,
-        usual_colours=0.9,
-    )
-
-
-def _write_frames(folder: Path) -> object:
-    return write_frames(
-        folder, num_train=600, num_val=60, size=(128, 128), max_angle=0.5, usual_colours=0.9
-    )
-
-
-def _draw_classes(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
-    every = [path for path in _images(data) if path.suffix == ".png"]
-    images = every[:: max(1, len(every) // 24)][:24]
-    tiles = []
-    for path, result in zip(images, load(run_folder)(images), strict=True):
-        truth = path.parent.name
-        lines = (f"{result.best} {float(result.scores[0]):.2f}", f"true: {truth}")
-        tiles.append(Thumbnail(pixels=open_image(path), lines=lines, good=result.best == truth))
-    sheet = draw_sheet(tiles, "Predictions and ground truth")
-    save_image(sheet, run_folder / "pictures" / "predictions.png")
-
-
-def _draw_objects(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
-    listing = list_detect(data, masks="mask_ap" in figures).val
-    assert listing is not None, "the generated set has images to validate with"
-    predictor = load(run_folder)
-    threshold = figures["best_threshold"] or 0.5
-    tiles = []
-    for entry in listing.entries[:8]:
-        assert entry.objects is not None, "the generated images have objects"
-        pixels = open_image(Path(listing.source) / entry.path)
-        found = predictor(pixels)[0].above(threshold)
-        drawn = draw_detection_pair(pixels, entry.objects, found, listing.class_names)
-        tiles.append(Thumbnail(pixels=np.asarray(drawn)))
-    sheet = draw_sheet(
-        tiles, f"Ground truth, and detections with score >= {threshold:.2f}", columns=2, side=520
-    )
-    save_image(sheet, run_folder / "pictures" / "predictions.png")
-
-
-def _draw_maps(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
-    listing = list_semantic(data).val
-    assert listing is not None, "the generated set has images to validate with"
+def _draw_predictions(
+    run_folder: Path, plan: _Demo, listing: Listing, figures: dict[str, Any]
+) -> None:
+    threshold = figures.get("best_threshold") or 0.5
     predictor = load(run_folder)
     tiles = []
-    for entry in listing.entries[:8]:
+    for entry in listing.entries[:: max(1, len(listing) // plan.num_images)][: plan.num_images]:
         pixels = open_image(Path(listing.source) / entry.path)
-        truth = read_mask(listing, entry).labels
-        drawn = draw_semantic_pair(pixels, truth, predictor(pixels)[0])
-        tiles.append(Thumbnail(pixels=np.asarray(drawn)))
-    sheet = draw_sheet(
-        tiles, f"Ground truth and prediction, mIoU {figures['miou']:.3f}", columns=2, side=520
-    )
+        (result,) = predictor(pixels)
+        if isinstance(result, Detections):
+            result = result.above(threshold)
+        tiles.append(plan.draw_tile(listing, entry, pixels, result))
+    name = plan.figures[0]
+    title = f"Ground truth and prediction, {name} {figures[name] or 0:.3f}"
+    sheet = draw_sheet(tiles, title, columns=plan.columns, side=plan.side)
     save_image(sheet, run_folder / "pictures" / "predictions.png")
 
 
-def _draw_instances(run_folder: Path, data: Path, figures: dict[str, Any]) -> None:
-    listing = list_pose(data, whole=True).val
-    assert listing is not None, "the generated set has images to validate with"
+def _draw_classes(
+    listing: Listing, entry: Entry, pixels: NDArray[np.uint8], result: Labels
+) -> Thumbnail:
+    truth = listing.class_names[entry.class_ids[0]]
+    lines = (f"{result.best} {float(result.scores[0]):.2f}", f"true: {truth}")
+    return Thumbnail(pixels=pixels, lines=lines, good=result.best == truth)
+
+
+def _draw_objects(
+    listing: Listing, entry: Entry, pixels: NDArray[np.uint8], result: Detections
+) -> Thumbnail:
+    assert entry.objects is not None, "the generated images have objects"
+    drawn = draw_detection_pair(pixels, entry.objects, result, listing.class_names)
+    return Thumbnail(pixels=np.asarray(drawn))
+
+
+def _draw_map(
+    listing: Listing, entry: Entry, pixels: NDArray[np.uint8], result: SemanticMap
+) -> Thumbnail:
+    drawn = draw_semantic_pair(pixels, read_mask(listing, entry).labels, result)
+    return Thumbnail(pixels=np.asarray(drawn))
+
+
+def _draw_poses(
+    listing: Listing, entry: Entry, pixels: NDArray[np.uint8], result: Poses
+) -> Thumbnail:
+    assert entry.objects is not None, "the generated images have instances"
     assert listing.skeleton is not None, "instances have a skeleton"
-    predictor = load(run_folder)
-    tiles = []
-    for entry in listing.entries[:8]:
-        assert entry.objects is not None, "the generated images have instances"
-        pixels = open_image(Path(listing.source) / entry.path)
-        found = predictor(pixels)[0]
-        truth = annotated_poses(entry.objects, range(len(entry.objects)), listing.skeleton)
-        tiles.append(Thumbnail(pixels=np.asarray(draw_pose_pair(pixels, truth, found))))
-    title = f"Ground truth and prediction, PCK {figures['pck']:.3f}"
-    sheet = draw_sheet(tiles, title, columns=2, side=520)
-    save_image(sheet, run_folder / "pictures" / "predictions.png")
+    truth = annotated_poses(entry.objects, range(len(entry.objects)), listing.skeleton)
+    return Thumbnail(pixels=np.asarray(draw_pose_pair(pixels, truth, result)))
 
 
 _DEMOS = {
     "classify": _Demo(
-        write_data=_write_classify,
-        draw=_draw_classes,
+        write_data=partial(
+            write_classify, num_train_per_class=600, num_val_per_class=60, size=(64, 64), **_EASY
+        ),
+        list_data=list_classify,
+        draw_tile=_draw_classes,
         figures=("top1", "macro_f1"),
         max_time_s=150.0,
+        num_images=24,
+        columns=0,
+        side=150,
     ),
     "detect": _Demo(
-        write_data=_write_scenes,
-        draw=_draw_objects,
+        write_data=partial(write_coco, **_SCENES),
+        list_data=list_detect,
+        draw_tile=_draw_objects,
         figures=("box_ap", "box_ap50"),
         max_time_s=180.0,
     ),
     "instance": _Demo(
-        write_data=_write_scenes,
-        draw=_draw_objects,
+        write_data=partial(write_coco, **_SCENES),
+        list_data=partial(list_detect, masks=True),
+        draw_tile=_draw_objects,
         figures=("box_ap", "box_ap50", "mask_ap", "mask_ap50"),
         max_time_s=240.0,
     ),
     "pose": _Demo(
-        write_data=_write_frames,
-        draw=_draw_instances,
+        write_data=partial(write_frames, num_train=600, num_val=60, size=(128, 128), **_EASY),
+        list_data=partial(list_pose, whole=True),
+        draw_tile=_draw_poses,
         figures=("oks_ap", "pck", "mean_pixel_error"),
         max_time_s=180.0,
     ),
     "semantic": _Demo(
-        write_data=partial(_write_scenes, write=write_maps),
-        draw=_draw_maps,
+        write_data=partial(write_maps, **_SCENES),
+        list_data=list_semantic,
+        draw_tile=_draw_map,
         figures=("miou", "pixel_accuracy"),
         max_time_s=180.0,
     ),

@@ -9,7 +9,7 @@ Users can catch `MuntinError`, or the matching builtin exception.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 
 __all__ = [
     "ConfigError",
@@ -21,6 +21,7 @@ __all__ = [
     "ShapeError",
     "TrainingError",
     "WeightError",
+    "check_columns",
     "plural",
     "shorten",
     "unknown_name",
@@ -120,3 +121,20 @@ def plural(count: int, noun: str, several: str = "") -> str:
         ('1 image', '0 images', '2 classes')
     """
     return f"{count} {noun if count == 1 else several or noun + 's'}"
+
+
+def check_columns(**columns: Sized | None) -> None:
+    """Check that columns have equal length; None is no column.
+
+    Raises:
+        ShapeError: They do not.
+    """
+    lengths = {name: len(column) for name, column in columns.items() if column is not None}
+    if len({*lengths.values()}) > 1:
+        *names, last = lengths
+        *counts, count = map(str, lengths.values())
+        message = (
+            f"{', '.join(names)} and {last} must have equal length, got {', '.join(counts)} and "
+            f"{count}."
+        )
+        raise ShapeError(message)

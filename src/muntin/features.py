@@ -49,9 +49,6 @@ class TokenMask:
         keep: True for each patch that is kept, in row-major order of `Backbone.mask_grid`
             (Hiera: mask units). Every image keeps the same number.
         fill: Mask token that replaces the other tokens; None drops them.
-
-    Raises:
-        ShapeError: Images keep different numbers of patches, or none.
     """
 
     keep: Bool[Tensor, "B N"]
@@ -102,8 +99,7 @@ class Features:
     """The features of one batch; each part is computed on first access and cached.
 
     `maps`, `vector` and `tokens` compute the parts, `both` the first two in one pass, for families
-    where each alone takes one. A family without a sequence of tokens gives no `tokens`. Of the
-    images, only shape and device are used.
+    where each alone takes one. Of the images, only shape and device are used.
     """
 
     def __init__(
@@ -283,13 +279,7 @@ def count_stages(backbone: Backbone) -> int:
 def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN401 (any family)
     """Raise the problem of a backbone config, or that of its output fields, if there is one.
 
-    Args:
-        config: Has `out_indices`, `out_norm` and `drop_path_rate`.
-        problem: A clause of a message; empty if the other fields are valid.
-        count: Number of stages or blocks.
-
-    Raises:
-        ConfigError: There is one.
+    `problem` is a clause of a message, or empty; `count` the number of stages or blocks.
     """
     problem = problem or _find_output_problem(
         config.out_indices, max(count, 1), config.out_norm, config.drop_path_rate

@@ -49,24 +49,12 @@ def open_published(
 ) -> tuple[Run, LoadReport]:
     """Write a run folder from the weights of a published model of a dense task.
 
-    Args:
-        source: A source that `load_weights` accepts.
-        path: The new run folder.
-        model: Name of the backbone.
-        head: "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn", "cascade_rcnn", "upernet"; for the
-            17 keypoints of COCO "simple_baseline", "vitpose", "vitpose_simple" or "keypoint_rcnn".
-        conventions: Origin of the weights of an R-CNN: "openmmlab" (also Microsoft), "detectron2"
-            or "torchvision"; default: that of the head.
-        class_names: Class names by number, without background; default for detectors: COCO.
-        settings: Fields of the backbone config, as text, that differ from the zoo.
-
-    Returns:
-        The run, and the report of loading the weights.
-
-    Raises:
-        RunError: The folder exists or cannot be written.
-        ConfigError: A name or a field is unknown.
-        WeightError: The weights do not fit.
+    `head` is "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn", "cascade_rcnn", "upernet"; for the 17
+    keypoints of COCO "simple_baseline", "vitpose", "vitpose_simple" or "keypoint_rcnn".
+    `conventions` are the origin of the weights of an R-CNN: "openmmlab" (also Microsoft),
+    "detectron2" or "torchvision"; default: that of the head. `class_names`, by number without
+    background, are COCO's by default for detectors. `settings` are fields of the backbone's config,
+    as text, that differ from the zoo. The folder must be new.
     """
     path = Path(path)
     if path.exists():
@@ -137,11 +125,7 @@ def _default_names(task: Task) -> tuple[str, ...]:
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read class names, one per line.
-
-    Raises:
-        DataError: The file cannot be read, or is empty.
-    """
+    """Read class names, one per line."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

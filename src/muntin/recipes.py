@@ -1,10 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training settings, and the presets (recipes).
-
-Three configs: the architecture (in `zoo`), how it is trained (`TrainConfig`), and where it runs
-(`MachineConfig`).
-"""
+"""Training settings (`TrainConfig`), where training runs (`MachineConfig`), and presets."""
 
 from __future__ import annotations
 
@@ -158,6 +154,8 @@ class MachineConfig:
             GPU, the faster of fp32 and bf16 on a CPU.
         compile: Whether steps are compiled; "auto" = on a GPU.
         workers: Processes that decode images; -1 = by the number of cores.
+        tensorboard: Whether metrics are also written as TensorBoard events; "auto" = if it is
+            installed.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -165,6 +163,7 @@ class MachineConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     workers: int = -1
+    tensorboard: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -174,13 +173,7 @@ class MachineConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A preset of training and augmentation settings.
-
-    Attributes:
-        train: Training settings.
-        augment: Augmentation settings.
-        source: Publication or code that the values are from.
-    """
+    """A preset of training and augmentation settings, and the publication or code it is from."""
 
     train: TrainConfig
     augment: AnyAugmentConfig
@@ -370,11 +363,7 @@ AUGMENTS: dict[TaskKind, type[AnyAugmentConfig]] = {
 
 
 def find_recipe(name: str, kind: TaskKind = "classification") -> Recipe:
-    """Return a preset.
-
-    Raises:
-        ConfigError: The name is unknown.
-    """
+    """Return a preset."""
     if name not in RECIPES[kind]:
         raise ConfigError(unknown_name("recipe", name, RECIPES[kind]))
     return RECIPES[kind][name]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.errors import ShapeError
+from muntin.errors import ShapeError, check_columns
 from muntin.run_lengths import decode_mask, encode_mask
 from muntin.shapes import Size
 from muntin.system_errors import missing_extra
@@ -42,12 +42,7 @@ class Labels:
 
     def __post_init__(self) -> None:
         """Check that all columns have equal length."""
-        if not len(self.class_ids) == len(self.scores) == len(self.class_names):
-            message = (
-                f"class_ids, scores and class_names must have equal length, got "
-                f"{len(self.class_ids)}, {len(self.scores)} and {len(self.class_names)}."
-            )
-            raise ShapeError(message)
+        check_columns(class_ids=self.class_ids, scores=self.scores, class_names=self.class_names)
 
     def __len__(self) -> int:
         """Number of classes."""
@@ -60,13 +55,12 @@ class Labels:
 
     def above(self, threshold: float) -> Labels:
         """Keep classes with a score of `threshold` or more."""
-        keep = self.scores >= threshold
-        return Labels(
-            path=self.path,
-            size=self.size,
-            class_ids=self.class_ids[keep],
-            scores=self.scores[keep],
-            class_names=tuple(n for n, k in zip(self.class_names, keep, strict=True) if k),
+        rows = np.flatnonzero(self.scores >= threshold)
+        return replace(
+            self,
+            class_ids=self.class_ids[rows],
+            scores=self.scores[rows],
+            class_names=tuple(self.class_names[row] for row in rows),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,15 +114,13 @@ class Detections:
 
     def __post_init__(self) -> None:
         """Check that all columns have equal length."""
-        lengths = [len(self.class_ids), len(self.scores), len(self.class_names)]
-        if self.masks is not None:
-            lengths.append(len(self.masks))
-        if any(length != len(self.boxes) for length in lengths):
-            message = (
-                f"boxes, class_ids, scores, class_names and masks must have equal length, got "
-                f"{len(self.boxes)} and {', '.join(map(str, lengths))}."
-            )
-            raise ShapeError(message)
+        check_columns(
+            boxes=self.boxes,
+            class_ids=self.class_ids,
+            scores=self.scores,
+            class_names=self.class_names,
+            masks=self.masks,
+        )
 
     def __len__(self) -> int:
         """Number of objects."""

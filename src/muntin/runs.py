@@ -51,6 +51,7 @@ __all__ = [
     "read_results",
     "write_json",
     "write_results",
+    "write_text",
 ]
 
 WEIGHTS = "weights.safetensors"
@@ -319,7 +320,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically.
+    """Write a JSON file of a run, as `write_text` does."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: an interruption leaves the old text or the new one.
 
     Raises:
         RunError: The file cannot be written.
@@ -327,7 +333,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         raise RunError(cannot_write(path, error)) from error

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from muntin.errors import ConfigError, ShapeError
+from muntin.errors import ConfigError, check_columns
 from muntin.run_lengths import Segmentation
 from muntin.shapes import Bool, Float, Int, Size
 
@@ -64,21 +64,16 @@ class Objects:
     keypoints: Float[np.ndarray, "N P 3"] | None = None
 
     def __post_init__(self) -> None:
-        """Check that all columns have equal length."""
-        count = len(self.boxes)
-        lengths = [len(self.class_ids), len(self.crowd), len(self.areas)]
-        if self.keypoints is not None and len(self.keypoints) != count:
-            message = f"boxes and keypoints must have equal length, got {count} and "
-            raise ShapeError(message + f"{len(self.keypoints)}.")
-        if lengths != [count] * 3 or len(self.masks) not in (0, count):
-            message = (
-                f"boxes, class_ids, crowd, areas and masks must have equal length, got {count}, "
-                f"{', '.join(map(str, lengths))} and {len(self.masks)}."
-            )
-            raise ShapeError(message)
+        check_columns(
+            boxes=self.boxes,
+            class_ids=self.class_ids,
+            crowd=self.crowd,
+            areas=self.areas,
+            masks=self.masks or None,
+            keypoints=self.keypoints,
+        )
 
     def __len__(self) -> int:
-        """Count the objects."""
         return len(self.boxes)
 
 
@@ -152,11 +147,7 @@ class Classes:
 
 
 def skeleton_of(classes: Classes) -> Skeleton:
-    """Give the skeleton of pose classes.
-
-    Raises:
-        ConfigError: The classes have none.
-    """
+    """Give the skeleton of pose classes."""
     if classes.skeleton is None:
         message = "pose needs a skeleton of keypoints, got classes.json without one. Restore it."
         raise ConfigError(message)
@@ -209,10 +200,8 @@ class Listing:
     Attributes:
         source: The folder or archive that contains the files.
         entries: The images.
-        class_names: Name of each class number.
-        multi_label: Whether an image may have any number of classes.
-        encoding: Encoding of mask files; None without masks.
-        skeleton: The keypoints of an instance; None without keypoints.
+        class_names: Name of each class number; `multi_label`, `encoding` and `skeleton` are those
+            of `Classes` too.
     """
 
     source: str
@@ -223,7 +212,6 @@ class Listing:
     skeleton: Skeleton | None = None
 
     def __len__(self) -> int:
-        """Count the images."""
         return len(self.entries)
 
     @property

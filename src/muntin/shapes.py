@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tensor annotations and the size type.
 
-``Float[Tensor, "B C H W"]`` states dtype and shape of a tensor. The tests check these annotations
-at run time (jaxtyping's import hook with beartype); users need neither library: without jaxtyping
-the annotation is a plain ``Tensor``. The letters are listed in ``docs/reference/letters.md``.
+``Float[Tensor, "B C H W"]`` states dtype and shape of a tensor. The tests execute them; users do
+not need jaxtyping, without which the annotation is a plain ``Tensor``. The letters are listed in
+``docs/reference/letters.md``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ else:
     except ImportError:
 
         class _Plain:
-            """Fallback for a jaxtyping type: ``Float[Tensor, "B C"]`` becomes ``Tensor``."""
-
             def __class_getitem__(cls, item: tuple[type, str]) -> type:
                 return item[0]
 

@@ -17,11 +17,7 @@ _WRONG_KIND = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 def cannot_write(path: object, error: Exception) -> str:
-    """Format the message for a file that could not be written.
-
-    Args:
-        path: The file or folder.
-        error: The exception; the advice depends on its `errno`.
+    """Format the message for a file that could not be written; the advice depends on the `errno`.
 
     Example:
         >>> cannot_write("a.png", OSError(errno.ENOSPC, "No space left on device"))

@@ -54,29 +54,15 @@ class BoxTargets(NamedTuple):
 
     def to(self, device: torch.device) -> BoxTargets:
         """Copy to a device."""
-        points = None if self.points is None else self.points.to(device)
-        return BoxTargets(
-            boxes=self.boxes.to(device),
-            class_ids=self.class_ids.to(device),
-            ignored=self.ignored.to(device),
-            layers=self.layers.to(device),
-            layer_of=self.layer_of.to(device),
-            points=points,
-        )
+        return BoxTargets(*(None if part is None else part.to(device) for part in self))
 
     def masks_in(
         self, boxes: Float[Tensor, "P 4"], rows: Int[Tensor, " P"], side: int
     ) -> Float[Tensor, "P side side"]:
-        """Sample masks of objects on a grid inside boxes.
+        """Sample masks of objects (`rows`) inside boxes: the covered fraction of each grid cell.
 
-        Args:
-            boxes: Boxes in pixels.
-            rows: Index of the object for each box.
-            side: Grid cells along each side.
-
-        Returns:
-            Covered fraction of each cell, from 3 x 3 samples. The number is odd so that no cell is
-            covered by exactly one half, which would enlarge masks thresholded at 0.5.
+        From 3 x 3 samples: an odd number, so that no cell is covered by exactly one half, which
+        would enlarge masks thresholded at 0.5.
         """
         offsets = (torch.arange(3 * side, device=boxes.device) + 0.5) / (3 * side)
         x = boxes[:, 0, None] + offsets * (boxes[:, 2] - boxes[:, 0])[:, None]  # P, 3*side
@@ -92,11 +78,7 @@ class BoxTargets(NamedTuple):
 
 
 class LabelMap(NamedTuple):
-    """The class of every pixel of one image.
-
-    Attributes:
-        labels: Class numbers, int16; negative for ignored pixels.
-    """
+    """The class of every pixel of one image, int16; negative for ignored pixels."""
 
     labels: Int[Tensor, "H W"]
 

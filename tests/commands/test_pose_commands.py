@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from muntin.data.pose import list_pose
-from muntin.prediction import load
+from muntin.prediction.from_run import load
 from muntin.prediction.video import write_video
 from muntin.runs import write_results
 from muntin.synthetic.datasets import write_coco, write_frames
@@ -155,7 +155,10 @@ def test_a_detector(muntin, tmp_path):
     stdout = muntin(*words)[1]
     assert "0.10" in stdout
     assert "--threshold" in stdout
-    assert load(tmp_path / "pose", detector=tmp_path / "boxes").least == figures["threshold"]
+    assert (
+        load(tmp_path / "pose", detector=tmp_path / "boxes").detector.threshold
+        == figures["threshold"]
+    )
     found = json.loads(muntin(*words, "--threshold=0.99", "--json")[1])
     assert [one["poses"] for one in found] == [[], []]
     code, _, err = muntin("predict", tmp_path / "pose", scenes / "val")

@@ -23,8 +23,9 @@ from muntin.data.detection import list_detect
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.loading import EvalLoader, Processes, TrainLoader, gather_shapes
 from muntin.data.transforms import Preprocessing, normalise
+from muntin.prediction.predictor import Predictor
 from muntin.samples import Entry, Listing
-from muntin.scoring import run_network
+from muntin.scoring.evaluator import run_network
 from muntin.synthetic.datasets import write_coco
 from muntin.tasks.task_table import find_task
 from tests.data.scenes import targets_of
@@ -196,10 +197,8 @@ def found_in(network, store, batch_size, order=None, task="instance"):
         listing = listing.select(order)
         store = ImageCache(listing, store.pre, DataConfig())
     row = find_task(task)
-    outputs = run_network(
-        network, EvalLoader(store, batch_size=batch_size), row, row.classes(listing), listing,
-        pre=store.pre, device=torch.device("cpu"),
-    )  # fmt: skip
+    predictor = Predictor(network, row, row.classes(listing), store.pre, device="cpu")
+    outputs = run_network(predictor, EvalLoader(store, batch_size=batch_size), listing)
     return {
         listing.entries[int(place)].path: answer
         for place, answer in zip(outputs.indices, outputs.answers, strict=True)

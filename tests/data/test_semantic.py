@@ -21,8 +21,9 @@ from muntin.data.loading import EvalLoader
 from muntin.data.semantic import check_semantic, list_semantic, propose_table
 from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError
+from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes
-from muntin.scoring import score
+from muntin.scoring.evaluator import score
 from muntin.tasks.task_table import find_task
 
 SIZE = (6, 8)
@@ -399,8 +400,9 @@ def test_each_mask_is_decoded_once_an_evaluation(tmp_path, cache_mib):
     network = muntin.create_segmenter("swin_nano", num_classes=2, head="light_small", **tiny)
     task = find_task("semantic")
     store = ImageCache(listing, pre, DataConfig(cache_mib=cache_mib), mask_reader=count)
+    predictor = Predictor(network, task, task.classes(listing), pre, device="cpu")
     for epoch in range(1, 3):
-        scored = score(network, store, task, task.classes(listing), batch_size=2)
+        scored = score(predictor, store, batch_size=2)
         assert scored.figures["num_images"] == 3
         assert dict(decoded) == dict.fromkeys(decoded, 1 if cache_mib else epoch)
     (batch,) = EvalLoader(store, batch_size=3)

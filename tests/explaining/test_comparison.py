@@ -19,13 +19,17 @@ from muntin.explaining.comparison import agreement, show_comparison, show_predic
 from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import block_maps, compare_layers
 from muntin.explaining.figures import ExplanationFigure, MissingFigure
-from muntin.ops.similarity import linear_cka
+from muntin.ops.similarity import centred_gram, compare_grams
 from muntin.results import Detections, Labels, Poses, SemanticMap
 from muntin.samples import Classes
 from tests.detectors import tiny_detector
 from tests.explaining.small_networks import FAMILIES, TINY, build, in_engine, make_context
 
 # Layers.
+
+
+def linear_cka(first, second):
+    return compare_grams(centred_gram(first), centred_gram(second))
 
 
 def _slow_cka(first: torch.Tensor, second: torch.Tensor) -> float:

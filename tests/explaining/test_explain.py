@@ -27,7 +27,7 @@ from muntin.explaining.inputs import (
 )
 from muntin.explaining.page import clean_stem
 from muntin.explaining.sections import SECTIONS
-from muntin.prediction import Predictor
+from muntin.prediction.predictor import Predictor
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes
 from muntin.synthetic.datasets import write_coco, write_frames, write_maps
@@ -60,7 +60,7 @@ def run(data, tmp_path_factory):
 )
 def test_model_is_unchanged(name, mode, tmp_path):
     network = muntin.create_model(name, num_classes=3, drop_path_rate=0.1, **SMALL[name])
-    network.head.dropout.eval()  # a mode of its own
+    network.head.fc.eval()  # a mode of its own
     for number, parameter in enumerate(network.parameters()):
         parameter.requires_grad = number % 3 > 0
         parameter.grad = torch.ones_like(parameter) if number % 2 else None
@@ -69,7 +69,7 @@ def test_model_is_unchanged(name, mode, tmp_path):
     with torch.no_grad():
         before = network(images)
     network.train()
-    network.head.dropout.eval()
+    network.head.fc.eval()
     state = state_of(network)
     generator = torch.get_rng_state()
     sections = ("attention", "decision", "features")

@@ -48,9 +48,7 @@ def judge_of(figures):
 @pytest.mark.filterwarnings("ignore")
 def test_layers_stay_until_the_loss_is_small(tmp_path):
     path, figures, kept = tmp_path / "a.xml", (0.9, 0.5, 0.6, 0.899), 2
-    found = quantise(
-        graph(), "openvino", path, "note", images=rows(), judge=judge_of(figures), max_loss=0.005
-    )
+    found = quantise(graph(), path, "note", images=rows(), judge=judge_of(figures), max_loss=0.005)
     assert (found.before, found.after) == (figures[0], figures[-1])
     assert (found.layers, found.kept) == (8, kept)
     assert min(found.speeds) > 0
@@ -62,10 +60,10 @@ def test_layers_stay_until_the_loss_is_small(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_loss_that_cannot_be_had(tmp_path):
-    with pytest.raises(ConfigError, match=r"0\.5.*40\.00.*10\.00.*--max-loss"):
+    with pytest.raises(ConfigError, match=r"0\.5.*40\.00.*--max-loss"):
         quantise(
-            graph(), "openvino", tmp_path / "a.xml", "", images=rows(),
-            judge=judge_of((0.9, 0.5, 0.8)), max_loss=0.005, parts=(0.0, 0.5),
+            graph(), tmp_path / "a.xml", "", images=rows(),
+            judge=judge_of((0.9, 0.5)), max_loss=0.005, parts=(0.0,),
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from muntin.errors import ConfigError
+from muntin.errors import ConfigError, ShapeError
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.head_table import DETECTORS, build_detector
 from muntin.heads.network import Network
@@ -76,6 +76,12 @@ def test_raw_output_is_the_same_in_training():
     assert first.boxes.equal(second.boxes)
     assert first.scores.equal(second.scores)
     assert len(second) == 1
+
+
+def test_images_with_other_channels():
+    network = two_heads("swin_nano", out_norm="each")
+    with pytest.raises(ShapeError, match=r"3 channels.*got 1"):
+        network(torch.randn(1, 1, 64, 64))
 
 
 @pytest.mark.parametrize("name", ["backbone", "two words", "forward"])

@@ -11,7 +11,7 @@ from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentati
 
 from muntin.heads.network import Network
 from muntin.heads.semantic_head import MAP_HEADS, SemanticConfig, SemanticHead
-from muntin.ops.dense_losses import IGNORED
+from muntin.targets import IGNORED
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo import create_backbone
 

@@ -11,9 +11,8 @@ from torch import nn
 from torchvision.ops import box_convert
 
 from muntin.heads.detector import Detector, FixedDetector
-from muntin.heads.instances import Candidates
+from muntin.heads.instances import Candidates, SelectConfig
 from muntin.heads.network import Network
-from muntin.heads.select_config import SelectConfig
 from muntin.targets import BoxTargets
 from muntin.zoo import create_backbone
 

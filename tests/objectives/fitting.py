@@ -11,7 +11,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from muntin.data.cache import ImageCache
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.listing import list_classify
 from muntin.data.transforms import Preprocessing
@@ -21,7 +20,8 @@ from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.synthetic.datasets import write_classify
-from muntin.training.loop import FitResult, ImageCaches, fit
+from muntin.training.loop import FitResult, Loop
+from muntin.training.prepared_run import PreparedRun
 from muntin.training.progress import Reporter
 from muntin.zoo.families import build_backbone
 from muntin.zoo.model_building import model_config
@@ -50,12 +50,12 @@ def fit_objective(folder: Path, name: str, objective, head: nn.Module, **options
         path=folder / name, config=config, preprocessing=PRE,
         classes=Classes(names=data.train.class_names),
     )  # fmt: skip
-    caches = ImageCaches(
-        train=ImageCache(data.train, PRE, config.data_config),
-        val=ImageCache(data.val, PRE, config.data_config),
-    )
     torch.manual_seed(0)
     network = Network(build_backbone(MODEL), head)
+    prepared = PreparedRun(
+        run=run, network=network, train=data.train, val=data.val, keep_batch=True, notes=()
+    )
     fabric = Fabric(accelerator="cpu", devices=1)
     begun = time.monotonic()
-    return fit(fabric, run, network, caches, Reporter(None), objective, started=begun, **options)
+    loop = Loop(fabric, prepared, objective, Reporter(None))
+    return loop.fit(started=begun, **options)

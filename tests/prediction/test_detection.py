@@ -18,7 +18,7 @@ import muntin
 from muntin.data.data_config import DataConfig
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
-from muntin.prediction import Predictor
+from muntin.prediction.predictor import Predictor
 from muntin.results import Detections
 from muntin.run_lengths import decode_mask
 from muntin.samples import Classes

@@ -18,7 +18,7 @@ from torch import nn
 import muntin
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError
-from muntin.prediction import Predictor
+from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes
 from muntin.tasks.task_table import find_task
 from tests.prediction import test_poses as poses
@@ -228,9 +228,9 @@ def test_gradients_of_the_caller_go_on():
     assert not torch.is_inference_mode_enabled()
 
 
-def test_both_names_of_the_threshold_of_a_detector():
-    one = poses.predictor(detector=poses.Detector(), detector_threshold=0.3)
-    other = poses.predictor(detector=poses.Detector(), least=0.3)
-    assert one.detector_threshold == one.least == other.detector_threshold == 0.3
-    with pytest.raises(ConfigError, match="detector_threshold"):
-        poses.predictor(detector_threshold=2)
+def test_parts_in_the_wrong_order():
+    predictor = classifier()
+    with pytest.raises(TypeError, match="PreparedBatch"):
+        predictor.run(IMAGES)
+    with pytest.raises(TypeError, match="RawBatch"):
+        predictor.decode(predictor.prepare(IMAGES))

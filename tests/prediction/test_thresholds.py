@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from muntin.data.transforms import Preprocessing
-from muntin.errors import RunError
+from muntin.errors import ConfigError, RunError
 from muntin.heads.head_table import DETECTORS
-from muntin.prediction.from_run import find_threshold
+from muntin.prediction.from_run import find_threshold, load
 from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.runs import Results, Run, RunConfig, read_results, write_results
 from muntin.samples import Classes
@@ -71,3 +71,11 @@ def test_broken_results(run):
     (run.path / "results.json").write_text("{")
     with pytest.raises(RunError, match=r"results\.json"):
         find_threshold(run)
+
+
+@pytest.mark.parametrize("name", ["least", "detector_threshold"])
+def test_a_threshold_is_reported_under_the_name_it_was_given(run, name):
+    with pytest.raises(ConfigError, match=rf"^{name} .*2"):
+        load(run, **{name: 2.0})
+    with pytest.raises(ConfigError, match=rf"^{name} needs a detector.*0\.5"):
+        load(run, **{name: 0.5})

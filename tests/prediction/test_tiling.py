@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from muntin.errors import ConfigError
-from muntin.heads.select_config import SelectConfig
+from muntin.heads.instances import SelectConfig
 from muntin.prediction.tiling import (
     Region,
     cut_tiles,

@@ -26,9 +26,7 @@ LONGER_FUNCTIONS = {
         "explaining/explanation.py explain",
         "exporting/run_export.py export",
         "planning/estimate.py plan",
-        "prediction/from_run.py load",
         "published.py open_published",
-        "scoring/evaluation.py evaluate",
         "training/session.py train",
         "weights/weight_loading.py load_weights",
         "zoo/weight_conversion.py convert_weights",
@@ -39,7 +37,6 @@ LONGER_FUNCTIONS = {
     },
     "a body of at most 60 lines under a long docstring": {
         "ops/sliding_windows.py slide",
-        "training/setup.py prepare",
     },
 }
 

@@ -13,21 +13,24 @@ from muntin.zoo import model_config
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        ((32, 32), ("swin_nano_patch2_window4_32", 32)),
-        ((28, 40), ("swin_nano_patch2_window4_32", 32)),
-        ((8, 8), ("swin_nano_patch2_window4_32", 16)),
-        ((64, 90), ("swin_nano_patch4_window4_64", 64)),
-        ((480, 640), ("swin_nano_patch4_window4_64", 128)),
+        ((32, 32), ("swin_nano_patch2_window4_32", (32, 32))),
+        ((28, 40), ("swin_nano_patch2_window4_32", (32, 32))),
+        ((8, 8), ("swin_nano_patch2_window4_32", (16, 16))),
+        ((64, 90), ("swin_nano_patch4_window4_64", (64, 64))),
+        ((480, 640), ("swin_nano_patch4_window4_64", (128, 128))),
     ],
 )
 def test_default_model_without_pretrained_weights(size, expected):
-    assert default_model(size, "none", "cpu") == expected
+    assert default_model("classification", size, "none", "cpu") == expected
 
 
 def test_auto_uses_pretrained_weights_only_if_available():
     # The tests have no network and an empty cache: "auto" must not end in a large fresh model.
-    assert default_model((480, 640), "auto", "cpu")[0] == "swin_nano_patch4_window4_64"
-    assert default_model((480, 640), "weights.safetensors", "cpu")[0] == (
+    assert (
+        default_model("classification", (480, 640), "auto", "cpu")[0]
+        == "swin_nano_patch4_window4_64"
+    )
+    assert default_model("classification", (480, 640), "weights.safetensors", "cpu")[0] == (
         "swin_tiny_patch4_window7_224"
     )
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import muntin
-from muntin.errors import ConfigError, DataError
+from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.recipes import MachineConfig
 from muntin.runs import Run
 from muntin.synthetic.datasets import write_coco
@@ -36,6 +36,9 @@ HEADS = [
     ("instance", "mask_rcnn_small"),
     ("instance", "cascade_mask_rcnn_small"),
 ]
+# One stage, and two with masks: together they run every part but the repeated stages.
+QUICK = ("fcos_small", "mask_rcnn_small")
+BY_SPEED = [pytest.param(*row, marks=() if row[1] in QUICK else pytest.mark.slow) for row in HEADS]
 STILL = {"augment.scale": "1,1", "augment.flip": 0, "augment.jitter": 0}
 
 
@@ -51,10 +54,7 @@ def mixed(tmp_path_factory) -> Path:
     return mixed_sizes(tmp_path_factory.mktemp("data") / "mixed", count=12)
 
 
-@pytest.mark.parametrize(
-    ("task", "head"),
-    [pytest.param(*row, marks=pytest.mark.slow if "cascade" in row[1] else ()) for row in HEADS],
-)
+@pytest.mark.parametrize(("task", "head"), BY_SPEED)
 def test_every_head_learns(data, tmp_path, task, head):
     run = train_detector(
         task, data, tmp_path / "run", head=head, epochs=6, pictures="mask" in head,
@@ -108,7 +108,9 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", ["everything random", pytest.param("growing images", marks=pytest.mark.slow)]
+)
 def test_a_resumed_run_has_the_same_bits(mixed, tmp_path, case):
     task, settings, stops = CASES[case]
     whole = train_detector(task, mixed, tmp_path / "whole", settings=settings)
@@ -128,7 +130,7 @@ def test_a_resumed_run_has_the_same_bits(mixed, tmp_path, case):
 
 def test_a_config_repeats_a_run(mixed, tmp_path):
     settings = {"augment.scale": "0.5,1.8", "head.select.max_detections": 30}
-    one = train_detector("instance", mixed, tmp_path / "one", settings=settings)
+    one = train_detector("instance", mixed, tmp_path / "one", settings=settings, epochs=1)
     other = train_detector(
         "instance", mixed, tmp_path / "other", config=one.path / "config.json", weights="auto"
     )
@@ -175,16 +177,16 @@ def test_a_run_goes_on_from_another_one(mixed, data, tmp_path):
     assert after.model.img_size != (64, 96)
 
 
-def test_images_without_objects(tmp_path):
+@pytest.mark.parametrize(("task", "head"), BY_SPEED)
+def test_images_without_objects(tmp_path, task, head):
     """One batch has none at all, which leaves every second stage without a region to learn."""
     data = write_coco(tmp_path / "shapes", num_train=4, num_val=1, size=(64, 64))
     empty_images(data, "train", {0, 1, 2})
-    for task, head in HEADS:
-        run = train_detector(task, data, tmp_path / head / "run", head=head, epochs=1, batch_size=1)
-        (line,) = read_journal(run.path)
-        assert line["train_loss"] > 0
-        state = load_file(run.path / "weights.safetensors")
-        assert all(tensor.isfinite().all() for tensor in state.values())
+    run = train_detector(task, data, tmp_path / "run", head=head, epochs=1, batch_size=1)
+    (line,) = read_journal(run.path)
+    assert line["train_loss"] > 0
+    state = load_file(run.path / "weights.safetensors")
+    assert all(tensor.isfinite().all() for tensor in state.values())
 
 
 @pytest.mark.parametrize(("task", "head"), HEADS)
@@ -236,26 +238,29 @@ def test_half_precision(data, tmp_path):
 
 
 def test_freezing(data, tmp_path):
-    for freeze in (1, -1):
-        run = train_detector(
-            "detect", data, tmp_path / str(freeze), settings={"train.freeze": freeze}, epochs=1
+    runs = [
+        train_detector(
+            "detect", data, tmp_path / str(rate), epochs=1,
+            settings={"train.freeze": 1, "train.learning_rate": rate},
         )
-        torch.manual_seed(0)
-        state = load_file(run.path / "weights.safetensors")
-        again = train_detector(
-            "detect", data, tmp_path / f"again{freeze}", epochs=1,
-            settings={"train.freeze": freeze, "train.learning_rate": 1e-2},
-        )  # fmt: skip
-        other = load_file(again.path / "weights.safetensors")
-        same = {name for name, tensor in state.items() if tensor.equal(other[name])}
-        stages = {n for n in state if n.startswith(("backbone.patch_embed", "backbone.layers.0."))}
-        assert stages <= same
-        body = {name for name in state if name.startswith("backbone.")}
-        assert (body <= same) == (freeze == -1)
-        assert not any(n in same for n in state if n.startswith("head.") and n.endswith("weight"))
+        for rate in (1e-3, 1e-2)
+    ]  # fmt: skip
+    state, other = (load_file(run.path / "weights.safetensors") for run in runs)
+    same = {name for name, tensor in state.items() if tensor.equal(other[name])}
+    stages = {n for n in state if n.startswith(("backbone.patch_embed", "backbone.layers.0."))}
+    assert stages <= same
+    assert not {name for name in state if name.startswith("backbone.")} <= same
+    assert not any(n in same for n in state if n.startswith("head.") and n.endswith("weight"))
 
 
-@pytest.mark.parametrize("head", ["fcos_small", "cascade_rcnn_small"])
+def test_freezing_random_weights_is_reported(data):
+    with pytest.warns(MuntinWarning, match=r"train\.freeze=-1.*--weights"):
+        prepared("detect", data, weights="none", settings={"train.freeze": -1})
+
+
+@pytest.mark.parametrize(
+    "head", ["fcos_small", pytest.param("cascade_rcnn_small", marks=pytest.mark.slow)]
+)
 def test_a_plain_transformer(data, tmp_path, head):
     run = train_detector(
         "detect", data, tmp_path / "run", head=head, model="vit_tiny_patch16_224", epochs=1,

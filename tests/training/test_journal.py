@@ -4,10 +4,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from muntin.errors import RunError
-from muntin.training.journal import append_line, drop_lines_from, read_journal, write_events
+from muntin.errors import MissingExtra, RunError
+from muntin.training.journal import (
+    append_line,
+    drop_lines_from,
+    read_journal,
+    write_events,
+    writes_events,
+)
 
 
 def test_lines(tmp_path):
@@ -23,7 +31,19 @@ def test_lines(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
 
 
+def test_events_need_tensorboard_only_where_they_are_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert not writes_events("auto")
+    assert not writes_events("off")
+    with pytest.raises(MissingExtra, match=r"muntin\[log\]"):
+        writes_events("on")
+
+
 def test_events(tmp_path):
+    pytest.importorskip("tensorboard")
+    assert writes_events("auto")
+    assert writes_events("on")
+    assert not writes_events("off")
     write_events(tmp_path, {"epoch": 1, "loss": 0.5, "name": "x"})
     assert list((tmp_path / "events").iterdir())
 
@@ -35,6 +55,7 @@ def test_a_disk_that_refuses(tmp_path):
     with pytest.raises(RunError, match=r"journal\.jsonl"):
         drop_lines_from(tmp_path, 1)
     assert not list(tmp_path.glob("*.partial"))
+    pytest.importorskip("tensorboard")
     (tmp_path / "events").write_text("in the way")
     with pytest.raises(RunError, match="events"):
         write_events(tmp_path, {"epoch": 1, "loss": 0.5})

@@ -12,10 +12,13 @@ import pytest
 
 import muntin
 from muntin.errors import ConfigError, DataError
+from muntin.recipes import MachineConfig
 from muntin.results import Poses
 from muntin.runs import Run
 from muntin.synthetic.datasets import write_coco, write_frames
 from muntin.training.journal import read_journal
+from muntin.training.request import Request
+from muntin.training.setup import prepare
 from tests.detectors import BODY, BODY_SETTINGS, train_dense
 from tests.training.test_resume import journal_of, state_of
 
@@ -35,7 +38,21 @@ def scenes(tmp_path_factory) -> Path:
 train_poses = partial(train_dense, "pose")
 
 
-@pytest.mark.parametrize("head", ["light_pose_small", "simple_baseline", "vitpose_simple"])
+def prepared(data, **options):
+    """The config that a run would begin with; nothing is trained."""
+    machine = MachineConfig(device="cpu", precision="fp32", workers=0)
+    request = Request(task="pose", data=str(data), out="nowhere", machine=machine, **options)
+    return prepare(request).run.config
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "light_pose_small",
+        pytest.param("simple_baseline", marks=pytest.mark.slow),
+        pytest.param("vitpose_simple", marks=pytest.mark.slow),
+    ],
+)
 def test_every_head_learns(frames, tmp_path, head):
     still = {"augment.flip": 0, "augment.scale": 0, "augment.rotate": 0, "augment.shift": 0}
     settings = {**still, "augment.jitter": 0, "train.learning_rate": 3e-3}
@@ -65,6 +82,7 @@ def test_whole_frames_need_no_boxes(frames, tmp_path):
     assert found[0].boxes is None
 
 
+@pytest.mark.slow
 def test_boxes_and_a_detector(scenes, tmp_path):
     run = train_poses(scenes, tmp_path / "pose", epochs=1)
     opened = Run.open(run.path)
@@ -115,11 +133,8 @@ def test_subjects_and_keypoints_in_one_go(scenes, tmp_path):
     for options in ({"tta": True}, {"tile": 64}):
         with pytest.raises(ConfigError, match=r"tta|tile"):
             predictor([image], **options)
-    again = muntin.train(
-        "pose", scenes, out=tmp_path / "again", quiet=True, weights=str(run.path), epochs=1,
-        img_size=64, batch_size=4, precision="fp32", device="cpu", pictures=False,
-    )  # fmt: skip
-    assert Run.open(again.path).config.head == Run.open(run.path).config.head
+    again = prepared(scenes, weights=str(run.path), img_size=(64, 64))
+    assert again.head == Run.open(run.path).config.head
 
 
 def test_stopped_and_resumed_is_the_same(frames, tmp_path):
@@ -150,15 +165,15 @@ def test_settings(scenes, tmp_path, settings):
     assert np.isfinite(run.metrics["mean_pixel_error"])
 
 
-def test_a_classifier_or_a_run_is_a_start(frames, tmp_path):
+def test_a_run_is_a_start(frames, tmp_path):
     first = train_poses(frames, tmp_path / "first", epochs=1)
-    second = train_poses(frames, tmp_path / "second", epochs=1, weights=str(first.path))
-    assert Run.open(second.path).config.weights == str(first.path)
+    config = prepared(frames, weights=str(first.path))
+    assert config.weights == str(first.path)
+    assert config.train.recipe == "finetune"
 
 
-def test_published_recipe_by_name(scenes, tmp_path):
-    run = train_poses(scenes, tmp_path / "run", recipe="coco-pose", epochs=1)
-    config = Run.open(run.path).config
+def test_published_recipe_by_name(scenes):
+    config = prepared(scenes, recipe="coco-pose")
     assert config.train.decay == "steps"
     assert config.augment.rotation == 40
 

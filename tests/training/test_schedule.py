@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from muntin.recipes import TrainConfig
-from muntin.training.schedule import img_size_at, lr_factor
+from muntin.training.optimization import img_size_at, lr_factor
 
 
 def test_rise_and_cosine():

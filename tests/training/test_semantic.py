@@ -63,13 +63,14 @@ def test_every_head_learns(data, tmp_path, head):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"head.dice_weight": 1.0, "train.class_weights": True, "train.label_smoothing": 0.1},
-        {"augment.turn": 0.5, "augment.flip_vertical": 0.5, "augment.jitter": 0.5},
-        {"data.scale": 0.5},
+        {
+            "head.dice_weight": 1.0, "train.class_weights": True, "train.label_smoothing": 0.1,
+            "augment.turn": 0.5, "augment.flip_vertical": 0.5, "augment.jitter": 0.5,
+            "train.accumulate": 2, "train.checkpointing": True, "data.scale": 0.5,
+        },
         {"data.short_side": 100},
-        {"train.accumulate": 2, "train.checkpointing": True},
     ],
-)
+)  # fmt: skip
 def test_options(data, tmp_path, settings):
     run = train_maps(data, tmp_path / "run", settings=settings, epochs=1)
     (line,) = read_journal(run.path)

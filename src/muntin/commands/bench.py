@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from muntin.commands.console_table import print_table
-from muntin.commands.values import parse_size, to_json
+from muntin.commands.values import JsonOption, parse_names, parse_size, to_json
 
 __all__ = ["bench"]
 
@@ -30,18 +30,15 @@ def bench(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also measure torch.compile; takes minutes.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Benchmark a model against other libraries: same weights and inputs, interleaved runs."""
     from muntin.benching.bench_request import BenchRequest
     from muntin.benching.benchmark_kinds import run_benchmark
 
-    names = [] if peers == "none" else [name.strip() for name in peers.split(",") if name.strip()]
     request = BenchRequest(
         model=model,
-        peers=names,
+        peers=[] if peers == "none" else list(parse_names(peers)),
         batch_size=batch_size,
         size=parse_size(img_size) if img_size else None,
         rounds=rounds,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from muntin.commands.values import parse_settings, to_json
+from muntin.commands.values import DataArgument, JsonOption, TaskArgument, parse_settings, to_json
 from muntin.errors import plural
 
 if TYPE_CHECKING:
@@ -24,20 +24,18 @@ MAX_ALIKE = 10
 
 
 def check(
-    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic or pose.")],
-    data: Annotated[str, typer.Argument(help="Same as for train.")],
+    task: TaskArgument,
+    data: DataArgument,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Same as for train: data.colors=road:#6EC1E4.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Validate a data set and list every faulty file; exit code 1 on errors."""
     from muntin.data.data_config import DataConfig, change_reading
     from muntin.tasks.task_table import find_task
 
-    reading = change_reading(DataConfig(), parse_settings(settings or []))
+    reading = change_reading(DataConfig(), parse_settings(settings))
     report = find_task(task).check_data(data, reading)
     if as_json:
         typer.echo(to_json(report.to_dict()))
@@ -53,8 +51,8 @@ def check(
 def _judge(report: Report) -> str:
     if not report.ok:
         return "cannot be used for training: see the errors above"
-    count = len(report.problems)
-    return f"ok, {plural(count, 'warning')} (see above)" if count else "ok"
+    warned = len(report.problems)
+    return f"ok, {plural(warned, 'warning')} (see above)" if warned else "ok"
 
 
 def _shorten(problems: Iterable[Problem]) -> Iterator[str]:

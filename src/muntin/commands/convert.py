@@ -41,55 +41,43 @@ def convert(
     ] = "",
 ) -> None:
     """Convert weights between libraries without loss, or a published model to a run."""
-    from muntin.errors import ConfigError
+    changed = parse_settings(settings)
+    if to == "run" or head:
+        _check_run(to, head)
+        from muntin.published import open_published, read_class_names
+
+        run, report = open_published(
+            source,
+            target,
+            model=model,
+            head=head,
+            # Heads follow OpenMMLab and Microsoft unless another origin is given.
+            conventions="" if from_ in ("auto", "microsoft", "openmmlab") else from_,
+            class_names=read_class_names(classes) if classes else (),
+            settings=changed,
+        )
+        typer.echo(f"read: {report.summary()}")
+        typer.echo(f"written: {run.path} ({run.config.task}, {len(run.classes.names)} classes)")
+        typer.echo(f"next: muntin predict {run.path} IMAGE...")
+        return
     from muntin.zoo.weight_conversion import convert_weights
 
-    if (to == "run") != bool(head):
+    done = convert_weights(
+        source, target, name=model, to=to, dialect=from_, settings=changed.items(), force=force
+    )
+    typer.echo(f"read: {done.report.summary()}")
+    kept = f"{done.num_classes} classes" if done.num_classes else "no classifier"
+    typer.echo(f"written: {done.path} ({to}, {done.num_tensors} tensors, {kept}); read back: equal")
+    if done.report.license:
+        typer.echo(f"licence: {done.report.license}")
+
+
+def _check_run(to: str, head: str) -> None:
+    from muntin.errors import ConfigError
+
+    if to != "run" or not head:
         message = (
             f"writing a run requires both --to run and --head, got --to {to} and --head "
             f"{head or 'nothing'}."
         )
         raise ConfigError(message)
-    if head:
-        _write_run(source, target, model, head, from_, classes, settings or [])
-        return
-    done = convert_weights(
-        source,
-        target,
-        name=model,
-        to=to,
-        dialect=from_,
-        settings=parse_settings(settings or []).items(),
-        force=force,
-    )
-    typer.echo(f"read: {done.report.summary()}")
-    head = f"{done.num_classes} classes" if done.num_classes else "no classifier"
-    typer.echo(f"written: {done.path} ({to}, {done.num_tensors} tensors, {head}); read back: equal")
-    if done.report.license:
-        typer.echo(f"licence: {done.report.license}")
-
-
-def _write_run(
-    source: str,
-    target: str,
-    model: str,
-    head: str,
-    origin: str,
-    classes: str,
-    settings: list[str],
-) -> None:
-    from muntin.published import open_published, read_class_names
-
-    run, report = open_published(
-        source,
-        target,
-        model=model,
-        head=head,
-        # Heads follow the conventions of OpenMMLab and Microsoft unless another origin is given.
-        conventions="" if origin in ("auto", "microsoft", "openmmlab") else origin,
-        class_names=read_class_names(classes) if classes else (),
-        settings=parse_settings(settings),
-    )
-    typer.echo(f"read: {report.summary()}")
-    typer.echo(f"written: {run.path} ({run.config.task}, {len(run.classes.names)} classes)")
-    typer.echo(f"next: muntin predict {run.path} IMAGE...")

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
+from muntin.commands.values import TaskArgument
+
 __all__ = ["demo"]
 
 
 def demo(
-    task: Annotated[
-        str, typer.Argument(help="classify, detect, instance, semantic or pose.")
-    ] = "classify",
+    task: TaskArgument = "classify",
     out: Annotated[str, typer.Option(help="Folder for data and run; default: demo-TASK.")] = "",
 ) -> None:
     """Generate images, train on them for a few minutes, and show the results."""

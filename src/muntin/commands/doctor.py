@@ -4,19 +4,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from muntin.commands.values import to_json
+from muntin.commands.values import JsonOption, to_json
 
 __all__ = ["doctor"]
 
 
 def doctor(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Report hardware, library versions, and whether muntin works on this machine."""
     from muntin.environment import diagnose

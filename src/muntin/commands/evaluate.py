@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from muntin.commands.console_table import print_table
-from muntin.commands.values import parse_settings, to_json
+from muntin.commands.values import DeviceOption, JsonOption, parse_settings, to_json
 
 __all__ = ["evaluate"]
 
@@ -18,11 +18,9 @@ __all__ = ["evaluate"]
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
     data: Annotated[str, typer.Argument(help="Same as for train; the test split if present.")],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    as_json: JsonOption = False,
     batch_size: Annotated[int, typer.Option(help="Images per batch; 0: automatic.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: DeviceOption = "auto",
     detector: Annotated[
         str, typer.Option(help="Keypoints only: a detection run that finds the instances.")
     ] = "",
@@ -45,7 +43,7 @@ def evaluate(
         device=device,
         detector=detector,
         tta=tta,
-        settings=parse_settings(settings or []),
+        settings=parse_settings(settings),
     )
     if as_json:
         typer.echo(to_json({**figures, "class_names": list(opened.classes.names)}))

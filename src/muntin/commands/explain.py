@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from muntin.commands.values import parse_names, parse_point, parse_size
+from muntin.commands.values import (
+    SizeOption,
+    ZooWeightsOption,
+    parse_names,
+    parse_point,
+    parse_size,
+)
 from muntin.errors import ConfigError
 from muntin.explaining.sections import SECTIONS, check_sections
 
@@ -39,10 +45,8 @@ def explain(
         str | None,
         typer.Option(metavar="NAMES", help=f"Comma-separated subset of {', '.join(SECTIONS)}."),
     ] = None,
-    weights: Annotated[str, typer.Option(help="For MODEL: file, folder or hub id.")] = "",
-    img_size: Annotated[
-        str, typer.Option(help="N or HxW in pixels; default: that of the run.")
-    ] = "",
+    weights: ZooWeightsOption = "",
+    img_size: SizeOption = "",
 ) -> int:
     """Explain predictions of a model on one offline HTML page."""
     at, size, names = parse_point(point), parse_size(img_size), _parse_sections(sections)

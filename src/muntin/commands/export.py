@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from muntin.commands.console_table import print_table
-from muntin.commands.values import parse_size
+from muntin.commands.values import SizeOption, ZooWeightsOption, parse_size
 
 if TYPE_CHECKING:
+    from muntin.engines.graphs import Precision
     from muntin.exporting.run_export import Exported
 
 __all__ = ["export"]
@@ -34,10 +35,8 @@ def export(
             help="int8 only: allowed drop of the metric in percentage points.", min=0, max=100
         ),
     ] = 0.5,
-    img_size: Annotated[
-        str, typer.Option(help="N or HxW in pixels; default: that of the run.")
-    ] = "",
-    weights: Annotated[str, typer.Option(help="For MODEL: file, folder or hub id.")] = "",
+    img_size: SizeOption = "",
+    weights: ZooWeightsOption = "",
     finished: Annotated[
         bool,
         typer.Option("--postprocess", help="Also output probabilities, label maps or keypoints."),
@@ -49,11 +48,11 @@ def export(
 
     # SIGTERM would kill the process before `finally` blocks remove partial files.
     signal.signal(signal.SIGTERM, _exit)
-    options: dict[str, Any] = {"precision": precision}
     done = write(
         source,
         out,
         format=format,
+        precision=cast("Precision", precision),
         img_size=parse_size(img_size) if img_size else None,
         weights=weights or None,
         data=data,
@@ -61,7 +60,6 @@ def export(
         finished=finished,
         force=force,
         say=lambda line: typer.echo(line, err=True),
-        **options,
     )
     _show(done)
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from types import TracebackType
+from contextlib import ExitStack
 from typing import Any
 
 from muntin.commands.values import to_json
@@ -19,28 +19,17 @@ MAX_BUFFER = 2**24
 """Characters held in memory; longer lists go to a temporary file."""
 
 
-class JsonList:
-    """Collects the items of a JSON list as text.
+class JsonList(ExitStack):
+    """Collects the items of a JSON list as text; the temporary file ends with the context.
 
     Nothing is printed before `print`, so that a command that fails leaves stdout empty.
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(MAX_BUFFER, "w+", encoding="utf-8", newline="")  # noqa: SIM115 (closed by __exit__)
+        super().__init__()
+        file = tempfile.SpooledTemporaryFile(MAX_BUFFER, "w+", encoding="utf-8", newline="")  # noqa: SIM115 (entered below)
+        self._file = self.enter_context(file)
         self._count = 0
-
-    def __enter__(self) -> JsonList:
-        """Return the list; the temporary file is deleted at the end of the block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the temporary file."""
-        self._file.close()
 
     def add(self, item: dict[str, Any]) -> None:
         """Append an item."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from muntin.commands.console_table import print_table
-from muntin.commands.values import to_json
+from muntin.commands.values import JsonOption, to_json
 
 __all__ = ["models"]
 
@@ -19,9 +19,7 @@ def models(
     img_size: Annotated[
         int, typer.Option(help="Side in pixels for counting GMACs; default: that of each model.")
     ] = 0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List models with parameters, GMACs and published accuracy."""
     from muntin.zoo.model_table import describe_models

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from muntin.commands import values
 from muntin.commands.console_table import print_table
-from muntin.commands.values import parse_batch, parse_settings, parse_size, to_json
 
 if TYPE_CHECKING:
     from muntin.planning.estimate import Plan
@@ -23,30 +23,26 @@ _SETTINGS = (
 
 
 def plan(
-    task: Annotated[str, typer.Argument(help="classify, detect, instance, semantic or pose.")],
-    data: Annotated[str, typer.Argument(help="Same as for train.")],
-    val: Annotated[str, typer.Option(help="Validation data, if DATA has none.")] = "",
-    model: Annotated[
-        str, typer.Option(help="Model name (see: muntin models); default: automatic.")
-    ] = "",
-    head: Annotated[str, typer.Option(help="Same as for train.")] = "",
-    weights: Annotated[str, typer.Option(help="auto, none, a file, a run or a hub id.")] = "auto",
-    recipe: Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="Images per step, or auto.")] = "auto",
-    img_size: Annotated[str, typer.Option(help="Side in pixels, or HxW.")] = "",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    task: values.TaskArgument,
+    data: values.DataArgument,
+    val: values.ValOption = "",
+    model: values.ModelOption = "",
+    head: values.HeadOption = "",
+    weights: values.WeightsOption = "auto",
+    recipe: values.RecipeOption = "auto",
+    batch_size: values.BatchOption = "auto",
+    img_size: values.SideOption = "",
+    precision: values.PrecisionOption = "auto",
+    device: values.DeviceOption = "auto",
     settings: Annotated[list[str] | None, typer.Option("--set", help=_SETTINGS)] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout; MiB and seconds.")
-    ] = False,
+    as_json: values.JsonOption = False,
 ) -> int:
     """Predict memory and time of training; exit code 1 if it does not fit."""
-    batch, side, fields = (
-        parse_batch(batch_size),
-        parse_size(img_size),
-        parse_settings(settings or []),
-    )
+    parsed: dict[str, Any] = {
+        "batch_size": values.parse_batch(batch_size),
+        "img_size": values.parse_size(img_size),
+        "settings": values.parse_settings(settings),
+    }
     typer.echo("measuring a few steps; this may take a minute ...", err=True)
     from muntin.planning.estimate import plan as make_plan
 
@@ -58,14 +54,12 @@ def plan(
         head=head,
         weights=weights,
         recipe=recipe,
-        batch_size=batch,
-        img_size=side,
         precision=precision,
         device=device,
-        settings=fields,
+        **parsed,
     )
     if as_json:
-        typer.echo(to_json(found.to_dict()))
+        typer.echo(values.to_json(found.to_dict()))
     else:
         show_plan(found)
     return int(not found.fits)

@@ -9,13 +9,25 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from muntin.commands.json_output import JsonList
-from muntin.commands.values import parse_scales, parse_settings, parse_tile
-from muntin.commands.video_prediction import predict_videos, split_videos, write_pose_table
+from muntin.commands.values import (
+    DeviceOption,
+    JsonOption,
+    parse_scales,
+    parse_settings,
+    parse_tile,
+)
+from muntin.commands.video_prediction import (
+    Output,
+    predict_videos,
+    split_videos,
+    write_pose_table,
+)
+from muntin.errors import plural
 
 if TYPE_CHECKING:
     from muntin.runs import Run
@@ -31,15 +43,11 @@ def predict(
     run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
     images: Annotated[list[str], typer.Argument(help="Images, folders, glob patterns or videos.")],
     out: Annotated[str, typer.Option(help="Folder for annotated images.")] = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    as_json: JsonOption = False,
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Minimum score (poses: of the box); default: best F1 in validation.",
-            min=0,
-            max=1,
+            help="Minimum score (poses: of the box); default: best F1 in validation.", min=0, max=1
         ),
     ] = None,
     tile: Annotated[
@@ -59,60 +67,65 @@ def predict(
     detector: Annotated[
         str, typer.Option(help="Keypoints only: a detection run that finds the instances.")
     ] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: DeviceOption = "auto",
     engine: Annotated[
         str, typer.Option(help="eager, compile, onnxruntime, openvino, cuda, or auto: the fastest.")
     ] = "eager",
     precision: Annotated[str, typer.Option(help="Precision of the engine: fp32 or bf16.")] = "fp32",
 ) -> int:
     """Predict images or videos; exit code 1 if any could not be read."""
-    tile_side, chosen = parse_tile(tile), parse_settings(select or [], "--select")
-    sizes = parse_scales(scales)
-    from muntin.errors import ConfigError
-    from muntin.prediction.from_run import find_threshold, load
+    passes = {"tta": tta, "tile": parse_tile(tile), "scales": parse_scales(scales)}
+    chosen = parse_settings(select, "--select")
+    from muntin.prediction.from_run import load
     from muntin.runs import Run
 
     videos, others = split_videos(images)
     paths, missing = _find_all(others) if others else ([], False)
     opened = Run.open(run)
-    if threshold is not None and opened.task.kind == "segmentation":
-        message = "--threshold has no effect on segmentation: every pixel gets a class. Omit it."
-        raise ConfigError(message)
-    options: dict[str, Any] = {"engine": engine, "precision": precision}
-    predictor = load(
-        opened,
-        device=device,
-        select=chosen,
-        detector=detector,
-        detector_threshold=threshold,
-        **options,
+    min_score, reason = _choose_threshold(opened, threshold)
+    options: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
+    # Without a detector the threshold selects results, not boxes.
+    box_threshold = threshold if detector else None
+    predictor: Any = load(
+        opened, device=device, select=chosen, detector_threshold=box_threshold, **options
     )
-    passes: dict[str, Any] = {"tta": tta, "tile": tile_side, "scales": sizes}
-    min_score, reason = threshold or 0.0, ""
-    if opened.task.detects and threshold is None:
-        min_score, reason = find_threshold(opened)
-    strict, scorer = len(images) == 1, opened.path.name
     with JsonList() as document:
+        output = Output(
+            folder=out,
+            min_score=min_score,
+            scorer=opened.path.name,
+            document=document if as_json else None,
+        )
         found = predictor.stream(paths, strict=False, **passes)
-        shown = _show_results(
-            (result.above(threshold or 0.0) for result in found),
-            out=out, min_score=min_score, scorer=scorer, document=document if as_json else None,
-        )  # fmt: skip
-        frames = predict_videos(
-            partial(predictor, **passes), videos, out, min_score,
-            scorer=scorer, strict=strict, document=document if as_json else None,
-        )  # fmt: skip
+        num_results, largest = _show_results(
+            (result.above(threshold or 0.0) for result in found), output
+        )
+        strict = len(images) == 1
+        frames = predict_videos(partial(predictor.stream, **passes), videos, output, strict=strict)
         if as_json:
             document.print()
     if not as_json:
-        for video, count in frames.items():
-            typer.echo(f"{video}: {count} frame{'s' * (count != 1)}")
+        for video, number in frames.items():
+            typer.echo(f"{video}: {plural(number, 'frame')}")
         if reason:
             typer.echo(f"score threshold: {min_score:.2f}, {reason} (change: --threshold)")
         if opened.task.top_down:
             _describe_thresholds(detector, threshold)
-        _advise(opened, shown.largest, tile, out, has_videos=bool(frames))
-    return int(missing or shown.num_results < len(paths) or len(frames) < len(videos))
+        _advise(opened, largest, tile, out, has_videos=bool(frames))
+    return int(missing or num_results < len(paths) or len(frames) < len(videos))
+
+
+def _choose_threshold(run: Run, threshold: float | None) -> tuple[float, str]:
+    """Minimum score of what is shown, and why if the user did not give it."""
+    from muntin.errors import ConfigError
+    from muntin.prediction.from_run import find_threshold
+
+    if threshold is None:
+        return find_threshold(run) if run.task.detects else (0.0, "")
+    if run.task.kind == "segmentation":
+        message = "--threshold has no effect on segmentation: every pixel gets a class. Omit it."
+        raise ConfigError(message)
+    return threshold, ""
 
 
 def _advise(run: Run, largest: int, tile: str, out: str, *, has_videos: bool) -> None:
@@ -125,33 +138,28 @@ def _advise(run: Run, largest: int, tile: str, out: str, *, has_videos: bool) ->
         typer.echo("nothing was written; use --out FOLDER to save annotated videos")
 
 
-class _PredictSummary(NamedTuple):
-    """Number of results, and the longer side in pixels of the largest image."""
+def _show_results(results: Iterable[Any], output: Output) -> tuple[int, int]:
+    """Print, draw and write results as they arrive; only poses are collected, for the CSV.
 
-    num_results: int
-    largest: int
-
-
-def _show_results(
-    results: Iterable[Any], *, out: str, min_score: float, scorer: str, document: JsonList | None
-) -> _PredictSummary:
-    """Print, draw and write results as they arrive; only poses are collected, for the CSV."""
+    Returns:
+        Number of results, and the longer side in pixels of the largest image.
+    """
     from muntin.results import Poses
 
-    count, largest = 0, 0
+    number, largest = 0, 0
     poses: list[Poses] = []
     for result in results:
-        if out:
-            _draw(count, result, out, min_score)
+        if output.folder:
+            _draw(number, result, output)
             poses += [result] if isinstance(result, Poses) else []
-        if document is None:
-            typer.echo(f"{result.path}: {_describe(result, min_score)}")
+        if output.document is None:
+            typer.echo(f"{result.path}: {_describe(result, output.min_score)}")
         else:
-            document.add(result.to_dict())
-        count, largest = count + 1, max(largest, *result.size)
-    if out:
-        write_pose_table(poses, out, scorer=scorer)
-    return _PredictSummary(count, largest)
+            output.document.add(result.to_dict())
+        number, largest = number + 1, max(largest, *result.size)
+    if output.folder:
+        write_pose_table(poses, output)
+    return number, largest
 
 
 def _find_all(places: list[str]) -> tuple[list[Path], bool]:
@@ -187,17 +195,19 @@ def _describe_thresholds(detector: str, threshold: float | None) -> None:
     typer.echo(f"score threshold of keypoints: {DEFAULT_SCORE_THRESHOLD:g}; others are not drawn")
 
 
-def _draw(number: int, result: Any, out: str, min_score: float) -> None:  # noqa: ANN401 (one of muntin.results)
+def _draw(number: int, result: Any, output: Output) -> None:  # noqa: ANN401 (one of muntin.results)
     from muntin.drawing.saving import save_image, save_labels
     from muntin.prediction.predictor import draw
     from muntin.results import Detections, Poses, SemanticMap
 
-    path = Path(result.path)
+    path, folder = Path(result.path), Path(output.folder)
     name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
-    shown = result.above(min_score) if isinstance(result, Detections | Poses) else result
-    save_image(draw(path, shown), Path(out) / f"{name}.png")
+    scored = isinstance(result, Detections | Poses)
+    save_image(
+        draw(path, result.above(output.min_score) if scored else result), folder / f"{name}.png"
+    )
     if isinstance(result, SemanticMap):
-        save_labels(result.labels, Path(out) / f"{name}_labels.png")
+        save_labels(result.labels, folder / f"{name}_labels.png")
 
 
 def _describe(result: Any, min_score: float) -> str:  # noqa: ANN401 (one of muntin.results)
@@ -207,17 +217,15 @@ def _describe(result: Any, min_score: float) -> str:  # noqa: ANN401 (one of mun
     if isinstance(result, Poses):
         poses = result.above(min_score)
         points = int((poses.keypoints[:, :, 2] >= DEFAULT_SCORE_THRESHOLD).sum())
-        return (
-            f"{len(poses)} instance{'s' * (len(poses) != 1)}, "
-            f"{points} keypoint{'s' * (points != 1)} with score >= {DEFAULT_SCORE_THRESHOLD:g}"
-        )
+        sure = f"with score >= {DEFAULT_SCORE_THRESHOLD:g}"
+        return f"{plural(len(poses), 'instance')}, {plural(points, 'keypoint')} {sure}"
     if isinstance(result, SemanticMap):
         shares = result.counts / result.labels.size
         ranked = [int(i) for i in (-shares).argsort(kind="stable") if shares[i] > 0]
         return ", ".join(f"{result.class_names[i]} {shares[i]:.1%}" for i in ranked[:6])
     if isinstance(result, Detections):
         counts = Counter(result.above(min_score).class_names)
-        return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no objects"
+        return ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "no objects"
     best = zip(result.class_names[:3], result.scores[:3], strict=True)
     text = ", ".join(f"{name} {score:.2f}" for name, score in best)
     return text or f"no class with score >= {min_score}"

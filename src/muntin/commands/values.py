@@ -1,17 +1,34 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers of command-line values."""
+"""Arguments and options that commands share, and parsers of their values."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import typer
 
 from muntin.errors import ConfigError
 
 __all__ = [
+    "BatchOption",
+    "DataArgument",
+    "DeviceOption",
+    "HeadOption",
+    "JsonOption",
+    "ModelOption",
+    "PrecisionOption",
+    "RecipeOption",
+    "SettingsOption",
+    "SideOption",
+    "SizeOption",
+    "TaskArgument",
+    "ValOption",
+    "WeightsOption",
+    "ZooWeightsOption",
     "parse_batch",
     "parse_names",
     "parse_point",
@@ -23,15 +40,33 @@ __all__ = [
     "to_json",
 ]
 
+TaskArgument = Annotated[str, typer.Argument(help="classify, detect, instance, semantic or pose.")]
+DataArgument = Annotated[str, typer.Argument(help="Same as for train.")]
+ValOption = Annotated[str, typer.Option(help="Validation data, if DATA has none.")]
+ModelOption = Annotated[
+    str, typer.Option(help="Model name (see: muntin models); default: automatic.")
+]
+HeadOption = Annotated[str, typer.Option(help="fcos, upernet, vitpose ...; default: automatic.")]
+WeightsOption = Annotated[str, typer.Option(help="auto, none, a file, a run or a hub id.")]
+ZooWeightsOption = Annotated[
+    str, typer.Option("--weights", help="For MODEL: file, folder or hub id.")
+]
+RecipeOption = Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")]
+BatchOption = Annotated[str, typer.Option(help="Images per step, or auto.")]
+SideOption = Annotated[str, typer.Option(help="Side in pixels, or HxW.")]
+SizeOption = Annotated[str, typer.Option(help="N or HxW in pixels; default: that of the run.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Any config field: train.learning_rate=1e-4.")
+]
+
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_time(text: str) -> float:
-    """Parse 90, 90s, 15m or 2h to seconds; empty is 0.
-
-    Raises:
-        ConfigError: The text has another form, or is not above 0.
-    """
+    """Parse 90, 90s, 15m or 2h to seconds; empty is 0."""
     if not text:
         return 0.0
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
@@ -42,11 +77,7 @@ def parse_time(text: str) -> float:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Parse 224 or 224x320 (height x width) to pixels; empty is (0, 0).
-
-    Raises:
-        ConfigError: The text has another form.
-    """
+    """Parse 224 or 224x320 (height x width) to pixels; empty is (0, 0)."""
     if not text:
         return 0, 0
     found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text.strip())
@@ -57,41 +88,26 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_batch(text: str) -> int:
-    """Parse a batch size; auto is 0.
-
-    Raises:
-        ConfigError: The text is neither a positive integer nor auto.
-    """
-    if text == "auto":
-        return 0
-    if not text.isdecimal() or int(text) == 0:
-        message = f"--batch-size must be a positive integer or auto, got {text!r}."
-        raise ConfigError(message)
-    return int(text)
+    """Parse a batch size; auto is 0."""
+    return 0 if text == "auto" else _parse_count(text, "--batch-size must be a positive integer")
 
 
 def parse_tile(text: str) -> int | Literal["auto"] | None:
-    """Parse a side in pixels, or auto; empty is None.
-
-    Raises:
-        ConfigError: The text is neither.
-    """
+    """Parse a side in pixels, or auto; empty is None."""
     if not text:
         return None
-    if text == "auto":
-        return "auto"
+    return "auto" if text == "auto" else _parse_count(text, "--tile must be a side in pixels")
+
+
+def _parse_count(text: str, what: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        message = f"--tile must be a side in pixels or auto, got {text!r}."
+        message = f"{what} or auto, got {text!r}."
         raise ConfigError(message)
     return int(text)
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-    """Parse comma-separated scale factors; empty is 1.
-
-    Raises:
-        ConfigError: A factor is not a number.
-    """
+    """Parse comma-separated scale factors; empty is 1."""
     try:
         return tuple(float(part) for part in text.split(",")) if text else (1.0,)
     except ValueError as error:
@@ -100,11 +116,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
 
 
 def parse_point(text: str) -> tuple[float, float] | None:
-    """Parse x,y in [0, 1] as a point of an image; empty is None.
-
-    Raises:
-        ConfigError: The text is not such a point.
-    """
+    """Parse x,y in [0, 1] as a point of an image; empty is None."""
     if not text:
         return None
     try:
@@ -122,14 +134,10 @@ def parse_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def parse_settings(texts: Iterable[str], option: str = "--set") -> dict[str, str]:
-    """Parse ``name=value`` arguments.
-
-    Raises:
-        ConfigError: An argument has no ``=``.
-    """
+def parse_settings(texts: Iterable[str] | None, option: str = "--set") -> dict[str, str]:
+    """Parse ``name=value`` arguments."""
     settings = {}
-    for text in texts:
+    for text in texts or ():
         name, sign, value = text.partition("=")
         if not sign or not name.strip():
             example = "train.epochs=10" if option == "--set" else "max_detections=1000"

@@ -13,7 +13,34 @@ from typing import Any
 
 from muntin.commands.json_output import JsonList
 
-__all__ = ["predict_videos", "split_videos", "write_pose_table"]
+__all__ = ["Output", "predict_videos", "split_videos", "write_pose_table"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """Where results go.
+
+    Attributes:
+        folder: For annotated images and videos, and CSV tables of poses; "" writes nothing.
+        min_score: Minimum score of what is drawn and described.
+        scorer: Name of the run, for CSV tables.
+        document: Receives every result; None prints a line for each.
+    """
+
+    folder: str
+    min_score: float
+    scorer: str
+    document: JsonList | None
+
+    def write_poses(self, poses: Sequence[Any], name: str, frames: Sequence[str] = ()) -> None:
+        """Write a CSV table, if there are poses."""
+        from muntin.prediction.pose_csv import write_poses
+
+        if poses:
+            write_poses(Path(self.folder) / name, poses, scorer=self.scorer, frames=frames)
+
+
+Stream = Callable[[Iterator[Any]], Iterator[Any]]
 
 
 def split_videos(places: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -25,26 +52,15 @@ def split_videos(places: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def predict_videos(
-    predict: Callable[[list[Any]], list[Any]],
+    stream: Stream,
     videos: Sequence[str],
-    out: str,
-    min_score: float,
+    output: Output,
     *,
-    scorer: str,
     strict: bool,
-    document: JsonList | None,
 ) -> dict[str, int]:
-    """Predict every frame of videos.
+    """Predict every frame of videos; results have the paths ``VIDEO#0``, ``VIDEO#1`` ...
 
-    Args:
-        predict: The predictor.
-        videos: The videos.
-        out: Folder for annotated videos and, for poses, CSV tables; "" writes nothing.
-        min_score: Minimum score of results.
-        scorer: Name of the run.
-        strict: Whether an unreadable video is an error; else it is skipped with a warning.
-        document: Receives one result per frame, with path ``VIDEO#0``, ``VIDEO#1`` ...; may be
-            None.
+    Unless `strict`, an unreadable video is skipped with a warning.
 
     Returns:
         Number of frames of each video.
@@ -53,26 +69,19 @@ def predict_videos(
 
     found = {}
     for video in videos:
-        mark = None if document is None else document.mark()
+        mark = None if output.document is None else output.document.mark()
         try:
-            found[video] = _predict_video(predict, video, out, min_score, scorer, document)
+            found[video] = _predict_video(stream, video, output)
         except DataError as error:
-            if document is not None and mark is not None:
-                document.cut(mark)
+            if output.document is not None and mark is not None:
+                output.document.cut(mark)
             if strict:
                 raise
             warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=2)
     return found
 
 
-def _predict_video(
-    predict: Callable[[list[Any]], list[Any]],
-    video: str,
-    out: str,
-    min_score: float,
-    scorer: str,
-    document: JsonList | None,
-) -> int:
+def _predict_video(stream: Stream, video: str, output: Output) -> int:
     from muntin.prediction.predictor import draw
     from muntin.prediction.video import frame_rate, predict_video, write_video
     from muntin.results import Poses
@@ -82,29 +91,30 @@ def _predict_video(
 
     def frames() -> Iterator[tuple[Any, Any]]:
         nonlocal count
-        for pixels, found in predict_video(predict, video):
-            result = dataclasses.replace(found.above(min_score), path=f"{video}#{count}")
+        for pixels, found in predict_video(stream, video):
+            result = dataclasses.replace(found.above(output.min_score), path=f"{video}#{count}")
             count += 1
-            if document is not None:
-                document.add(result.to_dict())
-            if out and isinstance(result, Poses):
+            if output.document is not None:
+                output.document.add(result.to_dict())
+            if output.folder and isinstance(result, Poses):
                 poses.append(result)
             yield pixels, result
 
-    if not out:
+    if not output.folder:
         for _ in frames():
             pass
         return count
     stem = Path(video).stem
     drawn = (draw(pixels, result) for pixels, result in frames())
-    write_video(Path(out) / f"{stem}.mp4", drawn, frame_rate(video))
-    _write(poses, Path(out) / f"{stem}.csv", scorer, [])
+    write_video(Path(output.folder) / f"{stem}.mp4", drawn, frame_rate(video))
+    output.write_poses(poses, f"{stem}.csv")
     return count
 
 
-def write_pose_table(poses: Sequence[Any], out: str, *, scorer: str) -> None:
+def write_pose_table(poses: Sequence[Any], output: Output) -> None:
     """Write the poses of images to ``poses.csv``, with paths relative to its folder."""
-    _write(poses, Path(out) / "poses.csv", scorer, [_relative_to(out, one.path) for one in poses])
+    places = [_relative_to(output.folder, one.path) for one in poses]
+    output.write_poses(poses, "poses.csv", places)
 
 
 def _relative_to(folder: str, path: str) -> str:
@@ -113,10 +123,3 @@ def _relative_to(folder: str, path: str) -> str:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # on another drive
         return Path(path).resolve().as_posix()
-
-
-def _write(poses: Sequence[Any], path: Path, scorer: str, frames: Sequence[str]) -> None:
-    from muntin.prediction.pose_csv import write_poses
-
-    if poses:
-        write_poses(path, poses, scorer=scorer, frames=frames)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.torch_engine import make_runner
 from muntin.errors import RunError
+from muntin.heads.detector import FixedDetector
 from muntin.ops.triton.window_support import find_missing
 
 __all__ = ["BUCKETS", "compile_recorded", "find_unavailable", "start_cuda", "start_recorded"]
@@ -63,6 +64,9 @@ def start_recorded(
     # Fused attention reads maps, which the folded graph no longer has.
     fused = precision == "bf16" and not find_missing(device.type, device.index)
     module = graph.fused() if fused and graph.fused else copy.deepcopy(graph.module)
+    if isinstance(module, FixedDetector):
+        # Numbers of boxes differ from image to image: suppression would compile again and again.
+        module.decode_fixed = torch.compiler.disable(module.decode_fixed)
     call = make_runner((compiler or compile_recorded)(module.to(device)), precision, device)
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -80,7 +84,9 @@ def compile_recorded(module: nn.Module) -> Callable[..., Any]:
     from torch._dynamo import config as dynamo
     from torch._inductor import config as inductor
 
-    compiled = torch.compile(module, dynamic=False, mode="reduce-overhead")
+    # Of regions, detectors of two stages have another number for each image.
+    dynamic = None if isinstance(module, FixedDetector) else False
+    compiled = torch.compile(module, dynamic=dynamic, mode="reduce-overhead")
     known: set[tuple[torch.Size, ...]] = set()
 
     def call(*inputs: Tensor) -> Any:  # noqa: ANN401 (as the network)

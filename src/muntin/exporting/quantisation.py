@@ -59,7 +59,6 @@ class Quantised:
 
 def quantise(
     graph: Graph,
-    kind: str,
     path: Path,
     note: str,
     *,
@@ -72,8 +71,7 @@ def quantise(
 
     Args:
         graph: The graph.
-        kind: "onnx" or "openvino".
-        path: The file to write.
+        path: The file to write: .onnx, or .xml for OpenVINO.
         note: Metadata to store in the file.
         images: Calibration inputs, one image each.
         judge: Computes the metric of a runner.
@@ -83,7 +81,7 @@ def quantise(
     Raises:
         ConfigError: The metric drops more, even with the last fraction of layers in float32.
     """
-    maker: _OpenVino | _Onnx = _OpenVino(graph) if kind == "openvino" else _Onnx(graph, note)
+    maker: _OpenVino | _Onnx = _OpenVino(graph) if path.suffix == ".xml" else _Onnx(graph, note)
     ranking = _rank(graph, images[:MAX_RANKING_IMAGES])
     rows = [dict(zip(graph.inputs, row, strict=True)) for row in images]
     plain = maker.start(maker.model)

@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from muntin.exporting.quantisation import Quantised, quantise
 from muntin.exporting.verification import Row, compare, comparison_images, require_agreement
 from muntin.heads.network import Network
 from muntin.prediction.from_run import find_threshold
+from muntin.prediction.predictor import Predictor
 from muntin.runs import ExportedRun, Run, RunConfig
 from muntin.samples import Classes, Listing
 from muntin.scoring.evaluation import pick_part
@@ -97,17 +99,12 @@ def export(
         data: Labelled images. Required for int8, which calibrates on the training split and
             measures its loss on the test or validation split; otherwise used for verification.
         max_loss: int8 only: allowed drop of the metric in percentage points.
-        finished: Whether to add the finished output of the task (probabilities, class maps,
-            keypoints).
+        finished: Whether to add the finished output of the task, such as probabilities.
         force: Whether to replace an existing file.
         say: Called with each progress message.
 
-    Returns:
-        The file and its verification.
-
     Raises:
-        ConfigError: A name is unknown, the format lacks the precision, or an operator is not
-            supported.
+        ConfigError: An option is invalid, or an operator is not supported.
         MissingExtra: A library is not installed.
         RunError: The outputs differ, or the file cannot be written.
         WeightError: The weights cannot be read, or contain NaN.
@@ -124,7 +121,9 @@ def export(
     pre = run.preprocessing if img_size is None else replace(run.preprocessing, img_size=img_size)
     canvas = canvas_of(pre)
     sets = _read_data(run, data)
-    make = _Exporter(run=run, network=network, pre=pre, finished=finished)
+    make = _Exporter(
+        run=run, network=network, pre=pre, kind=kind, precision=precision, finished=finished
+    )
     note = json.dumps(_note(run, network, pre, canvas, precision))
     store = None if sets is None else ImageCache(sets[1], pre, DataConfig(cache_mib=0))
     with _partial_file(path) as partial:
@@ -134,13 +133,13 @@ def export(
         if precision == "int8":
             assert sets is not None, "int8 without data raises above"
             say("calibrating int8 and measuring its loss")
-            quantised = _quantise(make, graph, kind, partial, note, sets, max_loss / 100)
+            quantised = _quantise(make, graph, partial, note, sets, max_loss / 100)
         else:
             kind.write(graph, partial, note, precision)
         say("verifying outputs")
-        rows = make.compare(partial, kind, canvas, store, precision)
+        rows = make.compare(partial, canvas, store)
         if precision != "int8":
-            rows += make.compare_elsewhere(kind, canvas, precision)
+            rows += make.compare_elsewhere(canvas)
         require_agreement(rows, f"the {kind.name} file")
     return Exported(
         path=path,
@@ -155,17 +154,11 @@ def export(
 
 def _difference(task: Task, canvas: Size) -> str:
     """Effect of the fixed image size on tasks that otherwise process images of any size."""
-    high, wide = canvas
+    size, differ = f"{canvas[0]}x{canvas[1]}", "metrics may differ slightly from the run, which"
     if task.detects:
-        return (
-            f"images are padded to {high}x{wide}; metrics may differ slightly from the run, which "
-            f"pads less"
-        )
+        return f"images are padded to {size}; {differ} pads less"
     if task.kind == "segmentation":
-        return (
-            f"images are processed in windows of {high}x{wide}; metrics may differ slightly from "
-            f"the run, which uses larger windows"
-        )
+        return f"images are processed in windows of {size}; {differ} uses larger windows"
     return ""
 
 
@@ -176,49 +169,33 @@ class _Exporter:
     run: Run
     network: Network
     pre: Preprocessing
+    kind: Format
+    precision: Precision
     finished: bool
 
     def graph(self, canvas: Size) -> Graph:
         task, classes = self.run.task, self.run.classes
         return make_graph(self.network, task, classes, self.pre, canvas, finished=self.finished)
 
-    def call(self, runner: Runner, canvas: Size) -> EngineNetwork:
-        return EngineNetwork(
-            lambda size, count: runner,
-            [canvas],
-            head_info(self.network),
-            finds=self.run.task.detects,
-            groups=None,
-        )
+    def engine(self, runner: Runner, canvas: Size) -> EngineNetwork:
+        front, finds = head_info(self.network), self.run.task.detects
+        return EngineNetwork(lambda *_: runner, [canvas], front, finds=finds, groups=None)
 
-    def compare(
-        self,
-        path: Path,
-        kind: Format,
-        canvas: Size,
-        store: ImageCache | None,
-        precision: Precision,
-    ) -> list[Row]:
-        engine = self.call(kind.open(path, precision)[0], canvas)
+    def compare(self, path: Path, canvas: Size, store: ImageCache | None) -> list[Row]:
+        engine = self.engine(self.kind.open(path, self.precision)[0], canvas)
+        finds, precision = self.run.task.detects, self.precision
         return [
-            compare(
-                self.network,
-                engine,
-                self.pre,
-                examples,
-                finds=self.run.task.detects,
-                precision=precision,
-            )
+            compare(self.network, engine, self.pre, examples, finds=finds, precision=precision)
             for examples in comparison_images(store, self.pre, canvas)
         ]
 
-    def compare_elsewhere(self, kind: Format, canvas: Size, precision: Precision) -> list[Row]:
+    def compare_elsewhere(self, canvas: Size) -> list[Row]:
         """Compare at another image size, with a temporary file."""
         other = (canvas[0] + 32, canvas[1])
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"other{kind.suffix}"
-            kind.write(self.graph(other), path, "", precision)
-            return self.compare(path, kind, other, None, precision)
+            path = Path(folder) / f"other{self.kind.suffix}"
+            self.kind.write(self.graph(other), path, "", self.precision)
+            return self.compare(path, other, None)
 
 
 def _target(path: Path, kind: Format, *, force: bool) -> Path:
@@ -323,7 +300,6 @@ def _thin(listing: Listing, most: int) -> Listing:
 def _quantise(
     make: _Exporter,
     graph: Graph,
-    kind: Format,
     path: Path,
     note: str,
     sets: tuple[Listing, Listing],
@@ -342,30 +318,24 @@ def _quantise(
     scored = ImageCache(_thin(sets[1], MAX_EVALUATION_IMAGES), pre, DataConfig())
 
     def judge(runner: Runner) -> float:
-        found = score(make.call(runner, canvas), scored, task, make.run.classes, batch_size=8)
-        return task.goal(found.figures)[1]
+        engine = make.engine(runner, canvas)
+        predictor = Predictor(engine, task, make.run.classes, pre, device="cpu")
+        return task.goal(score(predictor, scored, batch_size=8).figures)[1]
 
-    return quantise(graph, kind.name, path, note, images=examples, judge=judge, max_loss=max_loss)
+    return quantise(graph, path, note, images=examples, judge=judge, max_loss=max_loss)
 
 
-class _partial_file:  # noqa: N801 (a context, used like a function)
+@contextmanager
+def _partial_file(path: Path) -> Iterator[Path]:
     """A temporary file that gets its name on success and is removed on failure."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.folder = tempfile.mkdtemp(prefix=".muntin-", dir=self.path.parent)
-        except OSError as error:
-            raise RunError(cannot_write(self.path, error)) from error
-        return Path(self.folder) / self.path.name
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            if kind is None:
-                for made in sorted(Path(self.folder).iterdir()):
-                    os.replace(made, self.path.with_name(made.name))
-        finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".muntin-", dir=path.parent))
+    except OSError as error:
+        raise RunError(cannot_write(path, error)) from error
+    try:
+        yield folder / path.name
+        for made in sorted(folder.iterdir()):
+            os.replace(made, path.with_name(made.name))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader
-from muntin.data.transforms import Preprocessing, normalise, to_tensor
+from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.engines.engine_network import EngineNetwork
 from muntin.engines.graphs import Precision
 from muntin.errors import RunError
@@ -22,6 +22,7 @@ from muntin.heads.instances import Instances
 from muntin.heads.network import Network
 from muntin.shapes import Int, Size, UInt8
 from muntin.synthetic.scenes import make_scene
+from muntin.tasks.task import run_forward
 
 __all__ = ["Row", "compare", "comparison_images", "require_agreement"]
 
@@ -72,32 +73,26 @@ def comparison_images(
         )
         yield "random", images, torch.tensor([canvas] * batch)
     kind = "drawn" if store is None else "real"
-    part = _draw(pre, canvas) if store is None else _read(store)
-    most = len(part.images)
-    high, wide = part.images.shape[2:]
-    images = F.pad(part.images, (0, max(0, canvas[1] - wide), 0, max(0, canvas[0] - high)))
+    images, sizes = _draw(pre, canvas) if store is None else _read(store)
+    high, wide = images.shape[2:]
+    images = F.pad(images, (0, max(0, canvas[1] - wide), 0, max(0, canvas[0] - high)))
     images = images[:, :, : canvas[0], : canvas[1]]
-    sizes = torch.minimum(part.sizes, torch.tensor(canvas))
+    sizes = torch.minimum(sizes, torch.tensor(canvas))
     for batch in BATCHES:
-        rows = torch.arange(batch) % most
+        rows = torch.arange(batch) % len(images)
         yield kind, images[rows].contiguous(), sizes[rows]
 
 
-class _Part(NamedTuple):
-    images: UInt8[Tensor, "B C H W"]
-    sizes: Int[Tensor, "B 2"]
-
-
-def _read(store: ImageCache) -> _Part:
+def _read(store: ImageCache) -> tuple[UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]]:
     batch = next(iter(EvalLoader(store, batch_size=min(len(store), max(BATCHES)))))
-    return _Part(batch.images, batch.sizes)
+    return batch.images, batch.sizes
 
 
-def _draw(pre: Preprocessing, canvas: Size) -> _Part:
+def _draw(pre: Preprocessing, canvas: Size) -> tuple[UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]]:
     size = (max(16, canvas[0]), max(16, canvas[1]))
     scenes = [make_scene(0, number, size=size, max_objects=6) for number in range(max(BATCHES))]
     images = torch.stack([to_tensor(scene.image, pre.in_chans) for scene in scenes])
-    return _Part(images, torch.tensor([size] * len(scenes)))
+    return images, torch.tensor([size] * len(scenes))
 
 
 @torch.no_grad()
@@ -113,17 +108,16 @@ def compare(
     """Compare an engine with the network on a batch.
 
     Args:
-        network: Takes normalised images.
-        engine: Takes pixels.
+        network: The network.
+        engine: The same network in an engine.
         pre: Normalisation.
         examples: An item of `comparison_images`.
         finds: Whether both output detections.
-        precision: Precision of the engine.
+        precision: Of the engine; defines the allowed difference.
     """
     kind, images, sizes = examples
     inside = sizes if finds else None
-    truth = network.decode(network(normalise(images, pre, inside), inside))
-    said = engine.decode(engine(images, inside))
+    truth, said = (one.decode(run_forward(one, images, pre, inside)) for one in (network, engine))
     size: Size = (images.shape[2], images.shape[3])
     if finds:
         difference = max(

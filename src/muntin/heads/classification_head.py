@@ -24,14 +24,9 @@ def class_losses(
     label_smoothing: float = 0.0,
     multi_label: bool = False,
 ) -> Float[Tensor, " B"]:
-    """Cross-entropy of each image; binary for several labels an image.
+    """Cross-entropy of each image; binary if an image may have several labels.
 
-    Args:
-        logits: Of each class.
-        labels: Class numbers (B), or the share of each class (B, K), as mixing images makes them.
-        class_weights: Factor on the loss of each class.
-        label_smoothing: Part of the target spread over all classes.
-        multi_label: Whether an image may have several labels.
+    Labels are class numbers (B), or the share of each class (B, K), as mixing images makes them.
     """
     # Cross-entropy in float32: half precision loses small probabilities.
     logits = logits.float()
@@ -62,49 +57,38 @@ class _Classifier(Head):
 class LinearHead(_Classifier):
     """Logits of each class from the vector of an image; with 0 classes, the vector itself."""
 
-    def __init__(self, channels: int, num_classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.dropout = nn.Dropout(dropout)
         self.fc = _linear(channels, num_classes)
 
     def forward(self, features: Features) -> Float[Tensor, "B K"]:
         """Give the logits."""
-        return self.fc(self.dropout(features.vector))
+        return self.fc(features.vector)
 
 
 class DistilledHead(_Classifier):
     """Two classifiers, of the class token and the distillation token; the logits are their mean.
 
-    Source:
-        Touvron et al. 2021 (arXiv 2012.12877), section 3. There the mean is taken at evaluation;
-        to train with a teacher, compare `both` with labels and teacher.
+    Touvron et al. 2021 (arXiv 2012.12877), section 3.
     """
 
-    def __init__(self, channels: int, num_classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.dropout = nn.Dropout(dropout)
         self.fc = _linear(channels // 2, num_classes)
         self.fc_dist = _linear(channels // 2, num_classes)
 
     def forward(self, features: Features) -> Float[Tensor, "B K"]:
         """Give the mean of both classifiers' logits."""
-        first, second = self.both(features)
-        return (first + second) / 2
-
-    def both(self, features: Features) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """Give the logits of the class token and those of the distillation token."""
-        first, second = self.dropout(features.vector).chunk(2, dim=1)
-        return self.fc(first), self.fc_dist(second)
+        first, second = features.vector.chunk(2, dim=1)
+        return (self.fc(first) + self.fc_dist(second)) / 2
 
 
-def build_classifier(
-    backbone: Backbone, num_classes: int, dropout: float = 0.0
-) -> LinearHead | DistilledHead:
+def build_classifier(backbone: Backbone, num_classes: int) -> LinearHead | DistilledHead:
     """Build the head that suits the vector that a backbone gives."""
     kind = DistilledHead if backbone.spec.embed_parts == 2 else LinearHead
-    return kind(backbone.embed_channels, num_classes, dropout)
+    return kind(backbone.embed_channels, num_classes)
 
 
 def _linear(channels: int, num_classes: int) -> nn.Module:

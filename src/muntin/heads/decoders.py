@@ -3,9 +3,9 @@
 """Segmentation decoders: from backbone maps to one feature map at the finest resolution.
 
 Source:
-    Xiao et al. 2018, "Unified Perceptual Parsing for Scene Understanding" (arXiv 1807.10221), as
-    published for Swin; compared live with transformers in tests/heads/test_semantic.py.
-    Xie et al. 2021, "SegFormer" (arXiv 2105.15203), section 3.2, for the light decoder.
+    UPerNet: Xiao et al. 2018 (arXiv 1807.10221), as published for Swin; compared live with
+    transformers in tests/heads/test_semantic.py. Light decoder: Xie et al. 2021, "SegFormer"
+    (arXiv 2105.15203), section 3.2.
 
 Letters: B images, C channels, H and W sides of a map in cells.
 """
@@ -27,11 +27,8 @@ __all__ = ["LightDecoder", "UPerNet"]
 class UPerNet(nn.Module):
     """Pyramid pooling of the coarsest map, a top-down feature pyramid, and fusion of all levels.
 
-    Args:
-        widths: Channels of the backbone's maps, finest first.
-        channels: Of every level and of the result.
-        pool_sides: Cells along each side of the pooled maps.
-        norm: After each convolution.
+    `widths` are the channels of the backbone's maps, finest first; `pool_sides` the cells along
+    each side of the pooled maps.
     """
 
     def __init__(

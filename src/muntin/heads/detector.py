@@ -12,8 +12,13 @@ from torch import Tensor, nn
 
 from muntin.features import Features
 from muntin.heads.head import Head
-from muntin.heads.instances import Candidates, Instances, select_boxes, select_fixed
-from muntin.heads.select_config import SelectConfig
+from muntin.heads.instances import (
+    Candidates,
+    Instances,
+    SelectConfig,
+    select_boxes,
+    select_fixed,
+)
 from muntin.shapes import Float, Int
 
 __all__ = ["Detector", "FixedDetector", "find_candidate"]
@@ -72,15 +77,10 @@ class Detector(Head):
     def score_of(
         self, features: Features, box: Float[Tensor, "4"], class_id: int
     ) -> Callable[[Features], Float[Tensor, " B"]]:
-        """Give a function that scores one detection in other images, differentiably.
+        """Give a function that scores a detection of `decode` in other images, differentiably.
 
         Here it is the score of the candidate of the same row, which is right where rows keep their
         meaning: queries, or all cells. Heads that choose rows by score hold the place instead.
-
-        Args:
-            features: Of the image in which it was detected.
-            box: The detection, as `decode` gave it.
-            class_id: Its class.
         """
         raw = self(features)
         row = find_candidate(raw.boxes[0], raw.scores[0], box, class_id)
@@ -89,11 +89,7 @@ class Detector(Head):
     def decode_fixed(self, raw: Candidates) -> tuple[Tensor, ...]:
         """Like `decode`, with a fixed number of instances per image, for exported graphs.
 
-        Returns:
-            Boxes, scores, class numbers and, where there are any, masks. Padding has score 0.
-
-        Raises:
-            ConfigError: The output has no fixed shape.
+        Gives boxes, scores, class numbers and, where there are any, masks. Padding has score 0.
         """
         return self.with_fixed_masks(raw.levels, *select_fixed(raw.boxes, raw.scores, self.select))
 
@@ -127,10 +123,10 @@ class FixedDetector(nn.Module):
 
     def __init__(self, network: nn.Module, head: Detector) -> None:
         super().__init__()
-        self.network, self._decode_fixed = network, head.decode_fixed
+        self.network, self.decode_fixed = network, head.decode_fixed
 
     def forward(
         self, images: Tensor, sizes: Int[Tensor, "B 2"] | None = None
     ) -> tuple[Tensor, ...]:
         """Give boxes, scores, class numbers and perhaps masks; see `Detector.decode_fixed`."""
-        return self._decode_fixed(self.network(images, sizes))
+        return self.decode_fixed(self.network(images, sizes))

@@ -7,8 +7,7 @@ One stage and no anchors: fast, and the default for boxes on small machines.
 Source:
     Tian et al. 2019, "FCOS" (arXiv 1904.01355), with centre sampling, centredness beside the boxes
     and the GIoU loss of its later versions. Compared live with torchvision's FCOS in
-    tests/heads/test_fcos_parity.py: same weights, boxes within 1e-3 pixels, and the same cells
-    assigned to the same objects.
+    tests/heads/test_fcos_parity.py: boxes within 1e-3 pixels, and the same cells assigned.
 
 Letters: B images, N cells of all levels, K classes, C channels.
 """
@@ -29,9 +28,9 @@ from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, find_candidate
 from muntin.heads.head import HeadConfig
+from muntin.heads.instances import SelectConfig
 from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.proposals import IGNORED, clip_boxes
-from muntin.heads.select_config import SelectConfig
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.boxes import covered_fraction, grid_points
 from muntin.shapes import Float, Int, Size
@@ -165,10 +164,9 @@ class FCOS(Detector):
     def score_of(
         self, features: Features, box: Float[Tensor, "4"], class_id: int
     ) -> Callable[[Features], Float[Tensor, " B"]]:
-        """Give a function that scores one detection in other images, differentiably.
+        """Score the cell that the box came from, by its logit.
 
-        It is the logit of the cell that the box came from: rows are chosen by score, so another
-        image has other cells in them.
+        Rows are chosen by score, so another image has other cells in them.
         """
         levels = self.read_levels(features)
         parts = [self._best_cells(*pair) for pair in zip(levels, self.strides, strict=True)]
@@ -266,15 +264,9 @@ def assign_cells(
 ) -> Int[Tensor, " N"]:
     """Assign an object to each cell: number of the object; -1 = background; -2 = inside a crowd.
 
-    A cell is assigned an object when its point lies inside the box and near its centre, and the
-    farthest edge is within the range of its level; of several objects, the smallest.
-
-    Args:
-        points: (x, y) of the cells of each level, in pixels.
-        strides: Of the levels.
-        target: The objects.
-        radius: Largest distance from the centre, in strides.
-        reach: Farthest edge for the first level, in strides; it doubles from level to level.
+    A cell is assigned an object when its point lies inside the box and at most `radius` strides
+    from its centre, and the farthest edge is within the range of its level: `reach` strides for the
+    first, doubling from level to level. Of several objects, the smallest wins.
     """
     places = torch.cat(points)
     matched = torch.full((len(places),), -1, device=places.device)

@@ -47,8 +47,7 @@ class Head(nn.Module):
     def class_layers(self) -> dict[str, tuple[int, int]]:
         """Layers with a row for each class or keypoint.
 
-        Returns:
-            Path of the layer, or its end -> rows per class, and rows besides those.
+        Path of the layer, or its end -> rows per class, and rows besides those.
         """
         return {}
 

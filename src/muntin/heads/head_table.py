@@ -58,11 +58,7 @@ MASK_DETECTORS: dict[str, DetectorConfig] = {
 def build_detector(
     backbone: Backbone, num_classes: int, config: DetectorConfig, *, masks: bool
 ) -> nn.Module:
-    """Build a detector for a backbone.
-
-    Raises:
-        ConfigError: Masks requested from a detector without masks.
-    """
+    """Build a detector; masks from one without them are a `ConfigError`."""
     if isinstance(config, RCNNConfig):
         return RCNN(backbone, num_classes, config, masks=masks)
     if masks:
@@ -75,11 +71,7 @@ Config = TypeVar("Config", bound=HeadConfig)
 
 
 def find_head(name: str, heads: Mapping[str, Config]) -> Config:
-    """Give the config of a head.
-
-    Raises:
-        ConfigError: There is none of this name.
-    """
+    """Give the config of the head of this name."""
     if name not in heads:
         raise ConfigError(unknown_name("head", name, heads))
     return heads[name]

@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
+from muntin.configs import check_range
 from muntin.errors import ConfigError
-from muntin.heads.select_config import SelectConfig
-from muntin.ops.boxes import suppress, suppress_groups
+from muntin.ops.boxes import Suppression, suppress, survives
 from muntin.shapes import Float, Int
 
-__all__ = ["Candidates", "Instances", "select_boxes", "select_fixed"]
+__all__ = ["Candidates", "Instances", "SelectConfig", "select_boxes", "select_fixed"]
 
 
 class Instances(NamedTuple):
@@ -47,12 +48,9 @@ else:
 class Candidates(_Instances):
     """Raw output of a detector for a batch. As a sequence: the instances of each image.
 
-    Args:
-        levels: Feature maps for masks and keypoints; may be empty.
-        boxes: Box of each candidate for each class, or one for all (S = 1), in pixels of the
-            images as the network got them.
-        scores: Of each class, in [0, 1].
-        decode: Selects instances; called once, on first access.
+    Boxes, of each class or one for all (S = 1), are in pixels of the images as the network got
+    them, scores in [0, 1]. `levels` are maps for masks and keypoints; `decode` is called once, on
+    first access.
     """
 
     def __init__(
@@ -96,6 +94,33 @@ class Candidates(_Instances):
         return self.found[index]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectConfig:
+    """Selection of boxes among the candidates.
+
+    Attributes:
+        score_threshold: Minimum score.
+        iou: Overlap from which two boxes of a class are duplicates.
+        suppression: "hard" drops the worse of the two; "soft" lowers its score by the overlap
+            (linear Soft-NMS, Bodla et al. 2017, who used it with an `iou` of 0.3); "none" keeps
+            both, for heads trained to predict each object once (Carion et al. 2020, DETR).
+        class_agnostic: Whether boxes of different classes suppress each other.
+        max_detections: Maximum boxes per image.
+    """
+
+    score_threshold: float = 0.05
+    iou: float = 0.5
+    suppression: Suppression = "hard"
+    class_agnostic: bool = False
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        """Validate the ranges."""
+        check_range("select.score_threshold", self.score_threshold, 0, 1)
+        check_range("select.iou", self.iou, 0, 1)
+        check_range("select.max_detections", self.max_detections, 1, 100_000)
+
+
 def select_boxes(
     boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], config: SelectConfig
 ) -> Instances:
@@ -122,14 +147,10 @@ def select_boxes(
 def select_fixed(
     boxes: Float[Tensor, "B Q S 4"], scores: Float[Tensor, "B Q K"], config: SelectConfig
 ) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"]]:
-    """Select a fixed number of instances per image, for exported graphs.
+    """Select a fixed number of instances per image, best first, for exported graphs.
 
-    Returns:
-        D boxes, scores and class numbers, best first; D is `max_detections` if there are as many
-        candidates. Padding has score 0.
-
-    Raises:
-        ConfigError: Soft suppression, which takes a variable number of steps.
+    D is `max_detections` if there are as many candidates. Padding has score 0. Soft suppression,
+    which takes a variable number of steps, is a `ConfigError`.
     """
     if config.suppression == "soft":
         message = (
@@ -137,7 +158,7 @@ def select_fixed(
             f"{config.suppression!r}. Set it before exporting."
         )
         raise ConfigError(message)
-    batch, _, classes = scores.shape
+    classes = scores.shape[2]
     slots = boxes.shape[2]
     flat = scores.flatten(1)
     # NMS compares all pairs, so only the best candidates enter; with 5 times as many as are
@@ -151,12 +172,12 @@ def select_fixed(
     valid = whole & (best > config.score_threshold)
     alive = valid
     if config.suppression == "hard":
-        image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count)
-        groups = image if config.class_agnostic else image * classes + class_ids
+        groups, num_groups = class_ids, classes
+        if config.class_agnostic:
+            groups, num_groups = torch.zeros_like(class_ids), 1
         # Rejected candidates rank last: filtering them would make shapes depend on the data.
         ranked = torch.where(valid, best, best - 2)
-        kept = suppress_groups(chosen.flatten(0, 1), ranked.flatten(), groups.flatten(), config.iou)
-        alive = torch.zeros_like(valid.flatten()).index_fill(0, kept, True).view_as(valid) & valid
+        alive = survives(chosen, ranked, groups, num_groups, config.iou) & valid
     values, order = torch.where(alive, best, 0.0).topk(min(config.max_detections, count), dim=1)
     return (
         chosen.gather(1, order[..., None].expand(-1, -1, 4)),

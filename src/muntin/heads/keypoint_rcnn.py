@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keypoint R-CNN: a two-stage detector that also predicts the keypoints of each instance.
 
-Source:
-    He et al. 2017, "Mask R-CNN" (arXiv 1703.06870), section 5. Compared live with torchvision in
-    tests/heads/test_keypoint_rcnn.py.
+He et al. 2017, "Mask R-CNN" (arXiv 1703.06870), section 5. Compared live with torchvision in
+tests/heads/test_keypoint_rcnn.py.
 
 Letters: B images, Q regions, P keypoints, m side of a heatmap in cells.
 """
@@ -87,11 +86,7 @@ class KeypointRCNN(RCNN):
     def with_fixed_masks(
         self, levels: list[Tensor], boxes: Tensor, scores: Tensor, class_ids: Tensor
     ) -> tuple[Tensor, ...]:
-        """Reject: heatmaps are resized to each box, which a graph of fixed shapes cannot do.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Reject: heatmaps are resized to each box, which a graph of fixed shapes cannot do."""
         message = (
             "an exported run needs a head with fixed shapes, got keypoint_rcnn, which resizes "
             "heatmaps to each box. Train with another --head."

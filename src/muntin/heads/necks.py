@@ -4,8 +4,7 @@
 
 Source:
     Lin et al. 2017, "Feature Pyramid Networks" (arXiv 1612.03144), compared live with torchvision
-    in tests/heads/test_necks.py. Li et al. 2022, "Exploring Plain Vision Transformer Backbones for
-    Object Detection" (arXiv 2203.16527), section 3: the simple feature pyramid.
+    in tests/heads/test_necks.py. Li et al. 2022 (arXiv 2203.16527), section 3: the simple pyramid.
 
 Letters: B images, C channels, H and W sides of a map in cells.
 """
@@ -53,8 +52,6 @@ class NeckConfig:
 
 
 class _Extra(nn.Module):
-    """The coarser levels."""
-
     def __init__(self, config: NeckConfig) -> None:
         super().__init__()
         self.count = config.extra_levels
@@ -77,8 +74,6 @@ class _Extra(nn.Module):
 
 
 class _Pyramid(nn.Module):
-    """Levels of equal channels, finest first, and the coarser ones that are added to them."""
-
     def _add_levels(
         self, widths: Sequence[int], strides: Sequence[float], config: NeckConfig
     ) -> None:
@@ -119,8 +114,6 @@ class FeaturePyramid(_Pyramid):
 
 
 class _MaxPool(nn.Module):
-    """2x2 max pooling."""
-
     def forward(self, level: Tensor) -> Tensor:
         # Without ceil_mode a single row or column would pool to nothing.
         return F.max_pool2d(level, 2, stride=2, ceil_mode=1 in level.shape[2:])

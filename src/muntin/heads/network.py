@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError
+from muntin.errors import ConfigError, ShapeError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask
 from muntin.shapes import Int
 
@@ -19,13 +19,8 @@ __all__ = ["Network"]
 class Network(nn.Module):
     """One backbone and one or more heads on its features; the backbone runs once per batch.
 
-    Args:
-        backbone: Computes the features.
-        head: Reads them. Keys of the state dict begin with ``backbone.`` and ``head.``; several
-            heads, given by name, have keys that begin with their names.
-
-    Raises:
-        ConfigError: A head has an invalid or reserved name.
+    Keys of the state dict begin with ``backbone.`` and ``head.``; several heads, given by name,
+    have keys that begin with their names.
     """
 
     backbone: Backbone
@@ -66,7 +61,18 @@ class Network(nn.Module):
         """Run the backbone; arguments as in `Backbone.features`.
 
         Losses are computed from it: ``network.head.losses(network.features(images), targets)``.
+
+        Raises:
+            ShapeError: The images have another number of channels.
         """
+        wanted = getattr(getattr(self.backbone, "config", None), "in_chans", images.shape[1])
+        if images.shape[1] != wanted:
+            message = (
+                f"images must have {wanted} channels (B, {wanted}, H, W), got "
+                f"{images.shape[1]}: {tuple(images.shape)}. Convert them, or build the model with "
+                f"in_chans={images.shape[1]}."
+            )
+            raise ShapeError(message)
         features = self.backbone.features(images, sizes=sizes, mask=mask)
         if self._reads_both:
             features.compute_both()

@@ -3,9 +3,8 @@
 """Keypoint heatmaps of one instance.
 
 Source:
-    Xiao et al. 2018, "Simple Baselines for Human Pose Estimation" (arXiv 1804.06208), as mmpose has
-    it on Swin; Xu et al. 2022, "ViTPose" (arXiv 2204.12484), classic and simple decoder. Compared
-    with transformers' VitPoseForPoseEstimation in tests/heads/test_pose_parity.py.
+    Xiao et al. 2018 (arXiv 1804.06208), as mmpose has it on Swin; Xu et al. 2022, "ViTPose" (arXiv
+    2204.12484), classic and simple decoder, compared live in tests/heads/test_pose_parity.py.
 
 Letters: B instances, P keypoints, H and W sides of the image, h and w those of a heatmap.
 """
@@ -124,12 +123,9 @@ class PoseHead(Head):
     def losses(
         self, features: Features, points: Float[Tensor, "B P 2"], known: Bool[Tensor, "B P"]
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Give the losses of each instance, by name: the mean over its heatmaps.
+        """Give the loss of each instance: the mean over its known keypoints.
 
-        Args:
-            features: Of the backbone, one instance an image.
-            points: x and y of each keypoint in pixels of the images.
-            known: Which of them enter the loss; the others add nothing.
+        Points are x and y in pixels of the images, one instance an image.
         """
         config = self.config
         found = self._logits(features)
@@ -155,8 +151,6 @@ class PoseHead(Head):
 
 
 class _Deconvolutions(nn.Module):
-    """Transposed convolutions, each of which doubles the resolution."""
-
     def __init__(self, width: int, channels: int, times: int) -> None:
         super().__init__()
         widths = [width, *(channels for _ in range(times))]
@@ -169,21 +163,17 @@ class _Deconvolutions(nn.Module):
             nn.init.normal_(module.weight, std=0.001)  # type: ignore[arg-type]
 
     def forward(self, maps: Float[Tensor, "B C h w"]) -> Tensor:
-        """Return the upsampled map."""
         for deconv, norm in zip(self.deconv, self.norm, strict=True):
             maps = F.relu(norm(deconv(maps)), inplace=True)
         return maps
 
 
 class _Upsampling(nn.Module):
-    """ReLU, then one bilinear upsampling."""
-
     def __init__(self, factor: int) -> None:
         super().__init__()
         self.factor = factor
 
     def forward(self, maps: Float[Tensor, "B C h w"]) -> Tensor:
-        """Return the upsampled map."""
         maps = F.relu(maps)
         if self.factor == 1:
             return maps

@@ -24,7 +24,7 @@ from muntin.ops.boxes import (
     decode_offsets,
     encode_offsets,
     make_anchors,
-    suppress_groups,
+    survives,
 )
 from muntin.shapes import Bool, Float, Int, Size
 from muntin.targets import BoxTargets
@@ -61,9 +61,8 @@ class ProposalHead(nn.Module):
     ) -> tuple[Float[Tensor, "B Q 4"], Bool[Tensor, "B Q"], list[Tensor], Tensor, Tensor]:
         """Propose boxes for images of these sizes, (height, width) in pixels without padding.
 
-        Returns:
-            The best boxes of each image, a fixed number, best first; which of them are not padding;
-            the anchors of each level; and score (B, N) and offsets (B, N, 4) of all anchors.
+        Gives the best boxes of each image, a fixed number, best first; which of them are not
+        padding; the anchors of each level; and score (B, N) and offsets (B, N, 4) of all anchors.
         """
         anchors, scores, offsets = self._predict(levels)
         boxes, valid = self._choose(anchors, scores, offsets, sizes)
@@ -121,17 +120,12 @@ class ProposalHead(nn.Module):
         value, level = torch.cat(values, 1), torch.cat(numbers, 1)
         count = boxes.shape[1]
         sides = boxes[..., 2:] - boxes[..., :2]
-        # One NMS call for the batch: boxes suppress each other only within an image and a level.
-        image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(-1, count)
-        group = (image * len(anchors) + level).flatten()
         whole = (sides >= 1e-3).all(dim=2)
         # Empty boxes rank last: filtering them would make shapes depend on the data.
         ranked = torch.where(whole, value, value - 2)
-        kept = suppress_groups(
-            boxes.flatten(0, 1), ranked.flatten(), group, self.config.proposal_iou
-        )
-        alive = torch.zeros_like(group, dtype=torch.bool).index_fill(0, kept, True)
-        ranked = torch.where(alive.view_as(ranked), ranked, -2.0)
+        # Boxes suppress each other only within a level.
+        alive = survives(boxes, ranked, level, len(anchors), self.config.proposal_iou)
+        ranked = torch.where(alive, ranked, -2.0)
         best, places = ranked.topk(min(wanted, count), dim=1)
         return boxes.gather(1, places[..., None].expand(-1, -1, 4)), best >= 0
 
@@ -180,17 +174,10 @@ def match_objects(
     *,
     keep_best: bool = False,
 ) -> Int[Tensor, " N"]:
-    """Match each box to an object.
+    """Match each box to an object: its number; -1 = background; -2 = in between, or inside a crowd.
 
-    Args:
-        boxes: In pixels.
-        target: The objects.
-        high: IoU from which a box matches an object.
-        low: IoU below which it is background.
-        keep_best: Whether the best boxes of an object match it even below `high`.
-
-    Returns:
-        Number of the object; -1 = background; -2 = neither: in between, or inside a crowd.
+    A box matches from an IoU of `high`, and is background below `low`; with `keep_best`, the best
+    boxes of an object match it even below `high`.
     """
     matched = torch.full((len(boxes),), -1, device=boxes.device)
     if len(target.boxes):

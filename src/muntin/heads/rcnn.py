@@ -6,11 +6,9 @@ The first stage proposes boxes; each further stage pools their features (RoIAlig
 refines them. A mask head predicts the mask of each object inside its box.
 
 Source:
-    Ren et al. 2015 (arXiv 1506.01497), He et al. 2017 (arXiv 1703.06870), Cai and Vasconcelos 2019,
-    "Cascade R-CNN" (arXiv 1906.09756). With torchvision's conventions, compared live with
-    torchvision's Faster and Mask R-CNN in tests/heads/test_rcnn_parity.py: same weights, boxes
-    within 1e-3 pixels. Cascades are compared with a reference
-    implementation in loops.
+    Ren et al. 2015 (arXiv 1506.01497), He et al. 2017 (arXiv 1703.06870), Cai and Vasconcelos 2019
+    (arXiv 1906.09756). Compared live with torchvision in tests/heads/test_rcnn_parity.py, boxes
+    within 1e-3 pixels; cascades with a reference implementation in loops.
 
 Letters: B images, Q regions, K classes, C channels.
 """
@@ -26,7 +24,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, find_candidate
-from muntin.heads.instances import Instances
+from muntin.heads.instances import Instances, SelectConfig
 from muntin.heads.necks import build_neck
 from muntin.heads.proposals import (
     ProposalHead,
@@ -37,7 +35,6 @@ from muntin.heads.proposals import (
 )
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.heads.roi_heads import BoxHead, MaskHead, pool_regions
-from muntin.heads.select_config import SelectConfig
 from muntin.ops.boxes import decode_offsets, encode_offsets
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
@@ -148,10 +145,9 @@ class RCNN(Detector):
     def score_of(
         self, features: Features, box: Float[Tensor, "4"], class_id: int
     ) -> Callable[[Features], Float[Tensor, " B"]]:
-        """Give a function that scores one detection in other images, differentiably.
+        """Score the proposal that the box came from, by the log-odds of the class.
 
-        It is the log-odds of the class in the proposal that the box came from. The proposal stays
-        fixed while the image changes: choosing proposals has no gradient.
+        The proposal stays fixed while the image changes: choosing proposals has no gradient.
         """
         levels, sizes = self.read_levels(features), features.sizes
         boxes, scores = self.candidates(levels, sizes)

@@ -3,8 +3,7 @@
 """Config of R-CNN detectors, and the conventions of published ones.
 
 Two networks of the same shape read the same weights differently: anchors rounded or not, regions
-half a pixel aside, the background class first or last. These conventions are fields, so that
-weights of each origin give the answers they were trained to give.
+half a pixel aside, the background class first or last. These conventions are fields.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import ClassVar, Literal
 from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.heads.head import HeadConfig
+from muntin.heads.instances import SelectConfig
 from muntin.heads.necks import NeckConfig
-from muntin.heads.select_config import SelectConfig
 from muntin.nn.conv_norm import NormName
 
 __all__ = [

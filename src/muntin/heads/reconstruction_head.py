@@ -3,10 +3,9 @@
 """Reconstruct the pixels of masked patches from the tokens of visible ones (MAE).
 
 Source:
-    He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners" (arXiv 2111.06377), section
-    3: a narrow transformer over all positions, mask tokens where patches were dropped, and the mean
-    squared error of each dropped patch's normalised pixels. Compared with a loop over patches in
-    tests/objectives/test_reconstruction.py.
+    He et al. 2021 (arXiv 2111.06377), section 3: a narrow transformer over all positions, mask
+    tokens where patches were dropped, and the mean squared error of each dropped patch's normalised
+    pixels.
 
 Letters: B images, N patches of the whole grid, C channels, p side of a patch.
 """
@@ -27,13 +26,8 @@ __all__ = ["PixelDecoder", "cut_patches"]
 class PixelDecoder(Head):
     """Predict every patch of the grid from the tokens of the visible ones.
 
-    Args:
-        channels: Channels of the backbone's tokens.
-        patch_size: Side of a patch in pixels.
-        in_chans: Channels of an image.
-        dim: Width of the decoder; a multiple of 4 and of `num_heads`.
-        depth: Blocks of the decoder.
-        num_heads: Attention heads of each block.
+    `dim`, the width of the decoder, is a multiple of 4 and of `num_heads`; `depth` counts its
+    blocks.
     """
 
     reads = "tokens"
@@ -102,11 +96,7 @@ def _find_seen(features: Features, grid: Size) -> Bool[Tensor, "B N"]:
 
 
 def cut_patches(images: Float[Tensor, "B C H W"], side: int) -> Float[Tensor, "B N P"]:
-    """Cut images into patches, row by row, each flattened as (row, column, channel).
-
-    Raises:
-        ShapeError: The patches do not cover the image.
-    """
+    """Cut images into patches, row by row, each flattened as (row, column, channel)."""
     batch, channels, height, width = images.shape
     if height % side or width % side:
         message = (

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """RoI heads: pool the features of a region, classify it, refine its box and predict its mask.
 
-Source:
-    Girshick 2015 (arXiv 1504.08083), He et al. 2017, "Mask R-CNN" (arXiv 1703.06870), on a pyramid
-    as in Lin et al. 2017 (arXiv 1612.03144).
+Source: Girshick 2015 (arXiv 1504.08083), He et al. 2017 (arXiv 1703.06870), Lin et al. 2017 (arXiv
+1612.03144).
 
 Letters: Q regions of all images, K classes, C channels.
 """
@@ -36,15 +35,9 @@ def pool_regions(
     side: int,
     config: RCNNConfig,
 ) -> Float[Tensor, "Q C side side"]:
-    """Pool regions (RoIAlign) from the level that matches their size.
+    """Pool regions (RoIAlign) from the level that matches their size, to `side` cells a side.
 
-    Args:
-        levels: The pyramid, without added levels.
-        strides: Of these levels.
-        boxes: In pixels of the padded images.
-        images: Image that each region is in.
-        side: Cells along each side of a region.
-        config: Sampling grid and alignment.
+    Boxes are in pixels of the padded images; levels are those of the pyramid without added ones.
     """
     rows = torch.cat([images[:, None].to(boxes), boxes], dim=1)  # Q, 5
     # Large boxes are pooled from coarse levels, so that cells cover a similar part of them.

@@ -18,8 +18,9 @@ from muntin.heads.decoders import LightDecoder, UPerNet
 from muntin.heads.head import Head, HeadConfig
 from muntin.heads.necks import build_plain_neck
 from muntin.nn.conv_norm import ConvNorm, NormName
-from muntin.ops.dense_losses import IGNORED, map_losses
+from muntin.ops.dense_losses import map_losses
 from muntin.shapes import Float, Int, Size
+from muntin.targets import IGNORED
 
 __all__ = ["MAP_HEADS", "SemanticConfig", "SemanticHead"]
 
@@ -142,14 +143,7 @@ class SemanticHead(Head):
         class_weights: Float[Tensor, " K"] | None = None,
         label_smoothing: float = 0.0,
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Give the losses of each image, by name.
-
-        Args:
-            features: Of the backbone.
-            labels: Class of each pixel, or `muntin.ops.dense_losses.IGNORED`.
-            class_weights: Factor on the loss of each class.
-            label_smoothing: Part of the target spread over all classes.
-        """
+        """Give the losses of each image, by name; pixels of class `IGNORED` have none."""
         maps, covered = self._read(features)
         logits = self._classify(maps)
         if covered != tuple(labels.shape[1:]):

@@ -3,9 +3,8 @@
 """Swin (V1, V2) for one image size, with everything precomputed that does not depend on the image.
 
 Tokens stay in window order between blocks: one gather reorders them from the windows of a block to
-the shifted windows of the next, or to the neighbourhoods that are merged. Shift, partition and
-reversal thus cost one copy per block. If windows need padding, tokens stay in map order and are
-gathered into windows and back.
+those of the next, or to the neighbourhoods that are merged. If windows need padding, tokens stay in
+map order and are gathered into windows and back.
 
 Letters: B images, L tokens of a map, N tokens of a window, nW windows of an image, C channels, h
 heads, d width of a head.
@@ -31,12 +30,7 @@ __all__ = ["InferenceSwin"]
 
 
 class InferenceSwin(Backbone):
-    """The same function as a backbone, for one size of images.
-
-    Args:
-        model: The backbone; it is left as it is.
-        size: Height and width of the images in pixels.
-    """
+    """The same function as a backbone, which is left as it is, for images of one size in pixels."""
 
     positions: Tensor | None
 
@@ -222,8 +216,6 @@ class _Block(nn.Module):
 
 
 class _Merging(nn.Module):
-    """Gather 2 x 2 neighbours, and join them."""
-
     gather: Tensor
 
     def __init__(

@@ -23,15 +23,7 @@ __all__ = ["fold_vit"]
 
 
 def fold_vit(model: ViT, size: Size) -> ViT:
-    """Fold a ViT in place, for images of one size.
-
-    Args:
-        model: The backbone, in evaluation mode and without gradients.
-        size: (height, width) of the images in pixels.
-
-    Returns:
-        The same object with other blocks, and positions resized once.
-    """
+    """Fold a ViT in place, for images of one size in pixels."""
     config, grid = model.config, model.mask_grid(size)
     if config.absolute_pos_embed:
         positions = resample_grid(

@@ -64,11 +64,8 @@ def fold_pixels(
 ) -> nn.Conv2d:
     """Give a convolution that reads pixels from 0 to 255 instead of normalised ones.
 
-    Args:
-        proj: Reads normalised images.
-        mean: Of each channel, in [0, 1].
-        std: The same.
-        reads_mean: Whether the mean is still to be subtracted; else the caller has done it.
+    `mean` and `std` are in [0, 1]. `reads_mean`: the mean is still to be subtracted; else the
+    caller has done it.
     """
     shift = torch.tensor(mean, dtype=torch.float64) * 255
     scale = torch.tensor(std, dtype=torch.float64) * 255

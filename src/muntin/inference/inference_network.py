@@ -29,16 +29,8 @@ def build_inference(network: Network, size: Size, *, keeps_maps: bool = False) -
 
     Norms, the scale of queries and the factors of branches become part of the layers beside them;
     position biases, masks and positions are computed once; Swin's tokens stay in the order of its
-    windows. Families without a graph of their own are copied as they are.
-
-    Args:
-        network: Backbone and head; it is left as it is.
-        size: (height, width) in pixels of the images.
-        keeps_maps: Whether Swin keeps its own blocks, whose window attention reads whole maps: on
-            a GPU it is one kernel, and what is constant a compiler folds.
-
-    Returns:
-        A network for any number of images of this size, in evaluation mode, without gradients.
+    windows, unless `keeps_maps`: on a GPU window attention of whole maps is one kernel, and what is
+    constant a compiler folds. The given network is left as it is; other families are copied.
 
     Example:
         >>> import torch
@@ -59,15 +51,11 @@ def build_inference(network: Network, size: Size, *, keeps_maps: bool = False) -
 
 
 class FromPixels(nn.Module):
-    """A network that reads pixels from 0 to 255, of any type, instead of normalised ones.
+    """A copy of a network that reads pixels from 0 to 255, of any type, instead of normalised ones.
 
-    Args:
-        network: Reads normalised images; it is left as it is.
-        mean: Of each channel, in [0, 1].
-        std: The same.
-        size: (height, width) of the images; decides where the normalisation is done.
-        padded: Whether the network also takes the sizes of the images inside the images; what
-            is beyond them becomes 0.
+    `mean` and `std` are in [0, 1]; the size of the images decides where the normalisation is done.
+    A `padded` network also takes the sizes of the images inside the images; what is beyond them
+    becomes 0.
     """
 
     def __init__(

@@ -17,14 +17,10 @@ __all__ = ["ClassificationMetric"]
 class ClassificationMetric:
     """Accumulates logits and targets; the figures do not depend on the batch size.
 
-    Figures, all in [0, 1]. One label an image: `top1`, `top5` (of as many classes as there are,
-    if fewer), `macro_f1`, and per class `recall`, `precision`, `f1`. Any number of labels: `map`
-    (mean average precision over classes that occur), `macro_f1`, `micro_f1` and `exact_match` at
-    a score of 0.5, and per class `average_precision`. Always `num_images`.
-
-    Args:
-        num_classes: Classes.
-        multi_label: Whether an image may have any number of labels.
+    Figures, all in [0, 1]. One label an image: `top1`, `top5` (of as many classes as there are, if
+    fewer), `macro_f1`, and per class `recall`, `precision`, `f1`. Any number of labels: `map` (mean
+    average precision over classes that occur), `macro_f1`, `micro_f1` and `exact_match` at a score
+    of 0.5, and per class `average_precision`. Always `num_images`.
     """
 
     def __init__(self, num_classes: int, *, multi_label: bool = False) -> None:
@@ -97,8 +93,7 @@ class ClassificationMetric:
 def _average_precision(scores: Float[Tensor, " B"], targets: Int[Tensor, " B"]) -> Tensor:
     """Area under the steps of precision against recall; nan without a positive.
 
-    Source:
-        `sklearn.metrics.average_precision_score`: a threshold lets in all of an equal score.
+    As `sklearn.metrics.average_precision_score`: a threshold lets in all of an equal score.
     """
     order = scores.argsort(descending=True)
     scores, hits = scores[order], targets[order].cumsum(0)
@@ -111,5 +106,4 @@ def _average_precision(scores: Float[Tensor, " B"], targets: Int[Tensor, " B"]) 
 
 
 def _numbers(values: Tensor) -> list[float | None]:
-    """Numbers for JSON; None where there is none."""
     return [None if torch.isnan(value) else value.item() for value in values]

@@ -26,17 +26,9 @@ def evaluate_rows(
 ) -> Any:  # noqa: ANN401 (the library is untyped)
     """Evaluate annotations in the form of COCO's files, without ids of their own.
 
-    Args:
-        kind: What is compared.
-        images: With an id each.
-        truth: Annotated objects.
-        found: Detections, with scores.
-        num_classes: Categories, numbered from 0.
-        max_detections: Detections of a class in an image that count, ascending.
-        sigmas: Of each keypoint; then objects of all sizes are taken together.
-
-    Returns:
-        COCOeval after `accumulate`: `eval` and, by image and class, `ious`.
+    Categories are numbered from 0; `max_detections` of a class in an image count, ascending. With
+    `sigmas` of keypoints, objects of all sizes are taken together. Gives COCOeval after
+    `accumulate`: `eval` and, by image and class, `ious`.
     """
     categories = [{"id": class_id} for class_id in range(num_classes)]
     tables = []

@@ -43,8 +43,6 @@ class PrecisionRecall:
         num_objects: Objects of each class in the truth, crowds left out.
         best_threshold: Keeping the detections with at least this score makes F1, over the
             objects of all classes together, as high as it can be. None if no detection is correct.
-        best_precision: Share of these detections that are correct; None with `best_threshold`.
-        best_recall: Share of the objects that are found; None without truth.
         best_f1: The highest F1; None without truth.
     """
 
@@ -53,8 +51,6 @@ class PrecisionRecall:
     mean: Float[np.ndarray, " R"]
     num_objects: Int[np.ndarray, " K"]
     best_threshold: float | None
-    best_precision: float | None
-    best_recall: float | None
     best_f1: float | None
 
 
@@ -74,22 +70,18 @@ class DetectionMetric:
     - `max_detections`, `num_images`.
 
     Images without objects count: what is found there lowers precision. So do images without
-    detections. A class without truth enters no mean, whatever is found of it; only
-    `best_threshold` and `best_f1` take that for the mistake it is. Detections whose box or score
-    is no finite number, as of a diverged network, are dropped.
+    detections. A class without truth enters no mean, whatever is found of it; only `best_threshold`
+    and `best_f1` take that for the mistake it is. Detections whose box or score is no finite
+    number, as of a diverged network, are dropped.
 
-    With masks, an object without one is treated as a crowd that fills its box: it
-    cannot be missed, and masks of its class that lie there are neither right nor wrong.
+    With masks, an object without one is treated as a crowd that fills its box: it cannot be missed,
+    and masks of its class that lie there are neither right nor wrong.
 
     Source:
         Lin et al., Microsoft COCO (2014), with faster-coco-eval doing the counting; compared with
         pycocotools in tests/metrics/test_detection.py. Differs: COCO counts the 100 best
         detections of a class in an image, which caps the recall of dense images. Here it is as
         many as the fullest image of the truth has objects, if that is more than 100.
-
-    Args:
-        class_names: Name of each class number.
-        masks: Whether to evaluate masks as well as boxes.
     """
 
     def __init__(self, class_names: Sequence[str], *, masks: bool) -> None:
@@ -109,16 +101,7 @@ class DetectionMetric:
         return max([100, *(len(objects) for _, objects in self._images)])
 
     def update(self, found: Sequence[Detections], truth: Sequence[Objects]) -> None:
-        """Add images.
-
-        Args:
-            found: What was found in each.
-            truth: What is annotated in each, in the same order.
-
-        Raises:
-            ShapeError: Their lengths differ.
-            DataError: A class number has no name, or masks are to be judged and `found` has none.
-        """
+        """Add what was found in images, and what is annotated in them, in the same order."""
         if len(found) != len(truth):
             message = f"found and truth must be equally long, got {len(found)} and {len(truth)}."
             raise ShapeError(message)
@@ -144,14 +127,7 @@ class DetectionMetric:
         }
 
     def curves(self, kind: Kind | None = None) -> PrecisionRecall:
-        """Give precision against recall at an overlap of 0.5.
-
-        Args:
-            kind: Of boxes or of masks; of masks when left out, if evaluated.
-
-        Raises:
-            ConfigError: `kind` is "mask" without masks.
-        """
+        """Give precision against recall at an overlap of 0.5; of masks by default, if evaluated."""
         kind = kind or ("mask" if self.masks else "box")
         if kind == "mask" and not self.masks:
             message = 'kind must be "box" without masks, got "mask". Set masks=True.'
@@ -272,16 +248,13 @@ def _curves(
             right, ignored = _match(len(mine), ious, groups)
             scores.append(mine[~ignored])
             hits.append(right[~ignored])
-    best = _best(np.concatenate(scores), np.concatenate(hits), int(num_objects.sum()))
-    threshold, best_precision, best_recall, f1 = best
+    threshold, f1 = _best(np.concatenate(scores), np.concatenate(hits), int(num_objects.sum()))
     return PrecisionRecall(
         recall=np.asarray(params.recThrs),
         precision=np.where(known[:, None], precision, np.nan),
         mean=mean,
         num_objects=num_objects,
         best_threshold=threshold,
-        best_precision=best_precision,
-        best_recall=best_recall,
         best_f1=f1,
     )
 
@@ -291,10 +264,7 @@ def _match(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether each detection is right, and whether it only finds a crowd, as COCO matches.
 
-    Args:
-        count: Detections.
-        ious: Overlap of each with all objects, the highest score first; empty without objects.
-        crowd: Which objects are crowds.
+    `ious` are the overlaps of each with all objects, the highest score first.
     """
     right, ignored = np.zeros(count, bool), np.zeros(count, bool)
     free = ~crowd
@@ -312,25 +282,23 @@ def _match(
 
 def _best(
     scores: NDArray[np.float64], hits: NDArray[np.bool_], num_objects: int
-) -> tuple[float | None, ...]:
-    """Give threshold, precision, recall and F1 where F1 is highest.
+) -> tuple[float | None, float | None]:
+    """Give threshold and F1 where F1 is highest.
 
     Detections are matched from the highest score down, so dropping those below a threshold
     changes no match above it: one pass does for all thresholds.
     """
     if not num_objects:
-        return None, None, None, None
+        return None, None
     if not hits.any():
-        return None, None, 0.0, 0.0
+        return None, 0.0
     order = np.argsort(-scores, kind="stable")
     scores, right = scores[order], hits[order].cumsum()
     # A threshold lets in all of an equal score.
     ends = np.flatnonzero(np.r_[np.diff(scores) != 0, True])
     f1 = 2 * right[ends] / (ends + 1 + num_objects)
     best = int(f1.argmax())
-    end = int(ends[best])
-    count = float(right[end])
-    return float(scores[end]), count / (end + 1), count / num_objects, float(f1[best])
+    return float(scores[ends[best]]), float(f1[best])
 
 
 def _figures(kind: Kind, results: Mapping[str, Any]) -> dict[str, Any]:

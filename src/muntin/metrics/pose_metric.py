@@ -1,9 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""COCO OKS average precision, PCK and pixel errors of keypoints.
-
-Letters: P keypoints.
-"""
+"""COCO OKS average precision, PCK and pixel errors of keypoints. P are keypoints."""
 
 from __future__ import annotations
 
@@ -36,14 +33,7 @@ _AREA_RULE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PoseInstance:
-    """Ground truth of a prediction.
-
-    Attributes:
-        path: The image.
-        size: Its (height, width) in pixels, if known.
-        objects: All annotated instances in it.
-        row: The predicted instance; -1 if the prediction covers all of them.
-    """
+    """Ground truth of a prediction; `row` is -1 if the prediction covers all instances."""
 
     path: str
     size: Size | None
@@ -62,16 +52,12 @@ class PoseMetric:
       instance's box; `pck_at` at other distances; `pck_per_keypoint` a list.
     - `mean_pixel_error`: mean distance of the visible keypoints in pixels of the original;
       `median_pixel_error`; `mean_pixel_error_per_keypoint` a list.
-    - `num_found`: instances with a matching pose. With a detector, poses from `threshold` on are
-      matched one-to-one to ground-truth instances by OKS (above 0.1), best first. Instances without
-      a match have no distances, and their keypoints count as missed in `pck`; poses without a match
-      count in `oks_ap` only, as do those below `threshold`.
+    - `num_found`: instances with a matching pose. With a detector, poses from `score_threshold`
+      (`Poses.above`) on are matched one-to-one to ground-truth instances by OKS (above 0.1), best
+      first. Instances without a match have no distances, and their keypoints count as missed in
+      `pck`; poses without a match count in `oks_ap` only, as do those below the threshold.
     - `oks_area`: rule for the area of instances without an annotated one.
     - `num_subjects`, `num_images`, `keypoint_names`.
-
-    Args:
-        skeleton: Names and tolerances of the keypoints.
-        score_threshold: Minimum score of poses on detected instances (`Poses.above`).
     """
 
     def __init__(self, skeleton: Skeleton, *, score_threshold: float = 0.0) -> None:
@@ -91,9 +77,9 @@ class PoseMetric:
 
     @property
     def distances(self) -> NDArray[np.float64]:
-        """Error of every keypoint of every instance in pixels; NaN where it is not visible.
+        """Error of every keypoint of every instance in pixels.
 
-        Infinite for instances without a match.
+        NaN where it is not visible, infinite for instances without a match.
         """
         if not self._pairs:
             return np.zeros((0, len(self.skeleton.names)))

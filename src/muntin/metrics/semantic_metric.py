@@ -24,9 +24,6 @@ class SemanticMetric:
     `iou` and `accuracy`; `pixel_accuracy` over all pixels. A class without a pixel in the truth is
     None in the lists and part of no mean; `num_classes_scored` counts the others. Pixels that the
     truth ignores count nowhere. `num_images` counts images.
-
-    Args:
-        class_names: In the order of the class numbers.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
@@ -70,11 +67,7 @@ class SemanticMetric:
 def count_pixels(
     predicted: Int[np.ndarray, "H W"], truth_map: Int[np.ndarray, "h w"], num_classes: int
 ) -> NDArray[np.int64]:
-    """Count the pixels of one image by true class and predicted class.
-
-    Raises:
-        ShapeError: The maps are of different sizes.
-    """
+    """Count the pixels of one image by true class and predicted class."""
     if predicted.shape != truth_map.shape:
         message = (
             f"prediction and ground truth must have one size, got {predicted.shape} and "

@@ -245,8 +245,7 @@ class Hiera(Backbone):
     ) -> Features:
         """Run all blocks; sides of the maps round up, and a mask may drop mask units or fill them.
 
-        Returns:
-            One map a stage of `out_indices`; the vector is the normalised mean of the last one.
+        One map a stage of `out_indices`; the vector is the normalised mean of the last one.
         """
         maps = self._run(images, mask)
         if mask is not None and mask.fill is None:

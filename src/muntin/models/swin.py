@@ -385,12 +385,8 @@ class Swin(Backbone):
     ) -> Features:
         """Run all stages; sides of the maps round up, or as the size rule says.
 
-        Returns:
-            One map a stage of `out_indices`; the vector is the mean of the last one.
-
-        Raises:
-            ShapeError: The size rule refuses this height and width, or the mask does not fit.
-            ConfigError: The mask has no fill; windows need a token at every place.
+        One map a stage of `out_indices`; the vector is the mean of the last one. A mask needs a
+        fill: windows need a token at every place.
         """
         outputs = self._run(images, mask)
         *finer, coarsest = self.config.out_indices

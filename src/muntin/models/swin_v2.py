@@ -32,8 +32,7 @@ from muntin.models.swin import Swin, SwinConfig
 from muntin.nn.drop_path import DropPath
 from muntin.nn.linear_layers import BiasedLinear, without_key_bias
 from muntin.nn.mlp import Mlp
-from muntin.ops.positions import expand_relative_position_bias
-from muntin.ops.relative_offsets import log_offsets
+from muntin.ops.positions import expand_relative_position_bias, log_offsets
 from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import WindowLayout, merge_neighbours
 from muntin.shapes import Float, Size

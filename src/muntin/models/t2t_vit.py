@@ -290,12 +290,8 @@ class T2TViT(Backbone):
     ) -> Features:
         """Run all blocks; sides of the maps round as three unfoldings do, mostly up.
 
-        Returns:
-            The tokens of each block of `out_indices` as a map; the vector is the class token.
-
-        Raises:
-            ShapeError: A side is shorter than 3 pixels.
-            ConfigError: A mask is given: tokens of this family overlap.
+        The tokens of each block of `out_indices` are a map; the vector is the class token. Tokens
+        overlap, so there are no masks.
         """
         self._refuse_mask(mask)
         tokens, size = self._run(images)

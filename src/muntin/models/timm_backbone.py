@@ -69,21 +69,12 @@ def _timm() -> Any:  # noqa: ANN401 (a module)
 
 
 def list_timm(pattern: str) -> list[str]:
-    """Names of timm's models that match a shell pattern, without tags.
-
-    Raises:
-        MissingExtra: timm is not installed.
-    """
+    """Names of timm's models that match a shell pattern, without tags."""
     return list(_timm().list_models(pattern))
 
 
 def describe_timm(name: str) -> dict[str, Any]:
-    """The pretrained config of a timm model: input size, normalisation, classifier, hub id.
-
-    Raises:
-        ConfigError: timm has no such model.
-        MissingExtra: timm is not installed.
-    """
+    """The pretrained config of a timm model: input size, normalisation, classifier, hub id."""
     timm = _timm()
     if not timm.is_model(name.partition(".")[0]):
         raise ConfigError(unknown_name("timm model", name, timm.list_models()))
@@ -99,12 +90,7 @@ def _unwrap(module: nn.Module) -> nn.Module:
 
 
 class TimmBackbone(Backbone):
-    """A timm model without its classifier.
-
-    Raises:
-        ConfigError: timm has no such model, or it gives no maps.
-        MissingExtra: timm is not installed.
-    """
+    """A timm model without its classifier; one that gives no maps is a `ConfigError`."""
 
     def __init__(self, config: TimmConfig) -> None:
         super().__init__()
@@ -156,12 +142,7 @@ class TimmBackbone(Backbone):
     ) -> Features:
         """Prepare a run, which begins when a part is read: timm has a pass for each of them.
 
-        Returns:
-            The maps in `out_indices`; the vector is what the model's own classifier reads.
-            Reading one part computes that part alone; `Features.compute_both` takes one pass.
-
-        Raises:
-            ConfigError: A mask is given.
+        The vector is what the model's own classifier reads. `Features.compute_both` takes one pass.
         """
         self._refuse_mask(mask)
         return Features(

@@ -2,12 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vision Transformer and its kin (DeiT, DeiT III, MAE): patches as tokens, global attention.
 
-An image is cut into patches; each becomes a token; learned positions are added; every block
-attends over all tokens. Cost grows with the square of the area. The class token, or the
-mean of the patch tokens, is what the classifier reads. The kin are the same function with a few
-fields changed: DeiT may have a second, distillation token with a classifier of its own; DeiT III
-scales its branches and gives no position to the class token; MAE classifies from the mean; SimMIM
-has a relative position bias instead of positions, and keys without a bias, as BEiT.
+The kin are the same function with a few fields changed: DeiT may have a second, distillation token
+with a classifier of its own; DeiT III scales its branches and gives no position to the class token;
+MAE classifies from the mean; SimMIM has a relative position bias instead of positions, and keys
+without a bias, as BEiT.
 
 Source:
     Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929: section 3.1 (model),
@@ -42,8 +40,11 @@ from muntin.nn.linear_layers import (
     without_key_bias,
 )
 from muntin.nn.mlp import Mlp
-from muntin.ops.positions import expand_relative_position_bias, resample_grid
-from muntin.ops.relative_offsets import resample_offsets
+from muntin.ops.positions import (
+    expand_relative_position_bias,
+    resample_grid,
+    resample_offsets,
+)
 from muntin.ops.size_rules import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.shapes import Float, Int, Size
 
@@ -237,10 +238,7 @@ class SelfAttention(nn.Module):
         norm: nn.Module | None = None,
         kept: Int[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B N C"]:
-        """Attend over all tokens; `norm` is applied to them first.
-
-        `grid` is the grid of patches, `kept` the indices of the tokens that a mask keeps.
-        """
+        """Attend over all tokens, normed first; `kept` are the indices that a mask keeps."""
         batch, tokens, dim = x.shape
         qkv = self.project(x, norm)
         # B, N, 3C -> B, N, 3, h, d
@@ -383,13 +381,9 @@ class ViT(Backbone):
     ) -> Features:
         """Run all blocks; images may have any size, and a mask may drop patches or fill them.
 
-        Returns:
-            The patch tokens of each block of `out_indices` as a map, all at the same stride. The
-            vector is the class token, class and distillation token one after the other, or the
-            mean of the patch tokens.
-
-        Raises:
-            ShapeError: The size rule refuses this height and width, or the mask does not fit.
+        The patch tokens of each block of `out_indices` are a map, all at the same stride. The
+        vector is the class token, class and distillation token one after the other, or the mean of
+        the patch tokens.
         """
         tokens, grid = self._run(images, mask)
 

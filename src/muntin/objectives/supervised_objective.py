@@ -17,6 +17,7 @@ from muntin.data.transforms import Preprocessing, normalise
 from muntin.heads.head import Head
 from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast, Objective
+from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
 from muntin.scoring.evaluator import compute_figures, run_network
 from muntin.scoring.outputs import Outputs, Scored
@@ -123,17 +124,13 @@ class Supervised(Objective[dict[str, TrainBatch]]):
         self, network: Network, loader: EvalLoader, device: torch.device, autocast: Autocast
     ) -> Outputs:
         """Predict the validation images as `muntin eval` does."""
-        row = self.first
-        return run_network(
-            network,
-            loader,
-            row.task,
-            row.classes,
-            loader.store.listing,
-            pre=self.preprocessing,
-            device=device,
-            autocast=autocast,
-        )
+        row, was_training = self.first, network.training
+        # The predictor puts the network into evaluation mode.
+        predictor = Predictor(network, row.task, row.classes, self.preprocessing, device=device)
+        try:
+            return run_network(predictor, loader, loader.store.listing, autocast=autocast)
+        finally:
+            network.train(was_training)
 
     def score(self, parts: Sequence[Outputs], listing: Listing) -> Scored:
         """Compute the figures of the task's metric, and the mean loss where it has one."""

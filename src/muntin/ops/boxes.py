@@ -29,6 +29,7 @@ __all__ = [
     "paste_mask",
     "suppress",
     "suppress_groups",
+    "survives",
 ]
 
 Suppression = Literal["hard", "soft", "none"]
@@ -46,21 +47,9 @@ def make_anchors(
 ) -> Float[Tensor, "N 4"]:
     """Create the anchors of a map, centred on the upper left corner of each cell.
 
-    Args:
-        cells: (height, width) of the map.
-        stride: Step between cells in pixels; (down, across) if they differ.
-        side: Side of the square anchor in pixels; anchors of other ratios have the same area.
-        ratios: Height / width of each anchor of a cell.
-        rounded: Whether to round the edges to whole pixels around the corner (torchvision).
-        device: Device of the result.
-
-    Returns:
-        All anchors, row by row of the map, one ratio after another within a cell.
-
-    Example:
-        >>> make_anchors((1, 2), 8, 16, (1.0,), rounded=False)
-        tensor([[-8., -8.,  8.,  8.],
-                [ 0., -8., 16.,  8.]])
+    Row by row, one ratio (height / width) after another within a cell; all have the area of a
+    square of `side` pixels. `stride` is (down, across) if steps differ. `rounded` rounds the edges
+    to whole pixels around the corner (torchvision).
     """
     high = torch.tensor(ratios, dtype=torch.float32, device=device).sqrt()
     wide = side / high
@@ -82,11 +71,8 @@ def grid_points(
 ) -> Float[Tensor, "N 2"]:
     """Compute (x, y) of every cell in pixels, row by row.
 
-    Args:
-        cells: (height, width) of the map.
-        stride: Step between cells in pixels; (down, across) if they differ.
-        offset: Position in the cell: 0 = upper left corner, 0.5 = centre.
-        device: Device of the result.
+    `stride` is (down, across) if steps differ; an `offset` of 0 is the upper left corner of the
+    cell, 0.5 its centre.
     """
     down, along = stride if isinstance(stride, tuple) else (stride, stride)
     y = (torch.arange(cells[0], dtype=torch.float32, device=device) + offset) * down
@@ -94,27 +80,15 @@ def grid_points(
     return torch.stack([x.repeat(cells[0]), y.repeat_interleave(cells[1])], dim=1)
 
 
-def assign_levels(
-    boxes: Float[Tensor, "N 4"], strides: tuple[float, ...], *, side: float = 224.0
-) -> Int[Tensor, " N"]:
-    """Assign each box to a level of the feature pyramid.
+def assign_levels(boxes: Float[Tensor, "N 4"], strides: tuple[float, ...]) -> Int[Tensor, " N"]:
+    """Assign each box to a pyramid level: 224 pixels to stride 16, 112 to stride 8, and so on.
 
-    A box of `side` pixels belongs to stride 16, one of half the side to stride 8, and so on.
-
-    Args:
-        boxes: Boxes in pixels.
-        strides: Strides of the levels, finest first, each twice the previous one.
-        side: Canonical box side in pixels.
-
-    Returns:
-        Level index of each box.
-
-    Source:
-        Lin et al. 2017 (arXiv 1612.03144), equation 1.
+    Strides are finest first, each twice the previous one. Lin et al. 2017 (arXiv 1612.03144),
+    equation 1.
     """
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    scale = (width * height).clamp(min=0).sqrt() / side * 16 / strides[0]
-    # The epsilon keeps a box of exactly `side` pixels on its level despite rounding.
+    scale = (width * height).clamp(min=0).sqrt() / 224 * 16 / strides[0]
+    # The epsilon keeps a box of exactly 224 pixels on its level despite rounding.
     levels = torch.floor(torch.log2(scale + 1e-6))
     return levels.clamp(0, len(strides) - 1).long()
 
@@ -137,8 +111,7 @@ def encode_offsets(
 ) -> Float[Tensor, "N 4"]:
     """Offsets that move boxes to targets: centre in sides, logarithm of sides; divided by `stds`.
 
-    Source:
-        Girshick et al. 2014 (arXiv 1311.2524), appendix C. Bits as torchvision 0.29.2.
+    Girshick et al. 2014 (arXiv 1311.2524), appendix C. Bits as torchvision 0.29.2.
     """
     weights = torch.tensor([1 / std for std in stds], dtype=targets.dtype, device=targets.device)
     sides, wanted = boxes[:, 2:] - boxes[:, :2], targets[:, 2:] - targets[:, :2]
@@ -164,15 +137,27 @@ def decode_offsets(
 def suppress_groups(
     boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], groups: Int[Tensor, " N"], iou: float
 ) -> Int[Tensor, " M"]:
-    """Non-maximum suppression within each group; indices of the kept boxes, best first.
-
-    Exported graphs run one NMS with the groups shifted apart.
-    """
+    """Non-maximum suppression within each group; indices of the kept boxes, best first."""
     if not torch.compiler.is_exporting():
         return batched_nms(boxes, scores, groups, iou)
     # NMS has no groups in an exported graph: shift each group beyond the extent of all boxes.
     apart = groups.to(boxes) * (boxes.max() + 1)
     return nms(boxes + apart[:, None], scores, iou)
+
+
+def survives(
+    boxes: Float[Tensor, "B N 4"],
+    scores: Float[Tensor, "B N"],
+    groups: Int[Tensor, "B N"],
+    num_groups: int,
+    iou: float,
+) -> Bool[Tensor, "B N"]:
+    """Which boxes no better one of their image and group suppresses; one NMS for the batch."""
+    image = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
+    apart = (image * num_groups + groups).flatten()
+    kept = suppress_groups(boxes.flatten(0, 1), scores.flatten(), apart, iou)
+    alive = torch.zeros_like(apart, dtype=torch.bool).index_fill(0, kept, True)
+    return alive.view_as(scores)
 
 
 def suppress(
@@ -186,24 +171,12 @@ def suppress(
     limit: int = 1000,
     min_score: float = 0.0,
 ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-    """Remove duplicate boxes (NMS).
+    """Remove duplicate boxes (NMS); gives indices of the kept boxes, best first, and their scores.
 
-    Args:
-        boxes: Boxes in pixels.
-        scores: Score of each box.
-        class_ids: Class of each box.
-        iou: IoU above which a box is suppressed by a better one.
-        kind: "hard" removes suppressed boxes; "soft" multiplies their scores by (1 - IoU); "none"
-            keeps all boxes.
-        class_agnostic: Whether boxes of different classes suppress each other.
-        limit: Maximum number of boxes to keep.
-        min_score: Minimum score, after "soft" suppression.
-
-    Returns:
-        Indices of the kept boxes, best first, and their scores.
-
-    Source:
-        Bodla et al. 2017 (arXiv 1704.04503), the linear rule.
+    A box is suppressed by a better one above an IoU of `iou`: "hard" removes it; "soft" multiplies
+    its score by (1 - IoU), the linear rule of Bodla et al. 2017 (arXiv 1704.04503), after which
+    `min_score` applies; "none" keeps all boxes. `class_agnostic`: boxes of different classes
+    suppress each other.
     """
     if kind == "none":
         # Stable: equal scores keep the order of the boxes on every device.
@@ -243,20 +216,11 @@ def _suppress_softly(
 def paste_mask(
     mask: Float[Tensor, "m m"], box: Float[Tensor, "4"], size: Size
 ) -> tuple[Bool[Tensor, "h w"], int, int]:
-    """Resize the mask of a box to pixels of the image.
+    """Resize the mask of a box, scores in [0, 1] on a grid over it, to pixels of the image.
 
-    Args:
-        mask: Scores in [0, 1] on a grid over the box.
-        box: Box in pixels of the image.
-        size: (height, width) of the image.
-
-    Returns:
-        The mask of the covered pixels, True where the score at the pixel centre is at least 0.5,
-        and the row and column of its upper left pixel in the image.
-
-    Source:
-        He et al. 2017 (arXiv 1703.06870), section 3.1: the m x m output is resized to the box. As
-        in detectron2, scores fall to 0 beyond the centres of the outer cells.
+    Gives the mask of the covered pixels, True where the score at the pixel centre is at least 0.5,
+    and the row and column of its upper left pixel in the image. He et al. 2017 (arXiv 1703.06870),
+    section 3.1; as in detectron2, scores fall to 0 beyond the centres of the outer cells.
     """
     left, top, right, bottom = box.tolist()
     first_row, first_column = max(0, int(top)), max(0, int(left))

@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Per-pixel losses from low-resolution logits, without full-resolution logits in memory.
 
-A decoder outputs logits at a quarter of the resolution of the labels. With many classes, the
-upsampled logits are by far the largest tensor of a training step, and softmax and its gradient need
-two more copies. Here they are upsampled and reduced in strips of rows, once for the losses and once
-for the explicit gradient.
+With many classes, upsampled logits are by far the largest tensor of a training step. Here they are
+upsampled and reduced in strips of rows, once for the losses and once for the explicit gradient.
 
 Letters: B images, K classes, h and w cells, H and W pixels.
 """
@@ -20,11 +18,9 @@ from torch import Tensor
 
 from muntin.ops.resampling import bilinear_matrix
 from muntin.shapes import Float, Int
+from muntin.targets import IGNORED
 
-__all__ = ["IGNORED", "MapLosses", "map_losses"]
-
-IGNORED = -1
-"""Label of pixels that losses and metrics ignore."""
+__all__ = ["MapLosses", "map_losses"]
 
 STRIP_VALUES = 2**20
 """Upsampled logits in memory at a time; 4 MiB in float32, plus a few copies."""
@@ -35,9 +31,8 @@ _LEAST = 1e-6
 class MapLosses(NamedTuple):
     """Losses of each image; 0 if all its pixels are ignored.
 
-    Attributes:
-        cross_entropy: Mean over pixels, weighted by class if weights are given.
-        dice: 1 - Dice coefficient, averaged over the classes present in the image.
+    Cross-entropy is the mean over pixels, weighted by class if weights are given; `dice` is 1 -
+    Dice coefficient, averaged over the classes present in the image.
     """
 
     cross_entropy: Float[Tensor, " B"]
@@ -54,19 +49,9 @@ def map_losses(
 ) -> MapLosses:
     """Compute cross-entropy and Dice loss of logits, upsampled bilinearly to the labels.
 
-    Args:
-        logits: Logits of cells.
-        labels: Class of each pixel, or `IGNORED`.
-        class_weights: Cross-entropy weight of each class.
-        smoothing: Label smoothing, the fraction of the target spread over all classes.
-        strip_values: Upsampled logits in memory at a time; affects memory, not the losses.
-
-    Returns:
-        Both losses. The gradient of an unused loss costs nothing. Second derivatives are not
-        supported.
-
-    Source:
-        Dice: Milletari et al. 2016 (arXiv 1606.04797), with plain sums in the denominator.
+    `smoothing` is the fraction of the target spread over all classes; `strip_values` affects
+    memory, not the losses. The gradient of an unused loss costs nothing; there are no second
+    derivatives. Dice: Milletari et al. 2016 (arXiv 1606.04797), with plain sums in the denominator.
     """
     classes = logits.shape[1]
     weights = torch.ones(classes, device=logits.device) if class_weights is None else class_weights
@@ -77,12 +62,8 @@ def map_losses(
 class _Strip(NamedTuple):
     """A strip of rows of pixels.
 
-    Attributes:
-        cells: Rows of cells that the strip depends on.
-        rows: Interpolation weights from these cells to the rows of pixels.
-        logits: Upsampled logits: B, K, rows, W.
-        target: Class of each pixel, 0 if ignored: B, 1, rows, W.
-        known: False for ignored pixels: B, rows, W.
+    `cells` are the rows of cells that it depends on, `rows` the weights from these to its pixels.
+    Logits are B, K, rows, W; `target`, 0 if ignored, is B, 1, rows, W; `known` B, rows, W.
     """
 
     cells: slice
@@ -116,8 +97,6 @@ def _strips(logits: Tensor, labels: Tensor, strip_values: int) -> Iterator[_Stri
 
 
 class _MapLosses(torch.autograd.Function):
-    """Sums over strips, with an explicit gradient."""
-
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 (autograd's own)

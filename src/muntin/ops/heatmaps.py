@@ -7,13 +7,11 @@ argmax, shifted by a quarter of a cell towards the higher neighbour. "udp" centr
 position and decodes the maximum of a paraboloid fitted to the logarithm of the smoothed map (DARK).
 
 Source:
-    Xiao et al. 2018, "Simple Baselines" (arXiv 1804.06208), section 3, for msra.
-    Huang et al. 2020, "The Devil is in the Details" (arXiv 1911.07524), for udp.
-    Zhang et al. 2020, "Distribution-Aware Coordinate Representation" (arXiv 1910.06278), for DARK;
-    blurred with 11 cells as ViTPose does. Compared with transformers 5.23 in
-    tests/ops/test_heatmaps.py.
-    Differs: near the border, where the blur would read padding, DARK fits the unsmoothed map, and
-    the three outermost cells if the maximum lies on the border.
+    msra: Xiao et al. 2018 (arXiv 1804.06208), section 3. udp: Huang et al. 2020 (arXiv 1911.07524).
+    DARK: Zhang et al. 2020 (arXiv 1910.06278), blurred with 11 cells as ViTPose does. Compared with
+    transformers 5.23 in tests/ops/test_heatmaps.py. Differs: near the border, where the blur would
+    read padding, DARK fits the unsmoothed map, and the three outermost cells if the maximum lies on
+    the border.
 
 Letters: B images, P keypoints, h and w cells. Points are (x, y) in cells; (0, 0) is the centre of
 the first cell.
@@ -51,12 +49,7 @@ _BEYOND = 3.0  # maximum distance of a decoded point outside the map, in cells
 
 
 class Peaks(NamedTuple):
-    """Decoded keypoints.
-
-    Attributes:
-        points: x and y in cells.
-        scores: Value of each maximum.
-    """
+    """Decoded keypoints, x and y in cells, and the value of each maximum."""
 
     points: Float[Tensor, "B P 2"]
     scores: Float[Tensor, "B P"]
@@ -70,18 +63,10 @@ def draw_heatmaps(
     sigma: float,
     coding: Coding,
 ) -> tuple[Float[Tensor, "B P h w"], Bool[Tensor, "B P"]]:
-    """Draw a Gaussian of height 1 for each keypoint.
+    """Draw a Gaussian of height 1, 0 beyond 3 sigma (in cells), for each keypoint.
 
-    Args:
-        points: Positions in cells; ignored where `known` is False.
-        known: Which keypoints are annotated.
-        size: (h, w).
-        sigma: Standard deviation of the Gaussian in cells.
-        coding: "msra" centres the Gaussian on the nearest cell.
-
-    Returns:
-        The maps, 0 beyond 3 sigma, and which of them are useful: known, and not entirely outside
-        the map.
+    "msra" centres it on the nearest cell. Also tells which maps are useful: known, and not entirely
+    outside the map.
     """
     height, width = size
     here = torch.where(known[..., None], points, 0.0)
@@ -119,13 +104,10 @@ def read_heatmaps(maps: Float[Tensor, "B P h w"], *, coding: Coding) -> Peaks:
 def mirror_heatmaps(
     maps: Float[Tensor, "B P h w"], partners: tuple[int, ...], *, coding: Coding
 ) -> Float[Tensor, "B P h w"]:
-    """Flip the maps of mirrored images back.
+    """Flip the maps of mirrored images back; `partners` are the flip partners of keypoints.
 
-    Args:
-        maps: Maps of the mirrored images.
-        partners: Index of the flip partner of each keypoint.
-        coding: The cells of "msra" are not symmetric about the image centre: the result is shifted
-            by one cell, as published.
+    The cells of "msra" are not symmetric about the image centre: the result is shifted by one cell,
+    as published.
     """
     back = maps[:, list(partners)].flip(3)
     if coding == "msra":
@@ -134,14 +116,9 @@ def mirror_heatmaps(
 
 
 def to_cells(points: Tensor, image: Size, size: Size, *, coding: Coding) -> Tensor:
-    """Convert points (..., 2) from pixels of an image to cells of its heatmaps.
+    """Convert points (..., 2), x and y, from pixels of an image to cells of its heatmaps.
 
-    Args:
-        points: x and y.
-        image: (height, width) in pixels.
-        size: (h, w) in cells.
-        coding: "udp" maps the first and last pixel centres to those of the cells; "msra" divides by
-            the stride.
+    "udp" maps the first and last pixel centres to those of the cells; "msra" divides by the stride.
     """
     return points * points.new_tensor(_steps(size, image, coding))
 

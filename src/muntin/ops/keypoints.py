@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Object keypoint similarity (OKS), and suppression of duplicate poses.
 
-Source:
-    COCO keypoint evaluation: exp(-d^2 / (2 area (2 sigma)^2)), averaged over keypoints. Compared
-    with pycocotools in tests/metrics/test_pose.py.
+OKS is exp(-d^2 / (2 area (2 sigma)^2)), averaged over keypoints, as in COCO's evaluation. Compared
+with pycocotools in tests/metrics/test_pose.py.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ DEFAULT_SIGMA = 0.05
 
 _SHARE = 0.53  # area of a person / area of its box in COCO, as in OpenMMLab
 _MIN_SIDE = 0.05  # of the image's diagonal
+# Published systems use 0.9, which two slightly different boxes of one small instance do not reach.
+_MAX_SIMILARITY = 0.6
 
 
 def similarity(
@@ -29,14 +30,7 @@ def similarity(
     area: float,
     sigmas: NDArray[np.float64],
 ) -> float:
-    """OKS of two poses.
-
-    Args:
-        first: (P, 2) points.
-        second: (P, 2) points.
-        area: Object area in square pixels.
-        sigmas: (P,). Keypoints that are NaN in either pose are ignored.
-    """
+    """OKS of two poses (P, 2); `area` in square pixels. NaN keypoints of either do not count."""
     distance = ((first - second) ** 2).sum(axis=1)
     valid = np.isfinite(distance)
     if not valid.any():
@@ -48,13 +42,9 @@ def similarity(
 def estimate_area(
     points: NDArray[np.float64], box: NDArray[np.float64] | None, diagonal: float
 ) -> float:
-    """Estimate the area of an instance without annotated area: 0.53 of its box.
+    """Estimate the area of an instance without annotated area: 0.53 of its box (x1, y1, x2, y2).
 
-    Args:
-        points: (N, 2), the annotated keypoints.
-        box: (x1, y1, x2, y2); None uses the bounding box of the points, with sides of at least 0.05
-            of the diagonal.
-        diagonal: Diagonal of the image in pixels.
+    Without a box it is that of the points, with sides of at least 0.05 of the image's diagonal.
     """
     if box is not None:
         return _SHARE * float((box[2:] - box[:2]).prod())
@@ -72,29 +62,15 @@ def suppress_poses(
     scores: NDArray[np.float64],
     areas: NDArray[np.float64],
     sigmas: NDArray[np.float64],
-    *,
-    max_similarity: float = 0.6,
 ) -> NDArray[np.int64]:
-    """Remove poses that duplicate a better one (OKS-NMS).
-
-    Args:
-        points: (N, P, 2).
-        scores: Score of each pose.
-        areas: Area of each instance in square pixels.
-        sigmas: (P,).
-        max_similarity: OKS above which two poses are duplicates. Published systems use 0.9, which
-            two slightly different boxes of one small instance do not reach.
-
-    Returns:
-        Indices of the kept poses, best first.
-    """
+    """Remove poses (N, P, 2) that duplicate a better one (OKS-NMS); gives indices, best first."""
     # Greedy, as NMS: a pose survives if it is unlike every better one.
     kept: list[int] = []
     for place in np.argsort(-scores, kind="stable"):
         area = areas[place]
         if all(
             similarity(points[place], points[other], (area + areas[other]) / 2, sigmas)
-            <= max_similarity
+            <= _MAX_SIMILARITY
             for other in kept
         ):
             kept.append(int(place))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Positions: the relative bias of a window, and embeddings resized to another grid.
+"""Positions: the relative bias of a window, its offsets, and what is resized to another grid.
 
 Letters: M window side, N = M*M tokens of a window, h heads, C channels.
 """
@@ -17,7 +17,13 @@ from torch import Tensor
 from muntin.errors import ShapeError
 from muntin.shapes import Float, Size
 
-__all__ = ["Resampling", "expand_relative_position_bias", "resample_grid"]
+__all__ = [
+    "Resampling",
+    "expand_relative_position_bias",
+    "log_offsets",
+    "resample_grid",
+    "resample_offsets",
+]
 
 
 Resampling = Literal["bicubic", "antialiased", "linear"]
@@ -26,27 +32,15 @@ Resampling = Literal["bicubic", "antialiased", "linear"]
 def expand_relative_position_bias(
     table: Float[Tensor, "positions h"], *, table_window: Size, window: Size
 ) -> Float[Tensor, "h N N"]:
-    """Spread a relative-position table over all pairs of tokens in a window.
+    """Spread a relative-position table over all pairs of tokens in a window; rows are queries.
 
     Row ``(dy + M - 1) * (2M - 1) + (dx + M - 1)`` of the table holds the bias of a query that lies
-    dy rows below and dx columns right of its key. A window smaller than the table's reads the
-    middle of the table.
+    dy rows below and dx columns right of its key. A window, (height, width) in tokens, that is
+    smaller than the table's reads the middle of the table; a larger one is a `ShapeError`.
 
     There is no index list: each axis is spread by re-reading a repeated row with a stride that is
-    one longer, so the gradient is made of sums in a fixed order and is the same bits in every
-    run. The gradient of ``table[index]`` is not (on several CPU threads, or on a GPU).
-
-    Args:
-        table: Learned biases, logits added before the softmax.
-        table_window: Window that the table was made for, (height, width) in tokens.
-        window: Window to fill, no side longer than `table_window`.
-
-    Returns:
-        One N x N matrix a head, rows are queries.
-
-    Raises:
-        ShapeError: The table has another number of rows than `table_window` needs, or `window` is
-            larger.
+    one longer, so the gradient is made of sums in a fixed order and is the same bits in every run.
+    The gradient of ``table[index]`` is not (on several CPU threads, or on a GPU).
     """
     th, tw = table_window
     positions = (2 * th - 1) * (2 * tw - 1)
@@ -76,6 +70,44 @@ def _expand_axis(rows: Tensor, side: int) -> Tensor:
     return lines[..., :side].flip(-1)
 
 
+def resample_offsets(
+    table: Float[Tensor, "positions h"], *, old: Size, new: Size
+) -> Float[Tensor, "new_positions h"]:
+    """Stretch a relative-position table bicubically from one window to another, sides apart.
+
+    Rows are in the order of `expand_relative_position_bias`, windows (height, width) in tokens.
+    """
+    if old == new:
+        return table
+    grid = table.t().reshape(1, -1, 2 * old[0] - 1, 2 * old[1] - 1).float()
+    size = (2 * new[0] - 1, 2 * new[1] - 1)
+    grid = F.interpolate(grid, size=size, mode="bicubic")  # 1, h, 2M-1, 2M-1
+    return grid.flatten(2)[0].t().to(table.dtype)
+
+
+def log_offsets(
+    window: Size,
+    reference: Size,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Float[Tensor, "positions 2"]:
+    """Offsets between the tokens of a window, on a log scale: what Swin V2's bias is made from.
+
+    Rows are in the order of `expand_relative_position_bias`. An offset of 0 maps to 0, the largest
+    offset of the reference window, that of the pre-training, to +-log2(9) / 3, about 1.06. Liu et
+    al. 2022 (arXiv 2111.09883), section 3.3, equation 4, on offsets scaled to [-8, 8] as in
+    microsoft/Swin-Transformer@f82860b.
+    """
+    axes = []
+    for side, known in zip(window, reference, strict=True):
+        offset = torch.arange(1 - side, side, device=device, dtype=torch.float32)
+        offset = 8 * offset / max(known - 1, 1)
+        axes.append(offset.sign() * torch.log2(offset.abs() + 1) / math.log2(8))
+    rows, columns = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([rows, columns], dim=-1).flatten(0, 1).to(dtype or torch.float32)
+
+
 def resample_grid(
     embedding: Float[Tensor, "1 N C"],
     *,
@@ -86,25 +118,11 @@ def resample_grid(
 ) -> Float[Tensor, "1 N2 C"]:
     """Resize learned position embeddings to another grid; prefix tokens are kept as they are.
 
-    Args:
-        embedding: Prefix tokens (class, distillation), then the grid row by row.
-        old: Grid that it was learned for, (height, width) in tokens.
-        new: Grid wanted.
-        num_prefix: Leading tokens that have no place in the grid.
-        how: "bicubic"; "antialiased" is the same and filters when shrinking; "linear" keeps the
-            corners where they are.
-
-    Returns:
-        The embedding itself when `old == new`.
-
-    Raises:
-        ShapeError: The number of tokens is not `num_prefix` plus the old grid.
-
-    Source:
-        Bicubic in float32, align_corners=False, with antialiasing, as timm 1.0.31
-        (`resample_abs_pos_embed`); compared in tests/parity/test_vit_parity.py. DeiT, MAE and
-        transformers resize without antialiasing, google-research/vision_transformer linearly
-        (`scipy.ndimage.zoom`, order 1).
+    Prefix tokens (class, distillation) come first, then the grid row by row. "bicubic" is
+    align_corners=False (DeiT, MAE and transformers); "antialiased" filters when shrinking, as timm
+    1.0.31 (`resample_abs_pos_embed`), compared in tests/parity/test_vit_parity.py; "linear" keeps
+    the corners where they are, as google-research/vision_transformer (`scipy.ndimage.zoom`, order
+    1).
     """
     expected = num_prefix + old[0] * old[1]
     if embedding.shape[1] != expected:

@@ -17,10 +17,8 @@ __all__ = ["Mixing", "bilinear_matrix", "bilinear_mixing"]
 class Mixing(NamedTuple):
     """Linear interpolation weights along one axis.
 
-    Attributes:
-        low: For each new point, index of the old point before it.
-        high: Index of the old point after it.
-        share: Weight of `high`; `low` has weight 1 - share.
+    For each new point: indices of the old points before and after it, and the weight `share` of the
+    latter.
     """
 
     low: Int[Tensor, " N"]
@@ -37,13 +35,8 @@ def bilinear_mixing(
 ) -> Mixing:
     """Compute the weights of ``interpolate(mode="bilinear", align_corners=False)`` along an axis.
 
-    Points are pixel centres; beyond the outermost centres the value is constant.
-
-    Args:
-        after: Length of the new axis.
-        before: Length of the old axis.
-        covered: Length of the new axis in old points; default: `before`.
-        device: Device of the result.
+    Points are pixel centres; beyond the outermost centres the value is constant. `covered` is the
+    length of the new axis in old points; default: `before`.
     """
     length = before if covered is None else covered
     # Pixel-centre convention: centre i + 0.5 maps to (i + 0.5) * scale - 0.5. Float64, so
@@ -62,13 +55,6 @@ def bilinear_matrix(
     """Build `bilinear_mixing` as a matrix.
 
     ``rows @ cells @ columns.T`` resizes a map; a subset of `rows` gives a strip of it.
-
-    Example:
-        >>> bilinear_matrix(4, 2)
-        tensor([[1.0000, 0.0000],
-                [0.7500, 0.2500],
-                [0.2500, 0.7500],
-                [0.0000, 1.0000]])
     """
     low, high, share = bilinear_mixing(after, before)
     matrix = torch.zeros(after, before)

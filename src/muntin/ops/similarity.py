@@ -10,42 +10,14 @@ from torch import Tensor
 from muntin.errors import ShapeError
 from muntin.shapes import Float
 
-__all__ = ["MIN_EXAMPLES", "centred_gram", "compare_grams", "linear_cka"]
+__all__ = ["MIN_EXAMPLES", "centred_gram", "compare_grams"]
 
 MIN_EXAMPLES = 4
 """The unbiased estimate divides by n (n - 3)."""
 
 
-def linear_cka(first: Float[Tensor, "N C"], second: Float[Tensor, "N C2"]) -> float:
-    """Compare features by centred kernel alignment with the linear kernel.
-
-    Args:
-        first: Features of N examples, at least 4.
-        second: Others of the same examples, in the same order.
-
-    Returns:
-        1 if the features differ by a rotation and a factor only; about 0 if they are unrelated,
-        even with few examples and many channels; 0 if one of them is constant. The unbiased
-        estimate may be slightly negative.
-
-    Raises:
-        ShapeError: Fewer than 4 examples.
-
-    Source:
-        Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited" (arXiv
-        1905.00414), equation 5, with the unbiased estimate of HSIC of Song et al. 2012 as in Nguyen
-        et al. 2021 (arXiv 2010.15327), equation 3. The biased estimate is near 1 for any
-        features with more channels than examples.
-    """
-    return compare_grams(centred_gram(first), centred_gram(second))
-
-
 def centred_gram(features: Float[Tensor, "N C"]) -> Float[Tensor, "N N"]:
-    """Compute the U-centred Gram matrix, with a zero diagonal.
-
-    Raises:
-        ShapeError: Fewer than 4 examples.
-    """
+    """Compute the U-centred Gram matrix, with a zero diagonal."""
     count = len(features)
     if count < MIN_EXAMPLES:
         message = (
@@ -66,6 +38,15 @@ def centred_gram(features: Float[Tensor, "N C"]) -> Float[Tensor, "N N"]:
 
 
 def compare_grams(first: Float[Tensor, "N N"], second: Float[Tensor, "N N"]) -> float:
-    """Compute the linear CKA from two results of `centred_gram`."""
+    """Compute the linear CKA (centred kernel alignment) from two results of `centred_gram`.
+
+    1 if the features differ by a rotation and a factor only; about 0 if they are unrelated, even
+    with few examples and many channels; 0 if one of them is constant. The unbiased estimate may be
+    slightly negative.
+
+    Kornblith et al. 2019 (arXiv 1905.00414), equation 5, with the unbiased estimate of HSIC of Song
+    et al. 2012 as in Nguyen et al. 2021 (arXiv 2010.15327), equation 3. The biased estimate is near
+    1 for any features with more channels than examples.
+    """
     norms = torch.sqrt((first * first).sum() * (second * second).sum())
     return float((first * second).sum() / norms) if norms > 0 else 0.0

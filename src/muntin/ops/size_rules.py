@@ -2,10 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Size rules: how published systems treat images and maps whose sides do not divide evenly.
 
-When a side of an image is not a multiple of the patch, or a side of a map not a multiple of the
-window, systems crop, pad, shrink the window or raise an error, and they do so differently with the
-same weights. A `SizeRule` records these decisions; `SIZE_RULES` has one for each system whose
-weights can be loaded.
+Systems crop, pad, shrink the window or raise an error, differently with the same weights.
 """
 
 from __future__ import annotations
@@ -92,19 +89,7 @@ SIZE_RULES: dict[SizeRuleName, SizeRule] = {
 def fit_patches(
     images: Float[Tensor, "B C H W"], patch_size: int, how: Literal["pad", "crop", "refuse"]
 ) -> Float[Tensor, "B C h w"]:
-    """Pad or crop images to multiples of the patch size.
-
-    Args:
-        images: Images.
-        patch_size: Side of a patch in pixels.
-        how: The `patch` field of a `SizeRule`.
-
-    Returns:
-        The same tensor if both sides are multiples.
-
-    Raises:
-        ShapeError: The rule is "refuse" and a side is not a multiple, or no patch is left.
-    """
+    """Pad or crop images to multiples of the patch size; `how` is a `SizeRule.patch`."""
     if images.ndim != 4 or not images.is_floating_point() or 0 in images.shape[1:]:
         message = (
             f"images must be floating-point with shape B, C, H, W and C, H, W above 0, got "

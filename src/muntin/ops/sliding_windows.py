@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sliding-window prediction: logits of an image of any size, yielded in strips of rows.
 
-Windows overlap and are blended. Weights fall to 0 near the edges of a window and sum to 1, so the
-result has no seams; for a network with a small receptive field it equals the result of the whole
-image. Memory holds logits of one row of windows, never of the whole image.
+Windows overlap; their weights fall to 0 near the edges and sum to 1, so the result has no seams.
+Memory holds logits of one row of windows, never of the whole image.
 
 Letters: B windows, C channels, K classes, h and w cells, H and W pixels.
 """
@@ -33,12 +32,7 @@ PredictWindows = Callable[[UInt8[Tensor, "B C H W"]], Float[Tensor, "B K h w"]]
 
 
 class Strip(NamedTuple):
-    """Some rows of the result.
-
-    Attributes:
-        top: Index of the first row.
-        logits: Logits of every pixel.
-    """
+    """Some rows of the result from `top` on, with the logits of every pixel."""
 
     top: int
     logits: Float[Tensor, "K rows W"]
@@ -64,20 +58,12 @@ def slide(
     batch_size: int = 1,
     rows: int = 0,
 ) -> Iterator[Strip]:
-    """Compute the logits of every pixel of an image, from top to bottom.
+    """Compute the logits of every pixel of an image, in strips from top to bottom without overlap.
 
-    Args:
-        image: Resized to the scale of the network input.
-        predict: The network: images to a map with one cell per `stride` pixels, rounded up.
-        window: (height, width) of a window; an image that fits is processed whole.
-        out_size: (height, width) of the result.
-        stride: Pixels per cell.
-        overlap: Fraction of a window shared with the next one.
-        batch_size: Windows per batch.
-        rows: Rows per strip; 0 derives it from `STRIP_VALUES`.
-
-    Yields:
-        Strips that cover the result without overlap.
+    The image has the scale of the network input; `predict` maps images to one cell per `stride`
+    pixels, rounded up. An image that fits into a window, (height, width), is processed whole;
+    `overlap` is the fraction of a window shared with the next one. Strips have `rows` rows; 0
+    derives them from `STRIP_VALUES`.
     """
     covered = [side / stride for side in image.shape[1:]]
     image = _pad_to_stride(image, stride)

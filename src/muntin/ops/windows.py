@@ -2,11 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Window partition of a feature map: window size, cyclic shift and padding.
 
-Letters: B images, H and W sides of the map in tokens, M window side, N = M*M tokens of a window,
-nW windows of an image, C channels.
-
-`lay_out` turns a size rule (`muntin.ops.size_rules`), a map and a window into a `WindowLayout`:
-plain numbers that every attention back end follows.
+Letters: B images, H and W sides of the map in tokens, M window side, N = M*M tokens of a window, nW
+windows of an image, C channels.
 """
 
 from __future__ import annotations
@@ -44,8 +41,6 @@ class WindowLayout:
     """Window partition of one map. All numbers are tokens, (height, width).
 
     Attributes:
-        size: Size of the map.
-        window: Size of a window.
         shift: Cyclic shift (up, left) before the partition; 0 = not shifted.
         pad: Rows added below and columns added at the right, to whole windows.
         pad_first: Whether padding precedes the shift.
@@ -81,28 +76,12 @@ class WindowLayout:
 def lay_out(
     size: Size, window: Size, shifted: bool, rule: SizeRule, *, built_size: Size | None = None
 ) -> WindowLayout:
-    """Compute window, shift and padding for a map.
+    """Compute window, shift and padding for a map; sizes are (height, width) in tokens.
 
-    Args:
-        size: The map, (height, width) in tokens.
-        window: Configured window, (height, width) in tokens.
-        shifted: Whether the block shifts windows (by half a window, rounded down).
-        rule: Size rule.
-        built_size: Map size in tokens that the block was built for; default: `size`. Used by
-            rules that shrink "built", and for `built_window`.
-
-    Returns:
-        The layout that window attention back ends follow.
-
-    Source:
-        Rules read from timm 1.0.31, torchvision 0.29.2, transformers 5.23 and
-        microsoft/Swin-Transformer@f82860b; the first three compared live in
-        tests/parity/test_swin_parity.py, tolerance 1e-5.
-
-    Example:
-        >>> from muntin.ops.size_rules import SIZE_RULES
-        >>> lay_out((8, 20), (7, 7), True, SIZE_RULES["torchvision"]).pad
-        (6, 1)
+    `shifted` blocks shift by half a window, rounded down. `built_size` is the map that the block
+    was built for, for rules that shrink "built" and for `built_window`; default: `size`. Rules read
+    from timm 1.0.31, torchvision 0.29.2, transformers 5.23 and microsoft/Swin-Transformer@f82860b;
+    the first three compared live in tests/parity/test_swin_parity.py, tolerance 1e-5.
     """
     # "built" rules decide from the map the block was built for, whatever map comes.
     built_size = built_size or size
@@ -144,13 +123,7 @@ def shift_mask(
 ) -> Float[Tensor, "nW N N"] | None:
     """Attention mask between tokens that are neighbours only because of the cyclic shift.
 
-    Args:
-        layout: Window layout.
-        device: Device of the mask.
-        dtype: Dtype of the mask; default: float32.
-
-    Returns:
-        0 where a pair may attend, `MASKED` elsewhere; None without shift.
+    0 where a pair may attend, `MASKED` elsewhere; None without shift.
     """
     if layout.shift == (0, 0):
         return None
@@ -184,15 +157,9 @@ def cut_heads(
 ) -> Float[Tensor, "parts B nW h N d"]:
     """Pad, shift and partition a map into windows, and its channels into parts and heads.
 
-    Args:
-        x: The map, channels last, ordered by part, then head.
-        layout: Window layout.
-        parts: Number of parts: 3 for queries, keys and values.
-        heads: Heads per part.
-        fill: Value of padded tokens per channel; default: zeros.
-
-    Returns:
-        Windows and their tokens in row-major order; one contiguous copy.
+    Channels are ordered by part (3 of them for queries, keys and values), then head; windows and
+    their tokens are in row-major order. `fill` is the value of padded tokens; default: zeros. One
+    contiguous copy.
     """
     batch, _, _, channels = x.shape
     if layout.pad_first:
@@ -239,11 +206,7 @@ def join_windows(
 
 
 def merge_neighbours(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C4"]:
-    """Stack each 2 x 2 neighbourhood along the channels; odd sides are padded with zeros.
-
-    The order of (row, column) is (0,0), (1,0), (0,1), (1,1), column by column; published weights
-    depend on it.
-    """
+    """Stack each 2 x 2 neighbourhood along the channels; odd sides are padded with zeros."""
     # Channel order of published weights: x(0,0), x(1,0), x(0,1), x(1,1).
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:

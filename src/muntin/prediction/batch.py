@@ -15,7 +15,7 @@ from muntin.data.image_fitting import fit
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.prediction.sources import LoadedImage
 from muntin.shapes import Size, UInt8
-from muntin.tasks.task import ImageMeta
+from muntin.tasks.task import DEFAULT_OPTIONS, ImageMeta, PredictOptions
 
 __all__ = [
     "Crop",
@@ -83,19 +83,14 @@ class PreparedBatch:
         parts: All crops, grouped by padded size; at most `Predictor.batch_size` in each.
         merges: For each image the number of its crops, which follow one another, and the function
             that merges their results into one.
-        tta: Whether to run mirrored crops as well.
-        tile: Side in pixels of the windows that a map is computed in; None chooses.
-        scales: Factors of the size at which a map is computed; all of them are averaged.
+        options: Options that the task applies; mirrored and tiled detection is in the crops.
     """
 
     parts: tuple[Part, ...]
     merges: tuple[tuple[int, Merge], ...]
-    tta: bool = False
-    tile: int | None = None
-    scales: tuple[float, ...] = (1.0,)
+    options: PredictOptions = DEFAULT_OPTIONS
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.merges)
 
 
@@ -120,7 +115,6 @@ class RawBatch:
     merges: tuple[tuple[int, Merge], ...]
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.merges)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from muntin.configs import replace, to_dict, with_texts
+from muntin.configs import check_range, replace, to_dict, with_texts
 from muntin.engines.engine_table import EngineName
 from muntin.engines.graph_building import run_in_engine
 from muntin.engines.graphs import Precision
@@ -19,6 +19,7 @@ from muntin.errors import ConfigError
 from muntin.heads.network import Network
 from muntin.prediction.options import refuse_detector
 from muntin.prediction.predictor import Predictor
+from muntin.prediction.top_down import BoxDetector
 from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.runs import ExportedRun, Run, read_results
 
@@ -62,35 +63,27 @@ def load(
         run: A run folder, or a file of `muntin.export`.
         device: "auto" takes a GPU when there is one.
         batch_size: Crops (whole images, tiles, instances) in a batch; fewer where they are large.
-        select: Detectors only: changed options of box selection: ``{"suppression": "soft"}``,
-            ``{"class_agnostic": True}``, ``{"max_detections": 1000}``; any field of
-            `muntin.heads.select_config.SelectConfig`.
+        select: Detectors only: fields of `muntin.heads.select_config.SelectConfig`, such as
+            ``{"suppression": "soft", "max_detections": 1000}``.
         detector: For top-down poses, a run that finds the instances, of any class that both know.
-        detector_threshold: Minimum score of its boxes; None takes the one at which
-            the detector's F1 was best in its validation.
+        detector_threshold: Minimum score of its boxes; None takes the one at which its F1 was best
+            in validation.
         least: Former name of `detector_threshold`.
         engine: What runs the network: on the CPU "eager", "compile", "onnxruntime" or
-            "openvino", on a GPU of NVIDIA "cuda", with fused kernels and recorded launches; "auto"
-            measures them once for this machine and model, and remembers. An exported file has its
-            own.
+            "openvino", on a GPU of NVIDIA "cuda"; "auto" measures them once for this machine and
+            model, and remembers. An exported file has its own.
         precision: Of the engine: "fp32" or "bf16".
-
-    Returns:
-        A predictor, ready to be called.
 
     Raises:
         RunError: A file of the run is missing or broken.
         WeightError: The weights cannot be read or do not fit.
-        ConfigError: `select` has an unknown field, or the run is no detector; `detector` is none,
-            or the run does not look for keypoints.
+        ConfigError: An option is out of range or does not suit the run.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    finder, threshold = None, least if detector_threshold is None else detector_threshold
-    if detector:
-        opened = detector if isinstance(detector, Run) else Run.open(detector)
-        refuse_detector(run.task, opened.task)
-        finder = load(opened, device=device)
-        threshold = find_threshold(opened).score if threshold is None else threshold
+    name, threshold = "detector_threshold", detector_threshold
+    if threshold is None and least is not None:
+        name, threshold = "least", least
+    finder = _load_detector(run, detector, device, name, threshold)
     network = run.load_network()
     if select:
         if isinstance(run, ExportedRun):
@@ -107,8 +100,27 @@ def load(
         device=device,
         batch_size=batch_size,
         detector=finder,
-        detector_threshold=threshold,
     )
+
+
+def _load_detector(
+    run: Run, detector: Run | Path | str, device: str, name: str, threshold: float | None
+) -> BoxDetector | None:
+    """Load the detector of a pose run with its threshold, which the user knows by `name`."""
+    if threshold is not None:
+        check_range(name, threshold, 0, 1)
+    if detector:
+        opened = detector if isinstance(detector, Run) else Run.open(detector)
+        refuse_detector(run.task, opened.task)
+        score = find_threshold(opened).score if threshold is None else threshold
+        return BoxDetector(load(opened, device=device), score)
+    if threshold is not None:
+        message = (
+            f"{name} needs a detector, got {name}={threshold:g} without one. Pass detector, or "
+            f"select results by score with result.above({threshold:g})."
+        )
+        raise ConfigError(message)
+    return None
 
 
 def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Precision) -> nn.Module:

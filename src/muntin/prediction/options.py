@@ -5,23 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError
-from muntin.tasks.task import Task
+from muntin.tasks.task import PredictOptions, Task
 
-__all__ = ["PredictOptions", "check_options", "refuse_detector"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PredictOptions:
-    """Options of a prediction, validated."""
-
-    tta: bool
-    tile: int | Literal["auto"] | None
-    scales: tuple[float, ...]
+__all__ = ["check_options", "refuse_detector"]
 
 
 def check_options(

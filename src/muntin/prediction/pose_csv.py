@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from muntin.errors import RunError
 from muntin.results import Poses
-from muntin.system_errors import cannot_write
+from muntin.runs import write_text
 
 __all__ = ["write_poses"]
 
@@ -24,19 +23,10 @@ def write_poses(
     """Write poses, one row a frame: x, y and likelihood of each keypoint, in pixels.
 
     If a frame has several instances, a row "individuals" numbers them, independently in each frame.
-    Cells of missing instances are empty.
-
-    Args:
-        path: The new file.
-        poses: Of each frame.
-        scorer: Name of the run.
-        frames: What the rows are named; numbers from 0 when left out.
-
-    Returns:
-        The file.
+    Cells of missing instances are empty. Rows are named by `frames`, or numbered from 0.
 
     Raises:
-        RunError: It cannot be written.
+        RunError: The file cannot be written.
     """
     path = Path(path)
     names = poses[0].keypoint_names if poses else ()
@@ -58,9 +48,5 @@ def write_poses(
         cells = [f"{value:.3f}" for value in np.ravel(one.keypoints)]
         rest = [""] * (len(columns) - len(cells))
         writer.writerow([frames[number] if frames else number, *cells, *rest])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.getvalue(), encoding="utf-8")
-    except OSError as error:
-        raise RunError(cannot_write(path, error)) from error
+    write_text(path, text.getvalue())
     return path

@@ -29,13 +29,12 @@ from muntin.prediction.batch import (
     stack_crops,
     whole_image,
 )
-from muntin.prediction.options import PredictOptions, check_options, refuse_detector
+from muntin.prediction.options import check_options, refuse_detector
 from muntin.prediction.sources import ImageLike, LoadedImage, read_images
 from muntin.prediction.tiling import crop_views
-from muntin.prediction.top_down import crop_instances, find_boxes
-from muntin.results import DEFAULT_SCORE_THRESHOLD
+from muntin.prediction.top_down import BoxDetector, Detector, crop_instances, find_boxes
 from muntin.samples import Classes, skeleton_of
-from muntin.tasks.task import InferenceBatch, Task
+from muntin.tasks.task import DEFAULT_OPTIONS, InferenceBatch, PredictOptions, Task
 
 __all__ = ["Predictor", "draw"]
 
@@ -68,10 +67,8 @@ class Predictor:
         device: "auto", "cpu", "cuda" or "mps", or a device.
         batch_size: Crops (whole images, tiles, instances) in a batch of the network; fewer where
             they are large.
-        detector: For top-down poses: detects the instances.
-        detector_threshold: Minimum score of its boxes, in [0, 1]; None takes
-            `muntin.results.DEFAULT_SCORE_THRESHOLD`.
-        least: Former name of `detector_threshold`.
+        detector: For top-down poses: detects the instances, with the default score threshold
+            unless it is a `muntin.prediction.top_down.BoxDetector` with another one.
 
     Raises:
         ConfigError: An argument is out of range, or the detector does not suit the task.
@@ -102,29 +99,20 @@ class Predictor:
         *,
         device: str | torch.device = "auto",
         batch_size: int = 32,
-        detector: Predictor | None = None,
-        detector_threshold: float | None = None,
-        least: float | None = None,
+        detector: BoxDetector | Detector | None = None,
     ) -> None:
-        threshold = least if detector_threshold is None else detector_threshold
-        threshold = DEFAULT_SCORE_THRESHOLD if threshold is None else threshold
         check_range("batch_size", batch_size, 1, 10**6)
-        check_range("detector_threshold", threshold, 0, 1)
-        self.task: Task = task
+        if detector is not None and not isinstance(detector, BoxDetector):
+            detector = BoxDetector(detector)
         if detector is not None:
-            refuse_detector(task, detector.task)
+            refuse_detector(task, detector.predict.task)
+        self.task: Task = task
         self.device = choose_device(device) if isinstance(device, str) else device
         self.network = network.to(self.device).eval()
         self.classes = classes
         self.preprocessing = preprocessing
         self.batch_size = evaluation_batch(preprocessing, batch_size) if task.dense else batch_size
         self.detector = detector
-        self.detector_threshold = threshold
-
-    @property
-    def least(self) -> float:
-        """Former name of `detector_threshold`."""
-        return self.detector_threshold
 
     def __call__(
         self,
@@ -136,23 +124,7 @@ class Predictor:
         boxes: Iterable[Any] | None = None,
         strict: bool = True,
     ) -> list[Any]:
-        """Predict: the list of what `stream` yields.
-
-        Args:
-            images: A path, a PIL image, an (H, W, 3) uint8 RGB array, or an iterable of them.
-            tta: As for `stream`.
-            tile: As for `stream`.
-            scales: As for `stream`.
-            boxes: As for `stream`.
-            strict: As for `stream`.
-
-        Returns:
-            One result of `muntin.results` an image, in order.
-
-        Raises:
-            DataError: An image cannot be read.
-            ConfigError: The task does not support tiles, scales or boxes.
-        """
+        """Predict: the list of what `stream` yields, with the same arguments and errors."""
         return list(
             self.stream(images, tta=tta, tile=tile, scales=scales, boxes=boxes, strict=strict)
         )
@@ -211,19 +183,10 @@ class Predictor:
         All of the given images, with all of their tiles and instances, are in memory afterwards:
         give a batch at a time.
 
-        Args:
-            images: As for `stream`.
-            tta: As for `stream`.
-            tile: As for `stream`.
-            scales: As for `stream`.
-            boxes: As for `stream`.
+        The arguments and errors are those of `stream`.
 
         Returns:
             uint8 tensors (B, C, H, W), and for each crop in them where it comes from.
-
-        Raises:
-            DataError: An image cannot be read.
-            ConfigError: The task does not support tiles, scales or boxes.
         """
         options = check_options(self.task, tta, tile, scales, boxes is not None)
         cropped = list(self._crop(read_images(images, boxes), options))
@@ -232,15 +195,16 @@ class Predictor:
 
     @torch.no_grad()
     def run(self, batch: PreparedBatch) -> RawBatch:
-        """Run the network.
-
-        Args:
-            batch: What `prepare` returned.
+        """Run the network on what `prepare` returned.
 
         Returns:
             Raw output of each part, on the device, and what `decode` needs beside it. It holds no
             pixels.
+
+        Raises:
+            TypeError: The batch is something else.
         """
+        _check_record("run", batch, PreparedBatch, "prepare")
         parts = []
         for part in batch.parts:
             inputs = InferenceBatch(
@@ -250,23 +214,22 @@ class Predictor:
                 pre=self.preprocessing,
                 classes=self.classes,
                 device=self.device,
-                tta=batch.tta,
-                tile=batch.tile,
-                scales=batch.scales,
+                options=batch.options,
             )
             parts.append(RawPart(self.task.predict(inputs), part.metas, part.places))
         return RawBatch(parts=tuple(parts), merges=batch.merges)
 
     @torch.no_grad()
     def decode(self, raw: RawBatch) -> list[Any]:
-        """Convert raw output to results.
-
-        Args:
-            raw: What `run` returned.
+        """Convert what `run` returned to results.
 
         Returns:
             One result of `muntin.results` an image, in order, in pixels of the original image.
+
+        Raises:
+            TypeError: The raw output is something else.
         """
+        _check_record("decode", raw, RawBatch, "run")
         found = iter(self._decode_crops(raw))
         return [merge([next(found) for _ in range(count)]) for count, merge in raw.merges]
 
@@ -313,14 +276,11 @@ class Predictor:
     def _batch(
         self, crops: Sequence[Crop], images: Sequence[CroppedImage], options: PredictOptions
     ) -> PreparedBatch:
-        # Mirror images and tiles of detectors are crops of their own.
-        split = self.task.detects
         return PreparedBatch(
             parts=stack_crops(crops, self.preprocessing, self.batch_size),
             merges=tuple((image.num_crops, image.merge) for image in images),
-            tta=options.tta and not split,
-            tile=None if split or options.tile == "auto" else options.tile,
-            scales=options.scales,
+            # Mirror images and tiles of detectors are crops of their own.
+            options=DEFAULT_OPTIONS if self.task.detects else options,
         )
 
     def _crop(
@@ -332,7 +292,6 @@ class Predictor:
                 images,
                 self.detector,
                 self.classes,
-                threshold=self.detector_threshold,
                 whole=pre.padding == 1,
             )
             skeleton = skeleton_of(self.classes)
@@ -344,6 +303,15 @@ class Predictor:
         return (whole_image(image, pre) for image in images)
 
 
+def _check_record(name: str, record: object, kind: type, source: str) -> None:
+    if not isinstance(record, kind):
+        message = (
+            f"{name} takes the {kind.__name__} that {source} returns, got a "
+            f"{type(record).__name__}. Call {source} first."
+        )
+        raise TypeError(message)
+
+
 def _merge_complete(pending: deque[_Pending]) -> Iterator[Any]:
     """Yield merged results of complete images, in order."""
     while pending and pending[0].complete:
@@ -352,14 +320,7 @@ def _merge_complete(pending: deque[_Pending]) -> Iterator[Any]:
 
 
 def draw(image: ImageLike, result: Any) -> Image.Image:  # noqa: ANN401 (one of muntin.results)
-    """Draw a result on its image.
-
-    Args:
-        image: The input image.
-        result: The prediction for it.
-
-    Returns:
-        A new image.
+    """Draw a result on its image, as a new image.
 
     Raises:
         DataError: The image cannot be read.

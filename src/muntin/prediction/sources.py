@@ -45,13 +45,9 @@ class LoadedImage(NamedTuple):
 
 
 def find_images(places: Iterable[str | Path]) -> list[Path]:
-    """List the image files behind paths, folders and patterns.
+    """List the image files behind paths, folders (searched recursively) and shell patterns.
 
-    Args:
-        places: Files, folders (searched recursively) and shell patterns.
-
-    Returns:
-        Files; those of a folder or a pattern are sorted by name.
+    Files of a folder or a pattern are sorted by name.
 
     Raises:
         DataError: A place holds no image.
@@ -64,18 +60,26 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
             raise DataError(message)
         if place.is_dir():
             here = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        elif place.exists():
-            here = [place]
         else:
-            base = Path(place.anchor) if place.is_absolute() else Path()
-            pattern = str(place.relative_to(base)) if place.is_absolute() else str(place)
-            magic = any(sign in pattern for sign in "*?[")
-            here = sorted(p for p in base.glob(pattern) if p.is_file()) if magic else []
+            here = [place] if place.exists() else _match(place)
         if not here:
             what = f"none of {', '.join(IMAGE_SUFFIXES)}" if place.is_dir() else "nothing"
             message = f"no image found at {str(place)!r}: got {what}. Check the path."
             raise DataError(message)
         found += here
+    return found
+
+
+def _match(place: Path) -> list[Path]:
+    """Files that a shell pattern matches; none for a path without one."""
+    base = Path(place.anchor) if place.is_absolute() else Path()
+    pattern = str(place.relative_to(base))
+    if not any(sign in pattern for sign in "*?["):
+        return []
+    found = sorted(path for path in base.glob(pattern) if path.is_file())
+    if not found:
+        message = f"the pattern {str(place)!r} must match images, got no match. Check the pattern."
+        raise DataError(message)
     return found
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from muntin.configs import check_range
 from muntin.data.transforms import Preprocessing
-from muntin.heads.select_config import SelectConfig
+from muntin.heads.instances import SelectConfig
 from muntin.ops.boxes import covered_fraction, suppress
 from muntin.prediction.batch import Crop, CroppedImage, fit_image
 from muntin.prediction.sources import LoadedImage
@@ -67,13 +67,7 @@ def crop_views(
 ) -> CroppedImage:
     """Make the views of an image: the whole of it, its tiles, and mirrored versions of these.
 
-    Args:
-        image: Decoded.
-        pre: How each view is resized; defines "auto".
-        select: How boxes of the views suppress each other.
-        tile: Side of the tiles in pixels; "auto" takes the size of the training images, where the
-            image is much larger; None cuts none.
-        tta: Whether each view is mirrored as well.
+    Options as in `Predictor.stream`; `select` defines how boxes of the views suppress each other.
     """
     tiles = _choose_tiles(image.size, tile, pre)
     regions = (Region(0, 0, *image.size), *tiles)
@@ -188,10 +182,10 @@ def merge_views(
     select: SelectConfig,
     max_detections: int,
 ) -> Detections:
-    """Merge the detections of several views of an image.
+    """Merge the detections of several views of an image, `max_detections` at most.
 
     A box that ends at the inner edge of a tile is partial; it is dropped if a larger box of its
-    class with a similar score covers most of it. Duplicates are suppressed.
+    class with a similar score covers most of it. Duplicates are suppressed, as `select` asks for.
 
     Args:
         views: What was found in each, as `shift_detections` gives it.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -13,18 +14,19 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from muntin.configs import check_range
 from muntin.data.keypoint_transforms import crop_box, crop_region, warp_crop
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.errors import MuntinWarning
 from muntin.ops.keypoints import estimate_area, suppress_poses
 from muntin.prediction.batch import Crop, CroppedImage
 from muntin.prediction.sources import LoadedImage
-from muntin.results import Poses
+from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Classes, Skeleton
 from muntin.shapes import Size
-from muntin.tasks.task import ImageMeta
+from muntin.tasks.task import ImageMeta, Task
 
-__all__ = ["Boxes", "Detector", "crop_instances", "find_boxes"]
+__all__ = ["BoxDetector", "Boxes", "Detector", "crop_instances", "find_boxes"]
 
 Edges = tuple[float, float, float, float]
 
@@ -33,11 +35,28 @@ Edges = tuple[float, float, float, float]
 class Detector(Protocol):
     """Interface of detectors: a predictor of a detection run."""
 
+    task: Task
     classes: Classes
     batch_size: int
 
     def __call__(self, images: list[NDArray[np.uint8]], /) -> Sequence[Any]:
         """Give one `muntin.results.Detections` an image."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoxDetector:
+    """Finds instances.
+
+    Attributes:
+        predict: Detects them.
+        threshold: Minimum score of its boxes, in [0, 1].
+    """
+
+    predict: Detector
+    threshold: float = DEFAULT_SCORE_THRESHOLD
+
+    def __post_init__(self) -> None:
+        check_range("detector_threshold", self.threshold, 0, 1)
 
 
 class Boxes(NamedTuple):
@@ -56,10 +75,9 @@ class Boxes(NamedTuple):
 
 def find_boxes(
     images: Iterator[LoadedImage],
-    detector: Detector | None,
+    detector: BoxDetector | None,
     classes: Classes,
     *,
-    threshold: float,
     whole: bool,
 ) -> Iterator[tuple[LoadedImage, Boxes | None]]:
     """Find the instances of each image, a batch of the detector at a time.
@@ -69,17 +87,16 @@ def find_boxes(
         detector: Detects instances in images without given boxes; if None, each such image is one
             instance, with a warning.
         classes: Classes of the pose run; if the detector shares some of them, others are dropped.
-        threshold: Minimum score of detected boxes.
         whole: Whether the run was trained on whole images, which silences the warning.
 
     Yields:
         The image and its boxes; None where the whole image is one instance.
     """
     warned = whole
-    while batch := list(islice(images, 1 if detector is None else detector.batch_size)):
+    while batch := list(islice(images, 1 if detector is None else detector.predict.batch_size)):
         unknown = [image for image in batch if image.boxes is None]
         if detector is not None:
-            found = iter(detector([image.pixels for image in unknown]) if unknown else ())
+            found = iter(detector.predict([image.pixels for image in unknown]) if unknown else ())
         elif unknown and not warned:
             warned = True
             text = (
@@ -93,12 +110,12 @@ def find_boxes(
             elif detector is None:
                 yield image, None
             else:
-                yield image, _select(next(found), detector, classes, threshold)
+                yield image, _select(next(found), detector, classes)
 
 
-def _select(found: Any, detector: Detector, classes: Classes, threshold: float) -> Boxes:  # noqa: ANN401 (Detections)
-    shared = {*detector.classes.names} & {*classes.names}
-    wanted = found.scores >= threshold
+def _select(found: Any, detector: BoxDetector, classes: Classes) -> Boxes:  # noqa: ANN401 (Detections)
+    shared = {*detector.predict.classes.names} & {*classes.names}
+    wanted = found.scores >= detector.threshold
     if shared:  # otherwise every detection is an instance
         wanted &= np.array([name in shared for name in found.class_names], bool)
     return Boxes(found.boxes[wanted], found.scores[wanted], given=False)
@@ -107,14 +124,7 @@ def _select(found: Any, detector: Detector, classes: Classes, threshold: float) 
 def crop_instances(
     image: LoadedImage, boxes: Boxes | None, pre: Preprocessing, skeleton: Skeleton
 ) -> CroppedImage:
-    """Crop every instance of an image.
-
-    Args:
-        image: Decoded.
-        boxes: Of the instances; None: the whole image is one instance.
-        pre: Size, padding and alignment of the crops.
-        skeleton: Of the keypoints.
-    """
+    """Crop every instance of an image; without boxes, the whole image is one instance."""
     if boxes is None:
         return CroppedImage(1, _cut(image, [None], pre), _only)
     edges: list[Edges | None] = [(row[0], row[1], row[2], row[3]) for row in boxes.edges.tolist()]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -21,8 +22,6 @@ from muntin.system_errors import cannot_write
 __all__ = ["VIDEO_SUFFIXES", "frame_rate", "predict_video", "read_frames", "write_video"]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-
-_BATCH_FRAMES = 32
 
 
 def read_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
@@ -60,38 +59,22 @@ def _not_read(path: str | Path, error: Exception) -> str:
 
 
 def predict_video(
-    predict: Callable[[list[NDArray[np.uint8]]], list[Any]], path: str | Path
+    stream: Callable[[Iterator[NDArray[np.uint8]]], Iterator[Any]], path: str | Path
 ) -> Iterator[tuple[NDArray[np.uint8], Any]]:
     """Yield every frame with its result; only a batch of frames is in memory.
 
     Args:
-        predict: A predictor.
+        stream: `Predictor.stream`.
         path: The video.
-
-    Raises:
-        DataError: The video cannot be read.
     """
-    waiting: list[NDArray[np.uint8]] = []
-    for frame in read_frames(path):
-        waiting.append(frame)
-        if len(waiting) == _BATCH_FRAMES:
-            yield from zip(waiting, predict(waiting), strict=True)
-            waiting = []
-    if waiting:
-        yield from zip(waiting, predict(waiting), strict=True)
+    shown, read = itertools.tee(read_frames(path))
+    yield from zip(shown, stream(read), strict=True)
 
 
 def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction) -> Path:
-    """Write images of one size as a video.
+    """Write images as a video of the size of the first: others are cut, or filled with white.
 
-    Args:
-        path: The new file, e.g. ``.mp4``.
-        images: Its frames, all brought to the size of the first: cut, or filled with white. Odd
-            sides lose their last row or column, as encoders require.
-        rate: Frames per second.
-
-    Returns:
-        The file.
+    Odd sides lose their last row or column, as encoders require. `rate` is in frames per second.
 
     Raises:
         RunError: It cannot be written.

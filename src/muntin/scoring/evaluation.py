@@ -9,20 +9,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from muntin.data.archives import read_bytes
 from muntin.data.batches import evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig, change_reading
-from muntin.data.pose import is_whole
-from muntin.devices import choose_device
+from muntin.data.decoding import decode
+from muntin.data.pose import is_whole, list_pose
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
+from muntin.metrics.pose_metric import PoseInstance, PoseMetric
+from muntin.prediction.from_run import find_threshold, load
 from muntin.runs import Run, read_json
-from muntin.samples import Classes, Listing
+from muntin.samples import Classes, Listing, skeleton_of
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import score
-from muntin.scoring.top_down_evaluation import score_detected
+from muntin.scoring.outputs import Outputs, Scored
 from muntin.tasks.task import Task
 
 __all__ = ["evaluate", "pick_part"]
+
+
+MIN_SCORE = 0.05
+"""Low, because average precision needs detections with low scores too."""
 
 
 def pick_part(
@@ -102,11 +111,9 @@ def evaluate(
         device: "auto" takes a GPU when there is one.
         pictures: Whether to draw plots and the worst errors into ``pictures/eval`` of the run.
         detector: For top-down poses, a run that detects the instances; annotated boxes are used if
-            left out. See `muntin.metrics.pose_metric.PoseMetric` for
-            the matching.
+            left out. For the matching see `muntin.metrics.pose_metric.PoseMetric`.
         tta: Whether to average predictions with those for mirrored images.
-        settings: Changed options of reading this data:
-            ``{"data.ignored": "background"}``.
+        settings: Changed options of reading this data: ``{"data.ignored": "background"}``.
 
     Returns:
         Named figures in [0, 1], per class too, and `num_images`.
@@ -118,7 +125,7 @@ def evaluate(
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if detector:
-        scored = score_detected(run, data, detector, device=device, tta=tta)
+        scored = _score_detected(run, data, detector, device=device, tta=tta)
         if pictures:
             store = ImageCache(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
             draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
@@ -130,18 +137,48 @@ def evaluate(
     if tta and run.task.detects:
         message = f"tta does not suit a {run.task.name} run with this head. Leave it out."
         raise ConfigError(message)
-    where = choose_device(device)
-    network = run.load_network().to(where)
     store = ImageCache(listing, run.preprocessing, DataConfig())
-    scored = score(
-        network,
-        store,
-        run.task,
-        run.classes,
-        batch_size=batch_size or evaluation_batch(run.preprocessing),
-        device=where,
-        tta=tta,
-    )
+    batch_size = batch_size or evaluation_batch(run.preprocessing)
+    scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:
         draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
     return scored.figures
+
+
+def _score_detected(
+    run: Run, data: Path | str, detector: Run | Path | str, *, device: str, tta: bool = False
+) -> Scored:
+    """Detect the instances of every image, predict their keypoints and compute the figures.
+
+    Average precision is computed from all boxes; distances from those above the threshold of
+    prediction, see `PoseMetric`. Images without instances count. Arguments as in `evaluate`.
+
+    Raises:
+        ConfigError: The run is not top-down, or `detector` is not a detector.
+        DataError: The data cannot be read.
+    """
+    if not run.task.top_down:
+        message = f"detector needs a top-down pose run, got a {run.task.name} run. Leave it out."
+        raise ConfigError(message)
+    parts = list_pose(data, classes=run.classes, whole=True)
+    listing = parts.test or parts.val or parts.train
+    if listing is None or not len(listing):
+        message = f"{data} must hold images, got none. See: muntin check {run.task.name} {data}"
+        raise DataError(message)
+    finder = detector if isinstance(detector, Run) else Run.open(detector)
+    predictor = load(run, device=device, detector=finder, detector_threshold=MIN_SCORE)
+    images = (
+        decode(read_bytes(listing.source, entry.path), where=entry.path)
+        for entry in listing.entries
+    )
+    answers = list(predictor.stream(images, tta=tta))
+    truth = []
+    for entry in listing.entries:
+        assert entry.objects is not None, "keypoint readers list objects"
+        truth.append(PoseInstance(path=entry.path, size=entry.size, objects=entry.objects, row=-1))
+    metric = PoseMetric(skeleton_of(run.classes), score_threshold=find_threshold(finder).score)
+    metric.update(answers, truth)
+    outputs = Outputs(
+        answers=answers, truth=truth, losses=torch.empty(0), indices=torch.arange(len(listing))
+    )
+    return Scored(figures=metric.compute(), metric=metric, outputs=outputs, listing=listing)

@@ -24,6 +24,7 @@ from muntin.drawing.plots import draw_bars, draw_confusion, draw_errors, draw_pr
 from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
 from muntin.drawing.saving import save_figure, save_image
 from muntin.drawing.semantic_drawing import draw_semantic_pair
+from muntin.errors import plural
 from muntin.metrics.classification_metric import ClassificationMetric
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
@@ -62,7 +63,7 @@ def _(
     if classes.multi_label or not len(outputs.indices):
         return
     counts = metric.confusion.numpy()
-    title = f"{name} {value:.3f} on {figures['num_images']} images"
+    title = f"{name} {value:.3f} on {plural(figures['num_images'], 'image')}"
     save_figure(draw_confusion(counts, classes.names, title), folder / "confusion.png")
     tiles = []
     scores = outputs.answers.softmax(dim=1)

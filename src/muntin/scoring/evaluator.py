@@ -6,67 +6,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from muntin.data.batches import Batch, split_by_size
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, Processes
-from muntin.data.transforms import Preprocessing
 from muntin.prediction.batch import Part, PreparedBatch
-from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
 from muntin.scoring.outputs import Outputs, Scored, join_outputs, join_rows
-from muntin.tasks.task import ImageMeta, Task
+from muntin.tasks.task import ImageMeta, PredictOptions, Task
+
+if TYPE_CHECKING:
+    from muntin.prediction.predictor import Predictor
 
 __all__ = ["compute_figures", "run_network", "score"]
 
 
 @torch.no_grad()
 def run_network(
-    network: nn.Module,
+    predictor: Predictor,
     batches: Iterable[Batch],
-    task: Task,
-    classes: Classes,
     listing: Listing,
     *,
-    pre: Preprocessing,
-    device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     tta: bool = False,
 ) -> Outputs:
-    """Run a network over batches, in evaluation mode, and collect its predictions.
+    """Run a network over batches and collect its predictions, on the CPU.
 
     Args:
-        network: Its train or eval mode is restored.
+        predictor: The network, with its task and classes.
         batches: Images; those with weight 0 are left out.
-        task: Task of the network.
-        classes: Classes of the network.
         listing: Listing of the images.
-        pre: Their normalisation.
-        device: Device of the network.
         autocast: Makes the context that sets the precision; that of the weights if left out.
         tta: Whether to average with predictions for mirrored images.
-
-    Returns:
-        The outputs, on the CPU.
     """
+    task, classes = predictor.task, predictor.classes
     truth_rows = task.ground_truth(listing, classes)
-    was_training = network.training
-    predictor = Predictor(network, task, classes, pre, device=device)
     rows: list[tuple[Any, Any, Tensor | None, Tensor]] = []
-    try:
-        for part in _readable_parts(batches):
-            with autocast():
-                raw = predictor.run(_prepared(part, listing, tta=tta))
-            (found,) = raw.parts
-            answers = task.answers(found.raw, found.metas, classes)
-            truth = part.labels if truth_rows is None else truth_rows[part.indices]
-            rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
-    finally:
-        network.train(was_training)
+    for part in _readable_parts(batches):
+        with autocast():
+            raw = predictor.run(_prepared(part, listing, tta=tta))
+        (found,) = raw.parts
+        answers = task.answers(found.raw, found.metas, classes)
+        truth = part.labels if truth_rows is None else truth_rows[part.indices]
+        rows.append((answers, truth, task.compare(answers, truth, classes), part.indices))
     if not rows:
         empty = torch.empty(0)
         return Outputs(answers=empty, truth=empty, losses=empty, indices=empty)
@@ -99,22 +85,15 @@ def _prepared(batch: Batch, listing: Listing, *, tta: bool) -> PreparedBatch:
         for index, original, input_size in rows
     )
     part = Part(images=batch.images, metas=metas, places=tuple(range(len(metas))))
-    return PreparedBatch(parts=(part,), merges=(), tta=tta)
+    return PreparedBatch(parts=(part,), merges=(), options=PredictOptions(tta=tta))
 
 
 def compute_figures(
     parts: Sequence[Outputs], task: Task, classes: Classes, listing: Listing
 ) -> Scored:
-    """Compute the figures of outputs.
+    """Compute the figures of the task's metric and the mean `loss`, where the task has one.
 
-    Args:
-        parts: Outputs of each process, about disjoint images.
-        task: Task of the network.
-        classes: Classes of the network.
-        listing: The images.
-
-    Returns:
-        The figures of the task's metric and the mean `loss`, where the task has one.
+    `parts` are the outputs of each process, about disjoint images of the listing.
     """
     metric = task.metric(classes)
     for part in parts:
@@ -125,39 +104,17 @@ def compute_figures(
 
 
 def score(
-    network: nn.Module,
+    predictor: Predictor,
     store: ImageCache,
-    task: Task,
-    classes: Classes,
     *,
     batch_size: int = 64,
-    device: torch.device | None = None,
     workers: int = 0,
     tta: bool = False,
 ) -> Scored:
-    """Evaluate a network on a set.
+    """Evaluate a network on a set: the figures of its task's metric, and the mean `loss`.
 
-    Args:
-        network: Backbone and head.
-        store: The images.
-        task: Task of the network.
-        classes: Classes of the network.
-        batch_size: Images in a batch; does not change the figures.
-        device: Device of the network; the CPU if left out.
-        workers: Decoding processes.
-        tta: Whether to average with predictions for mirrored images.
-
-    Returns:
-        The figures of the task's metric and the mean `loss`, where the task has one.
+    The batch size does not change the figures; `workers` are decoding processes.
     """
-    outputs = run_network(
-        network,
-        EvalLoader(store, batch_size=batch_size, processes=Processes(workers=workers)),
-        task,
-        classes,
-        store.listing,
-        pre=store.pre,
-        device=device or torch.device("cpu"),
-        tta=tta,
-    )
-    return compute_figures([outputs], task, classes, store.listing)
+    loader = EvalLoader(store, batch_size=batch_size, processes=Processes(workers=workers))
+    outputs = run_network(predictor, loader, store.listing, tta=tta)
+    return compute_figures([outputs], predictor.task, predictor.classes, store.listing)

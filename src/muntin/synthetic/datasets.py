@@ -2,10 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets of generated scenes, written in the layouts in which people have theirs.
 
-Each function writes `num_train` images to learn from and `num_val` other ones to check with, and
-returns the folder. Every fourth image is a PNG, the others are JPEGs. Folders are made where there
-are none; files of the same names are overwritten. `max_objects`, `seed`, `classes` and the options
-are those of `make_scene`.
+`num_train` images are to learn from, `num_val` other ones to check with; every fourth is a PNG, the
+others are JPEGs. Files of the same names are overwritten. Other arguments are those of
+`make_scene`.
 """
 
 from __future__ import annotations
@@ -35,10 +34,7 @@ _SKELETON = {
 
 
 class SceneOptions(TypedDict, total=False):
-    """How scenes look; see `make_scene`.
-
-    The less objects are turned and the more usual their colours are, the easier they are.
-    """
+    """How scenes look; see `make_scene`."""
 
     size: Size
     max_angle: float

@@ -4,8 +4,7 @@
 
 Only the outline determines the class: colour, texture, light, ground, size and rotation are drawn
 from the same distribution for all classes, and other things lie about. Every object has a small
-mark near its top, so that its rotation can be seen whatever its symmetry; hence its keypoints are
-well defined. Images depend on (seed, index) and nothing else.
+mark near its top, so that its rotation can be seen whatever its symmetry.
 
 Coordinates are (x, y) in pixels, with (0, 0) the outer corner of the first pixel, whose middle is
 (0.5, 0.5).
@@ -50,12 +49,10 @@ _SHARE_COVERED = 0.35  # of the objects
 
 
 class SceneObject(NamedTuple):
-    """One object of a scene.
+    """One object of a scene; its mask has no parts that something covers.
 
     Attributes:
         class_id: Its place in the `classes` that the scene was made with.
-        box_xyxy: The box around its mask, in pixels.
-        mask: Where it is seen; parts that something covers are not in it.
         keypoints: x, y and visibility of each of `KEYPOINT_NAMES`: 2 seen, 1 covered, 0 outside
             the image.
     """
@@ -105,7 +102,7 @@ def make_scene(
     max_angle: float = np.pi,
     usual_colours: float = 0.0,
 ) -> Scene:
-    """Make one image.
+    """Make one image, from back to front; it depends on its arguments and nothing else.
 
     Args:
         seed: Number of the set, 0 or more.
@@ -116,17 +113,6 @@ def make_scene(
         max_angle: Objects are turned by at most this much either way, in radians.
         usual_colours: Share of objects that have a colour usual for their class; the others, and
             all of them at 0, have any.
-
-    Returns:
-        The image with its objects, the same for the same arguments.
-
-    Raises:
-        ConfigError: A class is unknown, or a number is too small.
-
-    Example:
-        >>> scene = make_scene(0, 0, size=(48, 64))
-        >>> scene.image.shape, len(scene.objects)
-        ((48, 64, 3), 1)
     """
     _require_drawable(size, max_objects, classes)
     rng = np.random.default_rng([seed, index])

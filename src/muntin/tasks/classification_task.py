@@ -5,44 +5,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from muntin.data.checking import Report
-from muntin.data.data_config import DataConfig
 from muntin.data.listing import check_classify, list_classify
-from muntin.features import Backbone, Features
+from muntin.features import Features
 from muntin.heads.classification_head import build_classifier, class_losses
-from muntin.heads.head import Head, HeadConfig
+from muntin.heads.head import Head
 from muntin.metrics.classification_metric import ClassificationMetric
 from muntin.results import Labels
-from muntin.samples import Classes, DataSets, Listing
+from muntin.samples import Classes, Listing
 from muntin.shapes import Float, Size
-from muntin.tasks.task import ImageMeta, InferenceBatch, Task, TrainBatch, count_images
+from muntin.tasks.task import ImageMeta, InferenceBatch, Task, TrainBatch
 
 __all__ = ["CLASSIFY"]
 
 MAX_CLASSES = 1000
 """Classes listed in a result, best first."""
-
-
-def _check_data(path: Path | str, reading: DataConfig) -> Report:
-    return check_classify(path)
-
-
-def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
-    return list_classify(path, class_names=None if classes is None else classes.names)
-
-
-def _classes(listing: Listing) -> Classes:
-    return Classes(names=listing.class_names, multi_label=listing.multi_label)
-
-
-def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
-    del config  # the task has only one head
-    return build_classifier(backbone, len(classes.names))
 
 
 def _ground_truth(listing: Listing, classes: Classes) -> Tensor:
@@ -69,17 +49,9 @@ def _losses(
     return losses
 
 
-def _compare(logits: Float[Tensor, "B K"], targets: Tensor, classes: Classes) -> Tensor:
-    return class_losses(logits, targets, multi_label=classes.multi_label)
-
-
 def _predict(inputs: InferenceBatch) -> Float[Tensor, "B K"]:
     logits: Tensor = inputs.forward(inputs.images)
-    return (logits + inputs.forward(inputs.images.flip(-1))) / 2 if inputs.tta else logits
-
-
-def _answers(logits: Float[Tensor, "B K"], metas: Sequence[ImageMeta], classes: Classes) -> Tensor:
-    return logits.float().cpu()
+    return (logits + inputs.forward(inputs.images.flip(-1))) / 2 if inputs.options.tta else logits
 
 
 def _decode(
@@ -105,24 +77,24 @@ def _finish(logits: Tensor, size: Size, head: object, classes: Classes) -> Tenso
     return logits.sigmoid() if classes.multi_label else logits.softmax(dim=1)
 
 
-def _metric(classes: Classes) -> ClassificationMetric:
-    return ClassificationMetric(len(classes.names), multi_label=classes.multi_label)
-
-
 CLASSIFY = Task(
     name="classify",
-    list_data=_list_data,
-    check_data=_check_data,
-    classes=_classes,
-    build_head=_build_head,
+    list_data=lambda path, classes, data: list_classify(
+        path, class_names=None if classes is None else classes.names
+    ),
+    check_data=lambda path, data: check_classify(path),
+    make_head=lambda backbone, classes, config: build_classifier(backbone, len(classes.names)),
     ground_truth=_ground_truth,
     losses=_losses,
     predict=_predict,
-    answers=_answers,
+    make_answers=lambda logits, metas, classes: logits.float().cpu(),
     decode=_decode,
-    compare=_compare,
-    metric=_metric,
-    class_counts=count_images,
+    compare=lambda logits, targets, classes: class_losses(
+        logits, targets, multi_label=classes.multi_label
+    ),
+    metric=lambda classes: ClassificationMetric(
+        len(classes.names), multi_label=classes.multi_label
+    ),
     goals=("top1", "map", "macro_f1"),
     kind="classification",
     finish=("probabilities", _finish),

@@ -6,42 +6,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from torch import nn
 
-from muntin.data.data_config import DataConfig
 from muntin.data.pose import list_pose
-from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.heads.head import HeadConfig
 from muntin.heads.instances import Instances
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.ops.keypoints import clip_points
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
-from muntin.samples import Classes, DataSets, skeleton_of
+from muntin.samples import Classes, skeleton_of
 from muntin.tasks.detection_task import DETECT
 from muntin.tasks.pose_task import POSE
 from muntin.tasks.task import DenseTask, ImageMeta
 
 __all__ = ["WHOLE_IMAGE_POSE"]
-
-
-def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
-    return list_pose(path, classes=classes, whole=True)
-
-
-def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
-    if not isinstance(config, RCNNConfig):
-        message = (
-            f"a Keypoint R-CNN needs its config, got {type(config).__name__}. Restore the "
-            f"config.json of the run."
-        )
-        raise ConfigError(message)
-    return KeypointRCNN(backbone, len(classes.names), len(skeleton_of(classes).names), config)
 
 
 def _decode(raw: Sequence[Instances], metas: Sequence[ImageMeta], classes: Classes) -> list[Poses]:
@@ -67,19 +49,20 @@ def _decode(raw: Sequence[Instances], metas: Sequence[ImageMeta], classes: Class
     return results
 
 
-def _metric(classes: Classes) -> PoseMetric:
-    return PoseMetric(skeleton_of(classes), score_threshold=DEFAULT_SCORE_THRESHOLD)
+def _build_head(backbone: Backbone, classes: Classes, config: RCNNConfig) -> nn.Module:
+    return KeypointRCNN(backbone, len(classes.names), len(skeleton_of(classes).names), config)
 
 
 WHOLE_IMAGE_POSE = replace(
     POSE,
-    list_data=_list_data,
-    build_head=_build_head,
+    list_data=lambda path, classes, data: list_pose(path, classes=classes, whole=True),
+    make_head=_build_head,
     losses=DETECT.losses,
     predict=DETECT.predict,
-    answers=_decode,
     decode=_decode,
-    metric=_metric,
+    metric=lambda classes: PoseMetric(
+        skeleton_of(classes), score_threshold=DEFAULT_SCORE_THRESHOLD
+    ),
     top_down=False,
     dense=DenseTask(
         heads=KEYPOINT_DETECTORS,

@@ -5,77 +5,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from muntin.data.checking import Report
-from muntin.data.data_config import DataConfig
 from muntin.data.keypoint_transforms import crop_box, crop_transform
 from muntin.data.pose import check_pose, list_pose
 from muntin.errors import ConfigError
-from muntin.features import Backbone, Features
-from muntin.heads.head import Head, HeadConfig
-from muntin.heads.pose_head import POSE_HEADS, PoseConfig, PoseHead
+from muntin.features import Features
+from muntin.heads.head import Head
+from muntin.heads.pose_head import POSE_HEADS, PoseHead
 from muntin.metrics.pose_metric import PoseInstance, PoseMetric
 from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
 from muntin.ops.keypoints import clip_points
 from muntin.results import Poses
-from muntin.samples import Classes, DataSets, Listing, Skeleton, skeleton_of
+from muntin.samples import Classes, Entry, Listing, Skeleton, skeleton_of
 from muntin.shapes import Float, Size
 from muntin.targets import Keypoints
-from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, Task, TrainBatch, count_images
+from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, LazyTruth, Task, TrainBatch
 
 __all__ = ["POSE"]
 
 
-class _GroundTruth:
-    """Annotated instances, indexed by entry."""
-
-    def __init__(self, listing: Listing) -> None:
-        self._entries = listing.entries
-
-    def __getitem__(self, places: Tensor) -> list[PoseInstance]:
-        found = []
-        for place in places.tolist():
-            entry = self._entries[place]
-            assert entry.objects is not None, "pose needs annotated instances"
-            found.append(
-                PoseInstance(
-                    path=entry.path, size=entry.size, objects=entry.objects, row=entry.instance
-                )
-            )
-        return found
-
-
-def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
-    return list_pose(path, classes=classes)
-
-
-def _check_data(path: Path | str, reading: DataConfig) -> Report:
-    return check_pose(path)
-
-
-def _classes(listing: Listing) -> Classes:
-    return Classes(names=listing.class_names, skeleton=listing.skeleton)
-
-
-def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
-    if not isinstance(config, PoseConfig):
-        message = (
-            f"pose needs the config of a pose head, got {type(config).__name__}. Restore the "
-            f"config.json of the run."
-        )
-        raise ConfigError(message)
-    return PoseHead(backbone, len(skeleton_of(classes).names), config)
-
-
-def _ground_truth(listing: Listing, classes: Classes) -> _GroundTruth:
-    return _GroundTruth(listing)
+def _read_truth(listing: Listing, entry: Entry) -> PoseInstance:
+    assert entry.objects is not None, "pose needs annotated instances"
+    return PoseInstance(path=entry.path, size=entry.size, objects=entry.objects, row=entry.instance)
 
 
 def _losses(
@@ -97,7 +54,7 @@ def _predict(inputs: InferenceBatch) -> list[NDArray[np.float64]]:
     coding = head.config.coding
     images = inputs.images
     maps = inputs.forward(images)
-    if inputs.tta:
+    if inputs.options.tta:
         partners = _flip_partners(skeleton_of(inputs.classes))
         mirrored = inputs.forward(images.flip(3))
         maps = (maps + mirror_heatmaps(mirrored, partners, coding=coding)) / 2
@@ -167,34 +124,23 @@ def _clip_scores(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([points[:, :2], points[:, 2:].clip(0, 1)], axis=1)
 
 
-def _compare(answers: object, truth: object, classes: Classes) -> None:
-    """No validation loss: the loss compares heatmaps, not decoded keypoints."""
-
-
-def _metric(classes: Classes) -> PoseMetric:
-    return PoseMetric(skeleton_of(classes))
-
-
 POSE = Task(
     name="pose",
-    list_data=_list_data,
-    check_data=_check_data,
-    classes=_classes,
-    build_head=_build_head,
-    ground_truth=_ground_truth,
+    list_data=lambda path, classes, data: list_pose(path, classes=classes),
+    check_data=lambda path, data: check_pose(path),
+    make_head=lambda backbone, classes, config: PoseHead(
+        backbone, len(skeleton_of(classes).names), config
+    ),
+    ground_truth=lambda listing, classes: LazyTruth(listing, _read_truth),
     losses=_losses,
     predict=_predict,
-    answers=_decode,
     decode=_decode,
-    compare=_compare,
-    metric=_metric,
-    class_counts=count_images,
+    metric=lambda classes: PoseMetric(skeleton_of(classes)),
     goals=("oks_ap", "pck"),
     kind="keypoints",
     top_down=True,
     dense=DenseTask(
-        heads=POSE_HEADS,
-        default_head={"small": "light_pose_small", "large": "light_pose"},
+        heads=POSE_HEADS, default_head={"small": "light_pose_small", "large": "light_pose"}
     ),
     outputs=("heatmaps",),
     finish=("keypoints", _finish),

@@ -5,28 +5,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from muntin.data.checking import Report
-from muntin.data.data_config import DataConfig
 from muntin.data.label_files import IGNORED, read_mask
 from muntin.data.semantic import check_semantic, list_semantic
 from muntin.data.transforms import Preprocessing, resize
-from muntin.errors import ConfigError
-from muntin.features import Backbone, Features
-from muntin.heads.head import Head, HeadConfig
-from muntin.heads.semantic_head import MAP_HEADS, SemanticConfig, SemanticHead
+from muntin.features import Features
+from muntin.heads.head import Head
+from muntin.heads.semantic_head import MAP_HEADS, SemanticHead
 from muntin.metrics.semantic_metric import SemanticMetric
 from muntin.ops.sliding_windows import slide
 from muntin.results import SemanticMap
-from muntin.samples import Classes, DataSets, Listing
+from muntin.samples import Classes, Listing
 from muntin.shapes import Float, Size
 from muntin.targets import LabelMap
 from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, Task, TrainBatch
@@ -35,32 +31,6 @@ __all__ = ["SEMANTIC"]
 
 WINDOW_FACTOR = 2
 """Side of the sliding window over that of training crops: fewer pixels are computed twice."""
-
-
-def _list_data(path: Path | str, classes: Classes | None, reading: DataConfig) -> DataSets:
-    return list_semantic(path, classes=classes, colors=reading.colors, ignored=reading.ignored)
-
-
-def _check_data(path: Path | str, reading: DataConfig) -> Report:
-    return check_semantic(path, colors=reading.colors, ignored=reading.ignored)
-
-
-def _classes(listing: Listing) -> Classes:
-    return Classes(names=listing.class_names, encoding=listing.encoding)
-
-
-def _build_head(backbone: Backbone, classes: Classes, config: HeadConfig | None) -> nn.Module:
-    if not isinstance(config, SemanticConfig):
-        message = (
-            f"semantic segmentation needs the config of its head, got {type(config).__name__}. "
-            f"Restore the config.json of the run."
-        )
-        raise ConfigError(message)
-    return SemanticHead(backbone, len(classes.names), config)
-
-
-def _ground_truth(listing: Listing, classes: Classes) -> None:
-    """None: masks come with their images, so that each is decoded once."""
 
 
 def _losses(
@@ -106,14 +76,15 @@ def _strips(inputs: InferenceBatch, pixels: Tensor, size: Size) -> Iterator[tupl
         WINDOW_FACTOR * inputs.pre.img_size[0],
         WINDOW_FACTOR * inputs.pre.img_size[1],
     )
-    if inputs.tile is not None:
-        window = (inputs.tile, inputs.tile)
+    tile = inputs.options.tile
+    if isinstance(tile, int):
+        window = (tile, tile)
     elif inputs.canvas is None and pixels[0].numel() <= window[0] * window[1]:
         window = (pixels.shape[1], pixels.shape[2])
     head: Any = inputs.network.head
     count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
-    mirrors = (False, True) if inputs.tta else (False,)
-    variants = [(scale, mirrored) for scale in inputs.scales for mirrored in mirrors]
+    mirrors = (False, True) if inputs.options.tta else (False,)
+    variants = [(scale, mirrored) for scale in inputs.options.scales for mirrored in mirrors]
     streams = [
         slide(
             _resize_view(pixels, *variant, inputs.pre), predict_windows, window, size,
@@ -162,10 +133,6 @@ def _colors(classes: Classes) -> tuple[tuple[int, int, int], ...]:
     return tuple((value >> 16 & 255, value >> 8 & 255, value & 255) for value in encoding.values)
 
 
-def _compare(answers: object, truth: object, classes: Classes) -> None:
-    """No validation loss: predictions are labels without scores."""
-
-
 def _class_counts(listing: Listing) -> Tensor:
     """Count the pixels of each class in up to 200 masks."""
     total = torch.zeros(listing.num_classes)
@@ -175,23 +142,19 @@ def _class_counts(listing: Listing) -> Tensor:
     return total
 
 
-def _metric(classes: Classes) -> SemanticMetric:
-    return SemanticMetric(classes.names)
-
-
 SEMANTIC = Task(
     name="semantic",
-    list_data=_list_data,
-    check_data=_check_data,
-    classes=_classes,
-    build_head=_build_head,
-    ground_truth=_ground_truth,
+    list_data=lambda path, classes, data: list_semantic(
+        path, classes=classes, colors=data.colors, ignored=data.ignored
+    ),
+    check_data=lambda path, data: check_semantic(path, colors=data.colors, ignored=data.ignored),
+    make_head=lambda backbone, classes, config: SemanticHead(backbone, len(classes.names), config),
+    # Masks come with their images, so that each is decoded once.
+    ground_truth=lambda listing, classes: None,
     losses=_losses,
     predict=_predict,
-    answers=_decode,
     decode=_decode,
-    compare=_compare,
-    metric=_metric,
+    metric=lambda classes: SemanticMetric(classes.names),
     goals=("miou", "pixel_accuracy"),
     kind="segmentation",
     dense=DenseTask(

@@ -15,20 +15,25 @@ from torch import Tensor, nn
 from muntin.data.checking import Report
 from muntin.data.data_config import DataConfig
 from muntin.data.transforms import Preprocessing, normalise
+from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.head import Head, HeadConfig
-from muntin.samples import Classes, DataSets, Listing, TaskKind
+from muntin.samples import Classes, DataSets, Entry, Listing, TaskKind
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
 __all__ = [
+    "DEFAULT_OPTIONS",
     "DenseTask",
     "ImageMeta",
     "InferenceBatch",
+    "LazyTruth",
     "Metric",
+    "PredictOptions",
     "Task",
     "TrainBatch",
     "count_images",
+    "run_forward",
 ]
 
 
@@ -50,6 +55,23 @@ class ImageMeta:
     box: tuple[float, float, float, float] | None = None
 
 
+class PredictOptions(NamedTuple):
+    """Options of a prediction.
+
+    Attributes:
+        tta: Whether to average with the output for the mirrored image, for tasks that can.
+        tile: Side in pixels of the sliding window, or of tiles; None chooses.
+        scales: Factors on the input size; outputs of all scales are averaged.
+    """
+
+    tta: bool = False
+    tile: int | Literal["auto"] | None = None
+    scales: tuple[float, ...] = (1.0,)
+
+
+DEFAULT_OPTIONS = PredictOptions()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class InferenceBatch:
     """One batch of inference input with its settings.
@@ -61,9 +83,7 @@ class InferenceBatch:
         pre: Mean and standard deviation for normalisation.
         classes: Classes of the network.
         device: Device of the network.
-        tta: Whether to average with the output for the mirrored image, for tasks that can.
-        tile: Side of the sliding window in pixels; None chooses.
-        scales: Factors on the input size; outputs of all scales are averaged.
+        options: Options that the task itself applies.
     """
 
     network: nn.Module
@@ -72,23 +92,13 @@ class InferenceBatch:
     pre: Preprocessing
     classes: Classes
     device: torch.device
-    tta: bool = False
-    tile: int | None = None
-    scales: tuple[float, ...] = (1.0,)
+    options: PredictOptions = DEFAULT_OPTIONS
 
     def forward(
         self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
     ) -> Any:  # noqa: ANN401 (each head has its own)
-        """Run the network, on normalised images unless its graph normalises them.
-
-        Args:
-            images: Padded or not.
-            sizes: (height, width) of the image inside each padded one; None if not padded.
-        """
-        images = images.to(self.device)
-        if not getattr(self.network, "reads_pixels", False):
-            images = normalise(images, self.pre, sizes)
-        return self.network(images, sizes)
+        """Run the network; arguments as in `run_forward`."""
+        return run_forward(self.network, images.to(self.device), self.pre, sizes)
 
     @property
     def canvas(self) -> Size | None:
@@ -100,6 +110,21 @@ class InferenceBatch:
     def sizes(self) -> Int[Tensor, "B 2"]:
         """(height, width) of the image inside each image."""
         return torch.tensor([meta.input_size for meta in self.metas], device=self.device)
+
+
+def run_forward(
+    network: nn.Module,
+    images: UInt8[Tensor, "B C H W"],
+    pre: Preprocessing,
+    sizes: Int[Tensor, "B 2"] | None,
+) -> Any:  # noqa: ANN401 (each head has its own)
+    """Run a network on normalised images, or on pixels where its graph normalises them.
+
+    `sizes` are (height, width) of the image inside each padded one; None if not padded.
+    """
+    if not getattr(network, "reads_pixels", False):
+        images = normalise(images, pre, sizes)
+    return network(images, sizes)
 
 
 class TrainBatch(NamedTuple):
@@ -152,6 +177,22 @@ class DenseTask:
     merges: bool = False
 
 
+class LazyTruth:
+    """Ground truth of a listing, indexed by entries and read on access."""
+
+    def __init__(self, listing: Listing, read: Callable[[Listing, Entry], Any]) -> None:
+        self._listing, self._read = listing, read
+
+    def __getitem__(self, places: Tensor) -> list[Any]:
+        entries = self._listing.entries
+        return [self._read(self._listing, entries[place]) for place in places.tolist()]
+
+
+def count_images(listing: Listing) -> Tensor:
+    """Count the images of each class."""
+    return torch.tensor(listing.class_counts, dtype=torch.float32)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """One row of the task table: everything the other packages need to know about a task.
@@ -160,19 +201,18 @@ class Task:
         name: Name on the command line.
         list_data: Lists a data set; class numbers follow the given classes of a trained run.
         check_data: Reads every file and reports all faults.
-        classes: Classes of a listing.
-        build_head: Builds the head for a backbone, from its config if the task has several heads.
+        make_head: Builds the head for a backbone, from its config if the task has several heads.
         ground_truth: Annotations of a listing, indexed by entry: labels for the loss, or ground
             truth for the metric; None where it is the label maps of the batches.
         losses: From head, features and batch to the loss of each image, by name.
         predict: Runs a network on a batch, in evaluation and prediction; returns raw output.
-        answers: From raw output to predictions that the metric takes.
         decode: From raw output to results.
-        compare: Loss of each image from answers and ground truth; None if only training has one.
         metric: Makes an empty metric.
-        class_counts: Frequency of each class in a listing.
         goals: Figures that select the best epoch: the first of them that the metric computes.
         kind: Kind of prediction.
+        make_answers: From raw output to predictions that the metric takes, unless it takes results.
+        compare: Loss of each image from answers and ground truth; None if only training has one.
+        class_counts: Frequency of each class in a listing.
         top_down: Whether the network input is the crop of one instance; otherwise whole images.
         dense: What only dense tasks need; None for classification.
         outputs: Names of the raw output in an exported graph.
@@ -183,18 +223,18 @@ class Task:
     name: str
     list_data: Callable[[Path | str, Classes | None, DataConfig], DataSets]
     check_data: Callable[[Path | str, DataConfig], Report]
-    classes: Callable[[Listing], Classes]
-    build_head: Callable[[Backbone, Classes, HeadConfig | None], nn.Module]
+    make_head: Callable[[Backbone, Classes, Any], nn.Module]
     ground_truth: Callable[[Listing, Classes], Any]
     losses: Callable[[Head, Features, TrainBatch, Classes], dict[str, Float[Tensor, " B"]]]
     predict: Callable[[InferenceBatch], Any]
-    answers: Callable[[Any, Sequence[ImageMeta], Classes], Any]
     decode: Callable[[Any, Sequence[ImageMeta], Classes], list[Any]]
-    compare: Callable[[Any, Any, Classes], Tensor | None]
     metric: Callable[[Classes], Metric]
-    class_counts: Callable[[Listing], Tensor]
     goals: tuple[str, ...]
     kind: TaskKind
+    make_answers: Callable[[Any, Sequence[ImageMeta], Classes], Any] | None = None
+    # Most tasks have none: predictions are not what their losses compare.
+    compare: Callable[[Any, Any, Classes], Tensor | None] = lambda answers, truth, classes: None
+    class_counts: Callable[[Listing], Tensor] = count_images
     top_down: bool = False
     dense: DenseTask | None = None
     outputs: tuple[str, ...] = ("logits",)
@@ -210,12 +250,37 @@ class Task:
         """Kind of task whose recipes and augmentation suit this one."""
         return "detection" if self.detects else self.kind
 
+    def answers(self, raw: Any, metas: Sequence[ImageMeta], classes: Classes) -> Any:  # noqa: ANN401 (each task has its own)
+        """Predictions that the metric takes, from raw output."""
+        return (self.make_answers or self.decode)(raw, metas, classes)
+
+    def build_head(
+        self, backbone: Backbone, classes: Classes, config: HeadConfig | None
+    ) -> nn.Module:
+        """Build the head for a backbone.
+
+        Raises:
+            ConfigError: The config belongs to a head of another task, or is missing.
+        """
+        heads = self.dense.heads.values() if self.dense else ()
+        if heads and not isinstance(config, tuple(type(head) for head in heads)):
+            message = (
+                f"{self.name} needs the config of one of its heads, got {type(config).__name__}. "
+                f"Restore the config.json of the run."
+            )
+            raise ConfigError(message)
+        return self.make_head(backbone, classes, config)
+
+    def classes(self, listing: Listing) -> Classes:
+        """Classes of a listing, with what this kind of task stores beside their names."""
+        return Classes(
+            names=listing.class_names,
+            multi_label=listing.multi_label and self.kind == "classification",
+            encoding=listing.encoding if self.kind == "segmentation" else None,
+            skeleton=listing.skeleton if self.kind == "keypoints" else None,
+        )
+
     def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
         """Name and value of the figure by which epochs are compared; ("", 0.0) without one."""
         name = next((name for name in self.goals if figures.get(name) is not None), "")
         return name, float(figures[name]) if name else 0.0
-
-
-def count_images(listing: Listing) -> Tensor:
-    """Count the images of each class."""
-    return torch.tensor(listing.class_counts, dtype=torch.float32)

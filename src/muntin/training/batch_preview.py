@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import singledispatch
 
 import numpy as np
 import torch
@@ -18,11 +17,12 @@ from muntin.drawing.grid import Thumbnail, draw_sheet
 from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.saving import save_image
 from muntin.drawing.semantic_drawing import draw_labels
+from muntin.errors import plural
 from muntin.results import Poses
 from muntin.run_lengths import encode_mask
 from muntin.runs import Run
 from muntin.samples import Objects, Segmentation
-from muntin.targets import BoxTargets, Keypoints, LabelMap
+from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
 
 __all__ = ["draw_batch"]
 
@@ -45,35 +45,20 @@ def draw_batch(run: Run, store: ImageCache) -> None:
     save_image(sheet, run.path / "pictures" / "batch.png")
 
 
-@singledispatch
 def _draw_tile(
-    target: object, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
+    target: Target | None, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
 ) -> Thumbnail:
     """Draw an image with its targets; in classification, with the names of its classes."""
     names = run.classes.names
+    if isinstance(target, LabelMap):
+        return Thumbnail(pixels=np.asarray(draw_labels(pixels, target.labels.numpy(), names)))
+    if isinstance(target, Keypoints):
+        return Thumbnail(pixels=np.asarray(draw_poses(pixels, _as_poses(target, run))))
+    if isinstance(target, BoxTargets):
+        objects = _as_objects(target)
+        drawn = np.asarray(draw_objects(pixels, objects, names))
+        return Thumbnail(pixels=drawn, lines=(plural(len(objects), "object"),))
     return Thumbnail(pixels=pixels, lines=(", ".join(names[i] for i in class_ids) or "none",))
-
-
-@_draw_tile.register
-def _(target: LabelMap, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]) -> Thumbnail:
-    labels = target.labels.numpy()
-    return Thumbnail(pixels=np.asarray(draw_labels(pixels, labels, run.classes.names)))
-
-
-@_draw_tile.register
-def _(
-    target: Keypoints, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
-) -> Thumbnail:
-    return Thumbnail(pixels=np.asarray(draw_poses(pixels, _as_poses(target, run))))
-
-
-@_draw_tile.register
-def _(
-    target: BoxTargets, pixels: NDArray[np.uint8], run: Run, class_ids: Sequence[int]
-) -> Thumbnail:
-    objects = _as_objects(target)
-    drawn = np.asarray(draw_objects(pixels, objects, run.classes.names))
-    return Thumbnail(pixels=drawn, lines=(f"{len(objects)} object{'s' * (len(objects) != 1)}",))
 
 
 def _as_poses(target: Keypoints, run: Run) -> Poses:

@@ -27,12 +27,7 @@ FOLDER = "last.ckpt"
 
 
 def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
-    """Write the state of a run.
-
-    Args:
-        run: The run folder.
-        parts: Nested dictionaries and lists of tensors, numbers, strings, booleans and None. Keys
-            are strings or integers.
+    """Write the state of a run: nested dictionaries and lists of tensors and plain values.
 
     Raises:
         RunError: The folder cannot be written; the previous checkpoint is kept.

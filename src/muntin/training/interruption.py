@@ -6,14 +6,26 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 
 from lightning_fabric import Fabric
 
 __all__ = ["Interruption", "defer_interrupts"]
+
+
+@contextmanager
+def _handle(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[None]:
+    """Handle signals, in the main thread only: Python allows it nowhere else."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 @contextmanager
@@ -24,18 +36,11 @@ def defer_interrupts() -> Iterator[list[int]]:
         Signal numbers received so far.
     """
     received: list[int] = []
-    # Only the main thread may set handlers; elsewhere Ctrl-C acts as usual.
-    if threading.current_thread() is not threading.main_thread():
+    with _handle(lambda number, frame: received.append(number), signal.SIGINT):
         yield received
-        return
-    previous = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
-class Interruption:
+class Interruption(ExitStack):
     """Context in which the first Ctrl-C requests a stop, and the second one acts as usual.
 
     Args:
@@ -43,35 +48,14 @@ class Interruption:
     """
 
     def __init__(self, stop_after: int = 0) -> None:
-        self._left = stop_after
-        self._requested = False
-        self._previous: Any = None
-
-    def __enter__(self) -> Interruption:
-        """Handle SIGINT and SIGTERM (main thread only: Python allows it nowhere else)."""
-        if threading.current_thread() is threading.main_thread():
-            self._previous = [
-                (number, signal.signal(number, self._request))
-                for number in (signal.SIGINT, signal.SIGTERM)
-            ]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Restore the signal handlers."""
-        # None outside the main thread, where no handler was set.
-        for number, handler in self._previous or ():
-            signal.signal(number, handler)
+        super().__init__()
+        self._left, self._requested = stop_after, False
+        self.enter_context(_handle(self._request, signal.SIGINT, signal.SIGTERM))
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        # The first signal restores the handlers, so that a second one ends a step that hangs.
         self._requested = True
-        for handled, handler in self._previous:
-            signal.signal(handled, handler)
+        # Restores the handlers, so that a second signal ends a step that hangs.
+        self.close()
 
     def requested(self, fabric: Fabric) -> bool:
         """Whether to stop after the current step; the same answer in all processes."""

@@ -1,22 +1,21 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of each epoch: ``journal.jsonl`` (one JSON object per line) and TensorBoard events."""
+"""Metrics of each epoch: ``journal.jsonl`` (one JSON object per line), TensorBoard events."""
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from muntin.errors import RunError
 from muntin.runs import JOURNAL as FILE
-from muntin.runs import read_journal
-from muntin.system_errors import cannot_write
+from muntin.runs import read_journal, write_text
+from muntin.system_errors import cannot_write, missing_extra
 
-__all__ = ["append_line", "drop_lines_from", "read_journal", "write_events"]
+__all__ = ["append_line", "drop_lines_from", "read_journal", "write_events", "writes_events"]
 
 
 def append_line(folder: Path, line: Mapping[str, Any]) -> None:
@@ -39,16 +38,20 @@ def drop_lines_from(folder: Path, epoch: int) -> None:
         RunError: The file cannot be written; the journal is unchanged.
     """
     kept = [line for line in read_journal(folder) if line["epoch"] < epoch]
-    text = "".join(json.dumps(line) + "\n" for line in kept)
-    partial = folder / (FILE + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        # Atomic: an interruption leaves the old journal or the new one.
-        os.replace(partial, folder / FILE)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise RunError(cannot_write(folder / FILE, error)) from error
+    write_text(folder / FILE, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def writes_events(choice: Literal["auto", "on", "off"]) -> bool:
+    """Whether TensorBoard events are written, given `machine.tensorboard`.
+
+    Raises:
+        MissingExtra: They are requested, and TensorBoard is not installed.
+    """
+    installed = importlib.util.find_spec("tensorboard") is not None
+    if choice == "on" and not installed:
+        library, extra = "TensorBoard", "log"
+        raise missing_extra(library, extra, purpose="machine.tensorboard=on")
+    return installed and choice != "off"
 
 
 def write_events(folder: Path, line: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,38 +22,29 @@ from muntin.data.batches import Batch, evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, Processes, TrainLoader
 from muntin.devices import memory_mib
-from muntin.heads.network import Network
 from muntin.objectives.objective import Objective
-from muntin.runs import WEIGHTS, Run, write_results
+from muntin.runs import WEIGHTS, write_results
 from muntin.scoring.outputs import Outputs, Scored
 from muntin.shapes import Size
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
 from muntin.training.interruption import Interruption
-from muntin.training.journal import append_line, drop_lines_from, write_events
+from muntin.training.journal import append_line, drop_lines_from, write_events, writes_events
+from muntin.training.optimization import img_size_at, lr_factor
+from muntin.training.prepared_run import PreparedRun
 from muntin.training.progress import Reporter, format_duration
-from muntin.training.schedule import img_size_at, lr_factor
 from muntin.training.supervision import class_balanced_shares
 from muntin.training.trainer import Trainer
-from muntin.training.trainer_state import TrainerState
 from muntin.weights.weight_files import write_weights
 
-__all__ = ["FitResult", "ImageCaches", "fit"]
+__all__ = ["FitResult", "Loop"]
 
 VALIDATION_SHARE = 0.04
 """Under a time limit, at most about this share of the time is spent on validation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImageCaches:
-    """Training and validation images."""
-
-    train: ImageCache
-    val: ImageCache
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class FitResult:
-    """Result of `fit`.
+    """Result of a training.
 
     Attributes:
         figures: Metrics of the best epoch.
@@ -71,73 +62,68 @@ class FitResult:
     best: Scored | None = None
 
 
-def fit(
-    fabric: Fabric,
-    run: Run,
-    network: Network,
-    caches: ImageCaches,
-    reporter: Reporter,
-    objective: Objective[Any],
-    *,
-    started: float,
-    resume: bool = False,
-    stop_after: int = 0,
-) -> FitResult:
-    """Train a network and write the run folder.
+@dataclass(kw_only=True, slots=True)
+class _State:
+    """Progress of a run; part of the checkpoint.
+
+    Attributes:
+        epoch: Number of finished epochs.
+        step: Finished steps of the current epoch.
+        elapsed_s: Seconds of training before the last resume.
+        loss_sum: Sum of the loss over the images of the current epoch.
+        num_seen: Images so far in the current epoch.
+        best: Best value of the goal; None before the first validation.
+        best_epoch: Its epoch, from 1; 0 before the first validation.
+        stale: Validated epochs without improvement since then.
+        figures: Metrics of the best epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    elapsed_s: float = 0.0
+    loss_sum: float = 0.0
+    num_seen: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    stale: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+class Loop:
+    """Trains a network and writes the run folder.
 
     Args:
         fabric: Devices and precision, launched.
-        run: With a resolved config.
-        network: Trained in place.
-        caches: Training and validation images.
-        reporter: Reports progress.
+        prepared: The run, its images, and its network, which is trained in place.
         objective: Computes inputs, losses and metrics.
-        started: `time.monotonic` at the start of the command, from which a time limit counts.
-        resume: Continue from the checkpoint of the run.
-        stop_after: Stop after this many steps as if interrupted; 0 = never.
-
-    Returns:
-        Metrics of the best epoch, and how training ended.
-
-    Raises:
-        TrainingError: The loss is NaN or infinite.
-        RunError: The run folder cannot be written, or has no checkpoint to resume.
+        reporter: Reports progress.
     """
-    loop = _Loop(fabric, run, network, caches, reporter, objective, started)
-    if resume:
-        loop.load()
-    with Interruption(stop_after) as interruption:
-        return loop.run_all(interruption)
-
-
-class _Loop:
-    """A training in progress."""
 
     def __init__(
         self,
         fabric: Fabric,
-        run: Run,
-        network: Network,
-        caches: ImageCaches,
-        reporter: Reporter,
+        prepared: PreparedRun,
         objective: Objective[Any],
-        started: float,
+        reporter: Reporter,
     ) -> None:
-        self.fabric, self.run, self.caches, self.reporter = fabric, run, caches, reporter
-        self.config, self.started = run.config.train, started
-        self.state = TrainerState()
+        run, network = prepared.run, prepared.network
+        self.fabric, self.run, self.reporter = fabric, run, reporter
+        self.config, data = run.config.train, run.config.data_config
+        self.train = ImageCache(prepared.train, run.preprocessing, data, training=True)
+        self.val = ImageCache(prepared.val, run.preprocessing, data)
+        self.state = _State()
         self.objective = objective
         compiled = run.config.machine.compile == "on"
         self.trainer = Trainer(fabric, self.config, network, objective, compiled=compiled)
-        balanced = run.config.data_config.sampler == "balanced"
+        balanced = data.sampler == "balanced"
         # One loader for each view: the same images in the same order, augmented differently.
         self.loader, *self.more_views = (
             TrainLoader(
-                caches.train,
+                self.train,
                 run.config.augment,
                 batch_size=self.config.batch_size,
                 seed=self.config.seed,
-                shares=class_balanced_shares(caches.train.listing) if balanced else None,
+                shares=class_balanced_shares(prepared.train) if balanced else None,
                 processes=self._processes(),
                 view=view,
             )
@@ -145,19 +131,44 @@ class _Loop:
         )
         # Sizes that are multiples of the coarsest stride need no padding.
         self.stride = network.spec.strides[-1]
-        self._validation_s, self._validated_at = 0.0, started
-        self._images_per_s = 0.0
+        self.started = self._validated_at = time.monotonic()
+        self._validation_s = self._images_per_s = 0.0
         self._best: Scored | None = None
+
+    def fit(self, *, started: float, resume: bool = False, stop_after: int = 0) -> FitResult:
+        """Train until the last epoch, the time limit, early stopping or an interruption.
+
+        Args:
+            started: `time.monotonic` at the start of the command, from which a time limit counts.
+            resume: Continue from the checkpoint of the run.
+            stop_after: Stop after this many steps as if interrupted; 0 = never.
+
+        Raises:
+            TrainingError: The loss is NaN or infinite.
+            RunError: The run folder cannot be written, or has no checkpoint to resume.
+        """
+        self.started = self._validated_at = started
+        if resume:
+            self._load()
+        with Interruption(stop_after) as interruption:
+            interrupted = self._run_all(interruption)
+        return FitResult(
+            figures=self.state.figures,
+            epochs=self.state.epoch,
+            seconds=self._elapsed(),
+            interrupted=interrupted,
+            best=self._best,
+        )
 
     def _processes(self) -> Processes:
         workers = max(self.run.config.machine.workers, 0)
         return Processes(self.fabric.global_rank, self.fabric.world_size, workers)
 
-    def elapsed(self) -> float:
+    def _elapsed(self) -> float:
         """Seconds of training, those before a resume included."""
         return self.state.elapsed_s + time.monotonic() - self.started
 
-    def progress(self) -> float:
+    def _progress(self) -> float:
         """Finished part of the training in [0, 1], by steps or by time, whichever is larger."""
         steps = self.state.epoch * len(self.loader) + self.state.step
         done = steps / (self.config.epochs * len(self.loader))
@@ -165,52 +176,49 @@ class _Loop:
         if limit:
             # Time for what follows the last step: validation, saving, images.
             reserve = 5 + 0.01 * limit + 1.5 * self._validation_s
-            done = max(done, self.elapsed() / max(limit - reserve, 1e-9))
+            done = max(done, self._elapsed() / max(limit - reserve, 1e-9))
             # Clocks differ: all processes must stop at the same step.
             if self.fabric.world_size > 1:
                 done = float(self.fabric.broadcast(done))
         return min(done, 1.0)
 
-    def run_all(self, interruption: Interruption) -> FitResult:
-        """Train until the last epoch, the time limit, early stopping or an interruption."""
+    def _run_all(self, interruption: Interruption) -> bool:
+        """Train until the end; return whether it was interrupted."""
         state, config = self.state, self.config
         # Even the shortest time limit allows one step and one validation.
-        over = state.epoch >= config.epochs or (self.progress() >= 1 and state.best_epoch)
+        over = state.epoch >= config.epochs or (self._progress() >= 1 and state.best_epoch)
         if over:
             self.reporter.note("The run has already finished: nothing to train.")
         while not over:
-            if not self.train_epoch(interruption):
-                self.save()
-                return self._result(interrupted=True)
-            over = self.end_epoch()
+            if not self._train_epoch(interruption):
+                self._save()
+                return True
+            over = self._end_epoch()
             if config.early_stop and state.stale >= config.early_stop:
                 self.reporter.note(
                     f"Early stopping: no improvement in the {state.stale} epochs since epoch "
                     f"{state.best_epoch}."
                 )
                 break
-        return self._result(interrupted=False)
+        return False
 
-    def train_epoch(self, interruption: Interruption) -> bool:
+    def _train_epoch(self, interruption: Interruption) -> bool:
         """Train the rest of the current epoch; False if interrupted."""
-        size: Size | None = self._size()
-        while size:
+        done, size = self._train_at(self._size(self._progress()), interruption)
+        while done and size:
             done, size = self._train_at(size, interruption)
-            if not done:
-                return False
-        return True
+        return done
 
     def _train_at(self, size: Size, interruption: Interruption) -> tuple[bool, Size | None]:
         """Train with one image size; return whether to continue, and the next size."""
-        state, accumulate = self.state, self.config.accumulate
-        total, progress = len(self.loader), self.progress()
+        state, accumulate, progress = self.state, self.config.accumulate, self._progress()
         since, images = time.monotonic(), 0
         # Another image size needs other batches: the loaders continue at the current step.
         for views in self._batches(size):
             batch = views[0]
             # Counted from the start of the epoch, so that a resumed run groups its steps as before.
             first = state.step - state.step % accumulate
-            end = min(first + accumulate, total)  # the last group of an epoch may have fewer steps
+            end = min(first + accumulate, len(self.loader))  # the last group may have fewer steps
             share, last = 1 / (end - first), state.step + 1 == end
             value = self.trainer.accumulate_gradients(
                 views, state.epoch, state.step, share=share, last=last
@@ -222,15 +230,14 @@ class _Loop:
             state.num_seen += int(batch.weights.sum())
             images += batch.num_real
             self._images_per_s = images / (time.monotonic() - since)
-            progress = self.progress()
+            progress = self._progress()
             self._report_step(size, progress)
             # Accumulated gradients are not part of a checkpoint: stop only after a weight update.
             if interruption.requested(self.fabric) and last:
                 return False, None
             if progress >= 1:
                 return True, None
-            next_size = self._size(progress)
-            if next_size != size:
+            if (next_size := self._size(progress)) != size:
                 return True, next_size
         return True, None
 
@@ -244,9 +251,8 @@ class _Loop:
             ]
             yield from zip(*views, strict=True)
 
-    def _size(self, progress: float | None = None) -> Size:
-        done = self.progress() if progress is None else progress
-        return img_size_at(self.config, self.run.preprocessing.img_size, self.stride, done)
+    def _size(self, progress: float) -> Size:
+        return img_size_at(self.config, self.run.preprocessing.img_size, self.stride, progress)
 
     def _report_step(self, size: Size, done: float) -> None:
         state = self.state
@@ -255,7 +261,7 @@ class _Loop:
             "lr": f"{self.trainer.learning_rate:.1e}",
             "img/s": f"{self._images_per_s:.0f}",
             "mem": f"{memory_mib():.0f}M",
-            "left": format_duration(self.elapsed() * (1 - done) / done) if done > 0.01 else "?",
+            "left": format_duration(self._elapsed() * (1 - done) / done) if done > 0.01 else "?",
         }
         if size != self.run.preprocessing.img_size:
             facts["size"] = f"{size[0]}x{size[1]}"
@@ -268,14 +274,14 @@ class _Loop:
         number = self.state.epoch + (0 if ended else 1)
         return f"epoch {number}" + ("" if self.config.max_time_s else f"/{self.config.epochs}")
 
-    def end_epoch(self) -> bool:
-        """Validate, save the best weights, journal and checkpoint; True after the last epoch."""
+    def _end_epoch(self) -> bool:
+        """Validate and save; return whether the training is over."""
         state = self.state
         if state.epoch == 0 and state.step < len(self.loader):
             steps = f"{state.step} of {len(self.loader)} steps"
             self.reporter.note(f"Time limit reached after {steps} of epoch 1.")
         state.epoch, state.step = state.epoch + 1, 0
-        last = state.epoch == self.config.epochs or self.progress() >= 1
+        last = state.epoch == self.config.epochs or self._progress() >= 1
         line: dict[str, Any] = {
             "epoch": state.epoch,
             "train_loss": self._mean_loss(),
@@ -285,21 +291,22 @@ class _Loop:
         }
         state.loss_sum, state.num_seen = 0.0, 0
         if last or self._should_validate():
-            scored = self.validate()
+            scored = self._validate()
             numbers = {k: v for k, v in scored.figures.items() if isinstance(v, (int, float))}
             line.update({f"val_{name}": value for name, value in numbers.items()})
             self._update_best(scored)
-        line["seconds"] = round(self.elapsed(), 1)
+        line["seconds"] = round(self._elapsed(), 1)
         # Before the checkpoint: if writing that fails, resuming removes the lines after it.
         if self.fabric.is_global_zero:
             append_line(self.run.path, line)
-            write_events(self.run.path, line)
+            if writes_events(self.run.config.machine.tensorboard):
+                write_events(self.run.path, line)
         self._report_epoch(line)
-        self.save()
+        self._save()
         return last
 
     def _mean_loss(self) -> float:
-        # Sums rather than means: processes may have seen different numbers of images.
+        # Sums: processes may have seen different numbers of images.
         sums = torch.tensor([self.state.loss_sum, float(self.state.num_seen)])
         if self.fabric.world_size > 1:
             gathered: Any = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")
@@ -312,10 +319,9 @@ class _Loop:
         due = not self.config.max_time_s or since * VALIDATION_SHARE >= self._validation_s
         return bool(self.fabric.broadcast(due)) if self.fabric.world_size > 1 else due
 
-    def validate(self) -> Scored:
+    def _validate(self) -> Scored:
         """Evaluate the weights that would be saved."""
-        start = time.monotonic()
-        fabric, cache = self.fabric, self.caches.val
+        start, fabric, cache = time.monotonic(), self.fabric, self.val
         loader = EvalLoader(
             cache,
             batch_size=evaluation_batch(cache.pre, self.config.validation_batch),
@@ -330,16 +336,13 @@ class _Loop:
         return scored
 
     def _gather(self, outputs: Outputs) -> list[Outputs]:
-        """Gather the outputs of all processes."""
-        if self.fabric.world_size == 1:
-            return [outputs]
-        # As objects: outputs of detectors differ in length from image to image.
-        parts: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(parts, outputs)
+        parts: list[Any] = [outputs] * self.fabric.world_size
+        if len(parts) > 1:
+            # As objects: outputs of detectors differ in length from image to image.
+            torch.distributed.all_gather_object(parts, outputs)
         return parts
 
     def _update_best(self, scored: Scored) -> None:
-        """Save the weights if they are the best so far."""
         state = self.state
         _, value = self.objective.goal(scored.figures)
         if state.best is not None and value <= state.best:
@@ -363,38 +366,26 @@ class _Loop:
     def _report_epoch(self, line: dict[str, Any]) -> None:
         parts = [self._title(ended=True), f"loss {line['train_loss']:.3f}"]
         goal, _ = self.objective.goal(self.state.figures)
-        if f"val_{goal}" in line:
-            parts.append(f"val {goal} {line[f'val_{goal}']:.4f}")
-        if "val_loss" in line:
-            parts.append(f"val loss {line['val_loss']:.3f}")
+        for name, digits in ((goal, 4), ("loss", 3)):
+            if f"val_{name}" in line:
+                parts.append(f"val {name} {line[f'val_{name}']:.{digits}f}")
         parts += [f"lr {line['learning_rate']:.1e}", f"{line['images_per_s']:.0f} img/s"]
         parts += [f"{line['memory_mib']} MiB", format_duration(line["seconds"])]
         if self.state.best_epoch == line["epoch"]:
             parts.append("best")
         self.reporter.note("  ".join(parts))
 
-    def save(self) -> None:
-        """Write the checkpoint."""
+    def _save(self) -> None:
         if self.fabric.is_global_zero:
-            position = {name: getattr(self.state, name) for name in TrainerState.__slots__}
-            position["elapsed_s"] = self.elapsed()
+            position = {name: getattr(self.state, name) for name in _State.__slots__}
+            position["elapsed_s"] = self._elapsed()
             write_checkpoint(self.run.path, {"position": position, **self.trainer.state()})
         # No process may continue before the checkpoint is complete.
         self.fabric.barrier()
 
-    def load(self) -> None:
-        """Restore the checkpoint of the run."""
+    def _load(self) -> None:
         saved = read_checkpoint(self.run.path)
         self.trainer.load_state(saved)
-        self.state = TrainerState(**saved["position"])
+        self.state = _State(**saved["position"])
         if self.fabric.is_global_zero:
             drop_lines_from(self.run.path, self.state.epoch + 1)
-
-    def _result(self, *, interrupted: bool) -> FitResult:
-        return FitResult(
-            figures=self.state.figures,
-            epochs=self.state.epoch,
-            seconds=self.elapsed(),
-            interrupted=interrupted,
-            best=self._best,
-        )

@@ -11,6 +11,7 @@ from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError
 from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig
+from muntin.training.defaults import Choice
 
 if TYPE_CHECKING:
     from muntin.zoo.families import BackboneConfig
@@ -21,14 +22,11 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Names of the precisions in Lightning Fabric."""
 
 
-def resolve_machine(
-    machine: MachineConfig, notes: list[str], *, compiles: bool = True
-) -> MachineConfig:
+def resolve_machine(machine: MachineConfig, *, compiles: bool = True) -> Choice[MachineConfig]:
     """Replace every "auto" by its value on this machine.
 
     Args:
         machine: The requested settings.
-        notes: Unavailable features are appended.
         compiles: Whether "auto" may compile the steps. Not for detectors: their number of boxes
             changes with every batch, which would recompile each time.
 
@@ -45,8 +43,9 @@ def resolve_machine(
     wanted = machine.compile
     if wanted == "auto":
         wanted = "on" if device.type == "cuda" and compiles else "off"
+    notes: tuple[str, ...] = ()
     if wanted == "on" and not has_compiler():
-        notes.append("no C++ compiler found: steps are not compiled (machine.compile)")
+        notes = ("no C++ compiler found: steps are not compiled (machine.compile)",)
         wanted = "off"
     workers = machine.workers
     if workers < 0:
@@ -57,7 +56,7 @@ def resolve_machine(
         # On a CPU the training step itself needs the other half of the cores.
         workers = max(1, cores // 2) if device.type == "cpu" else max(1, min(cores, 16))
     resolved = {"device": device.type, "precision": precision}
-    return replace(machine, {**resolved, "compile": wanted, "workers": workers})
+    return Choice(replace(machine, {**resolved, "compile": wanted, "workers": workers}), notes)
 
 
 def check_attention(model: BackboneConfig, machine: MachineConfig) -> None:

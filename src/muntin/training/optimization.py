@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers and their parameter groups: weight decay, layer decay, freezing."""
+"""Optimizers, their parameter groups, and schedules of learning rate and image size."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from muntin.errors import ConfigError
 from muntin.features import count_stages
 from muntin.heads.network import Network
 from muntin.recipes import TrainConfig
+from muntin.shapes import Size
 
 __all__ = [
     "ParameterGroup",
@@ -20,6 +22,8 @@ __all__ = [
     "check_freeze",
     "freeze_stages",
     "group_parameters",
+    "img_size_at",
+    "lr_factor",
     "scaled_learning_rate",
 ]
 
@@ -82,11 +86,7 @@ def group_parameters(network: Network, layer_decay: float) -> list[ParameterGrou
 
 
 def check_freeze(backbone: Any, freeze: int) -> None:  # noqa: ANN401 (any family)
-    """Check the number of frozen stages.
-
-    Args:
-        backbone: Gives the number of stages.
-        freeze: As in `freeze_stages`.
+    """Check the number of frozen stages, as in `freeze_stages`.
 
     Raises:
         ConfigError: The backbone has fewer stages.
@@ -101,10 +101,10 @@ def check_freeze(backbone: Any, freeze: int) -> None:  # noqa: ANN401 (any famil
 
 
 def freeze_stages(network: Network, freeze: int) -> list[str]:
-    """Freeze the leading stages of the backbone.
+    """Freeze the leading stages of the backbone: their parameters require no gradient.
 
     Args:
-        network: Changed in place: frozen parameters no longer require a gradient.
+        network: Changed in place.
         freeze: Number of stages (blocks for backbones with one stage), the patch embedding
             included; -1 = the whole backbone, 0 = none.
 
@@ -136,12 +136,9 @@ def scaled_learning_rate(config: TrainConfig, batch_size: int) -> float:
 def build_optimizers(
     network: Network, config: TrainConfig, batch_size: int
 ) -> list[torch.optim.Optimizer]:
-    """Build the optimizers. Each group stores its full learning rate as ``peak``.
+    """Build the optimizers for parameters that are not frozen, `batch_size` over all devices.
 
-    Args:
-        network: Network with frozen parameters already marked.
-        config: Optimizer settings.
-        batch_size: Images per step over all devices.
+    Each group stores its full learning rate as ``peak``.
 
     Raises:
         ConfigError: All parameters are frozen.
@@ -169,18 +166,46 @@ def build_optimizers(
         (muon_rows if uses_muon else adamw_rows).append(row)
     optimizers: list[torch.optim.Optimizer] = []
     if adamw_rows:
-        optimizers.append(
-            torch.optim.AdamW(adamw_rows, lr=rate, betas=config.betas, fused=_fuses())
-        )
+        fused = not torch.backends.mps.is_available()
+        optimizers.append(torch.optim.AdamW(adamw_rows, lr=rate, betas=config.betas, fused=fused))
     if muon_rows:
         # Updates of the size of adamw's, whatever the shape of the matrix (arXiv 2502.16982).
-        optimizers.append(
-            torch.optim.Muon(
-                muon_rows, lr=config.muon_learning_rate, adjust_lr_fn="match_rms_adamw"
-            )
-        )
+        muon, rate = torch.optim.Muon, config.muon_learning_rate
+        optimizers.append(muon(muon_rows, lr=rate, adjust_lr_fn="match_rms_adamw"))
     return optimizers
 
 
-def _fuses() -> bool:
-    return not torch.backends.mps.is_available()
+def lr_factor(config: TrainConfig, progress: float) -> float:
+    """Factor on the learning rate: linear warmup, then cosine, linear or step decay.
+
+    Example:
+        >>> [round(lr_factor(TrainConfig(warmup=0.1), p), 3) for p in (0.05, 0.1, 0.55, 1.0)]
+        [0.5, 1.0, 0.505, 0.01]
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if progress < config.warmup:
+        return max(progress / config.warmup, 1e-3)  # a rate of 0 would waste the first step
+    if config.decay == "steps":
+        # A step decay has its own lower end: `min_lr` does not apply.
+        return 0.1 ** sum(progress >= step for step in config.steps)
+    # Progress since the warmup, stretched to [0, 1], so that each decay ends with the training.
+    decayed = (progress - config.warmup) / max(1 - config.warmup, 1e-9)
+    cosine = (1 + math.cos(math.pi * decayed)) / 2
+    factor = 1 - decayed if config.decay == "linear" else cosine
+    return config.min_lr + (1 - config.min_lr) * factor
+
+
+def img_size_at(config: TrainConfig, full: Size, step: int, progress: float) -> Size:
+    """Size of the training images in pixels, in multiples of `step` and never more than `full`.
+
+    `step` is the stride of the coarsest map: its multiples need no padding. `progress` is the
+    finished part of the training, in [0, 1].
+    """
+    if config.start_size >= 1 or progress >= config.full_size_from:
+        return full
+    # Each side keeps at least one cell of the coarsest map.
+    part = config.start_size
+    return (
+        min(full[0], max(step, round(full[0] * part / step) * step)),
+        min(full[1], max(step, round(full[1] * part / step) * step)),
+    )

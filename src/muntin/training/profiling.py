@@ -5,11 +5,9 @@
 from __future__ import annotations
 
 import copy
-import logging
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -35,7 +33,7 @@ from muntin.training.memory_trace import record_spans
 from muntin.training.prepared_run import PreparedRun
 from muntin.training.recompute import recompute_layers
 from muntin.training.supervision import build_objective
-from muntin.training.trainer import Trainer
+from muntin.training.trainer import Trainer, quiet_fabric
 
 __all__ = ["StepProfiler", "Timing", "measure_step_memory"]
 
@@ -95,7 +93,7 @@ class StepProfiler:
         self.listing = _subset(prepared.train, 4 * batches[1])
         data = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, data, training=True)
-        with _quiet_fabric():
+        with quiet_fabric():
             self.fabric = Fabric(
                 accelerator=machine.device,
                 devices=1,
@@ -234,18 +232,6 @@ def measure_step_memory(prepared: PreparedRun) -> StepMemory:
     profiler = StepProfiler(prepared)
     profiler.warmup()
     return profiler.measure_memory()
-
-
-@contextmanager
-def _quiet_fabric() -> Iterator[None]:
-    """Silence Fabric's log line about the precision, which the notes of a run already name."""
-    log = logging.getLogger("lightning_fabric")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _subset(listing: Listing, size: int) -> Listing:

@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any
+from contextlib import ExitStack
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 __all__ = ["Reporter", "format_duration"]
 
@@ -33,15 +31,7 @@ def format_duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
 
 
-class _MetricsColumn(ProgressColumn):
-    """Column with the current metrics behind the bar."""
-
-    def render(self, task: Any) -> Text:  # noqa: ANN401 (rich's own type is not generic)
-        """Render the column."""
-        return Text(task.fields["facts"])
-
-
-class Reporter:
+class Reporter(ExitStack):
     """Reports progress: a bar in a terminal, a line every half minute elsewhere.
 
     Args:
@@ -50,6 +40,7 @@ class Reporter:
     """
 
     def __init__(self, console: Console | None, line_every_s: float = LINE_EVERY_S) -> None:
+        super().__init__()
         self._console, self._line_every_s = console, line_every_s
         self._bar: Progress | None = None
         self._row: TaskID | None = None
@@ -58,27 +49,17 @@ class Reporter:
     def __enter__(self) -> Reporter:
         """Start the bar."""
         if self._console is not None and self._console.is_terminal:
-            self._bar = Progress(
+            bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
-                _MetricsColumn(),
+                TextColumn("{task.fields[facts]}", markup=False),
                 console=self._console,
                 transient=True,
                 refresh_per_second=4,
             )
-            self._bar.start()
-            self._row = self._bar.add_task("starting", total=1.0, facts="")
+            self._bar = self.enter_context(bar)
+            self._row = bar.add_task("starting", total=1.0, facts="")
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
 
     def note(self, text: str, *, style: str | None = None) -> None:
         """Print a line, above the bar if it is active."""
@@ -89,10 +70,7 @@ class Reporter:
     def step(self, title: str, done: float, facts: Mapping[str, str]) -> None:
         """Report the progress after a step.
 
-        Args:
-            title: Title, such as "epoch 3/30".
-            done: Finished part of the training, in [0, 1].
-            facts: Metrics by name, formatted.
+        `done` is the finished part of the training, in [0, 1]; `facts` are formatted metrics.
         """
         if self._console is None:
             return

@@ -26,22 +26,10 @@ __all__ = ["Request", "check_request", "group_settings", "task_of"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A requested run; `prepare` resolves empty values, 0 and "auto".
+    """A requested run, with the arguments of `muntin.train`; `prepare` resolves "", 0 and "auto".
 
     Attributes:
-        task: Name of the task.
-        data: Training images, and validation images if it has such a split.
-        out: The run folder.
-        val: Validation images.
-        model: Name in the zoo.
-        head: Name of the head, for tasks with several.
-        weights: "auto", "none", a file, a run folder or a hub id.
-        recipe: Name of a preset.
-        epochs: Passes over the data.
-        max_time_s: Wall time in seconds.
-        batch_size: Images per step.
         img_size: (height, width) in pixels; (0, 0) = automatic.
-        seed: Random seed; -1 = the default of the recipe.
         machine: Device, precision, workers.
         settings: Dotted names of config fields and their values as text.
         base: Config of an earlier run to start from instead of a recipe.

@@ -25,24 +25,15 @@ __all__ = [
 
 
 def resume_request(request: Request, has_out: bool) -> Request:
-    """Return the request of the run in `out`.
-
-    Args:
-        request: Gives only task, data and `out`.
-        has_out: Whether the user gave `out`.
+    """Return the request of the run in `out`, which the user must have given.
 
     Raises:
         ConfigError: A setting is given too, or no `out`.
         RunError: `out` is not a run.
     """
-    plain = Request(
-        task=request.task,
-        data=request.data,
-        out=request.out,
-        val=request.val,
-        machine=MachineConfig(),
-    )
-    # Everything beyond task, data, val and out must have its default.
+    free = ("task", "data", "val", "out")
+    plain = Request(**{name: getattr(request, name) for name in free}, machine=MachineConfig())
+    # Everything else must have its default.
     given = [f.name for f in fields(plain) if getattr(request, f.name) != getattr(plain, f.name)]
     if given:
         message = (
@@ -53,6 +44,12 @@ def resume_request(request: Request, has_out: bool) -> Request:
     if not has_out:
         message = "--resume needs a run folder, got no --out. Pass the run folder as --out."
         raise ConfigError(message)
+    if not Path(request.out).is_dir():
+        message = (
+            f"--resume needs an existing run folder, got --out {request.out}. Check the path, or "
+            f"omit --resume to start a new run there."
+        )
+        raise RunError(message)
     base = Run.open(request.out).config
     val = request.val or base.val
     # Weights come from the checkpoint: loading others first would waste time.
@@ -90,11 +87,6 @@ def read_config(path: str | Path) -> RunConfig:
     Raises:
         ConfigError: The file does not exist, or has other content.
     """
-    if not Path(path).is_file():
-        message = (
-            f"config must be the config.json of a run, got {str(path)!r}, which is not a file."
-        )
-        raise ConfigError(message)
     try:
         return RunConfig.from_dict(read_json(Path(path)), where=str(path))
     except RunError as error:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,22 +17,20 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch.multiprocessing.spawn import ProcessException
 
-from muntin.data.cache import ImageCache
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import MuntinError, RunError, shorten
-from muntin.heads.network import Network
 from muntin.runs import Run, RunConfig, write_json
-from muntin.samples import Listing
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.training.batch_preview import draw_batch
 from muntin.training.checkpoint import read_checkpoint
 from muntin.training.interruption import defer_interrupts
 from muntin.training.journal import read_journal
-from muntin.training.loop import FitResult, ImageCaches, fit
+from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import PRECISIONS
 from muntin.training.memory_budget import fit_memory
+from muntin.training.prepared_run import PreparedRun
 from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, format_duration
 from muntin.training.request import Request
@@ -45,6 +43,7 @@ from muntin.training.resume import (
 )
 from muntin.training.setup import prepare
 from muntin.training.supervision import build_objective
+from muntin.training.trainer import quiet_fabric
 
 __all__ = ["TrainedRun", "train"]
 
@@ -66,21 +65,6 @@ class TrainedRun:
     epochs: int
     seconds: float
     interrupted: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Job:
-    """What each process of a run needs; pickled for runs on several devices."""
-
-    run: Run
-    network: Network
-    train: Listing
-    val: Listing
-    resume: bool
-    started: float
-    stop_after: int
-    quiet: bool
-    pictures: bool
 
 
 def train(
@@ -111,19 +95,13 @@ def train(
     """Train a model on your own data.
 
     Args:
-        task: "classify", "detect" (boxes), "instance" (boxes and masks), "semantic" (the class of
-            each pixel) or "pose" (keypoints).
-        data: For "classify" a folder of class folders; train and val folders of those; a .zip or
-            .tar of either; a CSV with the columns path and class. For "detect" and "instance" a
-            COCO folder or JSON, Pascal VOC, or YOLO txt. For "semantic" images and masks, for
-            "pose" COCO keypoints or CSV files of DeepLabCut.
+        task: "classify", "detect" (boxes), "instance" (boxes and masks), "semantic" or "pose".
+        data: Folder, archive, CSV or JSON in a layout that `muntin check` recognises.
         model: A name of `list_models`; empty = by the size of the images.
-        head: "fcos", "mask_rcnn", "upernet", "vitpose" and others (not for "classify"); empty = by
-            the size of the model.
+        head: "fcos", "mask_rcnn", "upernet", "vitpose" ...; empty = by the size of the model.
         val: Validation images; empty = the validation split of `data`, or a random part of it.
         weights: "auto" loads published weights if available; "none" or None trains from scratch;
-            else a file, a hub id, or a run folder, whose model and head are used too unless
-            `model` and `head` are given.
+            else a file, a hub id, or a run folder, whose model and head are used too.
         recipe: "finetune", "small-data" or, by task, "imagenet", "coco-3x", "ade20k" or
             "coco-pose"; "auto" = by the number of images.
         epochs: Passes over the data; 0 = as in the recipe.
@@ -140,11 +118,7 @@ def train(
         config: ``config.json`` of a run to repeat.
         quiet: Print nothing.
         stop_after: Stop after this many steps, as if interrupted; 0 = never.
-        pictures: Whether to draw a batch, the curves and the best and worst images into the
-            ``pictures`` of the run.
-
-    Returns:
-        The run folder and the metrics of its best epoch.
+        pictures: Whether to draw into the ``pictures`` of the run.
 
     Raises:
         ConfigError: A name or a setting is invalid.
@@ -155,78 +129,69 @@ def train(
     """
     # First of all: a time limit includes reading the data and loading the weights.
     started = time.monotonic()
-    reporter = Reporter(None if quiet else Console())
     base = read_config(config) if isinstance(config, (str, Path)) else config
-    folder = Path(out) if out else _new_folder(Path(data))
     request = Request(
-        task=task,
-        data=str(data),
-        out=str(folder),
-        val=str(val),
-        model=model,
-        head=head,
-        weights="none" if weights is None else str(weights),
-        recipe=recipe,
-        epochs=epochs,
-        max_time_s=max_time_s,
-        batch_size=batch_size,
+        task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=str(val),
+        model=model, head=head, weights="none" if weights is None else str(weights),
+        recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
         img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
-        seed=seed,
-        machine=choose_machine(base, precision, device, devices),
+        seed=seed, machine=choose_machine(base, precision, device, devices), base=base,
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
-        base=base,
-    )
-    request = resume_request(request, bool(out)) if resume else repeat_request(request)
-    prepared = prepare(request)
-    # A resumed run keeps its batch size: another one would change the gradients.
-    if not resume:
-        prepared = fit_memory(prepared, measure_step_memory)
-    # The config as the run wrote it: defaults may have changed since.
-    run = replace(prepared.run, config=request.base) if resume and request.base else prepared.run
-    if resume:
-        check_same_data(folder, run, prepared.train, prepared.val)
-    else:
-        _write_start(run, prepared.train, prepared.val)
-    for note in prepared.notes if not resume else (f"resuming {folder}",):
+    )  # fmt: skip
+    prepared = _resume(request, bool(out)) if resume else _start(request)
+    reporter = Reporter(None if quiet else Console())
+    for note in prepared.notes:
         reporter.note(note)
-    job = _Job(
-        run=run,
-        network=prepared.network,
-        train=prepared.train,
-        val=prepared.val,
-        resume=resume,
-        started=started,
-        stop_after=stop_after,
-        quiet=quiet,
-        pictures=pictures,
-    )
-    fitted = _launch(job)
-    if pictures and (lines := read_journal(run.path)):
-        goal, _ = run.task.goal(fitted.figures)
-        save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
-    return _finish(run, fitted, reporter)
+    work = partial(
+        _work, prepared=prepared, resume=resume, started=started, stop_after=stop_after,
+        quiet=quiet, pictures=pictures,
+    )  # fmt: skip
+    return _finish(prepared.run, _launch(prepared.run, work), reporter, pictures)
 
 
-def _launch(job: _Job) -> FitResult:
-    machine = job.run.config.machine
+def _start(request: Request) -> PreparedRun:
+    """Prepare a new run, and write its small files before the first step."""
+    request = repeat_request(request)
+    # Not for a resumed run: another batch size would change the gradients.
+    prepared = fit_memory(prepare(request), measure_step_memory)
+    prepared.run.write()
+    train, val = prepared.train, prepared.val
+    paths = {
+        "train": [train.source, len(train)],
+        "val": [val.source, [entry.path for entry in val.entries]],
+    }
+    write_json(prepared.run.path / "split.json", paths)
+    return prepared
+
+
+def _resume(request: Request, has_out: bool) -> PreparedRun:
+    """Prepare a run that continues, with the config that it wrote: defaults may have changed."""
+    request = resume_request(request, has_out)
+    prepared = prepare(request)
+    run = replace(prepared.run, config=request.base or prepared.run.config)
+    check_same_data(run.path, run, prepared.train, prepared.val)
+    return replace(prepared, run=run, notes=(f"resuming {run.path}",))
+
+
+def _launch(run: Run, work: Callable[[Fabric], FitResult]) -> FitResult:
+    machine = run.config.machine
     several = machine.devices > 1
-    fabric = Fabric(
-        accelerator=machine.device,
-        devices=machine.devices,
-        # Spawned, so that no script runs twice; one device needs no process group.
-        strategy="ddp_spawn" if several else "auto",
-        precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
-    )
-    return _launch_several(fabric, job) if several else _work(fabric, job)
-
-
-def _launch_several(fabric: Fabric, job: _Job) -> FitResult:
+    with quiet_fabric():
+        fabric = Fabric(
+            accelerator=machine.device,
+            devices=machine.devices,
+            # Spawned, so that no script runs twice; one device needs no process group.
+            strategy="ddp_spawn" if several else "auto",
+            precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
+        )
+    if not several:
+        return work(fabric)
     failures: Any = torch.multiprocessing.get_context("spawn").SimpleQueue()
     with defer_interrupts() as interrupted:
         try:
             # In a partial: Fabric would try to move the fields of a frozen dataclass to the device.
             epochs, seconds, stopped = fabric.launch(
-                partial(_work_beside_others, job=job, failures=failures)
+                partial(_work_beside_others, work=work, failures=failures)
             )
         except ProcessException as error:
             # The error that the process raised, rather than the fact that it ended.
@@ -237,62 +202,63 @@ def _launch_several(fabric: Fabric, job: _Job) -> FitResult:
                 raise KeyboardInterrupt from error
             raise
     # From the file, not through the pipe of the process: large metrics would fill it and block.
-    figures = read_checkpoint(job.run.path)["position"]["figures"]
+    figures = read_checkpoint(run.path)["position"]["figures"]
     return FitResult(figures=figures, epochs=epochs, seconds=seconds, interrupted=stopped)
 
 
 def _work_beside_others(
     fabric: Fabric,
     *,
-    job: _Job,
+    work: Callable[[Fabric], FitResult],
     failures: Any,  # noqa: ANN401 (a queue)
 ) -> tuple[int, float, bool]:
     """Train in a spawned process, and pass an error to the process that launched it."""
     try:
-        # Tensors of a pickled network are in shared memory: without a copy all processes would
-        # train the same weights.
-        fitted = _work(fabric, replace(job, network=copy.deepcopy(job.network)))
+        fitted = work(fabric)
     except MuntinError as error:
         failures.put(error)
         raise
     return fitted.epochs, fitted.seconds, fitted.interrupted
 
 
-def _work(fabric: Fabric, job: _Job) -> FitResult:
+def _work(
+    fabric: Fabric,
+    *,
+    prepared: PreparedRun,
+    resume: bool,
+    started: float,
+    stop_after: int,
+    quiet: bool,
+    pictures: bool,
+) -> FitResult:
     """Train in one process."""
-    run = job.run
-    reading = run.config.data_config
+    run = prepared.run
     if fabric.world_size > 1:
         # One thread pool per process: together they must not use more threads than cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
-    caches = ImageCaches(
-        train=ImageCache(job.train, run.preprocessing, reading, training=True),
-        val=ImageCache(job.val, run.preprocessing, reading),
-    )
+        # Tensors of a pickled network are in shared memory: without a copy all processes would
+        # train the same weights.
+        prepared = replace(prepared, network=copy.deepcopy(prepared.network))
     first = fabric.is_global_zero
+    reporter = Reporter(None if quiet or not first else Console())
+    objective = build_objective(run, prepared.train, fabric.device)
+    loop = Loop(fabric, prepared, objective, reporter)
     # Before the first step: wrong labels or too strong an augmentation show at once.
-    if first and job.pictures and not job.resume:
-        draw_batch(run, caches.train)
-    with Reporter(None if job.quiet or not first else Console()) as reporter:
-        fitted = fit(
-            fabric,
-            run,
-            job.network,
-            caches,
-            reporter,
-            build_objective(run, job.train, fabric.device),
-            started=job.started,
-            resume=job.resume,
-            stop_after=job.stop_after,
-        )
+    if first and pictures and not resume:
+        draw_batch(run, loop.train)
+    with reporter:
+        fitted = loop.fit(started=started, resume=resume, stop_after=stop_after)
     # From the outputs of the best epoch: nothing is computed again.
-    if job.pictures and fitted.best is not None:
-        draw_evaluation(fitted.best, caches.val, run.classes, run.path / "pictures" / "val")
+    if pictures and fitted.best is not None:
+        draw_evaluation(fitted.best, loop.val, run.classes, run.path / "pictures" / "val")
     return fitted
 
 
-def _finish(run: Run, fitted: FitResult, reporter: Reporter) -> TrainedRun:
+def _finish(run: Run, fitted: FitResult, reporter: Reporter, pictures: bool) -> TrainedRun:
+    """Draw the curves and report the result."""
     goal, value = run.task.goal(fitted.figures)
+    if pictures and (lines := read_journal(run.path)):
+        save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
     duration = format_duration(fitted.seconds)
     if fitted.interrupted:
         reporter.note(
@@ -318,16 +284,6 @@ def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
         return ""
     rows = zip(run.classes.names, figures.get("iou", ()), strict=False)
     return shorten(name for name, value in rows if value is None)
-
-
-def _write_start(run: Run, train: Listing, val: Listing) -> None:
-    """Write config, classes, preprocessing and split before the first step."""
-    run.write()
-    paths = {
-        "train": [train.source, len(train)],
-        "val": [val.source, [entry.path for entry in val.entries]],
-    }
-    write_json(run.path / "split.json", paths)
 
 
 def _new_folder(data: Path) -> Path:

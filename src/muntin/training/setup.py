@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -16,37 +17,32 @@ from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.splitting import describe_split, split
-from muntin.errors import ConfigError, DataError
+from muntin.errors import ConfigError, DataError, MuntinWarning
+from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import Network
 from muntin.nn.mimetic_init import init_mimetic
 from muntin.ops.triton.window_support import find_missing
-from muntin.recipes import MachineConfig, Recipe, TrainConfig, find_recipe
+from muntin.recipes import Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.training.dataset_statistics import (
-    DatasetStatistics,
-    measure_instances,
-    measure_objects,
-    median_size,
-)
+from muntin.training.dataset_statistics import measure_instances, measure_objects, median_size
 from muntin.training.defaults import (
+    Choice,
     choose_augment_window,
     choose_head,
     choose_preprocessing,
     choose_scale,
-    default_detection_model,
-    default_keypoint_model,
     default_model,
     default_recipe,
-    default_segmentation_model,
     enlarge_img_size,
     is_small,
     use_instance_crop,
 )
 from muntin.training.initialization import initialize_network
+from muntin.training.journal import writes_events
 from muntin.training.machine import check_attention, resolve_machine
 from muntin.training.optimization import check_freeze, scaled_learning_rate
 from muntin.training.prepared_run import PreparedRun
@@ -54,17 +50,11 @@ from muntin.training.recompute import checkpoint_blocks
 from muntin.training.request import Request, check_request, group_settings, task_of
 from muntin.zoo.families import BackboneConfig, free_attention
 from muntin.zoo.model_building import dense_config, find_model, model_config
-from muntin.zoo.model_zoo import ALIASES, ModelEntry
+from muntin.zoo.model_zoo import ALIASES
 
 __all__ = ["prepare"]
 
-
-_DEFAULTS: Mapping[str, Callable[[Size, str, str], tuple[str, Size]]] = {
-    "detection": default_detection_model,
-    "segmentation": default_segmentation_model,
-    "keypoints": default_keypoint_model,
-}
-"""Kind of task -> function that returns the default model and image size."""
+Value = TypeVar("Value")
 
 
 def prepare(request: Request) -> PreparedRun:
@@ -75,121 +65,236 @@ def prepare(request: Request) -> PreparedRun:
         DataError: The data cannot be used.
         WeightError: The requested weights are not available.
     """
-    notes: list[str] = []
-    base, settings = request.base, group_settings(request.settings)
-    # Before any file is read: a typo must not be reported after minutes.
-    check_request(request, settings)
-    seed = _choose_seed(request, settings["train"])
-    data = with_texts(base.data_config if base else DataConfig(), settings["data"], group="data")
-    task = task_of(request)
-    requested = with_texts(request.machine, settings["machine"], group="machine")
-    machine = resolve_machine(requested, notes, compiles=not task.detects)
-    train, val = _list_splits(request, data, seed, notes)
-    measure = measure_instances if task.top_down else measure_objects
-    statistics = measure(train) if task.dense else None
-    origin = _find_origin(request)
-    entry, name, model, original_size = _choose_model(
-        request, origin, settings["model"], train, machine, statistics, notes
-    )
-    check_attention(model, machine)
-    head = choose_head(
-        request.head,
-        origin.head if origin and origin.task == task.name else None,
-        task,
-        getattr(model, "embed_dim", 0) <= 64,
-        statistics.max_objects if statistics is not None and base is None else 0,
-        settings["head"],
-        notes,
-    )
-    # Maps that the head does not read need not be computed.
-    if head is not None and "out_indices" not in dict(settings["model"]):
-        model = dense_config(model, finest=head.finest)
-    # A repeated run keeps its values, even where other images would suggest different ones.
-    if base is None:
-        data = _adapt_data_config(data, settings["data"], task, model, statistics, machine, notes)
-    preprocessing = choose_preprocessing(
-        entry, model, data, task.recipe_kind, (0, 0) if statistics is None else statistics.size
-    )
-    if task.top_down:
-        preprocessing = use_instance_crop(preprocessing, head, train, notes)
-    run = Run(
-        path=Path(request.out),
-        config=RunConfig(
-            task=request.task,
-            data=request.data,
-            val=request.val,
-            model_name=name,
-            model=model,
-            head=cast(AnyHeadConfig | None, head),
-            data_config=data,
-            machine=machine,
-        ),
-        classes=task.classes(train),
-        preprocessing=preprocessing,
-    )
-    # Here and not earlier: the initial weights must not depend on how the data were listed.
-    torch.manual_seed(seed)
-    network = run.build_network()
-    source = initialize_network(network, task.name, run.classes, request.weights, entry, notes)
-    # The license is known for published weights only.
-    license_ = entry.license if source == entry.weights else ""
-    run = replace(run, config=replace(run.config, weights=source, license=license_))
-    run, network = _configure_training(
-        request, run, network, settings, original_size, len(train), seed, notes
-    )
-    notes.append(_describe(run.config))
-    return PreparedRun(
-        run=run,
-        network=network,
-        train=train,
-        val=val,
-        keep_batch=_is_batch_given(request, settings["train"]),
-        notes=tuple(notes),
-    )
+    return _RunBuilder(request).finish()
 
 
-def _configure_training(
-    request: Request,
-    run: Run,
-    network: Network,
-    settings: Mapping[str, list[tuple[str, str]]],
-    original_size: Size,
-    count: int,
-    seed: int,
-    notes: list[str],
-) -> tuple[Run, Network]:
-    """Choose recipe, batch and augmentation for an initialised network, and apply them to it."""
-    base, machine = request.base, run.config.machine
-    img_size = run.config.model.img_size
-    recipe = _choose_recipe(request, run.task, run.config.weights, count, settings["train"], notes)
-    augment = recipe.augment
-    if isinstance(augment, DetectionAugmentConfig) and any(original_size):
-        augment = choose_augment_window(augment, img_size, original_size, notes)
-    tuned = _choose_train_config(request, recipe, settings["train"], count, img_size, machine, seed)
-    if tuned.residual == "half" and machine.precision == "fp32":
-        message = "train.residual=half needs precision bf16 or fp16, got fp32. Set residual=full."
-        raise ConfigError(message)
-    check_freeze(network.backbone, tuned.freeze)
-    if tuned.recomputed_blocks:  # raises for more blocks than the backbone has
-        checkpoint_blocks(copy.deepcopy(network.backbone), tuned.recomputed_blocks)
-    config = replace(
-        run.config,
-        # Loading may have adopted the size rule that the weights were trained with.
-        model=cast(BackboneConfig, network.backbone.config),
-        head=cast(AnyHeadConfig, network.head.config) if run.task.dense else None,
-        train=tuned,
-        augment=with_texts(base.augment if base else augment, settings["augment"]),
-    )
-    # Blocks get their drop path when they are built: build them again around the same weights.
-    if tuned.drop_path_rate != "model":
-        config = replace(config, model=replace(config.model, drop_path_rate=tuned.drop_path_rate))
-        state = network.state_dict()
-        network = replace(run, config=config).build_network()
-        network.load_state_dict(state)
-    # Only without loaded weights, which it would overwrite.
-    if tuned.init == "mimetic" and not config.weights:
-        init_mimetic(network.backbone, seed)
-    return replace(run, config=config), network
+class _RunBuilder:
+    """A request whose data are listed, and what is resolved from both, step by step."""
+
+    def __init__(self, request: Request) -> None:
+        self.request, self.base = request, request.base
+        self.settings = group_settings(request.settings)
+        # Before any file is read: a typo must not be reported after minutes.
+        check_request(request, self.settings)
+        self.notes: list[str] = []
+        self.task = task_of(request)
+        self.seed = _choose_seed(request, self.settings["train"])
+        start = DataConfig() if self.base is None else self.base.data_config
+        self.data = with_texts(start, self.settings["data"], group="data")
+        requested = with_texts(request.machine, self.settings["machine"], group="machine")
+        writes_events(requested.tensorboard)  # raises if it is asked for, but not installed
+        self.machine = self.take(resolve_machine(requested, compiles=not self.task.detects))
+        self.train, self.val = self.take(_list_splits(request, self.task, self.data, self.seed))
+        measure = measure_instances if self.task.top_down else measure_objects
+        self.statistics = measure(self.train) if self.task.dense else None
+        self.origin = _find_origin(request, self.task)
+
+    def take(self, choice: Choice[Value]) -> Value:
+        """Collect the notes of a choice."""
+        self.notes += choice.notes
+        return choice.value
+
+    def finish(self) -> PreparedRun:
+        """Choose everything else, and build the network."""
+        name, model, original_size = self.choose_model()
+        entry = find_model(name)
+        check_attention(model, self.machine)
+        head = self.choose_head(model)
+        # Maps that the head does not read need not be computed.
+        if head is not None and "out_indices" not in dict(self.settings["model"]):
+            model = dense_config(model, finest=head.finest)
+        # A repeated run keeps its values, even where other images would suggest different ones.
+        if self.base is None:
+            self.data = self.take(self.adapt_data_config(model))
+        size = (0, 0) if self.statistics is None else self.statistics.size
+        pre = choose_preprocessing(entry, model, self.data, self.task.recipe_kind, size)
+        if self.task.top_down:
+            pre = self.take(use_instance_crop(pre, head, self.train))
+        run = Run(
+            path=Path(self.request.out),
+            config=RunConfig(
+                task=self.request.task,
+                data=self.request.data,
+                val=self.request.val,
+                model_name=name,
+                model=model,
+                head=cast(AnyHeadConfig | None, head),
+                data_config=self.data,
+                machine=self.machine,
+            ),
+            classes=self.task.classes(self.train),
+            preprocessing=pre,
+        )
+        # Here and not earlier: the initial weights must not depend on how the data were listed.
+        torch.manual_seed(self.seed)
+        network = run.build_network()
+        source = self.take(
+            initialize_network(network, self.task.name, run.classes, self.request.weights, entry)
+        )
+        # The license is known for published weights only.
+        license_ = entry.license if source == entry.weights else ""
+        run = replace(run, config=replace(run.config, weights=source, license=license_))
+        run, network = self.configure_training(run, network, original_size)
+        return PreparedRun(
+            run=run,
+            network=network,
+            train=self.train,
+            val=self.val,
+            keep_batch=self.is_batch_given,
+            notes=(*self.notes, _describe(run.config)),
+        )
+
+    def choose_model(self) -> tuple[str, Any, Size]:
+        """Choose name and config of the model, and the image size before `enlarge_img_size`."""
+        request, origin = self.request, self.origin
+        changed: dict[str, Any] = {}
+        original: Size = (0, 0)
+        kind, device = self.task.recipe_kind, self.machine.device
+        name = request.model or (origin.model_name if origin else "")
+        if self.statistics is not None and (origin is None or origin.task != request.task):
+            default, size = default_model(kind, self.statistics.size, request.weights, device)
+            name = name or default
+            if not any(request.img_size):
+                original, changed["img_size"] = size, enlarge_img_size(self.statistics, size)
+                shown = "x".join(map(str, changed["img_size"]))
+                why = "by the size of images and objects (--img-size)"
+                self.notes.append(f"model {name} at {shown} pixels, {why}")
+        elif not name:
+            size = median_size(self.train)
+            name, changed["img_size"] = default_model(kind, size, request.weights, device)
+            pixels = changed["img_size"][0]
+            self.notes.append(
+                f"model {name} at {pixels} pixels, by the size of the images (--model)"
+            )
+        name = ALIASES.get(name, name)
+        find_model(name)
+        if "img_size" not in changed:  # otherwise a note above names it
+            self.notes.append(f"model {name}")
+        if any(request.img_size):
+            changed["img_size"] = request.img_size
+        if origin is not None and not request.model:
+            # The architecture that the weights belong to; settings of that run may differ from
+            # the zoo.
+            free = self.take(_use_available_attention(origin.model, device))
+            config = replace(free, **changed)
+        else:
+            config = model_config(name, changed)
+        return name, with_texts(config, self.settings["model"]), original
+
+    def choose_head(self, model: BackboneConfig) -> HeadConfig | None:
+        """Choose the config of the head."""
+        origin = self.origin
+        max_objects = 0 if self.statistics is None else self.statistics.max_objects
+        return self.take(
+            choose_head(
+                self.request.head,
+                origin.head if origin and origin.task == self.task.name else None,
+                self.task,
+                getattr(model, "embed_dim", 0) <= 64,
+                max_objects if self.base is None else 0,
+                self.settings["head"],
+            )
+        )
+
+    def adapt_data_config(self, model: BackboneConfig) -> Choice[DataConfig]:
+        """Set the fields that depend on model and images, unless the user set them."""
+        data = self.data
+        if self.statistics is None:
+            if is_small(model) and "crop_fraction" not in dict(self.settings["data"]):
+                data = replace(data, crop_fraction=1.0)
+            return Choice(data)
+        if self.task.kind != "segmentation" or data.scale or data.short_side:
+            return Choice(data)
+        scale = choose_scale(self.statistics.size, model.img_size, self.machine.device)
+        notes = (f"images are scaled by {scale:g} (data.scale)",) if scale < 1 else ()
+        return Choice(replace(data, scale=scale), notes)
+
+    def configure_training(
+        self, run: Run, network: Network, original_size: Size
+    ) -> tuple[Run, Network]:
+        """Choose recipe, batch and augmentation for an initialised network, and apply them."""
+        img_size, dense = run.config.model.img_size, self.task.dense
+        recipe = self.take(self.choose_recipe(run.config.weights))
+        augment = recipe.augment
+        if isinstance(augment, DetectionAugmentConfig) and any(original_size):
+            augment = self.take(choose_augment_window(augment, img_size, original_size))
+        tuned = self.choose_train_config(recipe, img_size)
+        if tuned.residual == "half" and self.machine.precision == "fp32":
+            message = "train.residual=half needs precision bf16 or fp16, got fp32. Set it to full."
+            raise ConfigError(message)
+        check_freeze(network.backbone, tuned.freeze)
+        known = run.config.weights or (self.base and self.base.weights)
+        if tuned.freeze == -1 and not known:
+            text = (
+                "train.freeze=-1 with random weights trains the head on random features. Load "
+                "weights with --weights, or lower train.freeze"
+            )
+            warnings.warn(text, MuntinWarning, stacklevel=2)
+        if tuned.recomputed_blocks:  # raises for more blocks than the backbone has
+            checkpoint_blocks(copy.deepcopy(network.backbone), tuned.recomputed_blocks)
+        config = replace(
+            run.config,
+            # Loading may have adopted the size rule that the weights were trained with.
+            model=cast(BackboneConfig, network.backbone.config),
+            head=cast(AnyHeadConfig, network.head.config) if dense else None,
+            train=tuned,
+            augment=with_texts(
+                self.base.augment if self.base else augment, self.settings["augment"]
+            ),
+        )
+        # Blocks get their drop path when they are built: build them again around the same weights.
+        if tuned.drop_path_rate != "model":
+            model = replace(config.model, drop_path_rate=tuned.drop_path_rate)
+            config = replace(config, model=model)
+            state = network.state_dict()
+            network = replace(run, config=config).build_network()
+            network.load_state_dict(state)
+        # Only without loaded weights, which it would overwrite.
+        if tuned.init == "mimetic" and not config.weights:
+            init_mimetic(network.backbone, self.seed)
+        return replace(run, config=config), network
+
+    def choose_recipe(self, source: str) -> Choice[Recipe]:
+        """Choose the recipe by the source of the weights and the number of images."""
+        name = dict(self.settings["train"]).get("recipe", self.request.recipe)
+        notes: tuple[str, ...] = ()
+        if name == "auto" and self.base is not None:
+            name = self.base.train.recipe
+        kind = self.task.recipe_kind
+        if name == "auto":
+            name, why = default_recipe(len(self.train), pretrained=bool(source), kind=kind)
+            notes = (f"recipe {name}: {why} (--recipe)",)
+        return Choice(find_recipe(name, kind), notes)
+
+    def choose_train_config(self, recipe: Recipe, img_size: Size) -> TrainConfig:
+        """Choose the training config: of the recipe, then the options, then ``--set``."""
+        request, count = self.request, len(self.train)
+        config = self.base.train if self.base is not None else recipe.train
+        changed: Mapping[str, Any] = {
+            "epochs": request.epochs,
+            "max_time_s": request.max_time_s,
+            "batch_size": request.batch_size,
+        }
+        given = {key: value for key, value in changed.items() if value}
+        config = replace(config, seed=self.seed, **given)
+        if request.max_time_s and not request.epochs:
+            # The time limit ends the run, not the number of epochs.
+            config = replace(config, epochs=10_000)
+        config = with_texts(config, self.settings["train"])
+        if config.batch_size == 0:
+            large = 64 if self.machine.device == "cuda" else 16
+            config = replace(config, batch_size=128 if max(img_size) <= 64 else large)
+        # Small sets still need several steps an epoch: the weights change too rarely otherwise.
+        limit = max(min(count, 4), count // 8)
+        if not self.is_batch_given and config.batch_size > limit:
+            config = replace(config, batch_size=limit)
+        return config
+
+    @property
+    def is_batch_given(self) -> bool:
+        """Whether the user, or the repeated run, chose the batch size."""
+        given = self.request.batch_size or "batch_size" in dict(self.settings["train"])
+        return bool(given) or self.base is not None
 
 
 def _choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
@@ -214,12 +319,11 @@ def _describe(config: RunConfig) -> str:
 
 
 def _list_splits(
-    request: Request, config: DataConfig, seed: int, notes: list[str]
-) -> tuple[Listing, Listing]:
-    task = task_of(request)
+    request: Request, task: Task, config: DataConfig, seed: int
+) -> Choice[tuple[Listing, Listing]]:
+    """List the images for training and for validation."""
     data = task.list_data(request.data, None, config)
-    if data.note:
-        notes.append(data.note)
+    notes = [data.note] if data.note else []
     train, val = data.train, data.val or data.test
     if train is None:
         message = f"{request.data} must contain training images, found only {data.note}."
@@ -250,143 +354,22 @@ def _list_splits(
             f"{request.data}. Add images, raise data.val_fraction, or pass --val."
         )
         raise DataError(message)
-    return train, val
+    return Choice((train, val), tuple(notes))
 
 
-def _adapt_data_config(
-    data: DataConfig,
-    settings: list[tuple[str, str]],
-    task: Task,
-    model: BackboneConfig,
-    statistics: DatasetStatistics | None,
-    machine: MachineConfig,
-    notes: list[str],
-) -> DataConfig:
-    """Set the fields that depend on model and images, unless the user set them."""
-    if statistics is None:
-        if is_small(model) and "crop_fraction" not in dict(settings):
-            return replace(data, crop_fraction=1.0)
-        return data
-    if task.kind != "segmentation" or data.scale or data.short_side:
-        return data
-    scale = choose_scale(statistics.size, model.img_size, machine.device)
-    if scale < 1:
-        notes.append(f"images are scaled by {scale:g} (data.scale)")
-    return replace(data, scale=scale)
-
-
-def _find_origin(request: Request) -> RunConfig | None:
+def _find_origin(request: Request, task: Task) -> RunConfig | None:
     """Config that gives model and head: that of the repeated run, else that of `--weights RUN`."""
     if request.base is not None or request.model or not is_run(request.weights):
         return request.base
     config = Run.open(request.weights).config
-    # DenseTask tasks add a norm for each map, which a classifier does not have.
-    if config.task != request.task and task_of(request).dense is None:
-        return None
-    return config
+    # Dense tasks add a norm for each map, which a classifier does not have.
+    return None if config.task != request.task and task.dense is None else config
 
 
-def _choose_model(
-    request: Request,
-    origin: RunConfig | None,
-    settings: list[tuple[str, str]],
-    train: Listing,
-    machine: MachineConfig,
-    statistics: DatasetStatistics | None,
-    notes: list[str],
-) -> tuple[ModelEntry, str, Any, Size]:
-    """Choose entry, name and config of the model, and the image size before `enlarge_img_size`."""
-    changed: dict[str, Any] = {}
-    original: Size = (0, 0)
-    name = request.model or (origin.model_name if origin else "")
-    if statistics is not None and (origin is None or origin.task != request.task):
-        choose = _DEFAULTS[task_of(request).recipe_kind]
-        default, size = choose(statistics.size, request.weights, machine.device)
-        name = name or default
-        if not any(request.img_size):
-            original, changed["img_size"] = size, enlarge_img_size(statistics, size)
-            pixels = "x".join(map(str, changed["img_size"]))
-            notes.append(
-                f"model {name} at {pixels} pixels, by the size of images and objects (--img-size)"
-            )
-    elif not name:
-        name, side = default_model(median_size(train), request.weights, machine.device)
-        changed["img_size"] = (side, side)
-        notes.append(f"model {name} at {side} pixels, by the size of the images (--model)")
-    name = ALIASES.get(name, name)
-    entry = find_model(name)
-    if "img_size" not in changed:  # otherwise a note above names it
-        notes.append(f"model {name}")
-    if any(request.img_size):
-        changed["img_size"] = request.img_size
-    if origin is not None and not request.model:
-        # The architecture that the weights belong to; settings of that run may differ from the zoo.
-        config = replace(_use_available_attention(origin.model, machine, notes), **changed)
-    else:
-        config = model_config(name, changed)
-    return entry, name, with_texts(config, settings), original
-
-
-def _use_available_attention(
-    model: BackboneConfig, machine: MachineConfig, notes: list[str]
-) -> Any:  # noqa: ANN401
+def _use_available_attention(model: BackboneConfig, device: str) -> Choice[BackboneConfig]:
     """Replace fused attention in the config of another run's model where it cannot run."""
     free = free_attention(model)
-    missing = "" if free is model else find_missing(machine.device)
+    missing = "" if free is model else find_missing(device)
     if not missing:
-        return model
-    notes.append(f'attention "auto" instead of "fused" as in the run: {missing}')
-    return free
-
-
-def _choose_recipe(
-    request: Request,
-    task: Task,
-    source: str,
-    count: int,
-    settings: list[tuple[str, str]],
-    notes: list[str],
-) -> Recipe:
-    name = dict(settings).get("recipe", request.recipe)
-    if name == "auto" and request.base is not None:
-        name = request.base.train.recipe
-    if name == "auto":
-        name, why = default_recipe(count, pretrained=bool(source), kind=task.recipe_kind)
-        notes.append(f"recipe {name}: {why} (--recipe)")
-    return find_recipe(name, task.recipe_kind)
-
-
-def _choose_train_config(
-    request: Request,
-    recipe: Recipe,
-    settings: list[tuple[str, str]],
-    count: int,
-    img_size: Size,
-    machine: MachineConfig,
-    seed: int,
-) -> Any:  # noqa: ANN401 (a TrainConfig)
-    config = request.base.train if request.base is not None else recipe.train
-    changed: Mapping[str, Any] = {
-        "epochs": request.epochs,
-        "max_time_s": request.max_time_s,
-        "batch_size": request.batch_size,
-    }
-    config = replace(config, seed=seed, **{key: value for key, value in changed.items() if value})
-    if request.max_time_s and not request.epochs:
-        # The time limit ends the run, not the number of epochs.
-        config = replace(config, epochs=10_000)
-    config = with_texts(config, settings)
-    if config.batch_size == 0:
-        default = 128 if max(img_size) <= 64 else 64 if machine.device == "cuda" else 16
-        config = replace(config, batch_size=default)
-    # Small sets still need several steps an epoch: the weights change too rarely otherwise.
-    limit = max(min(count, 4), count // 8)
-    given = _is_batch_given(request, settings)
-    if not given and config.batch_size > limit:
-        config = replace(config, batch_size=limit)
-    return config
-
-
-def _is_batch_given(request: Request, settings: list[tuple[str, str]]) -> bool:
-    given = request.batch_size or request.base is not None or "batch_size" in dict(settings)
-    return bool(given)
+        return Choice(model)
+    return Choice(free, (f'attention "auto" instead of "fused" as in the run: {missing}',))

@@ -1,34 +1,30 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Objective and sampling weights of a run."""
+"""Objective of a run with labels: mixing and weighting of classes, and sampling weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import v2
 
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.objectives.supervised_objective import Supervised, SupervisedTask
 from muntin.samples import Listing
-from muntin.training.mixup import build_mixup
 
 if TYPE_CHECKING:
     from muntin.runs import Run
 
-__all__ = ["build_objective", "class_balanced_shares"]
+__all__ = ["build_mixup", "build_objective", "class_balanced_shares"]
 
 
 def build_objective(run: Run, train: Listing, device: torch.device) -> Supervised:
-    """Build the objective of a run: its task, supervised by the annotations of `train`.
-
-    Args:
-        run: Gives task, classes and loss settings.
-        train: Training images; give labels and class weights.
-        device: Device of the network.
-    """
+    """Build the objective of a run: its task, supervised by the annotations of `train`."""
     config, task = run.config.train, run.task
     # Class ids of all images fit on the device; dense targets come with their batch.
     labels = None if task.dense else task.ground_truth(train, run.classes).to(device)
@@ -49,6 +45,32 @@ def build_objective(run: Run, train: Listing, device: torch.device) -> Supervise
         label_smoothing=config.label_smoothing,
     )
     return Supervised({"head": row}, run.preprocessing, mixing)
+
+
+def build_mixup(
+    config: AugmentConfig, num_classes: int
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """Build the function that mixes a batch; if both are on, each is drawn half of the time.
+
+    Returns:
+        Maps images B, C, H, W and targets (B or B, classes) to mixed images and targets B, classes;
+        None if both are off.
+    """
+    kinds: list[v2.Transform] = []
+    if config.mixup:
+        kinds.append(v2.MixUp(alpha=config.mixup, num_classes=num_classes))
+    if config.cutmix:
+        kinds.append(v2.CutMix(alpha=config.cutmix, num_classes=num_classes))
+    # None instead of an identity: targets stay class ids, which need less memory than shares.
+    if not kinds:
+        return None
+    choice = v2.RandomChoice(kinds)
+
+    def mix(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        mixed, shares = choice(images, targets)
+        return mixed, shares
+
+    return mix
 
 
 def class_balanced_shares(listing: Listing) -> NDArray[np.float64]:

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +24,19 @@ from muntin.recipes import TrainConfig
 from muntin.training.optimization import build_optimizers, freeze_stages
 from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "quiet_fabric"]
+
+
+@contextmanager
+def quiet_fabric() -> Iterator[None]:
+    """Silence Fabric's log line about the precision, which the notes of a run already name."""
+    log = logging.getLogger("lightning_fabric")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 Tensors = tuple[Tensor, ...] | list[Tensor]

@@ -6,9 +6,8 @@ Names depend on the detector: a cascade numbers its heads, and norms are named a
 
 Source:
     microsoft/Swin-Transformer-Object-Detection@c7b2011 and mmdetection 2.x and 3.x, which name
-    neck and heads alike; torchvision 0.29.2, models/detection, and its names from before 0.13;
-    detectron2@02b5c4e, modeling. torchvision's are compared live in
-    tests/heads/test_rcnn_parity.py, the others with documented lists in
+    neck and heads alike; torchvision 0.29.2, and its names from before 0.13, compared live in
+    tests/heads/test_rcnn_parity.py; detectron2@02b5c4e. Documented lists of keys are in
     tests/weights/test_detector_keys.py.
 """
 

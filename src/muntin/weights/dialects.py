@@ -50,7 +50,6 @@ class Dialect:
     """State-dict format of one ecosystem.
 
     Attributes:
-        key_maps: Key maps, by the config class of the family.
         sign: Pattern of keys that only this dialect has, or a function that finds one.
         size_rule: Size rule (padding policy) of the ecosystem's models, or a function of the keys
             of the file and the model's config.
@@ -66,7 +65,7 @@ class Dialect:
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
 
     def find_size_rule(self, keys: Collection[str], config: object) -> SizeRuleName:
-        """Size rule of the models that such files are of."""
+        """Size rule of models whose files have these keys."""
         return self.size_rule(keys, config) if callable(self.size_rule) else self.size_rule
 
 
@@ -124,11 +123,7 @@ def recognise_native(keys: Collection[str]) -> str:
 
 
 def detect(keys: Collection[str], *, where: str) -> str:
-    """Detect the dialect of state-dict keys.
-
-    Raises:
-        WeightError: No dialect matches, or several do.
-    """
+    """Detect the dialect of state-dict keys; none or several is a `WeightError`."""
     signs = {
         name: first_key(keys, dialect.sign) if isinstance(dialect.sign, str) else dialect.sign(keys)
         for name, dialect in DIALECTS.items()
@@ -153,11 +148,7 @@ def detect(keys: Collection[str], *, where: str) -> str:
 
 
 def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
-    """Build the key map of a model in a dialect; heads of dense tasks add their own rows.
-
-    Raises:
-        WeightError: The dialect is unknown or does not support this family.
-    """
+    """Build the key map of a model in a dialect; heads of dense tasks add their own rows."""
     if name not in DIALECTS:
         raise WeightError(unknown_name("dialect", name, [NATIVE, *DIALECTS]))
     maps = DIALECTS[name].key_maps
@@ -179,11 +170,7 @@ def family_name(config_type: type) -> str:
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """Return the backbone of a network, or the module itself if it is a backbone.
-
-    Raises:
-        WeightError: It is neither.
-    """
+    """Return the backbone of a network, or the module itself if it is a backbone."""
     backbone = model.backbone if isinstance(model, Network) else model
     if not hasattr(backbone, "config") or not hasattr(backbone, "spec"):
         message = (

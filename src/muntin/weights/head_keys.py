@@ -2,16 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Key mappings of necks and heads, which are added to those of a backbone.
 
-Names do not reveal how an ecosystem interprets the weights of its detectors; that is in
-`muntin.heads.rcnn_config`.
-
 Source:
     For detectors see `detector_keys`. UPerNet: microsoft/Swin-Transformer-Semantic-Segmentation and
-    mmsegmentation 0.x and 1.x, which name the decoder alike; transformers 5.23, models/upernet,
-    compared live in tests/heads/test_semantic.py. Pose: ViTAE-Transformer/ViTPose@c050ed2 and
-    mmpose 0.x ("keypoint_head."), mmpose@759b39c 1.x ("head."), where an index counts convolution,
-    norm and activation of the decoder; transformers 5.23, models/vitpose, compared live in
-    tests/heads/test_pose_parity.py.
+    mmsegmentation 0.x and 1.x, which name the decoder alike; transformers 5.23, compared live in
+    tests/heads/test_semantic.py. Pose: ViTAE-Transformer/ViTPose@c050ed2 and mmpose 0.x
+    ("keypoint_head."), mmpose@759b39c 1.x ("head."), where an index counts convolution, norm and
+    activation of the decoder; transformers 5.23, compared live in tests/heads/test_pose_parity.py.
 """
 
 from __future__ import annotations
@@ -44,11 +40,7 @@ __all__ = ["add_head_keys", "adopt_conventions"]
 class _HeadNames:
     """Names of necks and heads in one ecosystem.
 
-    Attributes:
-        rows: The rows, or a function that makes them for a head.
-        body_prefix: Prefix of the backbone's names.
-        head_pattern: Pattern of names that belong to neck and heads.
-        unused: Pattern of those among them that no head uses.
+    `head_pattern` finds keys of neck and heads, `unused` those among them that no head uses.
     """
 
     rows: tuple[Row, ...] | Callable[[Any], tuple[Row, ...]]
@@ -99,8 +91,7 @@ _ADOPTED = ("rounded_anchors", "aligned", "sampling", "stage_average")
 def adopt_conventions(head: nn.Module | None, dialect: str) -> str:
     """Make a detector interpret its weights as the ecosystem that they came from does.
 
-    Returns:
-        Changed fields of the head's config as text; empty if none changed.
+    Returns the changed fields of the head's config as text; empty if none changed.
     """
     origin = _origin(dialect)
     if not origin or not isinstance(head, RCNN):

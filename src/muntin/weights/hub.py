@@ -16,12 +16,7 @@ _TIMEOUT_S = 4.0
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a string has the form of a hub id: ``owner/name``, optionally ``@revision``.
-
-    Example:
-        >>> is_hub_id("timm/swin_tiny_patch4_window7_224.ms_in1k"), is_hub_id("./model.pth")
-        (True, False)
-    """
+    """Whether a string has the form of a hub id: ``owner/name``, optionally ``@revision``."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", text) is not None
 
 
@@ -34,23 +29,14 @@ _NON_COMMERCIAL = re.compile(
 def license_of(hub_id: str) -> str:
     """Return the license of published weights if it restricts their use, else an empty string.
 
-    Example:
-        >>> license_of("timm/hiera_tiny_224.mae_in1k_ft_in1k")
-        'CC-BY-NC-4.0'
+    >>> license_of("timm/hiera_tiny_224.mae_in1k_ft_in1k")
+    'CC-BY-NC-4.0'
     """
     return "CC-BY-NC-4.0" if _NON_COMMERCIAL.match(hub_id) else ""
 
 
 def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
-    """Return the cached weight file of a hub repository, downloading it if necessary.
-
-    Args:
-        hub_id: ``owner/name``, optionally with ``@`` and a branch, tag or commit.
-        timeout_s: Seconds to wait for a response of the hub.
-
-    Raises:
-        WeightError: The file is not cached and cannot be downloaded.
-    """
+    """Return the cached weight file of ``owner/name@revision``, or download it."""
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
 

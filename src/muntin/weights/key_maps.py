@@ -56,12 +56,8 @@ STACKED = Transform(
 class Row:
     """One line of a key map.
 
-    Attributes:
-        theirs: Their names; several if one tensor of ours corresponds to several of theirs.
-        ours: Our name; empty if the tensor is ignored.
-        transform: Between their tensors and ours.
-        derive: Computes their tensor, a buffer, from ours when writing; it is ignored when
-            reading.
+    `theirs` are the parts of one tensor of `ours`; an empty `ours` ignores them. `derive` computes
+    their tensor, a buffer, from ours when writing; it is ignored when reading.
     """
 
     theirs: tuple[str, ...]
@@ -70,23 +66,20 @@ class Row:
     derive: Callable[[Tensor], Tensor] | None = None
 
 
-def same_names(*names: str) -> tuple[Row, ...]:
-    """Rows of tensors that the dialect and muntin call by the same name."""
-    return tuple(Row((name,), name) for name in names)
+def same_names(*names: str, theirs: str = "", ours: str = "") -> tuple[Row, ...]:
+    """Rows of tensors that the dialect and muntin call by the same name, behind both prefixes."""
+    return tuple(Row((theirs + name,), ours + name) for name in names)
 
 
 _OUR_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
 def block_rows(theirs: str, ours: str, parts: Sequence[str] = _OUR_PARTS) -> tuple[Row, ...]:
-    """Rows of a transformer block.
+    """Rows of a transformer block, given both prefixes.
 
-    Args:
-        theirs: Their prefix.
-        ours: Our prefix.
-        parts: Their names of first norm, query-key-value layer, output projection, second norm,
-            and the two layers of the MLP; default: the same as ours. Empty if it has rows of its
-            own; three names, separated by spaces, if queries, keys and values are separate.
+    `parts` are their names of first norm, query-key-value layer, output projection, second norm and
+    the two layers of the MLP. A part is empty if it has rows of its own; three names, separated by
+    spaces, if queries, keys and values are separate.
     """
     return tuple(
         Row(
@@ -107,7 +100,6 @@ class RenamedState:
     """A state dict renamed through a key map.
 
     Attributes:
-        tensors: Tensors by our name.
         pairs: (their name, our name) of every tensor used.
         ignored: Their names of derived or unused tensors.
         unknown: Their names that match no row.
@@ -125,10 +117,9 @@ class RenamedState:
 
 @dataclass(frozen=True, slots=True)
 class KeyMap:
-    """The names of one family in one dialect.
+    """The names of one family in one dialect; of the rows, the first match wins.
 
     Attributes:
-        rows: The rows; the first match wins.
         prefix: Prefix of the backbone's names in files that also hold a classifier, absent from
             files without one.
         wrappers: Other prefixes that are stripped when reading.
@@ -169,11 +160,7 @@ class KeyMap:
         return reading
 
     def write(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Rename ours to theirs.
-
-        Returns:
-            Their state dict, and our names that the dialect cannot represent.
-        """
+        """Rename ours to theirs; also returns our names that the dialect cannot represent."""
         has_head = any(name.startswith("head.") for name in tensors)
         written: dict[str, Tensor] = {}
         unmapped = []
@@ -222,13 +209,10 @@ class KeyMap:
 
 @dataclass(frozen=True, slots=True)
 class HeadMap(KeyMap):
-    """Names of a backbone with neck and heads; the rows are those of neck and heads.
+    """Names of a backbone (`body`) with neck and heads; the rows are those of neck and heads.
 
-    Attributes:
-        body: Names of the backbone.
-        body_prefix: Prefix of the backbone's names.
-        head_pattern: Pattern of names that belong to neck and heads.
-        obstacle: Why the heads cannot load weights of this ecosystem; empty if they can.
+    `head_pattern` finds keys of neck and heads. `obstacle` says why the heads cannot load weights
+    of this ecosystem; empty if they can.
     """
 
     body: KeyMap = field(default_factory=lambda: KeyMap(()))
@@ -307,12 +291,7 @@ def match(template: str, key: str) -> dict[str, str] | None:
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
-    """Fill a template with values.
-
-    Example:
-        >>> fill("features.{2i+2}.norm.{p}", {"i": "1", "p": "bias"})
-        'features.4.norm.bias'
-    """
+    """Fill a template with values; the inverse of `match`."""
 
     def value(found: re.Match[str]) -> str:
         factor, letter, offset = found.groups()

@@ -3,12 +3,10 @@
 """Key mappings of OpenMMLab: mmpretrain, mmdetection, mmsegmentation and mmpose.
 
 Source:
-    mmpretrain@ee7f2e8 and mmpose@759b39c, backbones/swin_transformer.py, swin_transformer_v2.py and
-    vision_transformer.py, and their converters. Patch merging concatenates channels in the order of
-    `nn.Unfold`: channel by channel, row by row, whereas all others go neighbor by neighbor, column
-    by column. Files do not record it. A Swin downsamples at the end of a stage, a Swin V2 at the
-    start of the next. OpenMMLab is not a test dependency; tests/weights/test_layouts.py rebuilds
-    the documented layout with an unfold.
+    mmpretrain@ee7f2e8 and mmpose@759b39c, backbones and their converters. Patch merging
+    concatenates channels in the order of `nn.Unfold`: channel by channel, row by row, whereas all
+    others go neighbor by neighbor, column by column. Files do not record it. A Swin downsamples at
+    the end of a stage, a Swin V2 at the start of the next.
 """
 
 from __future__ import annotations
@@ -31,6 +29,7 @@ from muntin.weights.key_maps import (
     Transform,
     block_rows,
     first_key,
+    same_names,
     square_index,
 )
 from muntin.weights.shared_keys import DENSE_TASKS
@@ -49,6 +48,7 @@ UNFOLDED = Transform(
 _THEIRS, _OURS = "stages.{i}.blocks.{j}.", "layers.{i}.blocks.{j}."
 _MERGING = "layers.{i}.downsample."
 _MLP = ("ffn.layers.0.0", "ffn.layers.1")
+_UNUSED = rf"{DENSE_TASKS}|attn_mask$|^backbone\.norm\d"
 
 
 def _around(config: SwinConfig) -> tuple[Row, ...]:
@@ -75,7 +75,7 @@ def _swin(config: SwinConfig) -> KeyMap:
             *_around(config),
         ),
         prefix="backbone.",
-        unused=f"{DENSE_TASKS}|attn_mask$|^backbone\\.norm\\d",
+        unused=_UNUSED,
     )
 
 
@@ -84,8 +84,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
     return KeyMap(
         (
             Row((theirs + "q_bias", theirs + "v_bias"), _OURS + "attn.qv_bias", STACKED),
-            Row((theirs + "logit_scale",), _OURS + "attn.logit_scale"),
-            Row((theirs + "cpb_mlp.{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
+            *same_names("logit_scale", "cpb_mlp.{k}.{p}", theirs=theirs, ours=_OURS + "attn."),
             Row((theirs + "relative_position_index",), ""),
             Row((theirs + "relative_coords_table",), ""),
             # The norm follows the reduction, so its channels are not in unfold order.
@@ -94,7 +93,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
             *_around(config),
         ),
         prefix="backbone.",
-        unused=f"{DENSE_TASKS}|attn_mask$|^backbone\\.norm\\d",
+        unused=_UNUSED,
     )
 
 

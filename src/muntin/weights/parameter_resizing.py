@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ShapeError
-from muntin.ops.positions import Resampling, resample_grid
-from muntin.ops.relative_offsets import resample_offsets
+from muntin.ops.positions import Resampling, resample_grid, resample_offsets
 from muntin.shapes import Float, Size
 
 __all__ = [
@@ -58,22 +57,10 @@ def resample_table(
 ) -> Float[Tensor, "new_positions h"]:
     """Interpolate the relative position bias table of a square window for another one.
 
-    Args:
-        table: Learned biases, logits added before the softmax.
-        window: New side in tokens.
-        method: "bicubic" interpolates on an even grid. "geometric" keeps small offsets in place
-            and spaces large ones in a geometric sequence; it suits larger windows.
-
-    Returns:
-        The new table, of the same type.
-
-    Raises:
-        ShapeError: The table is not that of a square window.
-
-    Source:
-        Bicubic, align_corners=False, as microsoft/Swin-Transformer@f82860b (utils.py) does when it
-        fine-tunes with another window; the geometric sequence as microsoft/SimMIM@d3e29bc and timm
-        1.0.31 (`resize_rel_pos_bias_table`), compared in tests/weights/test_parameter_resizing.py.
+    "bicubic" uses an even grid (align_corners=False), as microsoft/Swin-Transformer@f82860b
+    (utils.py). "geometric" keeps small offsets in place and spaces large ones in a geometric
+    sequence, as microsoft/SimMIM@d3e29bc and timm 1.0.31 (`resize_rel_pos_bias_table`); it suits
+    larger windows.
     """
     span = round(table.shape[0] ** 0.5)
     if span * span != table.shape[0] or span % 2 == 0:
@@ -90,11 +77,7 @@ def resample_table(
 def resample_positions(
     embedding: Float[Tensor, "1 N C"], *, new: Size, num_prefix: int, method: Resampling
 ) -> Float[Tensor, "1 N2 C"]:
-    """Interpolate the position embeddings of a square grid for another grid.
-
-    Raises:
-        ShapeError: The tokens are not `num_prefix` plus a square.
-    """
+    """Interpolate the position embeddings of a square grid for another grid."""
     tokens = embedding.shape[1] - num_prefix
     side = round(max(tokens, 0) ** 0.5)
     if side * side != tokens or not tokens:
@@ -134,10 +117,8 @@ def resample_patches(
 ) -> Float[Tensor, "C in_chans q1 q2"]:
     """Resize a patch embedding to a (height, width) in pixels: resized patches keep their tokens.
 
-    Source:
-        Beyer et al. 2023, "FlexiViT" (arXiv 2212.08013), section 3.4: the pseudo-inverse of the
-        bicubic resize of a patch. Compared with timm 1.0.31 (`resample_patch_embed`) in
-        tests/weights/test_parameter_resizing.py.
+    Beyer et al. 2023, "FlexiViT" (arXiv 2212.08013), section 3.4: the pseudo-inverse of the bicubic
+    resize of a patch. Compared with timm 1.0.31 (`resample_patch_embed`).
     """
     old = (kernel.shape[2], kernel.shape[3])
     if old == size:
@@ -154,13 +135,10 @@ def resample_patches(
 def adapt_channels(
     kernel: Float[Tensor, "C in_chans p1 p2"], in_chans: int
 ) -> Float[Tensor, "C new_chans p1 p2"]:
-    """Adapt a patch embedding to another number of input channels.
+    """Adapt a patch embedding to other input channels, as timm 1.0.31 (`adapt_input_conv`).
 
     For one channel (gray), the kernel's channels are summed. For more channels, they are repeated
     cyclically and scaled so that tokens keep their magnitude.
-
-    Source:
-        As timm 1.0.31 (`adapt_input_conv`); compared in tests/weights/test_parameter_resizing.py.
     """
     known = kernel.shape[1]
     if in_chans == known:

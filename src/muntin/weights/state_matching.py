@@ -48,13 +48,11 @@ class MatchResult:
 
     Attributes:
         values: New values by the model's names.
-        resized: The model's names of tensors that had another window or image size.
         reset: The model's names of parameters that keep their current values.
         ignored: Their names of tensors that the model does not use.
         unexpected: Their names without a counterpart in the model.
         missing: The model's names without a value.
         mismatched: The model's names whose tensors have another shape, and the two shapes.
-        causes: Possible explanations of mismatches.
         has_head: Whether the file has a head for the model's task.
     """
 
@@ -112,10 +110,7 @@ def match_state(
 
 
 def _reset_without_head(own: Collection[str], settled: Collection[str]) -> set[str]:
-    """Parameters that stay random if a file has no head for this model's task.
-
-    These are the head and the norms of all maps, which only dense tasks have.
-    """
+    """Head, and norms of all maps (only dense tasks have them): random if a file has no head."""
     norms = {key for key in own if _NORM_OF_MAP.match(key)}
     heads = {key for key in own if key.startswith("head.")}
     return heads if norms & set(settled) else heads | norms
@@ -246,8 +241,6 @@ def _assign(
 
 @dataclass(frozen=True, slots=True)
 class _Resizer:
-    """Resizes tensors of another window, image size, patch size or channel count."""
-
     config: Any
     dialect: str
     positions: Resampling

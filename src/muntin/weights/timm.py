@@ -3,12 +3,10 @@
 """Key mappings of timm 0.9 and later, and of the repositories that adopted its names.
 
 Source:
-    timm 1.0.31, swin_transformer.py, swin_transformer_v2.py, vision_transformer.py, deit.py and
-    hiera.py; compared live in tests/parity. A Swin downsamples at the start of the next stage.
-    A relative position bias table has the size of the actual window, which is smaller than
-    window_size on small maps. facebookresearch/deit@7e160fe, mae@efb2a80, hiera@b12b842
-    and yitu-opensource/T2T-ViT@0f63dc9 use the same names with few
-    exceptions, which are read too.
+    timm 1.0.31, compared live in tests/parity. A Swin downsamples at the start of the next stage. A
+    relative position bias table has the size of the actual window, which is smaller than
+    window_size on small maps. facebookresearch/deit@7e160fe, mae@efb2a80, hiera@b12b842 and
+    yitu-opensource/T2T-ViT@0f63dc9 use the same names with few exceptions, which are read too.
 """
 
 from __future__ import annotations
@@ -45,11 +43,9 @@ _MERGING = tuple(
 def _swin(block: tuple[Row, ...]) -> KeyMap:
     return KeyMap(
         (
-            *same_names("patch_embed.proj.{p}", "patch_embed.norm.{p}"),
+            *same_names("patch_embed.proj.{p}", "patch_embed.norm.{p}", "norm.{p}", "head.fc.{p}"),
             *block,
             *_MERGING,
-            Row(("norm.{p}",), "norm.{p}"),
-            Row(("head.fc.{p}",), "head.fc.{p}"),
             # Models built with features_only=True.
             *(
                 Row(
@@ -86,10 +82,7 @@ _OURS: KeyMaps = {
                 "blocks.{j}.attn.qv_bias",
                 STACKED,
             ),
-            Row(
-                ("blocks.{j}.attn.relative_position_bias_table",),
-                "blocks.{j}.attn.relative_position_bias_table",
-            ),
+            *same_names("blocks.{j}.attn.relative_position_bias_table"),
             Row(("blocks.{j}.attn.relative_position_index",), ""),
         ),
         wrappers=("encoder.",),
@@ -106,18 +99,17 @@ _OURS: KeyMaps = {
                 _LAYER + "proj.{p}",
                 _LAYER + "mlp.{k}.{p}",
                 _TOKENS + "project.{p}",
+                "norm.{p}",
             ),
             *block_rows(_LAYER, _LAYER),
             *_VIT_BLOCK,
-            Row(("norm.{p}",), "norm.{p}"),
             Row(("head.{p}",), "head.fc.{p}"),
         )
     ),
     HieraConfig: KeyMap(
         (
-            *same_names("pos_embed", "patch_embed.proj.{p}"),
+            *same_names("pos_embed", "patch_embed.proj.{p}", "blocks.{j}.proj.{p}"),
             *_VIT_BLOCK,
-            Row(("blocks.{j}.proj.{p}",), "blocks.{j}.proj.{p}"),
             Row(("head.norm.{p}",), "norm.{p}"),
             Row(("head.fc.{p}",), "head.fc.{p}"),
             # facebookresearch/hiera.

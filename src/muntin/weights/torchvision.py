@@ -3,12 +3,11 @@
 """Key mappings of torchvision.
 
 Source:
-    torchvision 0.29.2, models/swin_transformer.py and models/vision_transformer.py; compared live
-    in tests/parity, and models/detection in tests/heads. A Swin's state dict also holds
-    flattened relative position indices; that of a Swin V2 also the coordinate tables, and one qkv
-    bias whose middle third (keys) is zero. Detectors freeze the batch norms of a ResNet, without
-    a counter. Those published as COCO_V1 set epsilon to 0, which files do not record; muntin uses
-    timm's 1e-5.
+    torchvision 0.29.2, compared live in tests/parity and tests/heads. A Swin's state dict also
+    holds flattened relative position indices; that of a Swin V2 also the coordinate tables, and one
+    qkv bias whose middle third (keys) is zero. Detectors freeze the batch norms of a ResNet,
+    without a counter. Those published as COCO_V1 set epsilon to 0, which files do not record;
+    muntin uses timm's 1e-5.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
 from muntin.models.vit import ViTConfig
 from muntin.nn.linear_layers import without_key_bias
-from muntin.ops.relative_offsets import log_offsets
+from muntin.ops.positions import log_offsets
 from muntin.weights.key_maps import (
     KeyMap,
     KeyMaps,
@@ -33,6 +32,7 @@ from muntin.weights.key_maps import (
     Transform,
     block_rows,
     flat_index,
+    same_names,
 )
 from muntin.weights.shared_keys import TORCHVISION_DETECTOR, layer_rows, norm_rows
 
@@ -46,6 +46,7 @@ _WITHOUT_KEYS = Transform(
 )
 
 _THEIRS, _OURS = "features.{2i+1}.{j}.", "layers.{i}.blocks.{j}."
+_TABLE = "attn.relative_position_bias_table"
 _LAYER = "encoder.layers.encoder_layer_{j}."
 _ATTENTION = ("ln_1", "self_attention.in_proj_", "self_attention.out_proj")
 
@@ -77,10 +78,14 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
             Row((theirs + "relative_position_index",), marker, derive=_constant(index)),
         ]
     attention = (
-        Row((_THEIRS + "attn.qkv.weight",), _OURS + "attn.qkv.weight"),
         Row((_THEIRS + "attn.qkv.bias",), _OURS + "attn.qv_bias", _WITHOUT_KEYS),
-        Row((_THEIRS + "attn.logit_scale",), _OURS + "attn.logit_scale"),
-        Row((_THEIRS + "attn.cpb_mlp.{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
+        *same_names(
+            "qkv.weight",
+            "logit_scale",
+            "cpb_mlp.{k}.{p}",
+            theirs=_THEIRS + "attn.",
+            ours=_OURS + "attn.",
+        ),
     )
     return KeyMap((*attention, *buffers, *_SHARED), wrappers=_WRAPPERS, unused=_UNUSED)
 
@@ -122,16 +127,8 @@ KEY_MAPS: KeyMaps = {
     SwinV2Config: _swin_v2,
     SwinConfig: KeyMap(
         (
-            Row(
-                (_THEIRS + "attn.relative_position_bias_table",),
-                _OURS + "attn.relative_position_bias_table",
-            ),
-            Row(
-                (_THEIRS + "attn.relative_position_index",),
-                _OURS + "attn.relative_position_bias_table",
-                derive=flat_index,
-            ),
-            Row((_THEIRS + "attn.qkv.{p}",), _OURS + "attn.qkv.{p}"),
+            *same_names(_TABLE, "attn.qkv.{p}", theirs=_THEIRS, ours=_OURS),
+            Row((_THEIRS + "attn.relative_position_index",), _OURS + _TABLE, derive=flat_index),
             *_SHARED,
         ),
         wrappers=_WRAPPERS,

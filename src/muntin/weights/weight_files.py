@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weight files: read without executing code, written atomically."""
+"""Weight files: read without executing code, written atomically.
+
+Checkpoints often hold a config, arguments or a log beside tensors: classes on an allowlist become
+empty placeholders, and any other class makes the file rejected.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import os
 import pickle
 import tempfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +28,6 @@ from torch import Tensor
 
 from muntin.errors import WeightError, shorten
 from muntin.system_errors import cannot_write
-from muntin.weights.safe_unpickling import load_allowlisted, read_numpy_pickle
 
 __all__ = [
     "SUFFIXES",
@@ -59,11 +63,7 @@ class WeightFile:
 
 
 def find_file(path: Path) -> Path:
-    """Resolve a path to a weight file: the file itself, or the one in the folder.
-
-    Raises:
-        WeightError: There is none, or its suffix is not one of `SUFFIXES`.
-    """
+    """Resolve a path to a weight file: the file itself, or the one in the folder."""
     if path.is_dir():
         for name in _FILES_IN_FOLDER:
             if (path / name).is_file():
@@ -85,12 +85,7 @@ def find_file(path: Path) -> Path:
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a weight file, or the one in a folder, without executing code from it; on the CPU.
-
-    Raises:
-        WeightError: The file does not exist, is empty, truncated or of another format, or holds
-            Python objects besides tensors.
-    """
+    """Read a weight file, or the one in a folder, without executing code from it; on the CPU."""
     file = find_file(Path(path).expanduser())
     try:
         with file.open("rb") as stream:
@@ -125,7 +120,7 @@ def _read_content(file: Path) -> WeightFile:
         if suffix == ".npz":
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 return WeightFile(file, {name: _as_tensor(archive[name]) for name in archive.files})
-        content = read_numpy_pickle(file) if suffix == ".pkl" else load_allowlisted(file)
+        content = _read_numpy_pickle(file) if suffix == ".pkl" else _load_allowlisted(file)
     except pickle.UnpicklingError as error:
         message = (
             f"{str(file)!r} holds Python objects other than tensors, or is damaged. It was not "
@@ -149,6 +144,83 @@ def _read_content(file: Path) -> WeightFile:
     return WeightFile(file, content)
 
 
+class _Placeholder:
+    """Replaces an object of an allowlisted class, which is not needed: it ignores its state."""
+
+    def __new__(cls, *_args: object) -> _Placeholder:
+        return super().__new__(cls)
+
+    def __setstate__(self, _state: object) -> None: ...
+
+
+# Classes and functions in a pickled array, under the names of numpy 1 and numpy 2.
+_ARRAY_CLASSES = (
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "_codecs.encode",
+)
+# Classes in training checkpoints besides tensors: subclasses of dict, then the others.
+_DICTIONARY_CLASSES = (
+    "yacs.config.CfgNode",
+    "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict",
+)
+_IGNORED_CLASSES = (
+    "argparse.Namespace",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "mmengine.logging.message_hub.HistoryBuffer",
+    "pathlib.PosixPath",
+    *_ARRAY_CLASSES,
+)
+
+
+def _load_allowlisted(file: Path) -> Any:  # noqa: ANN401 (any content)
+    """Load a file of ``torch.save``; unpickling other classes raises, and nothing is executed."""
+    listed = [(OrderedDict, name) for name in _DICTIONARY_CLASSES]
+    listed += [(_Placeholder, name) for name in _IGNORED_CLASSES]  # type: ignore[misc]
+    with torch.serialization.safe_globals(listed):  # type: ignore[arg-type]
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 (pickle's signature)
+        """Return the class or function of this name if it is allowlisted."""
+        listed = [path.rsplit(".", 1) for path in (*_ARRAY_CLASSES, "collections.OrderedDict")]
+        if [module, name] in listed:
+            return super().find_class(module, name)
+        message = f"{module}.{name} is not allowed in a pickle of numpy arrays"
+        raise pickle.UnpicklingError(message)
+
+
+def _read_numpy_pickle(file: Path) -> Mapping[str, Any]:
+    """Read a pickle of numpy arrays (``.pkl``), as in detectron2's model zoo, to tensors.
+
+    Anything other than arrays and plain values raises `pickle.UnpicklingError`.
+    """
+    with file.open("rb") as stream:
+        content = _ArrayUnpickler(stream).load()
+    if not isinstance(content, Mapping):
+        message = f"must hold a dictionary of arrays, got {type(content).__name__}"
+        raise pickle.UnpicklingError(message)
+    return _to_tensors(content)
+
+
+def _to_tensors(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    changed: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            changed[key] = _to_tensors(value)
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            changed[key] = torch.from_numpy(np.ascontiguousarray(value))
+        elif isinstance(value, Tensor | int | float | str):
+            changed[key] = value
+    return changed
+
+
 def _as_tensor(array: NDArray[Any]) -> Tensor:
     # numpy has no bfloat16: JAX stores it as raw two-byte values (void).
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
@@ -159,11 +231,7 @@ def _as_tensor(array: NDArray[Any]) -> Tensor:
 def unwrap(content: Mapping[str, Any], *, where: str) -> tuple[dict[str, Tensor], str]:
     """Find the state dict in a training checkpoint and strip the prefixes of wrappers.
 
-    Returns:
-        The flat state dict, and the path of keys that led to it (empty if it was flat).
-
-    Raises:
-        WeightError: It holds no tensors.
+    Returns the flat state dict and the path of keys that led to it (empty if it was flat).
     """
     nesting = []
     while nest := next((key for key in _NESTED_KEYS if isinstance(content.get(key), Mapping)), ""):
@@ -184,11 +252,7 @@ def unwrap(content: Mapping[str, Any], *, where: str) -> tuple[dict[str, Tensor]
 def write_weights(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors as safetensors, atomically: after a failure, the old file is unchanged.
-
-    Raises:
-        WeightError: The suffix is wrong, the disk is full, or the path cannot be written.
-    """
+    """Write tensors as safetensors, atomically: after a failure, the old file is unchanged."""
     path = Path(path)
     if path.suffix != ".safetensors":
         message = (
@@ -204,11 +268,7 @@ def write_weights(
 
 
 def write_whole(path: Path, write: Callable[[str], None]) -> None:
-    """Write a file atomically: to a temporary file in the same folder, then rename.
-
-    Raises:
-        WeightError: The disk is full or the path cannot be written; an old file is unchanged.
-    """
+    """Write a file atomically: to a temporary file in the same folder, then rename."""
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

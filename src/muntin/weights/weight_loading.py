@@ -182,12 +182,9 @@ def load_weights(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightInfo:
-    """Properties of a model inferred from its weights.
+    """What a model must have for these weights; `num_classes` is 0 without a classifier.
 
-    Attributes:
-        num_classes: Classes of the classifier; 0 without a classifier.
-        in_chans: Input channels.
-        dtype: Type of the weights; float32 if mixed.
+    `dtype` is float32 if mixed.
     """
 
     num_classes: int
@@ -196,11 +193,7 @@ class WeightInfo:
 
 
 def inspect_weights(opened: OpenedWeights, config: object) -> WeightInfo:
-    """Infer what model must be built to load weights without resizing.
-
-    Raises:
-        WeightError: The weights are not of the family of this config.
-    """
+    """Infer what model must be built to load weights without resizing."""
     tensors = _read(opened, config).tensors
     # The first convolution of a timm model is its stem.
     patches = [
@@ -227,11 +220,7 @@ def inspect_weights(opened: OpenedWeights, config: object) -> WeightInfo:
 
 
 def read_head_rows(rows: Sequence[int] | str | Path) -> list[int]:
-    """Read class ids, one per line, from a file; a list is returned unchanged.
-
-    Raises:
-        WeightError: The file does not exist or contains something else.
-    """
+    """Read class ids, one per line, from a file; a list is returned unchanged."""
     if not isinstance(rows, (str, Path)):
         if not all(isinstance(row, int) for row in rows):
             message = f"head_rows must be integers, got {shorten(rows)}."
@@ -248,7 +237,6 @@ def read_head_rows(rows: Sequence[int] | str | Path) -> list[int]:
 
 
 def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, where: str) -> None:
-    """Select rows of the classifiers."""
     own = model.state_dict().get("head.fc.weight")
     if own is not None and len(rows) != len(own):
         message = (
@@ -280,11 +268,7 @@ class OpenedWeights:
 def open_weights(
     source: str | Path | Mapping[str, Any] | OpenedWeights, dialect: str, config: object
 ) -> OpenedWeights:
-    """Read weights and detect their dialect; arguments as in `load_weights`.
-
-    Raises:
-        WeightError: The weights cannot be read, or their dialect is unknown.
-    """
+    """Read weights and detect their dialect; arguments as in `load_weights`."""
     if isinstance(source, OpenedWeights):
         return source
     if dialect not in ("auto", NATIVE, *DIALECTS):

@@ -38,13 +38,7 @@ _PARTS: tuple[tuple[str, Part], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Multiply-accumulates of one part of one stage, for one image.
-
-    Attributes:
-        stage: Counted from 0; -1 outside of stages (patch embedding of a ViT, head).
-        part: Part of the model.
-        macs: Number of MACs.
-    """
+    """Multiply-accumulates of one part of a stage (-1: of no stage) for one image."""
 
     stage: int
     part: Part

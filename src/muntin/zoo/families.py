@@ -65,19 +65,12 @@ def config_to_dict(config: BackboneConfig) -> dict[str, Any]:
 
 
 def config_from_dict(values: Mapping[str, Any], *, where: str = "") -> BackboneConfig:
-    """Restore a config from `config_to_dict`.
-
-    Raises:
-        ConfigError: The family or a field is unknown.
-    """
+    """Restore a config from `config_to_dict`."""
     families = {name: family.config for name, family in FAMILIES.items()}
     return pick_kind(values, families, key="family", where=where or "the config")
 
 
 def free_attention(config: BackboneConfig) -> BackboneConfig:
-    """Replace forced fused attention by "auto", so that the backbone runs on any device.
-
-    The attention backend is a property of the machine, not of the weights.
-    """
+    """Replace forced fused attention, which not every machine has, by "auto"."""
     forced = getattr(config, "attention", "auto") == "fused"
     return replace(config, {"attention": "auto"}) if forced else config

@@ -60,11 +60,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def find_model(name: str) -> ModelEntry:
-    """Look up a model by name or alias.
-
-    Raises:
-        ConfigError: The model is unknown; the message suggests the closest name.
-    """
+    """Look up a model by name or alias; an error suggests the closest name."""
     if name.startswith(TIMM):
         return _find_timm(name.removeprefix(TIMM))
     row = MODELS.get(ALIASES.get(name, name))
@@ -89,11 +85,7 @@ def _find_timm(name: str) -> ModelEntry:
 
 
 def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> BackboneConfig:
-    """Return the config of a model with some fields changed.
-
-    Raises:
-        ConfigError: The model or a field is unknown, or the fields are inconsistent.
-    """
+    """Return the config of a model with some fields changed; unknown fields are errors."""
     config, changed = find_model(name).config, dict(fields_changed or {})
     if "attention" in changed and not hasattr(config, "attention"):
         message = (
@@ -117,10 +109,7 @@ def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> 
 
 
 def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
-    """Return the config of a backbone for dense tasks: maps of all stages, each with its own norm.
-
-    Stages with a smaller stride in pixels than `finest` are omitted.
-    """
+    """Return a config for dense tasks: maps from stride `finest` on, each with its own norm."""
     changed: dict[str, Any] = {}
     if hasattr(config, "depths"):
         stages = len(config.depths)

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table that ``muntin models`` prints.
 
-Counting parameters and MACs of all models takes seconds, so the counts are stored in
-``facts.json``, which ``benchmarks/count_models.py`` writes and the tests verify.
+Counting takes seconds, so `facts.json` stores what ``benchmarks/count_models.py`` counted.
 """
 
 from __future__ import annotations
@@ -28,15 +27,8 @@ FACTS = Path(__file__).with_name("facts.json")
 def describe_models(pattern: str = "*", img_size: int = 0) -> list[dict[str, Any]]:
     """Describe the models whose name or alias matches a shell pattern.
 
-    Args:
-        pattern: A shell pattern.
-        img_size: Side in pixels at which MACs are counted; 0 uses each model's own.
-
-    Returns:
-        One dictionary per model; `params` with 1000 classes, `macs` per image.
-
-    Raises:
-        ConfigError: No model matches, or the size is out of range.
+    `img_size` is the side in pixels at which MACs are counted; 0 uses each model's own. `params`
+    are those with 1000 classes, `macs` those of an image.
     """
     check_range("img_size", img_size, 0, 10_000)
     names = sorted({ALIASES.get(name, name) for name in list_models(pattern)})

@@ -25,13 +25,11 @@ class ModelEntry:
     """One row of the zoo.
 
     Attributes:
-        config: The architecture.
         weights: Hub id of published weights, or empty.
         accuracy: Published ImageNet-1k top-1 in percent; 0 if unknown.
         source: Publication of that accuracy.
         mean: Per-channel mean of the normalization that the weights were trained with.
         std: Per-channel standard deviation, likewise.
-        license: License of the weights.
     """
 
     config: BackboneConfig
@@ -45,8 +43,6 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True)
 class _Publisher:
-    """Fields that all models of one publication share."""
-
     source: str
     license: str
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = _IMAGENET

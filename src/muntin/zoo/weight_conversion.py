@@ -40,7 +40,7 @@ _NESTED_KEYS = {"microsoft": "model", "openmmlab": "state_dict", "detectron2": "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversion:
-    """Result of `convert_weights`: the written file, how it was loaded, and what it holds."""
+    """Result of `convert_weights`."""
 
     path: Path
     report: LoadReport
@@ -58,26 +58,12 @@ def convert_weights(
     settings: Iterable[tuple[str, str]] = (),
     force: bool = False,
 ) -> Conversion:
-    """Read weights of any ecosystem and write them for another.
+    """Read weights of any ecosystem, write them for another, read them back and compare every bit.
 
-    Args:
-        source: As in `load_weights`.
-        target: The new file: ``.safetensors``, ``.pth`` or ``.pt`` (with the nesting that the
-            ecosystem's loader expects), or ``.npz`` for "google".
-        name: Name of the model in the zoo.
-        to: Dialect to write, or "muntin".
-        dialect: Dialect of the source.
-        settings: Fields in which the architecture differs from the zoo, with values as text:
-            ``("img_size", "96")``.
-        force: Whether to overwrite an existing `target`.
-
-    Returns:
-        A summary. The new file was read back and compared bit by bit.
-
-    Raises:
-        WeightError: The source cannot be read or does not fit the model, the dialect cannot
-            represent it, or the target cannot be written.
-        ConfigError: The model or a field is unknown.
+    `source` is as in `load_weights`; `target` a new ``.safetensors``, ``.pth`` or ``.pt`` (with the
+    nesting that the ecosystem's loader expects), or ``.npz`` for "google"; `name` a model of the
+    zoo; `to` a dialect, or "muntin". `settings` are fields in which the architecture differs from
+    the zoo, with values as text: ``("img_size", "96")``.
     """
     target = Path(target)
     if target.suffix not in (".safetensors", ".pth", ".pt", ".npz"):
