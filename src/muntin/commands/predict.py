@@ -141,8 +141,7 @@ def _advise(run: Run, largest: int, tile: str, out: str, *, has_videos: bool) ->
 def _show_results(results: Iterable[Any], output: Output) -> tuple[int, int]:
     """Print, draw and write results as they arrive; only poses are collected, for the CSV.
 
-    Returns:
-        Number of results, and the longer side in pixels of the largest image.
+    Number of results, and the longer side in pixels of the largest image.
     """
     from muntin.results import Poses
 

@@ -18,13 +18,9 @@ __all__ = ["Output", "predict_videos", "split_videos", "write_pose_table"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """Where results go.
+    """Where results go: an empty folder writes nothing, without document each prints a line.
 
-    Attributes:
-        folder: For annotated images and videos, and CSV tables of poses; "" writes nothing.
-        min_score: Minimum score of what is drawn and described.
-        scorer: Name of the run, for CSV tables.
-        document: Receives every result; None prints a line for each.
+    The scorer is the name of the run, for the CSV tables of poses.
     """
 
     folder: str
@@ -58,12 +54,9 @@ def predict_videos(
     *,
     strict: bool,
 ) -> dict[str, int]:
-    """Predict every frame of videos; results have the paths ``VIDEO#0``, ``VIDEO#1`` ...
+    """Predict and count every frame of videos; results are called ``VIDEO#0``, ``VIDEO#1`` ...
 
     Unless `strict`, an unreadable video is skipped with a warning.
-
-    Returns:
-        Number of frames of each video.
     """
     from muntin.errors import DataError, MuntinWarning
 

@@ -82,12 +82,7 @@ class Objective(ABC, Generic[Inputs]):
 
 
 class TrainingStep(nn.Module):
-    """Network and losses as one module, so that autocast and data parallelism cover both.
-
-    Args:
-        network: Trained.
-        objective: Computes the losses.
-    """
+    """Network and losses as one module, so that autocast and data parallelism cover both."""
 
     def __init__(self, network: Network, objective: Objective[Any]) -> None:
         super().__init__()

@@ -55,11 +55,9 @@ class SupervisedTask:
 class Supervised(Objective[dict[str, TrainBatch]]):
     """Minimise the losses of each task's head; all heads share one pass of the backbone.
 
-    Args:
-        tasks: By name of the head in the network; the only head of a network is called "head".
-            The first one is validated, and its goal chooses the best epoch.
-        preprocessing: How images are normalised.
-        mixing: Blends images and labels; for one classification task only.
+    Tasks have the names of their heads in the network ("head" if there is only one). The first
+    one is validated, and its goal chooses the best epoch. `mixing` blends images and labels, for
+    one classification task only.
     """
 
     def __init__(

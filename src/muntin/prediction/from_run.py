@@ -143,11 +143,7 @@ def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Prec
 
 
 def change_selection(network: nn.Module, select: Mapping[str, Any]) -> None:
-    """Change the box selection of a detector.
-
-    Raises:
-        ConfigError: A field is unknown, or the network is not a detector.
-    """
+    """Change the box selection of a detector."""
     head: Any = network.head
     if not hasattr(getattr(head, "config", None), "select"):
         message = (

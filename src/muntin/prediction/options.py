@@ -17,11 +17,7 @@ __all__ = ["check_options", "refuse_detector"]
 def check_options(
     task: Task, tta: bool, tile: int | Literal["auto"] | None, scales: Sequence[Any], boxes: bool
 ) -> PredictOptions:
-    """Validate options against the task.
-
-    Raises:
-        ConfigError: The task does not support tiles, scales or boxes, or a value is out of range.
-    """
+    """Validate options against the task."""
     if tile not in (None, "auto") and not isinstance(tile, int):
         message = f'tile must be a side in pixels or "auto", got {tile!r}.'
         raise ConfigError(message)
@@ -61,11 +57,7 @@ def _check_scales(task: Task, scales: Sequence[Any]) -> tuple[float, ...]:
 
 
 def refuse_detector(task: Task, other: Task) -> None:
-    """Check that the second task can detect the instances for the first.
-
-    Raises:
-        ConfigError: The first is not top-down, or the second is not a detector.
-    """
+    """Check that the second task can detect the instances for the first, a top-down one."""
     if not task.top_down:
         message = f"detector needs a top-down pose run, got a {task.name} run. Leave it out."
         raise ConfigError(message)

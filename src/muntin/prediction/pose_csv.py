@@ -24,9 +24,6 @@ def write_poses(
 
     If a frame has several instances, a row "individuals" numbers them, independently in each frame.
     Cells of missing instances are empty. Rows are named by `frames`, or numbered from 0.
-
-    Raises:
-        RunError: The file cannot be written.
     """
     path = Path(path)
     names = poses[0].keypoint_names if poses else ()

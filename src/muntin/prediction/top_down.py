@@ -45,12 +45,7 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoxDetector:
-    """Finds instances.
-
-    Attributes:
-        predict: Detects them.
-        threshold: Minimum score of its boxes, in [0, 1].
-    """
+    """Finds instances with a score, in [0, 1], of at least the threshold."""
 
     predict: Detector
     threshold: float = DEFAULT_SCORE_THRESHOLD
@@ -60,12 +55,9 @@ class BoxDetector:
 
 
 class Boxes(NamedTuple):
-    """Instances of an image.
+    """Instances of an image: (N, 4) left, top, right and bottom in pixels, and scores in [0, 1].
 
-    Attributes:
-        edges: (N, 4) left, top, right and bottom in pixels.
-        scores: (N) in [0, 1].
-        given: Whether the user gave them: then number and order must not change.
+    Where the user gave them, number and order must not change.
     """
 
     edges: NDArray[np.float64]
@@ -82,15 +74,9 @@ def find_boxes(
 ) -> Iterator[tuple[LoadedImage, Boxes | None]]:
     """Find the instances of each image, a batch of the detector at a time.
 
-    Args:
-        images: In order; only a batch of them is held.
-        detector: Detects instances in images without given boxes; if None, each such image is one
-            instance, with a warning.
-        classes: Classes of the pose run; if the detector shares some of them, others are dropped.
-        whole: Whether the run was trained on whole images, which silences the warning.
-
-    Yields:
-        The image and its boxes; None where the whole image is one instance.
+    Without boxes and a detector, the whole image is one instance (None), with a warning unless
+    the run was trained on whole images. If the detector knows some of the classes of the pose
+    run, its others are dropped.
     """
     warned = whole
     while batch := list(islice(images, 1 if detector is None else detector.predict.batch_size)):

@@ -25,11 +25,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 
 
 def read_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
-    """Give the frames of a video, (H, W, 3) uint8 RGB, one at a time.
-
-    Raises:
-        DataError: PyAV is not installed, or the file is no video or is broken.
-    """
+    """Give the frames of a video, (H, W, 3) uint8 RGB, one at a time."""
     av = _import_av()
     try:
         with av.open(str(path)) as container:
@@ -61,12 +57,7 @@ def _not_read(path: str | Path, error: Exception) -> str:
 def predict_video(
     stream: Callable[[Iterator[NDArray[np.uint8]]], Iterator[Any]], path: str | Path
 ) -> Iterator[tuple[NDArray[np.uint8], Any]]:
-    """Yield every frame with its result; only a batch of frames is in memory.
-
-    Args:
-        stream: `Predictor.stream`.
-        path: The video.
-    """
+    """Yield every frame with its result; only a batch of frames is in memory."""
     shown, read = itertools.tee(read_frames(path))
     yield from zip(shown, stream(read), strict=True)
 
@@ -75,9 +66,6 @@ def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction)
     """Write images as a video of the size of the first: others are cut, or filled with white.
 
     Odd sides lose their last row or column, as encoders require. `rate` is in frames per second.
-
-    Raises:
-        RunError: It cannot be written.
     """
     av = _import_av()
     path = Path(path)

@@ -37,11 +37,7 @@ MIN_SCORE = 0.05
 def pick_part(
     task: Task, data: Path | str, classes: Classes, reading: DataConfig | None = None
 ) -> Listing:
-    """Choose the part to evaluate: test if the data has one, else validation, else all.
-
-    Raises:
-        DataError: The data cannot be read, or has other classes.
-    """
+    """Choose the part to evaluate: test if the data has one, else validation, else all."""
     parts = task.list_data(data, classes, reading or DataConfig())
     listing = parts.test or parts.val or parts.train
     if listing is None or not len(listing):
@@ -151,11 +147,7 @@ def _score_detected(
     """Detect the instances of every image, predict their keypoints and compute the figures.
 
     Average precision is computed from all boxes; distances from those above the threshold of
-    prediction, see `PoseMetric`. Images without instances count. Arguments as in `evaluate`.
-
-    Raises:
-        ConfigError: The run is not top-down, or `detector` is not a detector.
-        DataError: The data cannot be read.
+    prediction, see `PoseMetric`. Images without instances count.
     """
     if not run.task.top_down:
         message = f"detector needs a top-down pose run, got a {run.task.name} run. Leave it out."

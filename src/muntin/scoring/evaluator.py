@@ -36,12 +36,8 @@ def run_network(
 ) -> Outputs:
     """Run a network over batches and collect its predictions, on the CPU.
 
-    Args:
-        predictor: The network, with its task and classes.
-        batches: Images; those with weight 0 are left out.
-        listing: Listing of the images.
-        autocast: Makes the context that sets the precision; that of the weights if left out.
-        tta: Whether to average with predictions for mirrored images.
+    Images with weight 0 are left out. `autocast` makes the context that sets the precision;
+    `tta` averages with predictions for mirrored images.
     """
     task, classes = predictor.task, predictor.classes
     truth_rows = task.ground_truth(listing, classes)
