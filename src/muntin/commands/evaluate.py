@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from muntin.commands.console_table import print_table
-from muntin.commands.values import DeviceOption, JsonOption, parse_settings, to_json
+from muntin.commands.values import DeviceOption, JsonOption, parse_settings, print_table, to_json
 
 __all__ = ["evaluate"]
 

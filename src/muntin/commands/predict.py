@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from muntin.commands.json_output import JsonList
 from muntin.commands.values import (
     DeviceOption,
     JsonOption,
@@ -22,6 +21,7 @@ from muntin.commands.values import (
     parse_tile,
 )
 from muntin.commands.video_prediction import (
+    JsonList,
     Output,
     predict_videos,
     split_videos,

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments and options that commands share, and parsers of their values."""
+"""What commands share: arguments, options, parsers of their values, tables and JSON."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -37,6 +37,7 @@ __all__ = [
     "parse_size",
     "parse_tile",
     "parse_time",
+    "print_table",
     "to_json",
 ]
 
@@ -150,3 +151,24 @@ def parse_settings(texts: Iterable[str] | None, option: str = "--set") -> dict[s
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
     """Format one JSON document."""
     return json.dumps(values, indent=2)
+
+
+# Wide enough for every model name; a pipe has no width.
+_PIPE_WIDTH = 240
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; cells that exceed a narrow terminal are wrapped, never truncated."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPE_WIDTH)
+    table = Table()
+    for title in titles:
+        table.add_column(Text(title), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # not markup: a class may be called "[red]"
+    console.print(table)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from muntin.configs import check_range
 from muntin.data.keypoint_transforms import crop_box, crop_region, warp_crop
 from muntin.data.transforms import Preprocessing, to_tensor
-from muntin.errors import MuntinWarning
+from muntin.errors import ConfigError, MuntinWarning
 from muntin.ops.keypoints import estimate_area, suppress_poses
 from muntin.prediction.batch import Crop, CroppedImage
 from muntin.prediction.sources import LoadedImage
@@ -26,7 +26,7 @@ from muntin.samples import Classes, Skeleton
 from muntin.shapes import Size
 from muntin.tasks.task import ImageMeta, Task
 
-__all__ = ["BoxDetector", "Boxes", "Detector", "crop_instances", "find_boxes"]
+__all__ = ["BoxDetector", "Boxes", "Detector", "crop_instances", "find_boxes", "refuse_detector"]
 
 Edges = tuple[float, float, float, float]
 
@@ -52,6 +52,18 @@ class BoxDetector:
 
     def __post_init__(self) -> None:
         check_range("detector_threshold", self.threshold, 0, 1)
+
+
+def refuse_detector(task: Task, other: Task) -> None:
+    """Check that the second task can detect the instances for the first, a top-down one."""
+    if not task.top_down:
+        message = f"detector needs a top-down pose run, got a {task.name} run. Leave it out."
+        raise ConfigError(message)
+    if not other.detects:
+        message = (
+            f"detector must be a run of muntin train detect or instance, got a {other.name} run."
+        )
+        raise ConfigError(message)
 
 
 class Boxes(NamedTuple):

@@ -8,8 +8,7 @@ from muntin.errors import ConfigError, unknown_name
 from muntin.heads.head import HeadConfig
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.detection_task import DETECT, INSTANCE
-from muntin.tasks.full_image_pose_task import WHOLE_IMAGE_POSE
-from muntin.tasks.pose_task import POSE
+from muntin.tasks.pose_task import POSE, WHOLE_IMAGE_POSE
 from muntin.tasks.semantic_task import SEMANTIC
 from muntin.tasks.task import Task
 
