@@ -109,7 +109,6 @@ def _preprocessing(request: BenchRequest) -> Preprocessing:
 
 
 def _write_jpegs(folder: Path, num_images: int) -> None:
-    """Write synthetic images into two class folders."""
     for number in range(num_images):
         place = folder / ("even" if number % 2 == 0 else "odd")
         place.mkdir(exist_ok=True)

@@ -91,7 +91,6 @@ def bench_inference(request: BenchRequest) -> dict[str, Any]:
 def _make_cases(
     owner: str, graph: Graph, engines: Sequence[str], log: Callable[[str], None]
 ) -> Iterator[BenchmarkCase]:
-    """Build a case for each engine and precision."""
     cut = trim_example(graph)
     for name in engines:
         engine = ENGINES[name]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from muntin.commands.values import (
+    DetectorOption,
     DeviceOption,
     JsonOption,
     parse_scales,
@@ -64,9 +65,7 @@ def predict(
         list[str] | None,
         typer.Option("--select", help="Detection only: suppression=soft, max_detections=1000."),
     ] = None,
-    detector: Annotated[
-        str, typer.Option(help="Keypoints only: a detection run that finds the instances.")
-    ] = "",
+    detector: DetectorOption = "",
     device: DeviceOption = "auto",
     engine: Annotated[
         str, typer.Option(help="eager, compile, onnxruntime, openvino, cuda, or auto: the fastest.")
@@ -179,7 +178,6 @@ def _find_all(places: list[str]) -> tuple[list[Path], bool]:
 
 
 def _describe_thresholds(detector: str, threshold: float | None) -> None:
-    """Print the score thresholds of instances and keypoints."""
     from muntin.prediction.from_run import find_threshold
     from muntin.results import DEFAULT_SCORE_THRESHOLD
     from muntin.runs import Run

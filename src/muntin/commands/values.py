@@ -16,6 +16,7 @@ from muntin.errors import ConfigError
 __all__ = [
     "BatchOption",
     "DataArgument",
+    "DetectorOption",
     "DeviceOption",
     "HeadOption",
     "JsonOption",
@@ -57,6 +58,9 @@ BatchOption = Annotated[str, typer.Option(help="Images per step, or auto.")]
 SideOption = Annotated[str, typer.Option(help="Side in pixels, or HxW.")]
 SizeOption = Annotated[str, typer.Option(help="N or HxW in pixels; default: that of the run.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+DetectorOption = Annotated[
+    str, typer.Option(help="Keypoints only: a detection run that finds the instances.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SettingsOption = Annotated[

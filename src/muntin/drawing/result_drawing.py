@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from muntin.drawing.detection_drawing import draw_detections
 from muntin.drawing.fonts import load_font
-from muntin.drawing.layout import HALO, LARGEST
+from muntin.drawing.layout import HALO, LARGEST, fit_image
 from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.semantic_drawing import draw_semantic_map
 from muntin.results import Detections, Labels, Poses, SemanticMap
@@ -35,10 +35,7 @@ def draw_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa:
 
 def _draw_classes(pixels: NDArray[np.uint8], result: Labels) -> Image.Image:
     """Draw the best classes, with bars, below the image."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    scale = max(1, round(320 / max(image.size)))
-    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    image = fit_image(pixels, 320, LARGEST, tiny=320)
     width = max(image.width, 260)
     rows = list(zip(result.class_names, result.scores, strict=True))[:5]
     line = 22

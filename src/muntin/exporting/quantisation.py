@@ -175,8 +175,6 @@ def _find(known: Sequence[tuple[float, str]], wanted: Sequence[float]) -> list[s
 
 
 class _OpenVino:
-    """An OpenVINO model."""
-
     def __init__(self, graph: Graph) -> None:
         self.model = to_openvino(graph, any_batch=True)
 
@@ -202,8 +200,6 @@ class _OpenVino:
 
 
 class _Onnx:
-    """An ONNX model."""
-
     def __init__(self, graph: Graph, note: str) -> None:
         import onnx
 

@@ -87,10 +87,6 @@ class Upsample(nn.ConvTranspose2d):
 
     Output cells do not overlap, so a 1 x 1 convolution with four times the channels and a
     rearrangement are equivalent, and faster on CPUs.
-
-    Args:
-        in_channels: Input channels.
-        out_channels: Output channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -321,7 +321,6 @@ def _check_record(name: str, record: object, kind: type, source: str) -> None:
 def _check_options(
     task: Task, tta: bool, tile: int | Literal["auto"] | None, scales: Sequence[Any], boxes: bool
 ) -> PredictOptions:
-    """Validate options against the task."""
     if tile not in (None, "auto") and not isinstance(tile, int):
         message = f'tile must be a side in pixels or "auto", got {tile!r}.'
         raise ConfigError(message)
@@ -361,7 +360,6 @@ def _check_scales(task: Task, scales: Sequence[Any]) -> tuple[float, ...]:
 
 
 def _merge_complete(pending: deque[_Pending]) -> Iterator[Any]:
-    """Yield merged results of complete images, in order."""
     while pending and pending[0].complete:
         done = pending.popleft()
         yield done.image.merge(done.results)

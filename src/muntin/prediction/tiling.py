@@ -204,7 +204,6 @@ def merge_views(
 
 
 def _place_masks(found: Detections, regions: Sequence[Region]) -> Detections:
-    """Shift masks of regions to the pixels of the image."""
     if found.masks is None:
         return found
     masks = tuple(

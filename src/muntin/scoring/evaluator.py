@@ -13,7 +13,7 @@ from torch import Tensor
 
 from muntin.data.batches import Batch, split_by_size
 from muntin.data.cache import ImageCache
-from muntin.data.loading import EvalLoader, Processes
+from muntin.data.loading import EvalLoader
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.samples import Classes, Listing
 from muntin.scoring.outputs import Outputs, Scored, join_outputs, join_rows
@@ -104,13 +104,12 @@ def score(
     store: ImageCache,
     *,
     batch_size: int = 64,
-    workers: int = 0,
     tta: bool = False,
 ) -> Scored:
     """Evaluate a network on a set: the figures of its task's metric, and the mean `loss`.
 
-    The batch size does not change the figures; `workers` are decoding processes.
+    The batch size does not change the figures.
     """
-    loader = EvalLoader(store, batch_size=batch_size, processes=Processes(workers=workers))
+    loader = EvalLoader(store, batch_size=batch_size)
     outputs = run_network(predictor, loader, store.listing, tta=tta)
     return compute_figures([outputs], predictor.task, predictor.classes, store.listing)
