@@ -195,7 +195,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """The images of one set, in a fixed order.
+    """The images of one set, in a fixed order; other fields as in `Classes`.
 
     Attributes:
         source: The folder or archive that contains the files.

@@ -54,7 +54,7 @@ class BoxTargets(NamedTuple):
 
     def to(self, device: torch.device) -> BoxTargets:
         """Copy to a device."""
-        return BoxTargets(*(None if part is None else part.to(device) for part in self))
+        return BoxTargets._make(None if part is None else part.to(device) for part in self)
 
     def masks_in(
         self, boxes: Float[Tensor, "P 4"], rows: Int[Tensor, " P"], side: int

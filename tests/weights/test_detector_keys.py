@@ -21,8 +21,8 @@ from muntin.errors import WeightError
 from muntin.heads.network import Network
 from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CONVENTIONS, SMALL_RCNN
-from muntin.weights import detector_keys
 from muntin.weights.dialects import detect
+from muntin.weights.head_keys import detectron2_detector
 from muntin.weights.key_maps import KeyMap
 from tests.heads.peers import SwinPyramid, swin_detector
 
@@ -560,7 +560,7 @@ def test_a_simple_pyramid_is_named_as_in_vitdet():
     )
     head = RCNN(muntin.create_backbone("vit_tiny_patch16_224", depth=1), 3, config, masks=True)
     state = {f"head.{key}": tensor for key, tensor in head.state_dict().items()}
-    names = KeyMap(detector_keys.detectron2(head))
+    names = KeyMap(detectron2_detector(head))
     written, unexpected = names.write(state)
     assert not unexpected
     sequences = {2: ((0, 1, 3), 4), 3: ((0,), 1), 4: ((), 0), 5: ((), 1)}

@@ -46,8 +46,6 @@ class HieraConfig:
     """Configuration of a Hiera; the other fields are those of `SwinConfig`.
 
     Attributes:
-        embed_dim: Channels of the first stage; each further stage has twice as many.
-        depths: Blocks of each stage.
         num_heads: Attention heads of the first stage; each further stage has twice as many.
         mask_unit: Side of a mask unit in tokens of the first stage.
         global_from: First stage whose attention is global.

@@ -2,10 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Swin Transformer (V1): attention inside shifted windows, four stages, one scale each.
 
-An image is cut into patches; blocks attend inside windows of M x M tokens; every second block
-shifts the windows by half their side to connect neighbours; between stages, 2 x 2 neighbours
-are merged into one token of twice the width. Cost grows linearly with the area of the image, and
-the four stages are a feature pyramid.
+Cost grows linearly with the area of the image, and the four stages are a feature pyramid.
 
 Source:
     Liu et al. 2021, "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",

@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Swin Transformer V2: cosine attention, positions on a log scale, norms after the branches.
 
-Patches, shifted windows, merging and stages are those of V1. What is new lets the model grow: the
-similarity of queries and keys is a cosine with a learned temperature, the relative position bias
-is a small network of the offset, so that another window needs no new table, and each branch is
-normalised after it, not before.
+Patches, shifted windows, merging and stages are those of V1. The relative position bias is a small
+network of the offset, so that another window needs no new table.
 
 Source:
     Liu et al. 2022, "Swin Transformer V2: Scaling Up Capacity and Resolution", arXiv 2111.09883:
@@ -15,8 +13,8 @@ Source:
     Differs: sizes that do not divide evenly follow `size_rule`, in a stateless forward.
     The biases of queries and values are one parameter.
 
-Letters: B images, H and W sides of a map in tokens, C channels, M window side, N = M*M, h heads,
-d width of a head.
+Letters: B images, H and W sides of a map in tokens, C channels, M window side, N = M*M, h heads, d
+width of a head.
 """
 
 from __future__ import annotations

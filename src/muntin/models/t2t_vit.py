@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """T2T-ViT: overlapping patches are re-joined in steps before a narrow ViT reads them.
 
-A ViT cuts an image once and loses what lies across the cuts. Here the image is unfolded into
-overlapping pieces, a small attention layer mixes them, they are laid out as a map again, and this
-is done twice before the last projection gives the tokens of a deep and narrow ViT.
+The image is unfolded into overlapping pieces, a small attention layer mixes them, they are laid out
+as a map again; this is done twice before the last projection gives the tokens.
 
 Source:
     Yuan et al. 2021, "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet",
@@ -51,9 +50,6 @@ class T2TViTConfig:
     """Configuration of a T2T-ViT; the other fields are those of `ViTConfig`.
 
     Attributes:
-        embed_dim: Channels of a token of the backbone.
-        depth: Blocks of the backbone.
-        num_heads: Attention heads of the backbone.
         token_attention: Attention between the unfoldings: "performer" is linear in the number of
             tokens, "transformer" quadratic.
         token_dim: Channels between the unfoldings.

@@ -67,7 +67,7 @@ def find_missing(kind: str, index: int | None = None) -> str:
         return "Triton must be installed (it comes with PyTorch for CUDA on Linux)"
     missing = _find_unavailable(kind, index)
     if not missing:
-        importlib.import_module("muntin.ops.triton.window_operator").register()
+        importlib.import_module("muntin.ops.triton.window_calls").register()
     return missing
 
 
