@@ -16,7 +16,7 @@ from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader
 from muntin.heads.network import Network
 from muntin.samples import Listing
-from muntin.scoring.outputs import Outputs, Scored
+from muntin.scoring.evaluator import Outputs, Scored
 from muntin.shapes import Float
 
 __all__ = ["Autocast", "Objective", "TrainingStep"]

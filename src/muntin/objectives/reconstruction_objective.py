@@ -19,7 +19,7 @@ from muntin.features import TokenMask
 from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast, Objective
 from muntin.samples import Listing
-from muntin.scoring.outputs import Outputs, Scored, join_outputs
+from muntin.scoring.evaluator import Outputs, Scored, join_outputs
 from muntin.shapes import Bool, Float
 
 __all__ = ["MaskedImages", "MaskedReconstruction", "MeanLoss", "draw_masks"]

@@ -19,8 +19,7 @@ from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast, Objective
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
-from muntin.scoring.evaluator import compute_figures, run_network
-from muntin.scoring.outputs import Outputs, Scored
+from muntin.scoring.evaluator import Outputs, Scored, compute_figures, run_network
 from muntin.shapes import Float
 from muntin.tasks.task import Task, TrainBatch
 

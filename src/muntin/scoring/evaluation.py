@@ -24,8 +24,7 @@ from muntin.prediction.top_down import refuse_detector
 from muntin.runs import Run, read_json
 from muntin.samples import Classes, DataSets, Listing, skeleton_of
 from muntin.scoring.evaluation_plots import draw_evaluation
-from muntin.scoring.evaluator import score
-from muntin.scoring.outputs import Outputs, Scored
+from muntin.scoring.evaluator import Outputs, Scored, score
 from muntin.tasks.task import Task
 
 __all__ = ["evaluate", "pick_part"]

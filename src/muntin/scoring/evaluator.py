@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,13 +17,62 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.samples import Classes, Listing
-from muntin.scoring.outputs import Outputs, Scored, join_outputs, join_rows
-from muntin.tasks.task import ImageMeta, PredictOptions, Task
+from muntin.tasks.task import ImageMeta, Metric, PredictOptions, Task
 
 if TYPE_CHECKING:
     from muntin.prediction.predictor import Predictor
 
-__all__ = ["compute_figures", "run_network", "score"]
+__all__ = ["Outputs", "Scored", "compute_figures", "join_outputs", "run_network", "score"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outputs:
+    """Predictions for the readable images of a listing, with the ground truth.
+
+    Answers and truth have one row per image: tensors or lists. `losses` holds the loss of each
+    image, none if the task has none; `indices` the image's index in the listing.
+    """
+
+    answers: Any
+    truth: Any
+    losses: Tensor
+    indices: Tensor
+
+    @property
+    def mean_loss(self) -> dict[str, float]:
+        """The mean `loss`; empty if the task has none."""
+        return {"loss": self.losses.mean().item()} if len(self.losses) else {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """Figures, with the metric and the outputs they were computed from.
+
+    Figures of classes are lists in the order of the classes.
+    """
+
+    figures: dict[str, Any]
+    metric: Metric
+    outputs: Outputs
+    listing: Listing
+
+
+def _join_rows(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
+    """Concatenate the rows of batches: tensors, or lists."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    return [row for part in parts for row in part]
+
+
+def join_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Concatenate the outputs of several processes, about disjoint images."""
+    full = [part for part in parts if len(part.indices)] or list(parts[:1])
+    return Outputs(
+        answers=_join_rows([part.answers for part in full]),
+        truth=_join_rows([part.truth for part in full]),
+        losses=torch.cat([part.losses for part in full]),
+        indices=torch.cat([part.indices for part in full]),
+    )
 
 
 @torch.no_grad()
@@ -54,8 +104,8 @@ def run_network(
         return Outputs(answers=empty, truth=empty, losses=empty, indices=empty)
     answers, truth, losses, indices = zip(*rows, strict=True)
     return Outputs(
-        answers=join_rows(answers),
-        truth=join_rows(truth),
+        answers=_join_rows(answers),
+        truth=_join_rows(truth),
         losses=torch.cat([part for part in losses if part is not None] or [torch.empty(0)]),
         indices=torch.cat(indices),
     )
