@@ -33,14 +33,9 @@ Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class SupervisedTask:
     """One task, with what its losses need besides a batch.
 
-    Attributes:
-        task: Row of the task.
-        classes: Classes of its head.
-        labels: `Task.ground_truth` of the training listing, on the device of the network; None if
-            targets come with the images.
-        class_weights: Factor on the loss of each class.
-        label_smoothing: Share of the target spread over all classes.
-        loss_weight: Factor on all losses of the task.
+    `labels` are `Task.ground_truth` of the training listing, on the device of the network; None if
+    targets come with the images. `class_weights` are factors on the loss of each class,
+    `loss_weight` on all losses; `label_smoothing` is the share spread over all classes.
     """
 
     task: Task
