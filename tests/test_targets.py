@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from muntin.data.box_targets import to_box_targets
+from muntin.data.joint_transforms import to_box_targets
 from muntin.run_lengths import encode_mask
 from muntin.samples import Objects
 from muntin.synthetic.scenes import make_scene

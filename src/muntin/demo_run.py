@@ -56,13 +56,8 @@ class _Demo:
     """The demo of a task.
 
     Attributes:
-        write_data: Generates the data in a folder.
-        list_data: Lists them.
-        draw_tile: Draws a prediction.
         figures: Names of the metrics to print.
-        max_time_s: Seconds of training.
-        num_images: Number of drawn predictions.
-        columns: Columns of the sheet they are drawn on; 0 chooses.
+        columns: Columns of the sheet of drawn predictions; 0 chooses.
         side: Longer side of each in pixels.
     """
 

@@ -39,11 +39,7 @@ _MMAP_THRESHOLD = -3
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" prefers a GPU.
-
-    Raises:
-        ConfigError: This machine, or this build of PyTorch, has no such device.
-    """
+    """Return the device of a name; "auto" prefers a GPU."""
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -196,13 +192,9 @@ _OUT_OF_MEMORY = (
 
 
 def parse_out_of_memory(error: BaseException) -> str | None:
-    """Find the size of the allocation that failed with an out-of-memory error.
+    """Find the size of the allocation that failed, such as "2.5 GiB"; empty if unknown.
 
-    Args:
-        error: Any exception.
-
-    Returns:
-        A size such as "2.5 GiB"; empty if unknown; None if the error has another cause.
+    None if the error has another cause than a lack of memory.
 
     Example:
         >>> error = RuntimeError("can't allocate memory: you tried to allocate 8589934592")

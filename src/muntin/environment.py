@@ -26,11 +26,7 @@ __all__ = ["diagnose"]
 
 
 def diagnose() -> dict[str, Any]:
-    """Collect versions, devices and measured speeds, and run a small model forward and backward.
-
-    Returns:
-        Facts by name; ``works`` is "yes", or the error.
-    """
+    """Collect versions, devices and speeds; ``works`` is "yes", or the error of a small model."""
     device = choose_device("auto")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts: dict[str, Any] = {

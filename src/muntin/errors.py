@@ -3,7 +3,6 @@
 """Exception classes, and functions that format messages.
 
 Every message states, in this order: the requirement, the value received, its origin, the remedy.
-Users can catch `MuntinError`, or the matching builtin exception.
 """
 
 from __future__ import annotations
@@ -69,16 +68,9 @@ _SYNONYMS = {"gpu": "cuda", "nvidia": "cuda"}
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "") -> str:
-    """Format the message for an unknown name.
+    """Format the message for an unknown name, with the closest known name if there is one.
 
-    Args:
-        kind: What the name refers to, in the user's terms ("model", "option").
-        name: The unknown name.
-        known: All accepted names.
-        hint: One sentence on where to find the whole list.
-
-    Returns:
-        One or two sentences, with the closest accepted name if there is one.
+    `kind` is what the name refers to, in the user's terms; `hint` says where the whole list is.
 
     Example:
         >>> unknown_name("model", "swin_tiney", ["swin_tiny", "vit_base"])

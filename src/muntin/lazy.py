@@ -17,9 +17,7 @@ def resolve_lazily(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Build ``__getattr__`` and ``__dir__`` of a package (PEP 562).
 
-    Args:
-        package: Its ``__name__``.
-        modules: Submodule -> names that it defines, separated by spaces.
+    `modules` maps submodules to the names that they define, separated by spaces.
     """
     homes = {name: module for module, names in modules.items() for name in names.split()}
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from muntin.configs import check_range
-from muntin.data.augmentations import AnyAugmentConfig
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.keypoint_transforms import KeypointAugmentConfig
@@ -19,11 +18,17 @@ from muntin.samples import TaskKind
 __all__ = [
     "AUGMENTS",
     "RECIPES",
+    "AnyAugmentConfig",
     "MachineConfig",
     "Recipe",
     "TrainConfig",
     "find_recipe",
 ]
+
+AnyAugmentConfig = (
+    AugmentConfig | DetectionAugmentConfig | SegmentationAugmentConfig | KeypointAugmentConfig
+)
+"""Each has a `kind`, which files name; all of them are a `muntin.data.transforms.Augmentation`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from muntin.configs import KIND, from_dict, replace, to_dict
-from muntin.data.augmentations import AnyAugmentConfig
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig
 from muntin.errors import ConfigError, unknown_name
@@ -18,7 +17,7 @@ from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
-from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
+from muntin.recipes import AUGMENTS, AnyAugmentConfig, MachineConfig, TrainConfig
 from muntin.samples import TaskKind
 from muntin.zoo.families import BackboneConfig, config_from_dict, config_to_dict
 

@@ -34,16 +34,9 @@ Segmentation = list[list[float]] | dict[str, Any]
 def encode_mask(
     bitmap: Bool[np.ndarray, "h w"], *, size: Size | None = None, top: int = 0, left: int = 0
 ) -> RunLengths:
-    """Encode a mask, or a part of a larger mask that is empty elsewhere.
+    """Encode a mask, or the part at row `top`, column `left` of one of `size`, empty elsewhere.
 
-    Args:
-        bitmap: The part.
-        size: (height, width) of the whole mask; default: that of `bitmap`.
-        top: Row of the whole mask at which `bitmap` starts.
-        left: Column of the whole mask at which `bitmap` starts.
-
-    Returns:
-        The RLE of the whole mask. The cost depends on the size of the part only.
+    The cost depends on the size of the part only.
 
     Example:
         >>> whole = encode_mask(np.ones((1, 2), bool), size=(3, 4), top=1, left=1)
@@ -90,14 +83,7 @@ def shift_mask(mask: RunLengths, *, size: Size, top: int, left: int) -> RunLengt
 
 
 def to_run_lengths(segmentation: Segmentation, size: Size) -> RunLengths:
-    """Convert a mask of a COCO file to compressed RLE.
-
-    Args:
-        segmentation: Polygons, or RLE, compressed or not.
-        size: (height, width) of the image.
-
-    Returns:
-        The RLE; polygons of one object are merged.
+    """Convert a mask of a COCO file to compressed RLE; polygons of one object are merged.
 
     Example:
         >>> mask_area(to_run_lengths([[0, 0, 2, 0, 2, 2, 0, 2]], (4, 4)))

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from muntin.data.box_targets import to_box_targets
+from muntin.data.joint_transforms import to_box_targets
 from muntin.data.transforms import Sample
 from muntin.run_lengths import encode_mask
 from muntin.samples import Objects

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from muntin.data.box_targets import to_box_targets
+from muntin.data.batches import fit
 from muntin.data.detection_transforms import DetectionAugmentConfig
-from muntin.data.image_fitting import fit
+from muntin.data.joint_transforms import to_box_targets
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
 from muntin.samples import Objects, Skeleton

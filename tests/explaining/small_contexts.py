@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from muntin.data.image_fitting import center_crop
+from muntin.data.batches import center_crop
 from muntin.data.transforms import Preprocessing, normalise, to_tensor
 from muntin.explaining.context import Context
 from muntin.heads.classification_head import LinearHead

@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+from muntin.data.batches import center_crop
 from muntin.data.decoding import open_image
-from muntin.data.image_fitting import center_crop
 from muntin.data.transforms import normalise, to_tensor
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.feature_maps import find_components, show_features, title_maps

@@ -14,8 +14,9 @@ import torch
 
 import muntin
 from muntin.errors import ConfigError, DataError, MissingExtra, RunError, WeightError
-from muntin.exporting.verification import Row, require_agreement
+from muntin.exporting.verification import Row, difference_of_instances, require_agreement
 from muntin.heads.detector import FixedDetector
+from muntin.heads.instances import Instances
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.runs import WEIGHTS, Run
 from muntin.weights.weight_files import write_weights
@@ -194,6 +195,29 @@ def test_the_worst_comparison_is_named(difference):
     require_agreement(rows[:1], "a file")
     with pytest.raises(RunError, match=rf"a file.*{difference:.2g}.*32x64"):
         require_agreement(rows, "a file")
+
+
+@pytest.mark.parametrize(
+    ("count", "swapped", "passes"), [(100, 2, True), (100, 3, False), (20, 1, False)]
+)
+def test_suppression_may_keep_another_of_two_boxes(count, swapped, passes):
+    """Rounding decides between boxes that tie, but not about many of them."""
+    corners = torch.rand(count, 2, generator=torch.Generator().manual_seed(0)) * 50
+    boxes = torch.cat([corners, corners + 20], 1)
+    scores, masks = torch.linspace(0.9, 0.3, count), torch.rand(count, 1, 4, 4)
+    truth = Instances(boxes, scores, torch.zeros(count, dtype=torch.long), masks)
+    moved = boxes.clone()
+    moved[5 : 5 + swapped] += 7  # scores far from the cut-off of the list
+    assert difference_of_instances([truth], [truth], 128, 1e-3) == 0
+    found = difference_of_instances([truth], [truth._replace(boxes=moved)], 128, 1e-3)
+    assert (found <= 1e-3) == passes
+    other = masks.clone()
+    other[9, 0, 1, 1] += 0.2
+    assert difference_of_instances(
+        [truth], [truth._replace(masks=other)], 128, 1e-3
+    ) == pytest.approx(0.2, rel=1e-3)
+    broken = truth._replace(scores=scores.clone().fill_(float("nan")))
+    assert np.isnan(difference_of_instances([truth], [broken], 128, 1e-3))
 
 
 def test_a_weight_that_is_no_number(tmp_path):

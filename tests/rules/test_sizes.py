@@ -35,7 +35,6 @@ LONGER_FUNCTIONS = {
         "ops/triton/window_backward.py attend_whole_backward",
         "ops/triton/window_tiled_backward.py attend_tiled_backward_queries",
     },
-    "a body of at most 60 lines under a long docstring": {},
 }
 
 

@@ -91,14 +91,9 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
 
 
 def list_files(source: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
-    """Name everything in a folder or an archive.
+    """Name the files and the folders in a folder or an archive, sorted, relative, with slashes.
 
-    Returns:
-        The files and the folders, each sorted, relative to the source, with forward slashes.
-        Links to folders are followed, once each.
-
-    Raises:
-        DataError: There is nothing at the path, or the archive cannot be read.
+    Links to folders are followed, once each.
     """
     source = os.fspath(source)
     if Path(source).is_dir():
@@ -120,17 +115,9 @@ def list_files(source: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
 
 
 def read_bytes(source: str, path: str) -> bytes:
-    """Read one file of a folder, a zip or a tar.
+    """Read one file of a folder, a zip or a tar, as `list_files` names it.
 
-    Safe in threads and in forked or spawned workers.
-
-    Args:
-        source: The folder or archive.
-        path: The file, as `list_files` names it. For a folder, any path relative to it, or an
-            absolute one.
-
-    Raises:
-        DataError: The file is not there or cannot be read.
+    Safe in threads and in forked or spawned workers. For a folder, any path will do.
     """
     archive = _opened.get(source)
     if archive is None and (not is_archive(source) or Path(source).is_dir()):

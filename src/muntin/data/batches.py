@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batches: images of one size, or of several with padding."""
+"""Images as evaluation and prediction fit them, and batches of one size or with padding."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
 
-from muntin.data.transforms import Preprocessing
+from muntin.data.keypoint_transforms import warp_crop
+from muntin.data.transforms import Preprocessing, resize, scaled_size
 from muntin.shapes import Float, Int, Size, UInt8
-from muntin.targets import LabelMap, Target
+from muntin.targets import Keypoints, LabelMap, Target
 
 __all__ = [
     "Batch",
+    "center_crop",
     "evaluation_batch",
+    "fit",
     "pad_images",
     "padded_size",
     "split_by_size",
@@ -38,7 +42,6 @@ class Batch:
             at the bottom.
         sizes: (height, width) of the image inside each image.
         originals: (height, width) of the image that each was made of.
-        indices: Index of each image in the listing.
         weights: 1 for an image that counts; 0 for one that could not be read, or that only fills
             up the share of a process.
         num_real: Images of the whole batch, over all processes.
@@ -77,10 +80,7 @@ class Batch:
 
 
 def split_by_size(batch: Batch) -> Iterator[Batch]:
-    """Split a batch so that no image is padded more than its own size needs.
-
-    Predictions for an image must not depend on the rest of the batch.
-    """
+    """Split a batch: predictions for an image must not depend on the padding that others need."""
     padded = [(_padded(h), _padded(w)) for h, w in batch.sizes.tolist()]
     if batch.targets is None or len(set(padded)) <= 1:
         yield batch
@@ -97,11 +97,42 @@ def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
     return max(1, min(wanted, wanted * 256 * 256 // (pre.img_size[0] * pre.img_size[1])))
 
 
-def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
-    """Stack images as they were fitted: all of one size, or padded to one.
+def fit(
+    image: UInt8[Tensor, "C H W"],
+    original: Size,
+    pre: Preprocessing,
+    target: Target | None = None,
+) -> UInt8[Tensor, "C h w"]:
+    """Resize and crop an image, perhaps kept smaller than `original`, according to `pre`.
 
-    Crops are never padded: it would move the grid of their heatmaps.
+    The target of a crop of an instance holds the frame of the crop.
     """
+    if pre.fit == "instance_crop":
+        assert isinstance(target, Keypoints), "a crop has a frame"
+        return warp_crop(image, target.frame.double().numpy(), pre)
+    if pre.fit == "center_crop":
+        return center_crop(image, pre)
+    size = original if pre.fit == "sliding_window" else (image.shape[1], image.shape[2])
+    return resize(image, scaled_size(size, pre.scale_of(size)), pre.interpolation)
+
+
+def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
+    """Resize an image and read the middle, as evaluation and prediction do.
+
+    The image is scaled, keeping its proportions, until `img_size / crop_fraction` just fits inside;
+    then `img_size` is cut from the middle.
+    """
+    height, width = image.shape[-2:]
+    target = pre.img_size
+    if (height, width) != target or pre.crop_fraction != 1:
+        scale = max(target[0] / height, target[1] / width) / pre.crop_fraction
+        size = [max(target[0], round(height * scale)), max(target[1], round(width * scale))]
+        image = resize(image, (size[0], size[1]), pre.interpolation)
+    return tvf.center_crop(image, list(target))
+
+
+def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
+    """Stack images; crops are never padded: it would move the grid of their heatmaps."""
     cropped = pre.fit in ("center_crop", "instance_crop")
     return torch.stack(images) if cropped else pad_images(images)
 

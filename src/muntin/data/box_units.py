@@ -9,14 +9,11 @@ something else, and a model would learn nonsense without any complaint.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from muntin.errors import DataError
 from muntin.shapes import Float
 
 __all__ = ["require_corners", "require_fractions", "require_widths"]
-
-Array = NDArray[np.float64]
 
 _EXCESS = 1.05  # of a side: a box that reaches further was not meant so
 _MANY, _NEARLY_ALL = 0.25, 0.95
@@ -27,17 +24,10 @@ def require_widths(
 ) -> None:
     """Refuse a COCO file whose boxes are corners, or fractions of the image.
 
-    Boxes that are x, y, width, height hardly ever make sense as two corners as well: nearly all
-    of them would have to be wider than they are far from the edge. When they do, and a quarter of
-    them sticks out of the image as written, they are corners.
-
-    Args:
-        boxes: The four numbers of each, as they are written.
-        sizes: (height, width) of the image of each, in pixels.
-        where: The file, for the message.
-
-    Raises:
-        DataError: They are; the message explains how to fix the file.
+    Boxes that are x, y, width, height hardly ever make sense as two corners as well: nearly all of
+    them would have to be wider than they are far from the edge. When they do, and a quarter of them
+    sticks out of the image as written, they are corners. `sizes` are (height, width) of the image
+    of each, in pixels.
     """
     finite = np.isfinite(boxes).all(axis=1)
     boxes, sizes = boxes[finite], sizes[finite]
@@ -65,11 +55,7 @@ def require_widths(
 
 
 def require_fractions(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
-    """Refuse YOLO labels (centre x, centre y, width, height) in pixels.
-
-    Raises:
-        DataError: Half of the boxes have a number that no fraction of an image can be.
-    """
+    """Refuse YOLO labels half of which no fractions (centre x, centre y, width, height) can be."""
     boxes = boxes[np.isfinite(boxes).all(axis=1)]
     if len(boxes) and (boxes.max(axis=1) > 2).mean() >= 0.5:
         message = (
@@ -81,11 +67,7 @@ def require_fractions(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
 
 
 def require_corners(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
-    """Refuse VOC boxes whose second corner is not right of and below the first.
-
-    Raises:
-        DataError: It is so for most of them.
-    """
+    """Refuse VOC boxes if the second corner of most is not right of and below the first."""
     boxes = boxes[np.isfinite(boxes).all(axis=1)]
     left, top, right, bottom = boxes.T
     wrong = (right < left) | (bottom < top)

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from muntin.data.archives import read_bytes
-from muntin.data.box_targets import to_box_targets
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import decode
-from muntin.data.joint_transforms import Window
+from muntin.data.joint_transforms import Window, to_box_targets
 from muntin.data.keypoint_transforms import crop_box, crop_region, to_keypoints
 from muntin.data.label_files import LabelFile, read_mask
 from muntin.data.transforms import Preprocessing, Sample, resize, scaled_size, to_tensor
@@ -35,25 +34,12 @@ ZOOM = 1.5
 class ImageCache:
     """The decoded images of a listing, kept in memory when they fit.
 
-    Images are kept no larger than training and evaluation can use. One that cannot be read is
-    an error in strict mode, and otherwise noted in `unreadable` and given weight 0.
-
-    Args:
-        listing: Which images.
-        pre: Sizes and channels wanted.
-        config: Memory allowed, and strictness.
-        training: Whether to serve training only. Masks then have the size of the cached image
-            rather than that of the original, which scoring compares, and large JPEGs of a single
-            label are decoded at 1/2, 1/4 or 1/8 of their size where that leaves enough pixels:
-            faster, and other pixels than prediction sees.
-        mask_reader: Decodes the mask of an image.
-
-    Attributes:
-        unreadable: Why an image is left out, by its index.
-        stacked: All images in one tensor, (N, C, H, W), if they are in memory and of one size.
-
-    Raises:
-        DataError: Strict, and an image cannot be read; or none can be read.
+    Images are kept no larger than training and evaluation can use. One that cannot be read is an
+    error in strict mode, and otherwise noted in `unreadable`, by index, and given weight 0. Where
+    only `training` is served, masks have the size of the cached image rather than that of the
+    original, which scoring compares, and large JPEGs of a single label are decoded at 1/2, 1/4 or
+    1/8 of their size where that leaves enough pixels: faster, and other pixels than prediction
+    sees. `stacked` holds all images, (N, C, H, W), if they are in memory and of one size.
     """
 
     def __init__(
@@ -114,11 +100,7 @@ class ImageCache:
         warnings.warn(text, MuntinWarning, stacklevel=3)
 
     def retry(self, indices: Iterable[int]) -> None:
-        """Read again what a worker process could not, to record it in this one.
-
-        Raises:
-            DataError: Strict, and an image cannot be read.
-        """
+        """Read again what a worker process could not, to record it in this one."""
         for index in indices:
             if index not in self.unreadable:
                 self._read(index)
@@ -158,7 +140,6 @@ class ImageCache:
         return Keypoints.empty(len(self.listing.skeleton.names))
 
     def _stack(self) -> Tensor | None:
-        """Stack images of equal size into one tensor, from which batches are indexed."""
         kept = self._kept or []
         shapes = {image.pixels.shape for image in kept if image is not None}
         if self.pre.fit != "center_crop" or len(shapes) != 1:
@@ -192,7 +173,6 @@ class ImageCache:
             return None
 
     def _cut_out(self, entry: Entry, box: tuple[float, ...], image: Tensor) -> Sample:
-        """The region of an image around an instance, and its keypoints."""
         assert entry.objects is not None, "an instance is one of the objects"
         frame = crop_box(box, self.pre)
         region = crop_region(image, frame, self.pre)
@@ -228,7 +208,6 @@ class ImageCache:
 
 
 def _require_size(entry: Entry, size: Size) -> None:
-    """Refuse an image whose annotations are for another size."""
     if entry.objects is not None and entry.size not in (None, size):
         message = (
             f"{entry.path!r} must have the size in its annotations, {entry.size}, got "

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check a whole data set before training, and report every fault.
 
-Training fails on an error; a warning makes its metrics less reliable. `check` reads every image and
-finds what any task suffers from; what is particular to a task is a function that it calls.
+Training fails on an error; a warning makes its metrics less reliable.
 """
 
 from __future__ import annotations
@@ -17,16 +16,19 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from muntin.data.annotation import warning
 from muntin.data.archives import read_bytes
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import ImageInfo, decode_with_facts
+from muntin.data.objects import warning
 from muntin.data.splitting import split
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem
 from muntin.shapes import Size
 
-__all__ = ["CheckedImage", "Parts", "Report", "Summary", "check"]
+__all__ = ["THREADS", "CheckedImage", "Parts", "Report", "Summary", "check"]
+
+THREADS = 2
+"""Images that are decoded at the same time."""
 
 _TINY = 8  # pixels
 _AT_ONCE = 1024
@@ -41,8 +43,6 @@ class Report:
     """What a check found.
 
     Attributes:
-        task: The task that the data set was read for.
-        source: The path that was given.
         lines: The data set in a few lines, for the terminal.
         counts: The same as numbers, (name, count) each.
         problems: Errors first, then warnings.
@@ -77,10 +77,8 @@ class CheckedImage:
 
     Attributes:
         part: The set that it is in.
-        entry: What the listing knows of it.
         digest: Equal for equal pixels.
         size: (height, width) in pixels, upright.
-        facts: Format and orientation of its file.
         fault: Why it cannot be read; "" when it can.
     """
 
@@ -114,20 +112,10 @@ def check(
     path: str | os.PathLike[str],
     list_data: Callable[[], DataSets],
     look_at: Callable[[Parts, Sequence[CheckedImage]], Summary],
-    *,
-    num_threads: int = 2,
 ) -> Report:
-    """Read every image of a data set.
+    """Read every image of a data set; `look_at` judges the sets and the images that can be read.
 
-    Args:
-        task: For the report.
-        path: The data set, for the report.
-        list_data: Lists it.
-        look_at: Judges the sets and their images, those that can be read.
-        num_threads: Images decoded at the same time.
-
-    Returns:
-        The report. Faulty data never raises: a layout that cannot be read gives one error.
+    Faulty data never raises: a layout that cannot be read gives one error.
     """
     try:
         data = list_data()
@@ -135,7 +123,7 @@ def check(
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task=task, source=str(path), problems=(problem,))
     parts = data.parts
-    seen = list(_read_all(parts, num_threads))
+    seen = list(_read_all(parts))
     good = [one for one in seen if not one.fault]
     found = look_at(parts, good)
     problems = [
@@ -167,14 +155,13 @@ def check(
     )
 
 
-def _read_all(parts: Parts, num_threads: int) -> Iterator[CheckedImage]:
-    """Read every image, in the order of the listings, several at the same time."""
+def _read_all(parts: Parts) -> Iterator[CheckedImage]:
     work = (
         (part, listing.source, entry)
         for part, listing in parts.items()
         for entry in _one_per_image(listing)
     )
-    with ThreadPoolExecutor(max_workers=num_threads) as pool:
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
         while batch := list(islice(work, _AT_ONCE)):
             yield from pool.map(lambda job: _look(*job), batch, chunksize=1)
 
@@ -243,7 +230,6 @@ def _find_unsplit(parts: Parts) -> Iterator[Problem]:
 
 
 def _describe_images(seen: Sequence[CheckedImage]) -> Iterator[str]:
-    """Sizes and pixel formats."""
     if not seen:
         return
     heights, widths = zip(*(one.size for one in seen), strict=True)

@@ -164,16 +164,7 @@ def _list_set(folder: _Folder, class_names: Sequence[str] | None) -> Listing:
 def order_classes(
     found: Iterable[str], wanted: Sequence[str] | None, where: str
 ) -> tuple[tuple[str, ...], Mapping[str, int]]:
-    """Give the class names in the order of their numbers, and the number of each.
-
-    Args:
-        found: Names in the data set.
-        wanted: Classes of a trained run; None sorts the names.
-        where: Where they were found, for messages.
-
-    Raises:
-        DataError: There are fewer than two classes, or some that the run does not have.
-    """
+    """Give the names in the order of their numbers, sorted without `wanted`, and each number."""
     names = sorted(set(found))
     if wanted is None and len(names) < 2:
         message = (

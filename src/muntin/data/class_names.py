@@ -20,20 +20,10 @@ def clean_class_name(name: object) -> str:
 def number_classes(
     found: Iterable[str], used: Collection[str], wanted: Sequence[str] | None, where: str
 ) -> tuple[tuple[str, ...], Mapping[str, int]]:
-    """Give each class its number.
+    """Give the names in the order of the numbers, and the number of each name.
 
-    Args:
-        found: Classes that the data set lists, in order.
-        used: Those of them that images or objects have.
-        wanted: Classes of a trained run, which the numbers follow.
-        where: Where the data set is, for messages.
-
-    Returns:
-        The names in the order of the numbers, and the number of each name. With `wanted`, a class
-        that is listed only has none.
-
-    Raises:
-        DataError: There is no class, or the run does not know one.
+    `found` lists the classes in order, `used` those of them that images or objects have. Numbers
+    follow `wanted`, the classes of a trained run; a class that is only listed then has none.
     """
     names = tuple(dict.fromkeys(found))
     if wanted is None:
@@ -55,11 +45,7 @@ def refuse_unknown(
     where: str,
     advice: str = "Rename or remove them.",
 ) -> None:
-    """Refuse classes that a trained run does not have.
-
-    Raises:
-        DataError: There are some.
-    """
+    """Refuse classes that a trained run does not have."""
     if unknown:
         message = (
             f"Classes must be among the {len(wanted)} that the run was trained on "

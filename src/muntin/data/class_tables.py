@@ -29,7 +29,6 @@ class Row:
 
     Attributes:
         path: The file, relative to the folder of the CSV (or absolute), with forward slashes.
-        classes: Its classes, none to many.
         group: What must stay together in a split; "" = nothing.
         split: The set in the CSV: train, val, test or "".
     """
@@ -44,9 +43,6 @@ def read_table(place: Path) -> list[Row]:
     """Read a CSV in UTF-8 with the columns `path` and `class`, and perhaps `group` and `split`.
 
     Several classes of an image are separated by `;` or `|`; an empty cell is an image of no class.
-
-    Raises:
-        DataError: A column is missing, there are no rows, or an image is not there.
     """
     try:
         with place.open(encoding="utf-8-sig", newline="") as file:

@@ -96,15 +96,9 @@ class AugmentConfig(Augmentation):
         uniforms: NDArray[np.float64],
         pre: Preprocessing,
     ) -> UInt8[Tensor, "B C h w"]:
-        """Crop, resize, mirror and erase a whole batch at once.
+        """Crop, resize to `pre.img_size`, mirror and erase images of one size, all at once.
 
-        Args:
-            images: Images of one size.
-            uniforms: `BATCH_DRAWS` numbers in [0, 1) an image.
-            pre: Gives the size of the result and the colour of erased boxes.
-
-        Returns:
-            The batch at `pre.img_size`.
+        `uniforms` are `BATCH_DRAWS` numbers in [0, 1) an image.
         """
         area, ratio, top, left, flip, flip_vertical, *box = torch.from_numpy(uniforms).float().T
         area = self.crop_scale + (1 - self.crop_scale) * area
@@ -129,10 +123,7 @@ class AugmentConfig(Augmentation):
 
 @functools.lru_cache(maxsize=8)
 def _build_transform(config: AugmentConfig, pre: Preprocessing) -> v2.Compose:
-    """Compose torchvision's transforms for one uint8 image; the result has `img_size`.
-
-    They keep nothing between images, so that one set serves all.
-    """
+    """Compose transforms, which keep nothing between images, so that one set serves all."""
     mode = InterpolationMode(pre.interpolation)
     steps: list[torch.nn.Module] = [
         v2.RandomResizedCrop(

@@ -3,8 +3,7 @@
 """COCO: one JSON with the images, annotations and categories of a set.
 
 Boxes are x, y, width, height in pixels, with (0, 0) the outer corner of the image. Numbers of
-categories may have gaps. Images are found by the ends of their names, wherever they lie below
-the place that was given.
+categories may have gaps.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from muntin.data.archives import read_bytes
 from muntin.data.box_units import require_widths
 from muntin.data.class_names import clean_class_name, number_classes
 from muntin.data.coco_images import Id, ImageRecord, Row, find_images, plain_id
-from muntin.data.coco_keypoints import KEYS, Points, common_points, explain_json, points_of
 from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
@@ -33,6 +32,7 @@ from muntin.data.objects import (
 )
 from muntin.data.readers import Reader, Source, count_others, explain_some
 from muntin.data.segmentations import box_of, clean_segmentation
+from muntin.data.skeletons import Points, common_points, points_of
 from muntin.data.trees import PARTS, Tree, part_in, part_of, read_json
 from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Skeleton
@@ -43,6 +43,7 @@ __all__ = ["COCO", "COCO_KEYPOINTS"]
 # Other files that lie beside the instances of COCO.
 _OTHER_KINDS = ("captions_", "image_info_", "panoptic_", "stuff_")
 _MAX_TO_OPEN = 24
+_KEYS = ("images", "annotations", "categories")
 
 _Files = tuple[dict[str, str], list[str]]
 """The JSON of each part, and those that belong to no part."""
@@ -75,10 +76,6 @@ def _recognise(source: Source, *, keypoints: bool = False) -> _Files | None:
     # A file that the user names is read whatever it looks like: errors then name what is missing.
     part = part_in(source.path.stem) or part_of(source.name.split("/")[:-1]) or "train"
     return {part: source.name}, []
-
-
-def _recognise_keypoints(source: Source) -> _Files | None:
-    return _recognise(source, keypoints=True)
 
 
 def _find(tree: Tree, keypoints: bool) -> _Files:
@@ -169,8 +166,7 @@ def _read_file(tree: Tree, part: str, path: str, masks: bool) -> _File:
     data = read_json(tree.source, path, hook=None if masks else forget)
     got = "a list" if isinstance(data, list) else f"a {type(data).__name__}"
     if isinstance(data, dict):
-        lacking = [key for key in KEYS if not isinstance(data.get(key), list)]
-        got = f"no {' and no '.join(lacking)} in it" if lacking else ""
+        got = f"{lacks} in it" if (lacks := _name_lacking(data)) else ""
     if got:
         message = (
             f"A COCO JSON must be an object with the lists images, annotations and categories, "
@@ -247,10 +243,7 @@ def _boxes_and_sizes(file: _File) -> tuple[NDArray[np.float64], NDArray[np.float
         if all(type(number) in (int, float) for number in bbox):
             boxes.append(bbox)
             sizes.append(image.size)
-    return (
-        np.array(boxes, np.float64).reshape(-1, 4),
-        np.array(sizes, np.float64).reshape(-1, 2),
-    )
+    return np.array(boxes, float).reshape(-1, 4), np.array(sizes, float).reshape(-1, 2)
 
 
 def _is_leftover(name: str, parents: Mapping[str, str]) -> bool:
@@ -338,6 +331,24 @@ def _read_annotation(
     )
 
 
+def _explain(tree: Tree, path: str) -> str:
+    """Explain why a JSON is not recognised as COCO."""
+    try:
+        if not read_bytes(tree.source, path).strip():
+            return f"{path!r} is empty"
+        values = read_json(tree.source, path)
+    except DataError:
+        return f"{path!r} is no JSON that is whole"
+    if not isinstance(values, dict):
+        return f"{path!r} holds a {type(values).__name__}, not an object with images"
+    return f"{path!r} has {_name_lacking(values)}"
+
+
+def _name_lacking(values: Row) -> str:
+    lacking = [key for key in _KEYS if not isinstance(values.get(key), list)]
+    return f"no {' and no '.join(lacking)}" if lacking else ""
+
+
 COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="COCO",
     recognise=_recognise,
@@ -350,9 +361,9 @@ COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
 
 COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="COCO",
-    recognise=_recognise_keypoints,
+    recognise=partial(_recognise, keypoints=True),
     read=_read,
     looks_for="COCO (a JSON such as annotations/person_keypoints_train.json)",
     file="a COCO .json",
-    reject=explain_some(".json", explain_json),
+    reject=explain_some(".json", _explain),
 )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from muntin.data.annotation import AnnotationReport
+from muntin.data.objects import AnnotationReport
 from muntin.data.trees import Tree, clean_name, fold, part_of, read_size
 from muntin.errors import DataError, shorten
 from muntin.shapes import Size
@@ -61,20 +61,9 @@ def plain_id(value: object) -> Id | None:
 def find_images(
     images: Sequence[Any], tree: Tree, json_path: str, part: str, findings: AnnotationReport
 ) -> dict[Id, ImageRecord]:
-    """Find each image of a JSON.
+    """Find each image of a JSON, by id; `part` is the set that it describes.
 
-    Args:
-        images: The rows of its `images`.
-        tree: Where to look.
-        json_path: The JSON, for messages and as the place to look near.
-        part: The set that it describes.
-        findings: Where images that are not there, or are there twice, are noted.
-
-    Returns:
-        The image of each id. Two ids of one file share its image.
-
-    Raises:
-        DataError: A row has no id or name, two files have one id, or no image is there.
+    Images that are not there, or are there twice, are noted; two ids of one file share its image.
     """
     rows = _name_rows(images, json_path)
     names = [name for name, _ in rows.values()]

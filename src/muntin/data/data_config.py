@@ -53,11 +53,7 @@ class DataConfig:
 
 
 def change_reading(reading: DataConfig, settings: Mapping[str, object]) -> DataConfig:
-    """Give a copy with some fields set: ``{"data.ignored": "255"}``.
-
-    Raises:
-        ConfigError: There is no such field, or a value does not fit it.
-    """
+    """Give a copy with some fields set: ``{"data.ignored": "255"}``."""
     texts = [(name.removeprefix("data."), str(value)) for name, value in settings.items()]
     changed: DataConfig = with_texts(reading, texts)
     return changed

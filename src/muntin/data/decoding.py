@@ -1,20 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the bytes of an image file to an array, through Pillow.
+"""From the bytes of an image file to 8-bit RGB, through Pillow.
 
-What happens to images that are not plain 8-bit RGB:
-
-- EXIF orientation is applied, so the array is what a viewer shows.
-- Grey becomes three equal channels. A palette is looked up.
-- Transparency is dropped, not composited: the colour stored under it is what the model sees. This
-  is what torchvision and timm do, hence what published weights were trained with.
-- 16-bit grey is divided by 257 and rounded, so 65535 becomes 255. (16-bit RGB is brought to 8 bits
-  by Pillow itself, which keeps the high byte.) Integers beyond 16 bits are stretched from their
-  lowest to their highest value.
-- Float images: values within [0, 1] are multiplied by 255, values within [0, 255] rounded,
-  others stretched from lowest to highest; NaN is 0.
-- CMYK and the other colour spaces of JPEG are converted by Pillow, without a colour profile.
-- Of several frames the first is taken.
+EXIF orientation is applied. Of several frames the first is taken. Transparency is dropped, not
+composited, as torchvision and timm do, hence what published weights were trained with. 16-bit grey
+is divided by 257 and rounded; integers beyond 16 bits are stretched from lowest to highest. Floats
+within [0, 1] are multiplied by 255, within [0, 255] rounded, others stretched; NaN is 0. Of 16-bit
+RGB, Pillow keeps the high byte; it converts CMYK and the like without a colour profile.
 """
 
 from __future__ import annotations
@@ -77,20 +69,11 @@ class ImageInfo:
 def decode(
     data: bytes, *, where: str, shrink_hint: int | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode an image file.
+    """Decode an image file, whole in `data`, to writable and contiguous pixels.
 
-    Args:
-        data: The whole file.
-        where: The name of the file, for messages.
-        shrink_hint: When a JPEG is at least twice as large as needed, decode it at 1/2, 1/4 or 1/8
-            of its size, such that no side becomes shorter than this many pixels. Faster, and
-            approximate: other pixels than decoding in full and resizing. Off when None.
-
-    Returns:
-        The pixels, writable and contiguous.
-
-    Raises:
-        DataError: The file is empty, cut off, not an image, or far too large.
+    With `shrink_hint`, a JPEG that is at least twice as large as needed is decoded at 1/2, 1/4 or
+    1/8 of its size, such that no side becomes shorter than this many pixels. Faster, and
+    approximate: other pixels than decoding in full and resizing.
     """
     return decode_with_facts(data, where=where, shrink_hint=shrink_hint)[0]
 
@@ -121,17 +104,10 @@ def decode_with_facts(
 
 
 def open_image(image: str | Path | Image.Image | np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
-    """Bring what a user may hold to an 8-bit RGB array.
+    """Bring what a user may hold to an 8-bit RGB array; never a view of what was given.
 
-    Args:
-        image: A path; a PIL image, whose EXIF orientation is applied; or a uint8 array, H W (grey),
-            H W 1, H W 3 (RGB, not BGR) or H W 4 (RGBA; A is dropped).
-
-    Returns:
-        The pixels; never a view of what was given.
-
-    Raises:
-        DataError: It is something else, or the file cannot be read.
+    The EXIF orientation of a PIL image is applied. An array is uint8, H W (grey), H W 1, H W 3
+    (RGB, not BGR) or H W 4 (RGBA; A is dropped).
     """
     if isinstance(image, str | Path):
         try:
@@ -177,7 +153,7 @@ def _from_array(image: np.ndarray) -> np.ndarray:
 
 
 def open_header(file: io.BytesIO | Path) -> Image.Image:
-    """Open an image with Pillow and read its header; `MAX_PIXELS` is checked by the caller.
+    """Open an image and read its header; `MAX_PIXELS` is checked by the caller.
 
     Pillow's own limit, which is global, is lifted for as long as that takes.
     """

@@ -87,7 +87,6 @@ def _explain(tree: Tree, path: str) -> str:
 
 
 def _describe_head(rows: list[list[str]]) -> str:
-    """What is amiss at the top of a CSV."""
     if any(row and row[0].lower().startswith(("scorer;", "bodyparts;")) for row in rows):
         return "has semicolons between its cells: save it with commas, and points in its numbers"
     cells = [row[0] for row in rows[: len(_HEAD)] if row]
@@ -211,15 +210,14 @@ def _read_points(
     for (one, part), (x, y) in columns.items():
         if one not in names:  # of no individual: every instance has it
             continue
+        message = f"{part} is ({row[x]}, {row[y]})"
         try:
             values = [float(row[place]) if row[place].strip() else math.nan for place in (x, y)]
         except ValueError as error:
-            message = f"{part} is ({row[x]}, {row[y]})"
             raise ValueError(message) from error
         if all(map(math.isfinite, values)):
             points[names.index(one), keypoints.index(part)] = (*values, 2)
         elif any(map(math.isfinite, values)) or any(map(math.isinf, values)):
-            message = f"{part} is ({row[x]}, {row[y]})"
             raise ValueError(message)
     return points
 

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which images a data set has and what objects are annotated in them, found by looking at it.
 
-The first of `READERS` that recognises the files reads them. No image is decoded; where the
-annotations lack its size, it is read from the head of the file.
+No image is decoded; where the annotations lack its size, it is read from the head of the file.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from muntin.data.annotation import warning
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
-from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest
+from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest, warning
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
 from muntin.data.segmentations import box_of
 from muntin.data.voc import VOC
@@ -42,26 +40,15 @@ def list_detect(
     """List the images of a data set and the objects in them.
 
     Invalid annotations are left out and reported in `problems`: boxes without area or outside their
-    image, numbers that are not finite, unknown classes and images, duplicate
-    annotations, broken masks, missing images. Boxes are clipped to the image.
+    image, numbers that are not finite, unknown classes and images, duplicate annotations, broken
+    masks, missing images, with `masks` also objects without one. Boxes are clipped to the image.
     Images without objects stay.
 
-    Args:
-        path: A folder, a .zip or .tar, a COCO .json, or the data.yaml of a YOLO data set.
-        class_names: Classes of a trained run; class numbers then follow them by name. When left
-            out, they follow the numbers of COCO's categories, the sorted names of VOC, or the
-            numbers of YOLO.
-        masks: Whether every object must have a mask: one that has none is left out. Without,
-            masks are not kept.
-        readers: Layouts to try, in this order.
-
-    Returns:
-        The sets; a single set is in `train`, whatever its name. Boxes are left, top,
-        right and bottom edge in pixels.
-
-    Raises:
-        DataError: The path or the layout is wrong, or a whole file is in another unit or order
-            than its format requires; the message names what and where.
+    `path` is a folder, a .zip or .tar, a COCO .json, or the data.yaml of a YOLO data set. Class
+    numbers follow `class_names`, those of a trained run; else the numbers of COCO's categories, the
+    sorted names of VOC, or the numbers of YOLO. A single set is in `train`, whatever its name. A
+    DataError tells that the layout is unknown, or a whole file in another unit or order than its
+    format requires.
     """
     reader, source, found = find_reader(path, readers, what="annotated objects")
     findings = AnnotationReport()
@@ -101,17 +88,10 @@ _THIN = 2  # pixels
 _MIN_OVERLAP = 0.25  # of a box and that of the mask
 
 
-def check_detect(
-    path: str | os.PathLike[str], *, masks: bool = False, num_threads: int = 2
-) -> Report:
-    """Check a data set of objects: `path` and `masks` as in `list_detect`, the rest as `check`."""
-    return check(
-        "instance" if masks else "detect",
-        path,
-        lambda: list_detect(path, masks=masks),
-        _look_at_objects,
-        num_threads=num_threads,
-    )
+def check_detect(path: str | os.PathLike[str], *, masks: bool = False) -> Report:
+    """Check a data set of objects, given as to `list_detect`."""
+    task = "instance" if masks else "detect"
+    return check(task, path, lambda: list_detect(path, masks=masks), _look_at_objects)
 
 
 def _look_at_objects(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:

@@ -76,12 +76,7 @@ class DetectionAugmentConfig(Augmentation):
     def augment(
         self, sample: Sample, pre: Preprocessing, seed: int, skeleton: Skeleton | None = None
     ) -> Sample:
-        """See `Augmentation`.
-
-        Returns:
-            The changed image, not padded, and the objects that are still in it. It is never larger
-            than the window, except with `short_sides`.
-        """
+        """See `Augmentation`; not padded, and no larger than the window, but for `short_sides`."""
         rng = np.random.default_rng(seed)
         image, targets = sample.pixels, sample.target
         assert isinstance(targets, BoxTargets), "images with objects have boxes"

@@ -18,11 +18,20 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.transforms import Interpolation, resize
-from muntin.samples import Skeleton
+from muntin.run_lengths import decode_mask, to_run_lengths
+from muntin.samples import Objects, Skeleton
 from muntin.shapes import Float, Size, UInt8
 from muntin.targets import BoxTargets
 
-__all__ = ["Window", "drop_unseen", "find_place", "fit_part", "jitter_colors", "move_boxes"]
+__all__ = [
+    "Window",
+    "drop_unseen",
+    "find_place",
+    "fit_part",
+    "jitter_colors",
+    "move_boxes",
+    "to_box_targets",
+]
 
 MIN_VISIBLE = 0.25
 """Objects of which a crop keeps less than this part of the box are dropped."""
@@ -63,10 +72,8 @@ class Window(NamedTuple):
     def move_points(self, xy: Float[Tensor, "... 2"], middle: float) -> Float[Tensor, "... 2"]:
         """Give where points come to lie, before any turn.
 
-        Args:
-            xy: Points in the image.
-            middle: Where the middle of the first pixel lies: 0.5 for edges of boxes, 0 for
-                keypoints.
+        `middle` is where the middle of the first pixel lies: 0.5 for edges of boxes, 0 for
+        keypoints.
         """
         top, left, high, wide = self.part
         offset = 0.5 - middle
@@ -189,3 +196,48 @@ def _boxes_of_masks(targets: BoxTargets) -> tuple[Tensor, Tensor]:
     tight = tight.scatter_reduce(0, owners, sides, "amin")[1:]
     has = tight[:, 0].isfinite()
     return torch.where(has[:, None], tight * torch.tensor([1, 1, -1, -1]), 0.0), has
+
+
+def to_box_targets(objects: Objects, original: Size, kept: Size) -> BoxTargets:
+    """Bring objects from the pixels of the original to those of the image as it is kept."""
+    window, single = Window((0, 0, *original), kept), ~objects.crowd
+    boxes = torch.from_numpy(objects.boxes).float().view(-1, 2, 2)
+    boxes = window.move_points(boxes, 0.5).view(-1, 4)
+    points = None
+    if objects.keypoints is not None:
+        rows = torch.from_numpy(objects.keypoints[single]).float()
+        points = torch.cat([window.move_points(rows[:, :, :2], 0.0), rows[:, :, 2:]], dim=2)
+    layers, layer_of = _draw_layers(objects, original, window)
+    return BoxTargets(
+        boxes=boxes[single],
+        class_ids=torch.from_numpy(objects.class_ids[single]).long(),
+        ignored=boxes[~single],
+        layers=layers,
+        layer_of=layer_of,
+        points=points,
+    )
+
+
+def _draw_layers(objects: Objects, original: Size, window: Window) -> tuple[Tensor, Tensor]:
+    """Masks of the objects that are no crowds, in as few layers as a greedy search finds."""
+    masks = [mask for mask, crowd in zip(objects.masks, objects.crowd, strict=False) if not crowd]
+    layers: list[np.ndarray] = []
+    layer_of = np.full(int((~objects.crowd).sum()), -1, np.int64)
+    for number, mask in enumerate(masks):
+        if mask is None:
+            continue
+        drawn = torch.from_numpy(decode_mask(to_run_lengths(mask, original)))
+        bitmap = (drawn if window.size == original else window.move_labels(drawn)).numpy()
+        lines, places = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+        if not len(lines):
+            continue
+        part = slice(lines[0], lines[-1] + 1), slice(places[0], places[-1] + 1)
+        inside = bitmap[part]
+        at = next((i for i, layer in enumerate(layers) if not layer[part][inside].any()), None)
+        if at is None:
+            at = len(layers)
+            layers.append(np.zeros(window.size, np.int32))
+        layers[at][part][inside] = number + 1
+        layer_of[number] = at
+    stacked = np.stack(layers) if layers else np.zeros((0, *window.size), np.int32)
+    return torch.from_numpy(stacked), torch.from_numpy(layer_of)

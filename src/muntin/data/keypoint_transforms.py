@@ -150,12 +150,7 @@ class Affine(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A part of an image that holds an instance and something around it.
-
-    Attributes:
-        pixels: The part, perhaps made smaller.
-        to_region: From points of the image to points of the part.
-    """
+    """A part of an image, perhaps made smaller, that holds an instance and something around it."""
 
     pixels: UInt8[Tensor, "C h w"]
     to_region: Affine
@@ -167,14 +162,9 @@ class Region(NamedTuple):
 
 
 def crop_box(box: Box, pre: Preprocessing) -> Frame:
-    """Give what is seen of an instance: a frame with the proportions of the crop.
+    """Give what is seen of an instance: its box, widened to the proportions of the crop.
 
-    Args:
-        box: Left, top, right and bottom edge of the instance.
-        pre: Says size, padding and alignment of the crop.
-
-    Returns:
-        Left, top, right and bottom, from point to point.
+    The box is made of edges, the frame goes from point to point.
     """
     left, top, right, bottom = (float(edge) for edge in box)
     wide, high = max(right - left, 1.0), max(bottom - top, 1.0)
@@ -233,13 +223,7 @@ def to_keypoints(objects: Objects, instance: int, frame: Frame, region: Region) 
 def warp_crop(
     image: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing
 ) -> UInt8[Tensor, "C h w"]:
-    """Give an instance as evaluation and prediction see it.
-
-    Args:
-        image: An image, or a region of one.
-        frame: Of the instance, in its points.
-        pre: Says size and alignment.
-    """
+    """Give an instance as prediction sees it, by its frame in an image or in a region of one."""
     return _warp(image, crop_transform(frame, pre), pre.img_size)
 
 

@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the bytes of a mask file, or from objects, to the class of each pixel.
 
-The values of a mask identify classes. A palette image holds both, the index of a colour and
-the colour; the encoding decides which of them is the class. Values are never rounded, mixed
-or scaled.
+Values are never rounded, mixed or scaled; of a palette, the encoding takes the index or the colour.
 """
 
 from __future__ import annotations
@@ -47,12 +45,7 @@ class LabelFile(NamedTuple):
 
 
 def pack_color(color: tuple[int, int, int]) -> int:
-    """Give one number for a colour.
-
-    Example:
-        >>> hex(pack_color((60, 16, 152)))
-        '0x3c1098'
-    """
+    """Give one number for a colour: 0xRRGGBB."""
     red, green, blue = color
     return red << 16 | green << 8 | blue
 
@@ -60,14 +53,8 @@ def pack_color(color: tuple[int, int, int]) -> int:
 def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, "H W"]:
     """Read the values of a mask file: one number a pixel.
 
-    Args:
-        data: The whole file.
-        where: Its name, for messages.
-        as_colors: Whether values are colours (`pack_color`); else indices: of a palette, or the
-            grey value. An image of three equal channels is grey.
-
-    Raises:
-        DataError: It cannot be read, or has colours where indices are wanted.
+    Values are colours (`pack_color`), or else indices: of a palette, or the grey value. An image of
+    three equal channels is grey; any other that has colours where indices are wanted is refused.
     """
     try:
         with open_header(io.BytesIO(data)) as image:
@@ -124,11 +111,7 @@ def count_values(values: Int[np.ndarray, "H W"]) -> dict[int, int]:
 
 
 def read_labels(data: bytes, encoding: MaskEncoding, *, where: str) -> LabelFile:
-    """Read a mask file, whole in `data`, as classes; values of no class are ignored too.
-
-    Raises:
-        DataError: It cannot be read.
-    """
+    """Read a mask file, whole in `data`, as classes; values of no class are ignored too."""
     values = read_values(data, where=where, as_colors=encoding.kind == "color")
     known = np.array([*encoding.values, *encoding.ignored], np.int64)
     labels = np.r_[np.arange(len(encoding.values)), np.full(len(encoding.ignored), IGNORED)]
@@ -144,13 +127,8 @@ def read_labels(data: bytes, encoding: MaskEncoding, *, where: str) -> LabelFile
 def draw_objects(objects: Objects, size: Size, encoding: MaskEncoding) -> Int[np.ndarray, "H W"]:
     """Draw the classes of all pixels; where objects overlap, the smaller one is seen.
 
-    Args:
-        objects: With masks.
-        size: (height, width) of the image in pixels.
-        encoding: The number that objects of each class have; -1 for the background.
-
-    Returns:
-        Class numbers; -1 where there is no object, if the background is no class.
+    `encoding` holds the number that objects of each class have; -1 for the background. Where there
+    is no object, pixels are -1 if the background is no class.
     """
     label_of = {value: label for label, value in enumerate(encoding.values)}
     background = label_of.get(-1, IGNORED)
@@ -164,11 +142,7 @@ def draw_objects(objects: Objects, size: Size, encoding: MaskEncoding) -> Int[np
 
 
 def read_mask(listing: Listing, entry: Entry) -> LabelFile:
-    """Read the mask of an image of a listing, or draw it from its objects.
-
-    Raises:
-        DataError: It cannot be read.
-    """
+    """Read the mask of an image of a listing, or draw it from its objects."""
     assert listing.encoding is not None, "masks have an encoding"
     if entry.objects is not None:
         assert entry.size is not None, "images with objects have a size"

@@ -8,10 +8,10 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from muntin.data.annotation import warning
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.class_folders import CLASS_FOLDERS
 from muntin.data.class_tables import CLASS_TABLE
+from muntin.data.objects import warning
 from muntin.data.readers import Reader, find_reader
 from muntin.errors import plural, shorten
 from muntin.samples import DataSets, Problem
@@ -25,10 +25,7 @@ READERS: tuple[Reader[Sequence[str] | None, DataSets], ...] = (CLASS_TABLE, CLAS
 
 
 def list_classify(
-    path: str | os.PathLike[str],
-    *,
-    class_names: Sequence[str] | None = None,
-    readers: Sequence[Reader[Sequence[str] | None, DataSets]] = READERS,
+    path: str | os.PathLike[str], *, class_names: Sequence[str] | None = None
 ) -> DataSets:
     """List the images of a classification data set and their classes.
 
@@ -36,28 +33,18 @@ def list_classify(
     images by their names with a count in the note. Folders inside a class folder belong to the
     class. One folder around everything is looked through.
 
-    Args:
-        path: A folder, a .zip or .tar, or a .csv with the columns `path` and `class`.
-        class_names: Classes of a trained run; class numbers then follow them. When left out, the
-            numbers follow the sorted names that are found.
-        readers: Layouts to try, in this order.
-
-    Returns:
-        The sets; a single set is in `train`, whatever its name.
-
-    Raises:
-        DataError: The path or the layout is wrong; the message names what and where.
+    `path` is a folder, a .zip or .tar, or a .csv with the columns `path` and `class`. Class numbers
+    follow `class_names`, those of a trained run, else the sorted names that are found. A single set
+    is in `train`, whatever its name.
     """
     advice = "Give the folder that holds the class folders."
-    reader, source, found = find_reader(path, readers, what="labelled images", advice=advice)
+    reader, source, found = find_reader(path, READERS, what="labelled images", advice=advice)
     return reader.read(source, found, class_names)
 
 
-def check_classify(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
-    """Check a data set of classes: `path` is what `list_classify` takes, the rest as `check`."""
-    return check(
-        "classify", path, lambda: list_classify(path), _look_at_classes, num_threads=num_threads
-    )
+def check_classify(path: str | os.PathLike[str]) -> Report:
+    """Check a data set of classes, given as to `list_classify`."""
+    return check("classify", path, lambda: list_classify(path), _look_at_classes)
 
 
 def _look_at_classes(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:

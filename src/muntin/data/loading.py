@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from muntin.data.batches import Batch, stack_images
+from muntin.data.batches import Batch, fit, stack_images
 from muntin.data.cache import ImageCache
 from muntin.data.classification_transforms import BATCH_DRAWS
-from muntin.data.image_fitting import fit
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 from muntin.data.transforms import Augmentation, Preprocessing, Sample
 from muntin.errors import DataError
@@ -32,12 +31,10 @@ UNREAD = -1.0
 
 
 class Processes(NamedTuple):
-    """Who reads: one of several training processes, each with its own workers.
+    """Who reads: one of `world` training processes, each with its own workers.
 
-    Attributes:
-        rank: Number of this process.
-        world: Number of processes; each gets a part of every batch, or of the batches.
-        workers: Worker processes of each, for images that are decoded or augmented one by one.
+    Each process gets a part of every batch, or of the batches. Workers decode or augment images one
+    by one.
     """
 
     rank: int = 0
@@ -49,8 +46,6 @@ ALONE = Processes()
 
 
 class _Item(NamedTuple):
-    """One image as a worker gives it."""
-
     sample: Sample
     place: int
     weight: float
@@ -61,8 +56,6 @@ _Key = tuple[int, int, float, Size]
 
 
 class _Images(Dataset[_Item]):
-    """One image at a time, for worker processes."""
-
     def __init__(self, store: ImageCache, augment: Augmentation | None, seed: int) -> None:
         self.store = store
         self.augment = augment
@@ -107,14 +100,8 @@ _Share = tuple[NDArray[np.int64], NDArray[np.float32], int]
 class TrainLoader:
     """The batches of each epoch, from any step on.
 
-    Args:
-        store: The images.
-        augment: What to do to them.
-        batch_size: Images a step, over all processes.
-        seed: Of the run.
-        shares: How often each image is wanted (`draw_order`); None = each once an epoch.
-        processes: This process and the others.
-        view: Which independently augmented version of the images; the order is that of view 0.
+    `batch_size` counts images over all processes; `shares` is how often each image is wanted
+    (`draw_order`). A `view` is an independently augmented version, in the order of view 0.
     """
 
     def __init__(
@@ -163,16 +150,7 @@ class TrainLoader:
         return parts
 
     def batches(self, epoch: int, first: int, size: Size) -> Generator[Batch, None, None]:
-        """Give the batches of an epoch.
-
-        Args:
-            epoch: From 0.
-            first: Step to begin with.
-            size: (height, width) of the images.
-
-        Yields:
-            One batch a step.
-        """
+        """Give the batches of an epoch, counted from 0, from step `first` on."""
         shares = self.steps(epoch, first)
         if self.whole_batches:
             for share in shares:
@@ -208,13 +186,7 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """The images of a listing in order, fitted as prediction fits them.
-
-    Args:
-        store: The images.
-        batch_size: Images a batch.
-        processes: This process and the others; they take turns by batch.
-    """
+    """The images of a listing in order, fitted as for prediction; processes take turns by batch."""
 
     def __init__(self, store: ImageCache, *, batch_size: int, processes: Processes = ALONE) -> None:
         self.store = store
@@ -262,16 +234,10 @@ def _leave_signals(worker: int) -> None:
 
 
 def gather_shapes(order: NDArray[np.int64], listing: Listing, batch_size: int) -> NDArray[np.int64]:
-    """Bring images of similar shape together, so that batches need little padding.
+    """Bring images in random order together by shape, so that batches need little padding.
 
-    Args:
-        order: Images in random order.
-        listing: Says their sizes, where it knows them.
-        batch_size: Images a step.
-
-    Returns:
-        The same images: sorted by shape inside chunks of 16 batches, the batches of a chunk in
-        random order again. Where sizes are not known, nothing changes.
+    They are sorted by shape inside chunks of 16 batches, the batches of a chunk in random order
+    again. Where sizes are not known, nothing changes.
     """
     ratios = [_ratio(listing.entries[index].size) for index in order]
     if len(set(ratios)) <= 1:

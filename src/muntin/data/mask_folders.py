@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masks as files beside the images, and the classes of their values.
 
-A table defines the classes, or else the values of some masks that are read here, so that errors in
-them are reported before training.
+Without a table, the values of some masks define them, so that errors are reported before training.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from muntin.data.annotation import warning
 from muntin.data.archives import read_bytes
 from muntin.data.class_names import refuse_unknown
 from muntin.data.label_files import count_values, has_colors, read_values
 from muntin.data.mask_layouts import MaskRequest, Pair, Pairs, pair_masks
 from muntin.data.mask_tables import MaskTable, find_table, parse_colors, parse_value
+from muntin.data.objects import warning
 from muntin.data.readers import Reader, Source, count_parts, find_reader, join_parts, name_parts
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem
@@ -44,7 +43,6 @@ class _Values(NamedTuple):
         counts: Pixels of each value.
         first: A mask with each value.
         broken: Masks that cannot be read, and why.
-        num_masks: How many were read.
     """
 
     colored: bool
@@ -175,7 +173,6 @@ def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _Va
 def _decide(
     source: str, table: MaskTable | None, seen: _Values, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
-    """Names of the classes and what they are stored as."""
     if not seen.counts:
         message = (
             f"At least one mask in {source!r} must be readable, got none: "
@@ -232,7 +229,6 @@ def _is_grey(value: int) -> bool:
 def _from_values(
     source: str, seen: _Values, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
-    """Classes by the values of the masks, without a table."""
     values = sorted(seen.counts)
     if seen.colored:
         _refuse_many(seen, source)

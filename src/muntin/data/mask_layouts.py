@@ -50,13 +50,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pairs:
-    """What was found.
-
-    Attributes:
-        parts: The pairs of each set, in the order of the images' names.
-        without_mask: Images that have none.
-        without_image: Masks that have none.
-    """
+    """The pairs of each set, in the order of the images' names, and images and masks left alone."""
 
     parts: Mapping[str, tuple[Pair, ...]]
     without_mask: tuple[str, ...]
@@ -70,13 +64,7 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskRequest:
-    """What a reader of masks is asked for.
-
-    Attributes:
-        classes: Those of a trained run, whose names and order are kept.
-        colors: What classes are stored as, ``road:#6EC1E4`` or ``road:3`` each.
-        ignored: Values that are not learnt, ``#000000`` or ``255``.
-    """
+    """What a reader of masks is asked for: `DataConfig` holds the same colors and ignored."""
 
     classes: Classes | None = None
     colors: Sequence[str] = ()

@@ -35,8 +35,6 @@ class MaskTable:
     """Names and what they are stored as.
 
     Attributes:
-        names: Of the classes.
-        kind: "index" or "color", as in `MaskEncoding`.
         values: Value of each class; empty where they are numbered in order, and the masks decide
             whether from 0 or from 1.
         ignored: Values of no class.
@@ -60,11 +58,7 @@ CITYSCAPES = {
 
 
 def find_table(tree: Tree, masks: Sequence[str]) -> MaskTable | None:
-    """Find the table of a data set; names of masks identify Cityscapes.
-
-    Raises:
-        DataError: A table is there and cannot be read.
-    """
+    """Find the table of a data set; names of masks identify Cityscapes."""
     by_name = {fold(path).rpartition("/")[2]: path for path in reversed(tree.files)}
     if path := by_name.get("classes.json"):
         return _read_json(tree, path)
@@ -88,26 +82,16 @@ def find_table(tree: Tree, masks: Sequence[str]) -> MaskTable | None:
     return MaskTable(names=tuple(CITYSCAPES), values=values, ignored=ignored, origin="Cityscapes")
 
 
-def parse_colors(texts: Sequence[str], origin: str = "data.colors") -> MaskTable | None:
-    """Read ``road:#6EC1E4`` words.
-
-    Raises:
-        DataError: A word is something else.
-    """
+def parse_colors(texts: Sequence[str]) -> MaskTable | None:
+    """Read ``road:#6EC1E4`` words."""
     if not texts:
         return None
-    rows = {}
-    for text in texts:
-        name, _, value = text.rpartition(":")
-        rows[name] = value
-    return _from_rows(rows, origin)
+    rows = [text.rpartition(":") for text in texts]
+    return _from_rows({name: value for name, _, value in rows}, "data.colors")
 
 
 def parse_value(value: Any, where: str) -> tuple[Literal["index", "color"], int]:  # noqa: ANN401
     """Read a number, "#6EC1E4" or [110, 193, 228].
-
-    Raises:
-        DataError: It is none of these.
 
     Example:
         >>> parse_value("#00000A", "here"), parse_value(3, "here")

@@ -2,23 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """From annotations as a file holds them to the objects of an image.
 
-Readers of all formats bring an annotation to the same form; here it is looked at, once, and is
-kept, cut at the edge of the image, or left out with a line that names it.
+An annotation is kept, cut at the edge of the image, or left out with a line that names it.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.annotation import Annotation, AnnotationReport, Edges, ObjectRequest
-from muntin.data.segmentations import clean_segmentation
-from muntin.errors import shorten
+from muntin.data.segmentations import Edges, clean_segmentation
+from muntin.errors import plural, shorten
 from muntin.run_lengths import mask_area, to_run_lengths
-from muntin.samples import Entry, Listing, Objects, Skeleton
+from muntin.samples import Entry, Listing, Objects, Problem, Skeleton
 from muntin.shapes import Size
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ObjectRequest",
     "make_entry",
     "make_listing",
+    "warning",
 ]
 
 BAD_KEYPOINTS = "with keypoints that are no numbers"
@@ -42,6 +44,81 @@ _TOLERANCE = 1.0  # pixels that a box may reach over the edge before it is repor
 
 Fault = tuple[str, str]
 """The kind, as `AnnotationReport.leave_out` takes it, and what came."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Annotation:
+    """One object as a file holds it.
+
+    Attributes:
+        where: How to find it in its file: "annotation 17", "line 3".
+        box: Left, top, right and bottom edge in pixels; anything that came.
+        segmentation: As in the file, read only if masks are requested.
+        keypoints: The same where keypoints are wanted: three numbers each.
+    """
+
+    where: str
+    class_id: int
+    box: Edges
+    crowd: bool = False
+    area: float | None = None
+    segmentation: Any = None
+    keypoints: Any = None
+
+
+def warning(file: str, what: str) -> Problem:
+    """Name a problem that training can live with."""
+    return Problem(file=file, what=what, severity="warning")
+
+
+class AnnotationReport:
+    """What was found wrong while a data set was read."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.num_masks = 0
+        self.num_apart = 0  # boxes that hold none of their keypoints
+        self._found: list[tuple[str, Problem]] = []
+
+    def leave_out(self, file: str, where: str, kind: str, detail: str = "") -> None:
+        """Record an annotation that is left out; `kind` is a phrase for several: "of zero area"."""
+        what = f"{where} left out, {kind}: {detail}" if detail else f"{where} left out, {kind}"
+        self._found.append((kind, warning(file, what)))
+
+    def warn(self, file: str, what: str) -> None:
+        """Record a problem that training can live with."""
+        self._found.append(("", warning(file, what)))
+
+    def problems(self, *, without: str = "") -> list[Problem]:
+        """Give all problems, but for the annotations left out for one kind of reason."""
+        return [problem for kind, problem in self._found if not kind or kind != without]
+
+    def count(self, kind: str) -> int:
+        """Count the annotations left out for one kind of reason."""
+        return sum(found == kind for found, _ in self._found)
+
+    def summary(self) -> str:
+        """Summarise in one line how many annotations are left out and why; "" if none is."""
+        counts = Counter(kind for kind, _ in self._found if kind)
+        kinds = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
+        return f"{plural(counts.total(), 'annotation')} left out: {kinds}" if counts else ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectRequest:
+    """What a reader of annotated objects is asked for.
+
+    Attributes:
+        class_names: Classes of a trained run, which class numbers follow.
+        masks: Whether objects without a mask are left out; otherwise masks are not kept.
+        keypoints: Whether keypoints are read, of classes that have some. The skeletons of the
+            listings have names and edges only.
+    """
+
+    findings: AnnotationReport
+    class_names: Sequence[str] | None = None
+    masks: bool = False
+    keypoints: bool = False
 
 
 def make_listing(
@@ -69,20 +146,12 @@ def make_entry(
     file: str = "",
     keypoint_names: Sequence[str] = (),
 ) -> Entry:
-    """Look at the annotations of an image and keep what can be learnt from.
+    """Look at the annotations of an image and keep what can be learnt from, in the same order.
 
-    Args:
-        path: The image.
-        size: Its (height, width) in pixels.
-        annotations: In the order of the file.
-        request: Whether every object must have a mask, and where problems are noted.
-        file: The file that problems are reported for; the image when left out.
-        keypoint_names: Keypoints of each object; none where they are not wanted.
-
-    Returns:
-        The image and its objects, in the same order. Boxes end at the edge of the image. An area
-        that the file does not say is that of the mask, or of the box where masks are not wanted.
-        Groups of objects do not give an image their class.
+    Boxes end at the edge of the image. An area that the file does not say is that of the mask, or
+    of the box where masks are not wanted. Groups of objects do not give an image their class.
+    Problems are reported for `file`, or the image; `keypoint_names` are empty where they are not
+    wanted.
     """
     kept, points = _keep(annotations, size, file or path, request, keypoint_names)
     masks = request.masks
@@ -106,7 +175,6 @@ def _keep(
     request: ObjectRequest,
     keypoint_names: Sequence[str],
 ) -> tuple[list[Annotation], list[NDArray[np.float64]]]:
-    """The annotations that are no fault, and the keypoints of each."""
     findings, masks = request.findings, request.masks
     kept: list[Annotation] = []
     seen: dict[tuple[int, bool, Edges], Annotation] = {}

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which instances a data set has and where their keypoints are, found by looking at it.
 
-The first of `READERS` that recognises the files reads them. An entry is one instance: for COCO its
-box, for a CSV without a row of individuals the whole image.
+An entry is one instance: for COCO its box, for a CSV without a row of individuals the whole image.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from muntin.data.annotation import AnnotationReport, ObjectRequest, warning
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO_KEYPOINTS
 from muntin.data.deeplabcut import DEEPLABCUT
+from muntin.data.objects import AnnotationReport, ObjectRequest, warning
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
 from muntin.data.skeletons import build_skeleton
 from muntin.errors import DataError, plural, shorten
@@ -31,32 +30,20 @@ READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO_KEYPOINTS
 
 
 def list_pose(
-    path: str | os.PathLike[str],
-    *,
-    classes: Classes | None = None,
-    whole: bool = False,
-    readers: Sequence[Reader[ObjectRequest, dict[str, Listing]]] = READERS,
+    path: str | os.PathLike[str], *, classes: Classes | None = None, whole: bool = False
 ) -> DataSets:
-    """List the instances of a data set and their keypoints.
+    """List the instances of a data set and their keypoints, in pixels.
 
     Invalid annotations are left out and reported in `problems`: what `list_detect` leaves out,
     instances with a wrong number of keypoints or none that is visible, frames that are labelled
     twice, rows with cells that are no numbers. Points outside their image are not used.
 
-    Args:
-        path: A folder, a .zip or .tar, a COCO .json with keypoints, or a CSV of DeepLabCut.
-        classes: Those of a trained run, whose order the keypoints follow by name.
-        whole: Whether there is one entry per image, with all its instances, images without any
-            included, instead of one per instance.
-        readers: Layouts to try, in this order.
-
-    Returns:
-        The sets; a single set is in `train`, whatever its name. Coordinates are pixels.
-
-    Raises:
-        DataError: The path or the layout is wrong, or the keypoints are others than the run's.
+    `path` is a folder, a .zip or .tar, a COCO .json with keypoints, or a CSV of DeepLabCut.
+    Keypoints follow those of `classes` by name, and must be the same. With `whole` there is one
+    entry per image, with all its instances, images without any included. A single set is in
+    `train`, whatever its name.
     """
-    reader, source, found = find_reader(path, readers, what="keypoints")
+    reader, source, found = find_reader(path, READERS, what="keypoints")
     findings = AnnotationReport()
     listings = reader.read(source, found, ObjectRequest(findings=findings, keypoints=True))
     raw = next(iter(listings.values())).skeleton
@@ -152,9 +139,9 @@ def _join(
     return join_parts(sets, notes, problems=problems, left_out=findings.summary())
 
 
-def check_pose(path: str | os.PathLike[str], *, num_threads: int = 2) -> Report:
-    """Check a data set of keypoints: `path` is what `list_pose` takes, the rest as `check`."""
-    return check("pose", path, lambda: list_pose(path), _look_at_poses, num_threads=num_threads)
+def check_pose(path: str | os.PathLike[str]) -> Report:
+    """Check a data set of keypoints, given as to `list_pose`."""
+    return check("pose", path, lambda: list_pose(path), _look_at_poses)
 
 
 def _look_at_poses(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random numbers that depend on (seed, epoch, index) alone.
 
-What happens to an image in an epoch must not depend on which process reads it, in which batch it
-stands, or whether the run was stopped in between. So nothing is drawn from a stream that goes on:
-each number is computed from its place.
+What happens to an image must not depend on which process reads it, in which batch, or whether the
+run was stopped in between. So each number is computed from its place, not drawn from a stream.
 """
 
 from __future__ import annotations
@@ -32,12 +31,7 @@ def _fold(places: tuple[int, ...]) -> NDArray[np.uint64]:
 
 
 def derive_seed(*places: int) -> int:
-    """Give a seed of 63 bits for a place such as (seed, epoch, step).
-
-    Example:
-        >>> derive_seed(0, 1, 2) == derive_seed(0, 1, 2) != derive_seed(0, 2, 1)
-        True
-    """
+    """Give a seed of 63 bits for a place such as (seed, epoch, step)."""
     return int(_fold(places)[0] >> np.uint64(1))
 
 
@@ -56,15 +50,7 @@ def draw_order(
 ) -> NDArray[np.int64]:
     """Give the order in which an epoch shows `count` images.
 
-    Args:
-        seed: Of the run.
-        epoch: From 0.
-        count: Images of the set.
-        shares: How often each image is wanted, relative to the others; every image once when
-            left out, drawn with replacement otherwise.
-
-    Returns:
-        `count` indices.
+    With `shares`, how often each is wanted relative to the others, they are drawn with replacement.
     """
     generator = np.random.default_rng([seed, epoch, 0x6F72])
     if shares is None:

@@ -1,10 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of data layouts: how each one is recognised and how it is read.
-
-Every kind of task has a tuple of readers, tried in order; the first that recognises DATA reads it.
-A new layout is a module with a `Reader`, and a row in the tuple of its kind.
-"""
+"""Data layouts: each task tries a tuple of readers; the first that recognises DATA reads it."""
 
 from __future__ import annotations
 
@@ -41,8 +37,7 @@ class Source:
     """What the user passed as DATA: a folder, an archive or a single file.
 
     Attributes:
-        path: As it was passed.
-        is_file: Whether it is a single file.
+        is_file: Whether it is a single file; an archive is none.
         suffix: Lower-case suffix of a single file; "" for a folder or an archive.
     """
 
@@ -64,11 +59,7 @@ class Source:
 
     @property
     def tree(self) -> Tree:
-        """The files: of a single file, those of its folder, or of the one above if that has images.
-
-        Raises:
-            DataError: The archive cannot be read.
-        """
+        """The files; for a single file, of its folder, or of the one above if that has images."""
         return self._located[0]
 
     @property
@@ -133,16 +124,9 @@ def find_reader(
     what: str,
     advice: str = "Give the folder that holds the annotations and the images.",
 ) -> tuple[Reader[RequestT, ResultT], Source, Any]:
-    """Find the first reader that recognises a path; give it, DATA and what it recognised.
+    """Find the first reader that recognises DATA; give it, the source and what it recognised.
 
-    Args:
-        path: DATA.
-        readers: In the order in which they are tried.
-        what: What is missing if none fits, in the plural: "annotated objects".
-        advice: What to do then.
-
-    Raises:
-        DataError: Nothing exists at the path, or no reader recognises it.
+    If none does, the message says that `what` is missing, "annotated objects", and gives `advice`.
     """
     place = Path(path)
     files = [reader.file for reader in readers if reader.file]
@@ -166,7 +150,7 @@ def find_reader(
     raise DataError(message)
 
 
-def count_parts(counts: Mapping[str, int], noun: str = "image") -> str:
+def count_parts(counts: Mapping[str, int]) -> str:
     """Write the size of each set.
 
     Example:
@@ -174,7 +158,7 @@ def count_parts(counts: Mapping[str, int], noun: str = "image") -> str:
         ('train 8, val 2 images', 'train 1 image')
     """
     ending = "" if [*counts.values()] == [1] else "s"
-    return ", ".join(f"{part} {count}" for part, count in counts.items()) + f" {noun}{ending}"
+    return ", ".join(f"{part} {count}" for part, count in counts.items()) + f" image{ending}"
 
 
 def join_parts(

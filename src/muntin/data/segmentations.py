@@ -9,25 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from muntin.data.annotation import Edges
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Segmentation
 from muntin.shapes import Size
 
-__all__ = ["box_of", "clean_segmentation"]
+__all__ = ["Edges", "box_of", "clean_segmentation"]
+
+Edges = tuple[float, float, float, float]
+"""Left, top, right and bottom edge in pixels."""
 
 
 def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | None, str]:  # noqa: ANN401
     """Look at a mask before anything is done with it: the library takes whatever it is given.
 
-    Args:
-        segmentation: What the file holds: polygons (x, y, x, y ...), one polygon that is not in a
-            list, or run lengths; compressed or not.
-        size: (height, width) of the image in pixels.
-
-    Returns:
-        The mask, None where there is none or it is broken, and what is wrong with it, "" if
-        nothing is. Polygons of fewer than three points are dropped beside others that have more.
+    Files hold polygons (x, y, x, y ...), one polygon that is not in a list, or run lengths;
+    compressed or not. Gives the mask, None where there is none or it is broken, and what is wrong
+    with it, "" if nothing is. Polygons of fewer than three points are dropped beside others that
+    have more.
 
     Example:
         >>> clean_segmentation([[0, 0, 2, 0, 2]], (4, 4))

@@ -14,19 +14,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from muntin.data.annotation import warning
-from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
+from muntin.data.checking import THREADS, CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
 from muntin.data.detection import list_detect
 from muntin.data.label_files import count_values, read_mask
 from muntin.data.mask_folders import MASK_FOLDERS, name_value, propose_table
 from muntin.data.mask_layouts import MaskRequest
+from muntin.data.objects import warning
 from muntin.data.readers import Reader, Source, find_reader, join_parts
 from muntin.data.yolo import YOLO
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Listing, MaskEncoding, Problem
 
-__all__ = ["READERS", "check_semantic", "list_semantic", "name_value", "propose_table"]
+__all__ = ["READERS", "check_semantic", "list_semantic", "propose_table"]
 
 BACKGROUND = "background"
 
@@ -93,28 +93,16 @@ def list_semantic(
     classes: Classes | None = None,
     colors: Sequence[str] = (),
     ignored: Sequence[str] = (),
-    readers: Sequence[Reader[MaskRequest, DataSets]] = READERS,
 ) -> DataSets:
     """List the images of a data set and their masks.
 
-    Args:
-        path: A folder, a .zip or .tar with images and masks; or what `list_detect` takes, where
-            objects have masks.
-        classes: Those of a trained run, by whose names (and, where the data has no table, values)
-            the masks are read.
-        colors: What classes are stored as, ``road:#6EC1E4`` or ``road:3`` each; else a table in
-            the data or the masks themselves define them.
-        ignored: Values that are not learnt, ``#000000`` or ``255``; 255 by default for indices.
-        readers: Layouts to try, in this order.
-
-    Returns:
-        The sets; a single set is in `train`, whatever its name. What is wrong with the
-        sampled masks is in `problems`.
-
-    Raises:
-        DataError: The path, the layout or the table is wrong, or values have no meaning.
+    `path` is a folder, a .zip or .tar with images and masks; or what `list_detect` takes, where
+    objects have masks. `classes` are those of a trained run, by whose names (and, where the data
+    has no table, values) masks are read. `colors` and `ignored` are as in `DataConfig`; 255 is
+    ignored by default for indices. A single set is in `train`, whatever its name. What is wrong
+    with the sampled masks is in `problems`.
     """
-    reader, source, found = find_reader(path, readers, what="masks")
+    reader, source, found = find_reader(path, READERS, what="masks")
     request = MaskRequest(classes=classes, colors=colors, ignored=ignored)
     return reader.read(source, found, request)
 
@@ -128,16 +116,14 @@ def check_semantic(
     *,
     colors: Sequence[str] = (),
     ignored: Sequence[str] = (),
-    classes: Classes | None = None,
-    num_threads: int = 2,
 ) -> Report:
-    """Check a data set of masks: arguments as of `list_semantic`, the rest as `check`."""
+    """Check a data set of masks, given as to `list_semantic`."""
 
     def look_at(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
         problems: list[Problem] = []
         pixels: dict[str, Pixels] = {}
         lines = []
-        with ThreadPoolExecutor(max_workers=num_threads) as pool:
+        with ThreadPoolExecutor(max_workers=THREADS) as pool:
             for part, listing in parts.items():
                 mine = [one for one in seen if one.part == part]
                 looked = list(pool.map(lambda one, of=listing: _look(of, one), mine))
@@ -150,11 +136,7 @@ def check_semantic(
         return Summary(problems=problems, lines=lines, counts=[("classes", num_classes)])
 
     return check(
-        "semantic",
-        path,
-        lambda: list_semantic(path, classes=classes, colors=colors, ignored=ignored),
-        look_at,
-        num_threads=num_threads,
+        "semantic", path, lambda: list_semantic(path, colors=colors, ignored=ignored), look_at
     )
 
 

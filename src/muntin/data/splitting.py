@@ -33,22 +33,11 @@ _ANY = -1  # an image of any class
 
 
 def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Listing]:
-    """Part a listing in two, every class in about the same proportion.
+    """Part a listing in two, in its order, every class in about the same proportion.
 
-    Every class keeps at least one image in the first part. Images of one group go to the same
-    part; then, as for multi-label data, the proportions are met as nearly as a search finds.
-
-    Args:
-        listing: What to part.
-        fraction: How much goes to the second part, between 0 and 1, both excluded.
-        seed: Another seed gives another split.
-
-    Returns:
-        What stays and what is taken, both in the order of the listing.
-
-    Raises:
-        ConfigError: The fraction is out of range.
-        DataError: Nothing can be taken without emptying a class.
+    Every class keeps at least one image in the first part. Images of one group go to the same part;
+    then, as for multi-label data, the proportions are met as nearly as a search finds. `fraction`
+    goes to the second part; that nothing can be taken without emptying a class is a DataError.
 
     Example:
         >>> entries = tuple(Entry(path=f"{i}.png", class_ids=(i % 2,)) for i in range(10))

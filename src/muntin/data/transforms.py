@@ -162,14 +162,7 @@ class Augmentation:
     def augment(
         self, sample: Sample, pre: Preprocessing, seed: int, skeleton: Skeleton | None = None
     ) -> Sample:
-        """Change an image and its annotations together.
-
-        Args:
-            sample: As it is cached.
-            pre: Size of the result.
-            seed: Of this sample.
-            skeleton: Of the keypoints, if the data set has some.
-        """
+        """Change an image, as it is cached, and its annotations together, to the size of `pre`."""
         raise NotImplementedError
 
     def _check_shares(self, *names: str) -> None:
@@ -185,10 +178,7 @@ class Augmentation:
 
 
 def to_tensor(image: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C H W"]:
-    """Turn a decoded image (H, W, 3) into a tensor, channels first; a view that shares memory.
-
-    Channels stay side by side in memory: resizing is twice as fast so.
-    """
+    """Turn a decoded image (H, W, 3) into a view, channels first: resizing is twice as fast so."""
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     return tvf.rgb_to_grayscale(tensor) if in_chans == 1 else tensor
 
@@ -196,13 +186,7 @@ def to_tensor(image: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C H
 def normalise(
     images: Tensor, pre: Preprocessing, sizes: Int[Tensor, "B 2"] | None = None
 ) -> Float[Tensor, "B C H W"]:
-    """Turn uint8 images into the input of the network.
-
-    Args:
-        images: Perhaps padded at the right and at the bottom.
-        pre: Mean and standard deviation.
-        sizes: (height, width) of the image inside each image; what is beyond becomes 0.
-    """
+    """Turn uint8 images into the input of the network; what lies beyond `sizes` becomes 0."""
     mean = torch.tensor(pre.mean, device=images.device).view(1, -1, 1, 1) * 255
     std = torch.tensor(pre.std, device=images.device).view(1, -1, 1, 1) * 255
     values = images.to(torch.float32, copy=True).sub_(mean).div_(std)

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names below a folder or in an archive, listed once and asked many times.
 
-Annotations name images in the way of the machine that they were made on: with other folders,
-backslashes, a URL, other capitals. Names are therefore compared from their end.
+Annotations name images as on the machine that they were made on: with other folders, backslashes, a
+URL, other capitals. Names are therefore compared from their end.
 """
 
 from __future__ import annotations
@@ -64,12 +64,9 @@ _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tree:
-    """Names below a folder or in an archive; hidden ones are not among them.
+    """Names below a folder or in an archive, sorted, with slashes; hidden ones are not among them.
 
     Attributes:
-        source: The folder or archive.
-        files: Every file, relative to the source, with forward slashes, sorted.
-        folders: Every folder, likewise.
         images: The files whose names are those of images.
         spellings: Each file by its folded name.
         by_name: The images by the folded last part of their names.
@@ -97,11 +94,7 @@ class Tree:
 
 
 def open_tree(source: str | os.PathLike[str]) -> Tree:
-    """List a folder or an archive.
-
-    Raises:
-        DataError: There is nothing at the path, or the archive cannot be read.
-    """
+    """List a folder or an archive."""
     every, folders = list_files(source)
     files = tuple(name for name in every if not _is_hidden(name))
     images = tuple(name for name in files if name.lower().endswith(IMAGE_SUFFIXES))
@@ -119,12 +112,7 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
 
 
 def fold(name: str) -> str:
-    """One spelling of a name for all capitals and both ways to write an accent.
-
-    Example:
-        >>> fold("Annotations/A.XML")
-        'annotations/a.xml'
-    """
+    """One spelling of a name for all capitals and both ways to write an accent."""
     if name.isascii():
         return name.lower()
     return unicodedata.normalize("NFC", name).lower()
@@ -173,11 +161,9 @@ def part_of(folders: Iterable[str]) -> str:
 def sort_into_parts(
     items: Sequence[ItemT], path_of: Callable[[ItemT], str]
 ) -> tuple[dict[str, list[ItemT]], list[ItemT]]:
-    """Sort files into train, val and test by the names of their folders.
+    """Sort files into train, val and test by the names of their folders; and what lies in none.
 
-    Returns:
-        The sets, and what lies in none of them. Where no folder has the name of a set, or only
-        train, everything is train.
+    Where no folder has the name of a set, or only train, everything is train.
     """
     parts: dict[str, list[ItemT]] = defaultdict(list)
     for item in items:
@@ -190,11 +176,7 @@ def sort_into_parts(
 def read_json(
     source: str, path: str, *, hook: Callable[[dict[str, Any]], Any] | None = None
 ) -> Any:  # noqa: ANN401
-    """Read a JSON; `hook` may change each object in it.
-
-    Raises:
-        DataError: It is not there, or is none.
-    """
+    """Read a JSON; `hook` may change each object in it."""
     try:
         return json.loads(read_bytes(source, path), object_hook=hook)
     except ValueError as error:
@@ -206,11 +188,7 @@ def read_json(
 
 
 def read_text(source: str, path: str) -> str:
-    """Read a text file, UTF-8 with or without a byte order mark.
-
-    Raises:
-        DataError: It is not there, or holds something else.
-    """
+    """Read a text file, UTF-8 with or without a byte order mark."""
     try:
         return read_bytes(source, path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -222,11 +200,7 @@ def read_text(source: str, path: str) -> str:
 
 
 def read_size(source: str, path: str) -> Size:
-    """Read (height, width) of an image in pixels from the head of its file, once upright.
-
-    Raises:
-        DataError: The file is not there or is no image.
-    """
+    """Read (height, width) of an image in pixels from the head of its file, once upright."""
     packed = is_archive(source) and not Path(source).is_dir()
     try:
         head = io.BytesIO(read_bytes(source, path)) if packed else Path(source, path)

@@ -46,8 +46,6 @@ _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(kw_only=True, slots=True)
 class _File:
-    """An XML, read: which image it is about, and its nodes of objects."""
-
     path: str
     image: str
     size: Size

@@ -44,8 +44,6 @@ class _Row(NamedTuple):
 
 
 class _File(NamedTuple):
-    """An image and the rows of its text."""
-
     image: str
     labels: str
     rows: list[_Row]

@@ -48,7 +48,6 @@ class Layout:
     """A YOLO data set before its texts are read.
 
     Attributes:
-        parts: The parts that are there, by name.
         class_names: The name of each number.
         has_keypoints: Whether rows go on with keypoints behind the box.
         notes: What was passed over.
@@ -61,14 +60,7 @@ class Layout:
 
 
 def find_yolo(tree: Tree) -> str | None:
-    """Recognise a YOLO data set.
-
-    Returns:
-        Its `data.yaml`; "" when it has none but images have texts; None when it is none.
-
-    Raises:
-        DataError: There are several that could be meant.
-    """
+    """Give the `data.yaml` of a data set; "" if it has texts only; None if it is not YOLO."""
     named = [name for name in tree.with_suffix(".yaml", ".yml") if _is_settings(tree, name)]
     usual = [name for name in named if name.rpartition("/")[2] in ("data.yaml", "dataset.yaml")]
     named = usual if len(usual) == 1 else named
@@ -84,11 +76,7 @@ def find_yolo(tree: Tree) -> str | None:
 
 
 def read_layout(tree: Tree, settings: str) -> Layout:
-    """Find the images and class names of a data set; `settings` is its `data.yaml`, or "".
-
-    Raises:
-        DataError: The classes have no names, or the images are not there.
-    """
+    """Find the images and class names of a data set; `settings` is its `data.yaml`, or ""."""
     if not settings:
         return Layout(parts=_parts_by_folder(tree), class_names=_read_name_list(tree))
     values = _load(tree, settings)

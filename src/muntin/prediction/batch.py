@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from muntin.data.batches import padded_size, stack_images
-from muntin.data.image_fitting import fit
+from muntin.data.batches import fit, padded_size, stack_images
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.prediction.sources import LoadedImage
 from muntin.shapes import Size, UInt8
