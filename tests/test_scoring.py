@@ -23,8 +23,7 @@ from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.scoring.evaluation import pick_part
 from muntin.scoring.evaluation_plots import draw_evaluation
-from muntin.scoring.evaluator import score
-from muntin.scoring.outputs import Outputs, Scored
+from muntin.scoring.evaluator import Outputs, Scored, score
 from muntin.synthetic.datasets import write_coco
 from tests.small import CLASSES, image, train_small, write_images
 

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.drawing.detection_drawing import draw_detection_pair, draw_detections, draw_objects
-from muntin.drawing.mask_drawing import cut_mask
+from muntin.drawing.detection_drawing import (
+    cut_mask,
+    draw_detection_pair,
+    draw_detections,
+    draw_objects,
+)
 from muntin.drawing.plots import draw_precision_recall
 from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.saving import save_figure

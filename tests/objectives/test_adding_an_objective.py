@@ -13,7 +13,7 @@ from muntin.data.transforms import normalise
 from muntin.heads.classification_head import LinearHead
 from muntin.objectives.objective import Objective
 from muntin.objectives.reconstruction_objective import MeanLoss
-from muntin.scoring.outputs import Outputs, Scored, join_outputs
+from muntin.scoring.evaluator import Outputs, Scored, join_outputs
 from tests.objectives.fitting import DIM, PRE, fit_objective
 
 

@@ -17,10 +17,15 @@ from muntin.data.pose import list_pose
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.ops.keypoints import clip_points
-from muntin.prediction.pose_csv import write_poses
 from muntin.prediction.predictor import Predictor
 from muntin.prediction.top_down import BoxDetector
-from muntin.prediction.video import frame_rate, predict_video, read_frames, write_video
+from muntin.prediction.video import (
+    frame_rate,
+    predict_video,
+    read_frames,
+    write_poses,
+    write_video,
+)
 from muntin.results import Detections, Poses
 from muntin.samples import Classes, Skeleton
 from muntin.tasks.task_table import TASKS

@@ -39,16 +39,7 @@ __all__ = ["Attention", "AttentionProblem", "Started", "bench_attention", "start
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AttentionProblem:
-    """Inputs of the attention of one block.
-
-    Attributes:
-        layout: Positions of the windows.
-        window: Configured side of the window, in tokens.
-        num_heads: Number of attention heads.
-        qkv: Output of the qkv projection.
-        table: Relative position bias table.
-        grad: Gradient of the output.
-    """
+    """Inputs of the attention of one block; `window` is the configured side, in tokens."""
 
     layout: WindowLayout
     window: int
@@ -78,23 +69,15 @@ def bench_attention(
     *,
     round_seconds: float = 0.05,
 ) -> dict[str, Any]:
-    """Measure the window attention of Swin blocks.
+    """Measure the window attention of Swin (V1) blocks.
 
     Forward without gradients ("inference"), and forward and backward ("training"), in fp32 and
-    under bf16 autocast. Peers are compared by benchmarks/bench_peers.py.
+    under bf16 autocast. Peers (`others`) are compared by benchmarks/bench_peers.py. A round takes
+    about `round_seconds`.
 
-    Args:
-        request: What is measured: a Swin (V1).
-        others: More implementations by name.
-        round_seconds: Target duration of a round; sets how many passes it has.
-
-    Returns:
-        The settings and one row per implementation, stage (from 1), work and precision, with
-        ``ms`` per pass, ``map`` (height, width in tokens), ``num_heads`` and ``max_error`` against
-        float64: of the output, and in training also of the gradient of the bias table.
-
-    Raises:
-        ConfigError: The model has no shifted windows.
+    One row per implementation, stage (from 1), work and precision, with ``ms`` per pass, ``map``
+    (height, width in tokens), ``num_heads`` and ``max_error`` against float64: of the output, and
+    in training also of the gradient of the bias table.
     """
     if type(find_model(request.model).config) is not SwinConfig:
         message = (
@@ -155,7 +138,7 @@ def _measure(
     request: BenchRequest,
     round_seconds: float,
 ) -> Iterator[dict[str, Any]]:
-    """Return one row per implementation of equal work, timed in interleaved rounds."""
+    """Generate one row per implementation of equal work, timed in interleaved rounds."""
     training, dtype = work == "training", torch.bfloat16 if precision == "bf16" else torch.float32
     works = {}
     for name, start in starts.items():

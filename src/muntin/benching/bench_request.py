@@ -26,17 +26,8 @@ PEERS = ("timm", "torchvision", "transformers", "onnxruntime", "openvino")
 class BenchRequest:
     """What to measure, and compared with whom.
 
-    Attributes:
-        model: Name in the zoo; weights are random.
-        peers: Libraries to compare with; skipped if not installed or without the model.
-        batch_size: Images per batch; 1 measures latency.
-        size: (height, width) in pixels; default: the model's own.
-        rounds: Interleaved rounds per case.
-        compiled: Whether to measure torch.compile too; compilation takes minutes.
-        log: Callback for progress messages, and the reason for everything that is skipped.
-
-    Raises:
-        ConfigError: A number is below 1, or a peer is unknown.
+    Peers that are not installed, or lack the model, are skipped; `log` receives the reasons and
+    the progress. A batch of 1 measures latency; the default size (pixels) is the model's own.
     """
 
     model: str
@@ -56,11 +47,7 @@ class BenchRequest:
 
     @property
     def img_size(self) -> Size:
-        """(height, width) of the images in pixels.
-
-        Raises:
-            ConfigError: The model is unknown.
-        """
+        """(height, width) of the images in pixels."""
         return self.size or find_model(self.model).config.img_size
 
     def select_peers(self, offered: Sequence[str]) -> list[str]:

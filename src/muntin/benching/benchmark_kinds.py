@@ -37,15 +37,7 @@ ELSEWHERE = {"area": "benchmarks/bench_area.py"}
 
 
 def run_benchmark(what: str, request: BenchRequest) -> dict[str, Any]:
-    """Run one benchmark and return its result.
-
-    Args:
-        what: A name in `KINDS`.
-        request: What to measure.
-
-    Raises:
-        ConfigError: The benchmark or the model is unknown, or it cannot use torch.compile.
-    """
+    """Run one of `KINDS` and return its result."""
     if what in ELSEWHERE:
         message = (
             f"benchmark must be one of {', '.join(KINDS)}, got {what!r}, which is a script of the "

@@ -55,15 +55,9 @@ def bench_data(
     between epochs, and interpolation is the same for all. torchvision runs twice: with Pillow,
     as its reference training does, and with its own decoder on tensors.
 
-    Args:
-        request: What is measured; the model sets size, mean and standard deviation.
-        num_images: JPEG files to generate.
-        workers: Numbers of worker processes.
-
-    Returns:
-        The settings and one row per case, kind of epoch and number of workers, with
-        ``images_per_s``, ``missing`` (images not delivered) and, for evaluation, ``mean_error``
-        (of the first batch against a float64 resize; in standard deviations).
+    One row per case, kind of epoch and number of worker processes, with ``images_per_s``,
+    ``missing`` (images not delivered) and, for evaluation, ``mean_error`` (of the first batch
+    against a float64 resize; in standard deviations).
     """
     pre = _preprocessing(request)
     # Warnings about more workers than cores: the numbers are chosen on purpose.
@@ -115,7 +109,6 @@ def _preprocessing(request: BenchRequest) -> Preprocessing:
 
 
 def _write_jpegs(folder: Path, num_images: int) -> None:
-    """Write synthetic images into two class folders."""
     for number in range(num_images):
         place = folder / ("even" if number % 2 == 0 else "odd")
         place.mkdir(exist_ok=True)

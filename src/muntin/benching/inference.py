@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Inference compared with peers: same weights, images and threads, interleaved."""
+"""Inference compared with peers, interleaved, and with the peak rates of the machine."""
 
 from __future__ import annotations
 
 import copy
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -26,13 +28,13 @@ from muntin.benching.interleaving import (
 )
 from muntin.benching.peers import build_peers
 from muntin.benching.result_rows import compare_rows
-from muntin.benching.roofline import measure_roofline
 from muntin.engines.engine_table import ENGINES, is_installed
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.int8_quantisation import quantise_int8
 from muntin.engines.openvino_engine import (
     compile_openvino,
     import_openvino,
+    shared_core,
     to_openvino,
     trim_example,
 )
@@ -45,16 +47,19 @@ __all__ = ["bench_inference"]
 NUM_CALIBRATION_BATCHES = 8
 """Batches of noise for int8 calibration; speed does not depend on the values."""
 
+Shape = tuple[int, int, int]
+
+SHAPES: tuple[Shape, ...] = ((6272, 384, 1536), (1568, 768, 3072), (4096, 1024, 1024))
+"""Rows, input and output channels of matrix products: MLPs of a small model, and a square."""
+
 
 def bench_inference(request: BenchRequest) -> dict[str, Any]:
     """Measure images per second of a classifier in every engine, for muntin and its peers.
 
     ONNX Runtime and OpenVINO run timm's model too; OpenVINO also in int8 if NNCF is installed.
-
-    Returns:
-        Machine limits, cost per image, and one row per case. Rows marked ``aside`` run a peer's
-        model in OpenVINO as muntin runs its own, with the batch split over the cores; they are
-        excluded from comparison.
+    The result holds the machine's limits and the cost per image. Rows marked ``aside`` run a
+    peer's model in OpenVINO as muntin runs its own, with the batch split over the cores; they are
+    excluded from comparison.
     """
     size, log = request.img_size, request.log
     torch.manual_seed(0)
@@ -62,7 +67,7 @@ def bench_inference(request: BenchRequest) -> dict[str, Any]:
     images = torch.randn(request.batch_size, 3, *size)
     chosen = request.select_peers(PEERS)
     log("measuring the machine's peak rates")
-    ceilings = measure_roofline()
+    ceilings = _measure_roofline()
     with torch.no_grad():
         truth = copy.deepcopy(network).double()(images.double()).numpy()
     plain = ["eager", "compile"] if request.compiled else ["eager"]
@@ -86,7 +91,6 @@ def bench_inference(request: BenchRequest) -> dict[str, Any]:
 def _make_cases(
     owner: str, graph: Graph, engines: Sequence[str], log: Callable[[str], None]
 ) -> Iterator[BenchmarkCase]:
-    """Build a case for each engine and precision."""
     cut = trim_example(graph)
     for name in engines:
         engine = ENGINES[name]
@@ -152,3 +156,75 @@ def _row(
         max_error=timing.error,
         agreement=timing.agreement,
     )
+
+
+def _measure_roofline() -> dict[str, float]:
+    """Measure GFLOP/s of matrix products by precision, and GB/s of a memory copy.
+
+    The limit of a precision is the best rate of PyTorch and, if installed, OpenVINO over several
+    shapes; the rates of both are returned as well. A copy counts bytes read plus bytes written.
+    """
+    makers = {f"torch_{precision}": (_torch_matmul, precision) for precision in ("fp32", "bf16")}
+    if is_installed("openvino"):
+        for precision in ("fp32", "bf16", "int8"):
+            makers[f"openvino_{precision}"] = (_openvino_matmul, precision)
+    found: dict[str, float] = {}
+    for name, (make, precision) in makers.items():
+        found[name] = max(
+            _calls_per_s(make(shape, precision)) * 2 * np.prod(shape).item() / 1e9
+            for shape in SHAPES
+        )
+    for precision in ("fp32", "bf16", "int8"):
+        best = [value for name, value in found.items() if name.endswith(f"_{precision}")]
+        if best:
+            found[precision] = max(best)
+    source = torch.ones(64 * 2**20, dtype=torch.float32)
+    target = torch.empty_like(source)
+    copies_per_s = _calls_per_s(lambda: target.copy_(source))
+    found["copy_gb_s"] = copies_per_s * 2 * source.numel() * 4 / 1e9
+    return found
+
+
+def _calls_per_s(work: Callable[[], object]) -> float:
+    """The best of four intervals of 0.1 s, as other processes only ever slow one down."""
+    work()
+    best = 0.0
+    for _ in range(4):
+        begun, count = time.perf_counter(), 0
+        while time.perf_counter() - begun < 0.1:
+            work()
+            count += 1
+        best = max(best, count / (time.perf_counter() - begun))
+    return best
+
+
+def _torch_matmul(shape: Shape, precision: str) -> Callable[[], object]:
+    rows, inner, columns = shape
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner, dtype=dtype)
+    return torch.inference_mode()(lambda: F.linear(left, right))
+
+
+def _openvino_matmul(shape: Shape, precision: str) -> Callable[[], object]:
+    ov = import_openvino()
+    ops = ov.opset13
+
+    rows, inner, columns = shape
+    left = ops.parameter([rows, inner], np.float32)
+    node, weights = left, ops.constant(np.ones((columns, inner), np.float32))
+    if precision == "int8":
+        bounds = [ops.constant(np.float32(edge)) for edge in (-1.28, 1.27)]
+        node = ops.fake_quantize(left, *bounds, *bounds, 256)
+        edges = [ops.constant(np.float32(edge)) for edge in (-1.27, 1.27)]
+        weights = ops.fake_quantize(weights, *edges, *edges, 255)
+    # Reduced to a vector: writing a large result would be measured too.
+    product = ops.reduce_max(ops.matmul(node, weights, False, True), [1])
+    hint = "bf16" if precision == "bf16" else "f32"
+    compiled = shared_core().compile_model(
+        ov.Model([product], [left]),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()},
+    )
+    request = compiled.create_infer_request()
+    data = ov.Tensor(np.ones((rows, inner), np.float32), shared_memory=True)
+    return lambda: request.infer([data], share_inputs=True, share_outputs=True)

@@ -22,12 +22,8 @@ OURS = "muntin"
 class BenchmarkCase:
     """One implementation of the measured work.
 
-    Attributes:
-        owner: The library: `OURS` or a peer.
-        run: Does the work once and returns its output.
-        variant: Added to the owner's name in the report, such as the engine.
-        precision: "fp32", "bf16" or "int8".
-        aside: Whether it is reported but excluded from comparison with the best peer.
+    The owner is `OURS` or a peer; the variant, such as the engine, is added to its name in the
+    report. A case `aside` is reported, but excluded from comparison with the best peer.
     """
 
     owner: str
@@ -39,13 +35,9 @@ class BenchmarkCase:
 
 @dataclass(kw_only=True, slots=True)
 class Timing:
-    """Measurements of one case.
+    """Duration of every round after warm-up, and differences from the reference output.
 
-    Attributes:
-        case: The case.
-        seconds: Duration of every round after warm-up.
-        error: Largest absolute difference from the reference output.
-        agreement: Share of rows with the same argmax as the reference output.
+    The error is the largest absolute one; `agreement` is the share of rows with the same argmax.
     """
 
     case: BenchmarkCase
@@ -81,16 +73,9 @@ def time_interleaved(
     truth: NDArray[np.float64] | None = None,
     warmups: int = 1,
 ) -> list[Timing]:
-    """Time the cases in interleaved rounds: A B C A B C.
+    """Time the cases in interleaved rounds, after `warmups` rounds that do not count.
 
-    Args:
-        cases: The cases.
-        rounds: Timed rounds per case.
-        truth: Reference output, compared with the output of the first round.
-        warmups: Rounds per case before timing starts.
-
-    Returns:
-        One timing per case, in order.
+    The output of the first round is compared with `truth`.
     """
     timings = [Timing(case=case) for case in cases]
     for turn in range(warmups + rounds):

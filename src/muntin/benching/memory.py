@@ -35,11 +35,7 @@ Job = dict[str, Any]
 
 
 def measure_in_subprocess(job: Job) -> dict[str, float]:
-    """Call `measure_once` in a fresh interpreter.
-
-    Raises:
-        RuntimeError: The process was killed, as a system does that is out of memory.
-    """
+    """Call `measure_once` in a fresh interpreter."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(measure_once, **job).result()
@@ -58,18 +54,13 @@ def bench_memory(
 ) -> dict[str, Any]:
     """Measure peak resident memory in fp32 on the CPU, for muntin and its peers.
 
-    Every measurement is a process of its own; its memory after imports is subtracted from its
-    peak. Weights are included. Muntin infers with the network that prediction uses
-    (`muntin.inference`), and trains with recomputed layers, as where memory is short.
+    Every measurement is a process of its own (`rounds` per case); its memory after imports is
+    subtracted from its peak. Weights are included. Muntin infers with the network that prediction
+    uses (`muntin.inference`), and trains with recomputed layers, as where memory is short.
 
-    Args:
-        request: What is measured; `rounds` is the number of processes per case.
-        measure: Measures one job.
-
-    Returns:
-        The settings and one row per case and work ("inference", "training"), with ``peak_mib``,
-        ``activation_mib`` (the peak without weights, gradients and optimizer moments),
-        ``weights_mib`` and ``max_error`` (of the loss, against float64).
+    One row per case and work ("inference", "training"), with ``peak_mib``, ``activation_mib``
+    (the peak without weights, gradients and optimizer moments), ``weights_mib`` and ``max_error``
+    (of the loss, against float64).
     """
     network, images, targets = _make_inputs(request.model, request.batch_size, request.img_size)
     peers = build_peers(request, request.select_peers([*BUILDERS]), network)
@@ -115,17 +106,9 @@ def measure_once(
 ) -> dict[str, float]:
     """Run the work once and measure the peak memory of this process above that of its imports.
 
-    Args:
-        owner: "muntin" or a peer.
-        work: "inference" or "training" (two steps: the first allocates the optimizer's moments).
-        model: Name in the zoo.
-        batch_size: Images per batch.
-        size: (height, width) in pixels.
-        threads: Intra-op threads of PyTorch.
-
-    Returns:
-        ``peak_mib``, ``weights_mib`` (parameters and buffers), ``state_mib`` (these and, in
-        training, gradients and the two moments of AdamW) and ``loss``.
+    Training takes two steps, as the first allocates the optimizer's moments. ``weights_mib`` are
+    parameters and buffers, ``state_mib`` these and, in training, gradients and the two moments of
+    AdamW.
     """
     torch.set_num_threads(threads)
     # Load libraries, the peer's included, and select kernels before the baseline is taken.

@@ -36,12 +36,9 @@ class Logits(nn.Module):
 def build_peers(
     request: BenchRequest, names: Sequence[str], network: Network
 ) -> dict[str, nn.Module]:
-    """Build the peers' models (images to logits) with the weights of muntin's.
+    """Build the peers' models (images to logits) with the weights of muntin's classifier.
 
-    Args:
-        request: What is measured; its `log` receives the reason for every peer that is skipped.
-        names: Of libraries in `BUILDERS`.
-        network: Muntin's model, with a classifier.
+    The request's `log` receives the reason for every peer that is skipped.
     """
     found: dict[str, nn.Module] = {}
     size = request.img_size
@@ -57,15 +54,9 @@ def build_peers(
 
 
 def build_peer(name: str, model: str, network: Network) -> nn.Module | None:
-    """Build a peer's own model with the weights of muntin's.
+    """Build a peer's own model with the weights of muntin's classifier; None if it has none.
 
-    Args:
-        name: A library in `BUILDERS`.
-        model: Name in the zoo, which is timm's.
-        network: Muntin's model, with a classifier.
-
-    Returns:
-        The model in evaluation mode; None if the peer does not have it.
+    `model` is the name in the zoo, which is timm's. The model is in evaluation mode.
     """
     peer = BUILDERS[name](model, network)
     if peer is None:

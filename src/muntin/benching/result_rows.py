@@ -15,13 +15,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """The measured quantity.
+    """The measured quantity; `key` in a row holds a result of `summarize`.
 
-    Attributes:
-        key: Key in a row, whose value is a result of `summarize`.
-        title: Name with the unit.
-        sign: 1 if smaller is better, -1 if larger is.
-        digits: Decimals; one more for values below 10.
+    `sign` is 1 if smaller is better, -1 if larger is; values below 10 get one more digit.
     """
 
     key: str
@@ -100,13 +96,9 @@ def compare_rows(rows: list[Row]) -> list[Row]:
 
 
 def format_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Format results as headers and cells.
+    """Format the result of a benchmark as headers and the cells of each row.
 
-    Args:
-        found: Result of a benchmark. Columns without any value are omitted.
-
-    Returns:
-        The headers, and the cells of each row, the best first within each group of equal work.
+    The best row comes first within each group of equal work; columns without values are omitted.
     """
     rows = found["contestants"]
     measure = find_measure(rows)

@@ -39,17 +39,10 @@ def bench_training(
 ) -> dict[str, Any]:
     """Measure optimizer steps of a classifier on the CPU, for muntin and its peers.
 
-    A step is forward, cross-entropy, backward and AdamW, in fp32 and under bf16 autocast. Dropout
-    and drop path are off, so losses are comparable: those of the first step and of the second,
-    which depends on the gradients, are checked against the same two steps in float64.
-
-    Args:
-        request: What is measured.
-        optimize: Builds the optimizer of a module (first called for the float64 steps).
-
-    Returns:
-        The settings and one row per case, with ``images_per_s``, ``max_error`` (absolute error
-        of the first step's loss) and ``second_error`` (of the second step's).
+    A step is forward, cross-entropy, backward and AdamW (`optimize`), in fp32 and under bf16
+    autocast. Dropout and drop path are off, so losses are comparable: those of the first step
+    (``max_error``, absolute) and of the second, which depends on the gradients
+    (``second_error``), are checked against the same two steps in float64, which come first.
     """
     size, log = request.img_size, request.log
     chosen = request.select_peers([*BUILDERS])

@@ -89,12 +89,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
-    """Run the command line and exit with its exit code.
-
-    Args:
-        arguments: Arguments after the program name; `sys.argv[1:]` when None.
-        verbs: The commands.
-    """
+    """Run the command line (default: `sys.argv[1:]`) and exit with its exit code."""
     warnings.showwarning = _show_warning
     # Set before PyTorch is imported: its C++ parts print developer warnings on stderr.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from muntin.commands.console_table import print_table
-from muntin.commands.values import JsonOption, parse_names, parse_size, to_json
+from muntin.commands.values import JsonOption, parse_names, parse_size, print_table, to_json
 
 __all__ = ["bench"]
 

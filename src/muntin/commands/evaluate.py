@@ -9,8 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from muntin.commands.console_table import print_table
-from muntin.commands.values import DeviceOption, JsonOption, parse_settings, to_json
+from muntin.commands.values import (
+    DetectorOption,
+    DeviceOption,
+    JsonOption,
+    parse_settings,
+    print_table,
+    to_json,
+)
 
 __all__ = ["evaluate"]
 
@@ -21,9 +27,7 @@ def evaluate(
     as_json: JsonOption = False,
     batch_size: Annotated[int, typer.Option(help="Images per batch; 0: automatic.", min=0)] = 0,
     device: DeviceOption = "auto",
-    detector: Annotated[
-        str, typer.Option(help="Keypoints only: a detection run that finds the instances.")
-    ] = "",
+    detector: DetectorOption = "",
     tta: Annotated[
         bool, typer.Option("--tta", help="Test-time augmentation: average with mirrored images.")
     ] = False,

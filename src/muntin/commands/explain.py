@@ -77,11 +77,7 @@ def explain(
 
 
 def _parse_sections(text: str | None) -> tuple[str, ...]:
-    """Parse comma-separated names; no names mean all sections.
-
-    Raises:
-        ConfigError: A section is unknown, or the list is empty.
-    """
+    """Parse comma-separated names; no names mean all sections."""
     if text is None:
         return ()
     names = parse_names(text)

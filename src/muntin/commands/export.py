@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from muntin.commands.console_table import print_table
-from muntin.commands.values import SizeOption, ZooWeightsOption, parse_size
+from muntin.commands.values import SizeOption, ZooWeightsOption, parse_size, print_table
 
 if TYPE_CHECKING:
     from muntin.engines.graphs import Precision

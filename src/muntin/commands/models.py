@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from muntin.commands.console_table import print_table
-from muntin.commands.values import JsonOption, to_json
+from muntin.commands.values import JsonOption, print_table, to_json
 
 __all__ = ["models"]
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from muntin.commands import values
-from muntin.commands.console_table import print_table
 
 if TYPE_CHECKING:
     from muntin.planning.estimate import Plan
@@ -88,7 +87,7 @@ def show_plan(plan: Plan) -> None:
             f"checkpointing: {plan.recomputed_blocks} of {plan.num_blocks} blocks"
         )
     typer.echo(f"memory peaks {plan.moment}; at that point:")
-    print_table(
+    values.print_table(
         ("predicted memory", "MiB"), ((name, f"{value:.0f}") for name, value in rows if value)
     )
     times = [
@@ -96,7 +95,7 @@ def show_plan(plan: Plan) -> None:
         (f"epoch of {plan.steps} steps with validation, predicted", plan.epoch_s),
         *((f"{name}, measured", value) for name, value in plan.measured),
     ]
-    print_table(("time", "s"), ((name, f"{value:.4g}") for name, value in times))
+    values.print_table(("time", "s"), ((name, f"{value:.4g}") for name, value in times))
 
 
 def _describe_budget(plan: Plan) -> str:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from muntin.commands.json_output import JsonList
 from muntin.commands.values import (
+    DetectorOption,
     DeviceOption,
     JsonOption,
     parse_scales,
@@ -22,6 +22,7 @@ from muntin.commands.values import (
     parse_tile,
 )
 from muntin.commands.video_prediction import (
+    JsonList,
     Output,
     predict_videos,
     split_videos,
@@ -64,9 +65,7 @@ def predict(
         list[str] | None,
         typer.Option("--select", help="Detection only: suppression=soft, max_detections=1000."),
     ] = None,
-    detector: Annotated[
-        str, typer.Option(help="Keypoints only: a detection run that finds the instances.")
-    ] = "",
+    detector: DetectorOption = "",
     device: DeviceOption = "auto",
     engine: Annotated[
         str, typer.Option(help="eager, compile, onnxruntime, openvino, cuda, or auto: the fastest.")
@@ -141,8 +140,7 @@ def _advise(run: Run, largest: int, tile: str, out: str, *, has_videos: bool) ->
 def _show_results(results: Iterable[Any], output: Output) -> tuple[int, int]:
     """Print, draw and write results as they arrive; only poses are collected, for the CSV.
 
-    Returns:
-        Number of results, and the longer side in pixels of the largest image.
+    Number of results, and the longer side in pixels of the largest image.
     """
     from muntin.results import Poses
 
@@ -180,7 +178,6 @@ def _find_all(places: list[str]) -> tuple[list[Path], bool]:
 
 
 def _describe_thresholds(detector: str, threshold: float | None) -> None:
-    """Print the score thresholds of instances and keypoints."""
     from muntin.prediction.from_run import find_threshold
     from muntin.results import DEFAULT_SCORE_THRESHOLD
     from muntin.runs import Run

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments and options that commands share, and parsers of their values."""
+"""What commands share: arguments, options, parsers of their values, tables and JSON."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -16,6 +16,7 @@ from muntin.errors import ConfigError
 __all__ = [
     "BatchOption",
     "DataArgument",
+    "DetectorOption",
     "DeviceOption",
     "HeadOption",
     "JsonOption",
@@ -37,6 +38,7 @@ __all__ = [
     "parse_size",
     "parse_tile",
     "parse_time",
+    "print_table",
     "to_json",
 ]
 
@@ -56,6 +58,9 @@ BatchOption = Annotated[str, typer.Option(help="Images per step, or auto.")]
 SideOption = Annotated[str, typer.Option(help="Side in pixels, or HxW.")]
 SizeOption = Annotated[str, typer.Option(help="N or HxW in pixels; default: that of the run.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+DetectorOption = Annotated[
+    str, typer.Option(help="Keypoints only: a detection run that finds the instances.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SettingsOption = Annotated[
@@ -150,3 +155,24 @@ def parse_settings(texts: Iterable[str] | None, option: str = "--set") -> dict[s
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
     """Format one JSON document."""
     return json.dumps(values, indent=2)
+
+
+# Wide enough for every model name; a pipe has no width.
+_PIPE_WIDTH = 240
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; cells that exceed a narrow terminal are wrapped, never truncated."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPE_WIDTH)
+    table = Table()
+    for title in titles:
+        table.add_column(Text(title), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # not markup: a class may be called "[red]"
+    console.print(table)

@@ -1,30 +1,69 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""``muntin predict``: videos, and CSV tables of poses."""
+"""``muntin predict``: videos, CSV tables of poses, and JSON lists of any length."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+import sys
+import tempfile
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from muntin.commands.json_output import JsonList
+from muntin.commands.values import to_json
 
-__all__ = ["Output", "predict_videos", "split_videos", "write_pose_table"]
+__all__ = ["JsonList", "Output", "predict_videos", "split_videos", "write_pose_table"]
+
+MAX_BUFFER = 2**24
+"""Characters held in memory; longer lists go to a temporary file."""
+
+
+class JsonList(ExitStack):
+    """Collects the items of a JSON list as text; the temporary file ends with the context.
+
+    Nothing is printed before `print`, so that a command that fails leaves stdout empty.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        file = tempfile.SpooledTemporaryFile(MAX_BUFFER, "w+", encoding="utf-8", newline="")  # noqa: SIM115 (entered below)
+        self._file = self.enter_context(file)
+        self._count = 0
+
+    def add(self, item: dict[str, Any]) -> None:
+        """Append an item."""
+        self._file.write(",\n" if self._count else "[\n")
+        self._file.write(textwrap.indent(to_json(item), "  "))
+        self._count += 1
+
+    def mark(self) -> tuple[int, int]:
+        """Return the current end, for `cut`."""
+        return self._file.tell(), self._count
+
+    def cut(self, mark: tuple[int, int]) -> None:
+        """Remove everything added after a mark."""
+        place, self._count = mark
+        self._file.seek(place)
+        self._file.truncate()
+
+    def print(self) -> None:
+        """Write the list to stdout."""
+        self._file.write("\n]\n" if self._count else "[]\n")
+        self._file.seek(0)
+        shutil.copyfileobj(self._file, sys.stdout)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """Where results go.
+    """Where results go: an empty folder writes nothing, without document each prints a line.
 
-    Attributes:
-        folder: For annotated images and videos, and CSV tables of poses; "" writes nothing.
-        min_score: Minimum score of what is drawn and described.
-        scorer: Name of the run, for CSV tables.
-        document: Receives every result; None prints a line for each.
+    The scorer is the name of the run, for the CSV tables of poses.
     """
 
     folder: str
@@ -34,7 +73,7 @@ class Output:
 
     def write_poses(self, poses: Sequence[Any], name: str, frames: Sequence[str] = ()) -> None:
         """Write a CSV table, if there are poses."""
-        from muntin.prediction.pose_csv import write_poses
+        from muntin.prediction.video import write_poses
 
         if poses:
             write_poses(Path(self.folder) / name, poses, scorer=self.scorer, frames=frames)
@@ -58,12 +97,9 @@ def predict_videos(
     *,
     strict: bool,
 ) -> dict[str, int]:
-    """Predict every frame of videos; results have the paths ``VIDEO#0``, ``VIDEO#1`` ...
+    """Predict and count every frame of videos; results are called ``VIDEO#0``, ``VIDEO#1`` ...
 
     Unless `strict`, an unreadable video is skipped with a warning.
-
-    Returns:
-        Number of frames of each video.
     """
     from muntin.errors import DataError, MuntinWarning
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from muntin.drawing.colours import colour_of
 from muntin.drawing.fonts import clean_label, load_font
@@ -26,15 +28,18 @@ from muntin.drawing.layout import (
     fit_image,
     join_panels,
 )
-from muntin.drawing.mask_drawing import cut_mask, dash_box, paint_mask
 from muntin.results import Detections
 from muntin.samples import Objects, Segmentation
+from muntin.shapes import Size
 
-__all__ = ["draw_detection_pair", "draw_detections", "draw_objects"]
+__all__ = ["cut_mask", "draw_detection_pair", "draw_detections", "draw_objects"]
 
 Place = tuple[int, int, int, int]  # left, top, right, bottom, the last two included
+Piece = tuple[NDArray[np.bool_], int, int]
+"""The part of a mask that is set, its first row and its first column."""
 
 _TINY = 64  # up to this size pixels are enlarged without smoothing
+_FILL, _HATCH = 0.35, 0.6  # shares of the colour in masks
 _FEW, _SOME = 25, 60  # objects: full tags, initials, none
 
 
@@ -51,15 +56,10 @@ class _Mark:
 
 
 def draw_detections(original: NDArray[np.uint8], found: Detections) -> Image.Image:
-    """Draw detections: boxes in the colour of their class, and masks.
+    """Draw detections, best on top: boxes in the colour of their class, and masks.
 
-    Args:
-        original: (H, W, 3) uint8, or grey: the image of `found`.
-        found: Best first; the best are drawn on top.
-
-    Returns:
-        A new image, at most 1280 pixels on the longer side; small ones are enlarged. With more
-        than 25 objects, a legend below it shows colour, name and number of each class.
+    The new image is at most 1280 pixels on the longer side; small ones are enlarged. With more
+    than 25 objects, a legend below it shows colour, name and number of each class.
     """
     return _draw_panel(original, _found_marks(found), "detected")
 
@@ -74,16 +74,9 @@ def draw_objects(
 def draw_detection_pair(
     original: NDArray[np.uint8], truth: Objects, found: Detections, class_names: Sequence[str]
 ) -> Image.Image:
-    """Draw annotations beside detections.
+    """Draw annotations beside detections, at most 960 pixels on the longer side of each.
 
-    Args:
-        original: (H, W, 3) uint8, or grey: the image of both.
-        truth: The annotations, left.
-        found: The detections, right; all are drawn, so apply a score threshold before.
-        class_names: Name of each class number of `truth`.
-
-    Returns:
-        A new image; each half is at most 960 pixels on the longer side.
+    All detections are drawn, so apply a score threshold before.
     """
     sides = (_truth_marks(truth, class_names), _found_marks(found))
     busiest = max(len(marks) for marks in sides)
@@ -135,7 +128,7 @@ def _draw_panel(
     for mark in reversed(marks):
         piece = cut_mask(mark.mask, original.shape[:2], image.size[::-1]) if mark.mask else None
         if piece is not None:
-            paint_mask(pixels, *piece, colour_of(mark.class_id), line=line, hatched=mark.crowd)
+            _paint_mask(pixels, *piece, colour_of(mark.class_id), line=line, hatched=mark.crowd)
     image = Image.fromarray(pixels)
     pen = ImageDraw.Draw(image)
     places = [_place(mark.box, ratio, image) for mark in marks]
@@ -156,7 +149,7 @@ def _draw_panel(
 def _place(
     box: NDArray[np.float64], ratio: NDArray[np.float64], image: Image.Image
 ) -> Place | None:
-    """Give the pixels of a box, at least one; None when it is outside of the image."""
+    """Pixels of a box, at least one; None when it is outside of the image."""
     # Far outside the image nothing is drawn anyway.
     scaled = np.clip(box * np.tile(ratio, 2), -20, np.tile(image.size, 2) + 20)
     left, top = (int(edge) for edge in np.floor(scaled[:2]))
@@ -172,7 +165,7 @@ def _draw_box(
     colour = colour_of(mark.class_id)
     left, top, right, bottom = place
     if mark.crowd:
-        dash_box(pen, place, colour, line=line)
+        _dash_box(pen, place, colour, line=line)
         return
     if halo:
         pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=HALO, width=line + 2)
@@ -242,3 +235,87 @@ def _add_legend(
     total = len(marks)
     head = f"{total} object{'s' * (total != 1)} {verb}" if marks else f"nothing {verb}"
     return add_legend(image, rows, head=head, max_lines=5)
+
+
+def cut_mask(mask: Segmentation, size: Size, drawn: Size) -> Piece | None:
+    """Cut out the part of a mask that is set, scaled from `size` to the size it is drawn in.
+
+    None when nothing is set; at least one pixel otherwise.
+    """
+    down, right = drawn[0] / size[0], drawn[1] / size[1]
+    if isinstance(mask, list):
+        # Corners are scaled, not pixels, so that outlines stay smooth.
+        scaled = [
+            [edge * (down if place % 2 else right) for place, edge in enumerate(polygon)]
+            for polygon in mask
+            if len(polygon) >= 6
+        ]
+        return _crop(coco_mask.frPyObjects(scaled, *drawn), 1.0, 1.0) if scaled else None
+    if isinstance(mask["counts"], list):
+        mask = coco_mask.frPyObjects(mask, *size)
+    return _crop([mask], down, right)
+
+
+def _crop(masks: list[Any], down: float, right: float) -> Piece | None:
+    whole = coco_mask.merge(masks)
+    left, top, width, height = (int(edge) for edge in coco_mask.toBbox(whole))
+    if not width or not height:
+        return None
+    bitmap = coco_mask.decode(whole)[top : top + height, left : left + width]
+    rows = round(top * down), round((top + height) * down)
+    columns = round(left * right), round((left + width) * right)
+    sides = (max(1, columns[1] - columns[0]), max(1, rows[1] - rows[0]))
+    piece = Image.fromarray(bitmap * np.uint8(255)).resize(sides, Image.Resampling.BILINEAR)
+    shrunk = np.asarray(piece) >= 128
+    # A mask too thin for the drawn size is seen as what it covers.
+    return shrunk if shrunk.any() else ~shrunk, rows[0], columns[0]
+
+
+def _paint_mask(
+    pixels: NDArray[np.uint8],
+    piece: NDArray[np.bool_],
+    top: int,
+    left: int,
+    colour: tuple[int, int, int],
+    *,
+    line: int,
+    hatched: bool = False,
+) -> None:
+    """Paint a mask into an image, in place: a translucent fill, or stripes, and a contour.
+
+    `piece`, `top` and `left` come from `cut_mask`. The contour, `line` pixels wide, lies inside.
+    """
+    part = pixels[top : top + piece.shape[0], left : left + piece.shape[1]]
+    piece = piece[: part.shape[0], : part.shape[1]]
+    inner = Image.fromarray(np.pad(piece, 1).astype(np.uint8) * 255)
+    for _ in range(line):
+        inner = inner.filter(ImageFilter.MinFilter(3))
+    contour = piece & (np.asarray(inner)[1:-1, 1:-1] == 0)
+    share = np.where(piece, _FILL, 0.0)
+    if hatched:
+        rows, columns = np.indices(piece.shape)
+        stripes = (rows + top + columns + left) % 12 < 3
+        share = np.where(piece & stripes, _HATCH, 0.0)
+    share[contour] = 1.0
+    mixed = part + (np.array(colour) - part) * share[..., None]
+    part[...] = mixed.round().astype(np.uint8)
+
+
+def _dash_box(
+    pen: ImageDraw.ImageDraw,
+    place: tuple[int, int, int, int],
+    colour: tuple[int, int, int],
+    *,
+    line: int,
+) -> None:
+    """Draw a box with dashes, `line` pixels wide; `place` holds the first and the last pixels."""
+    left, top, right, bottom = place
+    dash = 5 + 2 * line
+    for x in range(left, right + 1, 2 * dash):
+        end = min(x + dash, right)
+        pen.line((x, top, end, top), fill=colour, width=line)
+        pen.line((x, bottom, end, bottom), fill=colour, width=line)
+    for y in range(top, bottom + 1, 2 * dash):
+        end = min(y + dash, bottom)
+        pen.line((left, y, left, end), fill=colour, width=line)
+        pen.line((right, y, right, end), fill=colour, width=line)

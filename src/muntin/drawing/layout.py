@@ -1,40 +1,46 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of drawings: the image at a size to look at, panels side by side, and a legend."""
+"""Parts of drawings: the image at a size to look at, panels, a legend, and contact sheets."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from muntin.drawing.colours import INK, Colour
+from muntin.drawing.colours import BLUE, INK, VERMILION, Colour
 from muntin.drawing.fonts import load_font
 
-__all__ = ["HALO", "LARGEST", "LegendRow", "add_legend", "draw_tag", "fit_image", "join_panels"]
+__all__ = [
+    "HALO",
+    "LARGEST",
+    "LegendRow",
+    "Thumbnail",
+    "add_legend",
+    "draw_sheet",
+    "draw_tag",
+    "fit_image",
+    "join_panels",
+]
 
 LARGEST = 1280  # pixels, of the longer side
 HALO: Colour = (20, 20, 20)
 _GAP = 8
 _LINE = 22
 _MIN_LEGEND = 260  # pixels
+_SHEET_GAP = 10
 
 
 def fit_image(
     original: NDArray[np.uint8], smallest: int, largest: int, *, tiny: int = 0
 ) -> Image.Image:
-    """Bring the longer side of an image between two limits.
+    """Bring the longer side of a grey or RGB image between two limits, in pixels; RGB.
 
-    Args:
-        original: (H, W, 3) uint8, or grey.
-        smallest: Minimum longer side in pixels.
-        largest: Maximum longer side in pixels.
-        tiny: Up to this longer side, pixels are enlarged by a whole number, without smoothing.
-
-    Returns:
-        An RGB image.
+    Up to the longer side `tiny`, pixels are enlarged by a whole number, without smoothing.
     """
     grey = original.ndim == 2 or original.shape[2] == 1
     pixels = original.reshape(original.shape[:2]) if grey else original
@@ -46,6 +52,10 @@ def fit_image(
         scale, how = max(1, round(scale)), Image.Resampling.NEAREST
     if scale == 1:
         return image
+    return _scale(image, scale, how)
+
+
+def _scale(image: Image.Image, scale: float, how: Image.Resampling) -> Image.Image:
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, how)
 
@@ -79,14 +89,9 @@ def add_legend(
     what: str = "classes",
     max_lines: int = 6,
 ) -> Image.Image:
-    """Add a legend below an image: colours and texts, up to some lines.
+    """Add a legend of at most `max_lines` lines below an image: `head`, colours and texts.
 
-    Args:
-        image: The panel.
-        rows: Entries in order.
-        head: Text before them.
-        what: Plural noun for those that do not fit.
-        max_lines: Lines of entries.
+    `what` is the plural noun for the rows that do not fit.
     """
     font = load_font(14)
     width = max(image.width, _MIN_LEGEND)
@@ -140,3 +145,67 @@ def draw_tag(
     ink = (0, 0, 0) if bright else (255, 255, 255)
     font = load_font(round(size))
     pen.text((place[0] + 3, middle), text, fill=ink, font=font, anchor="lm")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Thumbnail:
+    """One image of a sheet, with its caption line by line.
+
+    `good` frames it blue (a correct prediction) or orange (an error); None: no frame.
+    """
+
+    pixels: NDArray[np.uint8]
+    lines: tuple[str, ...] = ()
+    good: bool | None = None
+
+
+def draw_sheet(
+    tiles: Sequence[Thumbnail], title: str = "", *, columns: int = 0, side: int = 150
+) -> Image.Image:
+    """Arrange images in rows, `side` pixels on the longer side; 0 columns = automatic."""
+    count = max(len(tiles), 1)
+    columns = columns or min(8, max(1, math.ceil(math.sqrt(count * 1.5))))
+    rows = math.ceil(count / columns)
+    small, large = load_font(11), load_font(16)
+    text_height = 16 * max((len(tile.lines) for tile in tiles), default=0)
+    images = [_fit(tile.pixels, side) for tile in tiles]
+    # A row is as high as its highest image.
+    heights = [
+        max((p.height for p in images[row * columns : (row + 1) * columns]), default=side)
+        for row in range(rows)
+    ]
+    tops = [40 if title else _SHEET_GAP]
+    for height in heights:
+        tops.append(tops[-1] + height + _SHEET_GAP + text_height)
+    cell = side + _SHEET_GAP
+    sheet = Image.new("RGB", (columns * cell + _SHEET_GAP, tops[-1] + _SHEET_GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    if title:
+        pen.text((_SHEET_GAP, 10), title, fill=INK, font=large)
+    for index, tile in enumerate(tiles):
+        left = _SHEET_GAP + (index % columns) * cell
+        upper, height = tops[index // columns], heights[index // columns]
+        pixels = images[index]
+        place = (left + (side - pixels.width) // 2, upper + (height - pixels.height) // 2)
+        sheet.paste(pixels, place)
+        if tile.good is not None:
+            right, bottom = place[0] + pixels.width, place[1] + pixels.height
+            frame = (place[0] - 2, place[1] - 2, right + 1, bottom + 1)
+            pen.rectangle(frame, outline=BLUE if tile.good else VERMILION, width=2)
+        for number, line in enumerate(tile.lines):
+            text = _shorten(line, small, side)
+            pen.text((left, upper + height + 4 + 16 * number), text, fill=INK, font=small)
+    return sheet
+
+
+def _fit(pixels: NDArray[np.uint8], side: int) -> Image.Image:
+    image = Image.fromarray(pixels)
+    scale = side / max(image.size)
+    # Pixels of tiny images stay visible.
+    return _scale(image, scale, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    while len(text) > 4 and font.getlength(text) > width:
+        text = text[:-4] + "..."
+    return text

@@ -19,7 +19,6 @@ __all__ = ["draw_bars", "draw_confusion", "draw_curves", "draw_errors", "draw_pr
 
 
 def _new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    """A figure, sizes in inches, with one plot."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=11)
@@ -124,17 +123,10 @@ def draw_precision_recall(
 ) -> Figure:
     """Draw precision against recall at an overlap (IoU) of 0.5: a line a class, their mean black.
 
-    Args:
-        recall: (R) The grid, 0 to 1.
-        precision: (K, R) Precision of each class; NaN for a class without truth, which is left
-            out.
-        class_names: K names.
-        title: Above the plot.
-        num_objects: K counts; of more than 10 classes, the 5 with the most objects and the 5
-            others with the lowest average precision are drawn. The 10 lowest when left out.
-
-    Returns:
-        The figure; the average precision of each line (AP50) is in the legend.
+    Precision is (K, R) for K classes over the grid of recall; classes with NaN have no truth and
+    are left out. Of more than 10 classes, the 5 with the most objects and the 5 others with the
+    lowest average precision are drawn; without `num_objects`, the 10 lowest. The average
+    precision of each line (AP50) is in the legend.
     """
     figure, axes = _new_axes(7.6, 4.6, title)
     known = np.flatnonzero(np.isfinite(precision).all(axis=1))
@@ -178,11 +170,8 @@ def draw_precision_recall(
 def draw_errors(distances: NDArray[np.float64], names: Sequence[str], title: str) -> Figure:
     """Draw keypoint errors: a histogram of all, and the median of each keypoint.
 
-    Args:
-        distances: (N, P) pixels; NaN where a keypoint is not visible, infinite where it was not
-            predicted.
-        names: Of the keypoints.
-        title: Title of the figure.
+    Distances are (instances, keypoints) in pixels; NaN where a keypoint is not visible, infinite
+    where it was not predicted.
     """
     finite = distances[np.isfinite(distances)]
     figure = Figure(figsize=(10, max(3.4, 0.22 * len(names) + 1.2)), layout="constrained")

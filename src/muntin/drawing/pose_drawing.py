@@ -29,16 +29,9 @@ def draw_poses(
     min_score: float = DEFAULT_SCORE_THRESHOLD,
     largest: int = LARGEST,
 ) -> Image.Image:
-    """Draw keypoints with enough score, and edges between them.
+    """Draw keypoints with enough score, edges between them, and a strip that names them.
 
-    Args:
-        pixels: (H, W, 3) uint8, or grey: the image of `found`.
-        found: Drawn with the best instance on top.
-        min_score: Score of a keypoint from which it is drawn.
-        largest: Maximum longer side of the returned image in pixels.
-
-    Returns:
-        A new image with a strip below that names the keypoints.
+    The best instance is on top; `largest` is the maximum longer side in pixels.
     """
     image = fit_image(pixels, _SMALLEST, largest)
     longer = max(pixels.shape[:2])
@@ -53,13 +46,7 @@ def draw_poses(
 
 
 def draw_pose_pair(pixels: NDArray[np.uint8], truth: Poses, found: Poses) -> Image.Image:
-    """Draw annotated beside predicted poses.
-
-    Args:
-        pixels: (H, W, 3) uint8, or grey: the image of both.
-        truth: The annotation, left; from `annotated_poses`.
-        found: The prediction, right.
-    """
+    """Draw annotated (from `annotated_poses`) beside predicted poses."""
     return join_panels([draw_poses(pixels, poses, largest=960) for poses in (truth, found)])
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from muntin.drawing.detection_drawing import draw_detections
 from muntin.drawing.fonts import load_font
-from muntin.drawing.layout import HALO, LARGEST
+from muntin.drawing.layout import HALO, LARGEST, fit_image
 from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.semantic_drawing import draw_semantic_map
 from muntin.results import Detections, Labels, Poses, SemanticMap
@@ -22,14 +22,9 @@ __all__ = ["draw_result"]
 
 
 def draw_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa: ANN401
-    """Draw a result on its image.
+    """Draw one of `muntin.results` on its image.
 
-    Args:
-        pixels: (H, W, 3) uint8, the image of the result.
-        result: One of `muntin.results`.
-
-    Returns:
-        A new image; small ones are enlarged so that the text can be read, and large ones shrunk.
+    Small images are enlarged so that the text can be read, and large ones shrunk.
     """
     for kind, draw in _DRAWERS.items():
         if isinstance(result, kind):
@@ -40,10 +35,7 @@ def draw_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa:
 
 def _draw_classes(pixels: NDArray[np.uint8], result: Labels) -> Image.Image:
     """Draw the best classes, with bars, below the image."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    scale = max(1, round(320 / max(image.size)))
-    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    image = fit_image(pixels, 320, LARGEST, tiny=320)
     width = max(image.width, 260)
     rows = list(zip(result.class_names, result.scores, strict=True))[:5]
     line = 22

@@ -23,11 +23,7 @@ __all__ = ["save_bytes", "save_figure", "save_image", "save_labels"]
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG and return the path.
-
-    Raises:
-        RunError: The file cannot be written; an existing one is unchanged.
-    """
+    """Write a figure as PNG and return the path; errors as of `save_bytes`."""
     FigureCanvasAgg(figure)
     data = io.BytesIO()
     with warnings.catch_warnings():
@@ -38,22 +34,14 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def save_image(image: Image.Image, path: Path) -> Path:
-    """Write an image as PNG and return the path.
-
-    Raises:
-        RunError: The file cannot be written; an existing one is unchanged.
-    """
+    """Write an image as PNG and return the path; errors as of `save_bytes`."""
     data = io.BytesIO()
     image.save(data, format="png")
     return save_bytes(data.getvalue(), path)
 
 
 def save_labels(labels: NDArray[np.int16], path: Path) -> Path:
-    """Write the class number of each pixel as a grey PNG, of 16 bits where 8 are too few.
-
-    Raises:
-        RunError: The file cannot be written; an existing one is unchanged.
-    """
+    """Write the class number of each pixel as a grey PNG, of 16 bits where 8 are too few."""
     kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
     return save_image(Image.fromarray(labels.astype(kind)), path)
 
@@ -61,8 +49,7 @@ def save_labels(labels: NDArray[np.int16], path: Path) -> Path:
 def save_bytes(data: bytes, path: Path) -> Path:
     """Write a file atomically, create its folders, and return the path.
 
-    Raises:
-        RunError: The file cannot be written; an existing one is unchanged.
+    On failure, which is a RunError, an existing file is unchanged.
     """
     partial = path.with_name(path.name + ".partial")
     try:

@@ -37,15 +37,8 @@ def draw_labels(
 ) -> Image.Image:
     """Draw labels over their image; pixels with a label below 0 are left as they are.
 
-    Args:
-        original: (H, W, 3) uint8, or grey.
-        labels: Class number of each pixel.
-        class_names: Name of each class number.
-        colors: Colour of each as in their data set, or none.
-        largest: Maximum longer side of the returned image in pixels.
-
-    Returns:
-        A new image with a legend below: colour, name and share of the image of each class.
+    `colors` are those of the data set, or none; `largest` is the maximum longer side in pixels.
+    The legend shows colour, name and share of the image of each class.
     """
     palette = _palette(len(class_names), colors)
     pixels = np.array(fit_image(original, _SMALLEST, largest))
@@ -68,13 +61,7 @@ def draw_semantic_pair(
     truth: Int[np.ndarray, "H W"],
     found: SemanticMap,
 ) -> Image.Image:
-    """Draw annotation beside prediction.
-
-    Args:
-        original: (H, W, 3) uint8, or grey: the image of both.
-        truth: The annotation, left.
-        found: The prediction, right.
-    """
+    """Draw annotation beside prediction."""
     panels = [
         draw_labels(original, labels, found.class_names, found.colors, largest=960)
         for labels in (truth, found.labels)

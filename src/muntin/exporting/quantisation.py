@@ -40,14 +40,9 @@ SPEED_BATCH, ROUNDS = 8, 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantised:
-    """Result of quantisation.
+    """Metric before and after quantisation, and images per second, at batch size 8.
 
-    Attributes:
-        before: Metric of the float32 network.
-        after: Metric of the written model.
-        layers: Number of linear layers and convolutions.
-        kept: Number of these kept in float32.
-        speeds: Images per second before and after, at batch size 8.
+    `kept` of the linear layers and convolutions are in float32.
     """
 
     before: float
@@ -67,19 +62,11 @@ def quantise(
     max_loss: float,
     parts: Sequence[float] = FLOAT_SHARES,
 ) -> Quantised:
-    """Write a graph in int8; the most sensitive layers stay in float32 if necessary.
+    """Write a graph in int8, as .onnx, or .xml for OpenVINO.
 
-    Args:
-        graph: The graph.
-        path: The file to write: .onnx, or .xml for OpenVINO.
-        note: Metadata to store in the file.
-        images: Calibration inputs, one image each.
-        judge: Computes the metric of a runner.
-        max_loss: Allowed drop of the metric, in its own units.
-        parts: Fractions of layers to keep in float32, tried in order.
-
-    Raises:
-        ConfigError: The metric drops more, even with the last fraction of layers in float32.
+    The most sensitive layers stay in float32 if necessary: `parts` are the fractions to try, in
+    order. `images` are inputs for calibration, one image each; `judge` computes the metric of a
+    runner, which may drop by `max_loss`, in its own units.
     """
     maker: _OpenVino | _Onnx = _OpenVino(graph) if path.suffix == ".xml" else _Onnx(graph, note)
     ranking = _rank(graph, images[:MAX_RANKING_IMAGES])
@@ -188,8 +175,6 @@ def _find(known: Sequence[tuple[float, str]], wanted: Sequence[float]) -> list[s
 
 
 class _OpenVino:
-    """An OpenVINO model."""
-
     def __init__(self, graph: Graph) -> None:
         self.model = to_openvino(graph, any_batch=True)
 
@@ -215,8 +200,6 @@ class _OpenVino:
 
 
 class _Onnx:
-    """An ONNX model."""
-
     def __init__(self, graph: Graph, note: str) -> None:
         import onnx
 

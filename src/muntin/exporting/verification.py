@@ -44,14 +44,9 @@ rounding decides which of two boxes is returned.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One comparison.
+    """One comparison, on "random", "drawn" or "real" images of a size (height, width).
 
-    Attributes:
-        size: (height, width) of the images.
-        batch: Batch size.
-        examples: "random", "drawn" or "real".
-        difference: Maximum difference relative to the largest value.
-        limit: Allowed difference.
+    The difference is the largest one, relative to the largest value.
     """
 
     size: Size
@@ -112,15 +107,9 @@ def compare(
     finds: bool,
     precision: Precision,
 ) -> Row:
-    """Compare an engine with the network on a batch.
+    """Compare an engine with the network on a batch, an item of `comparison_images`.
 
-    Args:
-        network: The network.
-        engine: The same network in an engine.
-        pre: Normalisation.
-        examples: An item of `comparison_images`.
-        finds: Whether both output detections.
-        precision: Of the engine; defines the allowed difference.
+    `finds` says whether both output detections; the precision defines the allowed difference.
     """
     kind, images, sizes = examples
     inside = sizes if finds else None
@@ -166,11 +155,7 @@ def difference_of_instances(
 
 
 def require_agreement(rows: Sequence[Row], what: str) -> None:
-    """Check that every comparison passed.
-
-    Raises:
-        RunError: One failed.
-    """
+    """Check that every comparison passed."""
     failed = [row for row in rows if not row.passed]
     if not failed:
         return

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from muntin.configs import check_range
 from muntin.features import FeatureSpec
-from muntin.nn.conv_norm import ChannelNorm, ConvNorm, NormName
-from muntin.nn.upsampling import Upsample
+from muntin.nn.conv_norm import ChannelNorm, ConvNorm, NormName, Upsample
 
 __all__ = ["FeaturePyramid", "NeckConfig", "SimplePyramid", "build_neck", "build_plain_neck"]
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from muntin.heads.rcnn_config import RCNNConfig
-from muntin.nn.conv_norm import ConvNorm
-from muntin.nn.upsampling import Upsample
+from muntin.nn.conv_norm import ConvNorm, Upsample
 from muntin.ops.boxes import assign_levels
 from muntin.shapes import Float, Int
 

@@ -29,8 +29,7 @@ from torch import Tensor, nn
 
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.linear_layers import init_linear_weights
-from muntin.nn.mlp import Mlp
+from muntin.nn.linear_layers import Mlp, init_linear_weights
 from muntin.ops.positions import resample_grid
 from muntin.ops.size_rules import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.ops.windows import WindowLayout, cut_heads, join_heads

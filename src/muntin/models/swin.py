@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.linear_layers import init_linear_weights
-from muntin.nn.mlp import Mlp
+from muntin.nn.linear_layers import Mlp, init_linear_weights
 from muntin.ops.positions import expand_relative_position_bias, resample_grid
 from muntin.ops.size_rules import SIZE_RULES, SizeRule, SizeRuleName, fit_patches
 from muntin.ops.window_attention import BackendName, window_attention

@@ -36,10 +36,10 @@ from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_c
 from muntin.nn.drop_path import DropPath, drop_path_schedule
 from muntin.nn.linear_layers import (
     BiasedLinear,
+    Mlp,
     init_linear_weights,
     without_key_bias,
 )
-from muntin.nn.mlp import Mlp
 from muntin.ops.positions import (
     expand_relative_position_bias,
     resample_grid,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution with norm and activation, for necks and heads of dense tasks."""
+"""Convolutions of necks and heads of dense tasks: with norm and activation, and 2x upsampling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["ChannelNorm", "ConvNorm", "NormName", "build_norm"]
+__all__ = ["ChannelNorm", "ConvNorm", "NormName", "Upsample", "build_norm"]
 
 NormName = Literal["none", "batch", "group", "layer"]
 
@@ -54,14 +54,9 @@ def build_norm(name: NormName, channels: int) -> nn.Module:
 
 
 class ConvNorm(nn.Module):
-    """Convolution with "same" padding, optional norm, optional ReLU.
+    """Convolution with "same" padding (kernel odd), optional norm, optional ReLU.
 
-    Args:
-        in_channels: Input channels.
-        out_channels: Output channels.
-        kernel: Kernel size, odd.
-        norm: Norm after the convolution, which then has no bias.
-        activation: Whether to apply ReLU.
+    With a norm the convolution has no bias.
     """
 
     def __init__(
@@ -85,3 +80,28 @@ class ConvNorm(nn.Module):
     def forward(self, maps: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H W"]:
         """Apply all three."""
         return self.activation(self.norm(self.conv(maps)))
+
+
+class Upsample(nn.ConvTranspose2d):
+    """Transposed convolution of kernel 2 and stride 2, computed as a matrix product.
+
+    Output cells do not overlap, so a 1 x 1 convolution with four times the channels and a
+    rearrangement are equivalent, and faster on CPUs.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 2, stride=2)
+
+    def forward(  # type: ignore[override]
+        self, maps: Float[Tensor, "B C_in H W"]
+    ) -> Float[Tensor, "B C_out 2*H 2*W"]:
+        """Upsample."""
+        weight = self.weight.permute(1, 2, 3, 0).reshape(
+            -1, self.in_channels, 1, 1
+        )  # 4*C_out, C_in
+        bias = None if self.bias is None else self.bias.repeat_interleave(4)
+        values = F.conv2d(maps, weight, bias)
+        # Not pixel_shuffle: its backward fails on an empty batch (a step without any object).
+        batch, _, high, wide = values.shape
+        cells = values.view(batch, self.out_channels, 2, 2, high, wide).permute(0, 1, 4, 2, 5, 3)
+        return cells.reshape(batch, self.out_channels, 2 * high, 2 * wide)

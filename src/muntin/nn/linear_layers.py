@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Linear layers: initialisation, and qkv projections without key bias."""
+"""Linear layers: initialisation, qkv projections without key bias, and perceptrons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["BiasedLinear", "init_linear_weights", "without_key_bias"]
+__all__ = ["BiasedLinear", "Mlp", "init_linear_weights", "without_key_bias"]
 
 
 def init_linear_weights(module: nn.Module, std: float = 0.02) -> None:
@@ -45,3 +45,22 @@ def without_key_bias(qv_bias: Float[Tensor, " C2"]) -> Float[Tensor, " C3"]:
     # BEiT and Swin V2: a bias of the keys cancels in the softmax (of plain products).
     query, value = qv_bias.chunk(2)
     return torch.cat([query, torch.zeros_like(query), value])
+
+
+class Mlp(nn.Module):
+    """Linear, GELU (exact), linear; applied to each token alone."""
+
+    recomputable = ("forward",)
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "*tokens C"], norm: nn.Module | None = None
+    ) -> Float[Tensor, "*tokens C"]:
+        """Transform every token, normalised before if there is a norm."""
+        x = x if norm is None else norm(x)
+        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))

@@ -16,16 +16,10 @@ __all__ = ["init_mimetic"]
 def init_mimetic(network: nn.Module, seed: int) -> int:
     """Initialise attention layers with the structure of trained ones; helps most on small data.
 
-    The product of query and key weights is near the identity (tokens attend to similar tokens),
-    that of value and output weights near its negative. With a relative position bias, each head
-    starts attending to one neighbour, like a tap of a convolution.
-
-    Args:
-        network: Modified in place: every module with `qkv`, `proj` and `num_heads`.
-        seed: Seed of the random part.
-
-    Returns:
-        Number of initialised layers.
+    Changes every module with `qkv`, `proj` and `num_heads`, and returns their number. The product
+    of query and key weights is near the identity (tokens attend to similar tokens), that of value
+    and output weights near its negative. With a relative position bias, each head starts
+    attending to one neighbour, like a tap of a convolution.
 
     Source:
         Trockman and Kolter 2023 (arXiv 2305.09828), section 4, with alpha = beta = 0.7 for queries

@@ -16,7 +16,7 @@ from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader
 from muntin.heads.network import Network
 from muntin.samples import Listing
-from muntin.scoring.outputs import Outputs, Scored
+from muntin.scoring.evaluator import Outputs, Scored
 from muntin.shapes import Float
 
 __all__ = ["Autocast", "Objective", "TrainingStep"]
@@ -82,12 +82,7 @@ class Objective(ABC, Generic[Inputs]):
 
 
 class TrainingStep(nn.Module):
-    """Network and losses as one module, so that autocast and data parallelism cover both.
-
-    Args:
-        network: Trained.
-        objective: Computes the losses.
-    """
+    """Network and losses as one module, so that autocast and data parallelism cover both."""
 
     def __init__(self, network: Network, objective: Objective[Any]) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from muntin.features import TokenMask
 from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast, Objective
 from muntin.samples import Listing
-from muntin.scoring.outputs import Outputs, Scored, join_outputs
+from muntin.scoring.evaluator import Outputs, Scored, join_outputs
 from muntin.shapes import Bool, Float
 
 __all__ = ["MaskedImages", "MaskedReconstruction", "MeanLoss", "draw_masks"]
@@ -29,12 +29,7 @@ MASK_SEED = 0x6D61736B
 
 
 class MaskedImages(NamedTuple):
-    """Inputs of a step.
-
-    Attributes:
-        images: Normalised.
-        keep: Patches that the backbone sees, row by row over the grid.
-    """
+    """Normalised images, and the patches that the backbone sees, row by row over the grid."""
 
     images: Float[Tensor, "B C H W"]
     keep: Bool[Tensor, "B N"]
@@ -64,13 +59,8 @@ class MeanLoss:
 class MaskedReconstruction(Objective[MaskedImages]):
     """Drop most patches, and predict their pixels with the network's only head, a `PixelDecoder`.
 
-    Args:
-        preprocessing: How images are normalised.
-        patch_size: Side of a patch of the backbone in pixels.
-        mask_ratio: Share of the patches that is dropped, 0.75 as published.
-
-    Raises:
-        ConfigError: `mask_ratio` leaves nothing to see or nothing to predict.
+    `patch_size` is the side of a patch of the backbone in pixels, `mask_ratio` the share of the
+    patches that is dropped, 0.75 as published.
     """
 
     def __init__(

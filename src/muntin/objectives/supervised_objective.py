@@ -19,8 +19,7 @@ from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast, Objective
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
-from muntin.scoring.evaluator import compute_figures, run_network
-from muntin.scoring.outputs import Outputs, Scored
+from muntin.scoring.evaluator import Outputs, Scored, compute_figures, run_network
 from muntin.shapes import Float
 from muntin.tasks.task import Task, TrainBatch
 
@@ -34,14 +33,9 @@ Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class SupervisedTask:
     """One task, with what its losses need besides a batch.
 
-    Attributes:
-        task: Row of the task.
-        classes: Classes of its head.
-        labels: `Task.ground_truth` of the training listing, on the device of the network; None if
-            targets come with the images.
-        class_weights: Factor on the loss of each class.
-        label_smoothing: Share of the target spread over all classes.
-        loss_weight: Factor on all losses of the task.
+    `labels` are `Task.ground_truth` of the training listing, on the device of the network; None if
+    targets come with the images. `class_weights` are factors on the loss of each class,
+    `loss_weight` on all losses; `label_smoothing` is the share spread over all classes.
     """
 
     task: Task
@@ -55,11 +49,9 @@ class SupervisedTask:
 class Supervised(Objective[dict[str, TrainBatch]]):
     """Minimise the losses of each task's head; all heads share one pass of the backbone.
 
-    Args:
-        tasks: By name of the head in the network; the only head of a network is called "head".
-            The first one is validated, and its goal chooses the best epoch.
-        preprocessing: How images are normalised.
-        mixing: Blends images and labels; for one classification task only.
+    Tasks have the names of their heads in the network ("head" if there is only one). The first
+    one is validated, and its goal chooses the best epoch. `mixing` blends images and labels, for
+    one classification task only.
     """
 
     def __init__(

@@ -234,6 +234,7 @@ def _write_plan(
     how: Recompute,
     timing: Timing,
 ) -> Plan:
+    """`persistent` and `process` are bytes."""
     run = prepared.run
     tuned, machine = run.config.train, run.config.machine
     batch, num_blocks = tuned.batch_size, requirements.steps.plain.num_blocks

@@ -27,15 +27,11 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryRequirements:
-    """Memory of a run beyond the process, and the available memory; bytes.
+    """Memory of a run beyond the process, and the available memory (`budget`); bytes.
 
-    Attributes:
-        steps: Memory of training steps.
-        validation_memory: Memory of validation beyond the weights, by images per batch.
-        weights: Bytes of weights and optimizer state during validation.
-        validation_batch: Images per batch in validation, given the training batch.
-        budget: Available memory.
-        max_batch: Upper limit of the search for the largest batch.
+    `validation_memory` is that beyond `weights` (with optimizer state), by images per batch;
+    `validation_batch` gives their number for a training batch. The search for the largest batch
+    ends at `max_batch`.
     """
 
     steps: StepMemory

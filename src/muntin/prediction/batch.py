@@ -33,24 +33,17 @@ Merge = Callable[[Sequence[Any]], Any]
 
 
 class Crop(NamedTuple):
-    """One network input: a whole image, a tile, or one instance.
-
-    Attributes:
-        pixels: Resized and cropped as the preprocessing asks for, not yet normalised.
-        meta: Its origin.
-    """
+    """One network input, not normalised: a whole image, a tile, or one instance."""
 
     pixels: UInt8[Tensor, "C h w"]
     meta: ImageMeta
 
 
 class CroppedImage(NamedTuple):
-    """An image as crops.
+    """An image as crops, none where a detector found no instance.
 
-    Attributes:
-        num_crops: How many crops there are; 0 where a detector found no instance.
-        crops: Yields them one at a time, so that never all tiles of a huge image are in memory.
-        merge: Merges their results into one; holds no pixels.
+    `crops` yields them one at a time, so that never all tiles of a huge image are in memory;
+    `merge` merges their results into one, and holds no pixels.
     """
 
     num_crops: int
@@ -60,13 +53,9 @@ class CroppedImage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Part:
-    """Crops that go through the network together.
+    """Crops that go through the network together, padded to one size at the right and the bottom.
 
-    Attributes:
-        images: All of one padded size, padded at the right and at the bottom.
-        metas: Of each crop: path and (height, width) of what it was cut from, and at which
-            (height, width) it lies inside `images`.
-        places: Number of each crop in its batch.
+    `places` are their numbers in the batch.
     """
 
     images: UInt8[Tensor, "B C H W"]

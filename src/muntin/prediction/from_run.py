@@ -17,9 +17,8 @@ from muntin.engines.graph_building import run_in_engine
 from muntin.engines.graphs import Precision
 from muntin.errors import ConfigError
 from muntin.heads.network import Network
-from muntin.prediction.options import refuse_detector
 from muntin.prediction.predictor import Predictor
-from muntin.prediction.top_down import BoxDetector
+from muntin.prediction.top_down import BoxDetector, refuse_detector
 from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.runs import ExportedRun, Run, read_results
 
@@ -143,11 +142,7 @@ def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Prec
 
 
 def change_selection(network: nn.Module, select: Mapping[str, Any]) -> None:
-    """Change the box selection of a detector.
-
-    Raises:
-        ConfigError: A field is unknown, or the network is not a detector.
-    """
+    """Change the box selection of a detector."""
     head: Any = network.head
     if not hasattr(getattr(head, "config", None), "select"):
         message = (

@@ -20,6 +20,7 @@ from muntin.data.decoding import open_image
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
 from muntin.drawing.result_drawing import draw_result
+from muntin.errors import ConfigError
 from muntin.prediction.batch import (
     Crop,
     CroppedImage,
@@ -29,10 +30,15 @@ from muntin.prediction.batch import (
     stack_crops,
     whole_image,
 )
-from muntin.prediction.options import check_options, refuse_detector
 from muntin.prediction.sources import ImageLike, LoadedImage, read_images
 from muntin.prediction.tiling import crop_views
-from muntin.prediction.top_down import BoxDetector, Detector, crop_instances, find_boxes
+from muntin.prediction.top_down import (
+    BoxDetector,
+    Detector,
+    crop_instances,
+    find_boxes,
+    refuse_detector,
+)
 from muntin.samples import Classes, skeleton_of
 from muntin.tasks.task import DEFAULT_OPTIONS, InferenceBatch, PredictOptions, Task
 
@@ -166,7 +172,7 @@ class Predictor:
             DataError: An image cannot be read.
             ConfigError: The task does not support tiles, scales or boxes (before anything is read).
         """
-        options = check_options(self.task, tta, tile, scales, boxes is not None)
+        options = _check_options(self.task, tta, tile, scales, boxes is not None)
         return self._stream(read_images(images, boxes, strict=strict), options)
 
     def prepare(
@@ -188,7 +194,7 @@ class Predictor:
         Returns:
             uint8 tensors (B, C, H, W), and for each crop in them where it comes from.
         """
-        options = check_options(self.task, tta, tile, scales, boxes is not None)
+        options = _check_options(self.task, tta, tile, scales, boxes is not None)
         cropped = list(self._crop(read_images(images, boxes), options))
         crops = [crop for image in cropped for crop in image.crops]
         return self._batch(crops, cropped, options)
@@ -312,8 +318,48 @@ def _check_record(name: str, record: object, kind: type, source: str) -> None:
         raise TypeError(message)
 
 
+def _check_options(
+    task: Task, tta: bool, tile: int | Literal["auto"] | None, scales: Sequence[Any], boxes: bool
+) -> PredictOptions:
+    if tile not in (None, "auto") and not isinstance(tile, int):
+        message = f'tile must be a side in pixels or "auto", got {tile!r}.'
+        raise ConfigError(message)
+    dense = task.dense
+    merges = dense is not None and dense.merges
+    at_once = task.detects and not merges
+    tiled = tile is not None
+    if (tiled and not (merges or task.kind == "segmentation")) or (tta and at_once):
+        why = " (its input is one instance at a time)" if task.top_down else ""
+        message = (
+            f"{'tile' if tiled else 'tta'} does not suit a {task.name} run with this head"
+            f"{why}. Leave it out."
+        )
+        raise ConfigError(message)
+    if boxes and not task.top_down:
+        message = f"boxes need a top-down pose run, got a {task.name} run. Leave them out."
+        raise ConfigError(message)
+    return PredictOptions(tta=tta, tile=tile, scales=_check_scales(task, scales))
+
+
+def _check_scales(task: Task, scales: Sequence[Any]) -> tuple[float, ...]:
+    try:
+        chosen = () if isinstance(scales, str) else tuple(map(float, scales))
+    except (TypeError, ValueError):
+        chosen = ()
+    if not chosen:
+        message = f"scales must be numbers such as (0.75, 1, 1.25), got {scales!r}."
+        raise ConfigError(message)
+    for scale in chosen:
+        check_range("scales", scale, 0.1, 10)
+    if chosen != (1.0,) and task.kind != "segmentation":
+        message = (
+            f"scales need a semantic segmentation run, got one of {task.name}. Leave them out."
+        )
+        raise ConfigError(message)
+    return chosen
+
+
 def _merge_complete(pending: deque[_Pending]) -> Iterator[Any]:
-    """Yield merged results of complete images, in order."""
     while pending and pending[0].complete:
         done = pending.popleft()
         yield done.image.merge(done.results)

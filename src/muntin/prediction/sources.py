@@ -25,13 +25,9 @@ ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
 
 class LoadedImage(NamedTuple):
-    """A decoded image.
+    """A decoded image, (H, W, 3) uint8 RGB; the path is empty for arrays and PIL images.
 
-    Attributes:
-        path: Its file; empty when it came as an array or a PIL image.
-        pixels: (H, W, 3) uint8 RGB.
-        boxes: (N, 4) left, top, right and bottom edges in pixels of the given instances; None if
-            not given.
+    `boxes` are (N, 4) left, top, right and bottom edges in pixels of given instances.
     """
 
     path: str
@@ -47,10 +43,7 @@ class LoadedImage(NamedTuple):
 def find_images(places: Iterable[str | Path]) -> list[Path]:
     """List the image files behind paths, folders (searched recursively) and shell patterns.
 
-    Files of a folder or a pattern are sorted by name.
-
-    Raises:
-        DataError: A place holds no image.
+    Files of a folder or a pattern are sorted by name; a place without images is a DataError.
     """
     found: list[Path] = []
     for text in places:
@@ -91,16 +84,8 @@ def read_images(
 ) -> Iterator[LoadedImage]:
     """Read images one at a time, in order; lazily.
 
-    Args:
-        images: One image or any iterable of them, a generator too.
-        boxes: Boxes of the instances in each image, in the same order (of a single image: its
-            boxes); None for none.
-        strict: Whether an image that cannot be read is an error; otherwise it is left out, with a
-            warning that names it.
-
-    Raises:
-        DataError: `images` is something else, an image cannot be read, or boxes are malformed or
-            fewer than the images.
+    `boxes` are the instances in each image (of a single image: its boxes). Unless `strict`, an
+    image that cannot be read is left out, with a warning that names it.
     """
     single = isinstance(images, (str, Path, Image.Image, np.ndarray))
     if not single and not isinstance(images, Iterable):
@@ -136,11 +121,7 @@ def _read(
 
 
 def check_boxes(boxes: Any, where: str) -> NDArray[np.float64]:  # noqa: ANN401 (of a user)
-    """Convert boxes to an (N, 4) array of edges in pixels.
-
-    Raises:
-        DataError: They are not rows of left, top, right and bottom edge, in this order.
-    """
+    """Convert boxes to an (N, 4) array of left, top, right and bottom edges in pixels."""
     try:
         rows = np.asarray(boxes, np.float64)
         rows = rows.reshape(-1, 4) if rows.size == 0 else rows

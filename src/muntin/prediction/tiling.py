@@ -127,18 +127,9 @@ def _merge(
 
 
 def cut_tiles(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Region]:
-    """Cover an image with evenly spaced, overlapping tiles.
+    """Cover an image with evenly spaced tiles of one size, row by row; smaller images are one tile.
 
-    Args:
-        size: (height, width) of the image in pixels.
-        tile: (height, width) of a tile in pixels; smaller images are one tile.
-        overlap: Minimum overlap of neighbours, as a share of the side of a tile.
-
-    Returns:
-        Tiles, row by row; all of one size.
-
-    Raises:
-        ConfigError: The tile is too small, or the overlap leaves no step.
+    `overlap` is the minimum overlap of neighbours, as a share of the side of a tile.
 
     Example:
         >>> [region.left for region in cut_tiles((100, 250), (100, 100), overlap=0.25)]
@@ -186,12 +177,7 @@ def merge_views(
 
     A box that ends at the inner edge of a tile is partial; it is dropped if a larger box of its
     class with a similar score covers most of it. Duplicates are suppressed, as `select` asks for.
-
-    Args:
-        views: What was found in each, as `shift_detections` gives it.
-        regions: The part of the image that each view shows.
-        select: How boxes suppress each other.
-        max_detections: Maximum number of boxes.
+    `views` come from `shift_detections`; `regions` are the parts of the image that they show.
     """
     every = _join(views)
     partial_boxes = np.concatenate(
@@ -218,7 +204,6 @@ def merge_views(
 
 
 def _place_masks(found: Detections, regions: Sequence[Region]) -> Detections:
-    """Shift masks of regions to the pixels of the image."""
     if found.masks is None:
         return found
     masks = tuple(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from muntin.configs import check_range
 from muntin.data.keypoint_transforms import crop_box, crop_region, warp_crop
 from muntin.data.transforms import Preprocessing, to_tensor
-from muntin.errors import MuntinWarning
+from muntin.errors import ConfigError, MuntinWarning
 from muntin.ops.keypoints import estimate_area, suppress_poses
 from muntin.prediction.batch import Crop, CroppedImage
 from muntin.prediction.sources import LoadedImage
@@ -26,7 +26,7 @@ from muntin.samples import Classes, Skeleton
 from muntin.shapes import Size
 from muntin.tasks.task import ImageMeta, Task
 
-__all__ = ["BoxDetector", "Boxes", "Detector", "crop_instances", "find_boxes"]
+__all__ = ["BoxDetector", "Boxes", "Detector", "crop_instances", "find_boxes", "refuse_detector"]
 
 Edges = tuple[float, float, float, float]
 
@@ -45,12 +45,7 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoxDetector:
-    """Finds instances.
-
-    Attributes:
-        predict: Detects them.
-        threshold: Minimum score of its boxes, in [0, 1].
-    """
+    """Finds instances with a score, in [0, 1], of at least the threshold."""
 
     predict: Detector
     threshold: float = DEFAULT_SCORE_THRESHOLD
@@ -59,13 +54,22 @@ class BoxDetector:
         check_range("detector_threshold", self.threshold, 0, 1)
 
 
-class Boxes(NamedTuple):
-    """Instances of an image.
+def refuse_detector(task: Task, other: Task) -> None:
+    """Check that the second task can detect the instances for the first, a top-down one."""
+    if not task.top_down:
+        message = f"detector needs a top-down pose run, got a {task.name} run. Leave it out."
+        raise ConfigError(message)
+    if not other.detects:
+        message = (
+            f"detector must be a run of muntin train detect or instance, got a {other.name} run."
+        )
+        raise ConfigError(message)
 
-    Attributes:
-        edges: (N, 4) left, top, right and bottom in pixels.
-        scores: (N) in [0, 1].
-        given: Whether the user gave them: then number and order must not change.
+
+class Boxes(NamedTuple):
+    """Instances of an image: (N, 4) left, top, right and bottom in pixels, and scores in [0, 1].
+
+    Where the user gave them, number and order must not change.
     """
 
     edges: NDArray[np.float64]
@@ -82,15 +86,9 @@ def find_boxes(
 ) -> Iterator[tuple[LoadedImage, Boxes | None]]:
     """Find the instances of each image, a batch of the detector at a time.
 
-    Args:
-        images: In order; only a batch of them is held.
-        detector: Detects instances in images without given boxes; if None, each such image is one
-            instance, with a warning.
-        classes: Classes of the pose run; if the detector shares some of them, others are dropped.
-        whole: Whether the run was trained on whole images, which silences the warning.
-
-    Yields:
-        The image and its boxes; None where the whole image is one instance.
+    Without boxes and a detector, the whole image is one instance (None), with a warning unless
+    the run was trained on whole images. If the detector knows some of the classes of the pose
+    run, its others are dropped.
     """
     warned = whole
     while batch := list(islice(images, 1 if detector is None else detector.predict.batch_size)):

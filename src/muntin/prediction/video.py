@@ -1,13 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Read and write videos frame by frame. Needs PyAV: ``pip install 'muntin[video]'``."""
+"""Videos, frame by frame (PyAV: ``pip install 'muntin[video]'``), and tables of their poses."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,19 +19,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.errors import DataError, RunError
+from muntin.results import Poses
+from muntin.runs import write_text
 from muntin.system_errors import cannot_write
 
-__all__ = ["VIDEO_SUFFIXES", "frame_rate", "predict_video", "read_frames", "write_video"]
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "frame_rate",
+    "predict_video",
+    "read_frames",
+    "write_poses",
+    "write_video",
+]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
 def read_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
-    """Give the frames of a video, (H, W, 3) uint8 RGB, one at a time.
-
-    Raises:
-        DataError: PyAV is not installed, or the file is no video or is broken.
-    """
+    """Give the frames of a video, (H, W, 3) uint8 RGB, one at a time."""
     av = _import_av()
     try:
         with av.open(str(path)) as container:
@@ -61,12 +68,7 @@ def _not_read(path: str | Path, error: Exception) -> str:
 def predict_video(
     stream: Callable[[Iterator[NDArray[np.uint8]]], Iterator[Any]], path: str | Path
 ) -> Iterator[tuple[NDArray[np.uint8], Any]]:
-    """Yield every frame with its result; only a batch of frames is in memory.
-
-    Args:
-        stream: `Predictor.stream`.
-        path: The video.
-    """
+    """Yield every frame with its result; only a batch of frames is in memory."""
     shown, read = itertools.tee(read_frames(path))
     yield from zip(shown, stream(read), strict=True)
 
@@ -75,9 +77,6 @@ def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction)
     """Write images as a video of the size of the first: others are cut, or filled with white.
 
     Odd sides lose their last row or column, as encoders require. `rate` is in frames per second.
-
-    Raises:
-        RunError: It cannot be written.
     """
     av = _import_av()
     path = Path(path)
@@ -122,3 +121,36 @@ def _import_av() -> Any:  # noqa: ANN401 (a module without types)
         message = "videos need PyAV, which is not installed. Run: pip install 'muntin[video]'"
         raise DataError(message) from error
     return av
+
+
+def write_poses(
+    path: str | Path, poses: Sequence[Poses], *, scorer: str, frames: Sequence[str] = ()
+) -> Path:
+    """Write poses, one row a frame: x, y and likelihood of each keypoint, in pixels.
+
+    The layout is that of predictions by DeepLabCut. If a frame has several instances, a row
+    "individuals" numbers them, independently in each frame. Cells of missing instances are
+    empty. Rows are named by `frames`, or numbered from 0.
+    """
+    path = Path(path)
+    names = poses[0].keypoint_names if poses else ()
+    max_instances = max([1, *(len(one) for one in poses)])
+    columns = [
+        (f"individual{number + 1}", name, axis)
+        for number in range(max_instances)
+        for name in names
+        for axis in ("x", "y", "likelihood")
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["scorer", *(scorer for _ in columns)])
+    if max_instances > 1:
+        writer.writerow(["individuals", *(person for person, _, _ in columns)])
+    writer.writerow(["bodyparts", *(name for _, name, _ in columns)])
+    writer.writerow(["coords", *(axis for _, _, axis in columns)])
+    for number, one in enumerate(poses):
+        cells = [f"{value:.3f}" for value in np.ravel(one.keypoints)]
+        rest = [""] * (len(columns) - len(cells))
+        writer.writerow([frames[number] if frames else number, *cells, *rest])
+    write_text(path, text.getvalue())
+    return path

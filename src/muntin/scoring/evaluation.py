@@ -20,15 +20,14 @@ from muntin.data.pose import is_whole, list_pose
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.metrics.pose_metric import PoseInstance, PoseMetric
 from muntin.prediction.from_run import find_threshold, load
+from muntin.prediction.top_down import refuse_detector
 from muntin.runs import Run, read_json
-from muntin.samples import Classes, Listing, skeleton_of
+from muntin.samples import Classes, DataSets, Listing, skeleton_of
 from muntin.scoring.evaluation_plots import draw_evaluation
-from muntin.scoring.evaluator import score
-from muntin.scoring.outputs import Outputs, Scored
+from muntin.scoring.evaluator import Outputs, Scored, score
 from muntin.tasks.task import Task
 
 __all__ = ["evaluate", "pick_part"]
-
 
 MIN_SCORE = 0.05
 """Low, because average precision needs detections with low scores too."""
@@ -37,16 +36,9 @@ MIN_SCORE = 0.05
 def pick_part(
     task: Task, data: Path | str, classes: Classes, reading: DataConfig | None = None
 ) -> Listing:
-    """Choose the part to evaluate: test if the data has one, else validation, else all.
-
-    Raises:
-        DataError: The data cannot be read, or has other classes.
-    """
+    """Choose the part to evaluate: test if the data has one, else validation, else all."""
     parts = task.list_data(data, classes, reading or DataConfig())
-    listing = parts.test or parts.val or parts.train
-    if listing is None or not len(listing):
-        message = f"{data} must hold images, got none. See: muntin check {task.name} {data}"
-        raise DataError(message)
+    listing = _held_out(parts, task, data)
     if parts.fault:
         message = f"{parts.fault}. See: muntin check {task.name} {data}"
         raise DataError(message)
@@ -58,6 +50,14 @@ def pick_part(
             f"{data} must have one class per image, as in training, got images with none or "
             f"several. Evaluate a run that was trained on multi-label data."
         )
+        raise DataError(message)
+    return listing
+
+
+def _held_out(parts: DataSets, task: Task, data: Path | str) -> Listing:
+    listing = parts.test or parts.val or parts.train
+    if listing is None or not len(listing):
+        message = f"{data} must hold images, got none. See: muntin check {task.name} {data}"
         raise DataError(message)
     return listing
 
@@ -146,26 +146,16 @@ def evaluate(
 
 
 def _score_detected(
-    run: Run, data: Path | str, detector: Run | Path | str, *, device: str, tta: bool = False
+    run: Run, data: Path | str, detector: Path | str, *, device: str, tta: bool
 ) -> Scored:
     """Detect the instances of every image, predict their keypoints and compute the figures.
 
     Average precision is computed from all boxes; distances from those above the threshold of
-    prediction, see `PoseMetric`. Images without instances count. Arguments as in `evaluate`.
-
-    Raises:
-        ConfigError: The run is not top-down, or `detector` is not a detector.
-        DataError: The data cannot be read.
+    prediction, see `PoseMetric`. Images without instances count.
     """
-    if not run.task.top_down:
-        message = f"detector needs a top-down pose run, got a {run.task.name} run. Leave it out."
-        raise ConfigError(message)
-    parts = list_pose(data, classes=run.classes, whole=True)
-    listing = parts.test or parts.val or parts.train
-    if listing is None or not len(listing):
-        message = f"{data} must hold images, got none. See: muntin check {run.task.name} {data}"
-        raise DataError(message)
-    finder = detector if isinstance(detector, Run) else Run.open(detector)
+    finder = Run.open(detector)
+    refuse_detector(run.task, finder.task)
+    listing = _held_out(list_pose(data, classes=run.classes, whole=True), run.task, data)
     predictor = load(run, device=device, detector=finder, detector_threshold=MIN_SCORE)
     images = (
         decode(read_bytes(listing.source, entry.path), where=entry.path)

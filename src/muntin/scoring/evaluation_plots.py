@@ -19,7 +19,7 @@ from muntin.data.archives import read_bytes
 from muntin.data.cache import ImageCache
 from muntin.data.decoding import decode
 from muntin.drawing.detection_drawing import draw_detection_pair
-from muntin.drawing.grid import Thumbnail, draw_sheet
+from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_errors, draw_precision_recall
 from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
 from muntin.drawing.saving import save_figure, save_image
@@ -30,7 +30,7 @@ from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.metrics.semantic_metric import SemanticMetric, count_pixels
 from muntin.samples import Classes
-from muntin.scoring.outputs import Scored
+from muntin.scoring.evaluator import Scored
 
 __all__ = ["draw_evaluation"]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,16 +14,65 @@ from torch import Tensor
 
 from muntin.data.batches import Batch, split_by_size
 from muntin.data.cache import ImageCache
-from muntin.data.loading import EvalLoader, Processes
+from muntin.data.loading import EvalLoader
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.samples import Classes, Listing
-from muntin.scoring.outputs import Outputs, Scored, join_outputs, join_rows
-from muntin.tasks.task import ImageMeta, PredictOptions, Task
+from muntin.tasks.task import ImageMeta, Metric, PredictOptions, Task
 
 if TYPE_CHECKING:
     from muntin.prediction.predictor import Predictor
 
-__all__ = ["compute_figures", "run_network", "score"]
+__all__ = ["Outputs", "Scored", "compute_figures", "join_outputs", "run_network", "score"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outputs:
+    """Predictions for the readable images of a listing, with the ground truth.
+
+    Answers and truth have one row per image: tensors or lists. `losses` holds the loss of each
+    image, none if the task has none; `indices` the image's index in the listing.
+    """
+
+    answers: Any
+    truth: Any
+    losses: Tensor
+    indices: Tensor
+
+    @property
+    def mean_loss(self) -> dict[str, float]:
+        """The mean `loss`; empty if the task has none."""
+        return {"loss": self.losses.mean().item()} if len(self.losses) else {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """Figures, with the metric and the outputs they were computed from.
+
+    Figures of classes are lists in the order of the classes.
+    """
+
+    figures: dict[str, Any]
+    metric: Metric
+    outputs: Outputs
+    listing: Listing
+
+
+def _join_rows(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
+    """Concatenate the rows of batches: tensors, or lists."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    return [row for part in parts for row in part]
+
+
+def join_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Concatenate the outputs of several processes, about disjoint images."""
+    full = [part for part in parts if len(part.indices)] or list(parts[:1])
+    return Outputs(
+        answers=_join_rows([part.answers for part in full]),
+        truth=_join_rows([part.truth for part in full]),
+        losses=torch.cat([part.losses for part in full]),
+        indices=torch.cat([part.indices for part in full]),
+    )
 
 
 @torch.no_grad()
@@ -36,12 +86,8 @@ def run_network(
 ) -> Outputs:
     """Run a network over batches and collect its predictions, on the CPU.
 
-    Args:
-        predictor: The network, with its task and classes.
-        batches: Images; those with weight 0 are left out.
-        listing: Listing of the images.
-        autocast: Makes the context that sets the precision; that of the weights if left out.
-        tta: Whether to average with predictions for mirrored images.
+    Images with weight 0 are left out. `autocast` makes the context that sets the precision;
+    `tta` averages with predictions for mirrored images.
     """
     task, classes = predictor.task, predictor.classes
     truth_rows = task.ground_truth(listing, classes)
@@ -58,8 +104,8 @@ def run_network(
         return Outputs(answers=empty, truth=empty, losses=empty, indices=empty)
     answers, truth, losses, indices = zip(*rows, strict=True)
     return Outputs(
-        answers=join_rows(answers),
-        truth=join_rows(truth),
+        answers=_join_rows(answers),
+        truth=_join_rows(truth),
         losses=torch.cat([part for part in losses if part is not None] or [torch.empty(0)]),
         indices=torch.cat(indices),
     )
@@ -108,13 +154,12 @@ def score(
     store: ImageCache,
     *,
     batch_size: int = 64,
-    workers: int = 0,
     tta: bool = False,
 ) -> Scored:
     """Evaluate a network on a set: the figures of its task's metric, and the mean `loss`.
 
-    The batch size does not change the figures; `workers` are decoding processes.
+    The batch size does not change the figures.
     """
-    loader = EvalLoader(store, batch_size=batch_size, processes=Processes(workers=workers))
+    loader = EvalLoader(store, batch_size=batch_size)
     outputs = run_network(predictor, loader, store.listing, tta=tta)
     return compute_figures([outputs], predictor.task, predictor.classes, store.listing)

@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Top-down pose estimation: the keypoints of each instance, from its crop."""
+"""Pose estimation: the keypoints of each instance, from its crop or in the whole image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,20 @@ from muntin.data.pose import check_pose, list_pose
 from muntin.errors import ConfigError
 from muntin.features import Features
 from muntin.heads.head import Head
+from muntin.heads.instances import Instances
+from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.heads.pose_head import POSE_HEADS, PoseHead
 from muntin.metrics.pose_metric import PoseInstance, PoseMetric
 from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
 from muntin.ops.keypoints import clip_points
-from muntin.results import Poses
+from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Classes, Entry, Listing, Skeleton, skeleton_of
 from muntin.shapes import Float, Size
 from muntin.targets import Keypoints
+from muntin.tasks.detection_task import DETECT
 from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, LazyTruth, Task, TrainBatch
 
-__all__ = ["POSE"]
+__all__ = ["POSE", "WHOLE_IMAGE_POSE"]
 
 
 def _read_truth(listing: Listing, entry: Entry) -> PoseInstance:
@@ -144,4 +148,49 @@ POSE = Task(
     ),
     outputs=("heatmaps",),
     finish=("keypoints", _finish),
+)
+
+
+def _decode_found(
+    raw: Sequence[Instances], metas: Sequence[ImageMeta], classes: Classes
+) -> list[Poses]:
+    skeleton = skeleton_of(classes)
+    results = []
+    for found, meta in zip(raw, metas, strict=True):
+        scale = np.array([meta.size[1] / meta.input_size[1], meta.size[0] / meta.input_size[0]])
+        assert found.points is not None, "a Keypoint R-CNN predicts keypoints"
+        points = found.points.double().cpu().numpy()
+        # Keypoints are at pixel centres, so the half pixel must not be scaled.
+        points[:, :, :2] = clip_points((points[:, :, :2] + 0.5) * scale - 0.5, meta.size)
+        results.append(
+            Poses(
+                path=meta.path,
+                size=meta.size,
+                keypoints=points,
+                scores=found.scores.double().cpu().numpy(),
+                keypoint_names=skeleton.names,
+                edges=skeleton.edges,
+                boxes=found.boxes.double().cpu().numpy() * np.tile(scale, 2),
+            )
+        )
+    return results
+
+
+WHOLE_IMAGE_POSE = replace(
+    POSE,
+    list_data=lambda path, classes, data: list_pose(path, classes=classes, whole=True),
+    make_head=lambda backbone, classes, config: KeypointRCNN(
+        backbone, len(classes.names), len(skeleton_of(classes).names), config
+    ),
+    losses=DETECT.losses,
+    predict=DETECT.predict,
+    decode=_decode_found,
+    metric=lambda classes: PoseMetric(
+        skeleton_of(classes), score_threshold=DEFAULT_SCORE_THRESHOLD
+    ),
+    top_down=False,
+    dense=DenseTask(
+        heads=KEYPOINT_DETECTORS,
+        default_head={"small": "keypoint_rcnn_small", "large": "keypoint_rcnn"},
+    ),
 )

@@ -53,7 +53,6 @@ def _losses(
 
 
 def _predict(inputs: InferenceBatch) -> list[NDArray[np.int16]]:
-    """Predict the class of each pixel of the originals."""
     maps = []
     for image, meta in zip(inputs.images, inputs.metas, strict=True):
         pixels = image[:, : meta.input_size[0], : meta.input_size[1]]

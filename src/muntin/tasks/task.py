@@ -257,11 +257,7 @@ class Task:
     def build_head(
         self, backbone: Backbone, classes: Classes, config: HeadConfig | None
     ) -> nn.Module:
-        """Build the head for a backbone.
-
-        Raises:
-            ConfigError: The config belongs to a head of another task, or is missing.
-        """
+        """Build the head for a backbone; its config must belong to a head of this task."""
         heads = self.dense.heads.values() if self.dense else ()
         if heads and not isinstance(config, tuple(type(head) for head in heads)):
             message = (

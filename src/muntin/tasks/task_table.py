@@ -8,8 +8,7 @@ from muntin.errors import ConfigError, unknown_name
 from muntin.heads.head import HeadConfig
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.detection_task import DETECT, INSTANCE
-from muntin.tasks.full_image_pose_task import WHOLE_IMAGE_POSE
-from muntin.tasks.pose_task import POSE
+from muntin.tasks.pose_task import POSE, WHOLE_IMAGE_POSE
 from muntin.tasks.semantic_task import SEMANTIC
 from muntin.tasks.task import Task
 
@@ -23,15 +22,9 @@ _VARIANTS: dict[str, Task] = {"pose": WHOLE_IMAGE_POSE}
 
 
 def find_task(name: str, head: HeadConfig | str | None = None) -> Task:
-    """Look up a task.
+    """Look up a task; a known head, or its config, chooses among variants of the task.
 
-    Args:
-        name: Name of the task.
-        head: Name or config of the head, if known: Keypoint R-CNN predicts from whole images,
-            other heads of "pose" from crops of one instance.
-
-    Raises:
-        ConfigError: No task has this name.
+    Keypoint R-CNN predicts from whole images, other heads of "pose" from crops of one instance.
     """
     if name not in TASKS:
         raise ConfigError(unknown_name("task", name, TASKS))
@@ -44,11 +37,7 @@ def find_task(name: str, head: HeadConfig | str | None = None) -> Task:
 
 
 def task_of_head(head: str) -> Task:
-    """Give the task that has a head of this name.
-
-    Raises:
-        ConfigError: No task has such a head.
-    """
+    """Give the task that has a head of this name."""
     rows = (*TASKS.values(), *_VARIANTS.values())
     by_head = {name: row for row in rows if row.dense for name in row.dense.heads}
     if head not in by_head:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from muntin.data.cache import ImageCache
 from muntin.data.loading import TrainLoader
 from muntin.drawing.detection_drawing import draw_objects
-from muntin.drawing.grid import Thumbnail, draw_sheet
+from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.saving import save_image
 from muntin.drawing.semantic_drawing import draw_labels

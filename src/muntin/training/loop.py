@@ -24,7 +24,7 @@ from muntin.data.loading import EvalLoader, Processes, TrainLoader
 from muntin.devices import memory_mib
 from muntin.objectives.objective import Objective
 from muntin.runs import WEIGHTS, append_journal, drop_epochs_from, write_results
-from muntin.scoring.outputs import Outputs, Scored
+from muntin.scoring.evaluator import Outputs, Scored
 from muntin.shapes import Size
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
 from muntin.training.interruption import Interruption
