@@ -69,7 +69,7 @@ def join(strips):
 @pytest.mark.parametrize("overlap", [0.25, 0.5])
 def test_no_seams(size, window, overlap):
     model, image = Local(), pixels(*size)
-    found = join(slide(image, model, window, size, stride=4, overlap=overlap, batch_size=3))
+    found = join(slide(image, model, window, size, stride=4, overlap=overlap))
     wanted = whole(model, image, size)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert found.shape == (5, *size)
@@ -85,11 +85,10 @@ def test_any_size_of_the_result_and_any_strips(out, rows):
 
 def test_windows_are_no_larger_than_asked_for():
     model = Local()
-    for _ in slide(pixels(1000, 700), model, (128, 96), (1000, 700), stride=4, batch_size=2):
+    for _ in slide(pixels(1000, 700), model, (128, 96), (1000, 700), stride=4):
         pass
     assert max(size[2] for size in model.sizes) <= 128
     assert max(size[3] for size in model.sizes) <= 96
-    assert max(size[0] for size in model.sizes) <= 2
 
 
 def test_logits_of_a_strip_are_all_that_is_held():

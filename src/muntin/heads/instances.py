@@ -134,10 +134,9 @@ def select_boxes(
     kept, values = suppress(
         places,
         values,
-        class_ids,
+        class_ids * (not config.class_agnostic),
         iou=config.iou,
         kind=config.suppression,
-        class_agnostic=config.class_agnostic,
         limit=config.max_detections,
         min_score=config.score_threshold,
     )

@@ -163,11 +163,10 @@ def survives(
 def suppress(
     boxes: Float[Tensor, "N 4"],
     scores: Float[Tensor, " N"],
-    class_ids: Int[Tensor, " N"],
+    groups: Int[Tensor, " N"],
     *,
     iou: float,
     kind: Suppression = "hard",
-    class_agnostic: bool = False,
     limit: int = 1000,
     min_score: float = 0.0,
 ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
@@ -175,7 +174,7 @@ def suppress(
 
     A box is suppressed by a better one above an IoU of `iou`: "hard" removes it; "soft" multiplies
     its score by (1 - IoU), the linear rule of Bodla et al. 2017 (arXiv 1704.04503), after which
-    `min_score` applies; "none" keeps all boxes. `class_agnostic`: boxes of different classes
+    `min_score` applies; "none" keeps all boxes. Boxes of different `groups`, such as classes, do not
     suppress each other.
     """
     if kind == "none":
@@ -183,7 +182,6 @@ def suppress(
         order = scores.argsort(descending=True, stable=True)
         order = order[scores[order] >= min_score][:limit]
         return order, scores[order]
-    groups = torch.zeros_like(class_ids) if class_agnostic else class_ids
     if kind == "hard":
         keep = suppress_groups(boxes.float(), scores, groups, iou)
         keep = keep[scores[keep] >= min_score][:limit]

@@ -11,7 +11,7 @@ Letters: B windows, C channels, K classes, h and w cells, H and W pixels.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ ALIGN = 32
 STRIP_VALUES = 2**24
 """Upper bound on full-resolution logits in memory; 64 MiB in float32."""
 
-PredictWindows = Callable[[UInt8[Tensor, "B C H W"]], Float[Tensor, "B K h w"]]
+PredictWindows = Callable[[UInt8[Tensor, "B C H W"]], Iterable[Float[Tensor, "K h w"]]]
 
 
 class Strip(NamedTuple):
@@ -55,7 +55,6 @@ def slide(
     *,
     stride: int,
     overlap: float = 0.25,
-    batch_size: int = 1,
     rows: int = 0,
 ) -> Iterator[Strip]:
     """Compute the logits of every pixel of an image, in strips from top to bottom without overlap.
@@ -79,7 +78,7 @@ def slide(
     base = done = 0
     # One row of windows at a time; `band` holds rows of cells that later windows still change.
     for number, line in enumerate(lines):
-        found = _predict_row(image, predict, line, columns, batch_size, cells[1])
+        found = _predict_row(image, predict, line, columns, cells[1])
         last = number == len(lines) - 1
         # Rows above the next row of windows are final.
         ready = cells[0] if last else lines[number + 1].first
@@ -156,7 +155,6 @@ def _predict_row(
     predict: PredictWindows,
     line: _Window,
     columns: list[_Window],
-    batch_size: int,
     wide: int,
 ) -> Tensor:
     """Weighted logits of the cells of one row of windows."""
@@ -166,17 +164,14 @@ def _predict_row(
         by_size[column.end - column.start].append(column)
     found: Tensor | None = None
     for alike in by_size.values():
-        for start in range(0, len(alike), batch_size):
-            part = alike[start : start + batch_size]
-            views = [image[:, line.start : line.end, c.start : c.end] for c in part]
-            logits = predict(torch.stack(views)).float()
+        views = [image[:, line.start : line.end, c.start : c.end] for c in alike]
+        for column, logits in zip(alike, predict(torch.stack(views)), strict=True):
             if found is None:
-                found = logits.new_zeros(logits.shape[1], logits.shape[2], wide)
-            for column, seen in zip(part, logits, strict=True):
-                weight = line.weights[:, None] * column.weights
-                found[:, :, column.first : column.first + len(column.weights)] += seen * weight.to(
-                    seen
-                )
+                found = logits.new_zeros(*logits.shape[:2], wide, dtype=torch.float32)
+            weight = (line.weights[:, None] * column.weights).to(found)
+            found[:, :, column.first : column.first + len(column.weights)] += (
+                logits.to(found) * weight
+            )
     assert found is not None, "there is at least one window"
     return found
 

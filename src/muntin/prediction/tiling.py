@@ -190,11 +190,10 @@ def merge_views(
     kept, scores = suppress(
         torch.from_numpy(every.boxes),
         torch.from_numpy(every.scores).float(),
-        torch.from_numpy(every.class_ids),
+        torch.from_numpy(every.class_ids) * (not select.class_agnostic),
         iou=select.iou,
         # Overlapping tiles detect an object twice, even with heads that need no NMS.
         kind="hard" if select.suppression == "none" else select.suppression,
-        class_agnostic=select.class_agnostic,
         limit=max_detections,
         min_score=select.score_threshold,
     )

@@ -67,10 +67,6 @@ def _predict(inputs: InferenceBatch) -> list[NDArray[np.int16]]:
 def _strips(inputs: InferenceBatch, pixels: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
     """Yield logits of each class, a strip of rows at a time, so that none holds the whole map."""
 
-    def predict_windows(windows: Tensor) -> Tensor:
-        logits: Tensor = inputs.forward(windows)
-        return logits
-
     window = inputs.canvas or (
         WINDOW_FACTOR * inputs.pre.img_size[0],
         WINDOW_FACTOR * inputs.pre.img_size[1],
@@ -82,15 +78,23 @@ def _strips(inputs: InferenceBatch, pixels: Tensor, size: Size) -> Iterator[tupl
         window = (pixels.shape[1], pixels.shape[2])
     head: Any = inputs.network.head
     count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
+
+    def predict_windows(windows: Tensor) -> Iterator[Tensor]:
+        for part in windows.split(count):
+            yield from inputs.forward(part)
+
     mirrors = (False, True) if inputs.options.tta else (False,)
     variants = [(scale, mirrored) for scale in inputs.options.scales for mirrored in mirrors]
     streams = [
         slide(
-            _resize_view(pixels, *variant, inputs.pre), predict_windows, window, size,
-            stride=head.stride, batch_size=count,
+            _resize_view(pixels, *variant, inputs.pre),
+            predict_windows,
+            window,
+            size,
+            stride=head.stride,
         )
         for variant in variants
-    ]  # fmt: skip
+    ]
     for strips in zip(*streams, strict=True):
         if len(variants) == 1:
             yield strips[0].top, strips[0].logits
