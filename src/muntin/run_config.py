@@ -36,18 +36,11 @@ class RunConfig:
     """The resolved config of a run; ``config.json``.
 
     Attributes:
-        task: Name of the task.
-        data: Folder, archive or CSV with the training images.
         val: Validation images; empty if `data` includes them or they were split off.
-        model_name: Name of the model in the zoo.
-        model: Config of the backbone.
-        head: Config of the head; None if the task has only one.
+        head: None if the task has only one.
         weights: Source of the initial weights; empty if they are random.
         license: Licence of these weights.
-        train: Training config.
-        augment: Augmentation of training images.
         data_config: How images are read; `--set data.x` on the command line.
-        machine: Device, precision and processes.
     """
 
     task: str
@@ -72,9 +65,6 @@ class RunConfig:
         """Read the output of `to_dict`, in the current schema or in schema 1.
 
         A missing augmentation becomes the default of the task.
-
-        Raises:
-            ConfigError: A key is unknown or missing, or a value is of another type.
         """
         schema = values.get("schema")
         if schema not in (1, SCHEMA) or not isinstance(values.get("model"), Mapping):

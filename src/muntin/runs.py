@@ -45,6 +45,8 @@ __all__ = [
     "Results",
     "Run",
     "RunConfig",
+    "append_journal",
+    "drop_epochs_from",
     "is_run",
     "read_journal",
     "read_json",
@@ -65,7 +67,6 @@ class Results:
 
     Attributes:
         epoch: Epoch of the weights, counted from 1; 0 if nothing was validated.
-        figures: Metrics by name.
         score_threshold: Score threshold with the best F1; None if validation found none.
     """
 
@@ -76,14 +77,7 @@ class Results:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A run folder and the contents of its small files.
-
-    Attributes:
-        path: The folder.
-        config: ``config.json``.
-        classes: ``classes.json``.
-        preprocessing: ``preprocessing.json``.
-    """
+    """A run folder and the contents of its small files."""
 
     path: Path
     config: RunConfig
@@ -92,12 +86,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
-        """Read a run folder, or a file that was exported from one.
-
-        Raises:
-            RunError: It is neither, or a file is missing or broken.
-            MissingExtra: The library that runs the file is not installed.
-        """
+        """Read a run folder, or a file that was exported from one."""
         path = Path(path)
         kind = find_format(path)
         if path.is_file() and kind is not None:
@@ -131,11 +120,7 @@ class Run:
         return find_task(self.config.task, self.config.head)
 
     def write(self) -> None:
-        """Write the small files.
-
-        Raises:
-            RunError: They cannot be written.
-        """
+        """Write the small files."""
         write_json(self.path / "config.json", self.config.to_dict())
         write_json(self.path / "classes.json", to_dict(self.classes))
         write_json(self.path / "preprocessing.json", to_dict(self.preprocessing))
@@ -151,10 +136,6 @@ class Run:
 
         Attention that was set to "fused" in training becomes "auto", since this may be another
         machine.
-
-        Raises:
-            RunError: The weights are missing, or were trained for other classes.
-            WeightError: The weights cannot be read or do not fit.
         """
         weights = self.path / WEIGHTS
         if not weights.is_file():
@@ -199,12 +180,7 @@ class ExportedRun(Run):
 
     @classmethod
     def read(cls, path: Path, kind: Format) -> ExportedRun:
-        """Open an exported file.
-
-        Raises:
-            RunError: The file is broken, or was not written by `muntin export`.
-            MissingExtra: The library that runs it is not installed.
-        """
+        """Open an exported file."""
         require(kind.readers, f"running {path.name}")
         runner, text = kind.open(path, "fp32")
         try:
@@ -261,12 +237,23 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def write_results(folder: Path, epoch: int, figures: Mapping[str, Any]) -> None:
-    """Write the validation metrics of the saved weights.
+def append_journal(folder: Path, line: Mapping[str, Any]) -> None:
+    """Append a line to the journal."""
+    try:
+        with (folder / JOURNAL).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise RunError(cannot_write(folder / JOURNAL, error)) from error
 
-    Raises:
-        RunError: The file cannot be written.
-    """
+
+def drop_epochs_from(folder: Path, epoch: int) -> None:
+    """Remove the epochs from `epoch` (from 1) on, which a resumed run writes again."""
+    kept = [line for line in read_journal(folder) if line["epoch"] < epoch]
+    write_text(folder / JOURNAL, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def write_results(folder: Path, epoch: int, figures: Mapping[str, Any]) -> None:
+    """Write the validation metrics of the saved weights."""
     threshold = figures.get("best_threshold")
     values = {"epoch": epoch, "score_threshold": threshold, "figures": dict(figures)}
     write_json(folder / RESULTS, values)
@@ -276,9 +263,6 @@ def read_results(run: Run) -> Results:
     """Read the validation metrics of the weights in a run.
 
     Runs of earlier versions have no ``results.json``; there the best epoch of the journal counts.
-
-    Raises:
-        RunError: The file is broken.
     """
     if (run.path / RESULTS).is_file():
         values = read_json(run.path / RESULTS)
@@ -300,11 +284,7 @@ def read_results(run: Run) -> Results:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a run.
-
-    Raises:
-        RunError: The file is missing or is not a JSON object.
-    """
+    """Read a JSON file of a run; a `RunError` if it is missing or not a JSON object."""
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
@@ -325,11 +305,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: an interruption leaves the old text or the new one.
-
-    Raises:
-        RunError: The file cannot be written.
-    """
+    """Write a file atomically: an interruption leaves the old text or the new one."""
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

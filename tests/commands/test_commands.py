@@ -19,8 +19,8 @@ import typer
 
 from muntin.commands import main
 from muntin.ops.triton.window_support import find_missing
+from muntin.runs import read_journal
 from muntin.training.checkpoint import read_checkpoint
-from muntin.training.journal import read_journal
 from tests.commands.cli_errors import fails_with
 from tests.small import CLASSES, MODEL, SETTINGS, train_small, write_images
 

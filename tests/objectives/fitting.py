@@ -21,8 +21,8 @@ from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.synthetic.datasets import write_classify
 from muntin.training.loop import FitResult, Loop
-from muntin.training.prepared_run import PreparedRun
 from muntin.training.progress import Reporter
+from muntin.training.request import PreparedRun
 from muntin.zoo.families import build_backbone
 from muntin.zoo.model_building import model_config
 

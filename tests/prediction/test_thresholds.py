@@ -13,9 +13,8 @@ from muntin.errors import ConfigError, RunError
 from muntin.heads.head_table import DETECTORS
 from muntin.prediction.from_run import find_threshold, load
 from muntin.results import DEFAULT_SCORE_THRESHOLD
-from muntin.runs import Results, Run, RunConfig, read_results, write_results
+from muntin.runs import Results, Run, RunConfig, append_journal, read_results, write_results
 from muntin.samples import Classes
-from muntin.training.journal import append_line
 from muntin.zoo import model_config
 
 
@@ -33,10 +32,10 @@ def run(tmp_path: Path) -> Run:
 
 
 def write_journal(run: Run) -> None:
-    append_line(run.path, {"epoch": 1, "val_box_ap": 0.2, "val_best_threshold": 0.3})
-    append_line(run.path, {"epoch": 2, "val_box_ap": 0.4, "val_best_threshold": 0.6})
-    append_line(run.path, {"epoch": 3, "val_box_ap": 0.4, "val_best_threshold": 0.7})
-    append_line(run.path, {"epoch": 4, "train_loss": 0.1})
+    append_journal(run.path, {"epoch": 1, "val_box_ap": 0.2, "val_best_threshold": 0.3})
+    append_journal(run.path, {"epoch": 2, "val_box_ap": 0.4, "val_best_threshold": 0.6})
+    append_journal(run.path, {"epoch": 3, "val_box_ap": 0.4, "val_best_threshold": 0.7})
+    append_journal(run.path, {"epoch": 4, "train_loss": 0.1})
 
 
 def test_results_come_first(run):
@@ -57,7 +56,7 @@ def test_an_older_run_has_a_journal_alone(run):
 def test_a_run_that_was_never_validated(run):
     assert read_results(run) == Results()
     assert find_threshold(run).score == DEFAULT_SCORE_THRESHOLD
-    append_line(run.path, {"epoch": 1, "train_loss": 0.1})
+    append_journal(run.path, {"epoch": 1, "train_loss": 0.1})
     assert find_threshold(run).score == DEFAULT_SCORE_THRESHOLD
 
 

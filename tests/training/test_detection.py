@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 import muntin
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.recipes import MachineConfig
-from muntin.runs import Run
+from muntin.runs import Run, read_journal
 from muntin.synthetic.datasets import write_coco
 from muntin.targets import BoxTargets
-from muntin.training.journal import read_journal
 from muntin.training.request import Request
 from muntin.training.setup import prepare
 from tests.detectors import (

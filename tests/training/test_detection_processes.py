@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from muntin.runs import read_journal
 from muntin.synthetic.datasets import write_coco
-from muntin.training.journal import read_journal
 from tests.detectors import empty_images
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,24 +9,19 @@ import sys
 import pytest
 
 from muntin.errors import MissingExtra, RunError
-from muntin.training.journal import (
-    append_line,
-    drop_lines_from,
-    read_journal,
-    write_events,
-    writes_events,
-)
+from muntin.runs import append_journal, drop_epochs_from, read_journal
+from muntin.training.progress import write_events, writes_events
 
 
 def test_lines(tmp_path):
     assert read_journal(tmp_path) == []
     for epoch in (1, 2, 3):
-        append_line(tmp_path, {"epoch": epoch, "loss": 0.1 * epoch})
+        append_journal(tmp_path, {"epoch": epoch, "loss": 0.1 * epoch})
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"epoch": 4, "lo')
     assert [line["epoch"] for line in read_journal(tmp_path)] == [1, 2, 3]
-    drop_lines_from(tmp_path, 3)
-    append_line(tmp_path, {"epoch": 3})
+    drop_epochs_from(tmp_path, 3)
+    append_journal(tmp_path, {"epoch": 3})
     assert [line["epoch"] for line in read_journal(tmp_path)] == [1, 2, 3]
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
 
@@ -51,9 +46,9 @@ def test_events(tmp_path):
 def test_a_disk_that_refuses(tmp_path):
     (tmp_path / "journal.jsonl").mkdir()
     with pytest.raises(RunError, match=r"journal\.jsonl"):
-        append_line(tmp_path, {"epoch": 1})
+        append_journal(tmp_path, {"epoch": 1})
     with pytest.raises(RunError, match=r"journal\.jsonl"):
-        drop_lines_from(tmp_path, 1)
+        drop_epochs_from(tmp_path, 1)
     assert not list(tmp_path.glob("*.partial"))
     pytest.importorskip("tensorboard")
     (tmp_path / "events").write_text("in the way")

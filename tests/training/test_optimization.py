@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -146,7 +148,7 @@ def test_layer_decay_of_timm_is_that_of_timm(name):
 @pytest.mark.parametrize("family", BUILD)
 def test_muon_takes_the_matrices_of_the_blocks(family):
     network = BUILD[family]()
-    adamw, muon = build_optimizers(network, TrainConfig(optimizer="muon", lr_batch=0), 8)
+    adamw, muon = build_optimizers(network, TrainConfig(optimizer="muon", lr_batch=0))
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     by_muon = {names[id(p)] for group in muon.param_groups for p in group["params"]}
     by_adamw = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
@@ -158,19 +160,19 @@ def test_muon_takes_the_matrices_of_the_blocks(family):
 
 
 def test_groups_carry_rate_and_decay():
-    config = TrainConfig(learning_rate=0.1, lr_batch=100, layer_decay=0.5, weight_decay=0.3)
-    (adamw,) = build_optimizers(swin(), config, 50)
+    config = TrainConfig(
+        batch_size=50, learning_rate=0.1, lr_batch=100, layer_decay=0.5, weight_decay=0.3
+    )
+    (adamw,) = build_optimizers(swin(), config)
     peaks = {group["peak"] for group in adamw.param_groups}
     assert peaks == {0.05 * 0.5**layer for layer in range(5)}
     assert {group["weight_decay"] for group in adamw.param_groups} == {0.0, 0.3}
 
 
 def test_learning_rate_follows_the_effective_batch():
-    config = TrainConfig(learning_rate=1e-3, lr_batch=512, accumulate=4)
-    assert scaled_learning_rate(config, 64) == pytest.approx(1e-3 * 256 / 512)
-    assert (
-        scaled_learning_rate(TrainConfig(learning_rate=1e-3, lr_batch=0, accumulate=4), 64) == 1e-3
-    )
+    config = TrainConfig(batch_size=64, learning_rate=1e-3, lr_batch=512, accumulate=4)
+    assert scaled_learning_rate(config) == pytest.approx(1e-3 * 256 / 512)
+    assert scaled_learning_rate(replace(config, lr_batch=0)) == 1e-3
 
 
 @pytest.mark.parametrize(
@@ -249,9 +251,9 @@ def test_no_more_of_timm_than_there_is_can_be_frozen():
 def test_something_must_learn():
     network = swin().requires_grad_(False)
     with pytest.raises(ConfigError, match=r"train\.freeze=-1"):
-        build_optimizers(network, TrainConfig(freeze=-1), 8)
+        build_optimizers(network, TrainConfig(freeze=-1))
 
 
 def test_betas_must_be_decays():
     with pytest.raises(ConfigError, match=r"train\.betas.* 2"):
-        build_optimizers(torch.nn.Linear(2, 2), TrainConfig(betas=(0.9, 2.0)), 8)
+        build_optimizers(torch.nn.Linear(2, 2), TrainConfig(betas=(0.9, 2.0)))

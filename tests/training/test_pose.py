@@ -14,9 +14,8 @@ import muntin
 from muntin.errors import ConfigError, DataError
 from muntin.recipes import MachineConfig
 from muntin.results import Poses
-from muntin.runs import Run
+from muntin.runs import Run, read_journal
 from muntin.synthetic.datasets import write_coco, write_frames
-from muntin.training.journal import read_journal
 from muntin.training.request import Request
 from muntin.training.setup import prepare
 from tests.detectors import BODY, BODY_SETTINGS, train_dense

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from muntin.training.journal import read_journal
+from muntin.runs import read_journal
 from tests.small import write_images
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,9 +13,8 @@ import torch
 
 from muntin.errors import ConfigError
 from muntin.heads.decoders import UPerNet
-from muntin.runs import Run
+from muntin.runs import Run, read_journal
 from muntin.synthetic.datasets import write_coco
-from muntin.training.journal import read_journal
 from muntin.training.memory_trace import record_spans
 from muntin.training.recompute import checkpoint_blocks, recompute_layers
 from muntin.zoo import create_model

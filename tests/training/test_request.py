@@ -10,8 +10,7 @@ from PIL import Image
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.recipes import MachineConfig
 from muntin.synthetic.datasets import write_coco
-from muntin.training.request import Request
-from muntin.training.resume import read_config
+from muntin.training.request import Request, read_config
 from muntin.training.setup import prepare
 from tests.detectors import train_detector
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from muntin.errors import ConfigError, RunError
-from muntin.training.journal import read_journal
+from muntin.runs import read_journal
 from tests.small import image, train_small, write_images
 
 PLAIN = {"train.optimizer": "adamw", "train.start_size": 1}

@@ -16,9 +16,8 @@ from PIL import Image
 import muntin
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.results import SemanticMap
-from muntin.runs import Run
+from muntin.runs import Run, read_journal
 from muntin.synthetic.datasets import write_maps
-from muntin.training.journal import read_journal
 from tests.detectors import train_dense
 from tests.training.test_resume import journal_of, state_of
 

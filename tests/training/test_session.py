@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 import muntin
 from muntin.errors import ConfigError, DataError, RunError, TrainingError
-from muntin.runs import Run, read_results
-from muntin.training.journal import read_journal
+from muntin.runs import Run, read_journal, read_results
 from tests.small import CLASSES, MODEL, image, train_small, write_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:the run was trained on")

@@ -17,12 +17,11 @@ from muntin.errors import ConfigError
 from muntin.planning.memory_check import MAX_IMAGES, MemoryRequirements, advise
 from muntin.recipes import TrainConfig
 from muntin.shapes import Size
+from muntin.training.machine import choose_machine
 from muntin.training.memory_budget import choose_recomputation, fit_memory
 from muntin.training.memory_model import Recompute
-from muntin.training.prepared_run import PreparedRun
 from muntin.training.profiling import StepProfiler, Timing
-from muntin.training.request import Request
-from muntin.training.resume import choose_machine
+from muntin.training.request import PreparedRun, Request
 from muntin.training.setup import prepare
 
 __all__ = ["Plan", "plan"]

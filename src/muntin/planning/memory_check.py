@@ -15,7 +15,7 @@ from muntin.training.memory_budget import (
     describe_shortage,
 )
 from muntin.training.memory_model import LinearFit, Recompute, StepMemory, find_largest
-from muntin.training.prepared_run import PreparedRun
+from muntin.training.request import PreparedRun
 
 __all__ = ["MAX_IMAGES", "MemoryRequirements", "advise"]
 

@@ -3,8 +3,7 @@
 """The checkpoint folder ``last.ckpt/``: the state that resuming needs, as safetensors and JSON.
 
 Tensors are stored in ``state.safetensors`` under the path of their keys, everything else in
-``state.json`` with the same nesting. A new checkpoint is written beside the old one and then
-renamed, so that a full disk or a power failure leaves the old one intact.
+``state.json`` with the same nesting.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ FOLDER = "last.ckpt"
 
 
 def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
-    """Write the state of a run: nested dictionaries and lists of tensors and plain values.
+    """Write nested dictionaries and lists of tensors and plain values.
 
-    Raises:
-        RunError: The folder cannot be written; the previous checkpoint is kept.
+    A new checkpoint is written beside the old one and then renamed: a full disk or a power failure
+    leaves the old one intact.
     """
     final, fresh, old = run / FOLDER, run / (FOLDER + ".new"), run / (FOLDER + ".old")
     tensors: dict[str, Tensor] = {}
@@ -57,11 +56,7 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(run: Path) -> dict[str, Any]:
-    """Read the checkpoint of a run.
-
-    Raises:
-        RunError: It does not exist or is corrupt.
-    """
+    """Read the checkpoint of a run."""
     folder = run / FOLDER
     # Interrupted between the two renames of `write_checkpoint`.
     if not folder.is_dir() and (run / (FOLDER + ".old")).is_dir():

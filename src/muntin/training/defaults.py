@@ -1,38 +1,38 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Defaults that depend on the data: model, image size, head, recipe and preprocessing."""
+"""Defaults by statistics of the data: model, image size, head, recipe and preprocessing."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
 from muntin.configs import with_texts
+from muntin.data.archives import read_bytes
 from muntin.data.data_config import DataConfig
+from muntin.data.decoding import decode
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.pose import is_whole
 from muntin.data.transforms import Preprocessing
-from muntin.errors import ConfigError, plural
+from muntin.errors import ConfigError, DataError, plural
 from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import DetectorConfig, find_head
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.samples import Listing, TaskKind
 from muntin.shapes import Size
+from muntin.tasks.task import Task
 from muntin.weights.hub import is_available
 from muntin.zoo.families import BackboneConfig
 from muntin.zoo.model_zoo import MODELS, ModelEntry
 
-if TYPE_CHECKING:
-    from muntin.tasks.task import Task
-    from muntin.training.dataset_statistics import DatasetStatistics
-
 __all__ = [
     "Choice",
+    "DatasetStatistics",
     "choose_augment_window",
     "choose_head",
     "choose_preprocessing",
@@ -41,6 +41,9 @@ __all__ = [
     "default_recipe",
     "enlarge_img_size",
     "is_small",
+    "measure_instances",
+    "measure_objects",
+    "median_size",
     "use_instance_crop",
 ]
 
@@ -53,6 +56,21 @@ class Choice(Generic[Value]):
 
     value: Value
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetStatistics:
+    """Statistics of the images and objects of a training set.
+
+    Attributes:
+        object_side: Median of sqrt(area of an object) / longer side of its image; 0 = unknown.
+        max_objects: Largest number of objects in one image.
+        size: Median (height, width) of the images (top-down: of the instance boxes) in pixels.
+    """
+
+    object_side: float
+    max_objects: int
+    size: Size = (0, 0)
 
 
 PUBLISHED = "swin_tiny_patch4_window7_224"
@@ -115,14 +133,56 @@ MAX_WINDOWS = 6
 """On a CPU, large images are scaled down to at most this many times the area of a window."""
 
 
+def median_size(listing: Listing) -> Size:
+    """Median (height, width) in pixels of about 32 images, spread evenly."""
+    sizes = []
+    for index in range(0, len(listing), max(1, len(listing) // 32)):
+        entry = listing.entries[index]
+        if entry.size is not None:
+            sizes.append(entry.size)
+            continue
+        try:
+            image = decode(read_bytes(listing.source, entry.path), where=entry.path)
+        # The median needs no single image; reading the data reports broken ones.
+        except (DataError, OSError):
+            continue
+        sizes.append(image.shape[:2])
+    if not sizes:
+        return 224, 224
+    height, width = np.median(np.array(sizes), axis=0)
+    return int(height), int(width)
+
+
+def measure_objects(listing: Listing) -> DatasetStatistics:
+    """Compute the statistics of images with objects or label maps."""
+    sides: list[float] = []
+    max_objects = 0
+    for entry in listing.entries:
+        if entry.objects is None:
+            continue
+        max_objects = max(max_objects, len(entry.objects))
+        # The median of 100,000 objects is precise enough, and COCO has 860,000 of them.
+        if entry.size is not None and len(sides) < 100_000:
+            sides += (np.sqrt(entry.objects.areas) / max(entry.size)).tolist()
+    side = float(np.median(sides)) if sides else 0.0
+    return DatasetStatistics(object_side=side, max_objects=max_objects, size=median_size(listing))
+
+
+def measure_instances(listing: Listing) -> DatasetStatistics:
+    """Compute the statistics of top-down keypoint data, where an entry is one instance."""
+    boxes = np.array([entry.box for entry in listing.entries if entry.box is not None])
+    if not len(boxes):  # without boxes a usual size of crops is assumed
+        return DatasetStatistics(object_side=0.0, max_objects=0, size=(256, 256))
+    wide, high = np.median(boxes[:, 2:] - boxes[:, :2], axis=0)
+    size = max(1, round(high)), max(1, round(wide))
+    return DatasetStatistics(object_side=0.0, max_objects=0, size=size)
+
+
 def default_model(kind: TaskKind, size: Size, weights: str, device: str) -> tuple[str, Size]:
     """Default backbone and image size (height, width) in pixels.
 
-    Args:
-        kind: Kind of the task.
-        size: Median (height, width) in pixels, of the images or, for keypoints, of the instances.
-        weights: Value of ``--weights``.
-        device: "cpu", "cuda" or "mps".
+    `size` is the median of the images or, for keypoints, of the instances; `weights` is the value
+    of ``--weights``.
 
     Example:
         >>> default_model("keypoints", (400, 280), "none", "cpu")
@@ -195,8 +255,7 @@ def choose_preprocessing(
 ) -> Preprocessing:
     """Choose the preprocessing that the weights were trained with.
 
-    Detection uses a letterbox, segmentation a sliding window over images scaled by `data.scale` or
-    `data.short_side`, classification a centre crop. `median_size` is that of the training images.
+    `median_size` is that of the training images.
     """
     chosen = Preprocessing(
         img_size=model.img_size,
@@ -230,10 +289,7 @@ def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
 def use_instance_crop(
     pre: Preprocessing, head: HeadConfig | None, listing: Listing
 ) -> Choice[Preprocessing]:
-    """Switch to crops of single instances, aligned as the head codes keypoints.
-
-    Where each image is one instance, the crop has no margin.
-    """
+    """Switch to crops of single instances; without a margin where each image is one instance."""
     whole = is_whole(listing)
     crop = replace(
         pre,
@@ -249,7 +305,6 @@ def enlarge_img_size(statistics: DatasetStatistics, size: Size) -> Size:
     """Enlarge images whose objects would be too small to detect.
 
     Example:
-        >>> from muntin.training.dataset_statistics import DatasetStatistics
         >>> enlarge_img_size(DatasetStatistics(object_side=0.05, max_objects=60), (256, 256))
         (512, 512)
     """
@@ -283,10 +338,8 @@ def choose_scale(median_size: Size, window: Size, device: str) -> float:
     """Factor on the image size in segmentation: 1, or less for large images on a CPU.
 
     Example:
-        >>> choose_scale((400, 400), (256, 256), "cpu")
-        1.0
-        >>> choose_scale((2000, 2000), (256, 256), "cpu")
-        0.31
+        >>> [choose_scale((side, side), (256, 256), "cpu") for side in (400, 2000)]
+        [1.0, 0.31]
     """
     if device != "cpu" or min(median_size) == 0:
         return 1.0
@@ -305,17 +358,8 @@ def choose_head(
 ) -> Choice[HeadConfig | None]:
     """Choose the config of the head; None for a task with only one head.
 
-    Args:
-        name: Requested name; empty chooses by the size of the backbone.
-        base: Head of the run that is repeated or fine-tuned.
-        task: Gives the heads.
-        small: Whether the backbone is small.
-        max_objects: Largest number of objects in one image, which the head must be able to
-            return; 0 = no requirement.
-        settings: Fields set under ``head``, as text.
-
-    Raises:
-        ConfigError: The head or a field is unknown.
+    `base` is the head of the run that is repeated or fine-tuned; without `name` and `base`, `small`
+    says whether the backbone is. The head must be able to return `max_objects`; 0 = no requirement.
     """
     if task.dense is None:
         if settings:

@@ -30,11 +30,7 @@ def _handle(handler: Callable[[int, FrameType | None], object], *numbers: int) -
 
 @contextmanager
 def defer_interrupts() -> Iterator[list[int]]:
-    """Let the launched processes handle Ctrl-C, which they receive too.
-
-    Yields:
-        Signal numbers received so far.
-    """
+    """Let the launched processes handle Ctrl-C; yield the signals received so far."""
     received: list[int] = []
     with _handle(lambda number, frame: received.append(number), signal.SIGINT):
         yield received
@@ -43,8 +39,7 @@ def defer_interrupts() -> Iterator[list[int]]:
 class Interruption(ExitStack):
     """Context in which the first Ctrl-C requests a stop, and the second one acts as usual.
 
-    Args:
-        stop_after: Request a stop after this many steps; 0 = never.
+    It also requests a stop after `stop_after` steps; 0 = never.
     """
 
     def __init__(self, stop_after: int = 0) -> None:

@@ -23,15 +23,14 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, Processes, TrainLoader
 from muntin.devices import memory_mib
 from muntin.objectives.objective import Objective
-from muntin.runs import WEIGHTS, write_results
+from muntin.runs import WEIGHTS, append_journal, drop_epochs_from, write_results
 from muntin.scoring.evaluator import Outputs, Scored
 from muntin.shapes import Size
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
 from muntin.training.interruption import Interruption
-from muntin.training.journal import append_line, drop_lines_from, write_events, writes_events
 from muntin.training.optimization import img_size_at, lr_factor
-from muntin.training.prepared_run import PreparedRun
-from muntin.training.progress import Reporter, format_duration
+from muntin.training.progress import Reporter, format_duration, write_events, writes_events
+from muntin.training.request import PreparedRun
 from muntin.training.supervision import class_balanced_shares
 from muntin.training.trainer import Trainer
 from muntin.weights.weight_files import write_weights
@@ -44,15 +43,10 @@ VALIDATION_SHARE = 0.04
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitResult:
-    """Result of a training.
+    """Result of a training; `figures` are the metrics of the best epoch.
 
-    Attributes:
-        figures: Metrics of the best epoch.
-        epochs: Number of trained epochs.
-        seconds: Duration of the training.
-        interrupted: Whether it was interrupted before the end.
-        best: Scored outputs of the best epoch; None if no epoch since the last resume was the
-            best, and in all processes but the first.
+    `best` has the scored outputs of that epoch; None if no epoch since the last resume was the
+    best, and in all processes but the first.
     """
 
     figures: dict[str, Any]
@@ -70,8 +64,7 @@ class _State:
         epoch: Number of finished epochs.
         step: Finished steps of the current epoch.
         elapsed_s: Seconds of training before the last resume.
-        loss_sum: Sum of the loss over the images of the current epoch.
-        num_seen: Images so far in the current epoch.
+        loss_sum: Over the images of the current epoch, of which there are `num_seen`.
         best: Best value of the goal; None before the first validation.
         best_epoch: Its epoch, from 1; 0 before the first validation.
         stale: Validated epochs without improvement since then.
@@ -90,14 +83,7 @@ class _State:
 
 
 class Loop:
-    """Trains a network and writes the run folder.
-
-    Args:
-        fabric: Devices and precision, launched.
-        prepared: The run, its images, and its network, which is trained in place.
-        objective: Computes inputs, losses and metrics.
-        reporter: Reports progress.
-    """
+    """Trains the network of a prepared run in place, and writes the run folder."""
 
     def __init__(
         self,
@@ -138,14 +124,8 @@ class Loop:
     def fit(self, *, started: float, resume: bool = False, stop_after: int = 0) -> FitResult:
         """Train until the last epoch, the time limit, early stopping or an interruption.
 
-        Args:
-            started: `time.monotonic` at the start of the command, from which a time limit counts.
-            resume: Continue from the checkpoint of the run.
-            stop_after: Stop after this many steps as if interrupted; 0 = never.
-
-        Raises:
-            TrainingError: The loss is NaN or infinite.
-            RunError: The run folder cannot be written, or has no checkpoint to resume.
+        A time limit counts from `started`, a `time.monotonic`. `stop_after` stops after that many
+        steps as if interrupted; 0 = never.
         """
         self.started = self._validated_at = started
         if resume:
@@ -298,7 +278,7 @@ class Loop:
         line["seconds"] = round(self._elapsed(), 1)
         # Before the checkpoint: if writing that fails, resuming removes the lines after it.
         if self.fabric.is_global_zero:
-            append_line(self.run.path, line)
+            append_journal(self.run.path, line)
             if writes_events(self.run.config.machine.tensorboard):
                 write_events(self.run.path, line)
         self._report_epoch(line)
@@ -388,4 +368,4 @@ class Loop:
         self.trainer.load_state(saved)
         self.state = _State(**saved["position"])
         if self.fabric.is_global_zero:
-            drop_lines_from(self.run.path, self.state.epoch + 1)
+            drop_epochs_from(self.run.path, self.state.epoch + 1)

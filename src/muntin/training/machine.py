@@ -1,37 +1,53 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""What "auto" means on this machine: device, precision, compilation, workers."""
+"""The machine of a run: what is requested, what "auto" means on it, and its devices."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
 
-from muntin.configs import replace
+from lightning_fabric import Fabric
+
+from muntin.configs import from_dict, replace, to_dict
 from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError
 from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig
+from muntin.runs import RunConfig
 from muntin.training.defaults import Choice
+from muntin.zoo.families import BackboneConfig, free_attention
 
-if TYPE_CHECKING:
-    from muntin.zoo.families import BackboneConfig
+__all__ = [
+    "build_fabric",
+    "check_attention",
+    "choose_machine",
+    "resolve_machine",
+    "use_available_attention",
+]
 
-__all__ = ["PRECISIONS", "check_attention", "resolve_machine"]
-
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""Names of the precisions in Lightning Fabric."""
+_PRECISIONS: Mapping[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def resolve_machine(machine: MachineConfig, *, compiles: bool = True) -> Choice[MachineConfig]:
+def choose_machine(
+    base: RunConfig | None, precision: str, device: str, devices: int
+) -> MachineConfig:
+    """Machine settings of a request: those given, over those of the repeated run."""
+    values: dict[str, Any] = {"precision": precision, "device": device, "devices": devices}
+    if base is not None:
+        # "auto" and 1 are the defaults: the user has not chosen a value.
+        given = {key: value for key, value in values.items() if value not in ("auto", 1)}
+        values = {**to_dict(base.machine), **given}
+    return from_dict(MachineConfig, values, where="the command")
+
+
+def resolve_machine(machine: MachineConfig, compiles: bool) -> Choice[MachineConfig]:
     """Replace every "auto" by its value on this machine.
 
-    Args:
-        machine: The requested settings.
-        compiles: Whether "auto" may compile the steps. Not for detectors: their number of boxes
-            changes with every batch, which would recompile each time.
-
-    Raises:
-        ConfigError: The device is not available, or does not support the requested precision.
+    Without `compiles`, "auto" does not compile the steps. Detectors need that: their number of
+    boxes changes with every batch, which would recompile each time.
     """
     device = choose_device(machine.device)
     precision = machine.precision
@@ -49,8 +65,6 @@ def resolve_machine(machine: MachineConfig, *, compiles: bool = True) -> Choice[
         wanted = "off"
     workers = machine.workers
     if workers < 0:
-        import os
-
         # Containers and job schedulers often grant fewer cores than the machine has.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
         # On a CPU the training step itself needs the other half of the cores.
@@ -60,14 +74,37 @@ def resolve_machine(machine: MachineConfig, *, compiles: bool = True) -> Choice[
 
 
 def check_attention(model: BackboneConfig, machine: MachineConfig) -> None:
-    """Check that the attention back end of a model runs on this machine.
-
-    Raises:
-        ConfigError: It is "fused", and the machine cannot run the fused kernels.
-    """
+    """Refuse "fused" attention where this machine cannot run the fused kernels."""
     if getattr(model, "attention", "auto") != "fused":
         return
     obstacle = find_missing(machine.device)
     if obstacle:
         message = f"{obstacle}, for model.attention=fused. Use model.attention=auto instead."
         raise ConfigError(message)
+
+
+def use_available_attention(model: BackboneConfig, device: str) -> Choice[BackboneConfig]:
+    """Replace fused attention in the config of another run's model where it cannot run."""
+    free = free_attention(model)
+    missing = "" if free is model else find_missing(device)
+    if not missing:
+        return Choice(model)
+    return Choice(free, (f'attention "auto" instead of "fused" as in the run: {missing}',))
+
+
+def build_fabric(machine: MachineConfig, devices: int) -> Fabric:
+    """Build what places tensors on devices and synchronises them; `machine` has no "auto"."""
+    # Silences a line about the precision, which the notes of a run already name.
+    log = logging.getLogger("lightning_fabric")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        return Fabric(
+            accelerator=machine.device,
+            devices=devices,
+            # Spawned, so that no script runs twice; one device needs no process group.
+            strategy="ddp_spawn" if devices > 1 else "auto",
+            precision=_PRECISIONS[machine.precision],
+        )
+    finally:
+        log.setLevel(level)

@@ -11,7 +11,7 @@ from muntin.devices import free_bytes, release_memory
 from muntin.errors import ConfigError
 from muntin.recipes import TrainConfig
 from muntin.training.memory_model import Recompute, StepMemory, find_largest
-from muntin.training.prepared_run import PreparedRun
+from muntin.training.request import PreparedRun
 
 __all__ = ["choose_recomputation", "describe_remedies", "describe_shortage", "fit_memory"]
 
@@ -24,8 +24,7 @@ MEMORY_SHARE = {"cuda": 0.8, "cpu": 0.5}
 def _find_budget(prepared: PreparedRun) -> float | None:
     """Bytes that a step may take: `train.memory_gib`, or a share of the free memory.
 
-    Returns:
-        None if the batch is not changed: for classification, and for a batch size that was set.
+    None if the batch stays: for classification, and for a batch size that was set.
     """
     config = prepared.run.config
     if config.train.memory_gib:
@@ -48,15 +47,8 @@ def _read_settings(train: TrainConfig, memory: StepMemory) -> Recompute:
 def fit_memory(prepared: PreparedRun, measure: Callable[[PreparedRun], StepMemory]) -> PreparedRun:
     """Fit a run into limited memory: recompute as little as possible, then reduce the batch.
 
-    Args:
-        prepared: Any run; it stays as it is if its memory is not limited.
-        measure: Gives the memory of its steps; called only if memory is limited.
-
-    Returns:
-        The run with its choices in `train`; a note describes them.
-
-    Raises:
-        ConfigError: A step does not fit into `train.memory_gib`.
+    `measure` is called only if memory is limited. A step that does not fit into `train.memory_gib`
+    is a `ConfigError`.
     """
     budget, train = _find_budget(prepared), prepared.run.config.train
     if budget is None:
@@ -103,14 +95,9 @@ def _describe_limit(train: TrainConfig, budget: float) -> str:
 def describe_shortage(
     memory: StepMemory, train: TrainConfig, how: Recompute, budget: float, largest: int
 ) -> str:
-    """Describe by how much a step exceeds the budget, and which batch size would fit.
+    """Describe by how much a step exceeds the `budget` in bytes, and which batch size would fit.
 
-    Args:
-        memory: Memory of the step.
-        train: Gives the batch size and `memory_gib`.
-        how: What is recomputed.
-        budget: Available memory in bytes.
-        largest: Largest batch that fits; 0 if a single image does not.
+    `largest` is the largest batch that fits; 0 if a single image does not.
     """
     needed = memory.peak(train.batch_size, how).total
     every = memory.plain.num_blocks and how.blocks >= memory.plain.num_blocks

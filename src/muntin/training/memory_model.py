@@ -38,12 +38,7 @@ LAYERS_SLOWDOWN = 0.25
 
 
 class LinearFit(NamedTuple):
-    """A quantity (bytes, seconds) as a linear function of the batch size.
-
-    Attributes:
-        fixed: Part that does not depend on the batch.
-        each: Part for each image.
-    """
+    """A quantity (bytes, seconds) by the batch size: a `fixed` part, and one for `each` image."""
 
     fixed: float
     each: float
@@ -54,14 +49,10 @@ class LinearFit(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A part of a step between two marks of the memory trace.
+    """Highest memory, in bytes, between two marks of the trace, whose `part` runs (empty: none).
 
-    Attributes:
-        part: Name of the running part; empty elsewhere.
-        backward: Whether in the backward pass.
-        num_saved: Number of leading parts whose activations are saved at this point: their
-            forward pass is done, their backward pass is not.
-        peak: Largest number of bytes during the phase.
+    The activations of `num_saved` leading parts are saved at this point: their forward pass is
+    done, their backward pass is not.
     """
 
     part: str
@@ -78,7 +69,6 @@ class PeakMemory(NamedTuple):
         saved: Saved activations of each part at the peak.
         gradients: Gradients that exist at the peak, an estimate.
         phase: Index of the phase with the peak.
-        fragmentation: Memory lost between tensors.
     """
 
     total: float
@@ -95,10 +85,8 @@ class MemoryModel:
     Attributes:
         persistent: Bytes of parameters, buffers, optimizer state and averaged weights.
         gradients: Bytes of all gradients.
-        parts: Parts of the network, in forward order.
+        parts: In forward order, like `saved` (for the backward pass) and `outputs`.
         phases: In the order of time.
-        saved: Activations that each part saves for the backward pass.
-        outputs: Output of each part.
         fragmentation_share: Fragmentation as a share of the memory beyond `persistent`.
     """
 
@@ -116,12 +104,7 @@ class MemoryModel:
         return sum(part.is_block for part in self.parts)
 
     def peak(self, batch: int, num_recomputed: int = 0) -> PeakMemory:
-        """Predict the peak memory of a step.
-
-        Args:
-            batch: Images per step.
-            num_recomputed: Leading blocks with activation checkpointing.
-        """
+        """Predict the peak memory of a step, with activation checkpointing of leading blocks."""
         full = [line.at(batch) for line in self.saved]
         peak = PeakMemory(0.0, (0.0,) * len(full), 0.0)
         reduced = self._recomputed(full, batch, num_recomputed)
@@ -170,10 +153,8 @@ class MemoryModel:
 class Recompute(NamedTuple):
     """What a step computes again in the backward pass, to save memory.
 
-    Attributes:
-        layers: Whether norms, attention weights and hidden channels (`train.recomputed_layers`).
-        blocks: Number of leading blocks (`train.recomputed_blocks`). Leading ones, as they have
-            the largest maps and cost no more time than the others.
+    `layers` stands for norms, attention weights and hidden channels. `blocks` counts leading
+    blocks, as they have the largest maps and cost no more time than the others.
     """
 
     layers: bool = False
@@ -183,10 +164,8 @@ class Recompute(NamedTuple):
 class StepMemory:
     """Memory of a training step, by its batch size and by what it recomputes.
 
-    Args:
-        plain: Memory without recomputation.
-        measure_leaner: Measures a step with recomputed layers, when that is first asked for; gives
-            `plain` if the network has no such layers.
+    `measure_leaner` measures a step with recomputed layers, when that is first asked for; it gives
+    `plain` if the network has no such layers.
     """
 
     def __init__(self, plain: MemoryModel, measure_leaner: Callable[[], MemoryModel]) -> None:
@@ -207,15 +186,9 @@ class StepMemory:
         return self.leaner if how.layers else self.plain
 
     def choose(self, batch: int, budget: float, least: Recompute) -> Recompute:
-        """Choose the cheapest recomputation with which a step fits.
+        """Choose the cheapest recomputation with which a step fits into `budget` bytes.
 
-        Args:
-            batch: Images per step.
-            budget: Available memory in bytes.
-            least: What is recomputed in any case.
-
-        Returns:
-            What saves most, if nothing fits.
+        It includes `least`. If nothing fits, it is what saves most.
         """
         how = least
         for how in self._list_choices(least):
@@ -259,19 +232,10 @@ def fit_memory_model(
     batches: tuple[int, int] = (1, 2),
     fragmentation_share: float = 0.0,
 ) -> MemoryModel:
-    """Record two small steps, and fit a line to each phase.
+    """Record two small steps of a network in training mode, and fit a line to each phase.
 
-    Args:
-        network: The network in training mode.
-        step: Runs a whole step with the given number of images and leaves no gradient behind. An
-            earlier step must have created the state of the optimizer.
-        persistent: As in `MemoryModel`.
-        device: Device of the network.
-        batches: Two batch sizes, ascending.
-        fragmentation_share: As in `MemoryModel`.
-
-    Raises:
-        ConfigError: The two steps do not run the same parts in the same order.
+    `step` runs a whole step with so many images and leaves no gradient behind; an earlier one must
+    have created the state of the optimizer. `batches` are ascending.
     """
     few, many = (record_spans(network, partial(step, count), device) for count in batches)
     # Part and direction must agree; the bytes differ, as they should.

@@ -24,12 +24,9 @@ _GPUS = (DeviceType.CUDA, DeviceType.HIP)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkPart:
-    """A module whose memory is reported separately.
+    """A module whose memory is reported separately; `is_block` if it can be recomputed.
 
-    Attributes:
-        name: Of the module in the network.
-        stage: From 1; 0 for modules before the first block (stem, patch embedding).
-        is_block: Whether activation checkpointing can be applied to it.
+    Stages count from 1; 0 = modules before the first block (stem, patch embedding).
     """
 
     name: str
@@ -42,7 +39,6 @@ class Span(NamedTuple):
 
     Attributes:
         part: Name of the running part; empty between two parts and in the head.
-        backward: Whether in the backward pass.
         live: Bytes at the start of the span.
         peak: Largest number of bytes until its end.
         output: Bytes of the output of the part that has just ended in the forward pass, else 0.
@@ -93,15 +89,9 @@ Mark = Callable[[str, bool, int], None]
 def record_spans(
     network: nn.Module, step: Callable[[], None], device: torch.device
 ) -> tuple[Span, ...]:
-    """Run a step and record tensor memory at the boundaries of the parts.
+    """Run a forward and backward pass, and record tensor memory at the boundaries of the parts.
 
-    Args:
-        network: The network in training mode; hooks are added and removed again.
-        step: Runs the forward and the backward pass; its allocations are recorded.
-        device: Device of the network.
-
-    Returns:
-        Consecutive spans in the order of time.
+    The spans are consecutive, in the order of time.
     """
     marks: list[tuple[str, bool, int]] = []
 

@@ -30,13 +30,10 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParameterGroup:
-    """Parameters with the same optimizer settings.
+    """Names of parameters with the same optimizer settings.
 
-    Attributes:
-        names: Names of the parameters in the network.
-        decays: Whether weight decay applies.
-        scale: Factor on the learning rate.
-        matrix: Whether they are matrices in the blocks, which muon may update.
+    `scale` is a factor on the learning rate. A `matrix` is one in the blocks, which muon may
+    update.
     """
 
     names: tuple[str, ...]
@@ -46,18 +43,12 @@ class ParameterGroup:
 
 
 def group_parameters(network: Network, layer_decay: float) -> list[ParameterGroup]:
-    """Group the trainable parameters of a network.
+    """Group the trainable parameters of a network: each is in exactly one group.
 
     Layers are counted in forward order: patch and position embedding are layer 0, each block is
     the next layer, downsampling belongs to the block before it, and everything after the last
-    block (norm, head) is one layer more.
-
-    Args:
-        network: Its backbone maps parameters to layers (`Backbone.layer_of`).
-        layer_decay: Factor on the learning rate from each layer to the one before it.
-
-    Returns:
-        Groups that together contain each parameter that requires a gradient exactly once.
+    block (norm, head) is one layer more. `layer_decay` is the factor on the learning rate from each
+    layer to the one before it.
 
     Source:
         Layers as in SimMIM and MAE fine-tuning; no decay on biases, norms, position embeddings
@@ -86,11 +77,7 @@ def group_parameters(network: Network, layer_decay: float) -> list[ParameterGrou
 
 
 def check_freeze(backbone: Any, freeze: int) -> None:  # noqa: ANN401 (any family)
-    """Check the number of frozen stages, as in `freeze_stages`.
-
-    Raises:
-        ConfigError: The backbone has fewer stages.
-    """
+    """Refuse to freeze more stages than the backbone has."""
     if freeze > (count := count_stages(backbone)):
         message = (
             f"train.freeze must be at most {count}, the number of {backbone.stage_unit}s of this "
@@ -101,18 +88,9 @@ def check_freeze(backbone: Any, freeze: int) -> None:  # noqa: ANN401 (any famil
 
 
 def freeze_stages(network: Network, freeze: int) -> list[str]:
-    """Freeze the leading stages of the backbone: their parameters require no gradient.
+    """Freeze the leading stages of the backbone, and return the names of the frozen parameters.
 
-    Args:
-        network: Changed in place.
-        freeze: Number of stages (blocks for backbones with one stage), the patch embedding
-            included; -1 = the whole backbone, 0 = none.
-
-    Returns:
-        Names of the frozen parameters.
-
-    Raises:
-        ConfigError: The backbone has fewer stages.
+    Stages are blocks in backbones with one stage; -1 = the whole backbone, 0 = none.
     """
     backbone: Any = network.backbone
     check_freeze(backbone, freeze)
@@ -125,23 +103,18 @@ def freeze_stages(network: Network, freeze: int) -> list[str]:
     return frozen
 
 
-def scaled_learning_rate(config: TrainConfig, batch_size: int) -> float:
+def scaled_learning_rate(config: TrainConfig) -> float:
     """Learning rate for the effective batch, `batch_size * accumulate` images."""
     if config.lr_batch == 0:
         return config.learning_rate
     # The linear scaling rule (arXiv 1706.02677): twice the batch, twice the rate.
-    return config.learning_rate * batch_size * config.accumulate / config.lr_batch
+    return config.learning_rate * config.batch_size * config.accumulate / config.lr_batch
 
 
-def build_optimizers(
-    network: Network, config: TrainConfig, batch_size: int
-) -> list[torch.optim.Optimizer]:
-    """Build the optimizers for parameters that are not frozen, `batch_size` over all devices.
+def build_optimizers(network: Network, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Build the optimizers for parameters that are not frozen.
 
     Each group stores its full learning rate as ``peak``.
-
-    Raises:
-        ConfigError: All parameters are frozen.
     """
     parameters = dict(network.named_parameters())
     groups = group_parameters(network, config.layer_decay)
@@ -150,7 +123,7 @@ def build_optimizers(
             f"train.freeze={config.freeze} must leave parameters to train, got none. Lower it."
         )
         raise ConfigError(message)
-    rate = scaled_learning_rate(config, batch_size)
+    rate = scaled_learning_rate(config)
     muon_rows: list[dict[str, Any]] = []
     adamw_rows: list[dict[str, Any]] = []
     for group in groups:
@@ -198,8 +171,8 @@ def lr_factor(config: TrainConfig, progress: float) -> float:
 def img_size_at(config: TrainConfig, full: Size, step: int, progress: float) -> Size:
     """Size of the training images in pixels, in multiples of `step` and never more than `full`.
 
-    `step` is the stride of the coarsest map: its multiples need no padding. `progress` is the
-    finished part of the training, in [0, 1].
+    `step` is the stride of the coarsest map: its multiples need no padding. `progress` is in [0,
+    1].
     """
     if config.start_size >= 1 or progress >= config.full_size_from:
         return full

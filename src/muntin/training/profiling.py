@@ -13,7 +13,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 
 from muntin.configs import replace as replace_fields
 from muntin.data.batches import Batch
@@ -21,7 +20,7 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.nn.drop_path import DropPath
 from muntin.samples import Listing
-from muntin.training.machine import PRECISIONS
+from muntin.training.machine import build_fabric
 from muntin.training.memory_model import (
     LinearFit,
     MemoryModel,
@@ -30,10 +29,10 @@ from muntin.training.memory_model import (
     fit_memory_model,
 )
 from muntin.training.memory_trace import record_spans
-from muntin.training.prepared_run import PreparedRun
 from muntin.training.recompute import recompute_layers
+from muntin.training.request import PreparedRun
 from muntin.training.supervision import build_objective
-from muntin.training.trainer import Trainer, quiet_fabric
+from muntin.training.trainer import Trainer
 
 __all__ = ["StepProfiler", "Timing", "measure_step_memory"]
 
@@ -48,13 +47,9 @@ Fitted to thirteen measured runs, glibc 2.36 (docs/adr/0022, `benchmarks/bench_p
 
 
 class Timing(NamedTuple):
-    """Measured times in seconds.
+    """Seconds of a step without data loading, and of one image in loading and in validation.
 
-    Attributes:
-        step: Of a step without data loading, by its batch size.
-        loading: To read and augment one image.
-        validation: To evaluate one image.
-        measured: The measured times by name.
+    `measured` are the measured times by name.
     """
 
     step: LinearFit
@@ -64,13 +59,10 @@ class Timing(NamedTuple):
 
 
 class StepProfiler:
-    """Runs a few small steps of a run, and measures their memory and time.
+    """Runs a few small steps of a copy of the network, and measures their memory and time.
 
     Drop path is off, so that steps are comparable and memory is that of the largest step. The
     weights do not change, as the learning rate is 0.
-
-    Args:
-        prepared: The run; its network is copied, as steps change statistics of batch norms.
     """
 
     def __init__(self, prepared: PreparedRun) -> None:
@@ -93,12 +85,7 @@ class StepProfiler:
         self.listing = _subset(prepared.train, 4 * batches[1])
         data = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, data, training=True)
-        with quiet_fabric():
-            self.fabric = Fabric(
-                accelerator=machine.device,
-                devices=1,
-                precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
-            )
+        self.fabric = build_fabric(machine, devices=1)
         objective = build_objective(self.run, self.listing, self.fabric.device)
         self.trainer = Trainer(self.fabric, self.run.config.train, self.network, objective)
 

@@ -1,17 +1,23 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""Progress of a training: a live bar in a terminal, a line every half minute elsewhere."""
+"""Progress of a training: a live bar in a terminal, lines elsewhere, TensorBoard events."""
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-__all__ = ["Reporter", "format_duration"]
+from muntin.errors import RunError
+from muntin.system_errors import cannot_write, missing_extra
+
+__all__ = ["Reporter", "format_duration", "write_events", "writes_events"]
 
 LINE_EVERY_S = 30.0
 
@@ -32,11 +38,9 @@ def format_duration(seconds: float) -> str:
 
 
 class Reporter(ExitStack):
-    """Reports progress: a bar in a terminal, a line every half minute elsewhere.
+    """Reports progress: a bar in a terminal, a line every `line_every_s` elsewhere.
 
-    Args:
-        console: Output; None = silent (all processes but the first).
-        line_every_s: Seconds between two lines outside a terminal.
+    Without a console it is silent, as in all processes but the first.
     """
 
     def __init__(self, console: Console | None, line_every_s: float = LINE_EVERY_S) -> None:
@@ -68,10 +72,7 @@ class Reporter(ExitStack):
             self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, title: str, done: float, facts: Mapping[str, str]) -> None:
-        """Report the progress after a step.
-
-        `done` is the finished part of the training, in [0, 1]; `facts` are formatted metrics.
-        """
+        """Report the progress after a step: the finished part, in [0, 1], and formatted metrics."""
         if self._console is None:
             return
         text = "  ".join(f"{name} {value}" for name, value in facts.items())
@@ -81,3 +82,26 @@ class Reporter(ExitStack):
         elif time.monotonic() - self._last_line > self._line_every_s:
             self._last_line = time.monotonic()
             self.note(f"{title}  {done:.0%}  {text}")
+
+
+def writes_events(choice: Literal["auto", "on", "off"]) -> bool:
+    """Whether TensorBoard events are written; refuses "on" if TensorBoard is not installed."""
+    installed = importlib.util.find_spec("tensorboard") is not None
+    if choice == "on" and not installed:
+        library, extra = "TensorBoard", "log"
+        raise missing_extra(library, extra, purpose="machine.tensorboard=on")
+    return installed and choice != "off"
+
+
+def write_events(folder: Path, line: Mapping[str, Any]) -> None:
+    """Append the numbers of a line to the TensorBoard events of the run."""
+    # Local, so that only runs that write events import TensorBoard.
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        with SummaryWriter(str(folder / "events")) as writer:
+            for name, value in line.items():
+                if isinstance(value, (int, float)) and name != "epoch":
+                    writer.add_scalar(name, value, line["epoch"])
+    except OSError as error:
+        raise RunError(cannot_write(folder / "events", error)) from error

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 from muntin.devices import return_freed_memory
 from muntin.errors import ConfigError
@@ -21,17 +21,9 @@ __all__ = ["checkpoint_blocks", "narrow_residual", "recompute_layers"]
 
 
 def checkpoint_blocks(backbone: nn.Module, count: int | None = None) -> int:
-    """Apply activation checkpointing to the leading blocks of a backbone.
+    """Apply activation checkpointing to the leading blocks of a backbone; None = all.
 
-    Args:
-        backbone: Changed in place; outputs and gradients stay bit-equal.
-        count: Number of leading blocks; None = all.
-
-    Returns:
-        Number of blocks that are checkpointed.
-
-    Raises:
-        ConfigError: The backbone has no blocks, or fewer than `count`.
+    Outputs and gradients stay bit-equal. Refuses a backbone with fewer blocks.
 
     Source:
         Chen et al. 2016 (arXiv 1604.06174); `torch.utils.checkpoint`.
@@ -57,27 +49,20 @@ def checkpoint_blocks(backbone: nn.Module, count: int | None = None) -> int:
 def recompute_layers(network: nn.Module) -> int:
     """Recompute what is large and cheap: norms, attention weights and hidden channels of MLPs.
 
-    A module lists in `recomputable` the methods whose intermediate values are not stored. The last
-    product of each is not computed again: its output is not needed. From here on, this process
-    returns large freed blocks of memory to the system at once.
-
-    Args:
-        network: Changed in place; outputs and gradients stay bit-equal.
-
-    Returns:
-        Number of methods that are recomputed; 0 for a network without such modules.
+    A module lists in `recomputable` the methods whose intermediate values are not stored; returned
+    is the number of such methods. The last product of each is not computed again: its output is not
+    needed. Outputs and gradients stay bit-equal. From here on, this process returns large freed
+    blocks of memory to the system at once.
     """
     found = [
-        (module, name) for module in network.modules() for name in _recomputable_methods(module)
+        (module, name)
+        for module in network.modules()
+        for name in cast("tuple[str, ...]", getattr(module, "recomputable", ()))
     ]
     for module, name in found:
         _wrap(module, name)
     return_freed_memory()
     return len(found)
-
-
-def _recomputable_methods(module: nn.Module) -> tuple[str, ...]:
-    return cast("tuple[str, ...]", getattr(module, "recomputable", ()))
 
 
 def _wrap(module: nn.Module, name: str) -> None:
@@ -96,13 +81,12 @@ def _recompute(
     # The caller (DenseNet) or the block (HRNet) may change a list before it is used again.
     inputs = _copy_lists(args)
     versions = [arg._version for arg in args if isinstance(arg, Tensor)]
-    context = partial(_contexts, norms) if norms else noop_context_fn
     # Both forward passes get fresh lists, so that neither sees what the other has appended.
     output = checkpoint(
         lambda *saved: forward(*_copy_lists(saved), **options),
         *inputs,
         use_reentrant=False,
-        context_fn=context,
+        context_fn=lambda: (nullcontext(), _freeze_statistics(norms)),
     )
     if versions != [arg._version for arg in args if isinstance(arg, Tensor)]:
         # The second forward would read the overwritten input: gradients would be wrong.
@@ -116,12 +100,6 @@ def _recompute(
 
 def _copy_lists(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(list(arg) if isinstance(arg, list) else arg for arg in args)
-
-
-def _contexts(
-    norms: list[_BatchNorm],
-) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _freeze_statistics(norms)
 
 
 @contextmanager
@@ -142,11 +120,7 @@ def _freeze_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
 def narrow_residual(backbone: nn.Module) -> None:
     """Run the residual stream between blocks in half precision, in training under autocast.
 
-    Args:
-        backbone: Changed in place; its outputs in evaluation mode stay the same.
-
-    Raises:
-        ConfigError: The backbone has no `pos_drop` module before its first block.
+    The backbone needs a `pos_drop` module before its first block.
     """
     start: nn.Module | None = getattr(backbone, "pos_drop", None)
     if start is None:

@@ -1,27 +1,41 @@
 # SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
-"""A request for a run, and the checks that need no data."""
+"""Requests for a run, new, repeated or resumed, and the checks that need no data."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
-from muntin.errors import ConfigError
+from muntin.errors import ConfigError, RunError
 from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import find_head
+from muntin.heads.network import Network
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
-from muntin.runs import Run, RunConfig, is_run
+from muntin.runs import WEIGHTS, Run, RunConfig, is_run, read_json
+from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import TASKS, find_task
 from muntin.zoo.model_building import model_config
 from muntin.zoo.model_zoo import ALIASES
 
-__all__ = ["Request", "check_request", "group_settings", "task_of"]
+__all__ = [
+    "PreparedRun",
+    "Request",
+    "check_request",
+    "check_same_data",
+    "choose_seed",
+    "group_settings",
+    "read_config",
+    "repeat_request",
+    "resume_request",
+    "task_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,13 +67,24 @@ class Request:
     base: RunConfig | None = None
 
 
-def task_of(request: Request) -> Task:
-    """Return the requested task, which may depend on the head.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedRun:
+    """A run that is ready to start: every field resolved, initial weights loaded, nothing written.
 
-    Raises:
-        ConfigError: The task is unknown.
-        RunError: The run given as weights cannot be read.
+    `keep_batch` tells whether the user has set the batch size; `notes` say what was chosen
+    automatically and why, one line each.
     """
+
+    run: Run
+    network: Network
+    train: Listing
+    val: Listing
+    keep_batch: bool
+    notes: tuple[str, ...]
+
+
+def task_of(request: Request) -> Task:
+    """Return the requested task, which may depend on the head."""
     head: HeadConfig | str | None = request.head or None
     if head is None and request.base is not None:
         head = request.base.head
@@ -68,6 +93,16 @@ def task_of(request: Request) -> Task:
         config = Run.open(request.weights).config
         head = config.head if config.task == request.task else None
     return find_task(request.task, head)
+
+
+def choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
+    """Return the seed: that of ``--set``, else of the request, else of the run to start from."""
+    start = request.base.train if request.base is not None else TrainConfig()
+    if request.seed >= 0:
+        start = replace(start, seed=request.seed)
+    # Splitting the data needs the seed before the other settings can be resolved.
+    chosen: TrainConfig = with_texts(start, [row for row in settings if row[0] == "seed"])
+    return chosen.seed
 
 
 MIN_SIDE = 32
@@ -102,11 +137,7 @@ def _check_recompute(request: Request, settings: Mapping[str, list[tuple[str, st
 
 
 def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
-    """Check names and settings before any data is read.
-
-    Raises:
-        ConfigError: A name or a setting is invalid.
-    """
+    """Check names and settings before any data is read."""
     task = task_of(request)
     if request.recipe != "auto":
         find_recipe(request.recipe, task.recipe_kind)
@@ -138,11 +169,7 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
 
 
 def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:
-    """Group settings such as ``train.epochs`` by the word before the dot.
-
-    Raises:
-        ConfigError: The first word is none of the configs.
-    """
+    """Group settings such as ``train.epochs`` by the word before the dot."""
     groups: dict[str, list[tuple[str, str]]] = {
         group: [] for group in ("train", "augment", "data", "machine", "model", "head")
     }
@@ -163,3 +190,76 @@ def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tupl
             raise ConfigError(message)
         groups[group].append((field, text))
     return groups
+
+
+def resume_request(request: Request, has_out: bool) -> Request:
+    """Return the request of the run in `out`, which the user must have given."""
+    free = ("task", "data", "val", "out")
+    plain = Request(**{name: getattr(request, name) for name in free}, machine=MachineConfig())
+    # Everything else must have its default.
+    given = [f.name for f in fields(plain) if getattr(request, f.name) != getattr(plain, f.name)]
+    if given:
+        message = (
+            f"a resumed run keeps its settings, got {', '.join(given)} with --resume. Omit "
+            f"them, or start a new run with --config and another --out."
+        )
+        raise ConfigError(message)
+    if not has_out:
+        message = "--resume needs a run folder, got no --out. Pass the run folder as --out."
+        raise ConfigError(message)
+    if not Path(request.out).is_dir():
+        message = (
+            f"--resume needs an existing run folder, got --out {request.out}. Check the path, or "
+            f"omit --resume to start a new run there."
+        )
+        raise RunError(message)
+    base = Run.open(request.out).config
+    val = request.val or base.val
+    # Weights come from the checkpoint: loading others first would waste time.
+    return replace(request, val=val, weights="none", machine=base.machine, base=base)
+
+
+def repeat_request(request: Request) -> Request:
+    """Fill in weights and validation images of a run that is repeated with --config."""
+    folder, base = Path(request.out), request.base
+    # A run that stopped before its first checkpoint has nothing to lose and is overwritten.
+    if any((folder / name).exists() for name in ("last.ckpt", "last.ckpt.old", WEIGHTS)):
+        message = (
+            f"out must be a new folder, got {folder}, which contains a run. Pass another --out, or "
+            f"--resume to continue it."
+        )
+        raise RunError(message)
+    if base is None:
+        return request
+    if request.recipe != "auto":
+        message = f"--config includes a recipe, got --recipe {request.recipe} too. Omit one."
+        raise ConfigError(message)
+    weights = (base.weights or "none") if request.weights == "auto" else request.weights
+    val = request.val or (base.val if base.data == request.data else "")
+    return replace(request, weights=weights, val=val)
+
+
+def read_config(path: str | Path) -> RunConfig:
+    """Read ``config.json`` of a run."""
+    try:
+        return RunConfig.from_dict(read_json(Path(path)), where=str(path))
+    except RunError as error:
+        message = f"config must be the config.json of a run: {error}"
+        raise ConfigError(message) from error
+
+
+def check_same_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:
+    """Check that a resumed run gets the images it started with; they may have been moved."""
+    saved = read_json(folder / "split.json")
+    # The validation images are compared by path, as their metrics select the best epoch.
+    same = (
+        saved["train"][1:] == [len(train)]
+        and saved["val"][1:] == [[entry.path for entry in val.entries]]
+        and Run.open(folder).classes == run.classes
+    )
+    if not same:
+        message = (
+            f"a run must be resumed with the images it started with, got others in {train.source} "
+            f"(see {folder / 'split.json'}). Restore them, or start a new run with --config."
+        )
+        raise RunError(message)

@@ -20,30 +20,27 @@ from torch.multiprocessing.spawn import ProcessException
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import MuntinError, RunError, shorten
-from muntin.runs import Run, RunConfig, write_json
+from muntin.runs import Run, RunConfig, read_journal, write_json
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.training.batch_preview import draw_batch
 from muntin.training.checkpoint import read_checkpoint
 from muntin.training.interruption import defer_interrupts
-from muntin.training.journal import read_journal
 from muntin.training.loop import FitResult, Loop
-from muntin.training.machine import PRECISIONS
+from muntin.training.machine import build_fabric, choose_machine
 from muntin.training.memory_budget import fit_memory
-from muntin.training.prepared_run import PreparedRun
 from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, format_duration
-from muntin.training.request import Request
-from muntin.training.resume import (
+from muntin.training.request import (
+    PreparedRun,
+    Request,
     check_same_data,
-    choose_machine,
     read_config,
     repeat_request,
     resume_request,
 )
 from muntin.training.setup import prepare
 from muntin.training.supervision import build_objective
-from muntin.training.trainer import quiet_fabric
 
 __all__ = ["TrainedRun", "train"]
 
@@ -175,16 +172,8 @@ def _resume(request: Request, has_out: bool) -> PreparedRun:
 
 def _launch(run: Run, work: Callable[[Fabric], FitResult]) -> FitResult:
     machine = run.config.machine
-    several = machine.devices > 1
-    with quiet_fabric():
-        fabric = Fabric(
-            accelerator=machine.device,
-            devices=machine.devices,
-            # Spawned, so that no script runs twice; one device needs no process group.
-            strategy="ddp_spawn" if several else "auto",
-            precision=PRECISIONS[machine.precision],  # type: ignore[arg-type]
-        )
-    if not several:
+    fabric = build_fabric(machine, machine.devices)
+    if machine.devices == 1:
         return work(fabric)
     failures: Any = torch.multiprocessing.get_context("spawn").SimpleQueue()
     with defer_interrupts() as interrupted:

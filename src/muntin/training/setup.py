@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,18 +16,16 @@ from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.splitting import describe_split, split
-from muntin.errors import ConfigError, DataError, MuntinWarning
+from muntin.errors import ConfigError, DataError, MuntinWarning, WeightError, shorten
 from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import Network
 from muntin.nn.mimetic_init import init_mimetic
-from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import Recipe, TrainConfig, find_recipe
 from muntin.runs import Run, RunConfig, is_run
-from muntin.samples import Listing
+from muntin.samples import Classes, Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.training.dataset_statistics import measure_instances, measure_objects, median_size
 from muntin.training.defaults import (
     Choice,
     choose_augment_window,
@@ -39,18 +36,28 @@ from muntin.training.defaults import (
     default_recipe,
     enlarge_img_size,
     is_small,
+    measure_instances,
+    measure_objects,
+    median_size,
     use_instance_crop,
 )
-from muntin.training.initialization import initialize_network
-from muntin.training.journal import writes_events
-from muntin.training.machine import check_attention, resolve_machine
+from muntin.training.machine import check_attention, resolve_machine, use_available_attention
 from muntin.training.optimization import check_freeze, scaled_learning_rate
-from muntin.training.prepared_run import PreparedRun
+from muntin.training.progress import writes_events
 from muntin.training.recompute import checkpoint_blocks
-from muntin.training.request import Request, check_request, group_settings, task_of
-from muntin.zoo.families import BackboneConfig, free_attention
+from muntin.training.request import (
+    PreparedRun,
+    Request,
+    check_request,
+    choose_seed,
+    group_settings,
+    task_of,
+)
+from muntin.weights.state_matching import class_tensors
+from muntin.weights.weight_loading import load_weights
+from muntin.zoo.families import BackboneConfig
 from muntin.zoo.model_building import dense_config, find_model, model_config
-from muntin.zoo.model_zoo import ALIASES
+from muntin.zoo.model_zoo import ALIASES, ModelEntry
 
 __all__ = ["prepare"]
 
@@ -58,13 +65,7 @@ Value = TypeVar("Value")
 
 
 def prepare(request: Request) -> PreparedRun:
-    """Resolve a request: data, model, head, weights, recipe, machine.
-
-    Raises:
-        ConfigError: A name or a setting is invalid.
-        DataError: The data cannot be used.
-        WeightError: The requested weights are not available.
-    """
+    """Resolve a request: data, model, head, weights, recipe, machine."""
     return _RunBuilder(request).finish()
 
 
@@ -78,12 +79,12 @@ class _RunBuilder:
         check_request(request, self.settings)
         self.notes: list[str] = []
         self.task = task_of(request)
-        self.seed = _choose_seed(request, self.settings["train"])
+        self.seed = choose_seed(request, self.settings["train"])
         start = DataConfig() if self.base is None else self.base.data_config
         self.data = with_texts(start, self.settings["data"], group="data")
         requested = with_texts(request.machine, self.settings["machine"], group="machine")
         writes_events(requested.tensorboard)  # raises if it is asked for, but not installed
-        self.machine = self.take(resolve_machine(requested, compiles=not self.task.detects))
+        self.machine = self.take(resolve_machine(requested, not self.task.detects))
         self.train, self.val = self.take(_list_splits(request, self.task, self.data, self.seed))
         measure = measure_instances if self.task.top_down else measure_objects
         self.statistics = measure(self.train) if self.task.dense else None
@@ -128,9 +129,7 @@ class _RunBuilder:
         # Here and not earlier: the initial weights must not depend on how the data were listed.
         torch.manual_seed(self.seed)
         network = run.build_network()
-        source = self.take(
-            initialize_network(network, self.task.name, run.classes, self.request.weights, entry)
-        )
+        source = self.take(_initialize(network, run, self.request.weights, entry))
         # The license is known for published weights only.
         license_ = entry.license if source == entry.weights else ""
         run = replace(run, config=replace(run.config, weights=source, license=license_))
@@ -175,14 +174,13 @@ class _RunBuilder:
         if origin is not None and not request.model:
             # The architecture that the weights belong to; settings of that run may differ from
             # the zoo.
-            free = self.take(_use_available_attention(origin.model, device))
+            free = self.take(use_available_attention(origin.model, device))
             config = replace(free, **changed)
         else:
             config = model_config(name, changed)
         return name, with_texts(config, self.settings["model"]), original
 
     def choose_head(self, model: BackboneConfig) -> HeadConfig | None:
-        """Choose the config of the head."""
         origin = self.origin
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
         return self.take(
@@ -214,7 +212,7 @@ class _RunBuilder:
     ) -> tuple[Run, Network]:
         """Choose recipe, batch and augmentation for an initialised network, and apply them."""
         img_size, dense = run.config.model.img_size, self.task.dense
-        recipe = self.take(self.choose_recipe(run.config.weights))
+        recipe = self.choose_recipe(run.config.weights)
         augment = recipe.augment
         if isinstance(augment, DetectionAugmentConfig) and any(original_size):
             augment = self.take(choose_augment_window(augment, img_size, original_size))
@@ -254,28 +252,23 @@ class _RunBuilder:
             init_mimetic(network.backbone, self.seed)
         return replace(run, config=config), network
 
-    def choose_recipe(self, source: str) -> Choice[Recipe]:
+    def choose_recipe(self, source: str) -> Recipe:
         """Choose the recipe by the source of the weights and the number of images."""
         name = dict(self.settings["train"]).get("recipe", self.request.recipe)
-        notes: tuple[str, ...] = ()
         if name == "auto" and self.base is not None:
             name = self.base.train.recipe
         kind = self.task.recipe_kind
         if name == "auto":
             name, why = default_recipe(len(self.train), pretrained=bool(source), kind=kind)
-            notes = (f"recipe {name}: {why} (--recipe)",)
-        return Choice(find_recipe(name, kind), notes)
+            self.notes.append(f"recipe {name}: {why} (--recipe)")
+        return find_recipe(name, kind)
 
     def choose_train_config(self, recipe: Recipe, img_size: Size) -> TrainConfig:
         """Choose the training config: of the recipe, then the options, then ``--set``."""
         request, count = self.request, len(self.train)
         config = self.base.train if self.base is not None else recipe.train
-        changed: Mapping[str, Any] = {
-            "epochs": request.epochs,
-            "max_time_s": request.max_time_s,
-            "batch_size": request.batch_size,
-        }
-        given = {key: value for key, value in changed.items() if value}
+        options = ("epochs", "max_time_s", "batch_size")
+        given = {name: value for name in options if (value := getattr(request, name))}
         config = replace(config, seed=self.seed, **given)
         if request.max_time_s and not request.epochs:
             # The time limit ends the run, not the number of epochs.
@@ -297,21 +290,12 @@ class _RunBuilder:
         return bool(given) or self.base is not None
 
 
-def _choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
-    start = request.base.train if request.base is not None else TrainConfig()
-    if request.seed >= 0:
-        start = replace(start, seed=request.seed)
-    # Splitting the data needs the seed before the other settings can be resolved.
-    chosen: TrainConfig = with_texts(start, [row for row in settings if row[0] == "seed"])
-    return chosen.seed
-
-
 def _describe(config: RunConfig) -> str:
     tuned, machine = config.train, config.machine
     effective = tuned.batch_size * tuned.accumulate
     scaled = f" ({tuned.learning_rate:g} x {effective}/{tuned.lr_batch})" if tuned.lr_batch else ""
     accumulated = f" x {tuned.accumulate}" if tuned.accumulate > 1 else ""
-    rate = scaled_learning_rate(tuned, tuned.batch_size)
+    rate = scaled_learning_rate(tuned)
     return (
         f"{tuned.optimizer}, learning rate {rate:.2g}{scaled}, "
         f"batch {tuned.batch_size}{accumulated}, {machine.precision} on {machine.device}"
@@ -366,10 +350,47 @@ def _find_origin(request: Request, task: Task) -> RunConfig | None:
     return None if config.task != request.task and task.dense is None else config
 
 
-def _use_available_attention(model: BackboneConfig, device: str) -> Choice[BackboneConfig]:
-    """Replace fused attention in the config of another run's model where it cannot run."""
-    free = free_attention(model)
-    missing = "" if free is model else find_missing(device)
-    if not missing:
-        return Choice(model)
-    return Choice(free, (f'attention "auto" instead of "fused" as in the run: {missing}',))
+def _initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> Choice[str]:
+    """Load the initial weights; return their source, empty for random ones.
+
+    Of a run of another task only the backbone is loaded; of one with other classes everything
+    but the class-specific layers. `entry` names the published weights of the model.
+    """
+    if weights in ("none", ""):
+        return Choice("", ("weights: random (--weights none)",))
+    if weights != "auto":
+        return Choice(weights, _load_requested(network, run, weights))
+    if not entry.weights:
+        return Choice("", ("weights: random; no published weights are known for this model",))
+    try:
+        report = load_weights(network, entry.weights)
+    # Only "auto" may end with random weights; a source that the user named must exist.
+    except WeightError as error:
+        return Choice("", (f"weights: random; {entry.weights} is not available ({error})",))
+    license_ = entry.license or "not stated"
+    return Choice(entry.weights, (f"weights: {report.summary()}; license {license_}",))
+
+
+def _load_requested(network: Network, run: Run, weights: str) -> tuple[str, ...]:
+    origin = Run.open(weights) if is_run(weights) else None
+    # A head of another task has other layers.
+    if origin is not None and origin.config.task != run.config.task:
+        report = load_weights(network.backbone, weights)
+        return (f"weights: {report.summary()}; backbone only",)
+    # Kept to be restored: loading overwrites layers of equal shape, whatever their classes.
+    state = network.state_dict()
+    fresh = {name: state[name].clone() for name in class_tensors(network)}
+    note = f"weights: {load_weights(network, weights).summary()}"
+    if origin is None or _output_names(origin.classes) == _output_names(run.classes):
+        return (note,)
+    network.load_state_dict(fresh, strict=False)
+    reset = (
+        f"{weights} has different classes, or in a different order "
+        f"({shorten(_output_names(origin.classes))}): class-specific layers keep random weights"
+    )
+    return note, reset
+
+
+def _output_names(classes: Classes) -> tuple[str, ...]:
+    """Names of the keypoints in pose tasks, else of the classes."""
+    return classes.names if classes.skeleton is None else classes.skeleton.names

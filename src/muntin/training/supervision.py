@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +14,8 @@ from torchvision.transforms import v2
 
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.objectives.supervised_objective import Supervised, SupervisedTask
+from muntin.runs import Run
 from muntin.samples import Listing
-
-if TYPE_CHECKING:
-    from muntin.runs import Run
 
 __all__ = ["build_mixup", "build_objective", "class_balanced_shares"]
 
@@ -50,11 +47,10 @@ def build_objective(run: Run, train: Listing, device: torch.device) -> Supervise
 def build_mixup(
     config: AugmentConfig, num_classes: int
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Build the function that mixes a batch; if both are on, each is drawn half of the time.
+    """Build the function that mixes a batch; None if mixup and cutmix are off.
 
-    Returns:
-        Maps images B, C, H, W and targets (B or B, classes) to mixed images and targets B, classes;
-        None if both are off.
+    It maps images B, C, H, W and targets (B or B, classes) to mixed images and targets B, classes.
+    If both are on, each is drawn half of the time.
     """
     kinds: list[v2.Transform] = []
     if config.mixup:

@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,20 +22,7 @@ from muntin.recipes import TrainConfig
 from muntin.training.optimization import build_optimizers, freeze_stages
 from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
 
-__all__ = ["Trainer", "quiet_fabric"]
-
-
-@contextmanager
-def quiet_fabric() -> Iterator[None]:
-    """Silence Fabric's log line about the precision, which the notes of a run already name."""
-    log = logging.getLogger("lightning_fabric")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
+__all__ = ["Trainer"]
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -45,9 +30,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 def _average_by(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """Exponential moving average whose decay rises to `decay`: short runs forget the start too.
 
-    Source:
-        The rise (1 + n) / (10 + n) after n updates is that of TensorFlow's
-        ExponentialMovingAverage with `num_updates`.
+    The rise (1 + n) / (10 + n) after n updates is that of TensorFlow's ExponentialMovingAverage.
     """
 
     @torch.no_grad()
@@ -62,15 +45,7 @@ def _average_by(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None
 
 
 class Trainer:
-    """Network, objective, optimizers and averaged weights.
-
-    Args:
-        fabric: Devices and precision, launched.
-        config: With a resolved batch size.
-        network: Trained in place.
-        objective: Computes inputs and losses.
-        compiled: Whether steps are compiled by `torch.compile`.
-    """
+    """Network, objective, optimizers and averaged weights; `config` has a resolved batch size."""
 
     def __init__(
         self,
@@ -85,7 +60,7 @@ class Trainer:
         self.network, self.objective = network, objective
         # Before the optimizers, which only get parameters that require a gradient.
         freeze_stages(network, config.freeze)
-        optimizers = build_optimizers(network, config, config.batch_size)
+        optimizers = build_optimizers(network, config)
         # Before compilation and DDP, which must see the wrapped layers and blocks.
         if config.recomputed_layers:
             recompute_layers(network)
@@ -121,20 +96,11 @@ class Trainer:
     def accumulate_gradients(
         self, views: Sequence[Batch], epoch: int, step: int, *, share: float, last: bool
     ) -> float:
-        """Run the forward and the backward pass on a batch.
+        """Run the forward and the backward pass; return the loss summed over this process's images.
 
-        Args:
-            views: Images of this process, one batch for each view that the objective needs.
-            epoch: From 0; epoch and step seed all random numbers.
-            step: Of the epoch, from 0.
-            share: Weight of this batch in the accumulated gradient.
-            last: Whether a weight update follows, so that gradients must be synchronised.
-
-        Returns:
-            Loss summed over the images of this process.
-
-        Raises:
-            TrainingError: The loss is NaN or infinite.
+        There is one batch for each view that the objective needs. Epoch and step (of the epoch),
+        both from 0, seed all random numbers. `share` is the weight of this batch in the accumulated
+        gradient; after the `last` one the weights are updated, so its gradients are synchronised.
         """
         fabric = self.fabric
         # One seed for each step: a resumed run draws the same drop paths and mixtures as one that
@@ -160,11 +126,7 @@ class Trainer:
         return value
 
     def update_weights(self, lr_factor: float) -> None:
-        """Update the weights with the accumulated gradients.
-
-        Args:
-            lr_factor: Factor on the full learning rate of each group.
-        """
+        """Update the weights; `lr_factor` scales the full learning rate of each group."""
         for optimizer in self._optimizers:
             # Muon normalises its updates: clipping would have no effect.
             if self.config.clip_grad and isinstance(optimizer.optimizer, torch.optim.AdamW):
