@@ -174,7 +174,7 @@ def suppress(
 
     A box is suppressed by a better one above an IoU of `iou`: "hard" removes it; "soft" multiplies
     its score by (1 - IoU), the linear rule of Bodla et al. 2017 (arXiv 1704.04503), after which
-    `min_score` applies; "none" keeps all boxes. Boxes of different `groups`, such as classes, do not
+    `min_score` applies; "none" keeps all boxes. Boxes of different `groups` (classes) never
     suppress each other.
     """
     if kind == "none":

@@ -66,7 +66,6 @@ def _predict(inputs: InferenceBatch) -> list[NDArray[np.int16]]:
 
 def _strips(inputs: InferenceBatch, pixels: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
     """Yield logits of each class, a strip of rows at a time, so that none holds the whole map."""
-
     window = inputs.canvas or (
         WINDOW_FACTOR * inputs.pre.img_size[0],
         WINDOW_FACTOR * inputs.pre.img_size[1],
