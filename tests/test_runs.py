@@ -19,7 +19,8 @@ from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS
 from muntin.heads.pose_head import POSE_HEADS
 from muntin.heads.semantic_head import MAP_HEADS
 from muntin.recipes import RECIPES
-from muntin.runs import RunConfig, read_json, write_json
+from muntin.run_config import RunConfig
+from muntin.runs import read_json, write_json
 from muntin.zoo import model_config
 
 # What schema 1 wrote for each head, word by word.

@@ -19,8 +19,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from muntin.errors import ConfigError, unknown_name
 
-__all__ = ["check_range", "from_dict", "kind_of", "pick_kind", "replace", "to_dict", "with_texts"]
-
 C = TypeVar("C")
 
 KIND = "kind"

@@ -34,9 +34,6 @@ from muntin.synthetic.datasets import write_classify, write_coco, write_frames, 
 from muntin.tasks.task_table import find_task
 from muntin.training.session import TrainedRun, train
 
-__all__ = ["demo"]
-
-
 Tile = Callable[[Listing, Entry, NDArray[np.uint8], Any], Thumbnail]
 """Draws a prediction with the ground truth, from listing, entry, pixels and result."""
 

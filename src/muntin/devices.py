@@ -18,22 +18,6 @@ import torch
 
 from muntin.errors import ConfigError
 
-__all__ = [
-    "choose_device",
-    "choose_precision",
-    "free_bytes",
-    "has_compiler",
-    "measure_matmul_rate",
-    "memory_mib",
-    "parse_out_of_memory",
-    "peak_mib",
-    "release_memory",
-    "reset_peak",
-    "resident_mib",
-    "return_freed_memory",
-]
-
-
 _MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD of malloc.h: larger blocks are mapped, each by itself."""
 

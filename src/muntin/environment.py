@@ -22,8 +22,6 @@ from muntin.errors import ConfigError
 from muntin.ops.triton.window_support import find_missing
 from muntin.zoo.model_building import create_model
 
-__all__ = ["diagnose"]
-
 
 def diagnose() -> dict[str, Any]:
     """Collect versions, devices and speeds; ``works`` is "yes", or the error of a small model."""

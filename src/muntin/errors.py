@@ -10,22 +10,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sized
 
-__all__ = [
-    "ConfigError",
-    "DataError",
-    "MissingExtra",
-    "MuntinError",
-    "MuntinWarning",
-    "RunError",
-    "ShapeError",
-    "TrainingError",
-    "WeightError",
-    "check_columns",
-    "plural",
-    "shorten",
-    "unknown_name",
-]
-
 
 class MuntinError(Exception):
     """Base class of all errors of muntin: the input is wrong, not the program."""

@@ -14,16 +14,6 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError, ShapeError
 from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = [
-    "Backbone",
-    "FeatureSpec",
-    "Features",
-    "TokenMask",
-    "count_stages",
-    "name_blocks",
-    "reject_config",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:

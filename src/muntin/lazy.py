@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["resolve_lazily"]
-
 
 def resolve_lazily(
     package: str, modules: Mapping[str, str]

@@ -13,7 +13,8 @@ from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, RunError
 from muntin.recipes import AUGMENTS
-from muntin.runs import WEIGHTS, Run, RunConfig
+from muntin.run_config import RunConfig
+from muntin.runs import WEIGHTS, Run
 from muntin.samples import Classes
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import task_of_head
@@ -22,8 +23,6 @@ from muntin.weights.weight_loading import LoadReport, load_weights
 from muntin.zoo.creating import create
 from muntin.zoo.model_building import find_model
 from muntin.zoo.model_zoo import ALIASES, ModelEntry
-
-__all__ = ["COCO_NAMES", "open_published", "read_class_names"]
 
 COCO_NAMES = tuple(
     """person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,

@@ -15,16 +15,6 @@ from muntin.data.segmentation_transforms import SegmentationAugmentConfig
 from muntin.errors import ConfigError, unknown_name
 from muntin.samples import TaskKind
 
-__all__ = [
-    "AUGMENTS",
-    "RECIPES",
-    "AnyAugmentConfig",
-    "MachineConfig",
-    "Recipe",
-    "TrainConfig",
-    "find_recipe",
-]
-
 AnyAugmentConfig = (
     AugmentConfig | DetectionAugmentConfig | SegmentationAugmentConfig | KeypointAugmentConfig
 )

@@ -16,8 +16,6 @@ from muntin.run_lengths import decode_mask, encode_mask
 from muntin.shapes import Size
 from muntin.system_errors import missing_extra
 
-__all__ = ["DEFAULT_SCORE_THRESHOLD", "Detections", "Labels", "Poses", "SemanticMap"]
-
 DEFAULT_SCORE_THRESHOLD = 0.3
 """Score threshold of keypoints in drawings, and of objects where validation found none."""
 

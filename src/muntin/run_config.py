@@ -21,8 +21,6 @@ from muntin.recipes import AUGMENTS, AnyAugmentConfig, MachineConfig, TrainConfi
 from muntin.samples import TaskKind
 from muntin.zoo.families import BackboneConfig, config_from_dict, config_to_dict
 
-__all__ = ["RunConfig"]
-
 SCHEMA = 2
 """Version of the format that `RunConfig.to_dict` writes.
 

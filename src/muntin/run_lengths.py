@@ -16,15 +16,6 @@ from numpy.typing import NDArray
 
 from muntin.shapes import Bool, Size
 
-__all__ = [
-    "Segmentation",
-    "decode_mask",
-    "encode_mask",
-    "mask_area",
-    "shift_mask",
-    "to_run_lengths",
-]
-
 RunLengths = dict[str, Any]
 
 Segmentation = list[list[float]] | dict[str, Any]

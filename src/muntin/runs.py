@@ -39,23 +39,6 @@ from muntin.tasks.task_table import find_task
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo.families import build_backbone, free_attention
 
-__all__ = [
-    "JOURNAL",
-    "ExportedRun",
-    "Results",
-    "Run",
-    "RunConfig",
-    "append_journal",
-    "drop_epochs_from",
-    "is_run",
-    "read_journal",
-    "read_json",
-    "read_results",
-    "write_json",
-    "write_results",
-    "write_text",
-]
-
 WEIGHTS = "weights.safetensors"
 JOURNAL = "journal.jsonl"
 RESULTS = "results.json"

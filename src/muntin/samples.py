@@ -19,22 +19,6 @@ from muntin.errors import ConfigError, check_columns
 from muntin.run_lengths import Segmentation
 from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = [
-    "Classes",
-    "DataSets",
-    "Entry",
-    "Listing",
-    "MaskEncoding",
-    "Objects",
-    "Problem",
-    "Segmentation",
-    "Skeleton",
-    "TaskKind",
-    "rename_keys",
-    "skeleton_of",
-]
-
-
 TaskKind = Literal["classification", "detection", "segmentation", "keypoints"]
 """What is predicted: classes of an image, objects in it, the class of each pixel, or keypoints."""
 

@@ -9,8 +9,6 @@ import re
 
 from muntin.errors import MissingExtra
 
-__all__ = ["cannot_write", "missing_extra"]
-
 # Error numbers for a full disk, and for a file where a folder is needed or vice versa.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WRONG_KIND = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)

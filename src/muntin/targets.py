@@ -11,8 +11,6 @@ from torch import Tensor
 
 from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = ["IGNORED", "BoxTargets", "Keypoints", "LabelMap", "Target"]
-
 IGNORED = -1
 """Label of pixels that are excluded from training and scoring."""
 

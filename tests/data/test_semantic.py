@@ -16,7 +16,7 @@ from PIL import Image
 import muntin
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
-from muntin.data.label_files import IGNORED, read_mask
+from muntin.data.label_files import read_mask
 from muntin.data.loading import EvalLoader
 from muntin.data.semantic import check_semantic, list_semantic, propose_table
 from muntin.data.transforms import Preprocessing
@@ -24,6 +24,7 @@ from muntin.errors import DataError
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes
 from muntin.scoring.evaluator import score
+from muntin.targets import IGNORED
 from muntin.tasks.task_table import find_task
 
 SIZE = (6, 8)

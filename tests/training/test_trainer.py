@@ -17,7 +17,8 @@ from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.transforms import Preprocessing
 from muntin.errors import TrainingError
 from muntin.recipes import TrainConfig
-from muntin.runs import Run, RunConfig
+from muntin.run_config import RunConfig
+from muntin.runs import Run
 from muntin.samples import Classes, Entry, Listing
 from muntin.training.supervision import build_objective
 from muntin.training.trainer import Trainer

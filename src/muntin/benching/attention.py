@@ -34,8 +34,6 @@ from muntin.ops.windows import WindowLayout, lay_out
 from muntin.shapes import Float
 from muntin.zoo.model_building import find_model
 
-__all__ = ["Attention", "AttentionProblem", "Started", "bench_attention", "start_ours"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AttentionProblem:

@@ -16,8 +16,6 @@ from muntin.errors import ConfigError, unknown_name
 from muntin.shapes import Size
 from muntin.zoo.model_building import find_model
 
-__all__ = ["PEERS", "BenchRequest"]
-
 PEERS = ("timm", "torchvision", "transformers", "onnxruntime", "openvino")
 """Libraries to compare with. The last two run timm's model, as a user without muntin would."""
 

@@ -15,8 +15,6 @@ from muntin.benching.memory import bench_memory
 from muntin.benching.training import bench_training
 from muntin.errors import ConfigError, unknown_name
 
-__all__ = ["KINDS", "run_benchmark"]
-
 KINDS: dict[str, Callable[[BenchRequest], dict[str, Any]]] = {
     "inference": bench_inference,
     "training": bench_training,

@@ -36,8 +36,6 @@ from muntin.shapes import Size
 from muntin.synthetic.scenes import make_scene
 from muntin.zoo.model_building import find_model
 
-__all__ = ["bench_data"]
-
 IMAGE_SIZE = (375, 500)
 """Height and width in pixels of most ImageNet images."""
 

@@ -42,8 +42,6 @@ from muntin.inference.inference_network import build_inference
 from muntin.zoo.costs import count_costs
 from muntin.zoo.model_building import create_model
 
-__all__ = ["bench_inference"]
-
 NUM_CALIBRATION_BATCHES = 8
 """Batches of noise for int8 calibration; speed does not depend on the values."""
 

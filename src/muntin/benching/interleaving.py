@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["OURS", "BenchmarkCase", "Timing", "summarize", "time_interleaved"]
-
 OURS = "muntin"
 
 

@@ -26,8 +26,6 @@ from muntin.shapes import Size
 from muntin.training.recompute import recompute_layers
 from muntin.zoo.model_building import create_model
 
-__all__ = ["bench_memory", "measure_in_subprocess", "measure_once"]
-
 MIB = 2**20
 
 Job = dict[str, Any]

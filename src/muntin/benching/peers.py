@@ -16,8 +16,6 @@ from muntin.models.swin import SwinConfig
 from muntin.weights.dialects import to_dialect
 from muntin.zoo.model_zoo import ALIASES
 
-__all__ = ["Logits", "build_peer", "build_peers", "make_deterministic"]
-
 
 class Logits(nn.Module):
     """A peer whose output is reduced to the logits."""

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Measure", "best_row", "compare_rows", "find_measure", "format_rows", "group_rows"]
-
 Row = dict[str, Any]
 
 

@@ -22,8 +22,6 @@ from muntin.benching.result_rows import compare_rows
 from muntin.devices import has_compiler
 from muntin.zoo.model_building import create_model
 
-__all__ = ["TrainStep", "bench_training", "make_optimizer"]
-
 LEARNING_RATE = 1e-4
 
 

@@ -10,8 +10,6 @@ import typer
 
 from muntin.commands.values import JsonOption, parse_names, parse_size, print_table, to_json
 
-__all__ = ["bench"]
-
 
 def bench(
     what: Annotated[

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from muntin.data.checking import Report
     from muntin.samples import Problem
 
-__all__ = ["check"]
-
 MAX_ALIKE = 10
 """Problems of one kind that are printed on the terminal."""
 

@@ -10,8 +10,6 @@ import typer
 
 from muntin.commands.values import parse_settings
 
-__all__ = ["convert"]
-
 
 def convert(
     source: Annotated[

@@ -10,8 +10,6 @@ import typer
 
 from muntin.commands.values import TaskArgument
 
-__all__ = ["demo"]
-
 
 def demo(
     task: TaskArgument = "classify",

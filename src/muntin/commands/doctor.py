@@ -8,8 +8,6 @@ import typer
 
 from muntin.commands.values import JsonOption, to_json
 
-__all__ = ["doctor"]
-
 
 def doctor(
     as_json: JsonOption = False,

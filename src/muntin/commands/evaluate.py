@@ -18,8 +18,6 @@ from muntin.commands.values import (
     to_json,
 )
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run folder or exported file.")],

@@ -18,8 +18,6 @@ from muntin.commands.values import (
 from muntin.errors import ConfigError
 from muntin.explaining import SECTIONS, check_sections
 
-__all__ = ["explain"]
-
 
 def explain(
     model: Annotated[

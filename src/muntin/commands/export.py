@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from muntin.engines.graphs import Precision
     from muntin.exporting.run_export import Exported
 
-__all__ = ["export"]
-
 
 def export(
     source: Annotated[

@@ -10,8 +10,6 @@ import typer
 
 from muntin.commands.values import JsonOption, print_table, to_json
 
-__all__ = ["models"]
-
 
 def models(
     pattern: Annotated[str, typer.Argument(help="Glob pattern, such as 'swin*'.")] = "*",

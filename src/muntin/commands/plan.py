@@ -13,8 +13,6 @@ from muntin.commands import values
 if TYPE_CHECKING:
     from muntin.planning.estimate import Plan
 
-__all__ = ["plan", "show_plan"]
-
 _SETTINGS = (
     "Same as for train. train.memory_gib=4 is the memory budget in GiB of training, on top of the "
     "process itself (about 0.9 GiB on a CPU); 0: no limit."

@@ -33,9 +33,6 @@ from muntin.errors import plural
 if TYPE_CHECKING:
     from muntin.runs import Run
 
-__all__ = ["predict"]
-
-
 MIN_TILING_RATIO = 3
 """Ratio of image side to training side from which tiling is suggested."""
 

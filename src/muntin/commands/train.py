@@ -10,8 +10,6 @@ import typer
 
 from muntin.commands import values
 
-__all__ = ["train"]
-
 
 def train(
     task: values.TaskArgument,

@@ -13,35 +13,6 @@ import typer
 
 from muntin.errors import ConfigError
 
-__all__ = [
-    "BatchOption",
-    "DataArgument",
-    "DetectorOption",
-    "DeviceOption",
-    "HeadOption",
-    "JsonOption",
-    "ModelOption",
-    "PrecisionOption",
-    "RecipeOption",
-    "SettingsOption",
-    "SideOption",
-    "SizeOption",
-    "TaskArgument",
-    "ValOption",
-    "WeightsOption",
-    "ZooWeightsOption",
-    "parse_batch",
-    "parse_names",
-    "parse_point",
-    "parse_scales",
-    "parse_settings",
-    "parse_size",
-    "parse_tile",
-    "parse_time",
-    "print_table",
-    "to_json",
-]
-
 TaskArgument = Annotated[str, typer.Argument(help="classify, detect, instance, semantic or pose.")]
 DataArgument = Annotated[str, typer.Argument(help="Same as for train.")]
 ValOption = Annotated[str, typer.Option(help="Validation data, if DATA has none.")]

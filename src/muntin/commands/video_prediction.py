@@ -18,8 +18,6 @@ from typing import Any
 
 from muntin.commands.values import to_json
 
-__all__ = ["JsonList", "Output", "predict_videos", "split_videos", "write_pose_table"]
-
 MAX_BUFFER = 2**24
 """Characters held in memory; longer lists go to a temporary file."""
 

@@ -20,8 +20,6 @@ from pathlib import Path
 
 from muntin.errors import DataError
 
-__all__ = ["ARCHIVE_SUFFIXES", "is_archive", "list_files", "read_bytes"]
-
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """Names of files that are read as archives, in lower case."""
 

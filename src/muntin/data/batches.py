@@ -18,17 +18,6 @@ from muntin.data.transforms import Preprocessing, resize, scaled_size
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Keypoints, LabelMap, Target
 
-__all__ = [
-    "Batch",
-    "center_crop",
-    "evaluation_batch",
-    "fit",
-    "pad_images",
-    "padded_size",
-    "split_by_size",
-    "stack_images",
-]
-
 PAD_TO = 32
 """Sides of padded images are multiples of this many pixels: the stride of the coarsest map."""
 

@@ -13,8 +13,6 @@ import numpy as np
 from muntin.errors import DataError
 from muntin.shapes import Float
 
-__all__ = ["require_corners", "require_fractions", "require_widths"]
-
 _EXCESS = 1.05  # of a side: a box that reaches further was not meant so
 _MANY, _NEARLY_ALL = 0.25, 0.95
 

@@ -25,8 +25,6 @@ from muntin.samples import Entry, Listing
 from muntin.shapes import Size, UInt8
 from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
 
-__all__ = ["ImageCache"]
-
 ZOOM = 1.5
 """How many times `img_size` the shorter side of a cached image may be."""
 

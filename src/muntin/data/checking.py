@@ -25,8 +25,6 @@ from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem
 from muntin.shapes import Size
 
-__all__ = ["THREADS", "CheckedImage", "Parts", "Report", "Summary", "check"]
-
 THREADS = 2
 """Images that are decoded at the same time."""
 

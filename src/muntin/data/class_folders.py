@@ -18,8 +18,6 @@ from muntin.data.trees import PARTS, Tree, part_named
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing
 
-__all__ = ["CLASS_FOLDERS", "order_classes"]
-
 EXPECTED = (
     "Expected one folder a class (cats/1.jpg, dogs/2.jpg), or train/ and val/ folders of those."
 )

@@ -9,8 +9,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from muntin.errors import DataError, shorten
 
-__all__ = ["clean_class_name", "number_classes", "refuse_unknown"]
-
 
 def clean_class_name(name: object) -> str:
     """One spelling of a class name: no space around it, one way to write an accent."""

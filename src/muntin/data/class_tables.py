@@ -18,8 +18,6 @@ from muntin.data.trees import PARTS, part_named
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing
 
-__all__ = ["CLASS_TABLE", "Row", "read_table"]
-
 _BETWEEN_CLASSES = re.compile(r"[;|]")
 
 

@@ -25,8 +25,6 @@ from muntin.data.transforms import Augmentation, BatchTransform, Preprocessing, 
 from muntin.samples import Skeleton
 from muntin.shapes import UInt8
 
-__all__ = ["BATCH_DRAWS", "AugmentConfig"]
-
 BATCH_DRAWS = 11
 """Random numbers that `AugmentConfig.augment_batch` reads for each image."""
 

@@ -38,8 +38,6 @@ from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
 
-__all__ = ["COCO", "COCO_KEYPOINTS"]
-
 # Other files that lie beside the instances of COCO.
 _OTHER_KINDS = ("captions_", "image_info_", "panoptic_", "stuff_")
 _MAX_TO_OPEN = 24

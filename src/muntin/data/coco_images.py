@@ -19,8 +19,6 @@ from muntin.data.trees import Tree, clean_name, fold, part_of, read_size
 from muntin.errors import DataError, shorten
 from muntin.shapes import Size
 
-__all__ = ["Id", "ImageRecord", "Row", "find_images", "plain_id"]
-
 Row = dict[str, Any]
 Id = int | str
 

@@ -10,8 +10,6 @@ from typing import Literal
 
 from muntin.configs import check_range, with_texts
 
-__all__ = ["DataConfig", "change_reading"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:

@@ -22,15 +22,6 @@ from PIL import Image
 from muntin.errors import DataError
 from muntin.shapes import UInt8
 
-__all__ = [
-    "MAX_PIXELS",
-    "ImageInfo",
-    "decode",
-    "decode_with_facts",
-    "open_header",
-    "open_image",
-]
-
 MAX_PIXELS = 500_000_000
 """Images with more pixels are refused: a few kB can unpack to fill the memory."""
 

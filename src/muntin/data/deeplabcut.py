@@ -34,8 +34,6 @@ from muntin.errors import DataError, shorten
 from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
 
-__all__ = ["DEEPLABCUT"]
-
 SUBJECT = "subject"
 """Class name of every instance: these files name none."""
 

@@ -24,8 +24,6 @@ from muntin.errors import plural, shorten
 from muntin.run_lengths import mask_area, to_run_lengths
 from muntin.samples import DataSets, Entry, Listing, Problem
 
-__all__ = ["READERS", "check_detect", "list_detect"]
-
 READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO, VOC, YOLO)
 """Layouts of annotated objects, in the order in which they are tried."""
 

@@ -25,8 +25,6 @@ from muntin.samples import Skeleton
 from muntin.shapes import Size
 from muntin.targets import BoxTargets
 
-__all__ = ["DetectionAugmentConfig"]
-
 _CROP_FROM, _CROP_SIDES = (400, 500, 600), (384, 600)  # pixels
 
 

@@ -23,16 +23,6 @@ from muntin.samples import Objects, Skeleton
 from muntin.shapes import Float, Size, UInt8
 from muntin.targets import BoxTargets
 
-__all__ = [
-    "Window",
-    "drop_unseen",
-    "find_place",
-    "fit_part",
-    "jitter_colors",
-    "move_boxes",
-    "to_box_targets",
-]
-
 MIN_VISIBLE = 0.25
 """Objects of which a crop keeps less than this part of the box are dropped."""
 

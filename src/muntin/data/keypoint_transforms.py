@@ -34,17 +34,6 @@ from muntin.samples import Objects, Skeleton
 from muntin.shapes import Size, UInt8
 from muntin.targets import Keypoints
 
-__all__ = [
-    "Affine",
-    "KeypointAugmentConfig",
-    "Region",
-    "crop_box",
-    "crop_region",
-    "crop_transform",
-    "to_keypoints",
-    "warp_crop",
-]
-
 REACH = 1.75
 """What is kept of an image around an instance, in sides of its crop."""
 

@@ -22,18 +22,6 @@ from muntin.samples import Entry, Listing, MaskEncoding, Objects
 from muntin.shapes import Int, Size
 from muntin.targets import IGNORED
 
-__all__ = [
-    "IGNORED",
-    "LabelFile",
-    "count_values",
-    "draw_objects",
-    "has_colors",
-    "pack_color",
-    "read_labels",
-    "read_mask",
-    "read_values",
-]
-
 _INDEXED = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 

@@ -16,8 +16,6 @@ from muntin.data.readers import Reader, find_reader
 from muntin.errors import plural, shorten
 from muntin.samples import DataSets, Problem
 
-__all__ = ["READERS", "check_classify", "list_classify"]
-
 _IMBALANCE = 20
 
 READERS: tuple[Reader[Sequence[str] | None, DataSets], ...] = (CLASS_TABLE, CLASS_FOLDERS)

@@ -24,8 +24,6 @@ from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
 
-__all__ = ["EvalLoader", "Processes", "TrainLoader"]
-
 UNREAD = -1.0
 """Weight of an image that a worker could not read."""
 

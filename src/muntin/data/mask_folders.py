@@ -24,8 +24,6 @@ from muntin.data.readers import Reader, Source, count_parts, find_reader, join_p
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem
 
-__all__ = ["MASK_FOLDERS", "name_value", "propose_table"]
-
 MAX_SAMPLED = 200
 """Masks that are sampled to find their values."""
 

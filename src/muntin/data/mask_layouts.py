@@ -17,8 +17,6 @@ from typing import NamedTuple
 from muntin.data.trees import Tree, fold, sort_into_parts
 from muntin.samples import Classes
 
-__all__ = ["MaskRequest", "Pair", "Pairs", "pair_masks"]
-
 # Words of folders, in lower case, without anything but letters.
 _IMAGE_FOLDERS = frozenset((
     "image", "images", "img", "imgs", "imgdir", "picture", "pictures", "photo", "photos", "rgb",

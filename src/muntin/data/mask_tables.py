@@ -25,8 +25,6 @@ from muntin.data.label_files import pack_color
 from muntin.data.trees import Tree, fold, read_json, read_text
 from muntin.errors import DataError, shorten
 
-__all__ = ["CITYSCAPES", "MaskTable", "find_table", "parse_colors", "parse_value"]
-
 _NOT_LEARNT = frozenset(("ignore", "ignored", "void", "unlabeled", "unlabelled"))
 
 

@@ -22,19 +22,6 @@ from muntin.run_lengths import mask_area, to_run_lengths
 from muntin.samples import Entry, Listing, Objects, Problem, Skeleton
 from muntin.shapes import Size
 
-__all__ = [
-    "NO_BOX",
-    "NO_MASK",
-    "UNKNOWN_CLASS",
-    "WRONG_KEYPOINTS",
-    "Annotation",
-    "AnnotationReport",
-    "ObjectRequest",
-    "make_entry",
-    "make_listing",
-    "warning",
-]
-
 BAD_KEYPOINTS = "with keypoints that are no numbers"
 NO_BOX = "without a box of four numbers"
 NO_MASK = "without a mask"

@@ -23,8 +23,6 @@ from muntin.data.skeletons import build_skeleton
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, Problem
 
-__all__ = ["READERS", "check_pose", "is_whole", "list_pose"]
-
 READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO_KEYPOINTS, DEEPLABCUT)
 """Layouts of keypoints, in the order in which they are tried; entries are whole images."""
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["derive_seed", "draw_order", "draw_uniforms"]
-
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -16,17 +16,6 @@ from muntin.data.trees import Tree, open_tree
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Listing, Problem
 
-__all__ = [
-    "Reader",
-    "Source",
-    "count_others",
-    "count_parts",
-    "explain_some",
-    "find_reader",
-    "join_parts",
-    "name_parts",
-]
-
 _MAX_EXPLAINED = 3  # files
 
 RequestT = TypeVar("RequestT")

@@ -17,8 +17,6 @@ from muntin.data.transforms import Augmentation, Preprocessing, Sample
 from muntin.samples import Skeleton
 from muntin.targets import LabelMap
 
-__all__ = ["SegmentationAugmentConfig"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentationAugmentConfig(Augmentation):

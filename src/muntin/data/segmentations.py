@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from muntin.run_lengths import decode_mask, to_run_lengths
-from muntin.samples import Segmentation
+from muntin.run_lengths import Segmentation, decode_mask, to_run_lengths
 from muntin.shapes import Size
-
-__all__ = ["Edges", "box_of", "clean_segmentation"]
 
 Edges = tuple[float, float, float, float]
 """Left, top, right and bottom edge in pixels."""

@@ -24,8 +24,6 @@ from muntin.errors import DataError, shorten, unknown_name
 from muntin.ops.keypoints import DEFAULT_SIGMA
 from muntin.samples import Skeleton
 
-__all__ = ["COCO_PERSON", "Points", "build_skeleton", "common_points", "points_of"]
-
 FILE = "skeleton.json"
 _FORMER_KEYS = {"links": "edges", "pairs": "flip_pairs"}
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from muntin.errors import ConfigError, DataError, plural
 from muntin.samples import Entry, Listing
 
-__all__ = ["describe_split", "split"]
-
 _TRIALS = 8  # orders that are tried for small sets
 _EFFORT = 40_000  # units looked at, in all orders; large sets come out even in one
 

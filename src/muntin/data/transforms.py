@@ -24,18 +24,6 @@ from muntin.samples import Skeleton
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
-__all__ = [
-    "Augmentation",
-    "BatchTransform",
-    "Interpolation",
-    "Preprocessing",
-    "Sample",
-    "normalise",
-    "resize",
-    "scaled_size",
-    "to_tensor",
-]
-
 Interpolation = Literal["bilinear", "bicubic"]
 
 _OLD_FITS = {

@@ -24,22 +24,6 @@ from muntin.data.decoding import decode, open_header
 from muntin.errors import DataError
 from muntin.shapes import Size
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "PARTS",
-    "Tree",
-    "clean_name",
-    "fold",
-    "open_tree",
-    "part_in",
-    "part_named",
-    "part_of",
-    "read_json",
-    "read_size",
-    "read_text",
-    "sort_into_parts",
-]
-
 ItemT = TypeVar("ItemT")
 
 IMAGE_SUFFIXES = (

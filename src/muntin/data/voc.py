@@ -38,8 +38,6 @@ from muntin.errors import DataError, plural
 from muntin.samples import Listing
 from muntin.shapes import Size
 
-__all__ = ["VOC"]
-
 _LIST = re.compile(r"(?P<root>.*/)?imagesets/main/(?P<set>train|val|trainval|test)\.txt")
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 

@@ -32,8 +32,6 @@ from muntin.errors import DataError, plural
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size
 
-__all__ = ["YOLO"]
-
 
 class _Row(NamedTuple):
     """One line of a text: the class number, then the others as they are written."""

@@ -29,8 +29,6 @@ from muntin.data.trees import (
 )
 from muntin.errors import DataError, shorten
 
-__all__ = ["Layout", "PartLayout", "find_yolo", "label_of", "read_layout"]
-
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _EMPTY = ("", "null", "~")
 _NAME_LISTS = ("classes.txt", "obj.names")

@@ -8,20 +8,6 @@ import colorsys
 
 from PIL import ImageColor
 
-__all__ = [
-    "BLUE",
-    "GREEN",
-    "INK",
-    "LINE_COLOURS",
-    "ORANGE",
-    "PURPLE",
-    "SKY",
-    "VERMILION",
-    "YELLOW",
-    "Colour",
-    "colour_of",
-]
-
 Colour = tuple[int, int, int]
 """Red, green, blue."""
 

@@ -29,10 +29,9 @@ from muntin.drawing.layout import (
     join_panels,
 )
 from muntin.results import Detections
-from muntin.samples import Objects, Segmentation
+from muntin.run_lengths import Segmentation
+from muntin.samples import Objects
 from muntin.shapes import Size
-
-__all__ = ["cut_mask", "draw_detection_pair", "draw_detections", "draw_objects"]
 
 Place = tuple[int, int, int, int]  # left, top, right, bottom, the last two included
 Piece = tuple[NDArray[np.bool_], int, int]

@@ -11,8 +11,6 @@ import matplotlib
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
-__all__ = ["clean_label", "has_glyphs", "load_font"]
-
 _PLACE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 

@@ -15,18 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 from muntin.drawing.colours import BLUE, INK, VERMILION, Colour
 from muntin.drawing.fonts import load_font
 
-__all__ = [
-    "HALO",
-    "LARGEST",
-    "LegendRow",
-    "Thumbnail",
-    "add_legend",
-    "draw_sheet",
-    "draw_tag",
-    "fit_image",
-    "join_panels",
-]
-
 LARGEST = 1280  # pixels, of the longer side
 HALO: Colour = (20, 20, 20)
 _GAP = 8

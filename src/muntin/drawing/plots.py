@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from muntin.drawing.colours import BLUE, INK, LINE_COLOURS, SKY, VERMILION
 from muntin.drawing.fonts import clean_label
 
-__all__ = ["draw_bars", "draw_confusion", "draw_curves", "draw_errors", "draw_precision_recall"]
-
 
 def _new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")

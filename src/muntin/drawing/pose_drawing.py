@@ -16,8 +16,6 @@ from muntin.drawing.layout import HALO, LARGEST, add_legend, fit_image, join_pan
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Objects, Skeleton
 
-__all__ = ["annotated_poses", "draw_pose_pair", "draw_poses"]
-
 _SMALLEST = 480  # pixels, of the longer side
 _MOST_NAMED = 30
 

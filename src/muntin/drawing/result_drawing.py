@@ -18,8 +18,6 @@ from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.semantic_drawing import draw_semantic_map
 from muntin.results import Detections, Labels, Poses, SemanticMap
 
-__all__ = ["draw_result"]
-
 
 def draw_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa: ANN401
     """Draw one of `muntin.results` on its image.

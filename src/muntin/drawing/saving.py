@@ -19,8 +19,6 @@ from PIL import Image
 from muntin.errors import RunError
 from muntin.system_errors import cannot_write
 
-__all__ = ["save_bytes", "save_figure", "save_image", "save_labels"]
-
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG and return the path; errors as of `save_bytes`."""

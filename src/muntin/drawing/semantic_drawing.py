@@ -16,8 +16,6 @@ from muntin.drawing.layout import LARGEST, LegendRow, add_legend, fit_image, joi
 from muntin.results import SemanticMap
 from muntin.shapes import Int, Size
 
-__all__ = ["draw_labels", "draw_semantic_map", "draw_semantic_pair"]
-
 _SMALLEST = 480  # pixels, of the longer side
 _SHARE = 0.7  # of the colour in what is drawn
 

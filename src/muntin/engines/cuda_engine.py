@@ -20,8 +20,6 @@ from muntin.errors import RunError
 from muntin.heads.detector import FixedDetector
 from muntin.ops.triton.window_support import find_missing
 
-__all__ = ["BUCKETS", "compile_recorded", "find_unavailable", "start_cuda", "start_recorded"]
-
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes that are compiled; a batch is filled up to the next one."""
 

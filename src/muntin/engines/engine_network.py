@@ -24,8 +24,6 @@ from muntin.errors import ShapeError
 from muntin.heads.instances import Instances
 from muntin.shapes import Int, Size, UInt8
 
-__all__ = ["EngineNetwork", "HeadInfo"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadInfo:

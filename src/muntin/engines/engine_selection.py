@@ -22,8 +22,6 @@ from muntin.engines.engine_table import ENGINES, Engine
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.errors import MuntinWarning
 
-__all__ = ["cache_file", "start_fastest"]
-
 ROUNDS = 3
 
 

@@ -18,18 +18,6 @@ from muntin.engines.torch_engine import open_torch, start_compiled, start_eager,
 from muntin.errors import ConfigError, unknown_name
 from muntin.system_errors import missing_extra
 
-__all__ = [
-    "ENGINES",
-    "FORMATS",
-    "Engine",
-    "EngineName",
-    "Format",
-    "find_engine",
-    "find_format",
-    "is_installed",
-    "require",
-]
-
 EngineName = Literal["auto", "eager", "compile", "onnxruntime", "openvino", "cuda"]
 
 

@@ -25,8 +25,6 @@ from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.task import Task
 
-__all__ = ["canvas_of", "canvases_of", "head_info", "make_graph", "run_in_engine"]
-
 
 def make_graph(
     network: Network,

@@ -20,17 +20,6 @@ from torch import Tensor, nn
 
 from muntin.errors import RunError
 
-__all__ = [
-    "Graph",
-    "Precision",
-    "Runner",
-    "capture",
-    "file_error",
-    "quiet",
-    "silence_telemetry",
-    "to_arrays",
-]
-
 Precision = Literal["fp32", "bf16", "int8"]
 
 Runner = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]

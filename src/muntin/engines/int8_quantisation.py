@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from muntin.engines.graphs import quiet, silence_telemetry
 
-__all__ = ["quantise_int8"]
-
 
 def quantise_int8(
     model: Any,  # noqa: ANN401 (openvino.Model or onnx.ModelProto)

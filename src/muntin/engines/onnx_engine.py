@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, quiet
 from muntin.errors import ConfigError
 
-__all__ = ["open_onnx", "start_onnx", "write_onnx"]
-
 OPSET = 20
 """ONNX opset; the first with exact GELU."""
 

@@ -19,18 +19,6 @@ from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error,
 from muntin.engines.onnx_engine import write_onnx
 from muntin.errors import RunError
 
-__all__ = [
-    "compile_openvino",
-    "import_openvino",
-    "open_openvino",
-    "part_of",
-    "shared_core",
-    "start_openvino",
-    "to_openvino",
-    "trim_example",
-    "write_openvino",
-]
-
 NOTE = "muntin"
 
 PART = 2

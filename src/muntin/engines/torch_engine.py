@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, quiet, to_arrays
 
-__all__ = ["make_runner", "open_torch", "start_compiled", "start_eager", "write_torch"]
-
 NOTE = "muntin.json"
 
 _CPU = torch.device("cpu")

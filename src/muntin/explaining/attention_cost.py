@@ -35,8 +35,6 @@ from muntin.shapes import Size
 from muntin.zoo.costs import Costs, Part, count_costs
 from muntin.zoo.families import BackboneConfig, build_backbone
 
-__all__ = ["COSTS", "activation_bytes", "msa_macs", "show_cost", "window_msa_macs"]
-
 COSTS = Path(__file__).with_name("attention_cost.json")
 """Costs of attention by image side: multiply-adds, bytes, and seconds of one layer."""
 

@@ -29,8 +29,6 @@ from muntin.ops.positions import expand_relative_position_bias
 from muntin.ops.windows import WindowLayout, cut_heads, shift_mask
 from muntin.shapes import Int, Size
 
-__all__ = ["AttentionExtractor", "LayerCall", "find_extractor"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LayerCall:

@@ -21,21 +21,6 @@ from muntin.explaining.figures import PointLayer
 from muntin.ops.windows import WindowLayout, shift_mask
 from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = [
-    "MAX_PAIRS",
-    "AttentionLayer",
-    "QueriesAndKeys",
-    "can_roll_out",
-    "cell_at",
-    "make_point_layers",
-    "measure_distances",
-    "query_attention",
-    "query_rows",
-    "roll_out",
-    "token_at",
-    "weights_to_map",
-]
-
 MAX_PAIRS = 2**25
 """Maximum number of token pairs of one head that are computed at once; 128 MiB of weights."""
 

@@ -48,8 +48,6 @@ from muntin.explaining.plotting import (
 )
 from muntin.shapes import Float
 
-__all__ = ["show_attention"]
-
 _COLUMNS = 5
 _MAX_LAYERS = 14
 _MIN_ELSEWHERE = 0.005

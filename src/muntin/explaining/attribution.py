@@ -32,8 +32,6 @@ from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
 from muntin.explaining.output_target import EmptyPrediction, OutputTarget, select_output
 
-__all__ = ["show_attribution"]
-
 
 def show_attribution(context: Context, *, steps: int = 0) -> Results:
     """Show which locations of an image the target output depends on.

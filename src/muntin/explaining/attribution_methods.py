@@ -31,17 +31,6 @@ from torch import Tensor, nn
 from muntin.explaining.context import MAX_PREFIX, record, tensors_in
 from muntin.shapes import Float, Size, UInt8
 
-__all__ = [
-    "MapAttribution",
-    "PixelAttribution",
-    "has_captum",
-    "hires_cam",
-    "integrated_gradients",
-    "occlusion",
-    "upsample_map",
-    "with_gradients",
-]
-
 STEPS = 24
 """Integration steps between baseline and image, at 224 x 224 pixels."""
 

@@ -33,8 +33,6 @@ from muntin.explaining.plotting import (
 from muntin.ops.similarity import MIN_EXAMPLES
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
 
-__all__ = ["agreement", "show_comparison", "show_predictions"]
-
 MAX_LABELLED = 12
 MAX_DRAWN = 4
 _MEASURES = {

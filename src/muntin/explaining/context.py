@@ -30,8 +30,6 @@ from muntin.samples import Classes
 from muntin.shapes import Float, Size, UInt8
 from muntin.tasks.task import ImageMeta, Task
 
-__all__ = ["MAX_PREFIX", "Context", "Recording", "record", "record_forward", "tensors_in"]
-
 MAX_PREFIX = 16
 """Largest number of prefix tokens: class token, distillation token, registers."""
 

@@ -44,8 +44,6 @@ from muntin.prediction.sources import ImageLike
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses
 from muntin.shapes import Size
 
-__all__ = ["EXPLAINERS", "Explainer", "Page", "explain", "model_notes"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Explainer:

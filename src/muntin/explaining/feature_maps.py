@@ -24,15 +24,6 @@ from muntin.features import name_blocks
 from muntin.ops.similarity import MIN_EXAMPLES, centred_gram, compare_grams
 from muntin.shapes import Float, Size
 
-__all__ = [
-    "Components",
-    "block_maps",
-    "compare_layers",
-    "find_components",
-    "show_features",
-    "title_maps",
-]
-
 COLOURS = 3
 MAX_CELLS = 8
 """Maximum side of the grid to which feature maps are pooled for the comparison."""

@@ -28,21 +28,6 @@ from muntin.drawing.saving import save_bytes
 from muntin.explaining import Section
 from muntin.shapes import Float, Int, Size, UInt8
 
-__all__ = [
-    "DPI",
-    "ExplanationFigure",
-    "MissingFigure",
-    "PointLayer",
-    "Result",
-    "Results",
-    "SavedFigure",
-    "find_text",
-    "load_texts",
-    "make_figure",
-    "make_missing",
-    "save_figure",
-]
-
 DPI = 120
 """Pixels per inch of a figure."""
 

@@ -36,19 +36,6 @@ from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
 from muntin.zoo.model_building import create_model, find_model
 
-__all__ = [
-    "OpenedModel",
-    "Source",
-    "check_point",
-    "check_target",
-    "evaluating",
-    "is_fresh",
-    "list_images",
-    "name_images",
-    "open_context",
-    "open_model",
-]
-
 Source = Run | Predictor | Network | Path | str
 """A run (or its folder), an exported file, the name of a classifier in the zoo, or a model."""
 

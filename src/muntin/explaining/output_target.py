@@ -29,8 +29,6 @@ from muntin.heads.instances import Instances
 from muntin.ops.heatmaps import read_heatmaps, to_pixels
 from muntin.shapes import Bool, Float
 
-__all__ = ["EmptyPrediction", "OutputTarget", "TargetNotFound", "find_target", "select_output"]
-
 MIN_SHARE = 0.01
 """Fraction of cells that a class must cover to be selected by default."""
 

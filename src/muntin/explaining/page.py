@@ -36,8 +36,6 @@ from muntin.explaining.plotting import to_rgb
 from muntin.shapes import Size, UInt8
 from muntin.system_errors import cannot_write
 
-__all__ = ["ImageEntry", "PageBuilder", "clean_stem", "staged"]
-
 CSS_PIXELS = 96
 """CSS pixels per inch."""
 

@@ -34,8 +34,6 @@ from muntin.models.swin import Swin
 from muntin.models.t2t_vit import SPLITS, T2TViT, unfolded_size
 from muntin.shapes import Size
 
-__all__ = ["show_patches"]
-
 _SHOWN_PATCHES = 8
 
 

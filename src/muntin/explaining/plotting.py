@@ -28,30 +28,6 @@ from torch import Tensor
 from muntin.drawing.colours import INK, SKY, VERMILION
 from muntin.shapes import Size, UInt8
 
-__all__ = [
-    "HeadMaps",
-    "ImageGrid",
-    "add_colour_bar",
-    "blend_heat",
-    "blend_tokens",
-    "draw_frame",
-    "find_cells",
-    "fit_titles",
-    "hatch_box",
-    "label_axes",
-    "mark_box",
-    "mark_point",
-    "panel_ratio",
-    "panels",
-    "set_panel",
-    "show_heads",
-    "spread",
-    "start_plots",
-    "to_floats",
-    "to_rgb",
-    "truncate",
-]
-
 _MAX_HEADS = 24
 _HEAD_COLUMNS = 8
 _SHADE = 0.14

@@ -41,8 +41,6 @@ from muntin.ops.positions import Resampling, expand_relative_position_bias, resa
 from muntin.ops.size_rules import SIZE_RULES
 from muntin.shapes import Float, Int, Size
 
-__all__ = ["BiasTable", "PositionEmbedding", "find_biases", "find_positions", "show_positions"]
-
 _MAX_SAMPLES = 8  # per axis
 
 

@@ -36,8 +36,6 @@ from muntin.prediction.predictor import Predictor
 from muntin.prediction.sources import find_images
 from muntin.shapes import Float
 
-__all__ = ["Gallery", "embed_folder", "query_gallery", "show_retrieval"]
-
 MAX_IMAGES = 300
 """Maximum number of images of a folder that are embedded."""
 

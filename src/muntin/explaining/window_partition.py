@@ -32,8 +32,6 @@ from muntin.explaining.plotting import (
 from muntin.ops.windows import WindowLayout, shift_mask
 from muntin.shapes import Size
 
-__all__ = ["draw_grid", "find_regions", "fit_canvas", "shifted_indices", "show_windows"]
-
 _PAD = 0.62
 _REGIONS = ("#F4F4F4", SKY, ORANGE, PURPLE)
 

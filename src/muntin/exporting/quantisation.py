@@ -28,8 +28,6 @@ from muntin.engines.onnx_engine import open_onnx, write_onnx
 from muntin.engines.openvino_engine import compile_openvino, save_openvino, to_openvino
 from muntin.errors import ConfigError
 
-__all__ = ["Quantised", "quantise"]
-
 FLOAT_SHARES = (0.0, 0.125, 0.25, 0.5)
 MAX_RANKING_IMAGES = 32
 """Images for measuring the sensitivity of layers."""

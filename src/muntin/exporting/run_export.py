@@ -31,7 +31,8 @@ from muntin.exporting.verification import Row, compare, comparison_images, requi
 from muntin.heads.network import Network
 from muntin.prediction.from_run import find_threshold
 from muntin.prediction.predictor import Predictor
-from muntin.runs import ExportedRun, Run, RunConfig
+from muntin.run_config import RunConfig
+from muntin.runs import ExportedRun, Run
 from muntin.samples import Classes, Listing
 from muntin.scoring.evaluation import pick_part
 from muntin.scoring.evaluator import score
@@ -40,8 +41,6 @@ from muntin.system_errors import cannot_write
 from muntin.tasks.task import Task
 from muntin.zoo.model_building import create_model, find_model
 from muntin.zoo.model_zoo import ALIASES
-
-__all__ = ["Exported", "export"]
 
 MAX_CALIBRATION_IMAGES = 200
 MAX_EVALUATION_IMAGES = 2000

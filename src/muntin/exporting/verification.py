@@ -24,8 +24,6 @@ from muntin.shapes import Int, Size, UInt8
 from muntin.synthetic.scenes import make_scene
 from muntin.tasks.task import run_forward
 
-__all__ = ["Row", "compare", "comparison_images", "require_agreement"]
-
 BATCHES = (1, 3, 8)
 
 LIMITS: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": float("inf")}

@@ -13,8 +13,6 @@ from muntin.features import Backbone, Features
 from muntin.heads.head import Head
 from muntin.shapes import Float
 
-__all__ = ["DistilledHead", "LinearHead", "build_classifier", "class_losses"]
-
 
 def class_losses(
     logits: Float[Tensor, "B K"],

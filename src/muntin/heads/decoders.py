@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from muntin.nn.conv_norm import ConvNorm, NormName, build_norm
 from muntin.shapes import Float, Size
 
-__all__ = ["LightDecoder", "UPerNet"]
-
 
 class UPerNet(nn.Module):
     """Pyramid pooling of the coarsest map, a top-down feature pyramid, and fusion of all levels.

@@ -21,8 +21,6 @@ from muntin.heads.instances import (
 )
 from muntin.shapes import Float, Int
 
-__all__ = ["Detector", "FixedDetector", "find_candidate"]
-
 
 class Detector(Head):
     """A head that detects objects.

@@ -36,8 +36,6 @@ from muntin.ops.boxes import covered_fraction, grid_points
 from muntin.shapes import Float, Int, Size
 from muntin.targets import BoxTargets
 
-__all__ = ["FCOS", "SMALL_FCOS", "FCOSConfig"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FCOSConfig(HeadConfig):

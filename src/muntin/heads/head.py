@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from muntin.features import Features
 
-__all__ = ["Head", "HeadConfig"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadConfig:

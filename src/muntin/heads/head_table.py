@@ -19,15 +19,6 @@ from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CONVENTIONS, SMALL_RCNN, RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
 
-__all__ = [
-    "DETECTORS",
-    "MASK_DETECTORS",
-    "AnyHeadConfig",
-    "DetectorConfig",
-    "build_detector",
-    "find_head",
-]
-
 DetectorConfig = FCOSConfig | RCNNConfig
 AnyHeadConfig = DetectorConfig | SemanticConfig | PoseConfig
 """Every class of config, for the reader of run folders."""

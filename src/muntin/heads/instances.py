@@ -16,8 +16,6 @@ from muntin.errors import ConfigError
 from muntin.ops.boxes import Suppression, suppress, survives
 from muntin.shapes import Float, Int
 
-__all__ = ["Candidates", "Instances", "SelectConfig", "select_boxes", "select_fixed"]
-
 
 class Instances(NamedTuple):
     """Boxes of one image, best first, in pixels of the network input.

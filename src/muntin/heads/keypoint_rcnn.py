@@ -25,8 +25,6 @@ from muntin.heads.rcnn_config import MASK_RCNN, SMALL_RCNN, RCNNConfig
 from muntin.shapes import Float
 from muntin.targets import BoxTargets
 
-__all__ = ["KEYPOINT_DETECTORS", "KeypointRCNN"]
-
 
 class KeypointRCNN(RCNN):
     """A two-stage detector of instances and their keypoints; mask options apply to heatmaps."""

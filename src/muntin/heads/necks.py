@@ -22,8 +22,6 @@ from muntin.configs import check_range
 from muntin.features import FeatureSpec
 from muntin.nn.conv_norm import ChannelNorm, ConvNorm, NormName, Upsample
 
-__all__ = ["FeaturePyramid", "NeckConfig", "SimplePyramid", "build_neck", "build_plain_neck"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NeckConfig:

@@ -13,8 +13,6 @@ from muntin.errors import ConfigError, ShapeError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask
 from muntin.shapes import Int
 
-__all__ = ["Network"]
-
 
 class Network(nn.Module):
     """One backbone and one or more heads on its features; the backbone runs once per batch.

@@ -28,8 +28,6 @@ from muntin.nn.conv_norm import NormName
 from muntin.ops.heatmaps import Coding, draw_heatmaps, to_cells
 from muntin.shapes import Bool, Float
 
-__all__ = ["POSE_HEADS", "PoseConfig", "PoseHead"]
-
 SHARPNESS = 10.0
 """Factor on the logits before the softmax: it makes distributions peaked sooner."""
 

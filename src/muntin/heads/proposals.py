@@ -29,8 +29,6 @@ from muntin.ops.boxes import (
 from muntin.shapes import Bool, Float, Int, Size
 from muntin.targets import BoxTargets
 
-__all__ = ["ProposalHead", "clip_boxes", "match_objects", "offset_loss", "sample_balanced"]
-
 IGNORED = 0.5
 """Boxes of which at least this share lies inside a crowd region are ignored in training."""
 

@@ -39,8 +39,6 @@ from muntin.ops.boxes import decode_offsets, encode_offsets
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
-__all__ = ["RCNN", "image_indices"]
-
 MASK_CHUNK = 256
 """Masks predicted at a time: a tiled image may have a thousand objects in every tile."""
 

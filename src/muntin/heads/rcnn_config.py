@@ -18,13 +18,6 @@ from muntin.heads.instances import SelectConfig
 from muntin.heads.necks import NeckConfig
 from muntin.nn.conv_norm import NormName
 
-__all__ = [
-    "CONVENTIONS",
-    "SMALL_RCNN",
-    "RCNNConfig",
-]
-
-
 # Offsets shrink from stage to stage; dividing by these keeps their scale near 1 (detectron2).
 _STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 

@@ -20,8 +20,6 @@ from muntin.features import Features
 from muntin.heads.head import Head
 from muntin.shapes import Bool, Float, Size
 
-__all__ = ["PixelDecoder", "cut_patches"]
-
 
 class PixelDecoder(Head):
     """Predict every patch of the grid from the tokens of the visible ones.

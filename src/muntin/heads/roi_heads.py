@@ -22,8 +22,6 @@ from muntin.nn.conv_norm import ConvNorm, Upsample
 from muntin.ops.boxes import assign_levels
 from muntin.shapes import Float, Int
 
-__all__ = ["BoxHead", "MaskHead", "pool_regions"]
-
 
 def pool_regions(
     levels: list[Tensor],

@@ -22,8 +22,6 @@ from muntin.ops.dense_losses import map_losses
 from muntin.shapes import Float, Int, Size
 from muntin.targets import IGNORED
 
-__all__ = ["MAP_HEADS", "SemanticConfig", "SemanticHead"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SemanticConfig(HeadConfig):

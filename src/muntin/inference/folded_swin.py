@@ -26,8 +26,6 @@ from muntin.ops.size_rules import SIZE_RULES, fit_patches
 from muntin.ops.windows import WindowLayout, cut_windows, lay_out, merge_neighbours, shift_mask
 from muntin.shapes import Float, Int, Size
 
-__all__ = ["InferenceSwin"]
-
 
 class InferenceSwin(Backbone):
     """The same function as a backbone, which is left as it is, for images of one size in pixels."""

@@ -19,8 +19,6 @@ from muntin.ops.positions import resample_grid
 from muntin.ops.size_rules import SIZE_RULES
 from muntin.shapes import Float, Size
 
-__all__ = ["fold_vit"]
-
 
 def fold_vit(model: ViT, size: Size) -> ViT:
     """Fold a ViT in place, for images of one size in pixels."""

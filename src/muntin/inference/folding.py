@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["fold_norm", "fold_pixels", "make_linear", "make_qkv"]
-
 
 def make_linear(weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None) -> nn.Linear:
     """Give a linear layer that holds these numbers, in float32."""

@@ -20,8 +20,6 @@ from muntin.models.swin import Swin
 from muntin.models.vit import ViT
 from muntin.shapes import Int, Size, UInt8
 
-__all__ = ["FromPixels", "build_inference"]
-
 
 @torch.no_grad()
 def build_inference(network: Network, size: Size, *, keeps_maps: bool = False) -> Network:

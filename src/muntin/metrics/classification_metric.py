@@ -11,8 +11,6 @@ from torch import Tensor
 
 from muntin.shapes import Float, Int
 
-__all__ = ["ClassificationMetric"]
-
 
 class ClassificationMetric:
     """Accumulates logits and targets; the figures do not depend on the batch size.

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 from faster_coco_eval import COCO, COCOeval_faster
 
-__all__ = ["Row", "evaluate_rows"]
-
 Row = dict[str, Any]
 
 

@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from muntin.errors import ConfigError, DataError, ShapeError
 from muntin.metrics.coco_evaluation import Row, evaluate_rows
 from muntin.results import Detections
-from muntin.run_lengths import mask_area, to_run_lengths
-from muntin.samples import Objects, Segmentation
+from muntin.run_lengths import Segmentation, mask_area, to_run_lengths
+from muntin.samples import Objects
 from muntin.shapes import Float, Int
-
-__all__ = ["DetectionMetric", "PrecisionRecall"]
 
 Kind = Literal["box", "mask"]
 

@@ -18,8 +18,6 @@ from muntin.results import Poses
 from muntin.samples import Objects, Skeleton
 from muntin.shapes import Size
 
-__all__ = ["PCK_AT", "PoseInstance", "PoseMetric"]
-
 PCK_AT = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Distances up to which a keypoint is correct, relative to the diagonal of the instance's box."""
 

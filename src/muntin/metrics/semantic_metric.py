@@ -14,8 +14,6 @@ from muntin.errors import ShapeError
 from muntin.results import SemanticMap
 from muntin.shapes import Int
 
-__all__ = ["SemanticMetric", "count_pixels"]
-
 
 class SemanticMetric:
     """Accumulates predictions and ground truth as one confusion matrix.

@@ -35,8 +35,6 @@ from muntin.ops.size_rules import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.ops.windows import WindowLayout, cut_heads, join_heads
 from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = ["Hiera", "HieraConfig"]
-
 _STRIDE = 4  # of the patches, which overlap: 7 pixels wide
 
 

@@ -35,23 +35,6 @@ from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import WindowLayout, lay_out, merge_neighbours
 from muntin.shapes import Float, Int, Size
 
-__all__ = [
-    "SWIN_BASE",
-    "SWIN_BASE_384",
-    "SWIN_LARGE",
-    "SWIN_LARGE_384",
-    "SWIN_NANO_32",
-    "SWIN_NANO_64",
-    "SWIN_NANO_256",
-    "SWIN_S3_BASE",
-    "SWIN_S3_SMALL",
-    "SWIN_S3_TINY",
-    "SWIN_SMALL",
-    "SWIN_TINY",
-    "Swin",
-    "SwinConfig",
-]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SwinConfig:

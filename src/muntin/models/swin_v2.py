@@ -34,8 +34,6 @@ from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import WindowLayout, merge_neighbours
 from muntin.shapes import Float, Size
 
-__all__ = ["SwinV2", "SwinV2Config", "swin_v2_preset"]
-
 _LARGEST_LOG_SCALE = math.log(100.0)  # section 3.2: the temperature is at least 0.01
 _BIAS_RANGE = 16.0
 

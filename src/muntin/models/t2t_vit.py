@@ -35,8 +35,6 @@ from muntin.nn.linear_layers import Mlp, init_linear_weights
 from muntin.ops.positions import resample_grid
 from muntin.shapes import Float, Int, Size
 
-__all__ = ["SPLITS", "T2TViT", "T2TViTConfig", "t2t_vit_preset", "unfolded_size"]
-
 SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
 """Kernel, stride and padding of the three unfoldings, section 3.1."""
 _STRIDE = 16

@@ -26,8 +26,6 @@ from muntin.features import Backbone, Features, FeatureSpec, TokenMask
 from muntin.shapes import Float, Int, Size
 from muntin.system_errors import missing_extra
 
-__all__ = ["TimmBackbone", "TimmConfig", "describe_timm", "list_timm"]
-
 _UNDECAYED = ("relative_position_bias_table", "logit_scale", "pos_embed", "_token")
 
 

@@ -48,16 +48,6 @@ from muntin.ops.positions import (
 from muntin.ops.size_rules import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.shapes import Float, Int, Size
 
-__all__ = [
-    "ViT",
-    "ViTBlock",
-    "ViTConfig",
-    "ViTSize",
-    "deit3_preset",
-    "vit_preset",
-    "vitpose_preset",
-]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViTConfig:

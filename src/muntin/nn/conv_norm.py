@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["ChannelNorm", "ConvNorm", "NormName", "Upsample", "build_norm"]
-
 NormName = Literal["none", "batch", "group", "layer"]
 
 

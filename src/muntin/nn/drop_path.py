@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["DropPath", "drop_path_schedule"]
-
 
 class DropPath(nn.Module):
     """Drop a residual branch for random images, and scale it up for the others.

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["BiasedLinear", "Mlp", "init_linear_weights", "without_key_bias"]
-
 
 def init_linear_weights(module: nn.Module, std: float = 0.02) -> None:
     """Draw every linear weight below `module` from a truncated normal, and zero the biases.

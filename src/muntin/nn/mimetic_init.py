@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from muntin.shapes import Float
 
-__all__ = ["init_mimetic"]
-
 
 @torch.no_grad()
 def init_mimetic(network: nn.Module, seed: int) -> int:

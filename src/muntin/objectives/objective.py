@@ -19,8 +19,6 @@ from muntin.samples import Listing
 from muntin.scoring.evaluator import Outputs, Scored
 from muntin.shapes import Float
 
-__all__ = ["Autocast", "Objective", "TrainingStep"]
-
 Inputs = TypeVar("Inputs")
 
 Autocast = Callable[[], AbstractContextManager[Any]]

@@ -22,8 +22,6 @@ from muntin.samples import Listing
 from muntin.scoring.evaluator import Outputs, Scored, join_outputs
 from muntin.shapes import Bool, Float
 
-__all__ = ["MaskedImages", "MaskedReconstruction", "MeanLoss", "draw_masks"]
-
 MASK_SEED = 0x6D61736B
 """Address of the masks of validation, which are the same in every epoch."""
 

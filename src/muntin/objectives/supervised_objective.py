@@ -23,8 +23,6 @@ from muntin.scoring.evaluator import Outputs, Scored, compute_figures, run_netwo
 from muntin.shapes import Float
 from muntin.tasks.task import Task, TrainBatch
 
-__all__ = ["Supervised", "SupervisedTask"]
-
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From images and labels to blended ones: mixup, CutMix."""
 

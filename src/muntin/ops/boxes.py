@@ -18,20 +18,6 @@ from torchvision.ops import batched_nms, box_iou, nms
 
 from muntin.shapes import Bool, Float, Int, Size
 
-__all__ = [
-    "Suppression",
-    "assign_levels",
-    "covered_fraction",
-    "decode_offsets",
-    "encode_offsets",
-    "grid_points",
-    "make_anchors",
-    "paste_mask",
-    "suppress",
-    "suppress_groups",
-    "survives",
-]
-
 Suppression = Literal["hard", "soft", "none"]
 _LARGEST_LOG = math.log(1000 / 16)  # no box grows more: exp would overflow
 

@@ -20,8 +20,6 @@ from muntin.ops.resampling import bilinear_matrix
 from muntin.shapes import Float, Int
 from muntin.targets import IGNORED
 
-__all__ = ["MapLosses", "map_losses"]
-
 STRIP_VALUES = 2**20
 """Upsampled logits in memory at a time; 4 MiB in float32, plus a few copies."""
 

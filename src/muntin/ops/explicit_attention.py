@@ -20,8 +20,6 @@ from torch import Tensor
 from muntin.ops.windows import WindowLayout, add_mask, order_tokens, pad_map
 from muntin.shapes import Float, Int
 
-__all__ = ["attend"]
-
 
 def attend(
     qkv: Tensor, bias: Tensor, layout: WindowLayout, scale: float, fill: Tensor | None

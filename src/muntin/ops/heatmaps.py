@@ -27,16 +27,6 @@ from torch import Tensor
 
 from muntin.shapes import Bool, Float, Size
 
-__all__ = [
-    "Coding",
-    "Peaks",
-    "draw_heatmaps",
-    "mirror_heatmaps",
-    "read_heatmaps",
-    "to_cells",
-    "to_pixels",
-]
-
 Coding = Literal["msra", "udp"]
 
 REACH = 3

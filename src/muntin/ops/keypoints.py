@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from muntin.shapes import Size
 
-__all__ = ["DEFAULT_SIGMA", "clip_points", "estimate_area", "similarity", "suppress_poses"]
-
 DEFAULT_SIGMA = 0.05
 """Sigma of keypoints for which the data set defines none."""
 

@@ -17,15 +17,6 @@ from torch import Tensor
 from muntin.errors import ShapeError
 from muntin.shapes import Float, Size
 
-__all__ = [
-    "Resampling",
-    "expand_relative_position_bias",
-    "log_offsets",
-    "resample_grid",
-    "resample_offsets",
-]
-
-
 Resampling = Literal["bicubic", "antialiased", "linear"]
 
 

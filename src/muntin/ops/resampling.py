@@ -11,8 +11,6 @@ from torch import Tensor
 
 from muntin.shapes import Float, Int
 
-__all__ = ["Mixing", "bilinear_matrix", "bilinear_mixing"]
-
 
 class Mixing(NamedTuple):
     """Linear interpolation weights along one axis.

@@ -10,8 +10,6 @@ from torch import Tensor
 from muntin.errors import ShapeError
 from muntin.shapes import Float
 
-__all__ = ["MIN_EXAMPLES", "centred_gram", "compare_grams"]
-
 MIN_EXAMPLES = 4
 """The unbiased estimate divides by n (n - 3)."""
 

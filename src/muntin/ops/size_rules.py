@@ -17,8 +17,6 @@ from muntin.errors import ShapeError
 from muntin.ops.positions import Resampling
 from muntin.shapes import Float
 
-__all__ = ["SIZE_RULES", "SizeRule", "SizeRuleName", "fit_patches"]
-
 SizeRuleName = Literal[
     "muntin",
     "microsoft",

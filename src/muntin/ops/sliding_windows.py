@@ -20,8 +20,6 @@ from torch import Tensor
 from muntin.ops.resampling import bilinear_mixing
 from muntin.shapes import Float, Size, UInt8
 
-__all__ = ["Strip", "slide"]
-
 ALIGN = 32
 """Windows start at multiples of this many pixels, so that their cells are cells of the image."""
 

@@ -31,8 +31,6 @@ from muntin.ops.triton import window_support
 from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads
 from muntin.shapes import Float
 
-__all__ = ["BACKENDS", "BackendName", "find_obstacle", "window_attention"]
-
 BackendName = Literal["auto", "reference", "sdpa", "lean", "fused"]
 
 

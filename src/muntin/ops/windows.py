@@ -17,21 +17,6 @@ from torch import Tensor
 from muntin.ops.size_rules import SizeRule
 from muntin.shapes import Float, Int, Size
 
-__all__ = [
-    "MASKED",
-    "WindowLayout",
-    "add_mask",
-    "cut_heads",
-    "cut_windows",
-    "join_heads",
-    "join_windows",
-    "lay_out",
-    "merge_neighbours",
-    "order_tokens",
-    "pad_map",
-    "shift_mask",
-]
-
 MASKED = -100.0
 """Added to the score of a pair that must not attend. Every published Swin uses -100, not -inf."""
 

@@ -24,8 +24,6 @@ from muntin.training.profiling import StepProfiler, Timing
 from muntin.training.request import PreparedRun, Request
 from muntin.training.setup import prepare
 
-__all__ = ["Plan", "plan"]
-
 MIB = 2**20
 
 

@@ -17,8 +17,6 @@ from muntin.training.memory_budget import (
 from muntin.training.memory_model import LinearFit, Recompute, StepMemory, find_largest
 from muntin.training.request import PreparedRun
 
-__all__ = ["MAX_IMAGES", "MemoryRequirements", "advise"]
-
 MAX_IMAGES = 4096
 """Upper limit of the search for the largest batch."""
 

@@ -16,18 +16,6 @@ from muntin.prediction.sources import LoadedImage
 from muntin.shapes import Size, UInt8
 from muntin.tasks.task import DEFAULT_OPTIONS, ImageMeta, PredictOptions
 
-__all__ = [
-    "Crop",
-    "CroppedImage",
-    "Part",
-    "PreparedBatch",
-    "RawBatch",
-    "RawPart",
-    "fit_image",
-    "stack_crops",
-    "whole_image",
-]
-
 Merge = Callable[[Sequence[Any]], Any]
 """Merges the results of the crops of an image, in order, into one."""
 

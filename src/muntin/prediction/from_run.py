@@ -22,8 +22,6 @@ from muntin.prediction.top_down import BoxDetector, refuse_detector
 from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.runs import ExportedRun, Run, read_results
 
-__all__ = ["Threshold", "change_selection", "find_threshold", "load"]
-
 
 class Threshold(NamedTuple):
     """A score threshold, and a phrase that gives its origin."""

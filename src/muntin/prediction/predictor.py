@@ -42,8 +42,6 @@ from muntin.prediction.top_down import (
 from muntin.samples import Classes, skeleton_of
 from muntin.tasks.task import DEFAULT_OPTIONS, InferenceBatch, PredictOptions, Task
 
-__all__ = ["Predictor", "draw"]
-
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Pending:

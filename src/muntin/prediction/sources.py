@@ -18,8 +18,6 @@ from muntin.data.trees import IMAGE_SUFFIXES
 from muntin.errors import DataError, MuntinWarning
 from muntin.shapes import Size
 
-__all__ = ["ImageLike", "LoadedImage", "check_boxes", "find_images", "read_images"]
-
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image, or an (H, W, 3) uint8 RGB array."""
 

@@ -23,15 +23,6 @@ from muntin.results import Detections
 from muntin.run_lengths import decode_mask, encode_mask, shift_mask
 from muntin.shapes import Size
 
-__all__ = [
-    "Region",
-    "crop_views",
-    "cut_tiles",
-    "merge_views",
-    "shift_detections",
-    "unflip_detections",
-]
-
 EDGE = 2.0
 """A box that ends within this many pixels of a tile edge may be part of a larger object."""
 

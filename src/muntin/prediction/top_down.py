@@ -26,8 +26,6 @@ from muntin.samples import Classes, Skeleton
 from muntin.shapes import Size
 from muntin.tasks.task import ImageMeta, Task
 
-__all__ = ["BoxDetector", "Boxes", "Detector", "crop_instances", "find_boxes", "refuse_detector"]
-
 Edges = tuple[float, float, float, float]
 
 

@@ -23,15 +23,6 @@ from muntin.results import Poses
 from muntin.runs import write_text
 from muntin.system_errors import cannot_write
 
-__all__ = [
-    "VIDEO_SUFFIXES",
-    "frame_rate",
-    "predict_video",
-    "read_frames",
-    "write_poses",
-    "write_video",
-]
-
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 

@@ -27,8 +27,6 @@ from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import Outputs, Scored, score
 from muntin.tasks.task import Task
 
-__all__ = ["evaluate", "pick_part"]
-
 MIN_SCORE = 0.05
 """Low, because average precision needs detections with low scores too."""
 

@@ -32,8 +32,6 @@ from muntin.metrics.semantic_metric import SemanticMetric, count_pixels
 from muntin.samples import Classes
 from muntin.scoring.evaluator import Scored
 
-__all__ = ["draw_evaluation"]
-
 
 def draw_evaluation(scored: Scored, store: ImageCache, classes: Classes, folder: Path) -> None:
     """Draw the plots of an evaluation into a folder, by the kind of metric."""

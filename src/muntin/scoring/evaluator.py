@@ -22,8 +22,6 @@ from muntin.tasks.task import ImageMeta, Metric, PredictOptions, Task
 if TYPE_CHECKING:
     from muntin.prediction.predictor import Predictor
 
-__all__ = ["Outputs", "Scored", "compute_figures", "join_outputs", "run_network", "score"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outputs:

@@ -22,8 +22,6 @@ from muntin.run_lengths import encode_mask
 from muntin.shapes import Size
 from muntin.synthetic.scenes import CLASS_NAMES, KEYPOINT_NAMES, Scene, SceneObject, make_scene
 
-__all__ = ["SceneOptions", "write_classify", "write_coco", "write_frames", "write_maps"]
-
 Folder = str | os.PathLike[str]
 
 _SKELETON = {

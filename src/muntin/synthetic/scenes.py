@@ -30,14 +30,6 @@ from muntin.synthetic.textures import (
     rotate,
 )
 
-__all__ = [
-    "CLASS_NAMES",
-    "KEYPOINT_NAMES",
-    "Scene",
-    "SceneObject",
-    "make_scene",
-]
-
 CLASS_NAMES = ("cross", "disc", "ring", "square", "star", "triangle")
 """The kinds of objects, sorted, so that class folders get the same numbers."""
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from muntin.shapes import Float, Size
 
-__all__ = ["Array", "contrasting_colour", "cover", "paint_ground", "paint_surface", "rotate"]
-
 Array = NDArray[np.float32]
 
 

@@ -19,8 +19,6 @@ from muntin.samples import Classes, Listing
 from muntin.shapes import Float, Size
 from muntin.tasks.task import ImageMeta, InferenceBatch, Task, TrainBatch
 
-__all__ = ["CLASSIFY"]
-
 MAX_CLASSES = 1000
 """Classes listed in a result, best first."""
 

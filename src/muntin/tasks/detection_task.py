@@ -21,8 +21,6 @@ from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, LazyTruth, Task
 
-__all__ = ["DETECT", "INSTANCE"]
-
 
 def _predict(inputs: InferenceBatch) -> Sequence[Instances]:
     network: Any = inputs.network

@@ -31,8 +31,6 @@ from muntin.targets import Keypoints
 from muntin.tasks.detection_task import DETECT
 from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, LazyTruth, Task, TrainBatch
 
-__all__ = ["POSE", "WHOLE_IMAGE_POSE"]
-
 
 def _read_truth(listing: Listing, entry: Entry) -> PoseInstance:
     assert entry.objects is not None, "pose needs annotated instances"

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.data.label_files import IGNORED, read_mask
+from muntin.data.label_files import read_mask
 from muntin.data.semantic import check_semantic, list_semantic
 from muntin.data.transforms import Preprocessing, resize
 from muntin.features import Features
@@ -24,10 +24,8 @@ from muntin.ops.sliding_windows import slide
 from muntin.results import SemanticMap
 from muntin.samples import Classes, Listing
 from muntin.shapes import Float, Size
-from muntin.targets import LabelMap
+from muntin.targets import IGNORED, LabelMap
 from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, Task, TrainBatch
-
-__all__ = ["SEMANTIC"]
 
 WINDOW_FACTOR = 2
 """Side of the sliding window over that of training crops: fewer pixels are computed twice."""

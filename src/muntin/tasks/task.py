@@ -22,20 +22,6 @@ from muntin.samples import Classes, DataSets, Entry, Listing, TaskKind
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
-__all__ = [
-    "DEFAULT_OPTIONS",
-    "DenseTask",
-    "ImageMeta",
-    "InferenceBatch",
-    "LazyTruth",
-    "Metric",
-    "PredictOptions",
-    "Task",
-    "TrainBatch",
-    "count_images",
-    "run_forward",
-]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageMeta:

@@ -12,8 +12,6 @@ from muntin.tasks.pose_task import POSE, WHOLE_IMAGE_POSE
 from muntin.tasks.semantic_task import SEMANTIC
 from muntin.tasks.task import Task
 
-__all__ = ["TASKS", "Task", "find_task", "task_of_head"]
-
 TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, DETECT, INSTANCE, SEMANTIC, POSE)}
 
 

@@ -19,12 +19,10 @@ from muntin.drawing.saving import save_image
 from muntin.drawing.semantic_drawing import draw_labels
 from muntin.errors import plural
 from muntin.results import Poses
-from muntin.run_lengths import encode_mask
+from muntin.run_lengths import Segmentation, encode_mask
 from muntin.runs import Run
-from muntin.samples import Objects, Segmentation
+from muntin.samples import Objects
 from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
-
-__all__ = ["draw_batch"]
 
 
 def draw_batch(run: Run, store: ImageCache) -> None:

@@ -20,8 +20,6 @@ from torch import Tensor
 from muntin.errors import RunError
 from muntin.system_errors import cannot_write
 
-__all__ = ["read_checkpoint", "write_checkpoint"]
-
 FOLDER = "last.ckpt"
 
 

@@ -30,23 +30,6 @@ from muntin.weights.hub import is_available
 from muntin.zoo.families import BackboneConfig
 from muntin.zoo.model_zoo import MODELS, ModelEntry
 
-__all__ = [
-    "Choice",
-    "DatasetStatistics",
-    "choose_augment_window",
-    "choose_head",
-    "choose_preprocessing",
-    "choose_scale",
-    "default_model",
-    "default_recipe",
-    "enlarge_img_size",
-    "is_small",
-    "measure_instances",
-    "measure_objects",
-    "median_size",
-    "use_instance_crop",
-]
-
 Value = TypeVar("Value")
 
 

@@ -12,8 +12,6 @@ from types import FrameType
 
 from lightning_fabric import Fabric
 
-__all__ = ["Interruption", "defer_interrupts"]
-
 
 @contextmanager
 def _handle(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[None]:

@@ -35,8 +35,6 @@ from muntin.training.supervision import class_balanced_shares
 from muntin.training.trainer import Trainer
 from muntin.weights.weight_files import write_weights
 
-__all__ = ["FitResult", "Loop"]
-
 VALIDATION_SHARE = 0.04
 """Under a time limit, at most about this share of the time is spent on validation."""
 

@@ -16,17 +16,9 @@ from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError
 from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig
-from muntin.runs import RunConfig
+from muntin.run_config import RunConfig
 from muntin.training.defaults import Choice
 from muntin.zoo.families import BackboneConfig, free_attention
-
-__all__ = [
-    "build_fabric",
-    "check_attention",
-    "choose_machine",
-    "resolve_machine",
-    "use_available_attention",
-]
 
 _PRECISIONS: Mapping[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 

@@ -13,8 +13,6 @@ from muntin.recipes import TrainConfig
 from muntin.training.memory_model import Recompute, StepMemory, find_largest
 from muntin.training.request import PreparedRun
 
-__all__ = ["choose_recomputation", "describe_remedies", "describe_shortage", "fit_memory"]
-
 GIB = 2**30
 
 MEMORY_SHARE = {"cuda": 0.8, "cpu": 0.5}

@@ -20,19 +20,6 @@ from torch import nn
 from muntin.errors import ConfigError
 from muntin.training.memory_trace import NetworkPart, Span, list_parts, record_spans
 
-__all__ = [
-    "LinearFit",
-    "MemoryModel",
-    "PeakMemory",
-    "Phase",
-    "Recompute",
-    "StepMemory",
-    "find_largest",
-    "fit_line",
-    "fit_memory_model",
-]
-
-
 LAYERS_SLOWDOWN = 0.25
 """Time that recomputed layers add to a step of swin_tiny, as a part of it: 0.19 to 0.28."""
 

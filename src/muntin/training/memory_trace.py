@@ -16,8 +16,6 @@ from torch._C._autograd import DeviceType
 
 from muntin.features import name_blocks
 
-__all__ = ["NetworkPart", "Span", "list_parts", "record_spans"]
-
 _MARK = "muntin:"
 _GPUS = (DeviceType.CUDA, DeviceType.HIP)
 

@@ -16,17 +16,6 @@ from muntin.heads.network import Network
 from muntin.recipes import TrainConfig
 from muntin.shapes import Size
 
-__all__ = [
-    "ParameterGroup",
-    "build_optimizers",
-    "check_freeze",
-    "freeze_stages",
-    "group_parameters",
-    "img_size_at",
-    "lr_factor",
-    "scaled_learning_rate",
-]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParameterGroup:

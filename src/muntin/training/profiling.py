@@ -34,8 +34,6 @@ from muntin.training.request import PreparedRun
 from muntin.training.supervision import build_objective
 from muntin.training.trainer import Trainer
 
-__all__ = ["StepProfiler", "Timing", "measure_step_memory"]
-
 REPEATS = 3
 """Number of timed runs; their median is used."""
 

@@ -17,8 +17,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from muntin.errors import RunError
 from muntin.system_errors import cannot_write, missing_extra
 
-__all__ = ["Reporter", "format_duration", "write_events", "writes_events"]
-
 LINE_EVERY_S = 30.0
 
 

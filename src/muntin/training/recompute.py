@@ -17,8 +17,6 @@ from torch.utils.checkpoint import checkpoint
 from muntin.devices import return_freed_memory
 from muntin.errors import ConfigError
 
-__all__ = ["checkpoint_blocks", "narrow_residual", "recompute_layers"]
-
 
 def checkpoint_blocks(backbone: nn.Module, count: int | None = None) -> int:
     """Apply activation checkpointing to the leading blocks of a backbone; None = all.

@@ -16,26 +16,14 @@ from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import find_head
 from muntin.heads.network import Network
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
-from muntin.runs import WEIGHTS, Run, RunConfig, is_run, read_json
+from muntin.run_config import RunConfig
+from muntin.runs import WEIGHTS, Run, is_run, read_json
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import TASKS, find_task
 from muntin.zoo.model_building import model_config
 from muntin.zoo.model_zoo import ALIASES
-
-__all__ = [
-    "PreparedRun",
-    "Request",
-    "check_request",
-    "check_same_data",
-    "choose_seed",
-    "group_settings",
-    "read_config",
-    "repeat_request",
-    "resume_request",
-    "task_of",
-]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,8 @@ from torch.multiprocessing.spawn import ProcessException
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import MuntinError, RunError, shorten
-from muntin.runs import Run, RunConfig, read_journal, write_json
+from muntin.run_config import RunConfig
+from muntin.runs import Run, read_journal, write_json
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.training.batch_preview import draw_batch
@@ -41,8 +42,6 @@ from muntin.training.request import (
 )
 from muntin.training.setup import prepare
 from muntin.training.supervision import build_objective
-
-__all__ = ["TrainedRun", "train"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

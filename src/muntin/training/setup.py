@@ -22,7 +22,8 @@ from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import Network
 from muntin.nn.mimetic_init import init_mimetic
 from muntin.recipes import Recipe, TrainConfig, find_recipe
-from muntin.runs import Run, RunConfig, is_run
+from muntin.run_config import RunConfig
+from muntin.runs import Run, is_run
 from muntin.samples import Classes, Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
@@ -58,8 +59,6 @@ from muntin.weights.weight_loading import load_weights
 from muntin.zoo.families import BackboneConfig
 from muntin.zoo.model_building import dense_config, find_model, model_config
 from muntin.zoo.model_zoo import ALIASES, ModelEntry
-
-__all__ = ["prepare"]
 
 Value = TypeVar("Value")
 

@@ -17,8 +17,6 @@ from muntin.objectives.supervised_objective import Supervised, SupervisedTask
 from muntin.runs import Run
 from muntin.samples import Listing
 
-__all__ = ["build_mixup", "build_objective", "class_balanced_shares"]
-
 
 def build_objective(run: Run, train: Listing, device: torch.device) -> Supervised:
     """Build the objective of a run: its task, supervised by the annotations of `train`."""

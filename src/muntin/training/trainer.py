@@ -22,8 +22,6 @@ from muntin.recipes import TrainConfig
 from muntin.training.optimization import build_optimizers, freeze_stages
 from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
 
-__all__ = ["Trainer"]
-
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 

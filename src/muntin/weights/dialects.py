@@ -29,18 +29,6 @@ from muntin.weights.head_keys import add_head_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
 from muntin.weights.parameter_resizing import crop_table
 
-__all__ = [
-    "DIALECTS",
-    "NATIVE",
-    "Dialect",
-    "backbone_of",
-    "built_window",
-    "detect",
-    "head_of",
-    "key_map",
-    "to_dialect",
-]
-
 NATIVE = "muntin"
 _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
 

@@ -20,8 +20,6 @@ from torch import Tensor
 from muntin.models.vit import ViTConfig
 from muntin.weights.key_maps import AS_IS, KeyMap, KeyMaps, Row, Transform
 
-__all__ = ["KEY_MAPS", "SIGN", "normalise"]
-
 _BLOCK = "Transformer/encoderblock_{j}/"
 _ATTENTION = _BLOCK + "MultiHeadDotProductAttention_1/"
 

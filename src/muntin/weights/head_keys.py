@@ -40,8 +40,6 @@ from muntin.weights.shared_keys import (
     norm_rows,
 )
 
-__all__ = ["add_head_keys", "adopt_conventions", "detectron2_detector"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _HeadNames:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from muntin.errors import WeightError, shorten
 
-__all__ = ["fetch", "is_available", "is_hub_id", "license_of"]
-
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _TIMEOUT_S = 4.0
 

@@ -21,21 +21,6 @@ from torch import Tensor
 
 from muntin.errors import WeightError
 
-__all__ = [
-    "AS_IS",
-    "STACKED",
-    "HeadMap",
-    "KeyMap",
-    "KeyMaps",
-    "RenamedState",
-    "Row",
-    "Transform",
-    "block_rows",
-    "flat_index",
-    "same_names",
-    "square_index",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Transform:

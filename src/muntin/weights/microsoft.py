@@ -29,8 +29,6 @@ from muntin.weights.shared_keys import (
     SWIN_V2_BLOCK,
 )
 
-__all__ = ["DETECTRON2_KEY_MAPS", "KEY_MAPS", "recognise", "size_rule"]
-
 _BLOCK = "layers.{i}.blocks.{j}."
 
 _AROUND = same_names(

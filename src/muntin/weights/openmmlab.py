@@ -34,8 +34,6 @@ from muntin.weights.key_maps import (
 )
 from muntin.weights.shared_keys import DENSE_TASKS
 
-__all__ = ["KEY_MAPS", "SIGN", "size_rule"]
-
 _ORDER = (0, 2, 1, 3)
 
 

@@ -14,16 +14,6 @@ from muntin.errors import ShapeError
 from muntin.ops.positions import Resampling, resample_grid, resample_offsets
 from muntin.shapes import Float, Size
 
-__all__ = [
-    "TableInterpolation",
-    "adapt_channels",
-    "crop_table",
-    "embed_table",
-    "resample_patches",
-    "resample_positions",
-    "resample_table",
-]
-
 
 def embed_table(
     table: Float[Tensor, "positions h"], *, window: Size, full: Size

@@ -6,16 +6,6 @@ from __future__ import annotations
 
 from muntin.weights.key_maps import STACKED, Row, block_rows, same_names
 
-__all__ = [
-    "DENSE_TASKS",
-    "DETECTRON2_DETECTOR",
-    "SWIN_BLOCK",
-    "SWIN_V2_BLOCK",
-    "TORCHVISION_DETECTOR",
-    "layer_rows",
-    "norm_rows",
-]
-
 DENSE_TASKS = (
     r"^(neck|rpn_head|roi_head|bbox_head|mask_head|decode_head|auxiliary_head|keypoint_head"
     r"|proposal_generator|roi_heads|sem_seg_head|data_preprocessor)\."

@@ -39,8 +39,6 @@ from muntin.weights.parameter_resizing import (
     resample_table,
 )
 
-__all__ = ["MatchResult", "class_tensors", "describe_mismatches", "match_state", "model_key"]
-
 
 @dataclass(slots=True)
 class MatchResult:

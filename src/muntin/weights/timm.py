@@ -32,8 +32,6 @@ from muntin.weights.key_maps import (
 )
 from muntin.weights.shared_keys import SWIN_BLOCK, SWIN_V2_BLOCK
 
-__all__ = ["KEY_MAPS", "normalise", "recognise"]
-
 _MERGING = tuple(
     Row(("layers.{i+1}.downsample." + name,), "layers.{i}.downsample." + name)
     for name in ("norm.{p}", "reduction.{p}")

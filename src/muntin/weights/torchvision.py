@@ -36,9 +36,6 @@ from muntin.weights.key_maps import (
 )
 from muntin.weights.shared_keys import TORCHVISION_DETECTOR, layer_rows, norm_rows
 
-__all__ = ["KEY_MAPS", "SIGN", "normalise"]
-
-
 # Their bias of the keys is always zero.
 _WITHOUT_KEYS = Transform(
     join=lambda parts: torch.cat(parts[0].chunk(3)[::2]),

@@ -19,9 +19,6 @@ from muntin.models.vit import ViTConfig
 from muntin.ops.size_rules import SizeRuleName
 from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, block_rows, first_key
 
-__all__ = ["KEY_MAPS", "SIGN", "size_rule"]
-
-
 _FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")
 
 

@@ -29,16 +29,6 @@ from torch import Tensor
 from muntin.errors import WeightError, shorten
 from muntin.system_errors import cannot_write
 
-__all__ = [
-    "SUFFIXES",
-    "WeightFile",
-    "find_file",
-    "read_weights",
-    "unwrap",
-    "write_weights",
-    "write_whole",
-]
-
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".pkl")
 _FILES_IN_FOLDER = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 # First bytes of torch.save files: a zip archive, or a pickle (before PyTorch 1.6).

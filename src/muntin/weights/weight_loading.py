@@ -27,7 +27,6 @@ from muntin.weights.dialects import (
     family_name,
     head_of,
     key_map,
-    to_dialect,
 )
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
@@ -39,17 +38,6 @@ from muntin.weights.state_matching import (
     model_key,
 )
 from muntin.weights.weight_files import SUFFIXES, read_weights, unwrap
-
-__all__ = [
-    "LoadReport",
-    "OpenedWeights",
-    "WeightInfo",
-    "inspect_weights",
-    "load_weights",
-    "open_weights",
-    "to_dialect",
-]
-
 
 # Prefixes of muntin's names of a timm model.
 _OWN = ("backbone.net.", "net.", "head.")

@@ -21,8 +21,6 @@ from muntin.shapes import Size
 from muntin.weights.dialects import backbone_of
 from muntin.zoo.families import BackboneConfig, build_backbone
 
-__all__ = ["Cost", "Costs", "Part", "count_costs", "count_parameters"]
-
 Part = Literal["patches", "projections", "attention", "position bias", "mlp", "head", "other"]
 
 # The first pattern found in a module's name decides to which part its MACs belong.

@@ -19,8 +19,6 @@ from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
 from muntin.zoo.model_building import build_dense_backbone, create_model, load_into
 
-__all__ = ["create", "create_detector", "create_pose_estimator", "create_segmenter"]
-
 _DEFAULT_NUM_CLASSES: dict[TaskKind, int] = {
     "classification": 1000, "detection": 80, "segmentation": 150, "keypoints": 1
 }  # fmt: skip

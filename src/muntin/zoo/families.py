@@ -17,17 +17,6 @@ from muntin.models.t2t_vit import T2TViT, T2TViTConfig
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.models.vit import ViT, ViTConfig
 
-__all__ = [
-    "FAMILIES",
-    "BackboneConfig",
-    "Family",
-    "build_backbone",
-    "config_from_dict",
-    "config_to_dict",
-    "family_of",
-    "free_attention",
-]
-
 BackboneConfig = SwinConfig | ViTConfig | T2TViTConfig | HieraConfig | TimmConfig
 
 

@@ -25,18 +25,6 @@ from muntin.models.timm_backbone import TimmConfig, describe_timm, list_timm
 from muntin.zoo.families import BackboneConfig, build_backbone
 from muntin.zoo.model_zoo import ALIASES, MODELS, ModelEntry
 
-__all__ = [
-    "change_model",
-    "create_backbone",
-    "create_model",
-    "dense_config",
-    "find_model",
-    "list_models",
-    "load_into",
-    "model_config",
-]
-
-
 TIMM = "timm:"
 """Prefix of names of timm models."""
 

@@ -19,8 +19,6 @@ from muntin.zoo.families import family_of
 from muntin.zoo.model_building import find_model, list_models, model_config
 from muntin.zoo.model_zoo import ALIASES, MODELS
 
-__all__ = ["FACTS", "count_facts", "describe_models", "known_facts"]
-
 FACTS = Path(__file__).with_name("facts.json")
 
 

@@ -12,8 +12,6 @@ from muntin.models.t2t_vit import t2t_vit_preset
 from muntin.models.vit import ViTConfig, ViTSize, deit3_preset, vit_preset, vitpose_preset
 from muntin.zoo.families import BackboneConfig
 
-__all__ = ["ALIASES", "MODELS", "ModelEntry"]
-
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # The published ViT weights were trained on images scaled to [-1, 1].
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

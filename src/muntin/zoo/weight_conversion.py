@@ -32,8 +32,6 @@ from muntin.weights.weight_loading import (
 from muntin.zoo.families import BackboneConfig, build_backbone
 from muntin.zoo.model_building import find_model
 
-__all__ = ["Conversion", "convert_weights"]
-
 # Key under which an ecosystem's own loader expects the state dict in a .pth file.
 _NESTED_KEYS = {"microsoft": "model", "openmmlab": "state_dict", "detectron2": "model"}
 

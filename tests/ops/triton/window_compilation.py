@@ -27,7 +27,8 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 KERNELS = {
     name: getattr(module, name)
     for module in (window_forward, window_backward, window_tiled_backward)
-    for name in module.__all__
+    for name in vars(module)
+    if name.startswith("attend_")
 }
 INTEGERS = {"windows", "slots", "height", "width"}
 OF_THE_MAP = {"qkv", "out", "grad", "grad_qkv"}

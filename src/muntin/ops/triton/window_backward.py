@@ -31,8 +31,6 @@ from muntin.ops.triton.window_tiles import (
     sum_outside,
 )
 
-__all__ = ["attend_whole_backward"]
-
 
 @no_type_check
 @triton.jit(do_not_specialize=["windows", "slots", "height", "width"])

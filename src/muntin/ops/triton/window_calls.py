@@ -37,8 +37,6 @@ from muntin.ops.triton.window_tiled_backward import (
     attend_tiled_backward_queries,
 )
 
-__all__ = ["WindowCall", "register"]
-
 
 class WindowCall:
     """One call of window attention: its inputs, checked, and what its launches have in common.

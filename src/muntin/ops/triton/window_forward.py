@@ -27,8 +27,6 @@ from muntin.ops.triton.window_tiles import (
     store_part,
 )
 
-__all__ = ["attend_tiled", "attend_whole"]
-
 
 @no_type_check
 @triton.jit(do_not_specialize=["windows", "slots", "height", "width"])

@@ -11,17 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-__all__ = [
-    "LAUNCHES",
-    "TILED",
-    "Launch",
-    "LaunchTable",
-    "WindowSpec",
-    "count_slots",
-    "find_launch",
-    "find_tile",
-]
-
 TILED = 0
 """Stands for the tile of a window that is too large for one."""
 

@@ -13,8 +13,6 @@ import torch
 
 from muntin.errors import ConfigError
 
-__all__ = ["find_missing", "find_obstacle", "is_forbidden"]
-
 _MAX_TOKENS = 576
 _OLDEST = (8, 0)
 

@@ -31,12 +31,6 @@ from muntin.ops.triton.window_tiles import (
     sum_outside,
 )
 
-__all__ = [
-    "attend_tiled_backward_bias",
-    "attend_tiled_backward_keys",
-    "attend_tiled_backward_queries",
-]
-
 
 @no_type_check
 @triton.jit(do_not_specialize=["height", "width"])

@@ -24,24 +24,6 @@ import triton.language as tl
 
 from muntin.ops.windows import MASKED
 
-__all__ = [
-    "LOG2E",
-    "grow",
-    "locate",
-    "meet",
-    "normalise_backward",
-    "read_bias",
-    "read_gradient",
-    "read_part",
-    "read_query_or_key",
-    "read_scale",
-    "score",
-    "store_fill",
-    "store_pairs",
-    "store_part",
-    "sum_outside",
-]
-
 LOG2E = tl.constexpr(1.4426950408889634)
 _MASKED_LOG2 = tl.constexpr(MASKED * 1.4426950408889634)
 _EPS = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
