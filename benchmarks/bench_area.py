@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Cost per pixel as images grow, beside a network with global attention; plotted for the README.
 

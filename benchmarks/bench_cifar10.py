@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """From scratch on 50,000 small images in a quarter of an hour, as a user would do it.
 

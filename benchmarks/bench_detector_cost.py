@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Cost per image of Mask R-CNN on Swin-T, compared with torchvision's, with equal weights.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory of loading swin_base from safetensors, compared with plain reads of the file.
 

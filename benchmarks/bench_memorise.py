@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Can networks overfit a few photographs? If not, targets, losses, decoding or metrics are wrong.
 

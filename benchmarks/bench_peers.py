@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """The benchmarks of `muntin bench`, stored with their environment; attention also with peers'."""
 

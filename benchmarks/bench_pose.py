@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Keypoints from scratch on 72 frames in 15 minutes, compared with a ResNet-18 baseline.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Memory and time of training UPerNet on Swin-T with 150 classes, compared with transformers'.
 

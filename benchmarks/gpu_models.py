@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Whole models on a GPU beside timm's: same weights and images, eager and compiled, interleaved."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """What every test stands on: executed shapes, no network, fixed seeds, few threads, real data."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Tiny detectors and small sets of scenes: what many tests of detection stand on."""
 

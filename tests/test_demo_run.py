@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Every demo goes to its end and names an image to go on with; on less data, for seconds."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Figures of a run: the same at any batch size, right against plain numpy, drawn."""
 

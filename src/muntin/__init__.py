@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """muntin: hierarchical vision transformers for every vision task, on whatever machine you have."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Published models of dense tasks as run folders, for prediction, evaluation and fine-tuning."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Results of prediction: numpy arrays and numbers, in pixels of the original image."""
 

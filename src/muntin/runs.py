@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """The run folder: its files, and how they are written and read. Nothing in it is ever unpickled.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """benchmarks/gpu.py: what it refuses, what counts as done, and how it ends."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """How to add a data layout: a function that recognises it, one that reads it, and a row."""
 

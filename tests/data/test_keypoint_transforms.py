@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Instances cut out of images: beside transformers' processor, there and back, and at random."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Convert the formulas of all languages to MathML, which browsers draw: run it after a change.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Attribution: equal to captum, complete, on the object, and sensitive to the weights."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Layers that 8 bits hurt stay as they are, until the figure is good enough."""
 

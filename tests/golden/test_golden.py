@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """The package answers as it did, and opens what it wrote: see `make_golden.py`."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """The engine of GPUs on a GPU: compiled, recorded, with fused window attention.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Fused window attention where only a GPU can show it: real sizes, graphs, compiled training.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Cascades beside a twin in plain loops: region by region, stage by stage, as published ones work.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Detectors as graphs: always equally many boxes, and the same ones as in eager mode."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """FCOS beside torchvision's: same weights, same boxes, same cells for objects, same losses.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Keypoint R-CNN: it learns one image, and tells pixels as they are."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Necks: the feature pyramid beside torchvision's, the simple one beside a twin in plain steps."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """ViTPose beside transformers', with the same weights; and what all heads of keypoints promise."""
 

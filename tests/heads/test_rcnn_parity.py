@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Faster and Mask R-CNN beside torchvision's own: same weights, same boxes, masks and losses.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """A head that finds each object once (as DETR) needs nothing but the promises of a head."""
 

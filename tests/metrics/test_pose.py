@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """OKS figures against pycocotools used the usual way, through files; distances by hand."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """How to add a backbone: one class that computes features and names its layers, under 40 lines."""
 

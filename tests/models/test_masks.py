@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Masks of tokens: what is dropped is not computed, what is filled is another patch."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """T2T-ViT against a slow twin in float64, written with loops from the paper and its repository.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """How to add an objective: one class, which the loop trains and resumes, under 40 lines."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Boxes against torchvision where it has them, and against loops written from the papers."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """DeiT, DeiT III, MAE and SimMIM against timm and transformers, live, with random weights."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """A run whose attention was forced to be fused can be used, and gone on from, on any machine."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """What may stand in a file: headers, characters, paths, prints, records."""
 
@@ -9,9 +8,7 @@ import re
 
 from tests.rules.sources import PACKAGE, ROOT, lines_of, modules, none, project_files
 
-HEADER = (
-    "# SPDX-FileCopyrightText: 2026 The muntin authors\n# SPDX-License-Identifier: Apache-2.0\n"
-)
+HEADER = "# SPDX-License-Identifier: Apache-2.0\n"  # whose copyright it is stands in NOTICE
 # A path that exists on one machine only. What comes before it ends a word, so URLs do not match.
 MACHINE_PATH = re.compile(r"(?:^|[\s\"'`=(,])/(?:home|Users|root|work|mnt|srv|opt)/\w")
 # Spelled in pieces, so that this file does not hold them.

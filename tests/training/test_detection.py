@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Tiny detectors that learn: every head, stopped and resumed, repeated, with less memory."""
 

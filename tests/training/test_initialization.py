@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Detectors that begin with weights of others: of a classifier, of timm, of another detector."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """From data to a run folder: choices, settings, data of every kind, and how it ends."""
 

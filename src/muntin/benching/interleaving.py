@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Interleaved timing (A B C A B C ...), so that a drifting clock speed biases no competitor."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """``muntin predict``: videos, CSV tables of poses, and JSON lists of any length."""
 

@@ -1,3 +1,2 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """From files to batches: listing, reading, decoding, splitting, checking, generated scenes."""

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """DeepLabCut: a CSV of keypoints whose first rows name scorer, body parts and x or y.
 

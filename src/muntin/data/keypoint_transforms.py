@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """One instance cut out of its image, in evaluation and in training, and its keypoints with it.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """From a listing to batches: decoded once when it fits, repeatable, cheap for tiny images."""
 

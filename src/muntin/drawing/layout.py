@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Parts of drawings: the image at a size to look at, panels, a legend, and contact sheets."""
 

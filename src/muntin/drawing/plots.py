@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Curves, a confusion matrix and bars, with matplotlib's own objects (no global state)."""
 

@@ -1,3 +1,2 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """What runs a network: PyTorch, its compiler, a GPU, ONNX Runtime or OpenVINO; their files."""

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """The inference network compiled for a GPU, its launches recorded for a few batch sizes."""
 

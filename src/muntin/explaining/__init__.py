@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Explanations of a model: attention, attribution, features and cost, as figures on a page."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Compute and memory: of the explained model, and of global (MSA) and window attention (W-MSA).
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """One attention layer of a network: queries, keys, weights, token positions, and what they tell.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Comparison of two models on the same images: similarity of layers, agreement of predictions."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """A self-contained HTML page with light and dark themes, and the folder that it is written to."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Figures of how an image becomes tokens: patches, windows and their shift, and stages."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Position embeddings, and relative position biases: tables (Swin, SimMIM), or an MLP (Swin V2).
 

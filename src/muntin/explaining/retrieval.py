@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Image retrieval in a folder: nearest neighbours of an image, and a 2D map of embeddings."""
 

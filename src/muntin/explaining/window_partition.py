@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Windows and shifted windows on the image, the cyclic shift, and its attention mask.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """FCOS: every pyramid cell predicts class scores and the distances to the edges of its box.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Keypoint R-CNN: a two-stage detector that also predicts the keypoints of each instance.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Reconstruct the pixels of masked patches from the tokens of visible ones (MAE).
 

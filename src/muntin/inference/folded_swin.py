@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Swin (V1, V2) for one image size, with everything precomputed that does not depend on the image.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """COCO OKS average precision, PCK and pixel errors of keypoints. P are keypoints."""
 

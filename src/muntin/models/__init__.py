@@ -1,3 +1,2 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Backbones: one file a family, which reads like its paper."""

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Swin Transformer (V1): attention inside shifted windows, four stages, one scale each.
 

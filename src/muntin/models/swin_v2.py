@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Swin Transformer V2: cosine attention, positions on a log scale, norms after the branches.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """T2T-ViT: overlapping patches are re-joined in steps before a narrow ViT reads them.
 

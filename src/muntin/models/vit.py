@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Vision Transformer and its kin (DeiT, DeiT III, MAE): patches as tokens, global attention.
 

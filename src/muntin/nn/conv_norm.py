@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions of necks and heads of dense tasks: with norm and activation, and 2x upsampling."""
 

@@ -1,3 +1,2 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Training objectives: inputs, losses and validation of what is learnt."""

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Per-pixel losses from low-resolution logits, without full-resolution logits in memory.
 

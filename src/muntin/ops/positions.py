@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Positions: the relative bias of a window, its offsets, and what is resized to another grid.
 

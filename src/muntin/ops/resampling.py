@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Bilinear resizing as explicit weights, so that any rows of the result can be computed alone."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Sliding-window prediction: logits of an image of any size, yielded in strips of rows.
 

@@ -1,3 +1,2 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Predicted memory and time of a run, before it starts."""

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Predicted memory (by purpose) and time of a run, from a few tiny training steps."""
 

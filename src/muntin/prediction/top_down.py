@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Top-down poses: find the instances of an image, crop each of them, merge their keypoints."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Plots of an evaluation, and the best and worst predictions beside the ground truth."""
 

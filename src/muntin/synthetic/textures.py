@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Colours, grounds and surfaces of generated scenes: arrays in [0, 1], drawn with a given rng."""
 

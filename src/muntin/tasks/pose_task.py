@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Pose estimation: the keypoints of each instance, from its crop or in the whole image."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """The checkpoint folder ``last.ckpt/``: the state that resuming needs, as safetensors and JSON.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Ctrl-C: the current step ends, the state is saved, nothing is lost."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Objective of a run with labels: mixing and weighting of classes, and sampling weights."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Key maps: rename the tensors of a state dict between a dialect and muntin, in both directions.
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Key mappings of timm 0.9 and later, and of the repositories that adopted its names.
 

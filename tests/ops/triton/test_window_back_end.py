@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """The back end "fused" as a user meets it: chosen, forced, forbidden, traced, exported, trained."""
 

@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """The kernels of window attention compile for an H100, and fit it, where no GPU is."""
 

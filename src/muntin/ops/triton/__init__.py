@@ -1,3 +1,2 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """Fused kernels for GPUs, written in Triton; imported where they are needed, and only there."""

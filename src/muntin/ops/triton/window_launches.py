@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """How each kernel of window attention is launched: one table, which a measurement may overwrite.
 

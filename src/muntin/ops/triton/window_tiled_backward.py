@@ -1,4 +1,3 @@
-# SPDX-FileCopyrightText: 2026 The muntin authors
 # SPDX-License-Identifier: Apache-2.0
 """The backward pass of window attention for windows of more than 64 tokens, tile by tile.
 
