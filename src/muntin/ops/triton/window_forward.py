@@ -24,6 +24,7 @@ from muntin.ops.triton.window_tiles import (
     read_scale,
     score,
     store_part,
+    take_tile,
 )
 
 
@@ -81,11 +82,7 @@ def attend_tiled(
     QUERIES: tl.constexpr = SPEC.queries
     HEAD_DIM: tl.constexpr = SPEC.head_dim
     NUM_TOKENS: tl.constexpr = SPEC.window_h * SPEC.window_w
-    TILES: tl.constexpr = (NUM_TOKENS + QUERIES - 1) // QUERIES
-    program = tl.program_id(0)
-    head = program // TILES % SPEC.heads
-    window = program // (TILES * SPEC.heads)
-    queries = program % TILES * QUERIES + tl.arange(0, QUERIES)
+    head, window, queries = take_tile(QUERIES, SPEC)
     tile, region = locate(window, queries, height, width, SPEC)
     q, _length = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
     factor = read_scale(temperature, head, scale * LOG2E, SPEC)

@@ -28,6 +28,7 @@ from muntin.ops.triton.window_tiles import (
     store_pairs,
     store_part,
     sum_outside,
+    take_tile,
 )
 
 
@@ -56,11 +57,7 @@ def attend_tiled_backward_queries(
     QUERIES: tl.constexpr = SPEC.queries
     HEAD_DIM: tl.constexpr = SPEC.head_dim
     NUM_TOKENS: tl.constexpr = SPEC.window_h * SPEC.window_w
-    TILES: tl.constexpr = (NUM_TOKENS + QUERIES - 1) // QUERIES
-    program = tl.program_id(0)
-    head = program // TILES % SPEC.heads
-    window = program // (TILES * SPEC.heads)
-    queries = program % TILES * QUERIES + tl.arange(0, QUERIES)
+    head, window, queries = take_tile(QUERIES, SPEC)
     tile, region = locate(window, queries, height, width, SPEC)
     q, length = read_query_or_key(qkv, fill, tile, 0, head, SPEC)
     g = read_gradient(grad, tile, head, SPEC)
@@ -82,7 +79,7 @@ def attend_tiled_backward_queries(
     mean = mean / total
     # W = 2 ** (S - peak): the normaliser is folded into the peak.
     peak = largest + tl.log2(total)
-    rows = (program // TILES).to(tl.int64) * NUM_TOKENS
+    rows = (window * SPEC.heads + head).to(tl.int64) * NUM_TOKENS
     tl.store(peaks + rows + queries, peak, mask=tile[2])
     tl.store(means + rows + queries, mean, mask=tile[2])
     grad_q = tl.zeros((QUERIES, HEAD_DIM), tl.float32)
@@ -100,7 +97,7 @@ def attend_tiled_backward_queries(
             cosines += tl.sum(grad_scores * products, 1)
     grad_q = grad_q * factor
     if SPEC.cosine:
-        tl.store(sums_temperature + program, tl.sum(cosines, 0) * scale)
+        tl.store(sums_temperature + tl.program_id(0), tl.sum(cosines, 0) * scale)
         # Cosine: the gradient goes through q / |q|.
         grad_q = normalise_backward(grad_q, q, length)
     store_part(grad_qkv, grad_q, tile, 0, head, 3, SPEC)
@@ -130,17 +127,13 @@ def attend_tiled_backward_keys(
     KEYS: tl.constexpr = SPEC.keys
     HEAD_DIM: tl.constexpr = SPEC.head_dim
     NUM_TOKENS: tl.constexpr = SPEC.window_h * SPEC.window_w
-    TILES: tl.constexpr = (NUM_TOKENS + KEYS - 1) // KEYS
-    program = tl.program_id(0)
-    head = program // TILES % SPEC.heads
-    window = program // (TILES * SPEC.heads)
-    keys = program % TILES * KEYS + tl.arange(0, KEYS)
+    head, window, keys = take_tile(KEYS, SPEC)
     tile, region = locate(window, keys, height, width, SPEC)
     k, length = read_query_or_key(qkv, fill, tile, 1, head, SPEC)
     v = read_part(qkv, fill, tile, 2, head, SPEC)
     factor = read_scale(temperature, head, scale, SPEC)
     # Row of the statistics: window * heads + head.
-    rows = (program // TILES).to(tl.int64) * NUM_TOKENS
+    rows = (window * SPEC.heads + head).to(tl.int64) * NUM_TOKENS
     grad_k = tl.zeros((KEYS, HEAD_DIM), tl.float32)
     grad_v = tl.zeros((KEYS, HEAD_DIM), tl.float32)
     # dV = W^T dO and dK = dS^T Q, summed over tiles of queries.
@@ -162,7 +155,8 @@ def attend_tiled_backward_keys(
     if SPEC.cosine:
         grad_k = normalise_backward(grad_k, k, length)
     if SPEC.learns_fill:
-        slot = window * TILES + program % TILES
+        tiles = tl.cdiv(NUM_TOKENS, KEYS)
+        slot = window * tiles + tl.program_id(0) % tiles
         store_fill(
             sums_fill, sum_outside(grad_k, tile), sum_outside(grad_v, tile), slot, head, SPEC
         )

@@ -30,6 +30,17 @@ _EPS = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
 
 @no_type_check
 @triton.jit
+def take_tile(SIZE: tl.constexpr, SPEC: tl.constexpr):
+    """Head, window and tokens of this program, one of those that share a window's tokens."""
+    TILES: tl.constexpr = (SPEC.window_h * SPEC.window_w + SIZE - 1) // SIZE
+    program = tl.program_id(0)
+    head = program // TILES % SPEC.heads
+    window = program // (TILES * SPEC.heads)
+    return head, window, program % TILES * SIZE + tl.arange(0, SIZE)
+
+
+@no_type_check
+@triton.jit
 def locate(window, tokens, height, width, SPEC: tl.constexpr):
     """Find tokens of a window in the map.
 
