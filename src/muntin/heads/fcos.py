@@ -25,10 +25,9 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
-from muntin.heads.detector import Detector, find_candidate
-from muntin.heads.head import HeadConfig
-from muntin.heads.instances import SelectConfig
+from muntin.heads.detector import Detector, SelectConfig, find_candidate
 from muntin.heads.necks import NeckConfig, build_neck
+from muntin.heads.network import HeadConfig
 from muntin.heads.proposals import IGNORED, clip_boxes
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.boxes import covered_fraction, grid_points

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.heads.instances import Instances
+from muntin.heads.detector import Instances
 from muntin.heads.rcnn import RCNN, image_indices
 from muntin.heads.rcnn_config import MASK_RCNN, SMALL_RCNN, RCNNConfig
 from muntin.shapes import Float

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
-from muntin.heads.decoders import LightDecoder
-from muntin.heads.head import Head, HeadConfig
-from muntin.heads.necks import SimplePyramid, build_plain_neck
+from muntin.heads.necks import LightDecoder, SimplePyramid, build_plain_neck
+from muntin.heads.network import Head, HeadConfig
 from muntin.nn.conv_norm import NormName
 from muntin.ops.heatmaps import Coding, draw_heatmaps, to_cells
 from muntin.shapes import Bool, Float

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone, Features
-from muntin.heads.detector import Detector, find_candidate
-from muntin.heads.instances import Instances, SelectConfig
+from muntin.heads.detector import Detector, Instances, SelectConfig, find_candidate
 from muntin.heads.necks import build_neck
 from muntin.heads.proposals import (
     ProposalHead,

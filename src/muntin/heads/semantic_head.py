@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.decoders import LightDecoder, UPerNet
-from muntin.heads.head import Head, HeadConfig
-from muntin.heads.necks import build_plain_neck
+from muntin.heads.necks import LightDecoder, UPerNet, build_plain_neck
+from muntin.heads.network import Head, HeadConfig
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.dense_losses import map_losses
 from muntin.shapes import Float, Int, Size

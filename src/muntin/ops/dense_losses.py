@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from muntin.ops.resampling import bilinear_matrix
+from muntin.ops.sliding_windows import bilinear_matrix
 from muntin.shapes import Float, Int
 from muntin.targets import IGNORED
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from muntin.configs import check_range
 from muntin.data.transforms import Preprocessing
-from muntin.heads.instances import SelectConfig
+from muntin.heads.detector import SelectConfig
 from muntin.ops.boxes import covered_fraction, suppress
 from muntin.prediction.batch import Crop, CroppedImage, fit_image
 from muntin.prediction.sources import LoadedImage

@@ -11,7 +11,7 @@ from torch import Tensor
 from muntin.data.listing import check_classify, list_classify
 from muntin.features import Features
 from muntin.heads.classification_head import build_classifier, class_losses
-from muntin.heads.head import Head
+from muntin.heads.network import Head
 from muntin.metrics.classification_metric import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Classes, Listing

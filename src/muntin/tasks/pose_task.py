@@ -16,9 +16,9 @@ from muntin.data.keypoint_transforms import crop_box, crop_transform
 from muntin.data.pose import check_pose, list_pose
 from muntin.errors import ConfigError
 from muntin.features import Features
-from muntin.heads.head import Head
-from muntin.heads.instances import Instances
+from muntin.heads.detector import Instances
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
+from muntin.heads.network import Head
 from muntin.heads.pose_head import POSE_HEADS, PoseHead
 from muntin.metrics.pose_metric import PoseInstance, PoseMetric
 from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels

@@ -16,7 +16,7 @@ from muntin.data.label_files import read_mask
 from muntin.data.semantic import check_semantic, list_semantic
 from muntin.data.transforms import Preprocessing, resize
 from muntin.features import Features
-from muntin.heads.head import Head
+from muntin.heads.network import Head
 from muntin.heads.semantic_head import MAP_HEADS, SemanticHead
 from muntin.metrics.semantic_metric import SemanticMetric
 from muntin.ops.sliding_windows import slide

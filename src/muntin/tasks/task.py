@@ -16,7 +16,7 @@ from muntin.data.data_config import DataConfig
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.head import Head, HeadConfig
+from muntin.heads.network import Head, HeadConfig
 from muntin.samples import Classes, DataSets, Entry, Listing, TaskKind
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target

@@ -18,8 +18,8 @@ from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.pose import is_whole
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, plural
-from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import DetectorConfig, find_head
+from muntin.heads.network import HeadConfig
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.samples import Listing, TaskKind

@@ -25,8 +25,7 @@ from muntin.objectives.objective import Objective
 from muntin.runs import WEIGHTS, append_journal, drop_epochs_from, write_results
 from muntin.scoring.evaluator import Outputs, Scored
 from muntin.shapes import Size
-from muntin.training.checkpoint import read_checkpoint, write_checkpoint
-from muntin.training.interruption import Interruption
+from muntin.training.checkpoint import Interruption, read_checkpoint, write_checkpoint
 from muntin.training.optimization import img_size_at, lr_factor
 from muntin.training.progress import Reporter, format_duration, write_events, writes_events
 from muntin.training.request import PreparedRun

@@ -17,7 +17,7 @@ from muntin.configs import replace as replace_fields
 from muntin.data.batches import Batch
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.nn.drop_path import DropPath
+from muntin.nn.layers import DropPath
 from muntin.samples import Listing
 from muntin.training.machine import build_fabric
 from muntin.training.memory_model import (

@@ -24,8 +24,7 @@ from muntin.runs import Run, read_journal, write_json
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.training.batch_preview import draw_batch
-from muntin.training.checkpoint import read_checkpoint
-from muntin.training.interruption import defer_interrupts
+from muntin.training.checkpoint import defer_interrupts, read_checkpoint
 from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import build_fabric, choose_machine
 from muntin.training.memory_budget import fit_memory

@@ -18,7 +18,12 @@ import torch
 from torch import Tensor
 
 from muntin.errors import MuntinError, ShapeError
-from muntin.ops.triton.window_backward import attend_whole_backward
+from muntin.ops.triton.window_backward import (
+    attend_tiled_backward_bias,
+    attend_tiled_backward_keys,
+    attend_tiled_backward_queries,
+    attend_whole_backward,
+)
 from muntin.ops.triton.window_forward import attend_tiled, attend_whole
 from muntin.ops.triton.window_launches import (
     LAUNCHES,
@@ -29,11 +34,6 @@ from muntin.ops.triton.window_launches import (
     count_slots,
     find_launch,
     find_tile,
-)
-from muntin.ops.triton.window_tiled_backward import (
-    attend_tiled_backward_bias,
-    attend_tiled_backward_keys,
-    attend_tiled_backward_queries,
 )
 
 
