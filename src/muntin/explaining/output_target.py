@@ -25,7 +25,7 @@ from muntin.errors import ConfigError, MuntinError, shorten, unknown_name
 from muntin.explaining.context import Context
 from muntin.explaining.figures import find_text
 from muntin.heads.detector import Instances
-from muntin.ops.heatmaps import read_heatmaps, to_pixels
+from muntin.ops.keypoints import read_heatmaps, to_pixels
 from muntin.shapes import Bool, Float
 
 MIN_SHARE = 0.01

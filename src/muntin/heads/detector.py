@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +187,7 @@ def select_fixed(
 class Detector(Head):
     """A head that detects objects.
 
-    Subclasses implement `select`, `candidates` and `losses`, or `forward` if candidates do not come
+    Subclasses implement `candidates` and `losses`, or `forward` if candidates do not come
     from feature maps; and `with_masks` if they predict more than boxes.
     """
 
@@ -204,7 +204,9 @@ class Detector(Head):
     @property
     def select(self) -> SelectConfig:
         """Which candidates are returned (score threshold, NMS, limit)."""
-        raise NotImplementedError
+        config: Any = self.config
+        chosen: SelectConfig = config.select
+        return chosen
 
     def read_levels(self, features: Features) -> list[Tensor]:
         """Give the maps that candidates are computed from, finest first."""

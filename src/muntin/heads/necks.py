@@ -170,12 +170,7 @@ class UPerNet(nn.Module):
     """
 
     def __init__(
-        self,
-        widths: Sequence[int],
-        channels: int,
-        pool_sides: Sequence[int],
-        *,
-        norm: NormName,
+        self, widths: Sequence[int], channels: int, pool_sides: Sequence[int], *, norm: NormName
     ) -> None:
         super().__init__()
         self.pool_sides = tuple(pool_sides)

@@ -96,10 +96,7 @@ class Network(nn.Module):
         return {name: self.get_submodule(name) for name in self._names}
 
     def features(
-        self,
-        images: Tensor,
-        sizes: Int[Tensor, "B 2"] | None = None,
-        mask: TokenMask | None = None,
+        self, images: Tensor, sizes: Int[Tensor, "B 2"] | None = None, mask: TokenMask | None = None
     ) -> Features:
         """Run the backbone; arguments as in `Backbone.features`.
 

@@ -33,11 +33,7 @@ class Mixing(NamedTuple):
 
 
 def bilinear_mixing(
-    after: int,
-    before: int,
-    *,
-    covered: float | None = None,
-    device: torch.device | None = None,
+    after: int, before: int, *, covered: float | None = None, device: torch.device | None = None
 ) -> Mixing:
     """Compute the weights of ``interpolate(mode="bilinear", align_corners=False)`` along an axis.
 
@@ -199,11 +195,7 @@ def _total(windows: list[_Window], cells: int) -> Tensor:
 
 
 def _predict_row(
-    image: Tensor,
-    predict: PredictWindows,
-    line: _Window,
-    columns: list[_Window],
-    wide: int,
+    image: Tensor, predict: PredictWindows, line: _Window, columns: list[_Window], wide: int
 ) -> Tensor:
     """Weighted logits of the cells of one row of windows."""
     by_size: dict[int, list[_Window]] = defaultdict(list)

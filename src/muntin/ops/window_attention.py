@@ -47,29 +47,17 @@ def window_attention(
     dropout: float = 0.0,
     backend: BackendName = "auto",
 ) -> Float[Tensor, "B H W C"]:
-    """Multi-head self-attention inside the windows of a map.
+    """Multi-head self-attention inside the windows of a map, before the output projection.
 
-    Args:
-        qkv: Queries, keys and values of every token, in this order along the channels, each
-            split into heads.
-        bias: Relative position bias, added before the softmax; one matrix per head.
-        layout: Window layout; `layout.size` is (H, W).
-        scale: Factor of the queries, 1/sqrt(d) in the paper.
-        fill: Value of `qkv` at padded tokens: the bias of the qkv projection, since published
-            systems pad its input with zeros and attend to padded tokens. Default: zeros.
-        temperature: If given, cosine attention (Swin V2): queries and keys are L2-normalised per
-            head, `fill` included, and queries are multiplied by it.
-        dropout: Dropout probability of attention weights; 0 outside training.
-        backend: "auto" selects the fastest that applies: on a GPU in half precision "fused",
-            unless the environment variable MUNTIN_FUSED is 0 at the first call. Exported graphs
-            use "reference" instead of "fused".
+    `qkv` holds queries, keys and values in this order, each split into heads; `scale` is the factor
+    of the queries, 1/sqrt(d) in the paper. `fill` is `qkv` at padded tokens: the bias of the
+    projection, since published systems pad its input with zeros and attend to padded tokens;
+    default: zeros. With `temperature`, attention is by cosines (Swin V2): queries and keys are
+    L2-normalised per head, `fill` included, and queries are multiplied by it.
 
-    Returns:
-        Attention output of every token, before the output projection.
-
-    Raises:
-        ConfigError: `backend` is unknown, or "fused" and cannot run here.
-        ShapeError: The shape of `qkv` does not match `layout` or the number of heads.
+    "auto" selects the fastest back end that applies: on a GPU in half precision "fused", unless the
+    environment variable MUNTIN_FUSED is 0 at the first call. Exported graphs use "reference"
+    instead of "fused". One that is unknown, or cannot run here, is a `ConfigError`.
 
     Source:
         Liu et al. 2021 (arXiv 2103.14030), section 3.2, equation 4. Compared with timm 1.0.31,

@@ -36,14 +36,13 @@ def _losses(
     head: Head, features: Features, batch: TrainBatch, classes: Classes
 ) -> dict[str, Float[Tensor, " B"]]:
     assert batch.labels is not None, "classification needs labels"
-    losses: dict[str, Tensor] = head.losses(
+    return head.losses(
         features,
         batch.labels,
         class_weights=batch.class_weights,
         label_smoothing=batch.label_smoothing,
         multi_label=classes.multi_label,
     )
-    return losses
 
 
 def _predict(inputs: InferenceBatch) -> Float[Tensor, "B K"]:

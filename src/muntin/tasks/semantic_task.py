@@ -40,13 +40,12 @@ def _losses(
         assert isinstance(target, LabelMap), "semantic segmentation needs label maps"
         rest = (0, wide - target.labels.shape[1], 0, high - target.labels.shape[0])
         labels.append(F.pad(target.labels, rest, value=IGNORED))
-    losses: dict[str, Tensor] = head.losses(
+    return head.losses(
         features,
         torch.stack(labels),
         class_weights=batch.class_weights,
         label_smoothing=batch.label_smoothing,
     )
-    return losses
 
 
 def _predict(inputs: InferenceBatch) -> list[NDArray[np.int16]]:
@@ -156,10 +155,7 @@ SEMANTIC = Task(
     metric=lambda classes: SemanticMetric(classes.names),
     goals=("miou", "pixel_accuracy"),
     kind="segmentation",
-    dense=DenseTask(
-        heads=MAP_HEADS,
-        default_head={"small": "light_small", "large": "light"},
-    ),
+    dense=DenseTask(heads=MAP_HEADS, default_head={"small": "light_small", "large": "light"}),
     class_counts=_class_counts,
     finish=("labels", _finish),
 )

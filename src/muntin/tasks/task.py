@@ -61,14 +61,8 @@ DEFAULT_OPTIONS = PredictOptions()
 class InferenceBatch:
     """One batch of inference input with its settings.
 
-    Attributes:
-        network: In evaluation mode.
-        images: Resized by `Preprocessing`, not normalised; padded to one size.
-        metas: Origin of each image.
-        pre: Mean and standard deviation for normalisation.
-        classes: Classes of the network.
-        device: Device of the network.
-        options: Options that the task itself applies.
+    Images are resized and padded to one size, but not normalised; the network is in evaluation
+    mode, on `device`.
     """
 
     network: nn.Module

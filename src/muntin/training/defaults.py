@@ -229,16 +229,9 @@ def is_small(model: BackboneConfig) -> bool:
 
 
 def choose_preprocessing(
-    entry: ModelEntry,
-    model: BackboneConfig,
-    data: DataConfig,
-    kind: TaskKind,
-    median_size: Size,
+    entry: ModelEntry, model: BackboneConfig, data: DataConfig, kind: TaskKind, median_size: Size
 ) -> Preprocessing:
-    """Choose the preprocessing that the weights were trained with.
-
-    `median_size` is that of the training images.
-    """
+    """Choose the preprocessing of the weights; `median_size` is that of the training images."""
     chosen = Preprocessing(
         img_size=model.img_size,
         mean=_per_channel(entry.mean, model.in_chans),

@@ -39,7 +39,7 @@ from muntin.training.request import (
     resume_request,
 )
 from muntin.training.setup import prepare
-from muntin.training.supervision import build_objective
+from muntin.training.trainer import build_objective
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

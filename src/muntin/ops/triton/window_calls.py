@@ -117,15 +117,9 @@ class WindowCall:
     def attend_backward(
         self, grad: Tensor, learns_bias: bool, learns_fill: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Launch the backward pass.
+        """Launch the backward pass for the gradient of the output: B, H, W, hd.
 
-        Args:
-            grad: Gradient of the output: B, H, W, hd.
-            learns_bias: Whether the gradient of the bias is wanted.
-            learns_fill: Whether that of the padding is wanted.
-
-        Returns:
-            The gradients of qkv, bias, fill and temperature; without numbers where not wanted.
+        Gives the gradients of qkv, bias, fill and temperature; without numbers where not wanted.
         """
         bias, fill, temperature = self.bias, self.fill, self.temperature
         self.spec = replace(
@@ -193,11 +187,7 @@ class WindowCall:
         return find_launch(name, self.tile, head_dim, wide=wide, launches=self.launches)
 
     def _run(
-        self,
-        kernel: Any,
-        launch: Launch,
-        programs: int,
-        arguments: tuple[Tensor | int, ...],
+        self, kernel: Any, launch: Launch, programs: int, arguments: tuple[Tensor | int, ...]
     ) -> None:
         """Launch so many programs for each head; no windows, no launch."""
         if not programs:
