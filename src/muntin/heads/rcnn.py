@@ -327,9 +327,8 @@ class RCNN(Detector):
 
 def image_indices(parts: list[Tensor]) -> Int[Tensor, " Q"]:
     """Give the image index of each row of concatenated parts."""
-    return torch.cat(
-        [torch.full((len(part),), i, device=part.device) for i, part in enumerate(parts)]
-    )
+    counts = torch.tensor([len(part) for part in parts], device=parts[0].device)
+    return torch.repeat_interleave(counts)
 
 
 def _of_class(values: Float[Tensor, "Q S 4"], class_ids: Int[Tensor, " Q"]) -> Tensor:

@@ -109,13 +109,9 @@ def run_forward(
 class TrainBatch(NamedTuple):
     """Input of one training step; a tuple, so that wrappers such as DDP pass it on unchanged.
 
-    Attributes:
-        images: Normalised and padded.
-        sizes: (height, width) of the image inside each image.
-        labels: Rows of `Task.ground_truth`, for tasks with labels.
-        targets: Objects, keypoints or label map of each image, for dense tasks.
-        class_weights: Factor on the loss of each class.
-        label_smoothing: Share of the target spread over all classes, in [0, 1).
+    Images are normalised and padded; `sizes` are (height, width) inside the padding. `labels` are
+    rows of `Task.ground_truth`; dense tasks have `targets` instead. `class_weights` are factors on
+    the loss of each class; `label_smoothing` is the share of the target spread over all classes.
     """
 
     images: Float[Tensor, "B C H W"]

@@ -46,12 +46,9 @@ class WindowSpec:
 class Launch:
     """One launch.
 
-    Attributes:
-        num_warps: Warps of a program.
-        stages: Loads that are under way ahead of the loop's arithmetic, plus 1.
-        programs: Of the kernels that take one window after another: programs a multiprocessor.
-        queries: Tile of queries of a kernel for large windows.
-        keys: Tile of keys of a kernel for large windows.
+    `stages` are the loads that are under way ahead of the loop's arithmetic, plus 1; `programs`,
+    for kernels that take one window after another, those of a multiprocessor; `queries` and `keys`
+    the tiles of a kernel for large windows.
     """
 
     num_warps: int = 4
