@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training shows: a live bar or lines, TensorBoard events, and a picture of its first batch."""
+"""What a training shows: a live bar or lines, TensorBoard events, a picture of its first batch."""
 
 from __future__ import annotations
 
