@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.benching.attention import Attention, AttentionProblem, Started
-from muntin.ops.size_rules import SIZE_RULES, SizeRuleName
+from muntin.ops.positions import SIZE_RULES, SizeRuleName
 from muntin.ops.windows import cut_windows, lay_out
 
 Built = tuple[Callable[[Tensor], Tensor], nn.Parameter]

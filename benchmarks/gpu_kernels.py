@@ -17,7 +17,7 @@ import torch
 from gpu_timing import Settings, Work, describe, time_works
 from torch import Tensor
 
-from muntin.ops.size_rules import SIZE_RULES
+from muntin.ops.positions import SIZE_RULES
 from muntin.ops.window_attention import window_attention
 from muntin.ops.windows import WindowLayout, cut_heads, join_heads, lay_out, shift_mask
 

@@ -20,7 +20,7 @@ import torch
 from muntin.explaining.attention_cost import COSTS, activation_bytes
 from muntin.models.swin import SWIN_TINY, WindowAttention
 from muntin.models.vit import SelfAttention, ViTConfig
-from muntin.ops.size_rules import SIZE_RULES
+from muntin.ops.positions import SIZE_RULES
 from muntin.ops.windows import lay_out
 from muntin.zoo.costs import count_costs
 from muntin.zoo.model_building import model_config

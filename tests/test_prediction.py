@@ -14,7 +14,7 @@ from PIL import Image
 
 import muntin
 from muntin.errors import ConfigError, DataError, MuntinError, RunError
-from muntin.prediction.sources import find_images
+from muntin.prediction.batch import find_images
 from muntin.results import Labels
 from muntin.runs import Run
 from tests.small import CLASSES, SETTINGS, image, train_small, write_images

@@ -16,7 +16,7 @@ from muntin.explaining.patch_partition import show_patches
 from muntin.explaining.window_partition import find_regions, shifted_indices
 from muntin.models.swin import Swin
 from muntin.models.vit import ViT
-from muntin.ops.size_rules import SIZE_RULES
+from muntin.ops.positions import SIZE_RULES
 from muntin.ops.windows import lay_out, shift_mask
 from tests.explaining.small_contexts import BUILDERS, build, make_context, timm_body
 from tests.parity.peers import SWIN, VIT, batch_images, perturb

@@ -14,8 +14,7 @@ import torch
 import muntin
 from muntin.errors import ConfigError, DataError, MissingExtra, RunError, WeightError
 from muntin.exporting.verification import Row, difference_of_instances, require_agreement
-from muntin.heads.detector import FixedDetector
-from muntin.heads.instances import Instances
+from muntin.heads.detector import FixedDetector, Instances
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.runs import WEIGHTS, Run
 from muntin.weights.weight_files import write_weights

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from muntin.models.swin import Swin, SwinConfig
-from muntin.ops.size_rules import SIZE_RULES
+from muntin.ops.positions import SIZE_RULES
 from muntin.ops.window_attention import find_obstacle, window_attention
 from muntin.ops.windows import lay_out
 

@@ -21,7 +21,7 @@ from muntin.errors import ConfigError
 from muntin.heads.head_table import MASK_DETECTORS
 from muntin.heads.necks import NeckConfig
 from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
-from muntin.heads.roi_heads import pool_regions
+from muntin.heads.rcnn_stages import pool_regions
 from muntin.targets import BoxTargets
 from tests.heads.peers import objects
 

@@ -15,7 +15,7 @@ from torchvision.models.detection import _utils as detection
 from torchvision.ops import box_iou
 
 import muntin
-from muntin.heads.proposals import match_objects, sample_balanced
+from muntin.heads.rcnn_stages import match_objects, sample_balanced
 from muntin.targets import BoxTargets
 from tests.heads.peers import (
     DEPTHS,

@@ -9,8 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torchvision.ops import box_convert
 
-from muntin.heads.detector import Detector, FixedDetector
-from muntin.heads.instances import Candidates, SelectConfig
+from muntin.heads.detector import Candidates, Detector, FixedDetector, SelectConfig
 from muntin.heads.network import Network
 from muntin.targets import BoxTargets
 from muntin.zoo import create_backbone

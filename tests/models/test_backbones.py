@@ -15,7 +15,7 @@ from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin import Swin, SwinConfig
 from muntin.models.vit import ViT, ViTConfig
-from muntin.ops.size_rules import SIZE_RULES
+from muntin.ops.positions import SIZE_RULES
 
 SWIN = SwinConfig(
     embed_dim=8,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from muntin.nn.drop_path import DropPath, drop_path_schedule
+from muntin.nn.layers import DropPath, drop_path_schedule
 
 
 def test_whole_images_and_the_mean():

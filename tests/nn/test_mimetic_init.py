@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from muntin.nn.linear_layers import init_linear_weights
+from muntin.nn.layers import init_linear_weights
 from muntin.nn.mimetic_init import init_mimetic
 from muntin.zoo import create_model
 

@@ -9,8 +9,7 @@ import torch
 from muntin.data.batches import Batch
 from muntin.data.transforms import Preprocessing
 from muntin.heads.classification_head import build_classifier
-from muntin.heads.head import Head
-from muntin.heads.network import Network
+from muntin.heads.network import Head, Network
 from muntin.objectives.supervised_objective import Supervised, SupervisedTask
 from muntin.samples import Classes
 from muntin.tasks.task_table import find_task

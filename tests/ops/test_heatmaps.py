@@ -11,7 +11,7 @@ from transformers.models.vitpose.image_processing_vitpose import (
     post_dark_unbiased_data_processing,
 )
 
-from muntin.ops.heatmaps import (
+from muntin.ops.keypoints import (
     draw_heatmaps,
     mirror_heatmaps,
     read_heatmaps,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from muntin.errors import ConfigError, ShapeError
-from muntin.ops.size_rules import SIZE_RULES
+from muntin.ops.positions import SIZE_RULES
 from muntin.ops.window_attention import BACKENDS, window_attention
 from muntin.ops.windows import cut_windows, join_windows, lay_out, shift_mask
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from muntin.errors import ShapeError
-from muntin.ops.size_rules import SIZE_RULES, fit_patches
+from muntin.ops.positions import SIZE_RULES, fit_patches
 from muntin.ops.windows import (
     MASKED,
     WindowLayout,

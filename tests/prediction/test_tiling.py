@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from muntin.errors import ConfigError
-from muntin.heads.instances import SelectConfig
+from muntin.heads.detector import SelectConfig
 from muntin.prediction.tiling import (
     Region,
     cut_tiles,

@@ -32,7 +32,7 @@ LONGER_FUNCTIONS = {
     },
     "a kernel of Triton: an argument a line": {
         "ops/triton/window_backward.py attend_whole_backward",
-        "ops/triton/window_tiled_backward.py attend_tiled_backward_queries",
+        "ops/triton/window_backward.py attend_tiled_backward_queries",
     },
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from muntin.heads.instances import Instances
+from muntin.heads.detector import Instances
 from muntin.run_lengths import decode_mask, encode_mask
 from muntin.samples import Classes, Entry, Listing, Objects, Skeleton
 from muntin.tasks.task import ImageMeta

@@ -10,7 +10,7 @@ import threading
 import pytest
 from lightning_fabric import Fabric
 
-from muntin.training.interruption import Interruption, defer_interrupts
+from muntin.training.checkpoint import Interruption, defer_interrupts
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from muntin.errors import ConfigError
-from muntin.heads.decoders import UPerNet
+from muntin.heads.necks import UPerNet
 from muntin.runs import Run, read_journal
 from muntin.synthetic.datasets import write_coco
 from muntin.training.memory_trace import record_spans

@@ -19,8 +19,7 @@ from muntin.recipes import TrainConfig
 from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.samples import Classes, Entry, Listing
-from muntin.training.supervision import build_objective
-from muntin.training.trainer import Trainer
+from muntin.training.trainer import Trainer, build_objective
 from muntin.zoo import model_config
 
 NAMES = ("a", "b", "c")

@@ -12,8 +12,7 @@ from torch import nn
 
 from muntin.errors import WeightError
 from muntin.heads.classification_head import LinearHead, build_classifier
-from muntin.heads.head import Head
-from muntin.heads.network import Network
+from muntin.heads.network import Head, Network
 from muntin.models.hiera import Hiera, HieraConfig
 from muntin.models.swin import SWIN_NANO_32, Swin
 from muntin.models.swin_v2 import SwinV2, SwinV2Config

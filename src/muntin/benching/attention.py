@@ -26,8 +26,7 @@ from muntin.benching.interleaving import OURS, BenchmarkCase, summarize, time_in
 from muntin.benching.result_rows import compare_rows
 from muntin.errors import ConfigError
 from muntin.models.swin import SwinConfig
-from muntin.ops.positions import expand_relative_position_bias
-from muntin.ops.size_rules import SIZE_RULES
+from muntin.ops.positions import SIZE_RULES, expand_relative_position_bias
 from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import WindowLayout, lay_out
 from muntin.shapes import Float

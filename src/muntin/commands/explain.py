@@ -49,7 +49,7 @@ def explain(
     at, size, names = parse_point(point), parse_size(img_size), _parse_sections(sections)
     try:
         from muntin.explaining.explanation import explain as show
-        from muntin.prediction.sources import find_images
+        from muntin.prediction.batch import find_images
 
         page = show(
             model,

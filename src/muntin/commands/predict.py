@@ -159,7 +159,7 @@ def _show_results(results: Iterable[Any], output: Output) -> tuple[int, int]:
 def _find_all(places: list[str]) -> tuple[list[Path], bool]:
     """Existing images, and whether any input was skipped; a single missing input is an error."""
     from muntin.errors import DataError, MuntinWarning
-    from muntin.prediction.sources import find_images
+    from muntin.prediction.batch import find_images
 
     paths, missing = [], False
     for place in places:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from muntin.engines.graphs import Runner
 from muntin.errors import ShapeError
-from muntin.heads.instances import Instances
+from muntin.heads.detector import Instances
 from muntin.shapes import Int, Size, UInt8
 
 

@@ -23,7 +23,7 @@ from muntin.models.swin import WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention
 from muntin.models.t2t_vit import SPLITS, TokenAttention, TokenPerformer, unfolded_size
 from muntin.models.vit import SelfAttention
-from muntin.nn.linear_layers import BiasedLinear, without_key_bias
+from muntin.nn.layers import BiasedLinear, without_key_bias
 from muntin.ops.positions import expand_relative_position_bias
 from muntin.ops.windows import WindowLayout, cut_heads, shift_mask
 from muntin.shapes import Int, Size

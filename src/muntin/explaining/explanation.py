@@ -39,7 +39,7 @@ from muntin.explaining.page import ImageEntry, PageBuilder, clean_stem, staged
 from muntin.explaining.patch_partition import show_patches
 from muntin.explaining.position_embedding import show_positions
 from muntin.explaining.retrieval import Gallery, embed_folder, show_retrieval
-from muntin.prediction.sources import ImageLike
+from muntin.prediction.batch import ImageLike
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses
 from muntin.shapes import Size
 

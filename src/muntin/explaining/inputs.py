@@ -26,8 +26,8 @@ from muntin.explaining.output_target import find_target
 from muntin.heads.classification_head import DistilledHead, LinearHead
 from muntin.heads.network import Network
 from muntin.models.timm_backbone import TimmConfig
+from muntin.prediction.batch import ImageLike
 from muntin.prediction.predictor import Predictor
-from muntin.prediction.sources import ImageLike
 from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.shapes import Size

@@ -24,8 +24,8 @@ from torchvision.ops import box_iou
 from muntin.errors import ConfigError, MuntinError, shorten, unknown_name
 from muntin.explaining.context import Context
 from muntin.explaining.figures import find_text
-from muntin.heads.instances import Instances
-from muntin.ops.heatmaps import read_heatmaps, to_pixels
+from muntin.heads.detector import Instances
+from muntin.ops.keypoints import read_heatmaps, to_pixels
 from muntin.shapes import Bool, Float
 
 MIN_SHARE = 0.01

@@ -36,8 +36,12 @@ from muntin.models.swin import Swin, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention
 from muntin.models.t2t_vit import T2TViT
 from muntin.models.vit import SelfAttention, ViT
-from muntin.ops.positions import Resampling, expand_relative_position_bias, resample_grid
-from muntin.ops.size_rules import SIZE_RULES
+from muntin.ops.positions import (
+    SIZE_RULES,
+    Resampling,
+    expand_relative_position_bias,
+    resample_grid,
+)
 from muntin.shapes import Float, Int, Size
 
 _MAX_SAMPLES = 8  # per axis

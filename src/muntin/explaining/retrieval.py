@@ -31,8 +31,8 @@ from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, make_figure, make_missing
 from muntin.explaining.plotting import panels, set_panel, spread, start_plots, to_rgb
+from muntin.prediction.batch import find_images
 from muntin.prediction.predictor import Predictor
-from muntin.prediction.sources import find_images
 from muntin.shapes import Float
 
 MAX_IMAGES = 300

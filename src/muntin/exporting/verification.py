@@ -17,7 +17,7 @@ from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.engines.engine_network import EngineNetwork
 from muntin.engines.graphs import Precision
 from muntin.errors import RunError
-from muntin.heads.instances import Instances
+from muntin.heads.detector import Instances
 from muntin.heads.network import Network
 from muntin.shapes import Int, Size, UInt8
 from muntin.synthetic.scenes import make_scene

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.features import Backbone, Features
-from muntin.heads.head import Head
+from muntin.heads.network import Head
 from muntin.shapes import Float
 
 

@@ -1,30 +1,193 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base class of detectors: candidates from features, then selection of instances."""
+"""Base class of detectors: candidates from features, and the instances selected from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
+from muntin.configs import check_range
+from muntin.errors import ConfigError
 from muntin.features import Features
-from muntin.heads.head import Head
-from muntin.heads.instances import (
-    Candidates,
-    Instances,
-    SelectConfig,
-    select_boxes,
-    select_fixed,
-)
+from muntin.heads.network import Head
+from muntin.ops.boxes import Suppression, suppress, survives
 from muntin.shapes import Float, Int
+
+
+class Instances(NamedTuple):
+    """Boxes of one image, best first, in pixels of the network input.
+
+    Attributes:
+        boxes: Left, top, right and bottom edge.
+        scores: In [0, 1].
+        class_ids: Class numbers.
+        masks: Scores in [0, 1] on a grid over each box; None where the head has no masks.
+        points: x, y and score of each keypoint, (N, P, 3); None for heads without keypoints.
+    """
+
+    boxes: Float[Tensor, "N 4"]
+    scores: Float[Tensor, " N"]
+    class_ids: Int[Tensor, " N"]
+    masks: Tensor | None = None
+    points: Tensor | None = None
+
+
+if TYPE_CHECKING:
+    _Instances = Sequence[Instances]
+else:
+    # Checkers of types at runtime read an item of every argument that is a generic sequence. Here
+    # reading decodes, and decoding takes the candidates as its argument: a check without an end.
+    _Instances = Sequence
+
+
+class Candidates(_Instances):
+    """Raw output of a detector for a batch. As a sequence: the instances of each image.
+
+    Boxes, of each class or one for all (S = 1), are in pixels of the images as the network got
+    them, scores in [0, 1]. `levels` are maps for masks and keypoints; `decode` is called once, on
+    first access.
+    """
+
+    def __init__(
+        self,
+        levels: list[Tensor],
+        boxes: Float[Tensor, "B Q S 4"],
+        scores: Float[Tensor, "B Q K"],
+        decode: Callable[[Candidates], list[Instances]],
+    ) -> None:
+        self.levels, self.boxes, self.scores = levels, boxes, scores
+        self._decode = decode
+        self._found: list[Instances] | None = None
+        # Decoding is lazy and may run outside the no_grad or autocast context of this call.
+        self._grad, kind = torch.is_grad_enabled(), boxes.device.type
+        self._half = torch.is_autocast_enabled(kind)
+        self._dtype = torch.get_autocast_dtype(kind)
+
+    @property
+    def found(self) -> list[Instances]:
+        """Instances of each image."""
+        if self._found is None:
+            with (
+                torch.set_grad_enabled(self._grad),
+                torch.autocast(self.boxes.device.type, self._dtype, enabled=self._half),
+            ):
+                self._found = self._decode(self)
+        return self._found
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return self.boxes.shape[0]
+
+    @overload
+    def __getitem__(self, index: int) -> Instances: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Instances]: ...
+
+    def __getitem__(self, index: int | slice) -> Instances | list[Instances]:
+        """Instances of an image."""
+        return self.found[index]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectConfig:
+    """Selection of boxes among the candidates.
+
+    Attributes:
+        score_threshold: Minimum score.
+        iou: Overlap from which two boxes of a class are duplicates.
+        suppression: "hard" drops the worse of the two; "soft" lowers its score by the overlap
+            (linear Soft-NMS, Bodla et al. 2017, who used it with an `iou` of 0.3); "none" keeps
+            both, for heads trained to predict each object once (Carion et al. 2020, DETR).
+        class_agnostic: Whether boxes of different classes suppress each other.
+        max_detections: Maximum boxes per image.
+    """
+
+    score_threshold: float = 0.05
+    iou: float = 0.5
+    suppression: Suppression = "hard"
+    class_agnostic: bool = False
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        """Validate the ranges."""
+        check_range("select.score_threshold", self.score_threshold, 0, 1)
+        check_range("select.iou", self.iou, 0, 1)
+        check_range("select.max_detections", self.max_detections, 1, 100_000)
+
+
+def select_boxes(
+    boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], config: SelectConfig
+) -> Instances:
+    """Select the instances of one image: threshold, NMS, limit. S = 1: one box for all classes."""
+    rows, class_ids = torch.where(scores > config.score_threshold)
+    values = scores[rows, class_ids]
+    places = boxes[rows, class_ids if boxes.shape[1] > 1 else 0]
+    # Boxes clipped to nothing have no mask and no IoU.
+    whole = ((places[:, 2:] - places[:, :2]) >= 1e-2).all(dim=1)
+    places, values, class_ids = places[whole], values[whole], class_ids[whole]
+    kept, values = suppress(
+        places,
+        values,
+        class_ids * (not config.class_agnostic),
+        iou=config.iou,
+        kind=config.suppression,
+        limit=config.max_detections,
+        min_score=config.score_threshold,
+    )
+    return Instances(boxes=places[kept], scores=values, class_ids=class_ids[kept])
+
+
+def select_fixed(
+    boxes: Float[Tensor, "B Q S 4"], scores: Float[Tensor, "B Q K"], config: SelectConfig
+) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"]]:
+    """Select a fixed number of instances per image, best first, for exported graphs.
+
+    D is `max_detections` if there are as many candidates. Padding has score 0. Soft suppression,
+    which takes a variable number of steps, is a `ConfigError`.
+    """
+    if config.suppression == "soft":
+        message = (
+            f'select.suppression must be "hard" or "none" in an exported detector, got '
+            f"{config.suppression!r}. Set it before exporting."
+        )
+        raise ConfigError(message)
+    classes = scores.shape[2]
+    slots = boxes.shape[2]
+    flat = scores.flatten(1)
+    # NMS compares all pairs, so only the best candidates enter; with 5 times as many as are
+    # returned, what is cut off would hardly have survived.
+    count = min(flat.shape[1], max(1000, 5 * config.max_detections))
+    best, places = flat.topk(count, dim=1)
+    rows, class_ids = places // classes, places % classes
+    at = rows * slots + (class_ids if slots > 1 else 0)
+    chosen = boxes.flatten(1, 2).gather(1, at[..., None].expand(-1, -1, 4))  # B, count, 4
+    whole = ((chosen[..., 2:] - chosen[..., :2]) >= 1e-2).all(dim=2)
+    valid = whole & (best > config.score_threshold)
+    alive = valid
+    if config.suppression == "hard":
+        groups, num_groups = class_ids, classes
+        if config.class_agnostic:
+            groups, num_groups = torch.zeros_like(class_ids), 1
+        # Rejected candidates rank last: filtering them would make shapes depend on the data.
+        ranked = torch.where(valid, best, best - 2)
+        alive = survives(chosen, ranked, groups, num_groups, config.iou) & valid
+    values, order = torch.where(alive, best, 0.0).topk(min(config.max_detections, count), dim=1)
+    return (
+        chosen.gather(1, order[..., None].expand(-1, -1, 4)),
+        values,
+        class_ids.gather(1, order),
+    )
 
 
 class Detector(Head):
     """A head that detects objects.
 
-    Subclasses implement `select`, `candidates` and `losses`, or `forward` if candidates do not come
+    Subclasses implement `candidates` and `losses`, or `forward` if candidates do not come
     from feature maps; and `with_masks` if they predict more than boxes.
     """
 
@@ -41,7 +204,9 @@ class Detector(Head):
     @property
     def select(self) -> SelectConfig:
         """Which candidates are returned (score threshold, NMS, limit)."""
-        raise NotImplementedError
+        config: Any = self.config
+        chosen: SelectConfig = config.select
+        return chosen
 
     def read_levels(self, features: Features) -> list[Tensor]:
         """Give the maps that candidates are computed from, finest first."""

@@ -25,11 +25,10 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
-from muntin.heads.detector import Detector, find_candidate
-from muntin.heads.head import HeadConfig
-from muntin.heads.instances import SelectConfig
+from muntin.heads.detector import Detector, SelectConfig, find_candidate
 from muntin.heads.necks import NeckConfig, build_neck
-from muntin.heads.proposals import IGNORED, clip_boxes
+from muntin.heads.network import HeadConfig
+from muntin.heads.rcnn_stages import IGNORED, clip_boxes
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.boxes import covered_fraction, grid_points
 from muntin.shapes import Float, Int, Size
@@ -124,11 +123,6 @@ class FCOS(Detector):
         nn.init.constant_(self.classes.bias, -math.log(0.99 / 0.01))  # type: ignore[arg-type]
         # Distances start at one stride: ReLU would block the gradient of non-positive ones.
         nn.init.ones_(self.boxes.bias)  # type: ignore[arg-type]
-
-    @property
-    def select(self) -> SelectConfig:
-        """Which boxes are returned (score threshold, NMS, limit)."""
-        return self.config.select
 
     def class_layers(self) -> dict[str, tuple[int, int]]:
         """The classifier of cells."""

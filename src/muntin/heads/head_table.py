@@ -12,7 +12,7 @@ from torch import nn
 from muntin.errors import ConfigError, unknown_name
 from muntin.features import Backbone
 from muntin.heads.fcos import FCOS, SMALL_FCOS, FCOSConfig
-from muntin.heads.head import HeadConfig
+from muntin.heads.network import HeadConfig
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CONVENTIONS, SMALL_RCNN, RCNNConfig

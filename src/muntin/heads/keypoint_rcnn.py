@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from muntin.errors import ConfigError
 from muntin.features import Backbone
-from muntin.heads.instances import Instances
+from muntin.heads.detector import Instances
 from muntin.heads.rcnn import RCNN, image_indices
 from muntin.heads.rcnn_config import MASK_RCNN, SMALL_RCNN, RCNNConfig
+from muntin.nn.conv_norm import init_before_relu
 from muntin.shapes import Float
 from muntin.targets import BoxTargets
 
@@ -38,10 +39,10 @@ class KeypointRCNN(RCNN):
         for before, after in itertools.pairwise(widths):
             self.keypoint_head.append(nn.Conv2d(before, after, 3, padding=1))
             self.keypoint_head.append(nn.ReLU(inplace=True))
-        _init_weights(self.keypoint_head)
+        init_before_relu(self.keypoint_head)
         last = nn.ConvTranspose2d(config.mask_dim, num_keypoints, 4, stride=2, padding=1)
         self.keypoint_predictor = nn.ModuleDict({"kps_score_lowres": last})
-        _init_weights(self.keypoint_predictor)
+        init_before_relu(self.keypoint_predictor)
         self.num_keypoints = num_keypoints
 
     def extra_losses(
@@ -98,13 +99,6 @@ class KeypointRCNN(RCNN):
         logits = self.keypoint_predictor["kps_score_lowres"](self.keypoint_head(regions))
         logits = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
         return logits.float()
-
-
-def _init_weights(layers: nn.Module) -> None:
-    for layer in layers.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 def _heatmap_loss(

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
-from muntin.heads.decoders import LightDecoder
-from muntin.heads.head import Head, HeadConfig
-from muntin.heads.necks import SimplePyramid, build_plain_neck
+from muntin.heads.necks import LightDecoder, SimplePyramid, build_plain_neck
+from muntin.heads.network import Head, HeadConfig
 from muntin.nn.conv_norm import NormName
-from muntin.ops.heatmaps import Coding, draw_heatmaps, to_cells
+from muntin.ops.keypoints import Coding, draw_heatmaps, to_cells
 from muntin.shapes import Bool, Float
 
 SHARPNESS = 10.0
@@ -48,7 +47,7 @@ class PoseConfig(HeadConfig):
         loss: "square": the mean square of the heatmaps' errors, as published; "entropy": what a
             heatmap holds, made a distribution over its cells, lacks of the wanted one
             (Kullback-Leibler), which learns much faster from nothing.
-        coding: How keypoints become heatmaps and back (`muntin.ops.heatmaps`).
+        coding: How keypoints become heatmaps and back (`muntin.ops.keypoints`).
         sigma: Width of the Gaussians in cells.
     """
 

@@ -22,18 +22,19 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone, Features
-from muntin.heads.detector import Detector, find_candidate
-from muntin.heads.instances import Instances, SelectConfig
+from muntin.heads.detector import Detector, Instances, find_candidate
 from muntin.heads.necks import build_neck
-from muntin.heads.proposals import (
+from muntin.heads.rcnn_config import RCNNConfig
+from muntin.heads.rcnn_stages import (
+    BoxHead,
+    MaskHead,
     ProposalHead,
     clip_boxes,
     match_objects,
     offset_loss,
+    pool_regions,
     sample_balanced,
 )
-from muntin.heads.rcnn_config import RCNNConfig
-from muntin.heads.roi_heads import BoxHead, MaskHead, pool_regions
 from muntin.ops.boxes import decode_offsets, encode_offsets
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
@@ -71,11 +72,6 @@ class RCNN(Detector):
     def set_config(self, config: RCNNConfig) -> None:
         """Replace the config by one of other conventions, which change no shape of a parameter."""
         self.config = self.rpn.config = config
-
-    @property
-    def select(self) -> SelectConfig:
-        """Which boxes are returned (score threshold, NMS, limit)."""
-        return self.config.select
 
     def class_layers(self) -> dict[str, tuple[int, int]]:
         """Classes (with background), and boxes and masks of each; a first background has both."""
@@ -331,9 +327,8 @@ class RCNN(Detector):
 
 def image_indices(parts: list[Tensor]) -> Int[Tensor, " Q"]:
     """Give the image index of each row of concatenated parts."""
-    return torch.cat(
-        [torch.full((len(part),), i, device=part.device) for i, part in enumerate(parts)]
-    )
+    counts = torch.tensor([len(part) for part in parts], device=parts[0].device)
+    return torch.repeat_interleave(counts)
 
 
 def _of_class(values: Float[Tensor, "Q S 4"], class_ids: Int[Tensor, " Q"]) -> Tensor:

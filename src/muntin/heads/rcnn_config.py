@@ -12,9 +12,9 @@ from typing import ClassVar, Literal
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError
-from muntin.heads.head import HeadConfig
-from muntin.heads.instances import SelectConfig
+from muntin.heads.detector import SelectConfig
 from muntin.heads.necks import NeckConfig
+from muntin.heads.network import HeadConfig
 from muntin.nn.conv_norm import NormName
 
 # Offsets shrink from stage to stage; dividing by these keeps their scale near 1 (detectron2).

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from muntin.errors import ShapeError
 from muntin.features import Features
-from muntin.heads.head import Head
+from muntin.heads.network import Head
 from muntin.shapes import Bool, Float, Size
 
 

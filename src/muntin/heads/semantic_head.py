@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.decoders import LightDecoder, UPerNet
-from muntin.heads.head import Head, HeadConfig
-from muntin.heads.necks import build_plain_neck
-from muntin.nn.conv_norm import ConvNorm, NormName
+from muntin.heads.necks import LightDecoder, UPerNet, build_plain_neck
+from muntin.heads.network import Head, HeadConfig
+from muntin.nn.conv_norm import ConvNorm, NormName, init_before_relu
 from muntin.ops.dense_losses import map_losses
 from muntin.shapes import Float, Int, Size
 from muntin.targets import IGNORED
@@ -100,11 +99,9 @@ class SemanticHead(Head):
                 nn.Dropout2d(config.dropout),
                 nn.Conv2d(config.aux_channels, num_classes, 1),
             )
-        for module in (*self.decoder.modules(), *([] if self.aux is None else self.aux.modules())):
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_before_relu(self.decoder)
+        if self.aux is not None:
+            init_before_relu(self.aux)
         for classifier in (self.classifier, *([] if self.aux is None else [self.aux[-1]])):
             nn.init.normal_(classifier.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(classifier.bias)  # type: ignore[arg-type]

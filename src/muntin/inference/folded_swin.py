@@ -19,9 +19,13 @@ from muntin.features import Backbone, Features, FeatureSpec, TokenMask
 from muntin.inference.folding import fold_norm, make_linear, make_qkv
 from muntin.models.swin import PatchMerging, Swin, SwinBlock, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention, PatchMergingV2, SwinV2Block
-from muntin.nn.linear_layers import without_key_bias
-from muntin.ops.positions import expand_relative_position_bias, resample_grid
-from muntin.ops.size_rules import SIZE_RULES, fit_patches
+from muntin.nn.layers import without_key_bias
+from muntin.ops.positions import (
+    SIZE_RULES,
+    expand_relative_position_bias,
+    fit_patches,
+    resample_grid,
+)
 from muntin.ops.windows import WindowLayout, cut_windows, lay_out, merge_neighbours, shift_mask
 from muntin.shapes import Float, Int, Size
 

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from muntin.inference.folding import fold_norm, make_linear, make_qkv
 from muntin.models.vit import LayerScale, SelfAttention, ViT, ViTBlock
-from muntin.nn.linear_layers import BiasedLinear, without_key_bias
-from muntin.ops.positions import resample_grid
-from muntin.ops.size_rules import SIZE_RULES
+from muntin.nn.layers import BiasedLinear, without_key_bias
+from muntin.ops.positions import SIZE_RULES, resample_grid
 from muntin.shapes import Float, Size
 
 

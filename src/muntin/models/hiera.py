@@ -27,10 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
-from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.linear_layers import Mlp, init_linear_weights
-from muntin.ops.positions import resample_grid
-from muntin.ops.size_rules import SIZE_RULES, SizeRuleName, fit_patches
+from muntin.nn.layers import DropPath, Mlp, drop_path_schedule, init_linear_weights
+from muntin.ops.positions import SIZE_RULES, SizeRuleName, fit_patches, resample_grid
 from muntin.ops.windows import WindowLayout, cut_heads, join_heads
 from muntin.shapes import Bool, Float, Int, Size
 
@@ -50,7 +48,7 @@ class HieraConfig:
         out_norm: "last" has the layer norm that the classifier reads, after pooling; "none" has no
             such norm.
         size_rule: How position embeddings are resized for other images; a key of
-            `muntin.ops.size_rules.SIZE_RULES`.
+            `muntin.ops.positions.SIZE_RULES`.
     """
 
     embed_dim: int

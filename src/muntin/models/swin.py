@@ -26,10 +26,15 @@ from torch import Tensor, nn
 
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
-from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.linear_layers import Mlp, init_linear_weights
-from muntin.ops.positions import expand_relative_position_bias, resample_grid
-from muntin.ops.size_rules import SIZE_RULES, SizeRule, SizeRuleName, fit_patches
+from muntin.nn.layers import DropPath, Mlp, drop_path_schedule, init_linear_weights
+from muntin.ops.positions import (
+    SIZE_RULES,
+    SizeRule,
+    SizeRuleName,
+    expand_relative_position_bias,
+    fit_patches,
+    resample_grid,
+)
 from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import WindowLayout, lay_out, merge_neighbours
 from muntin.shapes import Float, Int, Size
@@ -61,7 +66,7 @@ class SwinConfig:
             classifier reads; "each" has a norm for every map, as detectors do; "none" has no norm
             and gives every map as the stage leaves it.
         size_rule: How sizes that do not divide evenly are handled; a key of
-            `muntin.ops.size_rules.SIZE_RULES`.
+            `muntin.ops.positions.SIZE_RULES`.
         attention: Back end of the window attention.
     """
 

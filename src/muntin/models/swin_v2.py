@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from muntin.errors import ConfigError
 from muntin.models.swin import Swin, SwinConfig
-from muntin.nn.drop_path import DropPath
-from muntin.nn.linear_layers import BiasedLinear, Mlp, without_key_bias
+from muntin.nn.layers import BiasedLinear, DropPath, Mlp, without_key_bias
 from muntin.ops.positions import expand_relative_position_bias, log_offsets
 from muntin.ops.window_attention import BackendName, window_attention
 from muntin.ops.windows import WindowLayout, merge_neighbours

@@ -29,8 +29,7 @@ from torch import Tensor, nn
 from muntin.errors import ShapeError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.models.vit import ViTBlock, ViTConfig
-from muntin.nn.drop_path import drop_path_schedule
-from muntin.nn.linear_layers import Mlp, init_linear_weights
+from muntin.nn.layers import Mlp, drop_path_schedule, init_linear_weights
 from muntin.ops.positions import resample_grid
 from muntin.shapes import Float, Int, Size
 

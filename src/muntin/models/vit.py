@@ -32,19 +32,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
-from muntin.nn.drop_path import DropPath, drop_path_schedule
-from muntin.nn.linear_layers import (
+from muntin.nn.layers import (
     BiasedLinear,
+    DropPath,
     Mlp,
+    drop_path_schedule,
     init_linear_weights,
     without_key_bias,
 )
 from muntin.ops.positions import (
+    SIZE_RULES,
+    SizeRuleName,
     expand_relative_position_bias,
+    fit_patches,
     resample_grid,
     resample_offsets,
 )
-from muntin.ops.size_rules import SIZE_RULES, SizeRuleName, fit_patches
 from muntin.shapes import Float, Int, Size
 
 

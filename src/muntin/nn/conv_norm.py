@@ -50,6 +50,15 @@ def build_norm(name: NormName, channels: int) -> nn.Module:
     return ChannelNorm(channels, eps=1e-6) if name == "layer" else nn.Identity()
 
 
+def init_before_relu(module: nn.Module) -> None:
+    """Draw the weights of all convolutions below `module` for the ReLU after them; no biases."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
 class ConvNorm(nn.Module):
     """Convolution with "same" padding (kernel odd), optional norm, optional ReLU.
 

@@ -61,11 +61,7 @@ class MaskedReconstruction(Objective[MaskedImages]):
     """
 
     def __init__(
-        self,
-        preprocessing: Preprocessing,
-        *,
-        patch_size: int,
-        mask_ratio: float = 0.75,
+        self, preprocessing: Preprocessing, *, patch_size: int, mask_ratio: float = 0.75
     ) -> None:
         check_range("mask_ratio", mask_ratio, 0.01, 0.99)
         self.preprocessing = preprocessing
@@ -74,7 +70,9 @@ class MaskedReconstruction(Objective[MaskedImages]):
     def prepare(self, views: Sequence[Batch], device: torch.device) -> MaskedImages:
         """Normalise the images and draw the patches that are kept."""
         (batch,) = views
-        return self._mask(batch, device, torch.Generator().manual_seed(_draw_seed()))
+        # A seed from the global generator, which the loop has seeded for this step.
+        seed = int(torch.randint(2**62, ()))
+        return self._mask(batch, device, torch.Generator().manual_seed(seed))
 
     def losses(self, network: Network, inputs: MaskedImages) -> dict[str, Float[Tensor, " B"]]:
         """Compute the mean squared error of the dropped patches of each image."""
@@ -137,8 +135,3 @@ def draw_masks(
     num_kept = min(max(round(num_patches * (1 - mask_ratio)), 1), num_patches - 1)
     order = torch.rand(count, num_patches, generator=generator).argsort(dim=1)
     return torch.zeros(count, num_patches, dtype=torch.bool).scatter_(1, order[:, :num_kept], True)
-
-
-def _draw_seed() -> int:
-    """A seed from the global generator, which the loop has seeded for this step."""
-    return int(torch.randint(2**62, ()))

@@ -13,8 +13,7 @@ from torch import Tensor
 from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.heads.head import Head
-from muntin.heads.network import Network
+from muntin.heads.network import Head, Network
 from muntin.objectives.objective import Autocast, Objective
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing

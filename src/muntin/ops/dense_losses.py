@@ -10,12 +10,13 @@ Letters: B images, K classes, h and w cells, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from muntin.ops.resampling import bilinear_matrix
+from muntin.ops.sliding_windows import bilinear_matrix
 from muntin.shapes import Float, Int
 from muntin.targets import IGNORED
 
@@ -105,13 +106,11 @@ class _MapLosses(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         # Sums over many pixels overflow or lose bits in half precision.
         with torch.autocast(logits.device.type, enabled=False):
-            totals: list[Tensor] | None = None
-            for strip in _strips(logits, labels, strip_values):
-                sums = _strip_sums(strip, weights, smoothing)
-                totals = (
-                    sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
-                )
-        assert totals is not None, "labels have at least one row"
+            sums = (
+                _strip_sums(strip, weights, smoothing)
+                for strip in _strips(logits, labels, strip_values)
+            )
+            totals = [reduce(torch.add, parts) for parts in zip(*sums, strict=True)]
         wrong, weight, shared, predicted, present_px = totals
         # Only the coarse logits and sums per image are stored, never a strip.
         ctx.save_for_backward(logits, labels, weights, *totals[1:])

@@ -9,8 +9,10 @@ projection reads it, so a back end can fuse shift, partition, bias, mask, softma
 
 - `reference` is the definition;
 - `sdpa` calls PyTorch's fused attention;
-- `lean` (`explicit_attention.py`) is the reference with an explicit backward pass, which copies and
-  stores less;
+- `lean` is the reference with an explicit backward pass, for training on a CPU, where autograd
+  copies more than it computes: a cyclic shift is two copies, heads are a third, and gradients of
+  queries, keys and values are stacked afterwards. Here one gather of rows does all of that in each
+  direction, and gradients are written where they belong;
 - `fused` (`triton/window_*.py`) is one Triton kernel.
 
 A new back end is a function with the same arguments and a row in `BACKENDS`.
@@ -19,6 +21,7 @@ A new back end is a function with the same arguments and a row in `BACKENDS`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -27,8 +30,8 @@ from torch import Tensor
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
 from muntin.ops.triton import window_support
-from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads
-from muntin.shapes import Float
+from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads, order_tokens, pad_map
+from muntin.shapes import Float, Int
 
 BackendName = Literal["auto", "reference", "sdpa", "lean", "fused"]
 
@@ -44,29 +47,17 @@ def window_attention(
     dropout: float = 0.0,
     backend: BackendName = "auto",
 ) -> Float[Tensor, "B H W C"]:
-    """Multi-head self-attention inside the windows of a map.
+    """Multi-head self-attention inside the windows of a map, before the output projection.
 
-    Args:
-        qkv: Queries, keys and values of every token, in this order along the channels, each
-            split into heads.
-        bias: Relative position bias, added before the softmax; one matrix per head.
-        layout: Window layout; `layout.size` is (H, W).
-        scale: Factor of the queries, 1/sqrt(d) in the paper.
-        fill: Value of `qkv` at padded tokens: the bias of the qkv projection, since published
-            systems pad its input with zeros and attend to padded tokens. Default: zeros.
-        temperature: If given, cosine attention (Swin V2): queries and keys are L2-normalised per
-            head, `fill` included, and queries are multiplied by it.
-        dropout: Dropout probability of attention weights; 0 outside training.
-        backend: "auto" selects the fastest that applies: on a GPU in half precision "fused",
-            unless the environment variable MUNTIN_FUSED is 0 at the first call. Exported graphs
-            use "reference" instead of "fused".
+    `qkv` holds queries, keys and values in this order, each split into heads; `scale` is the factor
+    of the queries, 1/sqrt(d) in the paper. `fill` is `qkv` at padded tokens: the bias of the
+    projection, since published systems pad its input with zeros and attend to padded tokens;
+    default: zeros. With `temperature`, attention is by cosines (Swin V2): queries and keys are
+    L2-normalised per head, `fill` included, and queries are multiplied by it.
 
-    Returns:
-        Attention output of every token, before the output projection.
-
-    Raises:
-        ConfigError: `backend` is unknown, or "fused" and cannot run here.
-        ShapeError: The shape of `qkv` does not match `layout` or the number of heads.
+    "auto" selects the fastest back end that applies: on a GPU in half precision "fused", unless the
+    environment variable MUNTIN_FUSED is 0 at the first call. Exported graphs use "reference"
+    instead of "fused". One that is unknown, or cannot run here, is a `ConfigError`.
 
     Source:
         Liu et al. 2021 (arXiv 2103.14030), section 3.2, equation 4. Compared with timm 1.0.31,
@@ -161,9 +152,8 @@ def _explicit(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> 
     scale, fill, dropout = others
     if dropout:  # not covered by the explicit gradient
         return _reference(qkv, bias, layout, scale, fill, dropout)
-    from muntin.ops.explicit_attention import attend
-
-    return attend(qkv, bias, layout, scale, fill)
+    out: Tensor = _ExplicitAttention.apply(qkv, bias, fill, layout, scale)
+    return out
 
 
 def _fused(
@@ -189,3 +179,105 @@ BACKENDS: dict[str, Callable[..., Tensor]] = {
     "lean": _explicit,
     "fused": _fused,
 }
+
+
+class _ExplicitAttention(torch.autograd.Function):
+    """The formula of the reference; saves queries, keys, values and attention weights."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (autograd's own)
+        qkv: Tensor,
+        bias: Tensor,
+        fill: Tensor | None,
+        layout: WindowLayout,
+        scale: float,
+    ) -> Tensor:
+        parts = _cut(pad_map(qkv, layout.pad, fill), layout, 3, bias.shape[0])
+        q, k, v = parts.flatten(1, 3).unbind(0)  # B*nW*h, N, d each
+        shape = (*parts.shape[1:5], -1)  # B, nW, h, N, N
+        if bias.dtype == qkv.dtype:
+            # One product that starts from the bias: no further pass over the scores.
+            added = (add_mask(bias, layout) / scale).expand(*shape[:3], -1, -1).flatten(0, 2)
+            scores = torch.baddbmm(added, q, k.transpose(1, 2), beta=scale, alpha=scale)
+        else:
+            # Half precision: scores are summed, and their softmax is computed, in that of the bias.
+            products = (q @ k.transpose(1, 2)).view(shape)
+            scores = torch.add(add_mask(bias, layout), products, alpha=scale).flatten(0, 2)
+        weights = scores.softmax(dim=-1).to(v.dtype)
+        ctx.save_for_backward(parts, weights)
+        ctx.layout, ctx.scale, ctx.bias_dtype = layout, scale, bias.dtype
+        ctx.fills = fill is not None and any(layout.pad)
+        return _crop(_join((weights @ v).view(1, *parts.shape[1:]), layout), layout)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
+        layout: WindowLayout = ctx.layout
+        parts, weights = ctx.saved_tensors
+        q, k, v = parts.flatten(1, 3).unbind(0)
+        grad = pad_map(grads[0], layout.pad, None)
+        grad_out = _cut(grad, layout, 1, parts.shape[3]).flatten(0, 3)  # B*nW*h, N, d
+        grad_parts = torch.empty_like(parts)
+        dq, dk, dv = grad_parts.flatten(1, 3).unbind(0)
+        torch.bmm(weights.transpose(1, 2), grad_out, out=dv)
+        grad_weights = grad_out @ v.transpose(1, 2)
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        by_window = grad_scores.view(*parts.shape[1:5], -1)  # B, nW, h, N, N
+        grad_bias = by_window.sum(dim=(0, 1), dtype=ctx.bias_dtype)
+        torch.baddbmm(dq, grad_scores, k, beta=0, alpha=ctx.scale, out=dq)
+        torch.baddbmm(dk, grad_scores.transpose(1, 2), q, beta=0, alpha=ctx.scale, out=dk)
+        grad_qkv = _join(grad_parts, layout)
+        height, width = layout.size
+        grad_fill = None
+        if ctx.fills:
+            grad_fill = grad_qkv[:, height:].sum((0, 1, 2))
+            grad_fill = grad_fill + grad_qkv[:, :height, width:].sum((0, 1, 2))
+        return _crop(grad_qkv, layout), grad_bias, grad_fill, None, None
+
+
+def _cut(
+    x: Float[Tensor, "B Hp Wp C"], layout: WindowLayout, parts: int, heads: int
+) -> Float[Tensor, "parts B nW h N d"]:
+    """`cut_heads` of a padded map, in one gather of rows of d numbers."""
+    rows = x.reshape(-1, x.shape[3] // (parts * heads))
+    index = _cut_index(layout, parts, len(x), heads, x.device)
+    windows = rows.index_select(0, index)
+    return windows.view(parts, len(x), layout.num_windows, heads, layout.num_tokens, -1)
+
+
+def _join(
+    windows: Float[Tensor, "parts B nW h N d"], layout: WindowLayout
+) -> Float[Tensor, "B Hp Wp C"]:
+    """Inverse of `_cut`."""
+    parts, batch, _, heads, _, width = windows.shape
+    index = _join_index(layout, parts, batch, heads, windows.device)
+    rows = windows.view(-1, width).index_select(0, index)
+    height, wide = (side + more for side, more in zip(layout.size, layout.pad, strict=True))
+    return rows.view(batch, height, wide, parts * heads * width)
+
+
+def _crop(x: Float[Tensor, "B Hp Wp C"], layout: WindowLayout) -> Float[Tensor, "B H W C"]:
+    return x[:, : layout.size[0], : layout.size[1]]
+
+
+# The indices depend on few numbers that repeat in every step; a row of them takes 4 bytes beside
+# the 4 * d bytes of the row that it moves.
+@lru_cache(maxsize=32)
+def _cut_index(
+    layout: WindowLayout, parts: int, batch: int, heads: int, device: torch.device
+) -> Int[Tensor, " rows"]:
+    """Row of the map, ordered B, token, part, head, for each row of the windows."""
+    tokens = order_tokens(layout)  # nW, N
+    image = torch.arange(batch).view(-1, 1, 1, 1) * tokens.numel()
+    token = (image + tokens[:, None]) * parts * heads  # B, nW, 1, N
+    part = torch.arange(parts).view(-1, 1, 1, 1, 1) * heads
+    index = token + part + torch.arange(heads)[:, None]  # parts, B, nW, h, N
+    return index.flatten().to(device, torch.int32)
+
+
+@lru_cache(maxsize=32)
+def _join_index(
+    layout: WindowLayout, parts: int, batch: int, heads: int, device: torch.device
+) -> Int[Tensor, " rows"]:
+    """Row of the windows for each row of the map: inverse of `_cut_index`."""
+    return _cut_index(layout, parts, batch, heads, device).argsort().to(torch.int32)

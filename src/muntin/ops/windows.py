@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from muntin.ops.size_rules import SizeRule
+from muntin.ops.positions import SizeRule
 from muntin.shapes import Float, Int, Size
 
 MASKED = -100.0

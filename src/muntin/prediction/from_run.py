@@ -59,7 +59,7 @@ def load(
         run: A run folder, or a file of `muntin.export`.
         device: "auto" takes a GPU when there is one.
         batch_size: Crops (whole images, tiles, instances) in a batch; fewer where they are large.
-        select: Detectors only: fields of `muntin.heads.select_config.SelectConfig`, such as
+        select: Detectors only: fields of `muntin.heads.detector.SelectConfig`, such as
             ``{"suppression": "soft", "max_detections": 1000}``.
         detector: For top-down poses, a run that finds the instances, of any class that both know.
         detector_threshold: Minimum score of its boxes; None takes the one at which its F1 was best

@@ -23,13 +23,15 @@ from muntin.errors import ConfigError
 from muntin.prediction.batch import (
     Crop,
     CroppedImage,
+    ImageLike,
+    LoadedImage,
     PreparedBatch,
     RawBatch,
     RawPart,
+    read_images,
     stack_crops,
     whole_image,
 )
-from muntin.prediction.sources import ImageLike, LoadedImage, read_images
 from muntin.prediction.tiling import crop_views
 from muntin.prediction.top_down import (
     BoxDetector,
@@ -184,12 +186,7 @@ class Predictor:
         """Decode, cut and resize images, on the CPU; where there is a detector, it is run.
 
         All of the given images, with all of their tiles and instances, are in memory afterwards:
-        give a batch at a time.
-
-        The arguments and errors are those of `stream`.
-
-        Returns:
-            uint8 tensors (B, C, H, W), and for each crop in them where it comes from.
+        give a batch at a time. Arguments and errors are those of `stream`.
         """
         options = _check_options(self.task, tta, tile, scales, boxes is not None)
         cropped = list(self._crop(read_images(images, boxes), options))
@@ -198,14 +195,9 @@ class Predictor:
 
     @torch.no_grad()
     def run(self, batch: PreparedBatch) -> RawBatch:
-        """Run the network on what `prepare` returned.
+        """Run the network on what `prepare` returned; anything else is a `TypeError`.
 
-        Returns:
-            Raw output of each part, on the device, and what `decode` needs beside it. It holds no
-            pixels.
-
-        Raises:
-            TypeError: The batch is something else.
+        The raw output is on the device; with it comes what `decode` needs, without any pixels.
         """
         _check_record("run", batch, PreparedBatch, "prepare")
         parts = []
@@ -224,13 +216,9 @@ class Predictor:
 
     @torch.no_grad()
     def decode(self, raw: RawBatch) -> list[Any]:
-        """Convert what `run` returned to results.
+        """Convert what `run` returned to results; anything else is a `TypeError`.
 
-        Returns:
-            One result of `muntin.results` an image, in order, in pixels of the original image.
-
-        Raises:
-            TypeError: The raw output is something else.
+        There is one result of `muntin.results` an image, in order, in pixels of the original image.
         """
         _check_record("decode", raw, RawBatch, "run")
         found = iter(self._decode_crops(raw))
@@ -291,12 +279,7 @@ class Predictor:
     ) -> Iterator[CroppedImage]:
         pre = self.preprocessing
         if self.task.top_down:
-            found = find_boxes(
-                images,
-                self.detector,
-                self.classes,
-                whole=pre.padding == 1,
-            )
+            found = find_boxes(images, self.detector, self.classes, whole=pre.padding == 1)
             skeleton = skeleton_of(self.classes)
             return (crop_instances(image, boxes, pre, skeleton) for image, boxes in found)
         if self.task.detects and (options.tta or options.tile is not None):

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from muntin.configs import check_range
 from muntin.data.transforms import Preprocessing
-from muntin.heads.instances import SelectConfig
+from muntin.heads.detector import SelectConfig
 from muntin.ops.boxes import covered_fraction, suppress
-from muntin.prediction.batch import Crop, CroppedImage, fit_image
-from muntin.prediction.sources import LoadedImage
+from muntin.prediction.batch import Crop, CroppedImage, LoadedImage, fit_image
 from muntin.results import Detections
 from muntin.run_lengths import decode_mask, encode_mask, shift_mask
 from muntin.shapes import Size

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,8 +19,7 @@ from muntin.data.keypoint_transforms import crop_box, crop_region, warp_crop
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.ops.keypoints import estimate_area, suppress_poses
-from muntin.prediction.batch import Crop, CroppedImage
-from muntin.prediction.sources import LoadedImage
+from muntin.prediction.batch import Crop, CroppedImage, LoadedImage
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Classes, Skeleton
 from muntin.shapes import Size
@@ -75,11 +75,7 @@ class Boxes(NamedTuple):
 
 
 def find_boxes(
-    images: Iterator[LoadedImage],
-    detector: BoxDetector | None,
-    classes: Classes,
-    *,
-    whole: bool,
+    images: Iterator[LoadedImage], detector: BoxDetector | None, classes: Classes, *, whole: bool
 ) -> Iterator[tuple[LoadedImage, Boxes | None]]:
     """Find the instances of each image, a batch of the detector at a time.
 
@@ -121,7 +117,7 @@ def crop_instances(
 ) -> CroppedImage:
     """Crop every instance of an image; without boxes, the whole image is one instance."""
     if boxes is None:
-        return CroppedImage(1, _cut(image, [None], pre), _only)
+        return CroppedImage(1, _cut(image, [None], pre), itemgetter(0))
     edges: list[Edges | None] = [(row[0], row[1], row[2], row[3]) for row in boxes.edges.tolist()]
     merge = partial(_merge, path=image.path, size=image.size, boxes=boxes, skeleton=skeleton)
     return CroppedImage(len(edges), _cut(image, edges, pre), merge)
@@ -135,10 +131,6 @@ def _cut(image: LoadedImage, boxes: Sequence[Edges | None], pre: Preprocessing) 
         region = crop_region(pixels, frame, pre)
         meta = ImageMeta(path=image.path, size=image.size, input_size=pre.img_size, box=box)
         yield Crop(warp_crop(region.pixels, region.move_frame(frame), pre), meta)
-
-
-def _only(poses: Sequence[Poses]) -> Poses:
-    return poses[0]
 
 
 def _merge(

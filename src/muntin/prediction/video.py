@@ -27,32 +27,32 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 
 def read_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
     """Give the frames of a video, (H, W, 3) uint8 RGB, one at a time."""
-    av = _import_av()
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                message = f"{str(path)!r} must be a video, got a file without images."
-                raise DataError(message)
-            for frame in container.decode(video=0):
-                yield frame.to_ndarray(format="rgb24")
-    except (av.error.FFmpegError, OSError) as error:
-        raise DataError(_not_read(path, error)) from error
+    with _open(path) as container:
+        if not container.streams.video:
+            message = f"{str(path)!r} must be a video, got a file without images."
+            raise DataError(message)
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
 
 
 def frame_rate(path: str | Path) -> Fraction:
     """Frames per second of a video; 25 if not stored."""
-    av = _import_av()
-    try:
-        with av.open(str(path)) as container:
-            rate = container.streams.video[0].average_rate if container.streams.video else None
-    except (av.error.FFmpegError, OSError) as error:
-        raise DataError(_not_read(path, error)) from error
+    with _open(path) as container:
+        rate = container.streams.video[0].average_rate if container.streams.video else None
     return Fraction(rate or 25)
 
 
-def _not_read(path: str | Path, error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or str(error)
-    return f"{str(path)!r} must be a video that can be read, got: {reason}. Check the file."
+@contextlib.contextmanager
+def _open(path: str | Path) -> Iterator[Any]:
+    """Open a video; what fails while it is open is a `DataError`."""
+    av = _import_av()
+    try:
+        with av.open(str(path)) as container:
+            yield container
+    except (av.error.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"{str(path)!r} must be a video that can be read, got: {reason}. Check the file."
+        raise DataError(message) from error
 
 
 def predict_video(

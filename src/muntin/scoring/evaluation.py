@@ -17,7 +17,7 @@ from muntin.data.data_config import DataConfig, change_reading
 from muntin.data.decoding import decode
 from muntin.data.pose import is_whole, list_pose
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
-from muntin.metrics.pose_metric import PoseInstance, PoseMetric
+from muntin.metrics.pose_metric import PoseMetric
 from muntin.prediction.from_run import find_threshold, load
 from muntin.prediction.top_down import refuse_detector
 from muntin.runs import Run, read_json
@@ -159,13 +159,9 @@ def _score_detected(
         for entry in listing.entries
     )
     answers = list(predictor.stream(images, tta=tta))
-    truth = []
-    for entry in listing.entries:
-        assert entry.objects is not None, "keypoint readers list objects"
-        truth.append(PoseInstance(path=entry.path, size=entry.size, objects=entry.objects, row=-1))
+    indices = torch.arange(len(listing))
+    truth = run.task.ground_truth(listing, run.classes)[indices]
     metric = PoseMetric(skeleton_of(run.classes), score_threshold=find_threshold(finder).score)
     metric.update(answers, truth)
-    outputs = Outputs(
-        answers=answers, truth=truth, losses=torch.empty(0), indices=torch.arange(len(listing))
-    )
+    outputs = Outputs(answers=answers, truth=truth, losses=torch.empty(0), indices=indices)
     return Scored(figures=metric.compute(), metric=metric, outputs=outputs, listing=listing)

@@ -147,11 +147,7 @@ def compute_figures(
 
 
 def score(
-    predictor: Predictor,
-    store: ImageCache,
-    *,
-    batch_size: int = 64,
-    tta: bool = False,
+    predictor: Predictor, store: ImageCache, *, batch_size: int = 64, tta: bool = False
 ) -> Scored:
     """Evaluate a network on a set: the figures of its task's metric, and the mean `loss`.
 

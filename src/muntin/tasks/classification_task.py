@@ -11,7 +11,7 @@ from torch import Tensor
 from muntin.data.listing import check_classify, list_classify
 from muntin.features import Features
 from muntin.heads.classification_head import build_classifier, class_losses
-from muntin.heads.head import Head
+from muntin.heads.network import Head
 from muntin.metrics.classification_metric import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Classes, Listing
@@ -36,14 +36,13 @@ def _losses(
     head: Head, features: Features, batch: TrainBatch, classes: Classes
 ) -> dict[str, Float[Tensor, " B"]]:
     assert batch.labels is not None, "classification needs labels"
-    losses: dict[str, Tensor] = head.losses(
+    return head.losses(
         features,
         batch.labels,
         class_weights=batch.class_weights,
         label_smoothing=batch.label_smoothing,
         multi_label=classes.multi_label,
     )
-    return losses
 
 
 def _predict(inputs: InferenceBatch) -> Float[Tensor, "B K"]:

@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from muntin.data.detection import check_detect, list_detect
+from muntin.heads.detector import Instances
 from muntin.heads.head_table import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
-from muntin.heads.instances import Instances
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.ops.boxes import paste_mask
 from muntin.results import Detections

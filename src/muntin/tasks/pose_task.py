@@ -16,13 +16,12 @@ from muntin.data.keypoint_transforms import crop_box, crop_transform
 from muntin.data.pose import check_pose, list_pose
 from muntin.errors import ConfigError
 from muntin.features import Features
-from muntin.heads.head import Head
-from muntin.heads.instances import Instances
+from muntin.heads.detector import Instances
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
+from muntin.heads.network import Head
 from muntin.heads.pose_head import POSE_HEADS, PoseHead
 from muntin.metrics.pose_metric import PoseInstance, PoseMetric
-from muntin.ops.heatmaps import mirror_heatmaps, read_heatmaps, to_pixels
-from muntin.ops.keypoints import clip_points
+from muntin.ops.keypoints import clip_points, mirror_heatmaps, read_heatmaps, to_pixels
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Classes, Entry, Listing, Skeleton, skeleton_of
 from muntin.shapes import Float, Size
@@ -45,8 +44,7 @@ def _losses(
         assert isinstance(target, Keypoints), "pose needs keypoints"
         points.append(target.points)
         known.append(target.known)
-    losses: dict[str, Tensor] = head.losses(features, torch.stack(points), torch.stack(known))
-    return losses
+    return head.losses(features, torch.stack(points), torch.stack(known))
 
 
 def _predict(inputs: InferenceBatch) -> list[NDArray[np.float64]]:

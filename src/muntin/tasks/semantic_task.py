@@ -16,7 +16,7 @@ from muntin.data.label_files import read_mask
 from muntin.data.semantic import check_semantic, list_semantic
 from muntin.data.transforms import Preprocessing, resize
 from muntin.features import Features
-from muntin.heads.head import Head
+from muntin.heads.network import Head
 from muntin.heads.semantic_head import MAP_HEADS, SemanticHead
 from muntin.metrics.semantic_metric import SemanticMetric
 from muntin.ops.sliding_windows import slide
@@ -40,13 +40,12 @@ def _losses(
         assert isinstance(target, LabelMap), "semantic segmentation needs label maps"
         rest = (0, wide - target.labels.shape[1], 0, high - target.labels.shape[0])
         labels.append(F.pad(target.labels, rest, value=IGNORED))
-    losses: dict[str, Tensor] = head.losses(
+    return head.losses(
         features,
         torch.stack(labels),
         class_weights=batch.class_weights,
         label_smoothing=batch.label_smoothing,
     )
-    return losses
 
 
 def _predict(inputs: InferenceBatch) -> list[NDArray[np.int16]]:
@@ -156,10 +155,7 @@ SEMANTIC = Task(
     metric=lambda classes: SemanticMetric(classes.names),
     goals=("miou", "pixel_accuracy"),
     kind="segmentation",
-    dense=DenseTask(
-        heads=MAP_HEADS,
-        default_head={"small": "light_small", "large": "light"},
-    ),
+    dense=DenseTask(heads=MAP_HEADS, default_head={"small": "light_small", "large": "light"}),
     class_counts=_class_counts,
     finish=("labels", _finish),
 )

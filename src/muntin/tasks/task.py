@@ -16,7 +16,7 @@ from muntin.data.data_config import DataConfig
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.head import Head, HeadConfig
+from muntin.heads.network import Head, HeadConfig
 from muntin.samples import Classes, DataSets, Entry, Listing, TaskKind
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
@@ -61,14 +61,8 @@ DEFAULT_OPTIONS = PredictOptions()
 class InferenceBatch:
     """One batch of inference input with its settings.
 
-    Attributes:
-        network: In evaluation mode.
-        images: Resized by `Preprocessing`, not normalised; padded to one size.
-        metas: Origin of each image.
-        pre: Mean and standard deviation for normalisation.
-        classes: Classes of the network.
-        device: Device of the network.
-        options: Options that the task itself applies.
+    Images are resized and padded to one size, but not normalised; the network is in evaluation
+    mode, on `device`.
     """
 
     network: nn.Module
@@ -115,13 +109,9 @@ def run_forward(
 class TrainBatch(NamedTuple):
     """Input of one training step; a tuple, so that wrappers such as DDP pass it on unchanged.
 
-    Attributes:
-        images: Normalised and padded.
-        sizes: (height, width) of the image inside each image.
-        labels: Rows of `Task.ground_truth`, for tasks with labels.
-        targets: Objects, keypoints or label map of each image, for dense tasks.
-        class_weights: Factor on the loss of each class.
-        label_smoothing: Share of the target spread over all classes, in [0, 1).
+    Images are normalised and padded; `sizes` are (height, width) inside the padding. `labels` are
+    rows of `Task.ground_truth`; dense tasks have `targets` instead. `class_weights` are factors on
+    the loss of each class; `label_smoothing` is the share of the target spread over all classes.
     """
 
     images: Float[Tensor, "B C H W"]

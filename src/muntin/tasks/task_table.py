@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.head import HeadConfig
+from muntin.heads.network import HeadConfig
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.detection_task import DETECT, INSTANCE
 from muntin.tasks.pose_task import POSE, WHOLE_IMAGE_POSE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint folder ``last.ckpt/``: the state that resuming needs, as safetensors and JSON.
+"""Ctrl-C and what resuming needs: the checkpoint folder ``last.ckpt/``, as safetensors and JSON.
 
 Tensors are stored in ``state.safetensors`` under the path of their keys, everything else in
 ``state.json`` with the same nesting.
@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import safetensors.torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from muntin.errors import RunError
@@ -103,3 +108,51 @@ def _put_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:  # noqa: ANN
     if _NUMBERED in value:
         return {int(k): _put_tensors(v, tensors) for k, v in value[_NUMBERED].items()}
     return {key: _put_tensors(item, tensors) for key, item in value.items()}
+
+
+@contextmanager
+def _handle(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[None]:
+    """Handle signals, in the main thread only: Python allows it nowhere else."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+@contextmanager
+def defer_interrupts() -> Iterator[list[int]]:
+    """Let the launched processes handle Ctrl-C; yield the signals received so far."""
+    received: list[int] = []
+    with _handle(lambda number, frame: received.append(number), signal.SIGINT):
+        yield received
+
+
+class Interruption(ExitStack):
+    """Context in which the first Ctrl-C requests a stop, and the second one acts as usual.
+
+    It also requests a stop after `stop_after` steps; 0 = never.
+    """
+
+    def __init__(self, stop_after: int = 0) -> None:
+        super().__init__()
+        self._left, self._requested = stop_after, False
+        self.enter_context(_handle(self._request, signal.SIGINT, signal.SIGTERM))
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
+        # Restores the handlers, so that a second signal ends a step that hangs.
+        self.close()
+
+    def requested(self, fabric: Fabric) -> bool:
+        """Whether to stop after the current step; the same answer in all processes."""
+        if self._left:
+            self._left -= 1
+            self._requested = self._requested or self._left == 0
+        if fabric.world_size == 1:
+            return self._requested
+        # Signals arrive at different times: if one process stops, all stop at that step.
+        return bool(fabric.strategy.reduce_boolean_decision(self._requested, all=False))

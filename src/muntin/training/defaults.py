@@ -18,8 +18,8 @@ from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.pose import is_whole
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, plural
-from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import DetectorConfig, find_head
+from muntin.heads.network import HeadConfig
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.samples import Listing, TaskKind
@@ -229,16 +229,9 @@ def is_small(model: BackboneConfig) -> bool:
 
 
 def choose_preprocessing(
-    entry: ModelEntry,
-    model: BackboneConfig,
-    data: DataConfig,
-    kind: TaskKind,
-    median_size: Size,
+    entry: ModelEntry, model: BackboneConfig, data: DataConfig, kind: TaskKind, median_size: Size
 ) -> Preprocessing:
-    """Choose the preprocessing that the weights were trained with.
-
-    `median_size` is that of the training images.
-    """
+    """Choose the preprocessing of the weights; `median_size` is that of the training images."""
     chosen = Preprocessing(
         img_size=model.img_size,
         mean=_per_channel(entry.mean, model.in_chans),

@@ -25,13 +25,11 @@ from muntin.objectives.objective import Objective
 from muntin.runs import WEIGHTS, append_journal, drop_epochs_from, write_results
 from muntin.scoring.evaluator import Outputs, Scored
 from muntin.shapes import Size
-from muntin.training.checkpoint import read_checkpoint, write_checkpoint
-from muntin.training.interruption import Interruption
+from muntin.training.checkpoint import Interruption, read_checkpoint, write_checkpoint
 from muntin.training.optimization import img_size_at, lr_factor
 from muntin.training.progress import Reporter, format_duration, write_events, writes_events
 from muntin.training.request import PreparedRun
-from muntin.training.supervision import class_balanced_shares
-from muntin.training.trainer import Trainer
+from muntin.training.trainer import Trainer, class_balanced_shares
 from muntin.weights.weight_files import write_weights
 
 VALIDATION_SHARE = 0.04
@@ -83,11 +81,7 @@ class Loop:
     """Trains the network of a prepared run in place, and writes the run folder."""
 
     def __init__(
-        self,
-        fabric: Fabric,
-        prepared: PreparedRun,
-        objective: Objective[Any],
-        reporter: Reporter,
+        self, fabric: Fabric, prepared: PreparedRun, objective: Objective[Any], reporter: Reporter
     ) -> None:
         run, network = prepared.run, prepared.network
         self.fabric, self.run, self.reporter = fabric, run, reporter

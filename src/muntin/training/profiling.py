@@ -17,7 +17,7 @@ from muntin.configs import replace as replace_fields
 from muntin.data.batches import Batch
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
-from muntin.nn.drop_path import DropPath
+from muntin.nn.layers import DropPath
 from muntin.samples import Listing
 from muntin.training.machine import build_fabric
 from muntin.training.memory_model import (
@@ -30,8 +30,7 @@ from muntin.training.memory_model import (
 from muntin.training.memory_trace import record_spans
 from muntin.training.recompute import recompute_layers
 from muntin.training.request import PreparedRun
-from muntin.training.supervision import build_objective
-from muntin.training.trainer import Trainer
+from muntin.training.trainer import Trainer, build_objective
 
 REPEATS = 3
 """Number of timed runs; their median is used."""
@@ -179,11 +178,7 @@ class StepProfiler:
             step=LinearFit(steps[1] - each * self.batches[1], each),
             loading=loading,
             validation=validation,
-            measured=(
-                *named,
-                ("reading an image", loading),
-                ("validating an image", validation),
-            ),
+            measured=(*named, ("reading an image", loading), ("validating an image", validation)),
         )
 
     def cached_bytes(self, *counts: int) -> int:

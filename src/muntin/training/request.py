@@ -11,9 +11,8 @@ from pathlib import Path
 from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.errors import ConfigError, RunError
-from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import find_head
-from muntin.heads.network import Network
+from muntin.heads.network import HeadConfig, Network
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.run_config import RunConfig
 from muntin.runs import WEIGHTS, Run, is_run, read_json

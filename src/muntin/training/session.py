@@ -23,14 +23,12 @@ from muntin.run_config import RunConfig
 from muntin.runs import Run, read_journal, write_json
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
-from muntin.training.batch_preview import draw_batch
-from muntin.training.checkpoint import read_checkpoint
-from muntin.training.interruption import defer_interrupts
+from muntin.training.checkpoint import defer_interrupts, read_checkpoint
 from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import build_fabric, choose_machine
 from muntin.training.memory_budget import fit_memory
 from muntin.training.profiling import measure_step_memory
-from muntin.training.progress import Reporter, format_duration
+from muntin.training.progress import Reporter, draw_batch, format_duration
 from muntin.training.request import (
     PreparedRun,
     Request,
@@ -40,7 +38,7 @@ from muntin.training.request import (
     resume_request,
 )
 from muntin.training.setup import prepare
-from muntin.training.supervision import build_objective
+from muntin.training.trainer import build_objective
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

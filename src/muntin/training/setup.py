@@ -16,9 +16,8 @@ from muntin.data.data_config import DataConfig
 from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.splitting import describe_split, split
 from muntin.errors import ConfigError, DataError, MuntinWarning, WeightError, shorten
-from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import AnyHeadConfig
-from muntin.heads.network import Network
+from muntin.heads.network import HeadConfig, Network
 from muntin.nn.mimetic_init import init_mimetic
 from muntin.recipes import Recipe, TrainConfig, find_recipe
 from muntin.run_config import RunConfig

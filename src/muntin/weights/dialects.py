@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from muntin.errors import WeightError, shorten, unknown_name
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
-from muntin.ops.size_rules import SIZE_RULES, SizeRuleName
+from muntin.ops.positions import SIZE_RULES, SizeRuleName
 from muntin.ops.windows import lay_out
 from muntin.shapes import Size
 from muntin.weights import (

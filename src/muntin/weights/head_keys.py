@@ -24,8 +24,7 @@ from typing import Any
 
 from torch import nn
 
-from muntin.heads.decoders import UPerNet
-from muntin.heads.necks import SimplePyramid
+from muntin.heads.necks import SimplePyramid, UPerNet
 from muntin.heads.pose_head import PoseHead
 from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CONVENTIONS

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
-from muntin.ops.size_rules import SizeRuleName
+from muntin.ops.positions import SizeRuleName
 from muntin.weights.key_maps import KeyMap, KeyMaps, Row, first_key, same_names, square_index
 from muntin.weights.shared_keys import (
     DENSE_TASKS,

@@ -18,7 +18,7 @@ from torch import Tensor
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
-from muntin.ops.size_rules import SizeRuleName
+from muntin.ops.positions import SizeRuleName
 from muntin.weights.key_maps import (
     AS_IS,
     STACKED,

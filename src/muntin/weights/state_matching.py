@@ -14,12 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import ShapeError, shorten
-from muntin.heads.head import Head
-from muntin.heads.network import Network
+from muntin.heads.network import Head, Network
 from muntin.heads.rcnn import RCNN
 from muntin.models.swin import SwinConfig
-from muntin.ops.positions import Resampling
-from muntin.ops.size_rules import SIZE_RULES, SizeRuleName
+from muntin.ops.positions import SIZE_RULES, Resampling, SizeRuleName
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,

@@ -22,7 +22,7 @@ from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
 from muntin.models.vit import ViTConfig
-from muntin.nn.linear_layers import without_key_bias
+from muntin.nn.layers import without_key_bias
 from muntin.ops.positions import log_offsets
 from muntin.weights.key_maps import (
     KeyMap,

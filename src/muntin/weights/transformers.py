@@ -15,7 +15,7 @@ from muntin.models.hiera import HieraConfig
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
-from muntin.ops.size_rules import SizeRuleName
+from muntin.ops.positions import SizeRuleName
 from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, block_rows, first_key
 
 _FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.timm_backbone import TimmConfig
-from muntin.ops.size_rules import SizeRuleName
+from muntin.ops.positions import SizeRuleName
 from muntin.weights import hub
 from muntin.weights.dialects import (
     DIALECTS,

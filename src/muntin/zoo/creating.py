@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from muntin.errors import ConfigError, unknown_name
-from muntin.heads.head import HeadConfig
 from muntin.heads.head_table import DETECTORS, MASK_DETECTORS, DetectorConfig, find_head
-from muntin.heads.network import Network
+from muntin.heads.network import HeadConfig, Network
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
@@ -109,7 +108,7 @@ def create_detector(
     Returns:
         The detector, in training mode. It takes images, padded at the right and bottom to one
         size, and optionally the (height, width) of each before padding, and returns
-        `muntin.heads.instances.Candidates`, a sequence of `muntin.heads.instances.Instances`.
+        `muntin.heads.detector.Candidates`, a sequence of `muntin.heads.detector.Instances`.
         Losses: ``detector.head.losses(detector.features(images, sizes), targets)``.
 
     Example:

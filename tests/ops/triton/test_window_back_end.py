@@ -185,7 +185,7 @@ assert "triton" not in sys.modules
 sys.modules["triton"] = None  # importing it fails from here on, and looking for it finds nothing
 from muntin.errors import ConfigError
 from muntin.ops.window_attention import window_attention
-from muntin.ops.size_rules import SIZE_RULES
+from muntin.ops.positions import SIZE_RULES
 from muntin.ops.windows import lay_out
 layout = lay_out((4, 4), (4, 4), False, SIZE_RULES["muntin"])
 qkv, bias = torch.randn(1, 4, 4, 48), torch.randn(1, 16, 16)

@@ -19,13 +19,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from muntin.ops.triton import window_backward, window_forward, window_tiled_backward
+from muntin.ops.triton import window_backward, window_forward
 from muntin.ops.triton.window_launches import WindowSpec, find_launch, find_tile
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 KERNELS = {
     name: getattr(module, name)
-    for module in (window_forward, window_backward, window_tiled_backward)
+    for module in (window_forward, window_backward)
     for name in vars(module)
     if name.startswith("attend_")
 }

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muntin.ops.size_rules import SIZE_RULES
+from muntin.ops.positions import SIZE_RULES
 from muntin.ops.window_attention import window_attention
 from muntin.ops.windows import WindowLayout, lay_out
 

@@ -18,7 +18,12 @@ import torch
 from torch import Tensor
 
 from muntin.errors import MuntinError, ShapeError
-from muntin.ops.triton.window_backward import attend_whole_backward
+from muntin.ops.triton.window_backward import (
+    attend_tiled_backward_bias,
+    attend_tiled_backward_keys,
+    attend_tiled_backward_queries,
+    attend_whole_backward,
+)
 from muntin.ops.triton.window_forward import attend_tiled, attend_whole
 from muntin.ops.triton.window_launches import (
     LAUNCHES,
@@ -29,11 +34,6 @@ from muntin.ops.triton.window_launches import (
     count_slots,
     find_launch,
     find_tile,
-)
-from muntin.ops.triton.window_tiled_backward import (
-    attend_tiled_backward_bias,
-    attend_tiled_backward_keys,
-    attend_tiled_backward_queries,
 )
 
 
@@ -117,15 +117,9 @@ class WindowCall:
     def attend_backward(
         self, grad: Tensor, learns_bias: bool, learns_fill: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Launch the backward pass.
+        """Launch the backward pass for the gradient of the output: B, H, W, hd.
 
-        Args:
-            grad: Gradient of the output: B, H, W, hd.
-            learns_bias: Whether the gradient of the bias is wanted.
-            learns_fill: Whether that of the padding is wanted.
-
-        Returns:
-            The gradients of qkv, bias, fill and temperature; without numbers where not wanted.
+        Gives the gradients of qkv, bias, fill and temperature; without numbers where not wanted.
         """
         bias, fill, temperature = self.bias, self.fill, self.temperature
         self.spec = replace(
@@ -193,11 +187,7 @@ class WindowCall:
         return find_launch(name, self.tile, head_dim, wide=wide, launches=self.launches)
 
     def _run(
-        self,
-        kernel: Any,
-        launch: Launch,
-        programs: int,
-        arguments: tuple[Tensor | int, ...],
+        self, kernel: Any, launch: Launch, programs: int, arguments: tuple[Tensor | int, ...]
     ) -> None:
         """Launch so many programs for each head; no windows, no launch."""
         if not programs:

@@ -16,25 +16,12 @@ TILED = 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowSpec:
-    """What a kernel is compiled for.
+    """What a kernel is compiled for; windows and shifts are in tokens.
 
-    Attributes:
-        heads: Heads of the attention.
-        head_dim: Width of a head.
-        window_h: Height of a window in tokens.
-        window_w: Width of a window in tokens.
-        shift_h: Rows that windows are shifted by.
-        shift_w: Columns that windows are shifted by.
-        pad_first: Whether the map was padded before it was rolled.
-        filled: Whether there is padding that holds `fill`.
-        cosine: Whether scores are cosines times a temperature.
-        precision: How float32 is multiplied, as in `triton.language.dot`.
-        block: Tile of a window of at most 64 tokens.
-        queries: Tile of queries of a larger window.
-        keys: Tile of keys of a larger window.
-        stages: As in `Launch`.
-        learns_bias: Whether the backward pass sums the gradient of the bias.
-        learns_fill: Whether it sums that of the padding.
+    The map was padded before it was rolled if `pad_first`, with `fill` if `filled`; `cosine` scores
+    have a temperature. `precision` is that of `triton.language.dot`. `block` is the tile of a
+    window of at most 64 tokens, `queries` and `keys` are those of a larger one. The backward pass
+    sums the gradients of the bias if `learns_bias`, of the padding if `learns_fill`.
     """
 
     heads: int
@@ -59,12 +46,9 @@ class WindowSpec:
 class Launch:
     """One launch.
 
-    Attributes:
-        num_warps: Warps of a program.
-        stages: Loads that are under way ahead of the loop's arithmetic, plus 1.
-        programs: Of the kernels that take one window after another: programs a multiprocessor.
-        queries: Tile of queries of a kernel for large windows.
-        keys: Tile of keys of a kernel for large windows.
+    `stages` are the loads that are under way ahead of the loop's arithmetic, plus 1; `programs`,
+    for kernels that take one window after another, those of a multiprocessor; `queries` and `keys`
+    the tiles of a kernel for large windows.
     """
 
     num_warps: int = 4
@@ -94,15 +78,10 @@ LAUNCHES: LaunchTable = {
 def find_launch(
     kernel: str, tile: int, head_dim: int, *, wide: bool = False, launches: LaunchTable = LAUNCHES
 ) -> Launch:
-    """Look up how a kernel is launched.
+    """Look up how a kernel is launched, for a tile of `find_tile`.
 
-    Args:
-        kernel: Its name.
-        tile: What `find_tile` gives.
-        head_dim: Width of a head.
-        wide: Whether it computes in float32, which takes twice the registers: then the tile is
-            spread over twice the warps and nothing is loaded ahead.
-        launches: Where to look.
+    A `wide` one computes in float32, which takes twice the registers: then the tile is spread over
+    twice the warps and nothing is loaded ahead.
     """
     # A measured width of head first, then the default of the tile.
     launch = launches.get((kernel, tile, head_dim)) or launches[kernel, tile, 0]
@@ -130,14 +109,7 @@ def find_tile(num_tokens: int) -> int:
 
 
 def count_slots(windows: int, programs: int) -> int:
-    """Share windows among at most so many programs, so that all have about as many.
-
-    Args:
-        windows: Windows of the whole batch, 1 or more.
-        programs: The most that may be used.
-
-    Returns:
-        The programs to use, at least 1 and at most one a window.
+    """Share the windows of a batch among at most so many programs, so that all have about as many.
 
     Example:
         >>> count_slots(512, 352)

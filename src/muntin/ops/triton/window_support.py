@@ -25,12 +25,7 @@ def find_obstacle(
 ) -> str:
     """Return why the fused kernels cannot run a call; empty, and they are registered, if they can.
 
-    Args:
-        device: Type and index, such as ("cuda", 0); "cpu" works with TRITON_INTERPRET=1, slowly.
-        dtype: Dtype of queries, keys and values.
-        head_dim: Channels per head.
-        num_tokens: Tokens per window.
-        dropout: Dropout probability of attention weights.
+    `device` is type and index, such as ("cuda", 0); "cpu" works with TRITON_INTERPRET=1, slowly.
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"queries, keys and values must be float32, bfloat16 or float16, got {dtype}"
