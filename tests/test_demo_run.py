@@ -48,7 +48,9 @@ FIGURES = {
 @pytest.mark.parametrize(
     "task",
     [
-        pytest.param(task, marks=pytest.mark.slow if task in ("instance", "semantic") else ())
+        pytest.param(
+            task, marks=pytest.mark.slow if task in ("instance", "semantic", "pose") else ()
+        )
         for task in TASKS
     ],
 )

@@ -23,6 +23,7 @@ def data(tmp_path_factory):
 DEEP = {"model.depths": "8,1", "train.start_size": 1}
 
 
+@pytest.mark.slow
 def test_a_budget_does_not_change_the_losses(data, tmp_path):
     options = {"model": MODEL, "img_size": 64, "precision": "fp32", "device": "cpu"}
     plan = muntin.plan(
