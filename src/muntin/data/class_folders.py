@@ -11,8 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from muntin.data.archives import is_archive
-from muntin.data.class_names import clean_class_name, number_classes
-from muntin.data.readers import Reader, Source, count_parts, join_parts
+from muntin.data.readers import (
+    Reader,
+    Source,
+    clean_class_name,
+    count_parts,
+    join_parts,
+    number_classes,
+)
 from muntin.data.trees import PARTS, Tree, part_named
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing

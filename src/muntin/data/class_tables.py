@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muntin.data.class_folders import order_classes
-from muntin.data.class_names import clean_class_name
-from muntin.data.readers import Reader, Source, count_parts, join_parts
+from muntin.data.readers import Reader, Source, clean_class_name, count_parts, join_parts
 from muntin.data.trees import PARTS, part_named
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing

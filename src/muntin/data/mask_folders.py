@@ -14,12 +14,19 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from muntin.data.archives import read_bytes
-from muntin.data.class_names import refuse_unknown
 from muntin.data.label_files import count_values, has_colors, read_values
 from muntin.data.mask_layouts import MaskRequest, Pair, Pairs, pair_masks
 from muntin.data.mask_tables import MaskTable, find_table, parse_colors, parse_value
 from muntin.data.objects import warning
-from muntin.data.readers import Reader, Source, count_parts, find_reader, join_parts, name_parts
+from muntin.data.readers import (
+    Reader,
+    Source,
+    count_parts,
+    find_reader,
+    join_parts,
+    name_parts,
+    refuse_unknown,
+)
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem
 

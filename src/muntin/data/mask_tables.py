@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from muntin.data.class_names import clean_class_name
 from muntin.data.label_files import pack_color
+from muntin.data.readers import clean_class_name
 from muntin.data.trees import Tree, fold, read_json, read_text
 from muntin.errors import DataError, shorten
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from muntin.data.class_names import clean_class_name
+from muntin.data.readers import clean_class_name
 from muntin.data.trees import (
     IMAGE_SUFFIXES,
     Tree,

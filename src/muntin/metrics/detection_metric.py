@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from muntin.errors import ConfigError, DataError, ShapeError
-from muntin.metrics.coco_evaluation import Row, evaluate_rows
 from muntin.results import Detections
 from muntin.run_lengths import Segmentation, mask_area, to_run_lengths
 from muntin.samples import Objects
@@ -321,3 +321,41 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     """Average over what there is truth for, which is where COCOeval leaves no -1."""
     known = values[values > -1]
     return float(known.mean()) if known.size else None
+
+
+Row = dict[str, Any]
+
+
+def evaluate_rows(
+    kind: Literal["bbox", "segm", "keypoints"],
+    images: Sequence[Row],
+    truth: Sequence[Row],
+    found: Sequence[Row],
+    *,
+    num_classes: int,
+    max_detections: Sequence[int],
+    sigmas: Sequence[float] = (),
+) -> Any:  # noqa: ANN401 (the library is untyped)
+    """Evaluate annotations in the form of COCO's files, without ids of their own.
+
+    Categories are numbered from 0; `max_detections` of a class in an image count, ascending. With
+    `sigmas` of keypoints, objects of all sizes are taken together. Gives COCOeval after
+    `accumulate`: `eval` and, by image and class, `ious`.
+    """
+    categories = [{"id": class_id} for class_id in range(num_classes)]
+    tables = []
+    for rows in (truth, found):
+        # Ids start at 1: COCOeval stores 0 for "not matched".
+        numbered = [row | {"id": number} for number, row in enumerate(rows, start=1)]
+        table = COCO()
+        table.dataset = {"images": images, "categories": categories, "annotations": numbered}
+        table.createIndex()
+        tables.append(table)
+    evaluation = COCOeval_faster(*tables, kind, kpt_oks_sigmas=list(sigmas) or None)
+    evaluation.params.maxDets = list(max_detections)
+    if sigmas:
+        evaluation.params.areaRng = evaluation.params.areaRng[:1]
+        evaluation.params.areaRngLbl = ["all"]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation

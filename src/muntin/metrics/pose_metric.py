@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.metrics.coco_evaluation import Row, evaluate_rows
+from muntin.metrics.detection_metric import Row, evaluate_rows
 from muntin.ops.keypoints import estimate_area, similarity
 from muntin.results import Poses
 from muntin.samples import Objects, Skeleton

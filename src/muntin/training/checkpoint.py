@@ -16,8 +16,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from muntin.errors import RunError
-from muntin.system_errors import cannot_write
+from muntin.errors import RunError, cannot_write
 
 FOLDER = "last.ckpt"
 

@@ -13,8 +13,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from muntin.errors import RunError
-from muntin.system_errors import cannot_write, missing_extra
+from muntin.errors import RunError, cannot_write, missing_extra
 
 LINE_EVERY_S = 30.0
 

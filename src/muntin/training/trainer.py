@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from muntin.data.batches import Batch
-from muntin.data.randomness import derive_seed
+from muntin.data.loading import derive_seed
 from muntin.errors import TrainingError
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective, TrainingStep

@@ -21,6 +21,7 @@ from muntin.models.vit import ViTConfig
 from muntin.ops.size_rules import SizeRuleName
 from muntin.weights.key_maps import (
     AS_IS,
+    DENSE_TASKS,
     STACKED,
     KeyMap,
     KeyMaps,
@@ -31,7 +32,6 @@ from muntin.weights.key_maps import (
     same_names,
     square_index,
 )
-from muntin.weights.shared_keys import DENSE_TASKS
 
 _ORDER = (0, 2, 1, 3)
 

@@ -22,6 +22,8 @@ from muntin.models.timm_backbone import TimmConfig, describe_timm
 from muntin.models.vit import ViTConfig
 from muntin.weights.key_maps import (
     STACKED,
+    SWIN_BLOCK,
+    SWIN_V2_BLOCK,
     KeyMap,
     KeyMaps,
     Row,
@@ -29,7 +31,6 @@ from muntin.weights.key_maps import (
     first_key,
     same_names,
 )
-from muntin.weights.shared_keys import SWIN_BLOCK, SWIN_V2_BLOCK
 
 _MERGING = tuple(
     Row(("layers.{i+1}.downsample." + name,), "layers.{i}.downsample." + name)

@@ -25,15 +25,17 @@ from muntin.models.vit import ViTConfig
 from muntin.nn.linear_layers import without_key_bias
 from muntin.ops.positions import log_offsets
 from muntin.weights.key_maps import (
+    TORCHVISION_DETECTOR,
     KeyMap,
     KeyMaps,
     Row,
     Transform,
     block_rows,
     flat_index,
+    layer_rows,
+    norm_rows,
     same_names,
 )
-from muntin.weights.shared_keys import TORCHVISION_DETECTOR, layer_rows, norm_rows
 
 # Their bias of the keys is always zero.
 _WITHOUT_KEYS = Transform(

@@ -25,8 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.errors import WeightError, shorten
-from muntin.system_errors import cannot_write
+from muntin.errors import WeightError, cannot_write, shorten
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".pkl")
 _FILES_IN_FOLDER = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
