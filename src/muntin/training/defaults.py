@@ -25,7 +25,7 @@ from muntin.heads.rcnn_config import RCNNConfig
 from muntin.samples import Listing, TaskKind
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.weights.hub import is_available
+from muntin.weights.weight_files import is_available
 from muntin.zoo.model_zoo import MODELS, BackboneConfig, ModelEntry
 
 Value = TypeVar("Value")
