@@ -90,6 +90,11 @@ def shorten(items: Iterable[object], *, limit: int = 5) -> str:
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
+def first_line(error: Exception) -> str:
+    """Give the first line of a message, or the name of the class of an error without one."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def plural(count: int, noun: str, several: str = "") -> str:
     """Write a number with its noun.
 

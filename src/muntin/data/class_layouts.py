@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes as folders of images, for each set or for one.
+"""Labelled images: class folders, of each set or of one, or a CSV of paths and classes.
 
 A folder of class folders is one set; a folder that holds `train` beside `val` (or `test`) of those
 is several. Only names are looked at.
@@ -209,12 +209,9 @@ _BETWEEN_CLASSES = re.compile(r"[;|]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One image of a CSV.
+    """One image of a CSV: its path, with slashes, is absolute or relative to the CSV's folder.
 
-    Attributes:
-        path: The file, relative to the folder of the CSV (or absolute), with forward slashes.
-        group: What must stay together in a split; "" = nothing.
-        split: The set in the CSV: train, val, test or "".
+    Images of one group stay together in a split; `group` and `split` may be "".
     """
 
     path: str

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from muntin.errors import DataError
+from muntin.errors import DataError, first_line
 from muntin.shapes import UInt8
 
 MAX_PIXELS = 500_000_000
@@ -43,12 +43,9 @@ _limit_lock = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageInfo:
-    """Format of a file before it was converted to 8-bit RGB.
+    """Format of a file before it was converted to 8-bit RGB, in Pillow's names ("MPO", "I;16").
 
-    Attributes:
-        format: Pillow's name of the file format, found by looking inside.
-        mode: Pillow's name of the pixel format ("RGB", "P", "I;16" ...).
-        orientation: The EXIF orientation, 1 to 8; 1 = as stored.
+    The EXIF orientation is 1 to 8; 1 = as stored.
     """
 
     format: str
@@ -213,7 +210,6 @@ def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    text = lines[0] if lines else ""
     # Pillow's sentence names a memory address instead of the file.
-    return "unknown format" if text.startswith("cannot identify") else text or type(error).__name__
+    text = first_line(error)
+    return "unknown format" if text.startswith("cannot identify") else text

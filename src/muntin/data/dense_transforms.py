@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentation of images with objects: which part is seen, at which size, and how mirrored."""
+"""Augmentation for objects and for masks: which part is seen, its size, mirror images, turns."""
 
 from __future__ import annotations
 

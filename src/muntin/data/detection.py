@@ -57,7 +57,10 @@ def _join(
     kind: str, listings: Mapping[str, Listing], findings: AnnotationReport, source: str, masks: bool
 ) -> DataSets:
     sizes = count_parts({part: len(listing) for part, listing in listings.items()})
-    counts = [_count_objects(listing) for listing in listings.values()]
+    counts = [
+        sum(len(entry.objects) for entry in listing.entries if entry.objects is not None)
+        for listing in listings.values()
+    ]
     objects = f"{' + '.join(map(str, counts))} object{'s' * (counts != [1])}"
     sets = name_parts(listings)
     classes = plural(next(iter(sets.values())).num_classes, "class", "classes")
@@ -73,10 +76,6 @@ def _join(
     left_out = findings.summary()
     notes = [f"{kind}, {sizes}, {objects} of {classes}", left_out, *findings.notes]
     return join_parts(sets, notes, problems=problems, left_out=left_out)
-
-
-def _count_objects(listing: Listing) -> int:
-    return sum(len(entry.objects) for entry in listing.entries if entry.objects is not None)
 
 
 _SMALL, _MEDIUM = 32**2, 96**2  # areas in pixels between COCO's small, medium and large

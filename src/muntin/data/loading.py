@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a listing to batches: decoded once when it fits, repeatable, cheap for tiny images."""
+"""From a listing to batches: decoded once when it fits, repeatable, cheap for tiny images.
+
+What happens to an image must not depend on which process reads it, in which batch, or whether the
+run was stopped in between. So each random number is computed from its place (seed, epoch, index),
+not drawn from a stream.
+"""
 
 from __future__ import annotations
 
@@ -280,7 +285,8 @@ def gather_shapes(order: NDArray[np.int64], listing: Listing, batch_size: int) -
     They are sorted by shape inside chunks of 16 batches, the batches of a chunk in random order
     again. Where sizes are not known, nothing changes.
     """
-    ratios = [_ratio(listing.entries[index].size) for index in order]
+    sizes = [listing.entries[index].size for index in order]
+    ratios = [1.0 if size is None else size[1] / size[0] for size in sizes]
     if len(set(ratios)) <= 1:
         return order
     places: list[int] = []
@@ -292,7 +298,3 @@ def gather_shapes(order: NDArray[np.int64], listing: Listing, batch_size: int) -
         batches.sort(key=lambda batch: (len(batch) < batch_size, min(batch)))
         places += [place for batch in batches for place in batch]
     return order[places]
-
-
-def _ratio(size: Size | None) -> float:
-    return 1.0 if size is None else size[1] / size[0]

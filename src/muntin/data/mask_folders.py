@@ -40,13 +40,9 @@ _LOSSY = (".jpg", ".jpeg", ".jfif")
 
 
 class _Values(NamedTuple):
-    """The values of some masks.
+    """The values of some masks, with pixels and a first mask of each, and masks that are broken.
 
-    Attributes:
-        colored: Whether there are masks that can only be read as colours.
-        counts: Pixels of each value.
-        first: A mask with each value.
-        broken: Masks that cannot be read, and why.
+    `colored`: some masks can only be read as colours.
     """
 
     colored: bool
@@ -125,17 +121,7 @@ def _table_of(classes: Classes, encoding: MaskEncoding) -> MaskTable:
 
 
 def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Propose a classes.json: a placeholder name for every colour in the masks.
-
-    Args:
-        path: A folder or an archive with images and masks.
-
-    Returns:
-        Colours by placeholder name, the most frequent first.
-
-    Raises:
-        DataError: The layout is wrong, or the masks hold no colours, or too many.
-    """
+    """Propose a classes.json: a placeholder name for every colour in masks, most frequent first."""
     _, place, pairs = find_reader(path, (MASK_FOLDERS,), what="masks")
     source = place.tree.source
     seen = _look(source, pairs.every)
@@ -193,7 +179,9 @@ def _decide(
         )
         raise DataError(message)
     unnamed = not {*table.values, *table.ignored} & seen.counts.keys()
-    if table.kind == "color" and unnamed and all(map(_is_grey, seen.counts)):
+    # A number that was written as grey has three equal bytes.
+    grey = all(value % 0x010101 == 0 for value in seen.counts)
+    if table.kind == "color" and unnamed and grey:
         message = (
             f"{table.origin} gives colours, but the masks in {source!r} hold numbers: "
             f"{shorten(sorted(value & 255 for value in seen.counts), limit=6)}. "
@@ -223,11 +211,6 @@ def _number_classes(
     values = tuple(range(start, start + count))
     ignored = tuple(value for value in ((0, 255) if start else (255,)) if value not in values)
     return table.names, MaskEncoding(kind="index", values=values, ignored=ignored)
-
-
-def _is_grey(value: int) -> bool:
-    """Whether a colour is a number that was written as grey."""
-    return value >> 16 == value >> 8 & 255 == value & 255
 
 
 def _from_values(

@@ -29,13 +29,9 @@ _NOT_LEARNT = frozenset(("ignore", "ignored", "void", "unlabeled", "unlabelled")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskTable:
-    """Names and what they are stored as.
+    """Names and what they are stored as; `origin` is where that is from, for notes.
 
-    Attributes:
-        values: Value of each class; empty where they are numbered in order, and the masks decide
-            whether from 0 or from 1.
-        ignored: Values of no class.
-        origin: Where it is from, for notes.
+    Without `values`, classes are numbered in order, and the masks decide whether from 0 or from 1.
     """
 
     names: tuple[str, ...]

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From annotations as a file holds them to the objects of an image.
 
-An annotation is kept, cut at the edge of the image, or left out with a line that names it.
+An annotation is kept, cut at the edge of the image, or left out with a line that names it. When
+most boxes of a file are wrong in the same way, the one who wrote it meant another unit or order,
+and a model would learn nonsense without any complaint: the file is refused.
 """
 
 from __future__ import annotations

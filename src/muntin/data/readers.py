@@ -57,10 +57,6 @@ class Source:
         return self._located[1]
 
 
-def _no_reasons(source: Source) -> Sequence[str]:
-    return ()
-
-
 def count_others(suffix: str, why: str) -> Callable[[Source], Sequence[str]]:
     """Give a `reject` that counts the files with a suffix."""
 
@@ -103,7 +99,7 @@ class Reader(Generic[RequestT, ResultT]):
     read: Callable[[Source, Any, RequestT], ResultT]
     looks_for: str
     file: str = ""
-    reject: Callable[[Source], Sequence[str]] = _no_reasons
+    reject: Callable[[Source], Sequence[str]] = lambda source: ()
 
 
 def find_reader(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO average precision and recall of detections: boxes and masks.
+"""COCO average precision and recall of detections (boxes and masks), and COCO's evaluation.
 
 Letters: T thresholds of overlap (0.50, 0.55 .. 0.95), R steps of recall (0, 0.01 .. 1),
 K classes, A ranges of area (all, small, medium, large), D limits on detections (1, 10, all).
@@ -22,6 +22,7 @@ from muntin.samples import Objects
 from muntin.shapes import Float, Int
 
 Kind = Literal["box", "mask"]
+Row = dict[str, Any]
 
 _AT_50, _AT_75 = 0, 5  # places in T
 _ALL = 0  # place in A
@@ -321,9 +322,6 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     """Average over what there is truth for, which is where COCOeval leaves no -1."""
     known = values[values > -1]
     return float(known.mean()) if known.size else None
-
-
-Row = dict[str, Any]
 
 
 def evaluate_rows(

@@ -40,23 +40,20 @@ class SemanticMetric:
     def compute(self) -> dict[str, Any]:
         """Give the figures; those of a class are lists in the order of the classes."""
         hits = self.confusion.diagonal().astype(np.float64)
-        truth_map = self.confusion.sum(axis=1)
-        either = truth_map + self.confusion.sum(axis=0) - hits
-        iou = [
-            hit / all_ if total else None
-            for hit, all_, total in zip(hits, either, truth_map, strict=True)
-        ]
-        accuracy = [
-            hit / total if total else None for hit, total in zip(hits, truth_map, strict=True)
-        ]
+        truth = self.confusion.sum(axis=1)
+        scored = truth > 0
+        # At least 1, so that classes without a pixel, which are not scored, divide by no zero.
+        iou = hits / np.maximum(truth + self.confusion.sum(axis=0) - hits, 1)
+        accuracy = hits / np.maximum(truth, 1)
+        known = bool(scored.any())
         return {
-            "miou": _mean(iou),
-            "mean_accuracy": _mean(accuracy),
-            "pixel_accuracy": float(hits.sum() / truth_map.sum()) if truth_map.sum() else None,
-            "iou": [None if value is None else float(value) for value in iou],
-            "accuracy": [None if value is None else float(value) for value in accuracy],
+            "miou": float(iou[scored].mean()) if known else None,
+            "mean_accuracy": float(accuracy[scored].mean()) if known else None,
+            "pixel_accuracy": float(hits.sum() / truth.sum()) if known else None,
+            "iou": np.where(scored, iou, None).tolist(),
+            "accuracy": np.where(scored, accuracy, None).tolist(),
             "class_names": list(self.class_names),
-            "num_classes_scored": int((truth_map > 0).sum()),
+            "num_classes_scored": int(scored.sum()),
             "num_images": self.num_images,
         }
 
@@ -74,8 +71,3 @@ def count_pixels(
     known = truth_map >= 0
     pairs = truth_map[known].astype(np.int64) * num_classes + predicted[known]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

@@ -83,12 +83,9 @@ def block_rows(theirs: str, ours: str, parts: Sequence[str] = _OUR_PARTS) -> tup
 class RenamedState:
     """A state dict renamed through a key map.
 
-    Attributes:
-        pairs: (their name, our name) of every tensor used.
-        ignored: Their names of derived or unused tensors.
-        unknown: Their names that match no row.
-        missing: Their names that are absent although other parts of the same tensor exist.
-        duplicates: Our names to which two of theirs map.
+    `pairs` are (their name, our name) of every tensor used, `duplicates` our names to which two of
+    theirs map. Of their names, `ignored` are derived or unused, `unknown` match no row, and
+    `missing` are absent although other parts of the same tensor exist.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)

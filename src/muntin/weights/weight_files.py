@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weight files: read without executing code, written atomically.
+"""Weight files, local or from the hub: read without executing code, written atomically.
 
 Checkpoints often hold a config, arguments or a log beside tensors: classes on an allowlist become
 empty placeholders, and any other class makes the file rejected.
@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.errors import WeightError, cannot_write, shorten
+from muntin.errors import WeightError, cannot_write, first_line, shorten
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".pkl")
 _FILES_IN_FOLDER = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
@@ -277,7 +277,7 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
                 Path(temporary).unlink()
 
 
-_FILES = ("model.safetensors", "pytorch_model.bin")
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _TIMEOUT_S = 4.0
 
 
@@ -320,7 +320,7 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
         api = huggingface_hub.HfApi()
         info = api.model_info(repo, revision=revision or None, timeout=timeout_s)
         there = [entry.rfilename for entry in info.siblings or []]
-        name = next((name for name in _FILES if name in there), "")
+        name = next((name for name in _HUB_FILES if name in there), "")
         if name:
             return Path(
                 huggingface_hub.hf_hub_download(
@@ -335,14 +335,13 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
         libraries = ("huggingface_hub", "httpx", "httpcore", "requests")
         if not isinstance(error, OSError) and not type(error).__module__.startswith(libraries):
             raise
-        first = (str(error) or type(error).__name__).splitlines()[0]
         message = (
-            f"{tried}, and the download failed ({first}). "
+            f"{tried}, and the download failed ({first_line(error)}). "
             f"Check the network connection, or pass a local file."
         )
         raise WeightError(message) from error
     message = (
-        f"{tried}, and the repository contains none of {', '.join(_FILES)}, only "
+        f"{tried}, and the repository contains none of {', '.join(_HUB_FILES)}, only "
         f"{shorten(there)}. Download the file and pass its path."
     )
     raise WeightError(message)
@@ -360,7 +359,7 @@ def is_available(hub_id: str) -> bool:
 def _in_cache(repo: str, revision: str) -> Path | None:
     import huggingface_hub
 
-    for name in _FILES:
+    for name in _HUB_FILES:
         found = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision or None)
         if isinstance(found, str):
             return Path(found)

@@ -146,6 +146,7 @@ def _build_empty(config: BackboneConfig, num_classes: int) -> Network:
     return Network(backbone, head).eval()
 
 
+# Counting takes seconds, so `facts.json` stores what ``benchmarks/count_models.py`` counted.
 FACTS = Path(__file__).with_name("facts.json")
 
 

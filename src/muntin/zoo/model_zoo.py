@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of models: name, config, published weights and accuracy with its source."""
+"""The tables of families and of models: config, published weights, accuracy and its source."""
 
 from __future__ import annotations
 
