@@ -28,7 +28,6 @@ class Objects:
 
     Attributes:
         boxes: Left, top, right and bottom edge; (0, 0) is the outer corner of the image.
-        class_ids: Class numbers.
         crowd: Whether a row is a group of objects (COCO: iscrowd), which is excluded from
             training, and whose detections are neither correct nor wrong.
         areas: Areas, for COCO's small, medium and large; of the mask if available. 0 if unknown
@@ -81,7 +80,6 @@ class Skeleton:
     """The keypoints of an instance and their relations; numbers count from 0.
 
     Attributes:
-        names: Name of each keypoint.
         edges: Pairs of keypoints that drawings join by a line.
         flip_pairs: Pairs of left and right keypoints, which are swapped in a mirrored image.
         mirrored: Whether a mirrored image is valid training data.

@@ -52,17 +52,15 @@ def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, 
             return _values(image, where, as_colors)
     except DataError:
         raise
-    except UnidentifiedImageError as error:  # its text names the object in memory
-        raise DataError(_describe_broken(where, len(data), "no format is recognised")) from error
     except Exception as error:  # each of Pillow's readers has its own ways to fail
-        raise DataError(_describe_broken(where, len(data), str(error))) from error
-
-
-def _describe_broken(where: str, size: int, why: str) -> str:
-    return (
-        f"The mask {where!r} must be an image that can be read (PNG is best), got {size} bytes "
-        f"that cannot: {why}. Make it again or remove it with its image."
-    )
+        # The text of this one names the object in memory.
+        unknown = isinstance(error, UnidentifiedImageError)
+        message = (
+            f"The mask {where!r} must be an image that can be read (PNG is best), got {len(data)} "
+            f"bytes that cannot: {'no format is recognised' if unknown else error}. Make it again "
+            f"or remove it with its image."
+        )
+        raise DataError(message) from error
 
 
 def _values(image: Image.Image, where: str, as_colors: bool) -> NDArray[np.int32]:

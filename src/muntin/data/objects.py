@@ -37,11 +37,8 @@ Fault = tuple[str, str]
 class Annotation:
     """One object as a file holds it.
 
-    Attributes:
-        where: How to find it in its file: "annotation 17", "line 3".
-        box: Left, top, right and bottom edge in pixels; anything that came.
-        segmentation: As in the file, read only if masks are requested.
-        keypoints: The same where keypoints are wanted: three numbers each.
+    `where` finds it there: "annotation 17", "line 3". The box is in pixels; segmentation and
+    keypoints (three numbers each) are as they came, and are read only where they are wanted.
     """
 
     where: str
@@ -95,11 +92,9 @@ class AnnotationReport:
 class ObjectRequest:
     """What a reader of annotated objects is asked for.
 
-    Attributes:
-        class_names: Classes of a trained run, which class numbers follow.
-        masks: Whether objects without a mask are left out; otherwise masks are not kept.
-        keypoints: Whether keypoints are read, of classes that have some. The skeletons of the
-            listings have names and edges only.
+    Class numbers follow `class_names`, those of a trained run. With `masks`, objects without one
+    are left out; otherwise masks are not kept. With `keypoints`, classes without any are left out,
+    and the skeletons of the listings have names and edges only.
     """
 
     findings: AnnotationReport

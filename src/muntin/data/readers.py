@@ -25,9 +25,7 @@ ResultT = TypeVar("ResultT")
 class Source:
     """What the user passed as DATA: a folder, an archive or a single file.
 
-    Attributes:
-        is_file: Whether it is a single file; an archive is none.
-        suffix: Lower-case suffix of a single file; "" for a folder or an archive.
+    An archive is no single file, and has no `suffix`, which is in lower case.
     """
 
     def __init__(self, path: Path) -> None:

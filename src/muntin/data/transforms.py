@@ -106,13 +106,10 @@ class Preprocessing:
 
 
 class Sample(NamedTuple):
-    """A decoded image with its annotations.
+    """A decoded image, perhaps made smaller or a part of it, with its annotations.
 
-    Attributes:
-        pixels: The image, perhaps made smaller or a part of it.
-        size: (height, width) of the original.
-        target: Its objects, the classes of its pixels or its keypoints, in pixels of `pixels`;
-            None where there is no more than a label.
+    `size` is that of the original, but `target` is in pixels of `pixels`; None where there is no
+    more than a label.
     """
 
     pixels: UInt8[Tensor, "C H W"]

@@ -34,14 +34,10 @@ _FEW = {"1": 0, "10": 1}  # places in D; the last is the most
 class PrecisionRecall:
     """Precision against recall at an overlap (IoU) of 0.5, and the score to cut at.
 
-    Attributes:
-        recall: The grid: 0, 0.01 .. 1.
-        precision: Of each class at that recall or any higher one; NaN for a class without truth.
-        mean: Of the classes that have truth; NaN when none has.
-        num_objects: Objects of each class in the truth, crowds left out.
-        best_threshold: Keeping the detections with at least this score makes F1, over the
-            objects of all classes together, as high as it can be. None if no detection is correct.
-        best_f1: The highest F1; None without truth.
+    Precision is that of each class at a recall (0, 0.01 .. 1) or any higher one, NaN for a class
+    without truth; `mean` is over the others. `num_objects` leaves out crowds. Keeping the
+    detections with at least `best_threshold` makes F1, over the objects of all classes together, as
+    high as it can be; None if no detection is correct. `best_f1` is None without truth.
     """
 
     recall: Float[np.ndarray, " R"]

@@ -42,10 +42,8 @@ _SHARE_COVERED = 0.35  # of the objects
 class SceneObject(NamedTuple):
     """One object of a scene; its mask has no parts that something covers.
 
-    Attributes:
-        class_id: Its place in the `classes` that the scene was made with.
-        keypoints: x, y and visibility of each of `KEYPOINT_NAMES`: 2 seen, 1 covered, 0 outside
-            the image.
+    `class_id` is a place in the `classes` of the scene; `keypoints` are x, y and visibility of each
+    of `KEYPOINT_NAMES`: 2 seen, 1 covered, 0 outside the image.
     """
 
     class_id: int
@@ -95,15 +93,10 @@ def make_scene(
 ) -> Scene:
     """Make one image, from back to front; it depends on its arguments and nothing else.
 
-    Args:
-        seed: Number of the set, 0 or more.
-        index: Number of the image in the set, 0 or more.
-        size: (height, width) in pixels, at least 16 each.
-        max_objects: There are one to this many objects; fewer where they do not fit.
-        classes: Which of `CLASS_NAMES` may come; `class_id` counts in this order.
-        max_angle: Objects are turned by at most this much either way, in radians.
-        usual_colours: Share of objects that have a colour usual for their class; the others, and
-            all of them at 0, have any.
+    `seed` is the number of the set and `index` that of the image in it; sides have 16 pixels or
+    more. There are one to `max_objects` objects, fewer where they do not fit, of any of `classes`,
+    turned by at most `max_angle` radians either way. `usual_colours` is the share of objects that
+    have a colour usual for their class; the others have any.
     """
     _require_drawable(size, max_objects, classes)
     rng = np.random.default_rng([seed, index])

@@ -100,11 +100,9 @@ class RenamedState:
 class KeyMap:
     """The names of one family in one dialect; of the rows, the first match wins.
 
-    Attributes:
-        prefix: Prefix of the backbone's names in files that also hold a classifier, absent from
-            files without one.
-        wrappers: Other prefixes that are stripped when reading.
-        unused: Pattern of their names that are ignored: heads and necks of other tasks.
+    `prefix` is that of the backbone's names in files that also hold a classifier, absent from files
+    without one; `wrappers` are other prefixes that are stripped when reading. Names that contain
+    the pattern `unused` are ignored: heads and necks of other tasks.
     """
 
     rows: tuple[Row, ...]

@@ -75,14 +75,10 @@ _NON_COMMERCIAL = "CC-BY-NC-4.0"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelEntry:
-    """One row of the zoo.
+    """One row of the zoo: `weights` is the hub id of published weights, or empty.
 
-    Attributes:
-        weights: Hub id of published weights, or empty.
-        accuracy: Published ImageNet-1k top-1 in percent; 0 if unknown.
-        source: Publication of that accuracy.
-        mean: Per-channel mean of the normalization that the weights were trained with.
-        std: Per-channel standard deviation, likewise.
+    `accuracy` is ImageNet-1k top-1 in percent, published in `source`; 0 if unknown. Mean and
+    standard deviation, a value per channel, normalize images as in the training of the weights.
     """
 
     config: BackboneConfig
