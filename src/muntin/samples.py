@@ -147,7 +147,6 @@ class Entry:
             images with objects.
         group: Images of one group (patient, video) stay in the same split; "" = none.
         size: (height, width) in pixels, if annotated.
-        objects: Annotated objects; None if the task has none.
         mask: The mask file, also relative; "" if the task has none.
         instance: Index of the object that the entry describes, if each object has its own entry;
             -1 = all objects.

@@ -24,10 +24,9 @@ from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
 from muntin.drawing.saving import save_figure, save_image
 from muntin.drawing.semantic_drawing import draw_semantic_pair
 from muntin.errors import plural
-from muntin.metrics.classification_metric import ClassificationMetric
+from muntin.metrics.class_metrics import ClassificationMetric, SemanticMetric, count_pixels
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
-from muntin.metrics.semantic_metric import SemanticMetric, count_pixels
 from muntin.samples import Classes
 from muntin.scoring.evaluator import Scored
 

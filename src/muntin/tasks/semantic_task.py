@@ -18,7 +18,7 @@ from muntin.data.transforms import Preprocessing, resize
 from muntin.features import Features
 from muntin.heads.head import Head
 from muntin.heads.semantic_head import MAP_HEADS, SemanticHead
-from muntin.metrics.semantic_metric import SemanticMetric
+from muntin.metrics.class_metrics import SemanticMetric
 from muntin.ops.sliding_windows import slide
 from muntin.results import SemanticMap
 from muntin.samples import Classes, Listing

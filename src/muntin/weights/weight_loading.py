@@ -55,8 +55,6 @@ class LoadReport:
     """Result of `load_weights`.
 
     Attributes:
-        dialect: Dialect of the weights.
-        source: Where they came from.
         renamed: (their name, our name) of every tensor whose name differs.
         resized: Our names of tensors resized to another window, image or patch size.
         reset: Our names of parameters that were not loaded, such as a head for other classes.
@@ -65,8 +63,7 @@ class LoadReport:
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
         conventions: Fields of a detector head's config adopted from the source; empty if
             unchanged.
-        class_names: Names of the classes, if the file contains them.
-        license: License of the weights, if the file contains it.
+        class_names: Those in the file, if any, as for `license`.
     """
 
     dialect: str
