@@ -338,9 +338,8 @@ def _paint_surface(
     kind = rng.random()
     if kind < 0.3:
         return np.broadcast_to(colour, (*size, 3)).copy()
-    share = (
-        _noise(rng, size, cells=int(rng.integers(3, 12))) if kind < 0.65 else _pattern(rng, size)
-    )
+    mottled = kind < 0.65
+    share = _noise(rng, size, cells=int(rng.integers(3, 12))) if mottled else _pattern(rng, size)
     other = np.clip(colour + rng.uniform(-0.35, 0.35, 3).astype(np.float32), 0, 1)
     return colour + share[..., None] * (other - colour)
 
@@ -349,9 +348,8 @@ def _pattern(rng: np.random.Generator, size: Size) -> Float[np.ndarray, "H W"]:
     """A gradient, stripes or a chequered pattern, at any angle."""
     angle = rng.uniform(-np.pi, np.pi)
     across = np.linspace(-0.5, 0.5, size[1], dtype=np.float32)[None, :]
-    down = np.linspace(-0.5, 0.5, size[0], dtype=np.float32)[:, None] * np.float32(
-        size[0] / size[1]
-    )
+    ratio = np.float32(size[0] / size[1])
+    down = np.linspace(-0.5, 0.5, size[0], dtype=np.float32)[:, None] * ratio
     along, aside = _rotate(across, down, angle)
     kind = rng.integers(3)
     if kind == 0:
