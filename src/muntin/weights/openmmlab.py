@@ -53,8 +53,7 @@ def _around(config: SwinConfig) -> tuple[Row, ...]:
     norms = Row(("norm{i}.{p}",), "norm{i}.{p}")
     return (
         Row(("patch_embed.projection.{p}",), "patch_embed.proj.{p}"),
-        Row(("patch_embed.norm.{p}",), "patch_embed.norm.{p}"),
-        Row(("absolute_pos_embed",), "absolute_pos_embed"),
+        *same_names("patch_embed.norm.{p}", "absolute_pos_embed"),
         *block_rows(_THEIRS, _OURS, ("norm1", "attn.w_msa.qkv", "attn.w_msa.proj", "norm2", *_MLP)),
         norms if config.out_norm == "each" else Row((last,), "norm.{p}"),
         Row(("head.fc.{p}",), "head.fc.{p}"),
