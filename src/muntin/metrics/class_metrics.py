@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,8 +108,8 @@ def _average_precision(scores: Float[Tensor, " B"], targets: Int[Tensor, " B"]) 
     return (steps * (hits / counts)).sum()
 
 
-def _numbers(values: Tensor) -> list[float | None]:
-    return [None if torch.isnan(value) else value.item() for value in values]
+def _numbers(values: Tensor | NDArray[np.float64]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.tolist()]
 
 
 class SemanticMetric:
@@ -140,15 +141,16 @@ class SemanticMetric:
         truth = self.confusion.sum(axis=1)
         scored = truth > 0
         # At least 1, so that classes without a pixel, which are not scored, divide by no zero.
-        iou = hits / np.maximum(truth + self.confusion.sum(axis=0) - hits, 1)
-        accuracy = hits / np.maximum(truth, 1)
+        either = np.maximum(truth + self.confusion.sum(axis=0) - hits, 1)
+        iou = np.where(scored, hits / either, np.nan)
+        accuracy = np.where(scored, hits / np.maximum(truth, 1), np.nan)
         known = bool(scored.any())
         return {
             "miou": float(iou[scored].mean()) if known else None,
             "mean_accuracy": float(accuracy[scored].mean()) if known else None,
             "pixel_accuracy": float(hits.sum() / truth.sum()) if known else None,
-            "iou": np.where(scored, iou, None).tolist(),
-            "accuracy": np.where(scored, accuracy, None).tolist(),
+            "iou": _numbers(iou),
+            "accuracy": _numbers(accuracy),
             "class_names": list(self.class_names),
             "num_classes_scored": int(scored.sum()),
             "num_images": self.num_images,
