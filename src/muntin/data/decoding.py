@@ -74,7 +74,13 @@ def decode_with_facts(
         raise DataError(message)
     try:
         with open_header(io.BytesIO(data)) as image:
-            _require_bearable(image, where)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                message = (
+                    f"An image must have at most {MAX_PIXELS // 10**6} million pixels, "
+                    f"got {height} x {width} in {where!r}. Make it smaller or cut it into tiles."
+                )
+                raise DataError(message)
             if shrink_hint is not None and image.format in ("JPEG", "MPO"):
                 # Shorter sides than the hint are never made: both are kept at least as long.
                 image.draft(image.mode, (shrink_hint, shrink_hint))
@@ -151,16 +157,6 @@ def open_header(file: io.BytesIO | Path) -> Image.Image:
             return Image.open(file, formats=_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = before
-
-
-def _require_bearable(image: Image.Image, where: str) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        message = (
-            f"An image must have at most {MAX_PIXELS // 10**6} million pixels, "
-            f"got {height} x {width} in {where!r}. Make it smaller or cut it into tiles."
-        )
-        raise DataError(message)
 
 
 def _read(image: Image.Image) -> tuple[np.ndarray, ImageInfo]:

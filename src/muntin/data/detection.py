@@ -47,10 +47,9 @@ def list_detect(
     format requires.
     """
     reader, source, found = find_reader(path, readers, what="annotated objects")
-    findings = AnnotationReport()
-    request = ObjectRequest(findings=findings, class_names=class_names, masks=masks)
+    request = ObjectRequest(class_names=class_names, masks=masks)
     listings = reader.read(source, found, request)
-    return _join(reader.name, listings, findings, str(source.path), masks)
+    return _join(reader.name, listings, request.findings, str(source.path), masks)
 
 
 def _join(

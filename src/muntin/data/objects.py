@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -97,10 +97,10 @@ class ObjectRequest:
     and the skeletons of the listings have names and edges only.
     """
 
-    findings: AnnotationReport
     class_names: Sequence[str] | None = None
     masks: bool = False
     keypoints: bool = False
+    findings: AnnotationReport = field(default_factory=AnnotationReport)
 
 
 def make_listing(
