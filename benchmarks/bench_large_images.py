@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw
 import muntin
 from muntin.benching.interleaving import summarize
 from muntin.devices import peak_mib
-from muntin.metrics.semantic_metric import SemanticMetric
+from muntin.metrics.class_metrics import SemanticMetric
 from muntin.synthetic.datasets import write_coco, write_maps
 from muntin.synthetic.scenes import make_scene
 

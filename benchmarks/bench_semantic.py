@@ -30,9 +30,9 @@ from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
-from muntin.data.label_files import read_mask
+from muntin.data.mask_values import read_mask
 from muntin.data.semantic import list_semantic
-from muntin.metrics.semantic_metric import SemanticMetric
+from muntin.metrics.class_metrics import SemanticMetric
 from muntin.prediction.from_run import load as load_run
 from muntin.results import SemanticMap
 from muntin.samples import Listing

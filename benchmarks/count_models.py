@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from muntin.zoo.model_table import FACTS, count_facts
+from muntin.zoo.costs import FACTS, count_facts
 from muntin.zoo.model_zoo import MODELS
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ import errno
 
 import pytest
 
-from muntin.errors import shorten, unknown_name
-from muntin.system_errors import cannot_write
+from muntin.errors import cannot_write, shorten, unknown_name
 
 ADVICE = {
     "full disk": (OSError(errno.ENOSPC, "No space left on device"), "Free disk space."),

@@ -9,7 +9,7 @@ import torch
 
 import muntin
 from muntin.commands import main
-from muntin.data.detection_transforms import DetectionAugmentConfig
+from muntin.data.dense_transforms import DetectionAugmentConfig
 from muntin.errors import ConfigError, DataError, RunError
 from muntin.published import COCO_NAMES, open_published, read_class_names
 from muntin.runs import Run

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from muntin.data.detection_transforms import DetectionAugmentConfig
+from muntin.data.dense_transforms import DetectionAugmentConfig, SegmentationAugmentConfig
 from muntin.data.keypoint_transforms import KeypointAugmentConfig
-from muntin.data.segmentation_transforms import SegmentationAugmentConfig
 from muntin.errors import ConfigError, RunError
 from muntin.heads.head_table import DETECTORS, MASK_DETECTORS
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS

@@ -108,7 +108,8 @@ def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C
 
 def replace(config: C, values: Mapping[str, Any], *, where: str = "") -> C:
     """Return a copy with some fields changed; keys and types are checked as in `from_dict`."""
-    return from_dict(type(config), {**_shallow(config), **values}, where=where)
+    own = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    return from_dict(type(config), {**own, **values}, where=where)
 
 
 def with_texts(
@@ -146,10 +147,6 @@ def with_texts(
     for first, rows in inner.items():
         values[first] = with_texts(getattr(config, first), rows, where=where, group=before + first)
     return replace(config, values, where=where) if values else config
-
-
-def _shallow(config: object) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
 
 
 def _read(text: str) -> Any:  # noqa: ANN401 (any JSON value)

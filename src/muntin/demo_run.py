@@ -15,8 +15,8 @@ from rich.console import Console
 
 from muntin.data.decoding import open_image
 from muntin.data.detection import list_detect
-from muntin.data.label_files import read_mask
 from muntin.data.listing import list_classify
+from muntin.data.mask_values import read_mask
 from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
 from muntin.drawing.detection_drawing import draw_detection_pair

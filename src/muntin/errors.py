@@ -7,6 +7,8 @@ Every message states, in this order: the requirement, the value received, its or
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable, Sized
 
 
@@ -88,6 +90,11 @@ def shorten(items: Iterable[object], *, limit: int = 5) -> str:
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
+def first_line(error: Exception) -> str:
+    """Give the first line of a message, or the name of the class of an error without one."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def plural(count: int, noun: str, several: str = "") -> str:
     """Write a number with its noun.
 
@@ -113,3 +120,36 @@ def check_columns(**columns: Sized | None) -> None:
             f"{count}."
         )
         raise ShapeError(message)
+
+
+# Error numbers for a full disk, and for a file where a folder is needed or vice versa.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WRONG_KIND = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+
+def cannot_write(path: object, error: Exception) -> str:
+    """Format the message for a file that could not be written; the advice depends on the `errno`.
+
+    Example:
+        >>> cannot_write("a.png", OSError(errno.ENOSPC, "No space left on device"))
+        'a.png could not be written (No space left on device). Free disk space.'
+    """
+    reason = getattr(error, "strerror", None) or str(error)
+    # Libraries written in Rust raise their own exceptions, with the error number in the text.
+    number = re.search(r"os error (\d+)", reason)
+    code = int(number[1]) if number else getattr(error, "errno", None)
+    if code in _FULL:
+        advice = "Free disk space"
+    elif code in _WRONG_KIND:
+        advice = "A file is where a folder is needed, or vice versa; move it"
+    else:
+        advice = "Choose a writable location"
+    return f"{path} could not be written ({reason}). {advice}."
+
+
+def missing_extra(library: str, extra: str, purpose: str) -> MissingExtra:
+    """Build the error for an optional library that is not installed."""
+    message = (
+        f"{purpose} needs {library}, which is not installed. Run: pip install 'muntin[{extra}]'"
+    )
+    return MissingExtra(message)

@@ -63,6 +63,7 @@ def open_published(
     task = task_of_head(head)
     class_names = class_names or _default_names(task)
     skeleton = COCO_PERSON if task.kind == "keypoints" else None
+    changed = with_texts(entry.config, (settings or {}).items())
     network = create(
         task.name,
         name,
@@ -70,7 +71,7 @@ def open_published(
         num_classes=len(class_names),
         num_keypoints=len(skeleton.names) if skeleton else None,
         conventions=conventions,
-        **_as_fields(entry.config, settings or {}),
+        **{field: getattr(changed, field) for field in settings or {}},
     )
     report = load_weights(network, source)
     if report.reset:
@@ -136,9 +137,3 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
         message = f"--classes must list at least one class, got none in {str(path)!r}."
         raise DataError(message)
     return names
-
-
-def _as_fields(config: object, settings: dict[str, str]) -> dict[str, Any]:
-    """Parse text settings to values of config fields."""
-    changed = with_texts(config, settings.items())
-    return {name: getattr(changed, name) for name in settings}

@@ -8,9 +8,8 @@ from typing import Literal
 
 from muntin.configs import check_range
 from muntin.data.classification_transforms import AugmentConfig
-from muntin.data.detection_transforms import DetectionAugmentConfig
+from muntin.data.dense_transforms import DetectionAugmentConfig, SegmentationAugmentConfig
 from muntin.data.keypoint_transforms import KeypointAugmentConfig
-from muntin.data.segmentation_transforms import SegmentationAugmentConfig
 from muntin.errors import ConfigError, unknown_name
 from muntin.samples import TaskKind
 

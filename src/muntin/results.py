@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.errors import ShapeError, check_columns
+from muntin.errors import ShapeError, check_columns, missing_extra
 from muntin.run_lengths import decode_mask, encode_mask
 from muntin.shapes import Size
-from muntin.system_errors import missing_extra
 
 DEFAULT_SCORE_THRESHOLD = 0.3
 """Score threshold of keypoints in drawings, and of objects where validation found none."""

@@ -18,7 +18,7 @@ from muntin.heads.rcnn_config import RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
 from muntin.recipes import AUGMENTS, AnyAugmentConfig, MachineConfig, TrainConfig
 from muntin.samples import TaskKind
-from muntin.zoo.families import BackboneConfig, config_from_dict, config_to_dict
+from muntin.zoo.model_zoo import BackboneConfig, config_from_dict, config_to_dict
 
 SCHEMA = 2
 """Version of the format that `RunConfig.to_dict` writes.

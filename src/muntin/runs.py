@@ -28,15 +28,14 @@ from muntin.data.transforms import Preprocessing
 from muntin.engines.engine_network import EngineNetwork, HeadInfo
 from muntin.engines.engine_table import Format, find_format, require
 from muntin.engines.graphs import Runner
-from muntin.errors import ConfigError, RunError
+from muntin.errors import ConfigError, RunError, cannot_write
 from muntin.heads.network import Network
 from muntin.run_config import RunConfig
 from muntin.samples import Classes
-from muntin.system_errors import cannot_write
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
 from muntin.weights.weight_loading import load_weights
-from muntin.zoo.families import build_backbone, free_attention
+from muntin.zoo.model_zoo import build_backbone, free_attention
 
 WEIGHTS = "weights.safetensors"
 JOURNAL = "journal.jsonl"

@@ -28,7 +28,6 @@ class Objects:
 
     Attributes:
         boxes: Left, top, right and bottom edge; (0, 0) is the outer corner of the image.
-        class_ids: Class numbers.
         crowd: Whether a row is a group of objects (COCO: iscrowd), which is excluded from
             training, and whose detections are neither correct nor wrong.
         areas: Areas, for COCO's small, medium and large; of the mask if available. 0 if unknown
@@ -81,7 +80,6 @@ class Skeleton:
     """The keypoints of an instance and their relations; numbers count from 0.
 
     Attributes:
-        names: Name of each keypoint.
         edges: Pairs of keypoints that drawings join by a line.
         flip_pairs: Pairs of left and right keypoints, which are swapped in a mirrored image.
         mirrored: Whether a mirrored image is valid training data.
@@ -109,13 +107,9 @@ class Skeleton:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Classes:
-    """Classes of a data set; ``classes.json`` of a run folder.
+    """Classes of a data set by class number; ``classes.json`` of a run folder.
 
-    Attributes:
-        names: Class names by class number.
-        multi_label: Whether an image may have any number of classes.
-        encoding: Encoding of mask files; None without masks.
-        skeleton: The keypoints of an instance; None without keypoints.
+    With `multi_label`, an image may have any number of classes; `encoding` is that of mask files.
     """
 
     names: tuple[str, ...]
@@ -153,7 +147,6 @@ class Entry:
             images with objects.
         group: Images of one group (patient, video) stay in the same split; "" = none.
         size: (height, width) in pixels, if annotated.
-        objects: Annotated objects; None if the task has none.
         mask: The mask file, also relative; "" if the task has none.
         instance: Index of the object that the entry describes, if each object has its own entry;
             -1 = all objects.
@@ -180,11 +173,7 @@ class Entry:
 class Listing:
     """The images of one set, in a fixed order; other fields as in `Classes`.
 
-    Attributes:
-        source: The folder or archive that contains the files.
-        entries: The images.
-        class_names: Name of each class number; `multi_label`, `encoding` and `skeleton` are those
-            of `Classes` too.
+    `source` is the folder or archive that contains the files.
     """
 
     source: str
@@ -232,10 +221,7 @@ class Listing:
 class Problem:
     """A problem of a data set.
 
-    Attributes:
-        file: The file, relative to the source; or the class, split or source.
-        what: Description, one line.
-        severity: "error" if it prevents training, else "warning".
+    `file` is relative to the source, or is the class, split or source; an error prevents training.
     """
 
     file: str
@@ -247,13 +233,8 @@ class Problem:
 class DataSets:
     """The splits of a data set.
 
-    Attributes:
-        train: Training split, or the only split.
-        val: Validation split, for model selection.
-        test: Test split, for reported metrics.
-        note: Summary of the layout, one line.
-        problems: Skipped annotations and other warnings.
-        left_out: Number of skipped annotations and the reasons, one line; "" if none.
+    A single split is `train`; `val` selects a model, `test` is for reported metrics. `note` is the
+    layout in one line, `left_out` the number of skipped annotations and why, "" if none.
     """
 
     train: Listing | None

@@ -23,7 +23,6 @@ class BoxTargets(NamedTuple):
 
     Attributes:
         boxes: Left, top, right and bottom edge.
-        class_ids: Class numbers.
         ignored: Boxes of crowds; detections there are neither correct nor wrong.
         layers: Objects at each pixel; L is 0 without masks.
         layer_of: Layer of the mask of each object; -1 if it has none.
@@ -67,9 +66,8 @@ class BoxTargets(NamedTuple):
         height, width = self.layers.shape[1:]
         columns = x.floor().long().clamp(0, width - 1)[:, None, :]
         lines = y.floor().long().clamp(0, height - 1)[:, :, None]
-        indices = self.layers[
-            self.layer_of[rows][:, None, None], lines, columns
-        ]  # P, 3*side, 3*side
+        layers = self.layer_of[rows][:, None, None]
+        indices = self.layers[layers, lines, columns]  # P, 3*side, 3*side
         inside = (indices == rows[:, None, None] + 1).float()
         return inside.reshape(len(boxes), side, 3, side, 3).mean(dim=(2, 4))
 
@@ -90,13 +88,10 @@ class LabelMap(NamedTuple):
 
 
 class Keypoints(NamedTuple):
-    """The keypoints of one instance.
+    """The keypoints of one instance; (0, 0) is the centre of the first pixel.
 
-    Attributes:
-        points: x and y; undefined for unknown points. (0, 0) is the centre of the first pixel.
-        known: Which points are trained on.
-        frame: Left, top, right and bottom of the visible part of the instance, in the same
-            coordinates.
+    Only `known` points are trained on; the others are undefined. `frame` is left, top, right and
+    bottom of the visible part of the instance.
     """
 
     points: Float[Tensor, "P 2"]

@@ -6,10 +6,9 @@ import csv
 import numpy as np
 from PIL import Image
 
-from muntin.data.class_names import number_classes
 from muntin.data.detection import READERS, list_detect
 from muntin.data.objects import Annotation, make_entry, make_listing
-from muntin.data.readers import Reader
+from muntin.data.readers import Reader, number_classes
 from muntin.data.trees import read_size, read_text
 
 

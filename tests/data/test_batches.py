@@ -18,8 +18,8 @@ from muntin.data.batches import (
 )
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
+from muntin.data.dense_transforms import DetectionAugmentConfig
 from muntin.data.detection import list_detect
-from muntin.data.detection_transforms import DetectionAugmentConfig
 from muntin.data.loading import EvalLoader, Processes, TrainLoader, gather_shapes
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.prediction.predictor import Predictor

@@ -10,9 +10,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from muntin.data.detection import list_detect
-from muntin.data.segmentations import clean_segmentation
 from muntin.errors import DataError
-from muntin.run_lengths import decode_mask, encode_mask, to_run_lengths
+from muntin.run_lengths import clean_segmentation, decode_mask, encode_mask, to_run_lengths
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
 SQUARE = [[10, 10, 30, 10, 30, 20, 10, 20]]

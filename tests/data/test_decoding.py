@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from muntin.data.decoding import decode, decode_with_facts, open_image
-from muntin.data.label_files import read_values
+from muntin.data.mask_values import read_values
 from muntin.data.trees import read_size
 from muntin.errors import DataError
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from muntin.data.batches import fit
-from muntin.data.detection_transforms import DetectionAugmentConfig
+from muntin.data.dense_transforms import DetectionAugmentConfig
 from muntin.data.joint_transforms import to_box_targets
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError

@@ -131,7 +131,7 @@ def test_images_of_several_sizes_go_one_by_one(data, tmp_path):
     store = store_of(mixed)
     assert store.stacked is None
     assert not loader_of(store).whole_batches
-    assert store.image(2).shape == (3, 24, 24), "no larger than anybody can use"
+    assert store.load(2).pixels.shape == (3, 24, 24), "no larger than anybody can use"
     assert all(batch.images.shape[1:] == (3, 16, 16) for batch in epoch_of(loader_of(store)))
     assert loader_of(store_of(data)).whole_batches
 

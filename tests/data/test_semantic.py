@@ -15,8 +15,8 @@ from PIL import Image
 import muntin
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
-from muntin.data.label_files import read_mask
 from muntin.data.loading import EvalLoader
+from muntin.data.mask_values import read_mask
 from muntin.data.semantic import check_semantic, list_semantic, propose_table
 from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError

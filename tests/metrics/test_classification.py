@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from muntin.metrics.classification_metric import ClassificationMetric
+from muntin.metrics.class_metrics import ClassificationMetric
 
 
 def collect(logits, targets, batch_size, **options):

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import accuracy_score, jaccard_score
 
 from muntin.errors import ShapeError
-from muntin.metrics.semantic_metric import SemanticMetric
+from muntin.metrics.class_metrics import SemanticMetric
 from muntin.results import SemanticMap
 
 NAMES = ("a", "b", "c", "d")

@@ -22,8 +22,8 @@ from muntin.synthetic.datasets import write_classify
 from muntin.training.loop import FitResult, Loop
 from muntin.training.progress import Reporter
 from muntin.training.request import PreparedRun
-from muntin.zoo.families import build_backbone
 from muntin.zoo.model_building import model_config
+from muntin.zoo.model_zoo import build_backbone
 
 SIDE, PATCH, DIM = 32, 8, 16
 PRE = Preprocessing(img_size=(SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -14,7 +14,7 @@ from muntin.heads.network import Network
 from muntin.heads.reconstruction_head import PixelDecoder, cut_patches
 from muntin.objectives.reconstruction_objective import MaskedReconstruction, draw_masks
 from muntin.runs import read_journal
-from muntin.zoo.families import build_backbone
+from muntin.zoo.model_zoo import build_backbone
 from tests.objectives.fitting import DIM, MODEL, PATCH, PRE, SIDE, fit_objective
 
 

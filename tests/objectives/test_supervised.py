@@ -13,8 +13,8 @@ from muntin.heads.network import Head, Network
 from muntin.objectives.supervised_objective import Supervised, SupervisedTask
 from muntin.samples import Classes
 from muntin.tasks.task_table import find_task
-from muntin.zoo.families import build_backbone
 from muntin.zoo.model_building import model_config
+from muntin.zoo.model_zoo import build_backbone
 
 SMALL = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "out_indices": (0, 1)}
 PRE = Preprocessing(img_size=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3)

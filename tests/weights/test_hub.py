@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from muntin.errors import WeightError
-from muntin.weights.hub import fetch, is_hub_id
-from muntin.weights.weight_files import write_weights
+from muntin.weights.weight_files import fetch, is_hub_id, write_weights
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -80,7 +79,7 @@ def test_offline_variable_is_respected(cache, monkeypatch):
 
 SCRIPT = """
 from muntin.errors import WeightError
-from muntin.weights.hub import fetch
+from muntin.weights.weight_files import fetch
 try:
     fetch("owner/net", timeout_s=0.5)
 except WeightError as error:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from muntin.zoo import MODELS, count_costs, create_backbone, create_model, find_model
-from muntin.zoo.model_table import count_facts, known_facts
+from muntin.zoo.costs import count_facts, known_facts
 
 # 10^9 multiply-accumulates: timm's benchmark table; T2T-ViT: its README.
 PUBLISHED = {

@@ -18,7 +18,7 @@ def models(
     as_json: JsonOption = False,
 ) -> None:
     """List models with parameters, GMACs and published accuracy."""
-    from muntin.zoo.model_table import describe_models
+    from muntin.zoo.costs import describe_models
 
     rows = describe_models(pattern, img_size)
     if as_json:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from muntin.errors import DataError
+from muntin.errors import DataError, first_line
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """Names of files that are read as archives, in lower case."""
@@ -164,8 +164,9 @@ def _open(source: str) -> _Zip | _Tar:
         else:
             archive = _open_tar(source)
     except _BROKEN as error:
+        why = first_line(error).rstrip(":.")
         message = (
-            f"The archive {source!r} is broken or not an archive: {_first_line(error)}. "
+            f"The archive {source!r} is broken or not an archive: {why}. "
             f"Fetch it again (was the download cut off?), or use an unpacked folder."
         )
         raise DataError(message) from error
@@ -206,11 +207,6 @@ def _unpack(source: str, contents: dict[str, bytes | tuple[int, int]]) -> list[t
                 raise ValueError(message)
             contents[_clean(member.name)] = file.read()
     return members
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0].rstrip(":.") if lines else type(error).__name__
 
 
 def _clean(name: str) -> str:

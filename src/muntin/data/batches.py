@@ -23,17 +23,12 @@ PAD_TO = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Images and their indices in the listing.
+    """Images, not yet normalised, and their indices in the listing.
 
-    Attributes:
-        images: uint8, not yet normalised; images of several sizes are padded at the right and
-            at the bottom.
-        sizes: (height, width) of the image inside each image.
-        originals: (height, width) of the image that each was made of.
-        weights: 1 for an image that counts; 0 for one that could not be read, or that only fills
-            up the share of a process.
-        num_real: Images of the whole batch, over all processes.
-        targets: What is known of each image beyond its label, where there is more.
+    Images of several sizes are padded at the right and at the bottom: `sizes` are those inside,
+    `originals` those of the files. The weight is 0 for an image that could not be read, or that
+    only fills up the share of a process, else 1; `num_real` counts images over all processes.
+    `targets` are what is known of images beyond their labels, where there is more.
     """
 
     images: UInt8[Tensor, "B C H W"]

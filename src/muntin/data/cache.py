@@ -17,11 +17,11 @@ from muntin.data.data_config import DataConfig
 from muntin.data.decoding import decode
 from muntin.data.joint_transforms import Window, to_box_targets
 from muntin.data.keypoint_transforms import crop_box, crop_region, to_keypoints
-from muntin.data.label_files import LabelFile, read_mask
+from muntin.data.mask_values import LabelFile, read_mask
 from muntin.data.transforms import Preprocessing, Sample, resize, scaled_size, to_tensor
 from muntin.errors import DataError, MuntinWarning, shorten
 from muntin.samples import Entry, Listing
-from muntin.shapes import Size, UInt8
+from muntin.shapes import Size
 from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
 
 ZOOM = 1.5
@@ -105,11 +105,6 @@ class ImageCache:
     def load(self, index: int) -> Sample | None:
         """Return an image with its targets; None if it cannot be read."""
         return self._read(index, keep=False) if self._kept is None else self._kept[index]
-
-    def image(self, index: int) -> UInt8[Tensor, "C H W"] | None:
-        """Return the pixels of an image; None if it cannot be read."""
-        kept = self.load(index)
-        return None if kept is None else kept.pixels
 
     def _fits(self, cache_mib: int) -> bool:
         if not len(self.listing):

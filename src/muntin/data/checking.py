@@ -39,10 +39,7 @@ Parts = Mapping[str, Listing]
 class Report:
     """What a check found.
 
-    Attributes:
-        lines: The data set in a few lines, for the terminal.
-        counts: The same as numbers, (name, count) each.
-        problems: Errors first, then warnings.
+    The data set in a few lines for the terminal, the same as numbers, and errors before warnings.
     """
 
     task: str
@@ -70,13 +67,9 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedImage:
-    """One image after it was read: either what it is, or why it cannot be read.
+    """One image after it was read: either what it is, upright, or why it cannot be read (`fault`).
 
-    Attributes:
-        part: The set that it is in.
-        digest: Equal for equal pixels.
-        size: (height, width) in pixels, upright.
-        fault: Why it cannot be read; "" when it can.
+    Digests are equal for equal pixels.
     """
 
     part: str

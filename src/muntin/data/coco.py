@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.data.archives import read_bytes
-from muntin.data.box_units import require_widths
-from muntin.data.class_names import clean_class_name, number_classes
 from muntin.data.coco_images import Id, ImageRecord, Row, find_images, plain_id
 from muntin.data.objects import (
     NO_BOX,
@@ -28,12 +26,20 @@ from muntin.data.objects import (
     ObjectRequest,
     make_entry,
     make_listing,
+    require_widths,
 )
-from muntin.data.readers import Reader, Source, count_others, explain_some
-from muntin.data.segmentations import box_of, clean_segmentation
+from muntin.data.readers import (
+    Reader,
+    Source,
+    clean_class_name,
+    count_others,
+    explain_some,
+    number_classes,
+)
 from muntin.data.skeletons import Points, common_points, points_of
 from muntin.data.trees import PARTS, Tree, part_in, part_of, read_json
 from muntin.errors import DataError, shorten
+from muntin.run_lengths import box_of, clean_segmentation
 from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
 

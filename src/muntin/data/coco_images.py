@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from muntin.data.objects import AnnotationReport
 from muntin.data.trees import Tree, clean_name, fold, part_of, read_size
@@ -30,8 +30,7 @@ class ImageRecord:
     size: Size
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """A file that may be meant: how many parts of its name fit, and the folder before them."""
 
     path: str

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from muntin.errors import DataError
+from muntin.errors import DataError, first_line
 from muntin.shapes import UInt8
 
 MAX_PIXELS = 500_000_000
@@ -43,12 +43,9 @@ _limit_lock = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageInfo:
-    """Format of a file before it was converted to 8-bit RGB.
+    """Format of a file before it was converted to 8-bit RGB, in Pillow's names ("MPO", "I;16").
 
-    Attributes:
-        format: Pillow's name of the file format, found by looking inside.
-        mode: Pillow's name of the pixel format ("RGB", "P", "I;16" ...).
-        orientation: The EXIF orientation, 1 to 8; 1 = as stored.
+    The EXIF orientation is 1 to 8; 1 = as stored.
     """
 
     format: str
@@ -77,7 +74,13 @@ def decode_with_facts(
         raise DataError(message)
     try:
         with open_header(io.BytesIO(data)) as image:
-            _require_bearable(image, where)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                message = (
+                    f"An image must have at most {MAX_PIXELS // 10**6} million pixels, "
+                    f"got {height} x {width} in {where!r}. Make it smaller or cut it into tiles."
+                )
+                raise DataError(message)
             if shrink_hint is not None and image.format in ("JPEG", "MPO"):
                 # Shorter sides than the hint are never made: both are kept at least as long.
                 image.draft(image.mode, (shrink_hint, shrink_hint))
@@ -156,16 +159,6 @@ def open_header(file: io.BytesIO | Path) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _require_bearable(image: Image.Image, where: str) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        message = (
-            f"An image must have at most {MAX_PIXELS // 10**6} million pixels, "
-            f"got {height} x {width} in {where!r}. Make it smaller or cut it into tiles."
-        )
-        raise DataError(message)
-
-
 def _read(image: Image.Image) -> tuple[np.ndarray, ImageInfo]:
     stored = image.mode
     image.load()  # order matters: of a TIFF, Pillow itself applies the orientation here
@@ -213,7 +206,6 @@ def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    text = lines[0] if lines else ""
     # Pillow's sentence names a memory address instead of the file.
-    return "unknown format" if text.startswith("cannot identify") else text or type(error).__name__
+    text = first_line(error)
+    return "unknown format" if text.startswith("cannot identify") else text

@@ -16,11 +16,10 @@ from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
 from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest, warning
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
-from muntin.data.segmentations import box_of
 from muntin.data.voc import VOC
 from muntin.data.yolo import YOLO
 from muntin.errors import plural, shorten
-from muntin.run_lengths import mask_area, to_run_lengths
+from muntin.run_lengths import box_of, mask_area, to_run_lengths
 from muntin.samples import DataSets, Entry, Listing, Problem
 
 READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO, VOC, YOLO)
@@ -48,17 +47,19 @@ def list_detect(
     format requires.
     """
     reader, source, found = find_reader(path, readers, what="annotated objects")
-    findings = AnnotationReport()
-    request = ObjectRequest(findings=findings, class_names=class_names, masks=masks)
+    request = ObjectRequest(class_names=class_names, masks=masks)
     listings = reader.read(source, found, request)
-    return _join(reader.name, listings, findings, str(source.path), masks)
+    return _join(reader.name, listings, request.findings, str(source.path), masks)
 
 
 def _join(
     kind: str, listings: Mapping[str, Listing], findings: AnnotationReport, source: str, masks: bool
 ) -> DataSets:
     sizes = count_parts({part: len(listing) for part, listing in listings.items()})
-    counts = [_count_objects(listing) for listing in listings.values()]
+    counts = [
+        sum(len(entry.objects) for entry in listing.entries if entry.objects is not None)
+        for listing in listings.values()
+    ]
     objects = f"{' + '.join(map(str, counts))} object{'s' * (counts != [1])}"
     sets = name_parts(listings)
     classes = plural(next(iter(sets.values())).num_classes, "class", "classes")
@@ -74,10 +75,6 @@ def _join(
     left_out = findings.summary()
     notes = [f"{kind}, {sizes}, {objects} of {classes}", left_out, *findings.notes]
     return join_parts(sets, notes, problems=problems, left_out=left_out)
-
-
-def _count_objects(listing: Listing) -> int:
-    return sum(len(entry.objects) for entry in listing.entries if entry.objects is not None)
 
 
 _SMALL, _MEDIUM = 32**2, 96**2  # areas in pixels between COCO's small, medium and large

@@ -31,11 +31,8 @@ _TRIES = 10
 class Window(NamedTuple):
     """A part of an image, the size that it is brought to, and how it is mirrored and turned then.
 
-    Attributes:
-        part: Top, left, height and width in pixels of the image.
-        size: (height, width) of the result before it is turned.
-        flips: Whether top and bottom, and left and right, are exchanged.
-        turns: Quarter turns, anticlockwise.
+    `part` is top, left, height and width, `size` that before any turn; `flips` exchange top and
+    bottom, and left and right; `turns` are quarter turns, anticlockwise.
     """
 
     part: tuple[int, int, int, int]

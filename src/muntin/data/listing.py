@@ -8,8 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
-from muntin.data.class_folders import CLASS_FOLDERS
-from muntin.data.class_tables import CLASS_TABLE
+from muntin.data.class_layouts import CLASS_FOLDERS, CLASS_TABLE
 from muntin.data.objects import warning
 from muntin.data.readers import Reader, find_reader
 from muntin.errors import plural, shorten

@@ -14,12 +14,26 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from muntin.data.archives import read_bytes
-from muntin.data.class_names import refuse_unknown
-from muntin.data.label_files import count_values, has_colors, read_values
 from muntin.data.mask_layouts import MaskRequest, Pair, Pairs, pair_masks
-from muntin.data.mask_tables import MaskTable, find_table, parse_colors, parse_value
+from muntin.data.mask_values import (
+    MaskTable,
+    count_values,
+    find_table,
+    has_colors,
+    parse_colors,
+    parse_value,
+    read_values,
+)
 from muntin.data.objects import warning
-from muntin.data.readers import Reader, Source, count_parts, find_reader, join_parts, name_parts
+from muntin.data.readers import (
+    Reader,
+    Source,
+    count_parts,
+    find_reader,
+    join_parts,
+    name_parts,
+    refuse_unknown,
+)
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem
 
@@ -33,13 +47,9 @@ _LOSSY = (".jpg", ".jpeg", ".jfif")
 
 
 class _Values(NamedTuple):
-    """The values of some masks.
+    """The values of some masks, with pixels and a first mask of each, and masks that are broken.
 
-    Attributes:
-        colored: Whether there are masks that can only be read as colours.
-        counts: Pixels of each value.
-        first: A mask with each value.
-        broken: Masks that cannot be read, and why.
+    `colored`: some masks can only be read as colours.
     """
 
     colored: bool
@@ -118,17 +128,7 @@ def _table_of(classes: Classes, encoding: MaskEncoding) -> MaskTable:
 
 
 def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Propose a classes.json: a placeholder name for every colour in the masks.
-
-    Args:
-        path: A folder or an archive with images and masks.
-
-    Returns:
-        Colours by placeholder name, the most frequent first.
-
-    Raises:
-        DataError: The layout is wrong, or the masks hold no colours, or too many.
-    """
+    """Propose a classes.json: a placeholder name for every colour in masks, most frequent first."""
     _, place, pairs = find_reader(path, (MASK_FOLDERS,), what="masks")
     source = place.tree.source
     seen = _look(source, pairs.every)
@@ -186,7 +186,9 @@ def _decide(
         )
         raise DataError(message)
     unnamed = not {*table.values, *table.ignored} & seen.counts.keys()
-    if table.kind == "color" and unnamed and all(map(_is_grey, seen.counts)):
+    # A number that was written as grey has three equal bytes.
+    grey = all(value % 0x010101 == 0 for value in seen.counts)
+    if table.kind == "color" and unnamed and grey:
         message = (
             f"{table.origin} gives colours, but the masks in {source!r} hold numbers: "
             f"{shorten(sorted(value & 255 for value in seen.counts), limit=6)}. "
@@ -216,11 +218,6 @@ def _number_classes(
     values = tuple(range(start, start + count))
     ignored = tuple(value for value in ((0, 255) if start else (255,)) if value not in values)
     return table.names, MaskEncoding(kind="index", values=values, ignored=ignored)
-
-
-def _is_grey(value: int) -> bool:
-    """Whether a colour is a number that was written as grey."""
-    return value >> 16 == value >> 8 & 255 == value & 255
 
 
 def _from_values(

@@ -41,8 +41,8 @@ def list_pose(
     `train`, whatever its name.
     """
     reader, source, found = find_reader(path, READERS, what="keypoints")
-    findings = AnnotationReport()
-    listings = reader.read(source, found, ObjectRequest(findings=findings, keypoints=True))
+    request = ObjectRequest(keypoints=True)
+    listings, findings = reader.read(source, found, request), request.findings
     raw = next(iter(listings.values())).skeleton
     assert raw is not None, "readers of keypoints give their names"
     skeleton = build_skeleton(raw.names, raw.edges, source.tree, findings.notes)

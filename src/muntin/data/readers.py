@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +25,7 @@ ResultT = TypeVar("ResultT")
 class Source:
     """What the user passed as DATA: a folder, an archive or a single file.
 
-    Attributes:
-        is_file: Whether it is a single file; an archive is none.
-        suffix: Lower-case suffix of a single file; "" for a folder or an archive.
+    An archive is no single file, and has no `suffix`, which is in lower case.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,10 +53,6 @@ class Source:
     def name(self) -> str:
         """The single file, relative to `tree`; "" for a folder or an archive."""
         return self._located[1]
-
-
-def _no_reasons(source: Source) -> Sequence[str]:
-    return ()
 
 
 def count_others(suffix: str, why: str) -> Callable[[Source], Sequence[str]]:
@@ -102,7 +97,7 @@ class Reader(Generic[RequestT, ResultT]):
     read: Callable[[Source, Any, RequestT], ResultT]
     looks_for: str
     file: str = ""
-    reject: Callable[[Source], Sequence[str]] = _no_reasons
+    reject: Callable[[Source], Sequence[str]] = lambda source: ()
 
 
 def find_reader(
@@ -170,3 +165,45 @@ def join_parts(
 def name_parts(parts: Mapping[str, Listing]) -> Mapping[str, Listing]:
     """Give a single set the name train, whatever it was called."""
     return parts if len(parts) > 1 else {"train": next(iter(parts.values()))}
+
+
+def clean_class_name(name: object) -> str:
+    """One spelling of a class name: no space around it, one way to write an accent."""
+    return unicodedata.normalize("NFC", str(name)).strip()
+
+
+def number_classes(
+    found: Iterable[str], used: Collection[str], wanted: Sequence[str] | None, where: str
+) -> tuple[tuple[str, ...], Mapping[str, int]]:
+    """Give the names in the order of the numbers, and the number of each name.
+
+    `found` lists the classes in order, `used` those of them that images or objects have. Numbers
+    follow `wanted`, the classes of a trained run; a class that is only listed then has none.
+    """
+    names = tuple(dict.fromkeys(found))
+    if wanted is None:
+        if not names:
+            message = (
+                f"A data set of objects needs at least one class, got none in {where}. "
+                f"Annotate objects first."
+            )
+            raise DataError(message)
+        return names, {name: class_id for class_id, name in enumerate(names)}
+    numbers = {clean_class_name(name): class_id for class_id, name in enumerate(wanted)}
+    refuse_unknown([n for n in names if n in used and n not in numbers], wanted, where)
+    return tuple(wanted), numbers
+
+
+def refuse_unknown(
+    unknown: Sequence[str],
+    wanted: Sequence[str],
+    where: str,
+    advice: str = "Rename or remove them.",
+) -> None:
+    """Refuse classes that a trained run does not have."""
+    if unknown:
+        message = (
+            f"Classes must be among the {len(wanted)} that the run was trained on "
+            f"({shorten(wanted, limit=12)}), got also {shorten(unknown)} in {where}. {advice}"
+        )
+        raise DataError(message)

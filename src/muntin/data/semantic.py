@@ -16,10 +16,10 @@ from dataclasses import replace
 from muntin.data.checking import THREADS, CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
 from muntin.data.detection import list_detect
-from muntin.data.label_files import count_values, read_mask
 from muntin.data.mask_folders import MASK_FOLDERS, name_value
 from muntin.data.mask_folders import propose_table as propose_table
 from muntin.data.mask_layouts import MaskRequest
+from muntin.data.mask_values import count_values, read_mask
 from muntin.data.objects import warning
 from muntin.data.readers import Reader, Source, find_reader, join_parts
 from muntin.data.yolo import YOLO

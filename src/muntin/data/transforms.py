@@ -106,13 +106,10 @@ class Preprocessing:
 
 
 class Sample(NamedTuple):
-    """A decoded image with its annotations.
+    """A decoded image, perhaps made smaller or a part of it, with its annotations.
 
-    Attributes:
-        pixels: The image, perhaps made smaller or a part of it.
-        size: (height, width) of the original.
-        target: Its objects, the classes of its pixels or its keypoints, in pixels of `pixels`;
-            None where there is no more than a label.
+    `size` is that of the original, but `target` is in pixels of `pixels`; None where there is no
+    more than a label.
     """
 
     pixels: UInt8[Tensor, "C H W"]
@@ -130,12 +127,9 @@ class Augmentation:
     Everything is drawn from the seed of a sample, which stands for (seed, epoch, index), so that it
     depends on nothing else.
 
-    Attributes:
-        kind: Name in files.
-        groups_by_shape: Whether images of similar shape are put into one batch, to need less
-            padding.
-        batch_transform: The same for a batch of images of one size at once; None if it needs
-            single images.
+    `kind` is its name in files. With `groups_by_shape`, images of similar shape are put into one
+    batch, to need less padding. `batch_transform` does the same for a batch of images of one size
+    at once; None if it needs single images.
     """
 
     __slots__ = ()

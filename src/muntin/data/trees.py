@@ -7,6 +7,7 @@ URL, other capitals. Names are therefore compared from their end.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -49,10 +50,7 @@ _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 class Tree:
     """Names below a folder or in an archive, sorted, with slashes; hidden ones are not among them.
 
-    Attributes:
-        images: The files whose names are those of images.
-        spellings: Each file by its folded name.
-        by_name: The images by the folded last part of their names.
+    `spellings` are files by folded name, `by_name` images by the folded last part of their names.
     """
 
     source: str
@@ -185,7 +183,8 @@ def read_text(source: str, path: str) -> str:
 def read_size(source: str, path: str) -> Size:
     """Read (height, width) of an image in pixels from the head of its file, once upright."""
     packed = is_archive(source) and not Path(source).is_dir()
-    try:
+    # Each of Pillow's readers has its own ways to fail.
+    with contextlib.suppress(Exception):
         head = io.BytesIO(read_bytes(source, path)) if packed else Path(source, path)
         with open_header(head) as image:
             width, height = image.size
@@ -194,12 +193,6 @@ def read_size(source: str, path: str) -> Size:
             turned = bool(known) and image.getexif().get(_ORIENTATION, 1) in _TURNED
             if not (turned and image.format == "TIFF"):  # some versions of Pillow have turned it
                 return (width, height) if turned else (height, width)
-    except Exception:  # each of Pillow's readers has its own ways to fail
-        return _decoded_size(source, path)
-    return _decoded_size(source, path)
-
-
-def _decoded_size(source: str, path: str) -> Size:
     height, width = decode(read_bytes(source, path), where=path).shape[:2]
     return height, width
 

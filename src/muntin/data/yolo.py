@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from muntin.data.box_units import require_fractions
-from muntin.data.class_names import number_classes
 from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
@@ -23,8 +21,9 @@ from muntin.data.objects import (
     ObjectRequest,
     make_entry,
     make_listing,
+    require_fractions,
 )
-from muntin.data.readers import Reader, Source, count_others
+from muntin.data.readers import Reader, Source, count_others, number_classes
 from muntin.data.trees import Tree, open_tree, read_size, read_text
 from muntin.data.yolo_layout import Layout, PartLayout, find_yolo, label_of, read_layout
 from muntin.errors import DataError, plural

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from muntin.data.class_names import clean_class_name
+from muntin.data.readers import clean_class_name
 from muntin.data.trees import (
     IMAGE_SUFFIXES,
     Tree,
@@ -42,12 +42,9 @@ class PartLayout(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """A YOLO data set before its texts are read.
+    """A YOLO data set before its texts are read; `notes` say what was passed over.
 
-    Attributes:
-        class_names: The name of each number.
-        has_keypoints: Whether rows go on with keypoints behind the box.
-        notes: What was passed over.
+    With `has_keypoints`, rows go on behind the box.
     """
 
     parts: Mapping[str, PartLayout]

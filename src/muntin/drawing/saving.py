@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin.errors import RunError
-from muntin.system_errors import cannot_write
+from muntin.errors import RunError, cannot_write
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

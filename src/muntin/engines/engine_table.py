@@ -14,8 +14,7 @@ from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.onnx_engine import open_onnx, start_onnx, write_onnx
 from muntin.engines.openvino_engine import open_openvino, start_openvino, write_openvino
 from muntin.engines.torch_engine import open_torch, start_compiled, start_eager, write_torch
-from muntin.errors import ConfigError, unknown_name
-from muntin.system_errors import missing_extra
+from muntin.errors import ConfigError, missing_extra, unknown_name
 
 EngineName = Literal["auto", "eager", "compile", "onnxruntime", "openvino", "cuda"]
 

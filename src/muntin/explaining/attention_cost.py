@@ -32,7 +32,7 @@ from muntin.explaining.plotting import label_axes, start_plots
 from muntin.models.swin import SWIN_TINY
 from muntin.shapes import Size
 from muntin.zoo.costs import Costs, Part, count_costs
-from muntin.zoo.families import BackboneConfig, build_backbone
+from muntin.zoo.model_zoo import BackboneConfig, build_backbone
 
 COSTS = Path(__file__).with_name("attention_cost.json")
 """Costs of attention by image side: multiply-adds, bytes, and seconds of one layer."""

@@ -28,12 +28,11 @@ from PIL import Image
 from torch import Tensor
 
 from muntin._version import __version__
-from muntin.errors import RunError
+from muntin.errors import RunError, cannot_write
 from muntin.explaining import SECTIONS, Section
 from muntin.explaining.figures import DPI, MissingFigure, PointLayer, Result, SavedFigure
 from muntin.explaining.plotting import to_rgb
 from muntin.shapes import Size, UInt8
-from muntin.system_errors import cannot_write
 
 CSS_PIXELS = 96
 """CSS pixels per inch."""

@@ -24,7 +24,7 @@ from muntin.engines.engine_network import EngineNetwork
 from muntin.engines.engine_table import FORMATS, Format, require
 from muntin.engines.graph_building import canvas_of, head_info, make_graph
 from muntin.engines.graphs import Graph, Precision, Runner
-from muntin.errors import ConfigError, RunError, unknown_name
+from muntin.errors import ConfigError, RunError, cannot_write, unknown_name
 from muntin.exporting.quantisation import Quantised, quantise
 from muntin.exporting.verification import Row, compare, comparison_images, require_agreement
 from muntin.heads.network import Network
@@ -36,7 +36,6 @@ from muntin.samples import Classes, Listing
 from muntin.scoring.evaluation import pick_part
 from muntin.scoring.evaluator import score
 from muntin.shapes import Size
-from muntin.system_errors import cannot_write
 from muntin.tasks.task import Task
 from muntin.zoo.model_building import create_model, find_model
 from muntin.zoo.model_zoo import ALIASES

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO average precision and recall of detections: boxes and masks.
+"""COCO average precision and recall of detections (boxes and masks), and COCO's evaluation.
 
 Letters: T thresholds of overlap (0.50, 0.55 .. 0.95), R steps of recall (0, 0.01 .. 1),
 K classes, A ranges of area (all, small, medium, large), D limits on detections (1, 10, all).
@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from muntin.errors import ConfigError, DataError, ShapeError
-from muntin.metrics.coco_evaluation import Row, evaluate_rows
 from muntin.results import Detections
 from muntin.run_lengths import Segmentation, mask_area, to_run_lengths
 from muntin.samples import Objects
 from muntin.shapes import Float, Int
 
 Kind = Literal["box", "mask"]
+Row = dict[str, Any]
 
 _AT_50, _AT_75 = 0, 5  # places in T
 _ALL = 0  # place in A
@@ -33,14 +34,10 @@ _FEW = {"1": 0, "10": 1}  # places in D; the last is the most
 class PrecisionRecall:
     """Precision against recall at an overlap (IoU) of 0.5, and the score to cut at.
 
-    Attributes:
-        recall: The grid: 0, 0.01 .. 1.
-        precision: Of each class at that recall or any higher one; NaN for a class without truth.
-        mean: Of the classes that have truth; NaN when none has.
-        num_objects: Objects of each class in the truth, crowds left out.
-        best_threshold: Keeping the detections with at least this score makes F1, over the
-            objects of all classes together, as high as it can be. None if no detection is correct.
-        best_f1: The highest F1; None without truth.
+    Precision is that of each class at a recall (0, 0.01 .. 1) or any higher one, NaN for a class
+    without truth; `mean` is over the others. `num_objects` leaves out crowds. Keeping the
+    detections with at least `best_threshold` makes F1, over the objects of all classes together, as
+    high as it can be; None if no detection is correct. `best_f1` is None without truth.
     """
 
     recall: Float[np.ndarray, " R"]
@@ -321,3 +318,38 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     """Average over what there is truth for, which is where COCOeval leaves no -1."""
     known = values[values > -1]
     return float(known.mean()) if known.size else None
+
+
+def evaluate_rows(
+    kind: Literal["bbox", "segm", "keypoints"],
+    images: Sequence[Row],
+    truth: Sequence[Row],
+    found: Sequence[Row],
+    *,
+    num_classes: int,
+    max_detections: Sequence[int],
+    sigmas: Sequence[float] = (),
+) -> Any:  # noqa: ANN401 (the library is untyped)
+    """Evaluate annotations in the form of COCO's files, without ids of their own.
+
+    Categories are numbered from 0; `max_detections` of a class in an image count, ascending. With
+    `sigmas` of keypoints, objects of all sizes are taken together. Gives COCOeval after
+    `accumulate`: `eval` and, by image and class, `ious`.
+    """
+    categories = [{"id": class_id} for class_id in range(num_classes)]
+    tables = []
+    for rows in (truth, found):
+        # Ids start at 1: COCOeval stores 0 for "not matched".
+        numbered = [row | {"id": number} for number, row in enumerate(rows, start=1)]
+        table = COCO()
+        table.dataset = {"images": images, "categories": categories, "annotations": numbered}
+        table.createIndex()
+        tables.append(table)
+    evaluation = COCOeval_faster(*tables, kind, kpt_oks_sigmas=list(sigmas) or None)
+    evaluation.params.maxDets = list(max_detections)
+    if sigmas:
+        evaluation.params.areaRng = evaluation.params.areaRng[:1]
+        evaluation.params.areaRngLbl = ["all"]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.metrics.coco_evaluation import Row, evaluate_rows
+from muntin.metrics.detection_metric import Row, evaluate_rows
 from muntin.ops.keypoints import estimate_area, similarity
 from muntin.results import Poses
 from muntin.samples import Objects, Skeleton
@@ -36,6 +36,12 @@ class PoseInstance:
     size: Size | None
     objects: Objects
     row: int
+
+    @property
+    def keypoints(self) -> NDArray[np.float64]:
+        """Those of all instances of the image."""
+        assert self.objects.keypoints is not None, "pose data has keypoints"
+        return self.objects.keypoints
 
 
 class PoseMetric:
@@ -92,14 +98,13 @@ class PoseMetric:
             self._found[annotation.path].append(predicted)
             self._truth[annotation.path] = annotation
             objects = annotation.objects
-            assert objects.keypoints is not None, "pose data has keypoints"
             if annotation.row >= 0:
                 pairs = {annotation.row: 0 if len(predicted) else -1}
             else:
                 predicted = predicted.above(self.score_threshold)
                 pairs = self._match(predicted, annotation)
             for row, place in pairs.items():
-                points = objects.keypoints[row]
+                points = annotation.keypoints[row]
                 missed = np.full((len(points), 2), np.inf)
                 found = predicted.keypoints[place, :, :2] if place >= 0 else missed
                 diagonal = float(np.hypot(*(objects.boxes[row][2:] - objects.boxes[row][:2])))
@@ -109,8 +114,7 @@ class PoseMetric:
 
     def _match(self, predicted: Poses, annotation: PoseInstance) -> dict[int, int]:
         """Match poses, best first, to the most similar free instance; -1: no match."""
-        points = annotation.objects.keypoints
-        assert points is not None, "pose data has keypoints"
+        points = annotation.keypoints
         rows = np.flatnonzero((points[:, :, 2] > 0).any(axis=1) & ~annotation.objects.crowd)
         pairs = dict.fromkeys(map(int, rows), -1)
         sigmas = np.array(self.skeleton.sigmas)
@@ -131,13 +135,13 @@ class PoseMetric:
 
     def _area(self, annotation: PoseInstance, row: int) -> float:
         objects = annotation.objects
-        assert objects.keypoints is not None, "pose data has keypoints"
         if objects.areas[row] > 0:
             return float(objects.areas[row])
         box = objects.boxes[row]
         high, wide = annotation.size or (int(box[3]), int(box[2]))
         whole = tuple(box) == (0, 0, wide, high)
-        known = objects.keypoints[row][objects.keypoints[row][:, 2] > 0, :2]
+        points = annotation.keypoints[row]
+        known = points[points[:, 2] > 0, :2]
         return estimate_area(known, None if whole else box, float(np.hypot(high, wide)))
 
     def compute(self) -> dict[str, Any]:
@@ -215,10 +219,9 @@ class PoseMetric:
     def _as_coco(self, annotation: PoseInstance, image: int) -> list[Row]:
         rows = []
         objects = annotation.objects
-        assert objects.keypoints is not None, "pose data has keypoints"
         for row in range(len(objects)):
             left, top, right, bottom = objects.boxes[row].tolist()
-            points = objects.keypoints[row]
+            points = annotation.keypoints[row]
             rows.append(
                 {
                     "image_id": image,

@@ -20,10 +20,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError, ShapeError, unknown_name
+from muntin.errors import ConfigError, ShapeError, missing_extra, unknown_name
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask
 from muntin.shapes import Float, Int, Size
-from muntin.system_errors import missing_extra
 
 _UNDECAYED = ("relative_position_bias_table", "logit_scale", "pos_embed", "_token")
 

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin.errors import DataError, RunError
+from muntin.errors import DataError, RunError, cannot_write
 from muntin.results import Poses
 from muntin.runs import write_text
-from muntin.system_errors import cannot_write
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 

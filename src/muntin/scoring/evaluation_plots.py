@@ -24,10 +24,9 @@ from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
 from muntin.drawing.saving import save_figure, save_image
 from muntin.drawing.semantic_drawing import draw_semantic_pair
 from muntin.errors import plural
-from muntin.metrics.classification_metric import ClassificationMetric
+from muntin.metrics.class_metrics import ClassificationMetric, SemanticMetric, count_pixels
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
-from muntin.metrics.semantic_metric import SemanticMetric, count_pixels
 from muntin.samples import Classes
 from muntin.scoring.evaluator import Scored
 
@@ -67,15 +66,15 @@ def _(
     for row in outputs.losses.argsort(descending=True)[:24].tolist():
         predicted, truth = int(scores[row].argmax()), int(outputs.truth[row])
         index = int(outputs.indices[row])
-        image = store.image(index)
-        if predicted == truth or image is None:
+        kept = store.load(index)
+        if predicted == truth or kept is None:
             continue
         lines = (
             f"true: {classes.names[truth]} {float(scores[row, truth]):.2f}",
             f"predicted: {classes.names[predicted]} {float(scores[row, predicted]):.2f}",
             "/".join(Path(scored.listing.entries[index].path).parts[-2:]),
         )
-        shown = image.expand(3, -1, -1).permute(1, 2, 0).numpy()
+        shown = kept.pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
         tiles.append(Thumbnail(pixels=shown, lines=lines, good=False))
     if tiles:
         sheet = draw_sheet(tiles, "Worst errors: lowest score of the true class first")

@@ -20,14 +20,8 @@ from numpy.typing import NDArray
 
 from muntin.errors import ConfigError, shorten
 from muntin.shapes import Bool, Float, Size, UInt8
-from muntin.synthetic.textures import (
-    Array,
-    contrasting_colour,
-    cover,
-    paint_ground,
-    paint_surface,
-    rotate,
-)
+
+Array = NDArray[np.float32]
 
 CLASS_NAMES = ("cross", "disc", "ring", "square", "star", "triangle")
 """The kinds of objects, sorted, so that class folders get the same numbers."""
@@ -42,10 +36,8 @@ _SHARE_COVERED = 0.35  # of the objects
 class SceneObject(NamedTuple):
     """One object of a scene; its mask has no parts that something covers.
 
-    Attributes:
-        class_id: Its place in the `classes` that the scene was made with.
-        keypoints: x, y and visibility of each of `KEYPOINT_NAMES`: 2 seen, 1 covered, 0 outside
-            the image.
+    `class_id` is a place in the `classes` of the scene; `keypoints` are x, y and visibility of each
+    of `KEYPOINT_NAMES`: 2 seen, 1 covered, 0 outside the image.
     """
 
     class_id: int
@@ -80,7 +72,7 @@ class _Pose:
         """Coordinates of all pixel middles, seen from the upright unit object."""
         dx = (np.arange(size[1], dtype=np.float32) + 0.5 - self.x)[None, :] / self.radius
         dy = (np.arange(size[0], dtype=np.float32) + 0.5 - self.y)[:, None] / self.radius
-        return rotate(dx, dy, self.angle)
+        return _rotate(dx, dy, self.angle)
 
 
 def make_scene(
@@ -95,19 +87,14 @@ def make_scene(
 ) -> Scene:
     """Make one image, from back to front; it depends on its arguments and nothing else.
 
-    Args:
-        seed: Number of the set, 0 or more.
-        index: Number of the image in the set, 0 or more.
-        size: (height, width) in pixels, at least 16 each.
-        max_objects: There are one to this many objects; fewer where they do not fit.
-        classes: Which of `CLASS_NAMES` may come; `class_id` counts in this order.
-        max_angle: Objects are turned by at most this much either way, in radians.
-        usual_colours: Share of objects that have a colour usual for their class; the others, and
-            all of them at 0, have any.
+    `seed` is the number of the set and `index` that of the image in it; sides have 16 pixels or
+    more. There are one to `max_objects` objects, fewer where they do not fit, of any of `classes`,
+    turned by at most `max_angle` radians either way. `usual_colours` is the share of objects that
+    have a colour usual for their class; the others have any.
     """
     _require_drawable(size, max_objects, classes)
     rng = np.random.default_rng([seed, index])
-    canvas = paint_ground(rng, size)
+    canvas = _paint_ground(rng, size)
     drawn: list[tuple[int, _Pose, Array]] = []
     for pose in _choose_poses(rng, size, max_objects, max_angle):
         class_id = int(rng.integers(len(classes)))
@@ -119,7 +106,7 @@ def make_scene(
             bar = _choose_bar(rng, pose, size)
             covered = np.maximum(bars, bar)
             if all((covered * a).sum() < (1 - _MIN_VISIBLE) * a.sum() for _, _, a in drawn):
-                cover(canvas, bar, paint_surface(rng, size, rng.random(3, np.float32)))
+                _cover(canvas, bar, _paint_surface(rng, size, rng.random(3, np.float32)))
                 bars = covered
     objects = []
     hidden = bars
@@ -183,21 +170,21 @@ def _paint_object(
     alpha = np.clip(0.5 - distance * pose.radius, 0, 1)
     inside = canvas[alpha > 0.5]
     ground = inside.mean(axis=0) if len(inside) else canvas.mean(axis=(0, 1))
-    colour = contrasting_colour(rng, ground)
+    colour = _contrasting_colour(rng, ground)
     if usual_colours and rng.random() < usual_colours:
         colour = np.clip(kind.colour + rng.uniform(-0.12, 0.12, 3), 0, 1).astype(np.float32)
     # A soft shadow, light from the upper left.
     drop = 0.12 * pose.radius
     dark = kind.outline(*replace(pose, x=pose.x + drop, y=pose.y + drop).locate(size))
     canvas *= (1 - 0.45 * np.clip(0.5 - dark * 4, 0, 1))[..., None]
-    surface = paint_surface(rng, size, colour)
+    surface = _paint_surface(rng, size, colour)
     rim = np.clip(1 + (distance + 0.1) * 8, 0, 1)[..., None]  # darker towards the outline
     surface = surface * (1 - 0.25 * rim)
     mark_x, mark_y = kind.mark
     mark = np.clip((0.11 - np.hypot(x - mark_x, y - mark_y)) * pose.radius + 0.5, 0, 1)
     bright = 1.0 if colour.mean() < 0.5 else 0.0
-    cover(surface, mark, np.full(3, bright, np.float32))
-    cover(canvas, alpha, surface)
+    _cover(surface, mark, np.full(3, bright, np.float32))
+    _cover(canvas, alpha, surface)
     return alpha
 
 
@@ -300,3 +287,112 @@ _KINDS = {
     "star": _Kind(_star, _STAR_TIPS, (0.0, -0.5), (0.9, 0.55, 0.15)),
     "triangle": _Kind(_triangle, _TRIANGLE_TIPS, (0.0, -0.55), (0.65, 0.35, 0.75)),
 }
+
+
+# Colours, grounds and surfaces: arrays in [0, 1], drawn with a given rng.
+
+
+def _rotate(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
+    """Coordinates of points along and aside of an axis at an angle."""
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return cos * x + sin * y, cos * y - sin * x
+
+
+def _cover(
+    canvas: Float[np.ndarray, "H W C"], alpha: Float[np.ndarray, "H W"], with_what: Array
+) -> None:
+    """Lay a colour or a surface over the canvas, in place, weighted by alpha."""
+    canvas += alpha[..., None] * (with_what - canvas)
+
+
+def _contrasting_colour(
+    rng: np.random.Generator, ground: Float[np.ndarray, " C"]
+) -> Float[np.ndarray, " C"]:
+    """Draw a colour that differs from the background: the first far enough, or the farthest."""
+    colours = rng.random((8, 3), np.float32)
+    weights = np.array((0.3, 0.59, 0.11), np.float32)  # of red, green and blue in brightness
+    brightness = np.abs((colours - ground) @ weights)
+    far = np.sqrt(((colours - ground) ** 2).mean(axis=1)) + brightness
+    enough = np.flatnonzero(far > 0.55)
+    return colours[enough[0] if len(enough) else int(far.argmax())]
+
+
+def _paint_ground(rng: np.random.Generator, size: Size) -> Float[np.ndarray, "H W 3"]:
+    """Draw a ground of two or three colours, with things lying about on it."""
+    colours = rng.random((3, 3), np.float32)
+    colours = colours.mean() + (colours - colours.mean()) * np.float32(rng.uniform(0.4, 0.9))
+    coarse = _noise(rng, size, cells=int(rng.integers(2, 6)))
+    share = coarse if rng.random() < 0.5 else _pattern(rng, size)
+    canvas = colours[0] + share[..., None] * (colours[1] - colours[0])
+    fine = _noise(rng, size, cells=int(rng.integers(6, 16)))
+    _cover(canvas, np.float32(rng.uniform(0.1, 0.6)) * fine, colours[2])
+    for _ in range(int(rng.integers(2, 8))):
+        _drop_litter(rng, canvas)
+    return np.clip(canvas, 0, 1)
+
+
+def _paint_surface(
+    rng: np.random.Generator, size: Size, colour: Float[np.ndarray, " C"]
+) -> Float[np.ndarray, "H W 3"]:
+    """Draw a surface around a colour: plain, mottled or patterned."""
+    kind = rng.random()
+    if kind < 0.3:
+        return np.broadcast_to(colour, (*size, 3)).copy()
+    mottled = kind < 0.65
+    share = _noise(rng, size, cells=int(rng.integers(3, 12))) if mottled else _pattern(rng, size)
+    other = np.clip(colour + rng.uniform(-0.35, 0.35, 3).astype(np.float32), 0, 1)
+    return colour + share[..., None] * (other - colour)
+
+
+def _pattern(rng: np.random.Generator, size: Size) -> Float[np.ndarray, "H W"]:
+    """A gradient, stripes or a chequered pattern, at any angle."""
+    angle = rng.uniform(-np.pi, np.pi)
+    across = np.linspace(-0.5, 0.5, size[1], dtype=np.float32)[None, :]
+    ratio = np.float32(size[0] / size[1])
+    down = np.linspace(-0.5, 0.5, size[0], dtype=np.float32)[:, None] * ratio
+    along, aside = _rotate(across, down, angle)
+    kind = rng.integers(3)
+    if kind == 0:
+        return np.clip(along + np.float32(0.5), 0, 1)
+    waves = np.float32(2 * np.pi * rng.uniform(3, 10))
+    phase = np.float32(rng.uniform(0, 2 * np.pi))
+    hard = np.float32(rng.uniform(0.6, 4))
+    value = np.sin(along * waves + phase)
+    if kind == 2:
+        value = value * np.sin(aside * waves)
+    return np.clip(value * hard * np.float32(0.5) + np.float32(0.5), 0, 1)
+
+
+def _noise(rng: np.random.Generator, size: Size, *, cells: int) -> Float[np.ndarray, "H W"]:
+    """Smooth noise: a small random grid, stretched."""
+    grid = rng.random((cells + 1, cells + 1), np.float32)
+    rows, columns = _stretch(size[0], cells), _stretch(size[1], cells)
+    return rows @ grid @ columns.T
+
+
+def _stretch(length: int, cells: int) -> Float[np.ndarray, "length cells"]:
+    """Weights that read `length` values, smoothly, off `cells` + 1 grid values."""
+    at = np.linspace(0, cells, length, dtype=np.float32)
+    near = np.clip(1 - np.abs(at[:, None] - np.arange(cells + 1, dtype=np.float32)), 0, 1)
+    return near * near * (3 - 2 * near)
+
+
+def _drop_litter(rng: np.random.Generator, canvas: Float[np.ndarray, "H W 3"]) -> None:
+    """Draw one line or lopsided blot, in place, nothing that has the outline of a class."""
+    height, width = canvas.shape[:2]
+    short = min(height, width)
+    x = np.arange(width, dtype=np.float32)[None, :] + np.float32(0.5 - rng.uniform(0, width))
+    y = np.arange(height, dtype=np.float32)[:, None] + np.float32(0.5 - rng.uniform(0, height))
+    along, aside = _rotate(x, y, rng.uniform(-np.pi, np.pi))
+    if rng.random() < 0.6:
+        half, thick = short * rng.uniform(0.08, 0.35), short * rng.uniform(0.006, 0.025)
+        beyond = np.maximum(np.abs(along) - np.float32(half), 0)
+        bent = aside + along * along * np.float32(rng.uniform(-0.5, 0.5) / short)
+        distance = np.hypot(beyond, bent) - np.float32(thick)
+    else:
+        turn = np.arctan2(aside, along)
+        wobble = 1 + 0.35 * np.sin(turn * 2 + 1) + 0.2 * np.sin(turn * 3)
+        radius = np.float32(short * rng.uniform(0.03, 0.09))
+        distance = np.hypot(along * np.float32(0.6), aside) - radius * wobble.astype(np.float32)
+    strength = np.float32(rng.uniform(0.4, 0.9))
+    _cover(canvas, strength * np.clip(0.5 - distance, 0, 1), rng.random(3, np.float32))

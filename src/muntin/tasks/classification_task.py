@@ -12,7 +12,7 @@ from muntin.data.listing import check_classify, list_classify
 from muntin.features import Features
 from muntin.heads.classification_head import build_classifier, class_losses
 from muntin.heads.network import Head
-from muntin.metrics.classification_metric import ClassificationMetric
+from muntin.metrics.class_metrics import ClassificationMetric
 from muntin.results import Labels
 from muntin.samples import Classes, Listing
 from muntin.shapes import Float, Size

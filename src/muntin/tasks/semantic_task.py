@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.data.label_files import read_mask
+from muntin.data.mask_values import read_mask
 from muntin.data.semantic import check_semantic, list_semantic
 from muntin.data.transforms import Preprocessing, resize
 from muntin.features import Features
 from muntin.heads.network import Head
 from muntin.heads.semantic_head import MAP_HEADS, SemanticHead
-from muntin.metrics.semantic_metric import SemanticMetric
+from muntin.metrics.class_metrics import SemanticMetric
 from muntin.ops.sliding_windows import slide
 from muntin.results import SemanticMap
 from muntin.samples import Classes, Listing

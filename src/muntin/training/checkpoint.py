@@ -21,8 +21,7 @@ import safetensors.torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from muntin.errors import RunError
-from muntin.system_errors import cannot_write
+from muntin.errors import RunError, cannot_write
 
 FOLDER = "last.ckpt"
 

@@ -14,7 +14,7 @@ from muntin.configs import with_texts
 from muntin.data.archives import read_bytes
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import decode
-from muntin.data.detection_transforms import DetectionAugmentConfig
+from muntin.data.dense_transforms import DetectionAugmentConfig
 from muntin.data.pose import is_whole
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, plural
@@ -25,9 +25,8 @@ from muntin.heads.rcnn_config import RCNNConfig
 from muntin.samples import Listing, TaskKind
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.weights.hub import is_available
-from muntin.zoo.families import BackboneConfig
-from muntin.zoo.model_zoo import MODELS, ModelEntry
+from muntin.weights.weight_files import is_available
+from muntin.zoo.model_zoo import MODELS, BackboneConfig, ModelEntry
 
 Value = TypeVar("Value")
 

@@ -17,7 +17,7 @@ from muntin.ops.triton.window_support import find_missing
 from muntin.recipes import MachineConfig
 from muntin.run_config import RunConfig
 from muntin.training.defaults import Choice
-from muntin.zoo.families import BackboneConfig, free_attention
+from muntin.zoo.model_zoo import BackboneConfig, free_attention
 
 _PRECISIONS: Mapping[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 

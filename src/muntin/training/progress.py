@@ -23,12 +23,11 @@ from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.saving import save_image
 from muntin.drawing.semantic_drawing import draw_labels
-from muntin.errors import RunError, plural
+from muntin.errors import RunError, cannot_write, missing_extra, plural
 from muntin.results import Poses
 from muntin.run_lengths import Segmentation, encode_mask
 from muntin.runs import Run
 from muntin.samples import Objects
-from muntin.system_errors import cannot_write, missing_extra
 from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
 
 LINE_EVERY_S = 30.0

@@ -13,7 +13,7 @@ import torch
 
 from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
-from muntin.data.detection_transforms import DetectionAugmentConfig
+from muntin.data.dense_transforms import DetectionAugmentConfig
 from muntin.data.splitting import describe_split, split
 from muntin.errors import ConfigError, DataError, MuntinWarning, WeightError, shorten
 from muntin.heads.head_table import AnyHeadConfig
@@ -54,9 +54,8 @@ from muntin.training.request import (
 )
 from muntin.weights.state_matching import class_tensors
 from muntin.weights.weight_loading import load_weights
-from muntin.zoo.families import BackboneConfig
 from muntin.zoo.model_building import dense_config, find_model, model_config
-from muntin.zoo.model_zoo import ALIASES, ModelEntry
+from muntin.zoo.model_zoo import ALIASES, BackboneConfig, ModelEntry
 
 Value = TypeVar("Value")
 

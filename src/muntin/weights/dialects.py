@@ -16,14 +16,7 @@ from muntin.models.swin import SwinConfig
 from muntin.ops.positions import SIZE_RULES, SizeRuleName
 from muntin.ops.windows import lay_out
 from muntin.shapes import Size
-from muntin.weights import (
-    google,
-    microsoft,
-    openmmlab,
-    timm,
-    torchvision,
-    transformers,
-)
+from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
 from muntin.weights.parameter_resizing import crop_table

@@ -29,11 +29,13 @@ from muntin.heads.pose_head import PoseHead
 from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CONVENTIONS
 from muntin.heads.semantic_head import SemanticHead
-from muntin.weights.key_maps import HeadMap, KeyMap, Row
-from muntin.weights.shared_keys import (
+from muntin.weights.key_maps import (
     DENSE_TASKS,
     DETECTRON2_DETECTOR,
     TORCHVISION_DETECTOR,
+    HeadMap,
+    KeyMap,
+    Row,
     layer_rows,
     norm_rows,
 )

@@ -83,12 +83,9 @@ def block_rows(theirs: str, ours: str, parts: Sequence[str] = _OUR_PARTS) -> tup
 class RenamedState:
     """A state dict renamed through a key map.
 
-    Attributes:
-        pairs: (their name, our name) of every tensor used.
-        ignored: Their names of derived or unused tensors.
-        unknown: Their names that match no row.
-        missing: Their names that are absent although other parts of the same tensor exist.
-        duplicates: Our names to which two of theirs map.
+    `pairs` are (their name, our name) of every tensor used, `duplicates` our names to which two of
+    theirs map. Of their names, `ignored` are derived or unused, `unknown` match no row, and
+    `missing` are absent although other parts of the same tensor exist.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -103,11 +100,9 @@ class RenamedState:
 class KeyMap:
     """The names of one family in one dialect; of the rows, the first match wins.
 
-    Attributes:
-        prefix: Prefix of the backbone's names in files that also hold a classifier, absent from
-            files without one.
-        wrappers: Other prefixes that are stripped when reading.
-        unused: Pattern of their names that are ignored: heads and necks of other tasks.
+    `prefix` is that of the backbone's names in files that also hold a classifier, absent from files
+    without one; `wrappers` are other prefixes that are stripped when reading. Names that contain
+    the pattern `unused` are ignored: heads and necks of other tasks.
     """
 
     rows: tuple[Row, ...]
@@ -304,3 +299,49 @@ def square_index(table: Tensor) -> Tensor:
 def flat_index(table: Tensor) -> Tensor:
     """`square_index`, flattened."""
     return square_index(table).flatten()
+
+
+DENSE_TASKS = (
+    r"^(neck|rpn_head|roi_head|bbox_head|mask_head|decode_head|auxiliary_head|keypoint_head"
+    r"|proposal_generator|roi_heads|sem_seg_head|data_preprocessor)\."
+)
+"""Keys of necks and heads of detectors, segmenters and pose estimators (OpenMMLab, Microsoft)."""
+
+TORCHVISION_DETECTOR = r"^(backbone\.fpn|rpn|roi_heads|head\.(classification|regression)_head)\."
+"""Keys of necks and heads of torchvision's detectors."""
+
+DETECTRON2_DETECTOR = (
+    r"^backbone\.(fpn|simfp)_|^(proposal_generator|roi_heads|sem_seg_head|pixel_\w+)\b"
+)
+"""Keys of necks and heads of detectron2's detectors."""
+
+
+def layer_rows(theirs: str, ours: str) -> tuple[Row, ...]:
+    """Rows of weight and bias of a layer."""
+    return (Row((theirs + ".{p}",), ours + ".{p}"),)
+
+
+def norm_rows(theirs: str, ours: str) -> tuple[Row, ...]:
+    """Rows of a norm, with the buffers that a batch norm has."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return (
+        *layer_rows(theirs, ours),
+        *(Row((f"{theirs}.{name}",), f"{ours}.{name}") for name in buffers),
+    )
+
+
+_BLOCK = "layers.{i}.blocks.{j}."
+
+
+# Microsoft, timm and detectron2 name the parts of a Swin block alike.
+SWIN_BLOCK = (
+    *block_rows(_BLOCK, _BLOCK),
+    *same_names(_BLOCK + "attn.relative_position_bias_table"),
+)
+SWIN_V2_BLOCK = (
+    *block_rows(_BLOCK, _BLOCK),
+    *same_names(_BLOCK + "attn.logit_scale", _BLOCK + "attn.cpb_mlp.{k}.{p}"),
+    Row((_BLOCK + "attn.q_bias", _BLOCK + "attn.v_bias"), _BLOCK + "attn.qv_bias", STACKED),
+    # SimMIM's earliest checkpoints call the bias MLP `rpe_mlp`.
+    Row((_BLOCK + "attn.rpe_mlp.{k}.{p}",), _BLOCK + "attn.cpb_mlp.{k}.{p}"),
+)

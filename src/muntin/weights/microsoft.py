@@ -20,12 +20,17 @@ from dataclasses import replace
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.ops.positions import SizeRuleName
-from muntin.weights.key_maps import KeyMap, KeyMaps, Row, first_key, same_names, square_index
-from muntin.weights.shared_keys import (
+from muntin.weights.key_maps import (
     DENSE_TASKS,
     DETECTRON2_DETECTOR,
     SWIN_BLOCK,
     SWIN_V2_BLOCK,
+    KeyMap,
+    KeyMaps,
+    Row,
+    first_key,
+    same_names,
+    square_index,
 )
 
 _BLOCK = "layers.{i}.blocks.{j}."

@@ -21,6 +21,7 @@ from muntin.models.vit import ViTConfig
 from muntin.ops.positions import SizeRuleName
 from muntin.weights.key_maps import (
     AS_IS,
+    DENSE_TASKS,
     STACKED,
     KeyMap,
     KeyMaps,
@@ -31,7 +32,6 @@ from muntin.weights.key_maps import (
     same_names,
     square_index,
 )
-from muntin.weights.shared_keys import DENSE_TASKS
 
 _ORDER = (0, 2, 1, 3)
 
@@ -53,8 +53,7 @@ def _around(config: SwinConfig) -> tuple[Row, ...]:
     norms = Row(("norm{i}.{p}",), "norm{i}.{p}")
     return (
         Row(("patch_embed.projection.{p}",), "patch_embed.proj.{p}"),
-        Row(("patch_embed.norm.{p}",), "patch_embed.norm.{p}"),
-        Row(("absolute_pos_embed",), "absolute_pos_embed"),
+        *same_names("patch_embed.norm.{p}", "absolute_pos_embed"),
         *block_rows(_THEIRS, _OURS, ("norm1", "attn.w_msa.qkv", "attn.w_msa.proj", "norm2", *_MLP)),
         norms if config.out_norm == "each" else Row((last,), "norm.{p}"),
         Row(("head.fc.{p}",), "head.fc.{p}"),

@@ -41,14 +41,8 @@ from muntin.weights.parameter_resizing import (
 class MatchResult:
     """Tensors matched to parameters, and everything that does not match.
 
-    Attributes:
-        values: New values by the model's names.
-        reset: The model's names of parameters that keep their current values.
-        ignored: Their names of tensors that the model does not use.
-        unexpected: Their names without a counterpart in the model.
-        missing: The model's names without a value.
-        mismatched: The model's names whose tensors have another shape, and the two shapes.
-        has_head: Whether the file has a head for the model's task.
+    Names are the model's, but in `ignored` and `unexpected` those of the file; parameters in
+    `reset` keep their values, and `mismatched` gives two shapes.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)

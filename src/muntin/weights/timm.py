@@ -22,6 +22,8 @@ from muntin.models.timm_backbone import TimmConfig, describe_timm
 from muntin.models.vit import ViTConfig
 from muntin.weights.key_maps import (
     STACKED,
+    SWIN_BLOCK,
+    SWIN_V2_BLOCK,
     KeyMap,
     KeyMaps,
     Row,
@@ -29,7 +31,6 @@ from muntin.weights.key_maps import (
     first_key,
     same_names,
 )
-from muntin.weights.shared_keys import SWIN_BLOCK, SWIN_V2_BLOCK
 
 _MERGING = tuple(
     Row(("layers.{i+1}.downsample." + name,), "layers.{i}.downsample." + name)
@@ -54,11 +55,17 @@ def _swin(block: tuple[Row, ...]) -> KeyMap:
     )
 
 
+def _prefixed(config: TimmConfig) -> KeyMap:
+    """Names of a model that timm implements: all unchanged, with the prefix "net."."""
+    classifier = str(describe_timm(config.name).get("classifier") or "fc")
+    return KeyMap((Row((classifier + ".{n}",), "head.fc.{n}"), Row(("{n}",), "net.{n}")))
+
+
 _VIT_BLOCK = block_rows("blocks.{j}.", "blocks.{j}.")
 _TOKENS = "tokens_to_token."
 _LAYER = _TOKENS + "attention{i}."
 
-_OURS: KeyMaps = {
+KEY_MAPS: KeyMaps = {
     SwinConfig: _swin(SWIN_BLOCK),
     SwinV2Config: _swin(SWIN_V2_BLOCK),
     ViTConfig: KeyMap(
@@ -116,16 +123,8 @@ _OURS: KeyMaps = {
         ),
         unused=r"^(mask_token|multi_scale_fusion_heads\.|decoder_(pos_embed|embed|blocks|norm|pred)\b)",
     ),
+    TimmConfig: _prefixed,
 }
-
-
-def _prefixed(config: TimmConfig) -> KeyMap:
-    """Names of a model that timm implements: all unchanged, with the prefix "net."."""
-    classifier = str(describe_timm(config.name).get("classifier") or "fc")
-    return KeyMap((Row((classifier + ".{n}",), "head.fc.{n}"), Row(("{n}",), "net.{n}")))
-
-
-KEY_MAPS: KeyMaps = {**_OURS, TimmConfig: _prefixed}
 
 
 _SHARED = "rel_pos_bias.relative_position_bias_table"

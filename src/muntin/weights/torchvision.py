@@ -25,15 +25,17 @@ from muntin.models.vit import ViTConfig
 from muntin.nn.layers import without_key_bias
 from muntin.ops.positions import log_offsets
 from muntin.weights.key_maps import (
+    TORCHVISION_DETECTOR,
     KeyMap,
     KeyMaps,
     Row,
     Transform,
     block_rows,
     flat_index,
+    layer_rows,
+    norm_rows,
     same_names,
 )
-from muntin.weights.shared_keys import TORCHVISION_DETECTOR, layer_rows, norm_rows
 
 # Their bias of the keys is always zero.
 _WITHOUT_KEYS = Transform(
@@ -83,7 +85,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
             ours=_OURS + "attn.",
         ),
     )
-    return KeyMap((*attention, *buffers, *_SHARED), wrappers=_WRAPPERS, unused=_UNUSED)
+    return KeyMap((*attention, *buffers, *_SHARED), wrappers=_WRAPPERS, unused=TORCHVISION_DETECTOR)
 
 
 # ResNets have the same names in timm.
@@ -111,12 +113,10 @@ def _resnet(config: TimmConfig) -> KeyMap:
             f"{config.name!r}. Choose another dialect."
         )
         raise WeightError(message)
-    return KeyMap(_RESNET, wrappers=_WRAPPERS, unused=_UNUSED)
+    return KeyMap(_RESNET, wrappers=_WRAPPERS, unused=TORCHVISION_DETECTOR)
 
 
-# Detectors.
-_WRAPPERS = ("backbone.body.",)
-_UNUSED = TORCHVISION_DETECTOR
+_WRAPPERS = ("backbone.body.",)  # of detectors
 
 KEY_MAPS: KeyMaps = {
     TimmConfig: _resnet,
@@ -128,7 +128,7 @@ KEY_MAPS: KeyMaps = {
             *_SHARED,
         ),
         wrappers=_WRAPPERS,
-        unused=_UNUSED,
+        unused=TORCHVISION_DETECTOR,
     ),
     ViTConfig: KeyMap(
         (

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.timm_backbone import TimmConfig
 from muntin.ops.positions import SizeRuleName
-from muntin.weights import hub
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
@@ -36,7 +35,14 @@ from muntin.weights.state_matching import (
     match_state,
     model_key,
 )
-from muntin.weights.weight_files import SUFFIXES, read_weights, unwrap
+from muntin.weights.weight_files import (
+    SUFFIXES,
+    fetch,
+    is_hub_id,
+    license_of,
+    read_weights,
+    unwrap,
+)
 
 # Prefixes of muntin's names of a timm model.
 _OWN = ("backbone.net.", "net.", "head.")
@@ -49,8 +55,6 @@ class LoadReport:
     """Result of `load_weights`.
 
     Attributes:
-        dialect: Dialect of the weights.
-        source: Where they came from.
         renamed: (their name, our name) of every tensor whose name differs.
         resized: Our names of tensors resized to another window, image or patch size.
         reset: Our names of parameters that were not loaded, such as a head for other classes.
@@ -59,8 +63,7 @@ class LoadReport:
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
         conventions: Fields of a detector head's config adopted from the source; empty if
             unchanged.
-        class_names: Names of the classes, if the file contains them.
-        license: License of the weights, if the file contains it.
+        class_names: Those in the file, if any, as for `license`.
     """
 
     dialect: str
@@ -295,9 +298,9 @@ def _resolve_source(
     # "runs/flowers" may be a hub id or a mistyped path: a path if the folder "runs" exists.
     local = isinstance(source, Path) or path.exists() or path.suffix.lower() in SUFFIXES
     texts: dict[str, str] = {}
-    if not local and hub.is_hub_id(text) and not Path(text.split("/")[0]).is_dir():
-        path = hub.fetch(text)
-        texts["license"] = hub.license_of(text)
+    if not local and is_hub_id(text) and not Path(text.split("/")[0]).is_dir():
+        path = fetch(text)
+        texts["license"] = license_of(text)
     file = read_weights(path)
     texts |= {key: value for key, value in file.metadata.items() if value}
     if "NC" in texts.get("license", ""):

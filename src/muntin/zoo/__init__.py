@@ -12,13 +12,11 @@ __getattr__, __dir__ = resolve_lazily(
             "change_model create_backbone create_model dense_config find_model list_models "
             "model_config"
         ),
-        "costs": "Cost Costs count_costs count_parameters",
+        "costs": "Cost Costs count_costs count_parameters describe_models",
         "creating": "create create_detector create_pose_estimator create_segmenter",
-        "model_table": "describe_models",
-        "families": (
-            "BackboneConfig FAMILIES Family build_backbone config_from_dict config_to_dict "
-            "family_of free_attention"
+        "model_zoo": (
+            "ALIASES BackboneConfig FAMILIES Family MODELS ModelEntry build_backbone "
+            "config_from_dict config_to_dict family_of free_attention"
         ),
-        "model_zoo": "ALIASES MODELS ModelEntry",
     },
 )

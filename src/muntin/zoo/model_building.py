@@ -21,8 +21,7 @@ from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig, describe_timm, list_timm
-from muntin.zoo.families import BackboneConfig, build_backbone
-from muntin.zoo.model_zoo import ALIASES, MODELS, ModelEntry
+from muntin.zoo.model_zoo import ALIASES, MODELS, BackboneConfig, ModelEntry, build_backbone
 
 TIMM = "timm:"
 """Prefix of names of timm models."""

@@ -1,15 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of models: name, config, published weights and accuracy with its source."""
+"""The tables of families and of models: config, published weights, accuracy and its source."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+from muntin.configs import pick_kind, to_dict
+from muntin.features import Backbone
 from muntin.models import hiera, swin
-from muntin.models.swin_v2 import SwinV2Config, swin_v2_preset
-from muntin.models.t2t_vit import t2t_vit_preset
-from muntin.models.vit import ViTConfig, ViTSize, deit3_preset, vit_preset, vitpose_preset
-from muntin.zoo.families import BackboneConfig
+from muntin.models.hiera import Hiera, HieraConfig
+from muntin.models.swin import Swin, SwinConfig
+from muntin.models.swin_v2 import SwinV2, SwinV2Config, swin_v2_preset
+from muntin.models.t2t_vit import T2TViT, T2TViTConfig, t2t_vit_preset
+from muntin.models.timm_backbone import TimmBackbone, TimmConfig
+from muntin.models.vit import ViT, ViTConfig, ViTSize, deit3_preset, vit_preset, vitpose_preset
+
+BackboneConfig = SwinConfig | ViTConfig | T2TViTConfig | HieraConfig | TimmConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """A model family: its config class, and the function that builds from it."""
+
+    config: type[Any]
+    build: Callable[[Any], Backbone]
+
+
+FAMILIES: dict[str, Family] = {
+    "swin": Family(config=SwinConfig, build=Swin),
+    "swin_v2": Family(config=SwinV2Config, build=SwinV2),
+    "vit": Family(config=ViTConfig, build=ViT),
+    "t2t_vit": Family(config=T2TViTConfig, build=T2TViT),
+    "hiera": Family(config=HieraConfig, build=Hiera),
+    "timm": Family(config=TimmConfig, build=TimmBackbone),
+}
+
+
+def family_of(config: BackboneConfig) -> str:
+    """Name of the family of a config."""
+    return next(name for name, family in FAMILIES.items() if type(config) is family.config)
+
+
+def build_backbone(config: BackboneConfig) -> Backbone:
+    """Build an untrained backbone from its config."""
+    return FAMILIES[family_of(config)].build(config)
+
+
+def config_to_dict(config: BackboneConfig) -> dict[str, Any]:
+    """Convert a backbone's config, with the name of its family, to plain values."""
+    return {"family": family_of(config), **to_dict(config)}
+
+
+def config_from_dict(values: Mapping[str, Any], *, where: str = "") -> BackboneConfig:
+    """Restore a config from `config_to_dict`."""
+    families = {name: family.config for name, family in FAMILIES.items()}
+    return pick_kind(values, families, key="family", where=where or "the config")
+
+
+def free_attention(config: BackboneConfig) -> BackboneConfig:
+    """Replace forced fused attention, which not every machine has, by "auto"."""
+    changed: dict[str, Any] = {}
+    if getattr(config, "attention", "auto") == "fused":
+        changed["attention"] = "auto"
+    return replace(config, **changed)
+
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # The published ViT weights were trained on images scaled to [-1, 1].
@@ -19,14 +75,10 @@ _NON_COMMERCIAL = "CC-BY-NC-4.0"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelEntry:
-    """One row of the zoo.
+    """One row of the zoo: `weights` is the hub id of published weights, or empty.
 
-    Attributes:
-        weights: Hub id of published weights, or empty.
-        accuracy: Published ImageNet-1k top-1 in percent; 0 if unknown.
-        source: Publication of that accuracy.
-        mean: Per-channel mean of the normalization that the weights were trained with.
-        std: Per-channel standard deviation, likewise.
+    `accuracy` is ImageNet-1k top-1 in percent, published in `source`; 0 if unknown. Mean and
+    standard deviation, a value per channel, normalize images as in the training of the weights.
     """
 
     config: BackboneConfig

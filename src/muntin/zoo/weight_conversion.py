@@ -28,8 +28,8 @@ from muntin.weights.weight_loading import (
     load_weights,
     open_weights,
 )
-from muntin.zoo.families import BackboneConfig, build_backbone
 from muntin.zoo.model_building import find_model
+from muntin.zoo.model_zoo import BackboneConfig, build_backbone
 
 # Key under which an ecosystem's own loader expects the state dict in a .pth file.
 _NESTED_KEYS = {"microsoft": "model", "openmmlab": "state_dict", "detectron2": "model"}
