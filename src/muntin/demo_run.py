@@ -21,9 +21,8 @@ from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
 from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.layout import Thumbnail, draw_sheet
-from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
+from muntin.drawing.result_drawing import annotated_poses, draw_pose_pair, draw_semantic_pair
 from muntin.drawing.saving import save_image
-from muntin.drawing.semantic_drawing import draw_semantic_pair
 from muntin.errors import RunError
 from muntin.prediction.from_run import load
 from muntin.results import Detections, Labels, Poses, SemanticMap

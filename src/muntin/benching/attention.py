@@ -21,9 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.benching.bench_request import BenchRequest
-from muntin.benching.interleaving import OURS, BenchmarkCase, summarize, time_interleaved
-from muntin.benching.result_rows import compare_rows
+from muntin.benching.peers import BenchRequest
+from muntin.benching.result_rows import (
+    OURS,
+    BenchmarkCase,
+    compare_rows,
+    summarize,
+    time_interleaved,
+)
 from muntin.errors import ConfigError
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import expand_relative_position_bias

@@ -17,22 +17,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from muntin.benching.bench_request import PEERS, BenchRequest
-from muntin.benching.interleaving import (
+from muntin.benching.peers import PEERS, BenchRequest, build_peers
+from muntin.benching.result_rows import (
     OURS,
     BenchmarkCase,
     Timing,
+    compare_rows,
     summarize,
     time_interleaved,
 )
-from muntin.benching.peers import build_peers
-from muntin.benching.result_rows import compare_rows
 from muntin.engines.engine_table import ENGINES, is_installed
 from muntin.engines.graphs import Graph, Precision, Runner
-from muntin.engines.int8_quantisation import quantise_int8
 from muntin.engines.openvino_engine import (
     compile_openvino,
     import_openvino,
+    quantise_int8,
     shared_core,
     to_openvino,
     trim_example,

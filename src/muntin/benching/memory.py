@@ -13,10 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.benching.bench_request import BenchRequest
-from muntin.benching.interleaving import OURS, summarize
-from muntin.benching.peers import BUILDERS, build_peers, make_deterministic
-from muntin.benching.result_rows import compare_rows
+from muntin.benching.peers import BUILDERS, BenchRequest, build_peers, make_deterministic
+from muntin.benching.result_rows import OURS, compare_rows, summarize
 from muntin.benching.training import TrainStep, make_optimizer
 from muntin.devices import peak_mib, reset_peak, resident_mib
 from muntin.heads.network import Network

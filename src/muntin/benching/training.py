@@ -14,10 +14,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.benching.bench_request import BenchRequest
-from muntin.benching.interleaving import OURS, BenchmarkCase, summarize, time_interleaved
-from muntin.benching.peers import BUILDERS, build_peers, make_deterministic
-from muntin.benching.result_rows import compare_rows
+from muntin.benching.peers import BUILDERS, BenchRequest, build_peers, make_deterministic
+from muntin.benching.result_rows import (
+    OURS,
+    BenchmarkCase,
+    compare_rows,
+    summarize,
+    time_interleaved,
+)
 from muntin.devices import has_compiler
 from muntin.zoo.model_building import create_model
 

@@ -17,8 +17,6 @@ from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from muntin.drawing.colours import colour_of
-from muntin.drawing.fonts import clean_label, load_font
 from muntin.drawing.layout import (
     HALO,
     LARGEST,
@@ -27,6 +25,7 @@ from muntin.drawing.layout import (
     fit_image,
     join_panels,
 )
+from muntin.drawing.style import clean_label, colour_of, load_font
 from muntin.results import Detections
 from muntin.run_lengths import Segmentation
 from muntin.samples import Objects

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from muntin.data.batches import PAD_TO
 from muntin.data.transforms import Preprocessing
 from muntin.engines.engine_network import EngineNetwork, HeadInfo
-from muntin.engines.engine_selection import start_fastest
-from muntin.engines.engine_table import ENGINES, find_engine
+from muntin.engines.engine_table import ENGINES, find_engine, start_fastest
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.errors import ConfigError
 from muntin.heads.detector import FixedDetector

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.drawing.colours import BLUE, GREEN, INK, VERMILION
+from muntin.drawing.style import BLUE, GREEN, INK, VERMILION
 from muntin.explaining.attention_layers import (
     MAX_PAIRS,
     AttentionLayer,

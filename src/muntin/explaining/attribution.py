@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.drawing.colours import YELLOW
+from muntin.drawing.style import YELLOW
 from muntin.explaining import plotting as kit
 from muntin.explaining.attribution_methods import (
     MapAttribution,

@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
-from muntin.drawing.colours import INK, PURPLE, VERMILION
-from muntin.drawing.fonts import clean_label
 from muntin.drawing.result_drawing import draw_result
+from muntin.drawing.style import INK, PURPLE, VERMILION, clean_label
 from muntin.errors import ConfigError, shorten
 from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import compare_layers

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.drawing.colours import INK
+from muntin.drawing.style import INK
 from muntin.explaining.context import MAX_PREFIX, Context
 from muntin.explaining.figures import Results, make_figure, make_missing
 from muntin.explaining.plotting import panel_ratio, panels, set_panel, to_rgb

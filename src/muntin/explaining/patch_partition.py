@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from muntin.data.batches import PAD_TO
-from muntin.drawing.colours import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION
+from muntin.drawing.style import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.drawing.colours import INK, LINE_COLOURS, VERMILION
+from muntin.drawing.style import INK, LINE_COLOURS, VERMILION
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing

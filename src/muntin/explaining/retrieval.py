@@ -25,8 +25,7 @@ from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.listing import list_classify
 from muntin.data.transforms import normalise
-from muntin.drawing.colours import INK, colour_of
-from muntin.drawing.fonts import clean_label
+from muntin.drawing.style import INK, clean_label, colour_of
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, make_figure, make_missing

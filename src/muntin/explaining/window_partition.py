@@ -16,7 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from muntin.drawing.colours import INK, ORANGE, PURPLE, SKY, VERMILION, YELLOW
+from muntin.drawing.style import INK, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, make_figure, make_missing

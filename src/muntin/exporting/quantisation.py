@@ -22,9 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from muntin.engines.graphs import Graph, Runner
-from muntin.engines.int8_quantisation import quantise_int8
 from muntin.engines.onnx_engine import open_onnx, write_onnx
-from muntin.engines.openvino_engine import compile_openvino, save_openvino, to_openvino
+from muntin.engines.openvino_engine import (
+    compile_openvino,
+    quantise_int8,
+    save_openvino,
+    to_openvino,
+)
 from muntin.errors import ConfigError
 
 FLOAT_SHARES = (0.0, 0.125, 0.25, 0.5)
