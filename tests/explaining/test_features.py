@@ -17,11 +17,15 @@ from muntin.data.batches import center_crop
 from muntin.data.decoding import open_image
 from muntin.data.transforms import normalise, to_tensor
 from muntin.errors import DataError, MuntinWarning
-from muntin.explaining.feature_maps import find_components, show_features, title_maps
+from muntin.explaining.feature_maps import (
+    find_components,
+    project_rows,
+    show_features,
+    title_maps,
+)
 from muntin.explaining.figures import MissingFigure
 from muntin.explaining.retrieval import (
     embed_folder,
-    project_by_pca,
     query_gallery,
     show_embeddings,
     show_neighbours,
@@ -183,7 +187,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 def test_positions_match_scikit_learn(folder: Path) -> None:
     vectors = embed_folder(make_context(build("swin")), folder).vectors
-    flat, shares = project_by_pca(vectors)
+    flat, shares = project_rows(torch.from_numpy(vectors), 2)
     peer = PCA(2).fit(vectors)
     np.testing.assert_allclose(np.abs(flat), np.abs(peer.transform(vectors)), atol=1e-5)
     np.testing.assert_allclose(shares, peer.explained_variance_ratio_, rtol=1e-4)

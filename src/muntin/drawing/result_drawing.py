@@ -34,6 +34,13 @@ def draw_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa:
     raise TypeError(message)
 
 
+def draw_sure_result(pixels: NDArray[np.uint8], result: Any) -> Image.Image:  # noqa: ANN401
+    """Draw a result as `draw_result`, without objects and instances of a low score."""
+    if isinstance(result, Detections | Poses):
+        result = result.above(DEFAULT_SCORE_THRESHOLD)
+    return draw_result(pixels, result)
+
+
 def _draw_classes(pixels: NDArray[np.uint8], result: Labels) -> Image.Image:
     """Draw the best classes, with bars, below the image."""
     image = fit_image(pixels, 320, LARGEST, tiny=320)

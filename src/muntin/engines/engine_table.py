@@ -16,12 +16,13 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.onnx_engine import open_onnx, start_onnx, write_onnx
@@ -47,11 +48,8 @@ EngineName = Literal["auto", "eager", "compile", "onnxruntime", "openvino", "cud
 class Engine:
     """An inference engine.
 
-    Attributes:
-        packages: Which it requires.
-        start: Creates a runner for the batch size of the example of the graph.
-        lacks: Tells why this machine cannot run it; empty if it can.
-        any_number: Whether the runner takes any batch size.
+    `start` creates a runner, for the batch size of the example of the graph unless `any_number`.
+    `lacks` tells why this machine cannot run it; empty if it can.
     """
 
     name: EngineName
@@ -83,14 +81,9 @@ ENGINES: dict[str, Engine] = {
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """An export format.
+    """An export format; writing it requires `packages`, running it `readers`.
 
-    Attributes:
-        packages: Which writing it requires.
-        readers: Packages that running it requires.
-        precisions: In which it can be written.
-        write: Writes a graph with metadata.
-        open: Gives a runner and the metadata.
+    `write` writes a graph with metadata; `open` gives a runner and the metadata.
     """
 
     name: str
@@ -196,15 +189,22 @@ def _start_all(
 
 
 def _measure(graph: Graph, runners: dict[str, Runner]) -> dict[str, float]:
-    """Median seconds of each runner over interleaved rounds."""
-    inputs = [part.numpy() for part in graph.example]
+    """Median seconds of each runner."""
+    seconds = time_runners(runners, [part.numpy() for part in graph.example], ROUNDS)
+    return {name: statistics.median(row) for name, row in seconds.items()}
+
+
+def time_runners(
+    runners: Mapping[str, Runner], inputs: Sequence[NDArray[Any]], rounds: int
+) -> dict[str, list[float]]:
+    """Measure the seconds of each runner in interleaved rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, runner in runners.items():
             begun = time.perf_counter()
             runner(inputs)
             seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(row) for name, row in seconds.items()}
+    return seconds
 
 
 def cache_file() -> Path:

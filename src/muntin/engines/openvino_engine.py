@@ -138,7 +138,10 @@ def part_of(count: int) -> int:
 
 
 def _run_together(model: Model, precision: Precision) -> Runner:
-    ov, compiled = import_openvino(), _compile(model, precision, {"PERFORMANCE_HINT": "LATENCY"})
+    ov, compiled = (
+        import_openvino(),
+        compile_model(model, precision, {"PERFORMANCE_HINT": "LATENCY"}),
+    )
     request = compiled.create_infer_request()
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -155,7 +158,7 @@ def _run_shared(
 ) -> Callable[[Sequence[NDArray[Any]], int], list[NDArray[Any]]]:
     """One request per core, each with a part of the batch."""
     ov, threads = import_openvino(), torch.get_num_threads()
-    queue = ov.AsyncInferQueue(_compile(model, precision, {"NUM_STREAMS": threads}), threads)
+    queue = ov.AsyncInferQueue(compile_model(model, precision, {"NUM_STREAMS": threads}), threads)
     answers: dict[int, list[NDArray[Any]]] = {}
 
     def keep(request: Any, start: int) -> None:  # noqa: ANN401 (openvino.InferRequest)
@@ -177,7 +180,8 @@ def _run_shared(
     return run
 
 
-def _compile(model: Model, precision: Precision, more: dict[str, Any]) -> Any:  # noqa: ANN401
+def compile_model(model: Model, precision: str, more: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Compile a model for the threads of PyTorch, with `more` properties."""
     options = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.drawing.style import BLUE, GREEN, INK, VERMILION
+from muntin.explaining import plotting as kit
 from muntin.explaining.attention_layers import (
     MAX_PAIRS,
     AttentionLayer,
@@ -33,18 +34,6 @@ from muntin.explaining.attention_layers import (
 )
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
-from muntin.explaining.plotting import (
-    HeadMaps,
-    ImageGrid,
-    blend_tokens,
-    fit_titles,
-    label_axes,
-    panel_ratio,
-    show_heads,
-    spread,
-    start_plots,
-    to_floats,
-)
 from muntin.shapes import Float
 
 _COLUMNS = 5
@@ -59,11 +48,9 @@ _FORMULAS = {"product": "attention", "biased": "attention-biased", "cosine": "at
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class QueryAttention:
-    """Attention of one query token in one layer.
+    """Attention of one query token in one layer; NaN where it cannot attend.
 
-    Attributes:
-        maps: Weights on the grid of keys; NaN where the query cannot attend.
-        elsewhere: Fraction of the attention, mean over heads, on padding and prefix tokens.
+    `elsewhere` is the fraction, mean over heads, on padding and prefix tokens.
     """
 
     layer: AttentionLayer
@@ -198,8 +185,8 @@ def _draw_layers(
     point: tuple[float, float] | None,
     name: str,
 ) -> Figure:
-    image = to_floats(context.shown)
-    chosen = [attentions[place] for place in spread(len(attentions), _MAX_LAYERS)]
+    image = kit.to_floats(context.shown)
+    chosen = [attentions[place] for place in kit.spread(len(attentions), _MAX_LAYERS)]
     rows = -(-(len(chosen) + 1) // _COLUMNS)
     boxes, titles = [], [name]
     for one in chosen:
@@ -210,12 +197,14 @@ def _draw_layers(
             words += f", elsewhere\u00a0{one.elsewhere:.0%}"
         boxes.append(box)
         titles.append(words + (f", {factor}\u00a0x\u00a0zoom" if factor > 1 else ""))
-    (name, *titles), extra = fit_titles(titles, _COLUMNS)
-    image_grid = ImageGrid(rows, _COLUMNS, ratio=panel_ratio(context.shown_size), extra=extra)
+    (name, *titles), extra = kit.fit_titles(titles, _COLUMNS)
+    image_grid = kit.ImageGrid(
+        rows, _COLUMNS, ratio=kit.panel_ratio(context.shown_size), extra=extra
+    )
     cell = None if point is None else cell_at(chosen[0].layer, point)
     image_grid.show(0, 0, image, name, mark=cell)
     for place, (one, box, words) in enumerate(zip(chosen, boxes, titles, strict=True), 1):
-        painted = blend_tokens(image, one.mean.numpy(), one.layer.stride)
+        painted = kit.blend_tokens(image, one.mean.numpy(), one.layer.stride)
         mark = None if point is None else cell_at(one.layer, point)
         image_grid.show(*divmod(place, _COLUMNS), painted, words, mark=mark, box=box)
     return image_grid.figure
@@ -242,19 +231,19 @@ def _enlarge(
 def _draw_heads(
     context: Context, attentions: Sequence[QueryAttention], point: tuple[float, float] | None
 ) -> Figure:
-    image, layers = to_floats(context.shown), []
+    image, layers = kit.to_floats(context.shown), []
     for one in (attentions[place] for place in _choose_heads(attentions)):
         maps, stride = one.maps.numpy(), one.layer.stride
         mark = None if point is None else cell_at(one.layer, point)
         layers.append(
-            HeadMaps(
+            kit.HeadMaps(
                 title=one.layer.title,
                 maps=maps,
-                paint=partial(blend_tokens, image, stride=stride),
+                paint=partial(kit.blend_tokens, image, stride=stride),
                 options={"mark": mark, "box": _enlarge(image, maps[0], stride)[0]},
             )
         )
-    return show_heads(layers, ratio=panel_ratio(context.shown_size))
+    return kit.show_heads(layers, ratio=kit.panel_ratio(context.shown_size))
 
 
 def _choose_heads(attentions: Sequence[QueryAttention]) -> list[int]:
@@ -262,7 +251,7 @@ def _choose_heads(attentions: Sequence[QueryAttention]) -> list[int]:
     stages = [one.layer.stage for one in attentions]
     if len({*stages} - {0}) == 1:
         blocks = [place for place, stage in enumerate(stages) if stage]
-        return [blocks[place] for place in spread(len(blocks), 4)]
+        return [blocks[place] for place in kit.spread(len(blocks), 4)]
     ends = {stage: place for place, stage in enumerate(stages) if stage}
     return list(ends.values())
 
@@ -304,8 +293,8 @@ def _draw_rollout(
     last: np.ndarray,
     maps: np.ndarray,
 ) -> Figure:
-    image = to_floats(context.shown)
-    image_grid = ImageGrid(1, 5, ratio=panel_ratio(context.shown_size), extra=0.4)
+    image = kit.to_floats(context.shown)
+    image_grid = kit.ImageGrid(1, 5, ratio=kit.panel_ratio(context.shown_size), extra=0.4)
     cell = cell_at(layer, context.query)
     image_grid.show(0, 0, image, "the image", mark=cell)
     for column, (weights, title, mark) in enumerate(
@@ -317,7 +306,7 @@ def _draw_rollout(
         ),
         1,
     ):
-        image_grid.show(0, column, blend_tokens(image, weights, layer.stride), title, mark=mark)
+        image_grid.show(0, column, kit.blend_tokens(image, weights, layer.stride), title, mark=mark)
     return image_grid.figure
 
 
@@ -344,7 +333,7 @@ def _show_distances(context: Context, layers: Sequence[AttentionLayer]) -> Resul
 def _draw_distances(
     layers: Sequence[AttentionLayer], measured: Sequence[tuple[Tensor, float]]
 ) -> Figure:
-    figure, (axes,) = start_plots(1, 3.6)
+    figure, (axes,) = kit.start_plots(1, 3.6)
     kinds = {
         "global": (BLUE, "o"),
         "inside windows": (GREEN, "s"),
@@ -369,6 +358,6 @@ def _draw_distances(
     step = -(-len(names) // 12)
     axes.set_xticks(range(0, len(names), step), names[::step], fontsize=8)
     axes.set_ylim(bottom=0)
-    label_axes(axes, y="mean distance, pixels")
+    kit.label_axes(axes, y="mean distance, pixels")
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
     return figure

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def show_attribution(context: Context, *, steps: int = 0) -> Results:
                 return [_show_occlusion(context, output)]
         with torch.inference_mode(False), torch.enable_grad():
             maps = context.recording.maps
-            context = context.with_network(with_gradients(context.network))
+            context = replace(context, network=with_gradients(context.network))
             images = context.images.detach().clone()
             output = select_output(context, context.network, images)
             return [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -35,17 +35,14 @@ MAX_PREFIX = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Recording:
-    """One forward of a backbone.
+    """One forward of a backbone: layers and blocks in execution order, maps finest first.
 
-    Attributes:
-        layers: Attention layers in execution order, of the kinds that have an extractor.
-        blocks: Each block and its first output tensor, in execution order.
-        maps: The maps (1, C, H, W) of the backbone, finest first.
+    Layers are of the kinds that have an extractor; blocks come with their first output tensor.
     """
 
     layers: tuple[AttentionLayer, ...]
     blocks: tuple[tuple[nn.Module, Tensor], ...]
-    maps: tuple[Tensor, ...]
+    maps: tuple[Float[Tensor, "1 C H W"], ...]
 
 
 def record_forward(backbone: Any, images: Float[Tensor, "1 in_chans H W"]) -> Recording:  # noqa: ANN401
@@ -203,10 +200,6 @@ class Context:
         else:
             x, y = x * columns, y * rows
         return float(np.clip(x, 0, columns - 1)), float(np.clip(y, 0, rows - 1))
-
-    def with_network(self, network: nn.Module) -> Context:
-        """Copy the context with another network, as sanity checks of attributions need it."""
-        return replace(self, network=network)
 
     def forget(self) -> None:
         """Free what was recorded, so that the contexts of many images fit into memory."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from muntin.drawing.result_drawing import draw_result
+from muntin.drawing.result_drawing import draw_sure_result
 from muntin.drawing.saving import save_bytes
 from muntin.errors import DataError, MuntinError, MuntinWarning
 from muntin.explaining import SECTIONS, Section, check_sections
@@ -40,7 +40,6 @@ from muntin.explaining.patch_partition import show_patches
 from muntin.explaining.position_embedding import show_positions
 from muntin.explaining.retrieval import Gallery, embed_folder, show_retrieval
 from muntin.prediction.sources import ImageLike
-from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses
 from muntin.shapes import Size
 
 
@@ -289,9 +288,7 @@ class _Session:
             result = context.prediction
         except MuntinError as error:
             return None, find_text("notes", "unreadable", problem=error)
-        if isinstance(result, Detections | Poses):
-            result = result.above(DEFAULT_SCORE_THRESHOLD)
-        return draw_result(context.pixels, result), ""
+        return draw_sure_result(context.pixels, result), ""
 
     def run(
         self, explainer: Explainer, contexts: Sequence[Context], entry: ImageEntry, reason: str = ""

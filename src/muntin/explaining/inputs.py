@@ -117,12 +117,9 @@ def name_images(images: Sequence[Any]) -> list[str]:
 class OpenedModel:
     """The model to explain.
 
-    Attributes:
-        predictor: With a network (backbone and head, or the engine of an exported file) on the
-            CPU in float32.
-        in_chans: Input channels of the network; the preprocessing supports only 1 and 3.
-        trained: False if the weights are freshly initialised.
-        origin: Where the weights come from, in a few words.
+    Its network (backbone and head, or the engine of an exported file) is on the CPU in float32.
+    `in_chans` are those of the network, as preprocessing supports only 1 and 3; `origin` says in a
+    few words where the weights come from.
     """
 
     name: str

@@ -28,6 +28,7 @@ from muntin.data.transforms import normalise
 from muntin.drawing.style import INK, clean_label, colour_of
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.context import Context
+from muntin.explaining.feature_maps import project_rows
 from muntin.explaining.figures import Result, Results, make_figure, make_missing
 from muntin.explaining.plotting import panels, set_panel, spread, start_plots, to_rgb
 from muntin.prediction.predictor import Predictor
@@ -54,12 +55,9 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 class Gallery:
     """Embeddings and thumbnails of the images of a folder.
 
-    Attributes:
-        vectors: `muntin.features.Backbone.embed` of each image, normalised to length 1.
-        class_ids: -1 where unknown.
-        thumbnails: (h, w, 3) each.
-        num_total: Number of images in the folder; at most `MAX_IMAGES` of them are embedded.
-        query: Embedding of the explained image, which is not one of the others.
+    Vectors are `muntin.features.Backbone.embed`, normalised to length 1; class ids are -1 where
+    unknown. At most `MAX_IMAGES` of the `num_total` images are embedded. The query is the explained
+    image, which is not one of the others.
     """
 
     paths: tuple[str, ...]
@@ -226,7 +224,7 @@ def show_embeddings(context: Context, gallery: Gallery) -> Results:
     if len(gallery) < 3:
         return [make_missing("features-few", count=len(gallery))]
     vectors = np.concatenate([gallery.vectors, gallery.query[None]])
-    flat, shares = project_by_pca(vectors)
+    flat, shares = project_rows(torch.from_numpy(vectors), 2)
     places = {"components": flat}
     has_tsne = importlib.util.find_spec("sklearn") is not None
     if has_tsne:
@@ -246,19 +244,6 @@ def show_embeddings(context: Context, gallery: Gallery) -> Results:
         total=gallery.num_total,
     )
     return [figure] if has_tsne else [figure, make_missing("features-sklearn")]
-
-
-def project_by_pca(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], ...]:
-    """Project to the first two principal components: (N, 2), and their shares of the variance."""
-    rows = vectors.astype(np.float64)
-    rows = rows - rows.mean(axis=0)
-    _, lengths, directions = np.linalg.svd(rows, full_matrices=False)
-    directions = directions[:2]
-    # The sign of a singular vector is arbitrary: fix it, or the map flips between machines.
-    largest = np.abs(directions).argmax(axis=1)
-    directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    total = max(float((lengths**2).sum()), 1e-30)
-    return rows @ directions.T, lengths[:2] ** 2 / total
 
 
 def project_by_tsne(vectors: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.engines.engine_table import time_runners
 from muntin.engines.graphs import Graph, Runner
 from muntin.engines.onnx_engine import open_onnx, write_onnx
 from muntin.engines.openvino_engine import (
@@ -100,16 +100,11 @@ def quantise(
 def _measure(
     plain: Runner, runner: Runner, images: Sequence[tuple[NDArray[Any], ...]]
 ) -> tuple[float, float]:
-    """Images per second of both, measured in interleaved rounds."""
+    """Images per second of both."""
     rows = [images[number % len(images)] for number in range(SPEED_BATCH)]
     inputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for one, row in zip((plain, runner), seconds, strict=True):
-            begun = time.perf_counter()
-            one(inputs)
-            row.append(time.perf_counter() - begun)
-    slow, fast = (SPEED_BATCH / statistics.median(row[1:]) for row in seconds)
+    seconds = time_runners({"plain": plain, "int8": runner}, inputs, ROUNDS)
+    slow, fast = (SPEED_BATCH / statistics.median(row[1:]) for row in seconds.values())
     return slow, fast
 
 

@@ -41,8 +41,6 @@ class Plan:
     """Predicted memory and time of a run; memory in MiB, time in seconds.
 
     Attributes:
-        task: Name of the task.
-        model: Name of the model.
         img_size: (height, width) in pixels.
         batch_size: Images per step.
         accumulate: Steps per weight update.
@@ -54,7 +52,6 @@ class Plan:
         moment: When in a step memory peaks, such as "in the backward pass of stage 1"; gradients,
             activations, workspace and holes are those of that moment.
         parameters: Weights and buffers.
-        gradients: Gradients.
         optimizer: Optimizer state.
         averaged: Averaged weights.
         activations: Activations saved for the backward pass, by part: "patches", "stage 1" and so
