@@ -65,7 +65,6 @@ class AttentionLayer:
 
     Attributes:
         name: Module name in the backbone.
-        title: Such as "stage 1, block 2 (shifted)".
         stage: From 1; a plain ViT has one; 0 for layers before the blocks.
         grid: (rows, columns) of the keys.
         stride: Pixels between neighbouring keys.
@@ -73,7 +72,6 @@ class AttentionLayer:
         prefix: Names of the tokens before the patches: class token, distillation token.
         queries: Row-major index of each query in `query_grid`; -1 for padding and prefix.
         keys: Row-major index of each key in `grid`; -1 for padding and prefix.
-        layout: Of the windows; None without windows.
         scores: Argument of the softmax: scaled dot products, the same plus position bias and mask,
             or scaled cosines plus both.
     """

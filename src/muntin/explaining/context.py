@@ -35,14 +35,15 @@ MAX_PREFIX = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Recording:
-    """One forward of a backbone: layers and blocks in execution order, maps finest first.
+    """One forward of a backbone: layers and blocks in execution order, its maps.
 
-    Layers are of the kinds that have an extractor; blocks come with their first output tensor.
+    Layers are of the kinds that have an extractor; blocks come with their first output tensor; maps
+    are (1, C, H, W), finest first.
     """
 
     layers: tuple[AttentionLayer, ...]
     blocks: tuple[tuple[nn.Module, Tensor], ...]
-    maps: tuple[Float[Tensor, "1 C H W"], ...]
+    maps: tuple[Tensor, ...]
 
 
 def record_forward(backbone: Any, images: Float[Tensor, "1 in_chans H W"]) -> Recording:  # noqa: ANN401
@@ -112,17 +113,14 @@ class Context:
     """A model, an image, and what to explain of its prediction.
 
     Attributes:
-        name: Of the model, for headings.
         network: Backbone and head, or the engine of an exported file (which exposes no
             modules), in evaluation mode on the CPU.
         pixels: The original image, (H, W, 3), RGB.
         shown: The resized or cropped image, before padding and normalisation.
         images: The network's input: normalised, possibly padded at the right and bottom.
         path: Image file; empty for an array.
-        target: Number of the class, box, region or keypoint to explain; None for the prediction
-            with the highest score.
-        point: (x, y) from 0 to 1 in the original image: query of the attention maps; None for
-            the centre.
+        target: Number of what to explain; None for the prediction with the highest score.
+        point: (x, y) from 0 to 1 in the original image, the query; None for the centre.
     """
 
     name: str

@@ -52,15 +52,9 @@ class PointLayer:
 class ExplanationFigure:
     """One figure of the page with its caption and data.
 
-    Attributes:
-        name: Stem of its file names, lower case with hyphens, unique on a page; its first word is
-            the section.
-        text: Caption: what the figure shows and how to read it.
-        formula: MathML between <math> tags, or empty.
-        source: Paper and equation, or empty.
-        arrays: The plotted data, written as .npz.
-        facts: Numbers and strings, written as .json.
-        layers: For the clickable image; empty for other figures.
+    The name is the stem of its file names, lower case with hyphens and unique on a page; its first
+    word is the section. The text is the caption, the formula is MathML, the source names paper and
+    equation. Arrays are written as .npz, facts as .json; layers are those of the clickable image.
     """
 
     name: str

@@ -49,14 +49,10 @@ class TargetNotFound(ConfigError):
 class OutputTarget:
     """A scalar output of a network.
 
-    Attributes:
-        title: Such as "the logit of 'cat'".
-        value: For the unmodified image.
-        measure: Computes it from a batch of network inputs: (B).
-        number: Of the class, box or keypoint.
-        box: Edges (left, top, right, bottom) in pixels of the network's input.
-        point: (x, y) of a keypoint in the same pixels.
-        region: (h, w) mask of the pixels of a class, for segmentation.
+    The title is such as "the logit of 'cat'"; the value is that of the unmodified image, and
+    `measure` computes it from a batch of inputs. The number is that of the class, box or keypoint;
+    box (left, top, right, bottom), point (x, y) of a keypoint and region (h, w) of a class are in
+    pixels of the network's input.
     """
 
     title: str

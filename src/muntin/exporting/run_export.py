@@ -4,11 +4,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +33,7 @@ from muntin.samples import Classes, Listing
 from muntin.scoring.evaluation import pick_part
 from muntin.scoring.evaluator import score
 from muntin.shapes import Size
-from muntin.system_errors import cannot_write
+from muntin.system_errors import staged
 from muntin.tasks.task import Task
 from muntin.zoo.model_building import create_model, find_model
 from muntin.zoo.model_zoo import ALIASES
@@ -124,7 +121,8 @@ def export(
     )
     note = json.dumps(_note(run, network, pre, canvas, precision))
     store = None if sets is None else ImageCache(sets[1], pre, DataConfig(cache_mib=0))
-    with _partial_file(path) as partial:
+    with staged(path.parent, named=path) as stage:
+        partial = stage / path.name
         say(f"writing {kind.name}")
         graph = make.graph(canvas)
         quantised = None
@@ -321,19 +319,3 @@ def _quantise(
         return task.goal(score(predictor, scored, batch_size=8).figures)[1]
 
     return quantise(graph, path, note, images=examples, judge=judge, max_loss=max_loss)
-
-
-@contextmanager
-def _partial_file(path: Path) -> Iterator[Path]:
-    """A temporary file that gets its name on success and is removed on failure."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".muntin-", dir=path.parent))
-    except OSError as error:
-        raise RunError(cannot_write(path, error)) from error
-    try:
-        yield folder / path.name
-        for made in sorted(folder.iterdir()):
-            os.replace(made, path.with_name(made.name))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
