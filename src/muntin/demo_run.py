@@ -48,12 +48,9 @@ _SCENES: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Demo:
-    """The demo of a task.
+    """The demo of a task: the data, metrics to print, and a sheet of drawn predictions.
 
-    Attributes:
-        figures: Names of the metrics to print.
-        columns: Columns of the sheet of drawn predictions; 0 chooses.
-        side: Longer side of each in pixels.
+    `columns` of the sheet: 0 chooses; `side` is the longer one of each in pixels.
     """
 
     write_data: Callable[[Path], object]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_other_channels(in_chans: int) -> None:
 def test_exported_files_have_no_feature_maps() -> None:
     context = make_context(build("swin"))
     engine = in_engine(context.network, context.pre, (64, 96), finds=False)
-    context = context.with_network(engine)
+    context = replace(context, network=engine)
     missing = [*show_features(context), *show_retrieval(context, None)]
     assert len(missing) == 3
     assert all(isinstance(one, MissingFigure) for one in missing)

@@ -50,11 +50,6 @@ class AttentionProblem:
     table: Float[Tensor, "positions h"]
     grad: Float[Tensor, "B H W C"]
 
-    @property
-    def scale(self) -> float:
-        """Scale of the queries, 1 / sqrt(head dim)."""
-        return (self.grad.shape[3] // self.num_heads) ** -0.5
-
 
 Started = tuple[Callable[[], Tensor], list[Tensor]]
 """A forward function, to (B, H, W, C), and the tensors whose gradients are computed: qkv, the
@@ -121,13 +116,14 @@ def start_ours(
 ) -> Started:
     """Start muntin's function, called as a block does."""
     layout, window = problem.layout, (problem.window, problem.window)
+    scale = (problem.grad.shape[3] // problem.num_heads) ** -0.5
     qkv = problem.qkv.to(dtype, copy=True).requires_grad_()
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     table = problem.table.to(wide, copy=True).requires_grad_()
 
     def forward() -> Tensor:
         bias = expand_relative_position_bias(table, table_window=window, window=layout.window)
-        return window_attention(qkv, bias, layout, scale=problem.scale, backend=backend)
+        return window_attention(qkv, bias, layout, scale=scale, backend=backend)
 
     return forward, [qkv, table]
 

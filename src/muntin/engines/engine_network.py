@@ -35,13 +35,10 @@ class HeadInfo:
 class EngineNetwork(nn.Module):
     """Runs an exported or compiled network on pixels in [0, 255].
 
-    Args:
-        start: Creates the runner for an image size and a batch size.
-        canvases: Image sizes with a graph.
-        front: What is known of the head.
-        finds: Whether the graph outputs detections: boxes, scores, class numbers and, for instance
-            segmentation, masks, padded to the same number per image. It then takes image sizes too.
-        groups: Batch sizes, largest first; the last is 1. None if the graph takes any batch size.
+    `start` creates the runner for one of the canvases, the image sizes with a graph, and a batch size
+    of the groups: largest first, the last is 1; None if the graph takes any. A graph that `finds`
+    outputs boxes, scores, class numbers and, for instance segmentation, masks, padded to the same
+    number per image; it takes image sizes too.
     """
 
     reads_pixels = True
@@ -66,9 +63,6 @@ class EngineNetwork(nn.Module):
         """Compute the outputs of the graph.
 
         Detectors need the (height, width) of each image inside its padding.
-
-        Raises:
-            ShapeError: The images are larger than any canvas.
         """
         shown: Size = (images.shape[2], images.shape[3])
         canvas = self._canvas(shown)
@@ -82,8 +76,7 @@ class EngineNetwork(nn.Module):
             return tuple(outputs)
         found = outputs[0]
         if self.head.stride and any(rest):
-            cells = (-(-side // self.head.stride) for side in shown)
-            high, wide = cells
+            high, wide = (-(-side // self.head.stride) for side in shown)
             found = found[:, :, :high, :wide]
         return found
 

@@ -38,9 +38,6 @@ def make_graph(
 
     Images have the size of the canvas, and the example has `count` of them. If `finished`, it also
     gives the finished output of the task, such as probabilities.
-
-    Raises:
-        ConfigError: The head has no fixed number of outputs.
     """
     padded, outputs = task.detects, task.outputs
     if finished and task.finish is not None:

@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 
 from muntin.drawing.result_drawing import draw_sure_result
 from muntin.drawing.style import INK, PURPLE, VERMILION, clean_label
-from muntin.errors import ConfigError, shorten
+from muntin.errors import ConfigError, plural, shorten
 from muntin.explaining import plotting as kit
 from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import compare_layers
@@ -55,10 +55,6 @@ def _check_pairs(first: Sequence[Context], second: Sequence[Context]) -> None:
         raise ConfigError(message)
 
 
-def _count_images(contexts: Sequence[Context]) -> str:
-    return f"{len(contexts)} image{'s' * (len(contexts) > 1)}"
-
-
 def _name_fresh(first: Sequence[Context], second: Sequence[Context]) -> str:
     """Names of the models with untrained weights."""
     return " and of ".join(side[0].name for side in (first, second) if not side[0].trained)
@@ -89,7 +85,7 @@ def _show_layers(first: Sequence[Context], second: Sequence[Context]) -> Result:
         first=names[0],
         second=names[1],
         count=count,
-        images=_count_images(first),
+        images=plural(len(first), "image"),
         fresh=fresh,
     )
 
@@ -161,7 +157,7 @@ def show_predictions(first: Sequence[Context], second: Sequence[Context]) -> Res
         share=shares.mean(),
         measure=find_text(entry, _MEASURES[kind], threshold=DEFAULT_SCORE_THRESHOLD),
         differ=differ,
-        images=_count_images(first),
+        images=plural(len(first), "image"),
         shown="" if len(worst) == len(shares) else find_text(entry, "shown", worst=len(worst)),
         shared=len(shared),
         first_classes=len(lists[0]),

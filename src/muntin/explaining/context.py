@@ -165,11 +165,7 @@ class Context:
 
     @cached_property
     def recording(self) -> Recording:
-        """One forward of the backbone, which all sections share.
-
-        Raises:
-            ShapeError: The backbone does not accept this height and width.
-        """
+        """One forward of the backbone, which all sections share."""
         assert self.backbone is not None, "an exported file exposes no backbone"
         return record_forward(self.backbone, self.images)
 

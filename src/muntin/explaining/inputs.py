@@ -140,9 +140,6 @@ def open_model(
     """Open the model to explain, with the arguments of `explain`.
 
     The network is copied unless it already is on the CPU in float32.
-
-    Raises:
-        MissingExtra: The engine of the exported file is not installed.
     """
     # A name contains no slash, and no such path exists.
     named = isinstance(source, str) and not Path(source).exists() and "/" not in source
@@ -267,13 +264,10 @@ def open_context(
     point: tuple[float, float] | None = None,
     target: str | int | None = None,
 ) -> Context:
-    """Preprocess an image as prediction does, and resolve the target.
+    """Preprocess an image as prediction does, and resolve the target (see `find_target`).
 
     With sliding windows, the context of a large image is a window: around the point, or in the
     centre.
-
-    Raises:
-        TargetNotFound: There is no such box in this image.
     """
     check_point(point)
     predictor, pixels = model.predictor, open_image(image)

@@ -67,8 +67,7 @@ class OutputTarget:
 def find_target(context: Context, target: str | int | None) -> int | None:
     """Resolve a target (name or number of a class or keypoint, or number of a box) to its number.
 
-    Raises:
-        TargetNotFound: No such box is detected in this image.
+    It is a `TargetNotFound` that no such box is detected in this image.
     """
     if target is None:
         return None
@@ -126,10 +125,7 @@ def select_output(context: Context, network: nn.Module, images: Tensor) -> Outpu
     """Select the output of the target; without one, of the prediction with the highest score.
 
     The images, a batch of one, are normalised; those for the engine of an exported file, whose
-    output has no gradient, are pixels.
-
-    Raises:
-        EmptyPrediction: The prediction contains nothing to explain.
+    output has no gradient, are pixels. It is an `EmptyPrediction` that there is nothing to explain.
     """
     task = context.task
     if task.detects:

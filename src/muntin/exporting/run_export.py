@@ -47,10 +47,7 @@ class Exported:
     """An exported file and its verification.
 
     Attributes:
-        path: The file.
         size: (height, width) of its input images in pixels; the batch size is free.
-        inputs: Names of its inputs.
-        outputs: Names of its outputs.
         rows: Comparisons with the network.
         quantised: Metric before and after quantisation, for int8.
         note: How the file differs from the run; empty if it does not.

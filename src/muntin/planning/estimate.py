@@ -42,7 +42,6 @@ class Plan:
 
     Attributes:
         img_size: (height, width) in pixels.
-        batch_size: Images per step.
         accumulate: Steps per weight update.
         precision: Precision of the matrix products.
         device: "cpu", "cuda" or "mps".
@@ -69,7 +68,6 @@ class Plan:
         largest_batch: Largest batch that fits in training and validation; 0 if a single image
             does not. At most the number of training images, and 4096.
         largest_batch_again: The same with activation checkpointing of every block.
-        step_s: Time of a step.
         steps: Steps per epoch.
         epoch_s: Time of an epoch, validation included.
         measured: Times measured on this machine, by name.
