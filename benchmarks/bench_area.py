@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from report import ROOT, newest
 
-from muntin.benching.memory import measure_in_subprocess
 from muntin.benching.result_rows import (
     OURS,
     BenchmarkCase,
@@ -26,6 +25,7 @@ from muntin.benching.result_rows import (
     summarize,
     time_interleaved,
 )
+from muntin.benching.training import measure_in_subprocess
 from muntin.inference.inference_network import build_inference
 from muntin.zoo.model_building import create_model
 

@@ -18,9 +18,8 @@ import torch
 
 import muntin
 from muntin.devices import has_compiler
-from muntin.engines.engine_network import EngineNetwork, HeadInfo
+from muntin.engines.engine_network import EngineNetwork, HeadInfo, canvases_of, make_graph
 from muntin.engines.engine_table import ENGINES, cache_file, find_engine, find_format, start_fastest
-from muntin.engines.graph_building import canvases_of, make_graph
 from muntin.engines.graphs import Graph
 from muntin.engines.openvino_engine import shared_core
 from muntin.engines.torch_engine import BUCKETS, start_recorded

@@ -67,9 +67,8 @@ def to_openvino(graph: Graph, *, any_batch: bool) -> Model:
             path = Path(folder) / "model.onnx"
             write_onnx(graph, path, "", any_batch=any_batch)
             model = shared_core().read_model(path)
-    for place, name in zip(model.inputs, graph.inputs, strict=True):
-        place.get_tensor().set_names({name})
-    for place, name in zip(model.outputs, graph.outputs, strict=True):
+    places, names = [*model.inputs, *model.outputs], [*graph.inputs, *graph.outputs]
+    for place, name in zip(places, names, strict=True):
         place.get_tensor().set_names({name})
     return model
 

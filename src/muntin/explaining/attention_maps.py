@@ -23,14 +23,8 @@ from muntin.explaining.attention_layers import (
     MAX_PAIRS,
     AttentionLayer,
     can_roll_out,
-    cell_at,
     make_point_layers,
-    measure_distances,
-    query_attention,
-    query_rows,
     roll_out,
-    token_at,
-    weights_to_map,
 )
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
@@ -85,18 +79,18 @@ def show_attention(context: Context, *, max_pairs: int = MAX_PAIRS) -> Results:
 
 
 def _attention_of(layer: AttentionLayer, row: int) -> QueryAttention:
-    weights = query_attention(layer, row)
+    weights = layer.query_attention(row)
     away = layer.keys[row // layer.queries.shape[1]] < 0
     return QueryAttention(
         layer=layer,
-        maps=weights_to_map(layer, weights, row),
+        maps=layer.weights_to_map(weights, row),
         elsewhere=float(weights[:, away].sum(dim=1).mean()),
     )
 
 
 def _show_point(context: Context, layers: Sequence[AttentionLayer]) -> Results:
     point = context.query
-    rows = [int(query_rows(layer)[token_at(layer, point)]) for layer in layers]
+    rows = [int(layer.query_rows()[layer.token_at(point)]) for layer in layers]
     attentions = [_attention_of(layer, row) for layer, row in zip(layers, rows, strict=True)]
     parts = (
         "text",
@@ -201,11 +195,11 @@ def _draw_layers(
     image_grid = kit.ImageGrid(
         rows, _COLUMNS, ratio=kit.panel_ratio(context.shown_size), extra=extra
     )
-    cell = None if point is None else cell_at(chosen[0].layer, point)
+    cell = None if point is None else chosen[0].layer.cell_at(point)
     image_grid.show(0, 0, image, name, mark=cell)
     for place, (one, box, words) in enumerate(zip(chosen, boxes, titles, strict=True), 1):
         painted = kit.blend_tokens(image, one.mean.numpy(), one.layer.stride)
-        mark = None if point is None else cell_at(one.layer, point)
+        mark = None if point is None else one.layer.cell_at(point)
         image_grid.show(*divmod(place, _COLUMNS), painted, words, mark=mark, box=box)
     return image_grid.figure
 
@@ -234,7 +228,7 @@ def _draw_heads(
     image, layers = kit.to_floats(context.shown), []
     for one in (attentions[place] for place in _choose_heads(attentions)):
         maps, stride = one.maps.numpy(), one.layer.stride
-        mark = None if point is None else cell_at(one.layer, point)
+        mark = None if point is None else one.layer.cell_at(point)
         layers.append(
             kit.HeadMaps(
                 title=one.layer.title,
@@ -268,7 +262,7 @@ def _show_rollout(context: Context, layers: Sequence[AttentionLayer]) -> Result:
         start[0, 0] = 1
     else:
         start[0] = 1 / start.shape[1]
-    start[1, before + token_at(first, context.query)] = 1
+    start[1, before + first.token_at(context.query)] = 1
     rows = roll_out(layers, start)
     maps = rows[:, before:].unflatten(1, first.grid).numpy()
     last = (start @ layers[-1].mean_attention()[0])[:, before:].unflatten(1, first.grid).numpy()
@@ -295,7 +289,7 @@ def _draw_rollout(
 ) -> Figure:
     image = kit.to_floats(context.shown)
     image_grid = kit.ImageGrid(1, 5, ratio=kit.panel_ratio(context.shown_size), extra=0.4)
-    cell = cell_at(layer, context.query)
+    cell = layer.cell_at(context.query)
     image_grid.show(0, 0, image, "the image", mark=cell)
     for column, (weights, title, mark) in enumerate(
         (
@@ -311,7 +305,7 @@ def _draw_rollout(
 
 
 def _show_distances(context: Context, layers: Sequence[AttentionLayer]) -> Result:
-    measured = [measure_distances(layer) for layer in layers]
+    measured = [layer.measure_distances() for layer in layers]
     windows = any(layer.layout is not None for layer in layers)
     return make_figure(
         "attention-distance",

@@ -68,22 +68,21 @@ def _show_layers(first: Sequence[Context], second: Sequence[Context]) -> Result:
         return make_missing("comparison-few", count=MIN_EXAMPLES)
     rows, columns, values, count = compared
     names, fresh = (first[0].name, second[0].name), _name_fresh(first, second)
+    named = {"first": names[0], "second": names[1]}
     return make_figure(
         "comparison-layers",
         _draw_layers(rows, columns, values, names),
         ("text", "untrained" if fresh else "trained", count < 100 and "noisy"),
         arrays={"cka": values.astype(np.float32)},
         facts={
-            "first": names[0],
-            "second": names[1],
+            **named,
             "first_blocks": rows,
             "second_blocks": columns,
             "most_alike": [columns[place] for place in values.argmax(axis=1).tolist()],
             "mean_of_diagonal": float(np.diag(values).mean()) if rows == columns else None,
             "num_cells": count,
         },
-        first=names[0],
-        second=names[1],
+        **named,
         count=count,
         images=plural(len(first), "image"),
         fresh=fresh,
@@ -118,6 +117,7 @@ def _draw_layers(
 def show_predictions(first: Sequence[Context], second: Sequence[Context]) -> Result:
     """Show the predictions of two models side by side, worst agreement first."""
     names, fresh = (first[0].name, second[0].name), _name_fresh(first, second)
+    named = {"first": names[0], "second": names[1]}
     predictions = [(a.prediction, b.prediction) for a, b in zip(first, second, strict=True)]
     # Keypoints have names of their own; of all others, the classes of the model are compared.
     lists = [
@@ -128,7 +128,7 @@ def show_predictions(first: Sequence[Context], second: Sequence[Context]) -> Res
     if not shared:
         known = [shorten(one, limit=3) for one in lists]
         fields = {"first_names": known[0], "second_names": known[1]}
-        return make_missing("comparison-no-class", first=names[0], second=names[1], **fields)
+        return make_missing("comparison-no-class", **named, **fields)
     shares = np.array([agreement(*pair) for pair in predictions])
     order = np.argsort(shares, kind="stable").tolist()
     kind, differ = type(predictions[0][0]), int((shares < 1).sum())
@@ -146,14 +146,12 @@ def show_predictions(first: Sequence[Context], second: Sequence[Context]) -> Res
         ),
         arrays={"agreement": shares},
         facts={
-            "first": names[0],
-            "second": names[1],
+            **named,
             "agreement": float(shares.mean()),
             "num_images": len(shares),
             "differ": [first[i].path or f"image {i}" for i in order if shares[i] < 1],
         },
-        first=names[0],
-        second=names[1],
+        **named,
         share=shares.mean(),
         measure=find_text(entry, _MEASURES[kind], threshold=DEFAULT_SCORE_THRESHOLD),
         differ=differ,

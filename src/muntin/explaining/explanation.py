@@ -38,10 +38,10 @@ from muntin.system_errors import staged
 class Explainer:
     """Produces the figures of one part of a section.
 
-    `needs_forward`: the network must be able to process the image; `needs_modules`: it reads modules,
-    which exported files lack. One run covers the `scope`: an image, the model (independent of
-    images) or all images. `requires` is the option without which it does not run: a folder, whose
-    gallery `show` gets too, or a second model; then `show` gets the contexts of all images, of both.
+    `needs_forward`: the network must be able to process the image; `needs_modules`: it reads
+    modules, which exported files lack. One run covers the `scope`: an image, the model (independent
+    of images) or all images. `requires` is the option without which it does not run: a folder,
+    whose gallery `show` gets too, or a second model; then `show` gets the contexts of both.
     """
 
     section: Section

@@ -109,25 +109,21 @@ def embed_folder(context: Context, folder: Path | str, *, limit: int = MAX_IMAGE
     """
     rows, class_names = _list(folder)
     images = _read(rows[place] for place in spread(len(rows), limit))
-    paths: list[str] = []
-    ids: list[int] = []
-    thumbnails: list[NDArray[np.uint8]] = []
+    found: list[tuple[str, int, NDArray[np.uint8]]] = []
     vectors: list[NDArray[np.float32]] = []
     while batch := list(islice(images, BATCH_SIZE)):
-        pixels = [one for _, _, one in batch]
-        vectors.append(_embed(context, pixels))
-        thumbnails += [_shrink(one) for one in pixels]
-        paths += [path for path, _, _ in batch]
-        ids += [class_id for _, class_id, _ in batch]
-    if not paths:
+        vectors.append(_embed(context, [pixels for _, _, pixels in batch]))
+        found += [(path, class_id, _shrink(pixels)) for path, class_id, pixels in batch]
+    if not found:
         message = f"folder must contain a readable image, got none in {str(folder)!r}."
         raise DataError(message)
+    paths, class_ids, thumbnails = zip(*found, strict=True)
     return Gallery(
-        paths=tuple(paths),
+        paths=paths,
         vectors=np.concatenate(vectors),
-        class_ids=np.array(ids, np.int64),
+        class_ids=np.array(class_ids, np.int64),
         class_names=class_names,
-        thumbnails=tuple(thumbnails),
+        thumbnails=thumbnails,
         num_total=len(rows),
     )
 

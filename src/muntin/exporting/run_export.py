@@ -17,9 +17,8 @@ from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.loading import EvalLoader
 from muntin.data.transforms import Preprocessing
-from muntin.engines.engine_network import EngineNetwork
+from muntin.engines.engine_network import EngineNetwork, canvas_of, head_info, make_graph
 from muntin.engines.engine_table import FORMATS, Format, require
-from muntin.engines.graph_building import canvas_of, head_info, make_graph
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.errors import ConfigError, RunError, unknown_name
 from muntin.exporting.quantisation import Quantised, quantise
