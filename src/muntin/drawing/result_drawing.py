@@ -60,11 +60,6 @@ def _draw_classes(pixels: NDArray[np.uint8], result: Labels) -> Image.Image:
     return sheet
 
 
-def draw_semantic_map(original: NDArray[np.uint8], found: SemanticMap) -> Image.Image:
-    """Draw the predicted class of every pixel, like `draw_labels`."""
-    return draw_labels(original, found.labels, found.class_names, found.colors)
-
-
 def draw_labels(
     original: NDArray[np.uint8],
     labels: Int[np.ndarray, "H W"],
@@ -207,6 +202,8 @@ def _draw_instance(
 _DRAWERS: dict[type, Callable[[NDArray[np.uint8], Any], Image.Image]] = {
     Labels: _draw_classes,
     Detections: draw_detections,
-    SemanticMap: draw_semantic_map,
+    SemanticMap: lambda pixels, found: draw_labels(
+        pixels, found.labels, found.class_names, found.colors
+    ),
     Poses: draw_poses,
 }

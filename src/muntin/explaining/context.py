@@ -8,7 +8,7 @@ layer and one head at a time, because fused kernels never materialise them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -66,15 +66,11 @@ def record_forward(backbone: Any, images: Float[Tensor, "1 in_chans H W"]) -> Re
             backbone=backbone, name=name, module=module, args=args, kwargs=kwargs, size=size
         )
 
-    handles = [
-        module.register_forward_pre_hook(record_call, with_kwargs=True) for module in extractors
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in extractors:
+            hooks.enter_context(module.register_forward_pre_hook(record_call, with_kwargs=True))
         with torch.inference_mode(False), torch.no_grad(), record(backbone.blocks) as outputs:
             maps = backbone(images.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
     layers = (extractors[call.module](call) for call in calls.values())
     return Recording(
         layers=tuple(layer for layer in layers if layer is not None),
@@ -91,12 +87,10 @@ def record(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, Any]]
     def append_output(module: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401 (any module)
         outputs.append((module, output))
 
-    handles = [module.register_forward_hook(append_output) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(append_output))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 (any module)

@@ -218,11 +218,10 @@ def _open_network(
     backbone: Any = network.backbone
     config = backbone.config
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    usual: dict[str, Any] = {"mean": mean, "std": std}
+    usual: dict[str, Any] = {"in_chans": 3, "mean": mean, "std": std}
     if config.in_chans == 1:
-        usual = {"mean": (sum(mean) / 3,), "std": (sum(std) / 3,)}
-    in_chans = 1 if config.in_chans == 1 else 3
-    pre = Preprocessing(img_size=config.img_size, in_chans=in_chans, **(colours or usual))
+        usual = {"in_chans": 1, "mean": (sum(mean) / 3,), "std": (sum(std) / 3,)}
+    pre = Preprocessing(img_size=config.img_size, **{**usual, **(colours or {})})
     classes = Classes(names=tuple(f"class {number}" for number in range(head.num_classes)))
     known = {"name": type(backbone).__name__, "in_chans": config.in_chans, "origin": "as given"}
     return _wrap(network, find_task("classify"), classes, pre, img_size, **{**known, **facts})

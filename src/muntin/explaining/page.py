@@ -9,6 +9,7 @@ import io
 import json
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -60,10 +61,8 @@ class PageBuilder:
     title: str
     facts: Mapping[str, str]
     notes: tuple[str, ...] = ()
-    _parts: dict[Section, list[str]] = field(default_factory=lambda: {key: [] for key in SECTIONS})
-    _contents: dict[Section, dict[str, str]] = field(
-        default_factory=lambda: {key: {} for key in SECTIONS}
-    )
+    _parts: dict[Section, list[str]] = field(default_factory=lambda: defaultdict(list))
+    _contents: dict[Section, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     _images: list[str] = field(default_factory=list)
     _buttons: list[str] = field(default_factory=list)
     _tables: dict[str, str] = field(default_factory=dict)
@@ -168,7 +167,7 @@ class PageBuilder:
 
     def render(self) -> str:
         """Render as HTML."""
-        used = [section for section, parts in self._parts.items() if parts]
+        used = [section for section in SECTIONS if self._parts[section]]
         sections = [
             f'<section id="{section}"><h2>{escape(SECTIONS[section])}</h2>\n'
             + "\n".join(self._parts[section])

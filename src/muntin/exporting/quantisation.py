@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,18 +126,12 @@ def _rank(graph: Graph, images: Sequence[tuple[NDArray[Any], ...]]) -> list[floa
 
         return hook
 
-    watched = [
-        (name, layer)
-        for name, layer in graph.module.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
-    ]
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in watched]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in graph.module.named_modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                hooks.enter_context(layer.register_forward_hook(watch(name)))
         for row in images:
             graph.module(*map(torch.from_numpy, row))
-    finally:
-        for handle in handles:
-            handle.remove()
     return [marks[name] for name in sorted(harm, key=lambda name: -harm[name])]
 
 
