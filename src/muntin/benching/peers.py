@@ -87,8 +87,7 @@ class Logits(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, K)."""
         output = self.peer(images)
-        logits: Tensor = getattr(output, "logits", output)
-        return logits
+        return getattr(output, "logits", output)
 
 
 def build_peers(

@@ -232,8 +232,7 @@ def _find_edge(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Pixels on the boundary of a region; the image border is not a boundary."""
     padded = np.pad(region, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    edge: NDArray[np.bool_] = region & ~inner
-    return edge
+    return region & ~inner
 
 
 def _finish(

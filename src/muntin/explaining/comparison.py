@@ -68,7 +68,7 @@ def _show_layers(first: Sequence[Context], second: Sequence[Context]) -> Result:
         return make_missing("comparison-few", count=MIN_EXAMPLES)
     rows, columns, values, count = compared
     names, fresh = (first[0].name, second[0].name), _name_fresh(first, second)
-    named = {"first": names[0], "second": names[1]}
+    named: dict[str, Any] = {"first": names[0], "second": names[1]}
     return make_figure(
         "comparison-layers",
         _draw_layers(rows, columns, values, names),
@@ -117,7 +117,7 @@ def _draw_layers(
 def show_predictions(first: Sequence[Context], second: Sequence[Context]) -> Result:
     """Show the predictions of two models side by side, worst agreement first."""
     names, fresh = (first[0].name, second[0].name), _name_fresh(first, second)
-    named = {"first": names[0], "second": names[1]}
+    named: dict[str, Any] = {"first": names[0], "second": names[1]}
     predictions = [(a.prediction, b.prediction) for a, b in zip(first, second, strict=True)]
     # Keypoints have names of their own; of all others, the classes of the model are compared.
     lists = [
@@ -230,8 +230,7 @@ def _differing(first: SemanticMap, second: SemanticMap) -> NDArray[np.bool_]:
     """Mask of the pixels whose class names differ."""
     numbers = {name: number for number, name in enumerate(first.class_names)}
     table = np.array([numbers.get(name, -1) for name in second.class_names], np.int16)
-    differing: NDArray[np.bool_] = first.labels != table[second.labels]
-    return differing
+    return first.labels != table[second.labels]
 
 
 def _draw_labels(

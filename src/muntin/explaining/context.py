@@ -133,8 +133,7 @@ class Context:
     @property
     def backbone(self) -> nn.Module | None:
         """The backbone; None for an exported file."""
-        backbone: nn.Module | None = getattr(self.network, "backbone", None)
-        return backbone
+        return getattr(self.network, "backbone", None)
 
     @property
     def size(self) -> Size:

@@ -171,8 +171,7 @@ def _embed(context: Context, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.
 def _embed_batch(context: Context, images: Tensor) -> NDArray[np.float32]:
     backbone: Any = context.backbone
     with torch.inference_mode():
-        unit: NDArray[np.float32] = F.normalize(backbone.embed(images).float(), dim=1).numpy()
-    return unit
+        return F.normalize(backbone.embed(images).float(), dim=1).numpy()
 
 
 def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
