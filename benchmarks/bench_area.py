@@ -18,9 +18,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from report import ROOT, newest
 
-from muntin.benching.interleaving import OURS, BenchmarkCase, summarize, time_interleaved
-from muntin.benching.memory import measure_in_subprocess
-from muntin.benching.result_rows import compare_rows
+from muntin.benching.result_rows import (
+    OURS,
+    BenchmarkCase,
+    compare_rows,
+    summarize,
+    time_interleaved,
+)
+from muntin.benching.training import measure_in_subprocess
 from muntin.inference.inference_network import build_inference
 from muntin.zoo.model_building import create_model
 

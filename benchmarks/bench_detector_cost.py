@@ -26,7 +26,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 import muntin
-from muntin.benching.interleaving import BenchmarkCase, summarize, time_interleaved
+from muntin.benching.result_rows import BenchmarkCase, summarize, time_interleaved
 from muntin.targets import BoxTargets
 
 NUM_CLASSES = 80

@@ -27,7 +27,7 @@ import record
 from PIL import Image, ImageDraw
 
 import muntin
-from muntin.benching.interleaving import summarize
+from muntin.benching.result_rows import summarize
 from muntin.devices import peak_mib
 from muntin.metrics.class_metrics import SemanticMetric
 from muntin.synthetic.datasets import write_coco, write_maps

@@ -16,7 +16,7 @@ from pathlib import Path
 import record
 import safetensors.torch
 
-from muntin.benching.interleaving import summarize
+from muntin.benching.result_rows import summarize
 from muntin.devices import peak_mib, reset_peak
 from muntin.weights.weight_files import write_weights
 from muntin.weights.weight_loading import load_weights

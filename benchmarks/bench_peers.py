@@ -10,8 +10,8 @@ import record
 from attention_peers import ATTENTIONS
 
 from muntin.benching.attention import bench_attention
-from muntin.benching.bench_request import BenchRequest
 from muntin.benching.benchmark_kinds import KINDS, run_benchmark
+from muntin.benching.peers import BenchRequest
 
 
 def main() -> None:

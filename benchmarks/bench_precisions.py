@@ -18,7 +18,7 @@ import record
 import torch
 
 import muntin
-from muntin.benching.interleaving import BenchmarkCase, summarize, time_interleaved
+from muntin.benching.result_rows import BenchmarkCase, summarize, time_interleaved
 
 FILES = (("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "int8"))
 BATCH = 64

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
 
 import muntin
-from muntin.benching.interleaving import summarize
+from muntin.benching.result_rows import summarize
 from muntin.devices import peak_mib, reset_peak, resident_mib
 from muntin.heads.semantic_head import SemanticConfig
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import record
 
-from muntin.benching.interleaving import BenchmarkCase, summarize, time_interleaved
+from muntin.benching.result_rows import BenchmarkCase, summarize, time_interleaved
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from gpu_timing import Settings, Work, describe, time_works
 from torch import Tensor, nn
 
 import muntin
-from muntin.engines.cuda_engine import compile_recorded
+from muntin.engines.torch_engine import compile_recorded
 from muntin.inference.inference_network import build_inference
 from muntin.weights.dialects import to_dialect
 from muntin.zoo.model_zoo import ALIASES

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muntin.benching.interleaving import BenchmarkCase, summarize, time_interleaved
+from muntin.benching.result_rows import BenchmarkCase, summarize, time_interleaved
 
 Work = Callable[[], Any]
 WARMUPS = 3

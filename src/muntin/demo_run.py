@@ -21,9 +21,8 @@ from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
 from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.layout import Thumbnail, draw_sheet
-from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
+from muntin.drawing.result_drawing import annotated_poses, draw_pose_pair, draw_semantic_pair
 from muntin.drawing.saving import save_image
-from muntin.drawing.semantic_drawing import draw_semantic_pair
 from muntin.errors import RunError
 from muntin.prediction.from_run import load
 from muntin.results import Detections, Labels, Poses, SemanticMap
@@ -49,12 +48,9 @@ _SCENES: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Demo:
-    """The demo of a task.
+    """The demo of a task: the data, metrics to print, and a sheet of drawn predictions.
 
-    Attributes:
-        figures: Names of the metrics to print.
-        columns: Columns of the sheet of drawn predictions; 0 chooses.
-        side: Longer side of each in pixels.
+    `columns` of the sheet: 0 chooses; `side` is the longer one of each in pixels.
     """
 
     write_data: Callable[[Path], object]

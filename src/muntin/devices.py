@@ -97,12 +97,12 @@ def _own_peak_mib() -> float:
 def resident_mib() -> float:
     """Current resident memory of this process in MiB; its peak where the system lacks /proc."""
     release_memory()
-    return _read_status("VmRSS") or _own_peak_mib()
+    return _read_mib("self/status", "VmRSS") or _own_peak_mib()
 
 
 def peak_mib() -> float:
     """Peak resident memory of this process in MiB since `reset_peak`."""
-    return _read_status("VmHWM") or _own_peak_mib()
+    return _read_mib("self/status", "VmHWM") or _own_peak_mib()
 
 
 def reset_peak() -> None:
@@ -113,9 +113,9 @@ def reset_peak() -> None:
         place.write_text("5", encoding="utf-8")
 
 
-def _read_status(key: str) -> float:
-    """A line of /proc/self/status in MiB; 0 on systems without it."""
-    place = Path("/proc/self/status")
+def _read_mib(file: str, key: str) -> float:
+    """A line of a file of /proc, in MiB; 0 on systems without it."""
+    place = Path("/proc") / file
     if not place.exists():
         return 0.0
     return int(place.read_text(encoding="utf-8").split(f"{key}:")[1].split()[0]) / 1024
@@ -144,9 +144,8 @@ def free_bytes(device: str) -> int:
     """Available memory in bytes, of the GPU or of the machine."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
-    place = Path("/proc/meminfo")
-    if place.exists():
-        return 1024 * int(place.read_text(encoding="utf-8").split("MemAvailable:")[1].split()[0])
+    if available := _read_mib("meminfo", "MemAvailable"):
+        return round(available * 2**20)
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError):  # not supported on every system
@@ -166,12 +165,7 @@ def has_compiler() -> bool:
 
 
 # Texts of out-of-memory errors, on CPU and GPU.
-_OUT_OF_MEMORY = (
-    "not enough memory",
-    "out of memory",
-    "can't allocate memory",
-    "Unable to allocate",
-)
+_OUT_OF_MEMORY = "not enough memory|out of memory|can't allocate memory|Unable to allocate"
 
 
 def parse_out_of_memory(error: BaseException) -> str | None:
@@ -185,7 +179,7 @@ def parse_out_of_memory(error: BaseException) -> str | None:
         '8.0 GiB'
     """
     text = str(error)
-    if not isinstance(error, MemoryError) and not any(words in text for words in _OUT_OF_MEMORY):
+    if not isinstance(error, MemoryError) and not re.search(_OUT_OF_MEMORY, text):
         return None
     found = re.search(r"allocate (\d+(?:\.\d+)?)(?: ([KMGTP]iB))?", text)
     if found is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,21 @@ DEFAULT_SCORE_THRESHOLD = 0.3
 """Score threshold of keypoints in drawings, and of objects where validation found none."""
 
 
+_Result = TypeVar("_Result", "Labels", "Detections", "Poses")
+
+
+def _select(result: _Result, rows: NDArray[np.int64], *columns: str) -> _Result:
+    """Copy a result with the chosen rows of its columns; a column may be None."""
+    chosen: dict[str, Any] = {}
+    for name in columns:
+        column = getattr(result, name)
+        if isinstance(column, tuple):
+            chosen[name] = tuple(column[row] for row in rows)
+        elif column is not None:
+            chosen[name] = column[rows]
+    return replace(result, **chosen)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Labels:
     """The classes of an image, best first.
@@ -25,9 +40,7 @@ class Labels:
     Attributes:
         path: Path of the image; empty if it was passed as an array.
         size: (height, width) of the original image in pixels.
-        class_ids: Class numbers.
-        scores: Scores in [0, 1], descending.
-        class_names: Class names.
+        scores: In [0, 1], descending.
     """
 
     path: str
@@ -52,12 +65,7 @@ class Labels:
     def above(self, threshold: float) -> Labels:
         """Keep classes with a score of `threshold` or more."""
         rows = np.flatnonzero(self.scores >= threshold)
-        return replace(
-            self,
-            class_ids=self.class_ids[rows],
-            scores=self.scores[rows],
-            class_names=tuple(self.class_names[row] for row in rows),
-        )
+        return _select(self, rows, "class_ids", "scores", "class_names")
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to a dictionary that JSON can hold."""
@@ -93,9 +101,7 @@ class Detections:
         path: Path of the image; empty if it was passed as an array.
         size: (height, width) of the original image in pixels.
         boxes: Left, top, right and bottom edge of each object in pixels of the original.
-        class_ids: Class number of each object.
-        scores: Scores in [0, 1], descending.
-        class_names: Class names.
+        scores: In [0, 1], descending.
         masks: Mask of each object as COCO RLE: a dictionary with `size` (height, width) and
             `counts` (a string); None if the model predicts boxes only.
     """
@@ -128,14 +134,7 @@ class Detections:
 
     def select(self, rows: NDArray[np.int64]) -> Detections:
         """Select objects by index, in this order."""
-        return replace(
-            self,
-            boxes=self.boxes[rows],
-            class_ids=self.class_ids[rows],
-            scores=self.scores[rows],
-            class_names=tuple(self.class_names[i] for i in rows),
-            masks=None if self.masks is None else tuple(self.masks[i] for i in rows),
-        )
+        return _select(self, rows, "boxes", "class_ids", "scores", "class_names", "masks")
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to a dictionary that JSON can hold."""
@@ -316,13 +315,7 @@ class Poses:
 
     def select(self, rows: NDArray[np.int64]) -> Poses:
         """Select instances by index, in this order."""
-        return replace(
-            self,
-            keypoints=self.keypoints[rows],
-            scores=self.scores[rows],
-            boxes=None if self.boxes is None else self.boxes[rows],
-            box_scores=None if self.box_scores is None else self.box_scores[rows],
-        )
+        return _select(self, rows, "keypoints", "scores", "boxes", "box_scores")
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to a dictionary that JSON can hold."""

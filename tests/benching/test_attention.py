@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from muntin.benching.attention import bench_attention, start_ours
-from muntin.benching.bench_request import BenchRequest
+from muntin.benching.peers import BenchRequest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

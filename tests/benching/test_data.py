@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from muntin.benching.bench_request import BenchRequest
 from muntin.benching.data import IMAGE_SIZE, bench_data
+from muntin.benching.peers import BenchRequest
 from muntin.benching.result_rows import format_rows
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from muntin.benching.bench_request import BenchRequest
 from muntin.benching.inference import bench_inference
+from muntin.benching.peers import BenchRequest
 
 
 @pytest.mark.slow

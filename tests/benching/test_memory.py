@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from muntin.benching.bench_request import BenchRequest
-from muntin.benching.memory import bench_memory, measure_in_subprocess, measure_once
+from muntin.benching.peers import BenchRequest
+from muntin.benching.training import bench_memory, measure_in_subprocess, measure_once
 
 
 @pytest.mark.slow

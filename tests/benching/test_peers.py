@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from muntin.benching.bench_request import BenchRequest
 from muntin.benching.benchmark_kinds import run_benchmark
-from muntin.benching.peers import build_peers, make_deterministic
+from muntin.benching.peers import BenchRequest, build_peers, make_deterministic
 from muntin.errors import ConfigError
 from muntin.zoo import create_model
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from muntin.benching.interleaving import summarize
-from muntin.benching.result_rows import compare_rows, format_rows
+from muntin.benching.result_rows import compare_rows, format_rows, summarize
 
 
 def row(name, **more):

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from muntin.benching.bench_request import BenchRequest
+from muntin.benching.peers import BenchRequest
 from muntin.benching.training import bench_training
 
 

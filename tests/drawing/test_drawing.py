@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.drawing.fonts import clean_label, load_font
 from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_curves
 from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.saving import save_figure, save_image
+from muntin.drawing.style import clean_label, load_font
 from muntin.errors import RunError
 from muntin.results import Labels
 

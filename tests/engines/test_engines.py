@@ -18,13 +18,11 @@ import torch
 
 import muntin
 from muntin.devices import has_compiler
-from muntin.engines.cuda_engine import BUCKETS, start_recorded
-from muntin.engines.engine_network import EngineNetwork, HeadInfo
-from muntin.engines.engine_selection import cache_file, start_fastest
-from muntin.engines.engine_table import ENGINES, find_engine, find_format
-from muntin.engines.graph_building import canvases_of, make_graph
+from muntin.engines.engine_network import EngineNetwork, HeadInfo, canvases_of, make_graph
+from muntin.engines.engine_table import ENGINES, cache_file, find_engine, find_format, start_fastest
 from muntin.engines.graphs import Graph
 from muntin.engines.openvino_engine import shared_core
+from muntin.engines.torch_engine import BUCKETS, start_recorded
 from muntin.errors import ConfigError, RunError, ShapeError
 from tests.exporting.runs import write_run
 
@@ -206,7 +204,7 @@ COMPILED = """
 import warnings; warnings.simplefilter("ignore")
 import sys
 from pathlib import Path
-from muntin.engines.cuda_engine import compile_recorded
+from muntin.engines.torch_engine import compile_recorded
 from tests.engines.test_engines import agree, start
 runner, inputs, wanted = start(Path(sys.argv[1]), "classify", "fp32", compile_recorded)
 for count in (3, 4, 1):

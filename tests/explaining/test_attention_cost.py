@@ -114,6 +114,6 @@ def test_figures():
 
 
 def test_exported_file_has_no_cost():
-    context = context_of("swin_nano").with_network(torch.nn.Identity())
+    context = replace(context_of("swin_nano"), network=torch.nn.Identity())
     shown = show_cost(context)
     assert [one.section for one in shown if isinstance(one, MissingFigure)] == ["cost"]

@@ -13,14 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from muntin.explaining.attention_layers import (
     can_roll_out,
-    cell_at,
     make_point_layers,
-    measure_distances,
-    query_attention,
-    query_rows,
     roll_out,
-    token_at,
-    weights_to_map,
 )
 from muntin.explaining.attention_maps import show_attention
 from muntin.explaining.figures import ExplanationFigure, MissingFigure
@@ -118,14 +112,14 @@ def test_shifted_window_is_drawn_in_place(name):
     context = make_context(build(name), (64, 64))
     layer = context.recording.layers[1]
     assert layer.layout.shift == (2, 2)
-    row = int(query_rows(layer)[5 * 32 + 9])
-    found = weights_to_map(layer, query_attention(layer, row), row).isfinite().all(dim=0)
+    row = int(layer.query_rows()[5 * 32 + 9])
+    found = layer.weights_to_map(layer.query_attention(row), row).isfinite().all(dim=0)
     expected = torch.zeros(32, 32, dtype=torch.bool)
     expected[2:6, 6:10] = True
     assert torch.equal(found, expected)
     # At the corner only what really lies there is looked at, not the other end of the image.
-    row = int(query_rows(layer)[0])
-    found = weights_to_map(layer, query_attention(layer, row), row).isfinite().all(dim=0)
+    row = int(layer.query_rows()[0])
+    found = layer.weights_to_map(layer.query_attention(row), row).isfinite().all(dim=0)
     expected[:] = False
     expected[:2, :2] = True
     assert torch.equal(found, expected)
@@ -157,8 +151,8 @@ def test_titles_do_not_overlap(name, size):
 def test_marked_cell_is_the_query_token(name):
     context = make_context(build(name), (64, 96), point=(0.5, 0.5))
     for layer in context.recording.layers:
-        left, top, right, bottom = cell_at(layer, context.query)
-        row = int(query_rows(layer)[token_at(layer, context.query)])
+        left, top, right, bottom = layer.cell_at(context.query)
+        row = int(layer.query_rows()[layer.token_at(context.query)])
         number = int(layer.queries.flatten()[row])
         side = layer.stride * layer.pooled
         down, across = divmod(number, layer.query_grid[1])
@@ -223,7 +217,7 @@ def test_rollout_equals_the_product_of_full_matrices(name):
     assert torch.allclose(roll_out(layers, torch.eye(len(product))), product, atol=1e-6)
     shown = results(context)["attention-rollout"].arrays["rollout"]
     assert np.allclose(shown[0].ravel(), product[0, 1:], atol=1e-6)
-    place = token_at(layers[0], context.query)
+    place = layers[0].token_at(context.query)
     assert np.allclose(shown[1].ravel(), product[1 + place, 1:], atol=1e-6)
 
 
@@ -238,7 +232,7 @@ def test_rollout_without_class_token_starts_from_all_tokens():
 def test_distances_equal_a_loop(name):
     context = make_context(build(name), (22, 30))
     for layer in context.recording.layers[:3]:
-        distances, uniform = measure_distances(layer)
+        distances, uniform = layer.measure_distances()
         expected, equal = [], []
         for weights in layer.attention_weights():
             means = []

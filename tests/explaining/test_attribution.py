@@ -7,6 +7,7 @@ import copy
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -416,7 +417,7 @@ def test_exported_files_use_occlusion(kind: str) -> None:
     canvas = (64, 96)
     finds = context.task.detects
     engine = in_engine(context.network, context.pre, canvas, finds=finds)
-    (result,) = show_attribution(context.with_network(engine))
+    (result,) = show_attribution(replace(context, network=engine))
     assert result.name == "decision-occlusion"
     assert result.arrays["falls"].any()
 
@@ -442,7 +443,7 @@ def test_network_is_unchanged(kind: str, mode) -> None:
     pairs = [(before, after)] if not sizes else zip(before[0], after[0], strict=True)
     assert all(torch.equal(one, other) for one, other in pairs if one is not None)
     with pytest.raises(ConfigError):
-        decide(TASKS[kind](target=1000).with_network(network))
+        decide(replace(TASKS[kind](target=1000), network=network))
     assert_untouched(state, network)
 
 

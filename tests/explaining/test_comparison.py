@@ -291,7 +291,7 @@ def test_different_images_are_refused() -> None:
 def test_exported_files_compare_predictions_only() -> None:
     contexts = _images(build("swin"), 2)
     engine = in_engine(contexts[0].network, contexts[0].pre, (64, 96), finds=False)
-    exported = [context.with_network(engine) for context in contexts]
+    exported = [replace(context, network=engine) for context in contexts]
     layers, answers = show_comparison(contexts, exported)
     assert isinstance(layers, MissingFigure)
     assert answers.facts["num_images"] == 2

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,15 @@ from muntin.data.batches import center_crop
 from muntin.data.decoding import open_image
 from muntin.data.transforms import normalise, to_tensor
 from muntin.errors import DataError, MuntinWarning
-from muntin.explaining.feature_maps import find_components, show_features, title_maps
+from muntin.explaining.feature_maps import (
+    find_components,
+    project_rows,
+    show_features,
+    title_maps,
+)
 from muntin.explaining.figures import MissingFigure
 from muntin.explaining.retrieval import (
     embed_folder,
-    project_by_pca,
     query_gallery,
     show_embeddings,
     show_neighbours,
@@ -94,7 +99,7 @@ def test_other_channels(in_chans: int) -> None:
 def test_exported_files_have_no_feature_maps() -> None:
     context = make_context(build("swin"))
     engine = in_engine(context.network, context.pre, (64, 96), finds=False)
-    context = context.with_network(engine)
+    context = replace(context, network=engine)
     missing = [*show_features(context), *show_retrieval(context, None)]
     assert len(missing) == 3
     assert all(isinstance(one, MissingFigure) for one in missing)
@@ -183,7 +188,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 def test_positions_match_scikit_learn(folder: Path) -> None:
     vectors = embed_folder(make_context(build("swin")), folder).vectors
-    flat, shares = project_by_pca(vectors)
+    flat, shares = project_rows(torch.from_numpy(vectors), 2)
     peer = PCA(2).fit(vectors)
     np.testing.assert_allclose(np.abs(flat), np.abs(peer.transform(vectors)), atol=1e-5)
     np.testing.assert_allclose(shares, peer.explained_variance_ratio_, rtol=1e-4)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import muntin
-from muntin.engines.cuda_engine import start_cuda
 from muntin.engines.graphs import Graph
+from muntin.engines.torch_engine import start_cuda
 from muntin.inference.inference_network import FromPixels, build_inference
 
 pytestmark = [

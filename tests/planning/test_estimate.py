@@ -12,7 +12,7 @@ import pytest
 import muntin
 from muntin.commands.plan import show_plan
 from muntin.errors import ConfigError, DataError
-from muntin.planning.memory_check import MemoryRequirements
+from muntin.planning.estimate import MemoryRequirements
 from muntin.recipes import TrainConfig
 from muntin.synthetic.datasets import write_coco, write_maps
 from muntin.training.memory_model import (

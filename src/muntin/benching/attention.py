@@ -21,9 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.benching.bench_request import BenchRequest
-from muntin.benching.interleaving import OURS, BenchmarkCase, summarize, time_interleaved
-from muntin.benching.result_rows import compare_rows
+from muntin.benching.peers import BenchRequest
+from muntin.benching.result_rows import (
+    OURS,
+    BenchmarkCase,
+    compare_rows,
+    summarize,
+    time_interleaved,
+)
 from muntin.errors import ConfigError
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import SIZE_RULES, expand_relative_position_bias
@@ -43,11 +48,6 @@ class AttentionProblem:
     qkv: Float[Tensor, "B H W C3"]
     table: Float[Tensor, "positions h"]
     grad: Float[Tensor, "B H W C"]
-
-    @property
-    def scale(self) -> float:
-        """Scale of the queries, 1 / sqrt(head dim)."""
-        return (self.grad.shape[3] // self.num_heads) ** -0.5
 
 
 Started = tuple[Callable[[], Tensor], list[Tensor]]
@@ -115,13 +115,14 @@ def start_ours(
 ) -> Started:
     """Start muntin's function, called as a block does."""
     layout, window = problem.layout, (problem.window, problem.window)
+    scale = (problem.grad.shape[3] // problem.num_heads) ** -0.5
     qkv = problem.qkv.to(dtype, copy=True).requires_grad_()
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     table = problem.table.to(wide, copy=True).requires_grad_()
 
     def forward() -> Tensor:
         bias = expand_relative_position_bias(table, table_window=window, window=layout.window)
-        return window_attention(qkv, bias, layout, scale=problem.scale, backend=backend)
+        return window_attention(qkv, bias, layout, scale=scale, backend=backend)
 
     return forward, [qkv, table]
 

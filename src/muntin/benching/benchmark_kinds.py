@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from muntin.benching.attention import bench_attention
-from muntin.benching.bench_request import BenchRequest
 from muntin.benching.data import bench_data
 from muntin.benching.inference import bench_inference
-from muntin.benching.memory import bench_memory
-from muntin.benching.training import bench_training
+from muntin.benching.peers import BenchRequest
+from muntin.benching.training import bench_memory, bench_training
 from muntin.errors import ConfigError, unknown_name
 
 KINDS: dict[str, Callable[[BenchRequest], dict[str, Any]]] = {

@@ -22,9 +22,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
-from muntin.benching.bench_request import BenchRequest
-from muntin.benching.interleaving import OURS, BenchmarkCase, summarize, time_interleaved
-from muntin.benching.result_rows import compare_rows
+from muntin.benching.peers import BenchRequest
+from muntin.benching.result_rows import (
+    OURS,
+    BenchmarkCase,
+    compare_rows,
+    summarize,
+    time_interleaved,
+)
 from muntin.data.cache import ImageCache
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig

@@ -17,23 +17,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from muntin.benching.bench_request import PEERS, BenchRequest
-from muntin.benching.interleaving import (
+from muntin.benching.peers import PEERS, BenchRequest, build_peers
+from muntin.benching.result_rows import (
     OURS,
     BenchmarkCase,
     Timing,
+    compare_rows,
     summarize,
     time_interleaved,
 )
-from muntin.benching.peers import build_peers
-from muntin.benching.result_rows import compare_rows
 from muntin.engines.engine_table import ENGINES, is_installed
 from muntin.engines.graphs import Graph, Precision, Runner
-from muntin.engines.int8_quantisation import quantise_int8
 from muntin.engines.openvino_engine import (
+    compile_model,
     compile_openvino,
     import_openvino,
-    shared_core,
+    quantise_int8,
     to_openvino,
     trim_example,
 )
@@ -216,12 +215,6 @@ def _openvino_matmul(shape: Shape, precision: str) -> Callable[[], object]:
         weights = ops.fake_quantize(weights, *edges, *edges, 255)
     # Reduced to a vector: writing a large result would be measured too.
     product = ops.reduce_max(ops.matmul(node, weights, False, True), [1])
-    hint = "bf16" if precision == "bf16" else "f32"
-    compiled = shared_core().compile_model(
-        ov.Model([product], [left]),
-        "CPU",
-        {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()},
-    )
-    request = compiled.create_infer_request()
+    request = compile_model(ov.Model([product], [left]), precision, {}).create_infer_request()
     data = ov.Tensor(np.ones((rows, inner), np.float32), shared_memory=True)
     return lambda: request.infer([data], share_inputs=True, share_outputs=True)

@@ -1,19 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other libraries' implementations of a model, with the same weights."""
+"""What a benchmark measures, and other libraries' implementations of a model to compare with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from muntin.benching.bench_request import BenchRequest
+from muntin.configs import check_range
+from muntin.engines.engine_table import is_installed
+from muntin.errors import ConfigError, unknown_name
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
+from muntin.shapes import Size
 from muntin.weights.dialects import to_dialect
+from muntin.zoo.model_building import find_model
 from muntin.zoo.model_zoo import ALIASES
+
+PEERS = ("timm", "torchvision", "transformers", "onnxruntime", "openvino")
+"""Libraries to compare with. The last two run timm's model, as a user without muntin would."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchRequest:
+    """What to measure, and compared with whom.
+
+    Peers that are not installed, or lack the model, are skipped; `log` receives the reasons and
+    the progress. A batch of 1 measures latency; the default size (pixels) is the model's own.
+    """
+
+    model: str
+    peers: Sequence[str] = PEERS
+    batch_size: int = 8
+    size: Size | None = None
+    rounds: int = 5
+    compiled: bool = False
+    log: Callable[[str], None] = lambda line: None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "rounds"):
+            check_range(name, getattr(self, name), 1, 10**6)
+        for peer in self.peers:
+            if peer not in PEERS:
+                raise ConfigError(unknown_name("peer", peer, PEERS))
+
+    @property
+    def img_size(self) -> Size:
+        """(height, width) of the images in pixels."""
+        return self.size or find_model(self.model).config.img_size
+
+    def select_peers(self, offered: Sequence[str]) -> list[str]:
+        """Select the requested peers that are installed and take part in a benchmark."""
+        chosen = []
+        for name in self.peers:
+            if name not in offered:
+                self.log(f"skipped {name}: it does not take part in this benchmark")
+            elif not is_installed(name):
+                self.log(f"skipped {name}: not installed")
+            else:
+                chosen.append(name)
+        return chosen
+
+    def describe(self, kind: str, rows: list[dict[str, Any]], **more: object) -> dict[str, Any]:
+        """Return the result of a benchmark: its settings, `more`, and one row per case."""
+        return {
+            "kind": kind,
+            "model": self.model,
+            "img_size": list(self.img_size),
+            "batch_size": self.batch_size,
+            "threads": torch.get_num_threads(),
+            **more,
+            "contestants": rows,
+        }
 
 
 class Logits(nn.Module):
@@ -26,8 +87,7 @@ class Logits(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, K)."""
         output = self.peer(images)
-        logits: Tensor = getattr(output, "logits", output)
-        return logits
+        return getattr(output, "logits", output)
 
 
 def build_peers(

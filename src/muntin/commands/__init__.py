@@ -30,8 +30,6 @@ from muntin.commands import (
 )
 from muntin.errors import MuntinError, MuntinWarning
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     name="muntin",
     help="Hierarchical vision transformers for every vision task, on whatever machine you have.",

@@ -29,8 +29,8 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Benchmark a model against other libraries: same weights and inputs, interleaved runs."""
-    from muntin.benching.bench_request import BenchRequest
     from muntin.benching.benchmark_kinds import run_benchmark
+    from muntin.benching.peers import BenchRequest
 
     request = BenchRequest(
         model=model,

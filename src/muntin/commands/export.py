@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -43,7 +44,7 @@ def export(
     from muntin.exporting.run_export import export as write
 
     # SIGTERM would kill the process before `finally` blocks remove partial files.
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     done = write(
         source,
         out,
@@ -58,10 +59,6 @@ def export(
         say=lambda line: typer.echo(line, err=True),
     )
     _show(done)
-
-
-def _exit(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def _show(done: Exported) -> None:

@@ -17,8 +17,6 @@ from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from muntin.drawing.colours import colour_of
-from muntin.drawing.fonts import clean_label, load_font
 from muntin.drawing.layout import (
     HALO,
     LARGEST,
@@ -27,6 +25,7 @@ from muntin.drawing.layout import (
     fit_image,
     join_panels,
 )
+from muntin.drawing.style import Colour, clean_label, colour_of, load_font
 from muntin.results import Detections
 from muntin.run_lengths import Segmentation
 from muntin.samples import Objects
@@ -274,7 +273,7 @@ def _paint_mask(
     piece: NDArray[np.bool_],
     top: int,
     left: int,
-    colour: tuple[int, int, int],
+    colour: Colour,
     *,
     line: int,
     hatched: bool = False,
@@ -299,14 +298,8 @@ def _paint_mask(
     part[...] = mixed.round().astype(np.uint8)
 
 
-def _dash_box(
-    pen: ImageDraw.ImageDraw,
-    place: tuple[int, int, int, int],
-    colour: tuple[int, int, int],
-    *,
-    line: int,
-) -> None:
-    """Draw a box with dashes, `line` pixels wide; `place` holds the first and the last pixels."""
+def _dash_box(pen: ImageDraw.ImageDraw, place: Place, colour: Colour, *, line: int) -> None:
+    """Draw a box with dashes, `line` pixels wide."""
     left, top, right, bottom = place
     dash = 5 + 2 * line
     for x in range(left, right + 1, 2 * dash):

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from muntin.drawing.colours import BLUE, INK, VERMILION, Colour
-from muntin.drawing.fonts import load_font
+from muntin.drawing.style import BLUE, INK, VERMILION, Colour, load_font
 
 LARGEST = 1280  # pixels, of the longer side
 HALO: Colour = (20, 20, 20)

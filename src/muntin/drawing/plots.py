@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from muntin.drawing.colours import BLUE, INK, LINE_COLOURS, SKY, VERMILION
-from muntin.drawing.fonts import clean_label
+from muntin.drawing.style import BLUE, INK, LINE_COLOURS, SKY, VERMILION, clean_label
 
 
 def _new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,17 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG and return the path; errors as of `save_bytes`."""
     FigureCanvasAgg(figure)
     data = io.BytesIO()
-    with warnings.catch_warnings():
-        # A letter that the font lacks becomes a box; that is seen in the image.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with ignore_missing_characters():
         figure.savefig(data, format="png", dpi=120, facecolor="white", bbox_inches="tight")
     return save_bytes(data.getvalue(), path)
+
+
+@contextlib.contextmanager
+def ignore_missing_characters() -> Iterator[None]:
+    """Ignore warnings about letters that the font lacks: the image shows a box for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def save_image(image: Image.Image, path: Path) -> Path:

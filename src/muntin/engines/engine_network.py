@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network that runs in an inference engine, with the interface of `Network`.
+"""A network that runs in an inference engine, with the interface of `Network`, and its graph.
 
 Graphs have a fixed image size and run fastest with a fixed batch size: images are padded to a
 canvas and run in batches of fixed sizes, largest first.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.engines.graphs import Runner
-from muntin.errors import ShapeError
-from muntin.heads.detector import Instances
+from muntin.data.batches import PAD_TO
+from muntin.data.transforms import Preprocessing
+from muntin.engines.engine_table import ENGINES, find_engine, start_fastest
+from muntin.engines.graphs import Graph, Precision, Runner
+from muntin.errors import ConfigError, ShapeError
+from muntin.heads.detector import FixedDetector, Instances
+from muntin.heads.network import Network
+from muntin.inference.inference_network import FromPixels, build_inference
+from muntin.models.swin import Swin
+from muntin.samples import Classes
 from muntin.shapes import Int, Size, UInt8
+from muntin.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,13 +44,10 @@ class HeadInfo:
 class EngineNetwork(nn.Module):
     """Runs an exported or compiled network on pixels in [0, 255].
 
-    Args:
-        start: Creates the runner for an image size and a batch size.
-        canvases: Image sizes with a graph.
-        front: What is known of the head.
-        finds: Whether the graph outputs detections: boxes, scores, class numbers and, for instance
-            segmentation, masks, padded to the same number per image. It then takes image sizes too.
-        groups: Batch sizes, largest first; the last is 1. None if the graph takes any batch size.
+    `start` creates the runner for one of the canvases, the image sizes with a graph, and one of the
+    groups, batch sizes with the largest first and 1 last; None if the graph takes any. A graph that
+    `finds` outputs boxes, scores, class numbers and, for instance segmentation, masks, padded to
+    the same number per image; it takes image sizes too.
     """
 
     reads_pixels = True
@@ -66,9 +72,6 @@ class EngineNetwork(nn.Module):
         """Compute the outputs of the graph.
 
         Detectors need the (height, width) of each image inside its padding.
-
-        Raises:
-            ShapeError: The images are larger than any canvas.
         """
         shown: Size = (images.shape[2], images.shape[3])
         canvas = self._canvas(shown)
@@ -82,8 +85,7 @@ class EngineNetwork(nn.Module):
             return tuple(outputs)
         found = outputs[0]
         if self.head.stride and any(rest):
-            cells = (-(-side // self.head.stride) for side in shown)
-            high, wide = cells
+            high, wide = (-(-side // self.head.stride) for side in shown)
             found = found[:, :, :high, :wide]
         return found
 
@@ -131,3 +133,119 @@ def _as_found(outputs: Sequence[Tensor]) -> list[Instances]:
             )
         )
     return detections
+
+
+def make_graph(
+    network: Network,
+    task: Task,
+    classes: Classes,
+    pre: Preprocessing,
+    canvas: Size,
+    *,
+    count: int = 2,
+    finished: bool = False,
+) -> Graph:
+    """Build the graph of a network, which is not modified: from pixels to predictions.
+
+    Images have the size of the canvas, and the example has `count` of them. If `finished`, it also
+    gives the finished output of the task, such as probabilities.
+    """
+    padded, outputs = task.detects, task.outputs
+    if finished and task.finish is not None:
+        outputs = (*outputs, task.finish[0])
+
+    def build(*, keeps_maps: bool = False) -> nn.Module:
+        built = build_inference(network, canvas, keeps_maps=keeps_maps)
+        pixels_in = FromPixels(built, pre.mean, pre.std, canvas, padded=padded)
+        module: nn.Module = pixels_in
+        if padded:
+            head: Any = pixels_in.network.head
+            module = FixedDetector(pixels_in, head)
+        if finished and task.finish is not None:
+            module = _Finished(module, task, canvas, network.head, classes)
+        return module.eval().requires_grad_(False)
+
+    images = torch.randint(0, 256, (count, pre.in_chans, *canvas), dtype=torch.uint8)
+    sizes = torch.tensor([canvas] * count)
+    return Graph(
+        module=build(),
+        example=(images, sizes) if padded else (images,),
+        inputs=("images", "sizes") if padded else ("images",),
+        outputs=outputs,
+        fused=partial(build, keeps_maps=True) if isinstance(network.backbone, Swin) else None,
+    )
+
+
+def canvas_of(pre: Preprocessing) -> Size:
+    """Return one image size that fits every preprocessed image."""
+    if pre.fit != "letterbox":
+        return pre.img_size
+    side = -(-max(pre.img_size) // PAD_TO) * PAD_TO  # square: fits landscape and portrait
+    return side, side
+
+
+def canvases_of(pre: Preprocessing) -> list[Size]:
+    """Return the image sizes that fit every preprocessed image: landscape and portrait."""
+    if pre.fit != "letterbox":
+        return [pre.img_size]
+    high, wide = (-(-side // PAD_TO) * PAD_TO for side in pre.img_size)
+    return [*dict.fromkeys([(high, wide), (wide, high)])]
+
+
+def run_in_engine(
+    network: Network,
+    task: Task,
+    classes: Classes,
+    pre: Preprocessing,
+    *,
+    engine: str,
+    precision: Precision,
+    name: str,
+) -> EngineNetwork:
+    """Run a network in a row of `ENGINES`, or in the fastest on this machine ("auto").
+
+    `name` is the key of the model in the cache of "auto".
+    """
+    row = None if engine == "auto" else find_engine(engine)
+    known = sorted({one for each in ENGINES.values() for one in each.precisions})
+    allowed = known if row is None else row.precisions
+    if precision not in allowed:
+        message = (
+            f"precision must be {' or '.join(allowed)} for engine {engine}, got {precision!r}."
+        )
+        raise ConfigError(message)
+
+    def start(canvas: Size, count: int) -> Runner:
+        graph = make_graph(network, task, classes, pre, canvas, count=count or 2)
+        if row is None:
+            return start_fastest(graph, precision, name)
+        return row.start(graph, precision)
+
+    finds, whole = task.detects, row is not None and row.any_number
+    return EngineNetwork(
+        start, canvases_of(pre), head_info(network), finds=finds, groups=None if whole else (8, 1)
+    )
+
+
+def head_info(network: Network) -> HeadInfo:
+    """Collect the attributes of the head that callers read."""
+    head: Any = network.head
+    return HeadInfo(config=getattr(head, "config", None), stride=getattr(head, "stride", 0))
+
+
+class _Finished(nn.Module):
+    """Outputs the raw output and the finished output of the task."""
+
+    def __init__(
+        self, network: nn.Module, task: Task, canvas: Size, head: nn.Module, classes: Classes
+    ) -> None:
+        super().__init__()
+        self.network = network
+        assert task.finish is not None, "checked by the caller"
+        self.finish = task.finish[1]
+        self.canvas, self.classes = canvas, classes
+        self.front = HeadInfo(config=getattr(head, "config", None))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        raw: Tensor = self.network(images)
+        return raw, self.finish(raw, self.canvas, self.front, self.classes)

@@ -29,11 +29,8 @@ Runner = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
 class Graph:
     """An inference module with example inputs and the names of inputs and outputs.
 
-    Attributes:
-        module: In evaluation mode.
-        example: Inputs with two or more images, as tracing specialises batches of 1.
-        fused: Builds the same module with window attention on whole maps, for which GPUs have a
-            kernel; None if that is no other module.
+    Examples have two or more images, as tracing specialises batches of 1. `fused` builds the same
+    module with window attention on whole maps, for which GPUs have a kernel, if it is another one.
     """
 
     module: nn.Module

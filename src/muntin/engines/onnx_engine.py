@@ -64,8 +64,7 @@ def open_onnx(path: Path, precision: Precision) -> tuple[Runner, str]:
     names = [place.name for place in session.get_inputs()]
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        answer: list[NDArray[Any]] = session.run(None, dict(zip(names, inputs, strict=True)))
-        return answer
+        return session.run(None, dict(zip(names, inputs, strict=True)))
 
     return run, session.get_modelmeta().custom_metadata_map.get(NOTE, "")
 

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO files, and inference with OpenVINO on the CPU."""
+"""OpenVINO files, inference with OpenVINO on the CPU, and int8 quantisation with NNCF."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
+import gc
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, silence_telemetry
+from muntin.engines.graphs import (
+    Graph,
+    Precision,
+    Runner,
+    capture,
+    file_error,
+    quiet,
+    silence_telemetry,
+)
 from muntin.engines.onnx_engine import write_onnx
 from muntin.errors import RunError
 
@@ -55,9 +67,8 @@ def to_openvino(graph: Graph, *, any_batch: bool) -> Model:
             path = Path(folder) / "model.onnx"
             write_onnx(graph, path, "", any_batch=any_batch)
             model = shared_core().read_model(path)
-    for place, name in zip(model.inputs, graph.inputs, strict=True):
-        place.get_tensor().set_names({name})
-    for place, name in zip(model.outputs, graph.outputs, strict=True):
+    places, names = [*model.inputs, *model.outputs], [*graph.inputs, *graph.outputs]
+    for place, name in zip(places, names, strict=True):
         place.get_tensor().set_names({name})
     return model
 
@@ -126,7 +137,10 @@ def part_of(count: int) -> int:
 
 
 def _run_together(model: Model, precision: Precision) -> Runner:
-    ov, compiled = import_openvino(), _compile(model, precision, {"PERFORMANCE_HINT": "LATENCY"})
+    ov, compiled = (
+        import_openvino(),
+        compile_model(model, precision, {"PERFORMANCE_HINT": "LATENCY"}),
+    )
     request = compiled.create_infer_request()
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -143,7 +157,7 @@ def _run_shared(
 ) -> Callable[[Sequence[NDArray[Any]], int], list[NDArray[Any]]]:
     """One request per core, each with a part of the batch."""
     ov, threads = import_openvino(), torch.get_num_threads()
-    queue = ov.AsyncInferQueue(_compile(model, precision, {"NUM_STREAMS": threads}), threads)
+    queue = ov.AsyncInferQueue(compile_model(model, precision, {"NUM_STREAMS": threads}), threads)
     answers: dict[int, list[NDArray[Any]]] = {}
 
     def keep(request: Any, start: int) -> None:  # noqa: ANN401 (openvino.InferRequest)
@@ -165,10 +179,54 @@ def _run_shared(
     return run
 
 
-def _compile(model: Model, precision: Precision, more: dict[str, Any]) -> Any:  # noqa: ANN401
+def compile_model(model: Model, precision: str, more: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Compile a model for the threads of PyTorch, with `more` properties."""
     options = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         **more,
     }
     return shared_core().compile_model(model, "CPU", options)
+
+
+def quantise_int8(
+    model: Any,  # noqa: ANN401 (openvino.Model or onnx.ModelProto)
+    rows: Sequence[Mapping[str, NDArray[Any]]],
+    *,
+    kept: Sequence[str] = (),
+    smooth: bool = False,
+) -> Any:  # noqa: ANN401 (as the model)
+    """Quantise a model, which may be modified, to int8, calibrated on rows of inputs.
+
+    `kept` operators stay in floating point. `smooth` applies SmoothQuant, the default of NNCF for
+    transformers; it moves scale into the preceding norm, which is folded away in our graphs.
+    """
+    silence_telemetry()
+    import nncf
+
+    advanced = None if smooth else nncf.AdvancedQuantizationParameters(smooth_quant_alpha=-1)
+    with quiet(), _kept_signal_stack():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(list(rows)),
+            subset_size=len(rows),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=list(kept), validate=False),
+            advanced_parameters=advanced,
+        )
+
+
+@contextlib.contextmanager
+def _kept_signal_stack() -> Iterator[None]:
+    """Restore the signal stack of the thread, which NNCF's OpenVINO cores replace."""
+    if os.name != "posix":
+        yield
+        return
+    system = ctypes.CDLL(None)
+    place = (ctypes.c_void_p * 3)()  # stack_t: where, flags, size
+    system.sigaltstack(None, place)
+    try:
+        yield
+    finally:
+        gc.collect()  # destroy remaining cores first
+        system.sigaltstack(place, None)

@@ -10,22 +10,10 @@ from muntin.errors import ConfigError, unknown_name
 from muntin.lazy import resolve_lazily
 
 if TYPE_CHECKING:
-    from muntin.explaining.explanation import Page, explain
+    from muntin.explaining.explanation import Page as Page
+    from muntin.explaining.explanation import explain as explain
 
-__all__ = [
-    "SECTIONS",
-    "Page",
-    "Section",
-    "check_sections",
-    "explain",
-]
-
-__getattr__, __dir__ = resolve_lazily(
-    __name__,
-    {
-        "explanation": "Page explain",
-    },
-)
+__getattr__, __dir__ = resolve_lazily(__name__, {"explanation": "Page explain"})
 
 Section = Literal["cut", "positions", "attention", "decision", "features", "cost", "comparison"]
 

@@ -24,7 +24,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from muntin.drawing.colours import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from muntin.drawing.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from muntin.errors import MuntinError
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, make_figure, make_missing

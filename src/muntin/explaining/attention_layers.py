@@ -65,7 +65,6 @@ class AttentionLayer:
 
     Attributes:
         name: Module name in the backbone.
-        title: Such as "stage 1, block 2 (shifted)".
         stage: From 1; a plain ViT has one; 0 for layers before the blocks.
         grid: (rows, columns) of the keys.
         stride: Pixels between neighbouring keys.
@@ -73,7 +72,6 @@ class AttentionLayer:
         prefix: Names of the tokens before the patches: class token, distillation token.
         queries: Row-major index of each query in `query_grid`; -1 for padding and prefix.
         keys: Row-major index of each key in `grid`; -1 for padding and prefix.
-        layout: Of the windows; None without windows.
         scores: Argument of the softmax: scaled dot products, the same plus position bias and mask,
             or scaled cosines plus both.
     """
@@ -143,56 +141,72 @@ class AttentionLayer:
             total += weights
         return total / self.num_heads
 
+    def token_at(self, point: tuple[float, float]) -> int:
+        """Row-major index of the token that contains a point (x, y) in pixels of the input."""
+        column = min(int(point[0] // self.stride), self.grid[1] - 1)
+        row = min(int(point[1] // self.stride), self.grid[0] - 1)
+        return row * self.grid[1] + column
 
-def token_at(layer: AttentionLayer, point: tuple[float, float]) -> int:
-    """Row-major index of the token that contains a point (x, y) in pixels of the input."""
-    column = min(int(point[0] // layer.stride), layer.grid[1] - 1)
-    row = min(int(point[1] // layer.stride), layer.grid[0] - 1)
-    return row * layer.grid[1] + column
+    def cell_at(self, point: tuple[float, float]) -> tuple[float, float, float, float]:
+        """Edges (left, top, right, bottom) in pixels of the query that contains a point.
 
+        Tokens whose queries are pooled share one cell.
+        """
+        row, column = divmod(self.token_at(point), self.grid[1])
+        row, column = row - row % self.pooled, column - column % self.pooled
+        side = self.stride * self.pooled
+        left, top = column * self.stride, row * self.stride
+        return left, top, left + side, top + side
 
-def cell_at(layer: AttentionLayer, point: tuple[float, float]) -> tuple[float, float, float, float]:
-    """Edges (left, top, right, bottom) in pixels of the query that contains a point.
+    def query_rows(self) -> Int[Tensor, " T"]:
+        """Index of the query of each token of the grid, among all G * Q."""
+        numbers = self.queries.flatten()  # G*Q
+        known = numbers >= 0
+        rows = torch.empty(int(known.sum()), dtype=torch.long)
+        rows[numbers[known]] = torch.arange(len(numbers))[known]
+        if self.pooled == 1:
+            return rows
+        down, across = (torch.arange(side) // self.pooled for side in self.grid)
+        return rows.view(self.query_grid)[down[:, None], across[None]].flatten()
 
-    Tokens whose queries are pooled share one cell.
-    """
-    row, column = divmod(token_at(layer, point), layer.grid[1])
-    row, column = row - row % layer.pooled, column - column % layer.pooled
-    side = layer.stride * layer.pooled
-    left, top = column * layer.stride, row * layer.stride
-    return left, top, left + side, top + side
+    def query_attention(self, row: int) -> Float[Tensor, "h N"]:
+        """Attention of one query, by its row (see `query_rows`), to each key of its group."""
+        group, query = divmod(row, self.queries.shape[1])
+        # Cloned: a view would keep the weights of the whole head alive.
+        return torch.stack([weights[group, query].clone() for weights in self.attention_weights()])
 
+    def weights_to_map(self, weights: Float[Tensor, "h N"], row: int) -> Float[Tensor, "h H W"]:
+        """Scatter what `query_attention` gave to the grid; NaN where the query cannot attend."""
+        keys = self.keys[row // self.queries.shape[1]]
+        weight_map = torch.full((len(weights), self.grid[0] * self.grid[1]), torch.nan)
+        inside = keys >= 0
+        weight_map[:, keys[inside]] = weights[:, inside]
+        if self.is_shifted:
+            weight_map[weight_map < _UNREACHABLE] = torch.nan
+        return weight_map.unflatten(1, self.grid)
 
-def query_rows(layer: AttentionLayer) -> Int[Tensor, " T"]:
-    """Index of the query of each token of the grid, among all G * Q."""
-    numbers = layer.queries.flatten()  # G*Q
-    known = numbers >= 0
-    rows = torch.empty(int(known.sum()), dtype=torch.long)
-    rows[numbers[known]] = torch.arange(len(numbers))[known]
-    if layer.pooled == 1:
-        return rows
-    down, across = (torch.arange(side) // layer.pooled for side in layer.grid)
-    return rows.view(layer.query_grid)[down[:, None], across[None]].flatten()
+    def measure_distances(self) -> tuple[Float[Tensor, " h"], float]:
+        """Mean distance of the keys of each head to their query, weighted by attention, in pixels.
 
+        Also the value for uniform attention over all reachable keys.
 
-def query_attention(layer: AttentionLayer, row: int) -> Float[Tensor, "h N"]:
-    """Attention of one query, by its row (see `query_rows`), to each key of its group."""
-    group, query = divmod(row, layer.queries.shape[1])
-    # Cloned: a view would keep the weights of the whole head alive.
-    return torch.stack([weights[group, query].clone() for weights in layer.attention_weights()])
-
-
-def weights_to_map(
-    layer: AttentionLayer, weights: Float[Tensor, "h N"], row: int
-) -> Float[Tensor, "h H W"]:
-    """Scatter what `query_attention` gave to the grid; NaN where the query cannot attend."""
-    keys = layer.keys[row // layer.queries.shape[1]]
-    weight_map = torch.full((len(weights), layer.grid[0] * layer.grid[1]), torch.nan)
-    inside = keys >= 0
-    weight_map[:, keys[inside]] = weights[:, inside]
-    if layer.is_shifted:
-        weight_map[weight_map < _UNREACHABLE] = torch.nan
-    return weight_map.unflatten(1, layer.grid)
+        Source:
+            Dosovitskiy et al. 2021 (arXiv 2010.11929), appendix D.7 and figure 7 (right). Differs:
+            weights are renormalised without prefix tokens and padding.
+        """
+        is_query = self.queries >= 0  # G, Q
+        away = torch.cdist(
+            _centres(self.queries, self.query_grid, self.stride * self.pooled),
+            _centres(self.keys, self.grid, self.stride),
+        )  # G, Q, N
+        reached = _reachable(self)
+        means = []
+        for weights in self.attention_weights():
+            inside = weights * reached
+            far = (inside * away).sum(dim=-1) / inside.sum(dim=-1).clamp(min=1e-12)  # G, Q
+            means.append(far[is_query].mean())
+        uniform = (reached * away).sum(dim=-1) / reached.sum(dim=-1).clamp(min=1)
+        return torch.stack(means), float(uniform[is_query].mean())
 
 
 def can_roll_out(layers: Sequence[AttentionLayer]) -> bool:
@@ -216,30 +230,6 @@ def roll_out(layers: Sequence[AttentionLayer], start: Float[Tensor, "R T"]) -> F
     for layer in reversed(layers):
         rows = (rows + rows @ layer.mean_attention()[0]) / 2
     return rows
-
-
-def measure_distances(layer: AttentionLayer) -> tuple[Float[Tensor, " h"], float]:
-    """Mean distance of the keys of each head to their query, weighted by attention, in pixels.
-
-    Also the value for uniform attention over all reachable keys.
-
-    Source:
-        Dosovitskiy et al. 2021 (arXiv 2010.11929), appendix D.7 and figure 7 (right). Differs:
-        weights are renormalised without prefix tokens and padding.
-    """
-    is_query = layer.queries >= 0  # G, Q
-    away = torch.cdist(
-        _centres(layer.queries, layer.query_grid, layer.stride * layer.pooled),
-        _centres(layer.keys, layer.grid, layer.stride),
-    )  # G, Q, N
-    reached = _reachable(layer)
-    means = []
-    for weights in layer.attention_weights():
-        inside = weights * reached
-        far = (inside * away).sum(dim=-1) / inside.sum(dim=-1).clamp(min=1e-12)  # G, Q
-        means.append(far[is_query].mean())
-    uniform = (reached * away).sum(dim=-1) / reached.sum(dim=-1).clamp(min=1)
-    return torch.stack(means), float(uniform[is_query].mean())
 
 
 def _reachable(layer: AttentionLayer) -> Bool[Tensor, "G Q N"]:
@@ -269,7 +259,7 @@ def make_point_layers(
     for place, layer in enumerate(layers):
         if place not in included:
             continue
-        rows = query_rows(layer)
+        rows = layer.query_rows()
         keys = layer.keys[rows // layer.queries.shape[1]].to(torch.int32)  # T, N
         shared = keys.numpy()
         title = f"{layer.title}, mean of {layer.num_heads} heads"

@@ -17,34 +17,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.drawing.colours import BLUE, GREEN, INK, VERMILION
+from muntin.drawing.style import BLUE, GREEN, INK, VERMILION
+from muntin.explaining import plotting as kit
 from muntin.explaining.attention_layers import (
     MAX_PAIRS,
     AttentionLayer,
     can_roll_out,
-    cell_at,
     make_point_layers,
-    measure_distances,
-    query_attention,
-    query_rows,
     roll_out,
-    token_at,
-    weights_to_map,
 )
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
-from muntin.explaining.plotting import (
-    HeadMaps,
-    ImageGrid,
-    blend_tokens,
-    fit_titles,
-    label_axes,
-    panel_ratio,
-    show_heads,
-    spread,
-    start_plots,
-    to_floats,
-)
 from muntin.shapes import Float
 
 _COLUMNS = 5
@@ -59,11 +42,9 @@ _FORMULAS = {"product": "attention", "biased": "attention-biased", "cosine": "at
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class QueryAttention:
-    """Attention of one query token in one layer.
+    """Attention of one query token in one layer; NaN where it cannot attend.
 
-    Attributes:
-        maps: Weights on the grid of keys; NaN where the query cannot attend.
-        elsewhere: Fraction of the attention, mean over heads, on padding and prefix tokens.
+    `elsewhere` is the fraction, mean over heads, on padding and prefix tokens.
     """
 
     layer: AttentionLayer
@@ -98,18 +79,18 @@ def show_attention(context: Context, *, max_pairs: int = MAX_PAIRS) -> Results:
 
 
 def _attention_of(layer: AttentionLayer, row: int) -> QueryAttention:
-    weights = query_attention(layer, row)
+    weights = layer.query_attention(row)
     away = layer.keys[row // layer.queries.shape[1]] < 0
     return QueryAttention(
         layer=layer,
-        maps=weights_to_map(layer, weights, row),
+        maps=layer.weights_to_map(weights, row),
         elsewhere=float(weights[:, away].sum(dim=1).mean()),
     )
 
 
 def _show_point(context: Context, layers: Sequence[AttentionLayer]) -> Results:
     point = context.query
-    rows = [int(query_rows(layer)[token_at(layer, point)]) for layer in layers]
+    rows = [int(layer.query_rows()[layer.token_at(point)]) for layer in layers]
     attentions = [_attention_of(layer, row) for layer, row in zip(layers, rows, strict=True)]
     parts = (
         "text",
@@ -198,8 +179,8 @@ def _draw_layers(
     point: tuple[float, float] | None,
     name: str,
 ) -> Figure:
-    image = to_floats(context.shown)
-    chosen = [attentions[place] for place in spread(len(attentions), _MAX_LAYERS)]
+    image = kit.to_floats(context.shown)
+    chosen = [attentions[place] for place in kit.spread(len(attentions), _MAX_LAYERS)]
     rows = -(-(len(chosen) + 1) // _COLUMNS)
     boxes, titles = [], [name]
     for one in chosen:
@@ -210,13 +191,15 @@ def _draw_layers(
             words += f", elsewhere\u00a0{one.elsewhere:.0%}"
         boxes.append(box)
         titles.append(words + (f", {factor}\u00a0x\u00a0zoom" if factor > 1 else ""))
-    (name, *titles), extra = fit_titles(titles, _COLUMNS)
-    image_grid = ImageGrid(rows, _COLUMNS, ratio=panel_ratio(context.shown_size), extra=extra)
-    cell = None if point is None else cell_at(chosen[0].layer, point)
+    (name, *titles), extra = kit.fit_titles(titles, _COLUMNS)
+    image_grid = kit.ImageGrid(
+        rows, _COLUMNS, ratio=kit.panel_ratio(context.shown_size), extra=extra
+    )
+    cell = None if point is None else chosen[0].layer.cell_at(point)
     image_grid.show(0, 0, image, name, mark=cell)
     for place, (one, box, words) in enumerate(zip(chosen, boxes, titles, strict=True), 1):
-        painted = blend_tokens(image, one.mean.numpy(), one.layer.stride)
-        mark = None if point is None else cell_at(one.layer, point)
+        painted = kit.blend_tokens(image, one.mean.numpy(), one.layer.stride)
+        mark = None if point is None else one.layer.cell_at(point)
         image_grid.show(*divmod(place, _COLUMNS), painted, words, mark=mark, box=box)
     return image_grid.figure
 
@@ -242,19 +225,19 @@ def _enlarge(
 def _draw_heads(
     context: Context, attentions: Sequence[QueryAttention], point: tuple[float, float] | None
 ) -> Figure:
-    image, layers = to_floats(context.shown), []
+    image, layers = kit.to_floats(context.shown), []
     for one in (attentions[place] for place in _choose_heads(attentions)):
         maps, stride = one.maps.numpy(), one.layer.stride
-        mark = None if point is None else cell_at(one.layer, point)
+        mark = None if point is None else one.layer.cell_at(point)
         layers.append(
-            HeadMaps(
+            kit.HeadMaps(
                 title=one.layer.title,
                 maps=maps,
-                paint=partial(blend_tokens, image, stride=stride),
+                paint=partial(kit.blend_tokens, image, stride=stride),
                 options={"mark": mark, "box": _enlarge(image, maps[0], stride)[0]},
             )
         )
-    return show_heads(layers, ratio=panel_ratio(context.shown_size))
+    return kit.show_heads(layers, ratio=kit.panel_ratio(context.shown_size))
 
 
 def _choose_heads(attentions: Sequence[QueryAttention]) -> list[int]:
@@ -262,7 +245,7 @@ def _choose_heads(attentions: Sequence[QueryAttention]) -> list[int]:
     stages = [one.layer.stage for one in attentions]
     if len({*stages} - {0}) == 1:
         blocks = [place for place, stage in enumerate(stages) if stage]
-        return [blocks[place] for place in spread(len(blocks), 4)]
+        return [blocks[place] for place in kit.spread(len(blocks), 4)]
     ends = {stage: place for place, stage in enumerate(stages) if stage}
     return list(ends.values())
 
@@ -279,7 +262,7 @@ def _show_rollout(context: Context, layers: Sequence[AttentionLayer]) -> Result:
         start[0, 0] = 1
     else:
         start[0] = 1 / start.shape[1]
-    start[1, before + token_at(first, context.query)] = 1
+    start[1, before + first.token_at(context.query)] = 1
     rows = roll_out(layers, start)
     maps = rows[:, before:].unflatten(1, first.grid).numpy()
     last = (start @ layers[-1].mean_attention()[0])[:, before:].unflatten(1, first.grid).numpy()
@@ -304,9 +287,9 @@ def _draw_rollout(
     last: np.ndarray,
     maps: np.ndarray,
 ) -> Figure:
-    image = to_floats(context.shown)
-    image_grid = ImageGrid(1, 5, ratio=panel_ratio(context.shown_size), extra=0.4)
-    cell = cell_at(layer, context.query)
+    image = kit.to_floats(context.shown)
+    image_grid = kit.ImageGrid(1, 5, ratio=kit.panel_ratio(context.shown_size), extra=0.4)
+    cell = layer.cell_at(context.query)
     image_grid.show(0, 0, image, "the image", mark=cell)
     for column, (weights, title, mark) in enumerate(
         (
@@ -317,12 +300,12 @@ def _draw_rollout(
         ),
         1,
     ):
-        image_grid.show(0, column, blend_tokens(image, weights, layer.stride), title, mark=mark)
+        image_grid.show(0, column, kit.blend_tokens(image, weights, layer.stride), title, mark=mark)
     return image_grid.figure
 
 
 def _show_distances(context: Context, layers: Sequence[AttentionLayer]) -> Result:
-    measured = [measure_distances(layer) for layer in layers]
+    measured = [layer.measure_distances() for layer in layers]
     windows = any(layer.layout is not None for layer in layers)
     return make_figure(
         "attention-distance",
@@ -344,7 +327,7 @@ def _show_distances(context: Context, layers: Sequence[AttentionLayer]) -> Resul
 def _draw_distances(
     layers: Sequence[AttentionLayer], measured: Sequence[tuple[Tensor, float]]
 ) -> Figure:
-    figure, (axes,) = start_plots(1, 3.6)
+    figure, (axes,) = kit.start_plots(1, 3.6)
     kinds = {
         "global": (BLUE, "o"),
         "inside windows": (GREEN, "s"),
@@ -369,6 +352,6 @@ def _draw_distances(
     step = -(-len(names) // 12)
     axes.set_xticks(range(0, len(names), step), names[::step], fontsize=8)
     axes.set_ylim(bottom=0)
-    label_axes(axes, y="mean distance, pixels")
+    kit.label_axes(axes, y="mean distance, pixels")
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
     return figure

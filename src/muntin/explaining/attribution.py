@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.drawing.colours import YELLOW
+from muntin.drawing.style import YELLOW
 from muntin.explaining import plotting as kit
 from muntin.explaining.attribution_methods import (
     MapAttribution,
@@ -45,7 +46,7 @@ def show_attribution(context: Context, *, steps: int = 0) -> Results:
                 return [_show_occlusion(context, output)]
         with torch.inference_mode(False), torch.enable_grad():
             maps = context.recording.maps
-            context = context.with_network(with_gradients(context.network))
+            context = replace(context, network=with_gradients(context.network))
             images = context.images.detach().clone()
             output = select_output(context, context.network, images)
             return [
@@ -108,11 +109,9 @@ def _draw_activation(
     for panel, (title, heat) in zip(axes[1:], reversed(titled), strict=True):
         blended = kit.blend_heat(image, heat / max(float(heat.max()), 1e-12))
         kit.set_panel(panel, blended, title + ("" if heat.any() else ": all zero"))
-        if output.box is not None:
-            kit.mark_box(panel, output.box)
     axes[1].title.set_fontweight("bold")
     label = "increases the output: fraction of the map's maximum"
-    _add_scale(figure, axes, label, "inferno", (0, 1))
+    _finish(figure, axes, output, label, "inferno", (0, 1))
     return figure
 
 
@@ -173,11 +172,8 @@ def _draw_integral(
     limit = max(float(np.abs(patches).max()), 1e-12)
     strength = np.sqrt(np.clip(np.abs(patches) / limit, 0, 1))
     _draw_signed(axes[2], context, patches, strength, f"local average: 1 is {limit:.2g}")
-    if output.box is not None:
-        for panel in axes[1:]:
-            kit.mark_box(panel, output.box)
     label = f"decreases | increases: fraction of each scale    (all pixels: {total:+.2f})"
-    _add_scale(figure, axes, label, "PuOr_r", (-1, 1))
+    _finish(figure, axes, output, label, "PuOr_r", (-1, 1))
     return figure
 
 
@@ -201,10 +197,8 @@ def _show_occlusion(context: Context, output: OutputTarget) -> Result:
     limit = max(float(np.abs(heat).max()), 1e-12)
     strength = np.clip(np.abs(heat) / limit, 0, 0.85)
     _draw_signed(axes[1], context, heat, strength, "occluded patches")
-    if output.box is not None:
-        kit.mark_box(axes[1], output.box)
     label = "increases | decreases when occluded"
-    _add_scale(figure, axes, label, "PuOr_r", (-limit, limit))
+    _finish(figure, axes, output, label, "PuOr_r", (-limit, limit))
     return make_figure(
         "decision-occlusion",
         figure,
@@ -229,8 +223,6 @@ def _start_figure(context: Context, output: OutputTarget, count: int) -> tuple[F
         image = np.round((1 - tint) * image + 255 * tint * to_rgb(YELLOW)).astype(np.uint8)
         title += "; yellow: predicted class"
     kit.set_panel(axes[0], image, title)
-    if output.box is not None:
-        kit.mark_box(axes[0], output.box)
     if output.point is not None:  # of the middle of a pixel
         kit.mark_point(axes[0], output.point[0] + 0.5, output.point[1] + 0.5)
     return figure, axes
@@ -240,13 +232,21 @@ def _find_edge(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Pixels on the boundary of a region; the image border is not a boundary."""
     padded = np.pad(region, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    edge: NDArray[np.bool_] = region & ~inner
-    return edge
+    return region & ~inner
 
 
-def _add_scale(
-    figure: Figure, axes: list[Axes], label: str, colours: str, limits: tuple[float, float]
+def _finish(
+    figure: Figure,
+    axes: list[Axes],
+    output: OutputTarget,
+    label: str,
+    colours: str,
+    limits: tuple[float, float],
 ) -> None:
+    """Mark the box in every panel, and add the scale of the colours below them."""
+    if output.box is not None:
+        for panel in axes:
+            kit.mark_box(panel, output.box)
     scale = ScalarMappable(Normalize(*limits), colours)
     placing = {"location": "bottom", "aspect": 45, "shrink": 0.5, "pad": 0.03}
     kit.add_colour_bar(figure, scale, axes, label, **placing)

@@ -43,13 +43,9 @@ CELLS = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class MapAttribution:
-    """Attribution of one feature map.
+    """Attribution of one feature map, the output of the module `name`, summed over the channels.
 
-    Attributes:
-        name: Of the module whose output is the map.
-        signed: Gradient times activation, summed over the channels.
-        early: Whether the map is the input of the last block, from whose output only the class
-            token is read.
+    `early`: it is the input of the last block, from whose output only the class token is read.
     """
 
     stride: int

@@ -13,22 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
-from muntin.drawing.colours import INK, PURPLE, VERMILION
-from muntin.drawing.fonts import clean_label
-from muntin.drawing.result_drawing import draw_result
-from muntin.errors import ConfigError, shorten
+from muntin.drawing.result_drawing import draw_sure_result
+from muntin.drawing.style import INK, PURPLE, VERMILION, clean_label
+from muntin.errors import ConfigError, plural, shorten
+from muntin.explaining import plotting as kit
 from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import compare_layers
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
-from muntin.explaining.plotting import (
-    add_colour_bar,
-    mark_box,
-    panel_ratio,
-    panels,
-    set_panel,
-    start_plots,
-    truncate,
-)
 from muntin.ops.similarity import MIN_EXAMPLES
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
 
@@ -64,10 +55,6 @@ def _check_pairs(first: Sequence[Context], second: Sequence[Context]) -> None:
         raise ConfigError(message)
 
 
-def _count_images(contexts: Sequence[Context]) -> str:
-    return f"{len(contexts)} image{'s' * (len(contexts) > 1)}"
-
-
 def _name_fresh(first: Sequence[Context], second: Sequence[Context]) -> str:
     """Names of the models with untrained weights."""
     return " and of ".join(side[0].name for side in (first, second) if not side[0].trained)
@@ -81,24 +68,23 @@ def _show_layers(first: Sequence[Context], second: Sequence[Context]) -> Result:
         return make_missing("comparison-few", count=MIN_EXAMPLES)
     rows, columns, values, count = compared
     names, fresh = (first[0].name, second[0].name), _name_fresh(first, second)
+    named: dict[str, Any] = {"first": names[0], "second": names[1]}
     return make_figure(
         "comparison-layers",
         _draw_layers(rows, columns, values, names),
         ("text", "untrained" if fresh else "trained", count < 100 and "noisy"),
         arrays={"cka": values.astype(np.float32)},
         facts={
-            "first": names[0],
-            "second": names[1],
+            **named,
             "first_blocks": rows,
             "second_blocks": columns,
             "most_alike": [columns[place] for place in values.argmax(axis=1).tolist()],
             "mean_of_diagonal": float(np.diag(values).mean()) if rows == columns else None,
             "num_cells": count,
         },
-        first=names[0],
-        second=names[1],
+        **named,
         count=count,
-        images=_count_images(first),
+        images=plural(len(first), "image"),
         fresh=fresh,
     )
 
@@ -109,7 +95,7 @@ def _draw_layers(
     longest = max(len(rows), len(columns))
     side = max(0.27 if longest <= 24 else 6.4 / longest, min(0.5, 4.2 / longest))
     width = min(9.0, side * len(columns) + 2.2)
-    figure, (axes,) = start_plots(1, side * len(rows) + 1.2, width=width)
+    figure, (axes,) = kit.start_plots(1, side * len(rows) + 1.2, width=width)
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1)
     best = values.argmax(axis=1)
     axes.plot(
@@ -120,17 +106,18 @@ def _draw_layers(
         step = -(-len(labels) // 24)
         set_ticks(range(0, len(labels), step), labels[::step], fontsize=8)
     axes.tick_params(axis="x", rotation=90)
-    across = truncate(f"blocks of {names[1]}", figure.get_figwidth() - 1.0)
-    down = truncate(f"blocks of {names[0]}", figure.get_figheight() - 0.2)
+    across = kit.truncate(f"blocks of {names[1]}", figure.get_figwidth() - 1.0)
+    down = kit.truncate(f"blocks of {names[0]}", figure.get_figheight() - 0.2)
     axes.set_xlabel(across, fontsize=9, color=INK)
     axes.set_ylabel(down, fontsize=9, color=INK)
-    add_colour_bar(figure, image, axes, "linear CKA", fraction=0.05)
+    kit.add_colour_bar(figure, image, axes, "linear CKA", fraction=0.05)
     return figure
 
 
 def show_predictions(first: Sequence[Context], second: Sequence[Context]) -> Result:
     """Show the predictions of two models side by side, worst agreement first."""
     names, fresh = (first[0].name, second[0].name), _name_fresh(first, second)
+    named: dict[str, Any] = {"first": names[0], "second": names[1]}
     predictions = [(a.prediction, b.prediction) for a, b in zip(first, second, strict=True)]
     # Keypoints have names of their own; of all others, the classes of the model are compared.
     lists = [
@@ -141,7 +128,7 @@ def show_predictions(first: Sequence[Context], second: Sequence[Context]) -> Res
     if not shared:
         known = [shorten(one, limit=3) for one in lists]
         fields = {"first_names": known[0], "second_names": known[1]}
-        return make_missing("comparison-no-class", first=names[0], second=names[1], **fields)
+        return make_missing("comparison-no-class", **named, **fields)
     shares = np.array([agreement(*pair) for pair in predictions])
     order = np.argsort(shares, kind="stable").tolist()
     kind, differ = type(predictions[0][0]), int((shares < 1).sum())
@@ -159,18 +146,16 @@ def show_predictions(first: Sequence[Context], second: Sequence[Context]) -> Res
         ),
         arrays={"agreement": shares},
         facts={
-            "first": names[0],
-            "second": names[1],
+            **named,
             "agreement": float(shares.mean()),
             "num_images": len(shares),
             "differ": [first[i].path or f"image {i}" for i in order if shares[i] < 1],
         },
-        first=names[0],
-        second=names[1],
+        **named,
         share=shares.mean(),
         measure=find_text(entry, _MEASURES[kind], threshold=DEFAULT_SCORE_THRESHOLD),
         differ=differ,
-        images=_count_images(first),
+        images=plural(len(first), "image"),
         shown="" if len(worst) == len(shares) else find_text(entry, "shown", worst=len(worst)),
         shared=len(shared),
         first_classes=len(lists[0]),
@@ -245,8 +230,7 @@ def _differing(first: SemanticMap, second: SemanticMap) -> NDArray[np.bool_]:
     """Mask of the pixels whose class names differ."""
     numbers = {name: number for number, name in enumerate(first.class_names)}
     table = np.array([numbers.get(name, -1) for name in second.class_names], np.int16)
-    differing: NDArray[np.bool_] = first.labels != table[second.labels]
-    return differing
+    return first.labels != table[second.labels]
 
 
 def _draw_labels(
@@ -257,21 +241,21 @@ def _draw_labels(
 ) -> Figure:
     """Each image under both labels, framed if they differ."""
     columns = min(4, max(len(contexts), 2))
-    ratio = max(min(panel_ratio(context.size), 1.4) for context in contexts)
+    ratio = max(min(kit.panel_ratio(context.size), 1.4) for context in contexts)
     rows = -(-len(contexts) // columns)
-    figure, axes = panels(rows, columns, ratio=ratio, width=2.2 * columns, extra=0.5)
+    figure, axes = kit.panels(rows, columns, ratio=ratio, width=2.2 * columns, extra=0.5)
     figure.set_figheight(figure.get_figheight() + 0.5)
     room = figure.get_figwidth() - 0.8
-    above, below = (truncate(name, room) for name in names)
+    above, below = (kit.truncate(name, room) for name in names)
     figure.suptitle(f"above: {above}\nbelow: {below}", fontsize=9, color=INK)
     for panel, context, pair, share in zip(axes.flat, contexts, predictions, shares, strict=False):
         labels = [
             f"{clean_label(one.best, int(one.class_ids[0]), max_length=20)} {one.scores[0]:.2f}"
             for one in pair
         ]
-        set_panel(panel, context.pixels, "\n".join(labels))
+        kit.set_panel(panel, context.pixels, "\n".join(labels))
         if share < 1:
-            mark_box(panel, (0, 0, context.size[1], context.size[0]), PURPLE)
+            kit.mark_box(panel, (0, 0, context.size[1], context.size[0]), PURPLE)
     return figure
 
 
@@ -283,27 +267,22 @@ def _draw_pairs(
 ) -> Figure:
     """Both predictions, side by side; for maps, a third panel of differences."""
     drawn = [
-        [np.asarray(draw_result(context.pixels, _choose_sure(one))) for one in pair]
+        [np.asarray(draw_sure_result(context.pixels, one)) for one in pair]
         for context, pair in zip(contexts, predictions, strict=True)
     ]
     maps = isinstance(predictions[0][0], SemanticMap)
     ratio = max(one.shape[0] / one.shape[1] for row in drawn for one in row)
     columns = 3 if maps else 2
-    figure, lines = panels(len(contexts), columns, ratio=min(ratio, 1.6))
-    titles = [truncate(name, figure.get_figwidth() / columns - 0.1) for name in names]
+    figure, lines = kit.panels(len(contexts), columns, ratio=min(ratio, 1.6))
+    titles = [kit.truncate(name, figure.get_figwidth() / columns - 0.1) for name in names]
     for line, row, context, pair, share in zip(
         lines, drawn, contexts, predictions, shares, strict=True
     ):
         for panel, image, title in zip(line, row, titles, strict=False):
-            set_panel(panel, image, title)
+            kit.set_panel(panel, image, title)
         if maps:
             grey = np.repeat(context.pixels.mean(axis=2, keepdims=True), 3, axis=2) / 255
             differing = _differing(*pair)[..., None]
             image = np.where(differing, np.array([0.84, 0.37, 0.0]), 0.4 + 0.6 * grey)
-            set_panel(line[2], image, f"where they differ: {100 * (1 - share):.1f} %")
+            kit.set_panel(line[2], image, f"where they differ: {100 * (1 - share):.1f} %")
     return figure
-
-
-def _choose_sure(result: Any) -> Any:  # noqa: ANN401 (one of muntin.results)
-    sure = isinstance(result, Detections | Poses)
-    return result.above(DEFAULT_SCORE_THRESHOLD) if sure else result

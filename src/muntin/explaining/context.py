@@ -8,8 +8,8 @@ layer and one head at a time, because fused kernels never materialise them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -35,12 +35,10 @@ MAX_PREFIX = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Recording:
-    """One forward of a backbone.
+    """One forward of a backbone: layers and blocks in execution order, its maps.
 
-    Attributes:
-        layers: Attention layers in execution order, of the kinds that have an extractor.
-        blocks: Each block and its first output tensor, in execution order.
-        maps: The maps (1, C, H, W) of the backbone, finest first.
+    Layers are of the kinds that have an extractor; blocks come with their first output tensor; maps
+    are (1, C, H, W), finest first.
     """
 
     layers: tuple[AttentionLayer, ...]
@@ -68,15 +66,11 @@ def record_forward(backbone: Any, images: Float[Tensor, "1 in_chans H W"]) -> Re
             backbone=backbone, name=name, module=module, args=args, kwargs=kwargs, size=size
         )
 
-    handles = [
-        module.register_forward_pre_hook(record_call, with_kwargs=True) for module in extractors
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in extractors:
+            hooks.enter_context(module.register_forward_pre_hook(record_call, with_kwargs=True))
         with torch.inference_mode(False), torch.no_grad(), record(backbone.blocks) as outputs:
             maps = backbone(images.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
     layers = (extractors[call.module](call) for call in calls.values())
     return Recording(
         layers=tuple(layer for layer in layers if layer is not None),
@@ -93,12 +87,10 @@ def record(modules: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, Any]]
     def append_output(module: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401 (any module)
         outputs.append((module, output))
 
-    handles = [module.register_forward_hook(append_output) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(append_output))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 (any module)
@@ -115,17 +107,14 @@ class Context:
     """A model, an image, and what to explain of its prediction.
 
     Attributes:
-        name: Of the model, for headings.
         network: Backbone and head, or the engine of an exported file (which exposes no
             modules), in evaluation mode on the CPU.
         pixels: The original image, (H, W, 3), RGB.
         shown: The resized or cropped image, before padding and normalisation.
         images: The network's input: normalised, possibly padded at the right and bottom.
         path: Image file; empty for an array.
-        target: Number of the class, box, region or keypoint to explain; None for the prediction
-            with the highest score.
-        point: (x, y) from 0 to 1 in the original image: query of the attention maps; None for
-            the centre.
+        target: Number of what to explain; None for the prediction with the highest score.
+        point: (x, y) from 0 to 1 in the original image, the query; None for the centre.
     """
 
     name: str
@@ -144,8 +133,7 @@ class Context:
     @property
     def backbone(self) -> nn.Module | None:
         """The backbone; None for an exported file."""
-        backbone: nn.Module | None = getattr(self.network, "backbone", None)
-        return backbone
+        return getattr(self.network, "backbone", None)
 
     @property
     def size(self) -> Size:
@@ -170,11 +158,7 @@ class Context:
 
     @cached_property
     def recording(self) -> Recording:
-        """One forward of the backbone, which all sections share.
-
-        Raises:
-            ShapeError: The backbone does not accept this height and width.
-        """
+        """One forward of the backbone, which all sections share."""
         assert self.backbone is not None, "an exported file exposes no backbone"
         return record_forward(self.backbone, self.images)
 
@@ -203,10 +187,6 @@ class Context:
         else:
             x, y = x * columns, y * rows
         return float(np.clip(x, 0, columns - 1)), float(np.clip(y, 0, rows - 1))
-
-    def with_network(self, network: nn.Module) -> Context:
-        """Copy the context with another network, as sanity checks of attributions need it."""
-        return replace(self, network=network)
 
     def forget(self) -> None:
         """Free what was recorded, so that the contexts of many images fit into memory."""

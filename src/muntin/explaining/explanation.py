@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 
-from muntin.drawing.result_drawing import draw_result
+from muntin.drawing.result_drawing import draw_sure_result
 from muntin.drawing.saving import save_bytes
 from muntin.errors import DataError, MuntinError, MuntinWarning
-from muntin.explaining import SECTIONS, Section, check_sections
+from muntin.explaining import SECTIONS, Section, check_sections, inputs
 from muntin.explaining.attention_cost import show_cost
 from muntin.explaining.attention_maps import show_attention
 from muntin.explaining.attribution import show_attribution
@@ -23,39 +23,25 @@ from muntin.explaining.comparison import show_comparison
 from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import show_features
 from muntin.explaining.figures import MissingFigure, Results, find_text, save_figure
-from muntin.explaining.inputs import (
-    OpenedModel,
-    Source,
-    check_point,
-    check_target,
-    evaluating,
-    list_images,
-    name_images,
-    open_context,
-    open_model,
-)
+from muntin.explaining.inputs import OpenedModel, Source, evaluating, open_context, open_model
 from muntin.explaining.output_target import TargetNotFound
-from muntin.explaining.page import ImageEntry, PageBuilder, clean_stem, staged
+from muntin.explaining.page import ImageEntry, PageBuilder, clean_stem
 from muntin.explaining.patch_partition import show_patches
 from muntin.explaining.position_embedding import show_positions
 from muntin.explaining.retrieval import Gallery, embed_folder, show_retrieval
 from muntin.prediction.batch import ImageLike
-from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses
 from muntin.shapes import Size
+from muntin.staging import staged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Explainer:
     """Produces the figures of one part of a section.
 
-    Attributes:
-        title: Heading when it fails.
-        show: Makes the figures of a context; `requires` adds an argument.
-        needs_forward: Whether the network must be able to process the image.
-        needs_modules: Whether it reads modules of the network; exported files have none.
-        scope: What one run covers: one image, the model (image-independent), all images.
-        requires: Option without which it does not run: a folder of images, whose gallery `show`
-            gets, or a second model; then `show` gets the contexts of all images, of both models.
+    `needs_forward`: the network must be able to process the image; `needs_modules`: it reads
+    modules, which exported files lack. One run covers the `scope`: an image, the model (independent
+    of images) or all images. `requires` is the option without which it does not run: a folder,
+    whose gallery `show` gets too, or a second model; then `show` gets the contexts of both.
     """
 
     section: Section
@@ -172,9 +158,9 @@ def explain(
         'page.html'
     """
     names = check_sections(sections)
-    check_point(point)
-    check_target(target)
-    batch_images = list_images(images)
+    inputs.check_point(point)
+    inputs.check_target(target)
+    batch_images = inputs.list_images(images)
     if folder and not Path(folder).exists():
         message = f"folder must be an existing folder of images, got {str(folder)!r}."
         raise DataError(message)
@@ -183,8 +169,16 @@ def explain(
     with staged(destination) as stage, torch.inference_mode(False):
         opened = open_model(model, weights=weights, img_size=img_size)
         other = None if compare is None else open_model(compare, img_size=img_size)
-        session = _Session(opened, other, str(folder), stage, say)
-        session.explainers = [one for one in EXPLAINERS if not names or one.section in names]
+        title = f"{opened.name} explained"
+        session = _Session(
+            model=opened,
+            other=other,
+            folder=str(folder),
+            stage=stage,
+            say=say,
+            explainers=[one for one in EXPLAINERS if not names or one.section in names],
+            page=PageBuilder(folder=stage, title=title, facts={}),
+        )
         with evaluating(opened.network), evaluating((other or opened).network):
             left_out = session.explain_all(batch_images, point, target)
         page = save_bytes(session.page.render().encode(), stage / "page.html")
@@ -196,26 +190,23 @@ def explain(
     )
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class _Session:
     """Runs the explainers image by image and collects the page and the list of files."""
 
-    def __init__(
-        self,
-        model: OpenedModel,
-        other: OpenedModel | None,
-        folder: str,
-        stage: Path,
-        say: Callable[[str], None],
-    ) -> None:
-        self.model, self.other, self.folder, self.stage, self.say = model, other, folder, stage, say
-        self.page = PageBuilder(folder=stage, title=f"{model.name} explained", facts={})
-        self.explainers: Sequence[Explainer] = EXPLAINERS
-        self.files: list[Path] = []
-        self.missing: list[MissingFigure] = []
-        self.stems: set[str] = set()
-        self.contexts: list[Context] = []
-        self.gallery: Gallery | None = None
-        self.first_entry: ImageEntry | None = None
+    model: OpenedModel
+    other: OpenedModel | None
+    folder: str
+    stage: Path
+    say: Callable[[str], None]
+    explainers: Sequence[Explainer]
+    page: PageBuilder
+    files: list[Path] = field(default_factory=list)
+    missing: list[MissingFigure] = field(default_factory=list)
+    stems: set[str] = field(default_factory=set)
+    contexts: list[Context] = field(default_factory=list)
+    gallery: Gallery | None = None
+    first_entry: ImageEntry | None = None
 
     def explain_all(
         self,
@@ -226,7 +217,7 @@ class _Session:
         """Explain every image; return those that could not be read."""
         left_out = []
         absent: list[TargetNotFound] = []
-        for image, title in zip(images, name_images(images), strict=True):
+        for image, title in zip(images, inputs.name_images(images), strict=True):
             try:
                 context, reason = self.open(image, point, target, absent)
             except DataError as error:
@@ -289,9 +280,7 @@ class _Session:
             result = context.prediction
         except MuntinError as error:
             return None, find_text("notes", "unreadable", problem=error)
-        if isinstance(result, Detections | Poses):
-            result = result.above(DEFAULT_SCORE_THRESHOLD)
-        return draw_result(context.pixels, result), ""
+        return draw_sure_result(context.pixels, result), ""
 
     def run(
         self, explainer: Explainer, contexts: Sequence[Context], entry: ImageEntry, reason: str = ""

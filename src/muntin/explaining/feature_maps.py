@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.drawing.colours import INK
+from muntin.drawing.style import INK
 from muntin.explaining.context import MAX_PREFIX, Context
 from muntin.explaining.figures import Results, make_figure, make_missing
 from muntin.explaining.plotting import panel_ratio, panels, set_panel, to_rgb
@@ -34,9 +34,8 @@ MAX_EXAMPLES = 1024
 class Components:
     """The first three principal components of the cells of a feature map.
 
-    Attributes:
-        values: Projection of each cell on each component; 0 where a map has fewer than three.
-        shares: Fraction of the variance that each component explains.
+    Values are the projections of each cell, 0 where a map has fewer than three; shares are the
+    fractions of the variance.
     """
 
     values: Float[np.ndarray, "H W 3"]
@@ -55,30 +54,34 @@ class Components:
 def find_components(cells: Float[Tensor, "C H W"]) -> Components:
     """Compute the first three principal components of the cells of a feature map.
 
-    The sign of each component makes its largest loading positive, so that colours are the same in
-    every run and on every machine.
-
     Source:
         Singular value decomposition of the centred cells; compared with
         scikit-learn's PCA in tests/explaining/test_features.py.
     """
-    high, wide = cells.shape[1:]
-    rows = cells.flatten(1).T.double()  # H*W, C
-    rows = rows - rows.mean(dim=0)
-    # In float64, so that colours do not depend on the order in which a machine sums.
+    values, shares = project_rows(cells.flatten(1).T, COLOURS)
+    return Components(values=values.reshape(*cells.shape[1:], COLOURS), shares=shares)
+
+
+def project_rows(
+    given: Float[Tensor, "N C"], count: int
+) -> tuple[Float[np.ndarray, "N count"], Float[np.ndarray, " count"]]:
+    """Project rows to their first principal components; also give their shares of the variance.
+
+    The sign of each component makes its largest loading positive, so that pictures are the same in
+    every run and on every machine. Components that rows of few channels lack are 0.
+    """
+    # In float64, so that the result does not depend on the order in which a machine sums.
+    rows = given.double() - given.double().mean(dim=0)
     _, lengths, directions = torch.linalg.svd(rows, full_matrices=False)
-    count = min(COLOURS, len(lengths))
-    directions = directions[:count]
+    lengths, directions = lengths[:count], directions[:count]
     largest = directions.abs().argmax(dim=1, keepdim=True)
     directions = directions * directions.gather(1, largest).sign()
-    values = torch.zeros(high * wide, COLOURS, dtype=torch.float64)
-    values[:, :count] = rows @ directions.T
-    shares = torch.zeros(COLOURS, dtype=torch.float64)
-    total = lengths.square().sum()
-    # If all cells are equal, only rounding errors remain after centring: no component then.
-    if total > 1e-12 * max(float(cells.double().square().sum()), 1e-30):
-        shares[:count] = lengths[:count].square() / total
-    return Components(values=values.view(high, wide, COLOURS).numpy(), shares=shares.numpy())
+    missing = (0, count - len(lengths))
+    total = rows.square().sum()
+    # If all rows are equal, only rounding errors remain after centring: no component then.
+    varied = total > 1e-12 * max(float(given.double().square().sum()), 1e-30)
+    shares = lengths.square() / total if varied else torch.zeros_like(lengths)
+    return F.pad(rows @ directions.T, missing).numpy(), F.pad(shares, missing).numpy()
 
 
 def show_features(context: Context) -> Results:

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import tomllib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin.drawing.saving import save_bytes
+from muntin.drawing.saving import ignore_missing_characters, save_bytes
 from muntin.explaining import Section
 from muntin.shapes import Float, Int, Size, UInt8
 
@@ -35,13 +34,9 @@ DPI = 120
 class PointLayer:
     """Attention of one layer from every token, for the clickable image of the page.
 
-    Attributes:
-        grid: (rows, columns) of the T tokens that cover the image.
-        covered: (height, width) in pixels that the grid covers on the displayed image; larger
-            than the image where tokens were padded.
-        keys: Row-major index of each key that a token attends to; -1 for padding and class tokens.
-        weights: Attention to each key, scaled so that 255 is the row's maximum, `largest`.
-        elsewhere: What keys of -1 are, such as "the class token" or "padding".
+    The grid covers `covered` pixels (height, width) of the displayed image: more than it has where
+    tokens were padded. Keys are row-major indices, or -1 for what `elsewhere` names, such as "the
+    class token" or "padding". A weight of 255 is the maximum of its row, `largest`.
     """
 
     title: str
@@ -57,15 +52,9 @@ class PointLayer:
 class ExplanationFigure:
     """One figure of the page with its caption and data.
 
-    Attributes:
-        name: Stem of its file names, lower case with hyphens, unique on a page; its first word is
-            the section.
-        text: Caption: what the figure shows and how to read it.
-        formula: MathML between <math> tags, or empty.
-        source: Paper and equation, or empty.
-        arrays: The plotted data, written as .npz.
-        facts: Numbers and strings, written as .json.
-        layers: For the clickable image; empty for other figures.
+    The name is the stem of its file names, lower case with hyphens and unique on a page; its first
+    word is the section. The text is the caption, the formula is MathML, the source names paper and
+    equation. Arrays are written as .npz, facts as .json; layers are those of the clickable image.
     """
 
     name: str
@@ -197,7 +186,7 @@ def _draw_png(figure: Figure) -> tuple[bytes, tuple[int, int]]:
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(DPI)
     figure.patch.set_facecolor("white")
-    with _ignore_missing_characters():
+    with ignore_missing_characters():
         canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     data = io.BytesIO()
@@ -209,17 +198,9 @@ def _draw_svg(figure: Figure) -> bytes:
     """Render as SVG without a date, so that equal figures give equal files."""
     figure.set_layout_engine("none")  # the layout of the PNG is kept
     data = io.BytesIO()
-    with _ignore_missing_characters(), mpl.rc_context({"svg.hashsalt": "muntin"}):
+    with ignore_missing_characters(), mpl.rc_context({"svg.hashsalt": "muntin"}):
         figure.savefig(data, format="svg", facecolor="white", metadata={"Date": None})
     return data.getvalue()
-
-
-class _ignore_missing_characters(warnings.catch_warnings):  # noqa: N801 (a context, used like a function)
-    """Ignore warnings about missing glyphs: the figure shows a box for each."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
 
 def to_plain(value: Any) -> Any:  # noqa: ANN401 (whatever facts hold)

@@ -117,12 +117,9 @@ def name_images(images: Sequence[Any]) -> list[str]:
 class OpenedModel:
     """The model to explain.
 
-    Attributes:
-        predictor: With a network (backbone and head, or the engine of an exported file) on the
-            CPU in float32.
-        in_chans: Input channels of the network; the preprocessing supports only 1 and 3.
-        trained: False if the weights are freshly initialised.
-        origin: Where the weights come from, in a few words.
+    Its network (backbone and head, or the engine of an exported file) is on the CPU in float32.
+    `in_chans` are those of the network, as preprocessing supports only 1 and 3; `origin` says in a
+    few words where the weights come from.
     """
 
     name: str
@@ -143,9 +140,6 @@ def open_model(
     """Open the model to explain, with the arguments of `explain`.
 
     The network is copied unless it already is on the CPU in float32.
-
-    Raises:
-        MissingExtra: The engine of the exported file is not installed.
     """
     # A name contains no slash, and no such path exists.
     named = isinstance(source, str) and not Path(source).exists() and "/" not in source
@@ -224,11 +218,10 @@ def _open_network(
     backbone: Any = network.backbone
     config = backbone.config
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    usual: dict[str, Any] = {"mean": mean, "std": std}
+    usual: dict[str, Any] = {"in_chans": 3, "mean": mean, "std": std}
     if config.in_chans == 1:
-        usual = {"mean": (sum(mean) / 3,), "std": (sum(std) / 3,)}
-    in_chans = 1 if config.in_chans == 1 else 3
-    pre = Preprocessing(img_size=config.img_size, in_chans=in_chans, **(colours or usual))
+        usual = {"in_chans": 1, "mean": (sum(mean) / 3,), "std": (sum(std) / 3,)}
+    pre = Preprocessing(img_size=config.img_size, **{**usual, **(colours or {})})
     classes = Classes(names=tuple(f"class {number}" for number in range(head.num_classes)))
     known = {"name": type(backbone).__name__, "in_chans": config.in_chans, "origin": "as given"}
     return _wrap(network, find_task("classify"), classes, pre, img_size, **{**known, **facts})
@@ -270,13 +263,10 @@ def open_context(
     point: tuple[float, float] | None = None,
     target: str | int | None = None,
 ) -> Context:
-    """Preprocess an image as prediction does, and resolve the target.
+    """Preprocess an image as prediction does, and resolve the target (see `find_target`).
 
     With sliding windows, the context of a large image is a window: around the point, or in the
     centre.
-
-    Raises:
-        TargetNotFound: There is no such box in this image.
     """
     check_point(point)
     predictor, pixels = model.predictor, open_image(image)

@@ -49,14 +49,10 @@ class TargetNotFound(ConfigError):
 class OutputTarget:
     """A scalar output of a network.
 
-    Attributes:
-        title: Such as "the logit of 'cat'".
-        value: For the unmodified image.
-        measure: Computes it from a batch of network inputs: (B).
-        number: Of the class, box or keypoint.
-        box: Edges (left, top, right, bottom) in pixels of the network's input.
-        point: (x, y) of a keypoint in the same pixels.
-        region: (h, w) mask of the pixels of a class, for segmentation.
+    The title is such as "the logit of 'cat'"; the value is that of the unmodified image, and
+    `measure` computes it from a batch of inputs. The number is that of the class, box or keypoint;
+    box (left, top, right, bottom), point (x, y) of a keypoint and region (h, w) of a class are in
+    pixels of the network's input.
     """
 
     title: str
@@ -71,8 +67,7 @@ class OutputTarget:
 def find_target(context: Context, target: str | int | None) -> int | None:
     """Resolve a target (name or number of a class or keypoint, or number of a box) to its number.
 
-    Raises:
-        TargetNotFound: No such box is detected in this image.
+    It is a `TargetNotFound` that no such box is detected in this image.
     """
     if target is None:
         return None
@@ -130,10 +125,7 @@ def select_output(context: Context, network: nn.Module, images: Tensor) -> Outpu
     """Select the output of the target; without one, of the prediction with the highest score.
 
     The images, a batch of one, are normalised; those for the engine of an exported file, whose
-    output has no gradient, are pixels.
-
-    Raises:
-        EmptyPrediction: The prediction contains nothing to explain.
+    output has no gradient, are pixels. It is an `EmptyPrediction` that there is nothing to explain.
     """
     task = context.task
     if task.detects:

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A self-contained HTML page with light and dark themes, and the folder that it is written to."""
+"""A self-contained HTML page with light and dark themes."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import io
 import json
-import os
 import re
-import shutil
-import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -28,7 +25,6 @@ from PIL import Image
 from torch import Tensor
 
 from muntin._version import __version__
-from muntin.errors import RunError, cannot_write
 from muntin.explaining import SECTIONS, Section
 from muntin.explaining.figures import DPI, MissingFigure, PointLayer, Result, SavedFigure
 from muntin.explaining.plotting import to_rgb
@@ -65,10 +61,8 @@ class PageBuilder:
     title: str
     facts: Mapping[str, str]
     notes: tuple[str, ...] = ()
-    _parts: dict[Section, list[str]] = field(default_factory=lambda: {key: [] for key in SECTIONS})
-    _contents: dict[Section, dict[str, str]] = field(
-        default_factory=lambda: {key: {} for key in SECTIONS}
-    )
+    _parts: dict[Section, list[str]] = field(default_factory=lambda: defaultdict(list))
+    _contents: dict[Section, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     _images: list[str] = field(default_factory=list)
     _buttons: list[str] = field(default_factory=list)
     _tables: dict[str, str] = field(default_factory=dict)
@@ -173,7 +167,7 @@ class PageBuilder:
 
     def render(self) -> str:
         """Render as HTML."""
-        used = [section for section, parts in self._parts.items() if parts]
+        used = [section for section in SECTIONS if self._parts[section]]
         sections = [
             f'<section id="{section}"><h2>{escape(SECTIONS[section])}</h2>\n'
             + "\n".join(self._parts[section])
@@ -232,37 +226,3 @@ def clean_stem(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:80] or "image"
     names = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]
     return next(one for one in names if one.lower() not in {other.lower() for other in taken})
-
-
-@contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder whose files move to their destination if the block succeeds.
-
-    After any error, Ctrl-C included, nothing is left behind and existing files are unchanged.
-    """
-    fresh = not folder.exists()
-    try:  # before the work begins
-        folder.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".muntin-", dir=folder))
-    except OSError as error:
-        raise RunError(cannot_write(folder, error)) from error
-    try:
-        yield stage
-        _move_files(stage, folder)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        if fresh:
-            with contextlib.suppress(OSError):  # keep it if it is not empty
-                folder.rmdir()
-
-
-def _move_files(stage: Path, folder: Path) -> None:
-    """Move all files, the page last: it links to all others."""
-    paths = [path for path in stage.rglob("*") if path.is_file()]
-    for path in sorted(paths, key=lambda path: (path.suffix == ".html", path)):
-        place = folder / path.relative_to(stage)
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, place)
-        except OSError as error:
-            raise RunError(cannot_write(place, error)) from error

@@ -14,19 +14,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from muntin.data.batches import PAD_TO
-from muntin.drawing.colours import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION
+from muntin.drawing.style import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION
+from muntin.explaining import plotting as kit
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
-from muntin.explaining.plotting import (
-    draw_frame,
-    find_cells,
-    hatch_box,
-    panel_ratio,
-    panels,
-    set_panel,
-    to_floats,
-)
 from muntin.explaining.window_partition import draw_grid, fit_canvas, show_windows
 from muntin.models.hiera import Hiera
 from muntin.models.swin import Swin
@@ -38,14 +30,10 @@ _SHOWN_PATCHES = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageGrid:
-    """The token grid of one stage.
+    """The token grid of one stage; stride and kernel in pixels, 0 channels if unknown.
 
-    Attributes:
-        grid: (rows, columns) of tokens.
-        stride: Pixels between neighbouring tokens.
-        channels: Of a token; 0 if unknown.
-        kernel: Side in pixels of the patch that becomes a token; larger than the stride if patches
-            overlap.
+    The kernel is the side of the patch that becomes a token: larger than the stride where patches
+    overlap.
     """
 
     title: str
@@ -79,14 +67,9 @@ def _find_stages(backbone: nn.Module, layers: Sequence[AttentionLayer]) -> list[
             size = layers[0].grid if number == 1 else unfolded_size(size, split)
             stride *= split[1]
             kernel = SPLITS[0][0] if number == 1 else stride
+            title = f"unfolding {number}"
             stages.append(
-                StageGrid(
-                    title=f"unfolding {number}",
-                    grid=size,
-                    stride=stride,
-                    channels=width,
-                    kernel=kernel,
-                )
+                StageGrid(title=title, grid=size, stride=stride, channels=width, kernel=kernel)
             )
         return stages
     # The last layer of each stage has its output grid: Hiera pools queries in the first one.
@@ -154,32 +137,32 @@ def _show_patches(context: Context, stage: StageGrid) -> Result:
 
 
 def _draw_patches(context: Context, stage: StageGrid) -> Figure:
-    image = to_floats(context.shown)
+    image = kit.to_floats(context.shown)
     covered = (stage.grid[0] * stage.stride, stage.grid[1] * stage.stride)
     canvas = fit_canvas(image, (max(covered[0], len(image)), max(covered[1], image.shape[1])))
-    figure, axes = panels(1, 2, ratio=panel_ratio(covered))
+    figure, axes = kit.panels(1, 2, ratio=kit.panel_ratio(covered))
     overview, detail = axes[0]
-    set_panel(
+    kit.set_panel(
         overview, canvas, f"{stage.grid[0]} x {stage.grid[1]} tokens of {stage.stride} pixels"
     )
     draw_grid(overview, stage.grid, stage.stride, 0.5)
     side = min(_SHOWN_PATCHES, *stage.grid)
     rows, columns = ((count - side) // 2 for count in stage.grid)
     left, top, extent = columns * stage.stride, rows * stage.stride, side * stage.stride
-    draw_frame(overview, (left, top, left + extent, top + extent), VERMILION, 2, zorder=3)
-    set_panel(detail, canvas, f"central {side} x {side}")
+    kit.draw_frame(overview, (left, top, left + extent, top + extent), VERMILION, 2, zorder=3)
+    kit.set_panel(detail, canvas, f"central {side} x {side}")
     draw_grid(detail, stage.grid, stage.stride, 1.2)
     over = (stage.kernel - stage.stride) / 2
     middle = side // 2 * stage.stride
     first_x, first_y = left + middle - over, top + middle - over
     box = (first_x, first_y, first_x + stage.kernel, first_y + stage.kernel)
-    draw_frame(detail, box, VERMILION, 3, zorder=3)
+    kit.draw_frame(detail, box, VERMILION, 3, zorder=3)
     detail.set_xlim(left, left + extent)
     detail.set_ylim(top + extent, top)
     height, width = (min(sides) for sides in zip(context.shown_size, covered, strict=True))
     for panel in (overview, detail):
-        hatch_box(panel, (0, height, canvas.shape[1], canvas.shape[0]), "#777777")
-        hatch_box(panel, (width, 0, canvas.shape[1], height), "#777777")
+        kit.hatch_box(panel, (0, height, canvas.shape[1], canvas.shape[0]), "#777777")
+        kit.hatch_box(panel, (width, 0, canvas.shape[1], height), "#777777")
     return figure
 
 
@@ -210,8 +193,8 @@ def _show_stages(context: Context, stages: Sequence[StageGrid]) -> Result:
 
 
 def _draw_stages(context: Context, stages: Sequence[StageGrid], *, merging: bool) -> Figure:
-    image = to_floats(context.shown)
-    ratio = panel_ratio(context.shown_size)
+    image = kit.to_floats(context.shown)
+    ratio = kit.panel_ratio(context.shown_size)
     width = 9.0
     high = width / len(stages) * ratio + 0.6
     figure = Figure(figsize=(width, high + (1.5 if merging else 0)), layout="constrained")
@@ -224,7 +207,7 @@ def _draw_stages(context: Context, stages: Sequence[StageGrid], *, merging: bool
             f"{stage.title}: {stage.grid[0]} x {stage.grid[1]} tokens\n"
             f"{stage.channels} channels, {stage.stride} pixels per token"
         )
-        set_panel(axes, _coarsen(image, stage), words)
+        kit.set_panel(axes, _coarsen(image, stage), words)
     if merging:
         _draw_merging(figure.add_subplot(rows[1]), stages[0].channels)
     return figure
@@ -232,7 +215,7 @@ def _draw_stages(context: Context, stages: Sequence[StageGrid], *, merging: bool
 
 def _coarsen(image: NDArray[np.float32], stage: StageGrid) -> NDArray[np.float32]:
     """Mean colour of each token's pixels, at the size of the image."""
-    rows, columns = find_cells(image.shape[:2], stage.grid, stage.stride)
+    rows, columns = kit.find_cells(image.shape[:2], stage.grid, stage.stride)
     numbers = rows * stage.grid[1] + columns
     counts = np.bincount(numbers.ravel(), minlength=stage.grid[0] * stage.grid[1])
     sums = [

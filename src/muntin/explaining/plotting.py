@@ -24,7 +24,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.drawing.colours import INK, SKY, VERMILION
+from muntin.drawing.style import INK, SKY, VERMILION
 from muntin.shapes import Size, UInt8
 
 _MAX_HEADS = 24

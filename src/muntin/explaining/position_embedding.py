@@ -19,18 +19,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.drawing.colours import INK, LINE_COLOURS, VERMILION
+from muntin.drawing.style import INK, LINE_COLOURS, VERMILION
+from muntin.explaining import plotting as kit
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
-from muntin.explaining.plotting import (
-    HeadMaps,
-    add_colour_bar,
-    label_axes,
-    show_heads,
-    spread,
-    start_plots,
-)
 from muntin.models.hiera import Hiera
 from muntin.models.swin import Swin, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention
@@ -51,11 +44,8 @@ _MAX_SAMPLES = 8  # per axis
 class PositionEmbedding:
     """Absolute position embedding of a model.
 
-    Attributes:
-        table: Of `prefix` tokens, such as the class token, then of the grid row by row.
-        grid: (rows, columns) of tokens that it was built for.
-        how: Interpolation by which the model resizes it.
-        learned: False for a fixed sinusoidal embedding.
+    The table is that of `prefix` tokens, such as the class token, then of the grid, row by row;
+    `how` the model resizes it. An embedding that is not learned is sinusoidal.
     """
 
     table: Float[Tensor, "1 N C"]
@@ -74,32 +64,22 @@ class PositionEmbedding:
 
 def find_positions(backbone: nn.Module) -> PositionEmbedding | None:
     """Find the absolute position embedding of a backbone; None if it has none."""
-    if isinstance(backbone, T2TViT):
-        return PositionEmbedding(
-            table=backbone.pos_embed.detach(),
-            grid=backbone.config.grid,
-            prefix=1,
-            how="bicubic",
-            learned=False,
-        )
-    if isinstance(backbone, ViT | Swin | Hiera):
-        config = backbone.config
-        table = getattr(backbone, "pos_embed", getattr(backbone, "absolute_pos_embed", None))
-        if table is None:
-            return None
-        how = SIZE_RULES[config.size_rule].positions
-        prefix = table.shape[1] - config.grid[0] * config.grid[1]
-        return PositionEmbedding(table=table.detach(), grid=config.grid, prefix=prefix, how=how)
-    net = getattr(backbone, "net", None)  # the adapter around a timm model
-    table = getattr(net, "pos_embed", None)
+    net: Any = getattr(backbone, "net", backbone)  # of the adapter around a timm model
+    table = getattr(net, "pos_embed", getattr(net, "absolute_pos_embed", None))
     grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
+    how: Resampling = "antialiased"
+    if isinstance(backbone, T2TViT):
+        grid, how = backbone.config.grid, "bicubic"
+    elif isinstance(backbone, ViT | Swin | Hiera):
+        grid, how = backbone.config.grid, SIZE_RULES[backbone.config.size_rule].positions
     if not isinstance(table, Tensor) or table.ndim != 3 or grid is None:
         return None
     prefix = table.shape[1] - grid[0] * grid[1]
     if prefix < 0:
         return None
+    learned = not isinstance(backbone, T2TViT)
     return PositionEmbedding(
-        table=table.detach(), grid=tuple(grid), prefix=prefix, how="antialiased"
+        table=table.detach(), grid=tuple(grid), prefix=prefix, how=how, learned=learned
     )
 
 
@@ -133,7 +113,7 @@ def show_positions(context: Context) -> Results:
 
 def _sample(grid: Size) -> tuple[Size, Int[Tensor, " S"]]:
     """Evenly spaced positions of a grid: (rows, columns), and their row-major indices."""
-    rows, columns = (torch.tensor(spread(side, _MAX_SAMPLES)) for side in grid)
+    rows, columns = (torch.tensor(kit.spread(side, _MAX_SAMPLES)) for side in grid)
     numbers = rows[:, None] * grid[1] + columns
     return (len(rows), len(columns)), numbers.flatten()
 
@@ -173,7 +153,7 @@ def _show_similarity(
 def _draw_similarity(parts: Sequence[tuple[Size, Size, NDArray[np.float32], str]]) -> Figure:
     lowest = min(float(similarity.min()) for _, _, similarity, _ in parts)
     ratio = float(np.clip(parts[0][0][0] / parts[0][0][1], 0.4, 2))
-    figure, panels = start_plots(2, 4.0 * ratio + 0.9)
+    figure, panels = kit.start_plots(2, 4.0 * ratio + 0.9)
     for axes, (grid, samples, similarity, title) in zip(panels, parts, strict=True):
         mosaic = _join_maps(similarity.reshape(*samples, *grid))
         axes.imshow(
@@ -183,7 +163,7 @@ def _draw_similarity(parts: Sequence[tuple[Size, Size, NDArray[np.float32], str]
         axes.set_title(title, fontsize=9, color=INK)
         _label_samples(axes, grid, samples)
     bar = {"fraction": 0.025, "pad": 0.01}
-    add_colour_bar(figure, panels[0].images[0], panels, "cosine similarity", **bar)
+    kit.add_colour_bar(figure, panels[0].images[0], panels, "cosine similarity", **bar)
     return figure
 
 
@@ -200,7 +180,7 @@ def _label_samples(axes: Axes, grid: Size, samples: Size) -> None:
     gap = max(1, round(0.1 * max(grid)))
     places = []
     for side, count in zip(grid, samples, strict=True):
-        names = [str(number + 1) for number in spread(side, count)]
+        names = [str(number + 1) for number in kit.spread(side, count)]
         places.append((np.arange(count) * (side + gap) + (side - 1) / 2, names))
     axes.set_yticks(*places[0], fontsize=8)
     axes.set_xticks(*places[1], fontsize=8)
@@ -218,14 +198,14 @@ def _show_prefix(context: Context, positions: PositionEmbedding) -> Result:
     names = ["class token", "distillation token"]
     names = ["shared by all patches"] if shared else names
     names += [f"extra token {number}" for number in range(1, positions.prefix)]
-    figure, panels = start_plots(len(maps), 3.3, width=min(9.0, 3.6 * len(maps) + 0.8))
+    figure, panels = kit.start_plots(len(maps), 3.3, width=min(9.0, 3.6 * len(maps) + 0.8))
     for axes, similarity, name in zip(panels, maps, names, strict=False):
         image = axes.imshow(similarity, cmap="viridis", interpolation="nearest")
         axes.set_title(name, fontsize=9, color=INK)
         axes.set(xticks=[], yticks=[])
         y, x = np.unravel_index(similarity.argmax(), similarity.shape)
         axes.plot(x, y, "o", mfc="none", mec=VERMILION)
-        add_colour_bar(figure, image, axes, "cosine similarity", fraction=0.046)
+        kit.add_colour_bar(figure, image, axes, "cosine similarity", fraction=0.046)
     return make_figure(
         "positions-class-token",
         figure,
@@ -309,26 +289,26 @@ def _show_tables(context: Context, biases: Sequence[BiasTable]) -> Result:
 def _draw_tables(biases: Sequence[BiasTable]) -> Figure:
     stages = {bias.layer.stage: bias for bias in biases}
     if len(stages) == 1:
-        stages = {place: biases[place] for place in spread(len(biases), 4)}
+        stages = {place: biases[place] for place in kit.spread(len(biases), 4)}
     layers = []
     for bias in stages.values():
         x, y = bias.values.shape[2] // 2, bias.values.shape[1] // 2
         low, high = float(bias.values.min()), float(bias.values.max())
         layers.append(
-            HeadMaps(
+            kit.HeadMaps(
                 title=bias.layer.title,
                 maps=bias.values.numpy(),
                 words=f"; {low:.2g} to {high:.2g}",
                 options={"mark": (x, y, x + 1, y + 1), "limits": (low, high)},
             )
         )
-    return show_heads(layers, ratio=1.0, ends=("lowest", "highest"))
+    return kit.show_heads(layers, ratio=1.0, ends=("lowest", "highest"))
 
 
 def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> Result:
     stages = list({layer.stage: layer for layer in layers}.values())
     curves = [_sample_bias(context.backbone, layer) for layer in stages]
-    figure, panels = start_plots(len(stages), 2.9)
+    figure, panels = kit.start_plots(len(stages), 2.9)
     for axes, layer, (offsets, values) in zip(panels, stages, curves, strict=True):
         edge = layer.windows.window[1] - 1
         axes.axvspan(-edge, edge, color="#EEEEEE", zorder=0)
@@ -339,7 +319,7 @@ def _show_continuous(context: Context, layers: Sequence[AttentionLayer]) -> Resu
             whole = offsets % 1 == 0
             axes.plot(offsets[whole], line[whole], ".", color=LINE_COLOURS[head], ms=3.5)
         axes.set_title(f"stage {layer.stage}", fontsize=9, color=INK)
-        label_axes(axes, "offset to the right, tokens")
+        kit.label_axes(axes, "offset to the right, tokens")
     panels[0].set_ylabel("bias", fontsize=9)
     panels[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return make_figure(

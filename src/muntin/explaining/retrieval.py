@@ -25,10 +25,10 @@ from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.listing import list_classify
 from muntin.data.transforms import normalise
-from muntin.drawing.colours import INK, colour_of
-from muntin.drawing.fonts import clean_label
+from muntin.drawing.style import INK, clean_label, colour_of
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.context import Context
+from muntin.explaining.feature_maps import project_rows
 from muntin.explaining.figures import Result, Results, make_figure, make_missing
 from muntin.explaining.plotting import panels, set_panel, spread, start_plots, to_rgb
 from muntin.prediction.batch import find_images
@@ -55,12 +55,9 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 class Gallery:
     """Embeddings and thumbnails of the images of a folder.
 
-    Attributes:
-        vectors: `muntin.features.Backbone.embed` of each image, normalised to length 1.
-        class_ids: -1 where unknown.
-        thumbnails: (h, w, 3) each.
-        num_total: Number of images in the folder; at most `MAX_IMAGES` of them are embedded.
-        query: Embedding of the explained image, which is not one of the others.
+    Vectors are `muntin.features.Backbone.embed`, normalised to length 1; class ids are -1 where
+    unknown. At most `MAX_IMAGES` of the `num_total` images are embedded. The query is the explained
+    image, which is not one of the others.
     """
 
     paths: tuple[str, ...]
@@ -112,25 +109,21 @@ def embed_folder(context: Context, folder: Path | str, *, limit: int = MAX_IMAGE
     """
     rows, class_names = _list(folder)
     images = _read(rows[place] for place in spread(len(rows), limit))
-    paths: list[str] = []
-    ids: list[int] = []
-    thumbnails: list[NDArray[np.uint8]] = []
+    found: list[tuple[str, int, NDArray[np.uint8]]] = []
     vectors: list[NDArray[np.float32]] = []
     while batch := list(islice(images, BATCH_SIZE)):
-        pixels = [one for _, _, one in batch]
-        vectors.append(_embed(context, pixels))
-        thumbnails += [_shrink(one) for one in pixels]
-        paths += [path for path, _, _ in batch]
-        ids += [class_id for _, class_id, _ in batch]
-    if not paths:
+        vectors.append(_embed(context, [pixels for _, _, pixels in batch]))
+        found += [(path, class_id, _shrink(pixels)) for path, class_id, pixels in batch]
+    if not found:
         message = f"folder must contain a readable image, got none in {str(folder)!r}."
         raise DataError(message)
+    paths, class_ids, thumbnails = zip(*found, strict=True)
     return Gallery(
-        paths=tuple(paths),
+        paths=paths,
         vectors=np.concatenate(vectors),
-        class_ids=np.array(ids, np.int64),
+        class_ids=np.array(class_ids, np.int64),
         class_names=class_names,
-        thumbnails=tuple(thumbnails),
+        thumbnails=thumbnails,
         num_total=len(rows),
     )
 
@@ -178,8 +171,7 @@ def _embed(context: Context, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.
 def _embed_batch(context: Context, images: Tensor) -> NDArray[np.float32]:
     backbone: Any = context.backbone
     with torch.inference_mode():
-        unit: NDArray[np.float32] = F.normalize(backbone.embed(images).float(), dim=1).numpy()
-    return unit
+        return F.normalize(backbone.embed(images).float(), dim=1).numpy()
 
 
 def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -227,7 +219,7 @@ def show_embeddings(context: Context, gallery: Gallery) -> Results:
     if len(gallery) < 3:
         return [make_missing("features-few", count=len(gallery))]
     vectors = np.concatenate([gallery.vectors, gallery.query[None]])
-    flat, shares = project_by_pca(vectors)
+    flat, shares = project_rows(torch.from_numpy(vectors), 2)
     places = {"components": flat}
     has_tsne = importlib.util.find_spec("sklearn") is not None
     if has_tsne:
@@ -247,19 +239,6 @@ def show_embeddings(context: Context, gallery: Gallery) -> Results:
         total=gallery.num_total,
     )
     return [figure] if has_tsne else [figure, make_missing("features-sklearn")]
-
-
-def project_by_pca(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], ...]:
-    """Project to the first two principal components: (N, 2), and their shares of the variance."""
-    rows = vectors.astype(np.float64)
-    rows = rows - rows.mean(axis=0)
-    _, lengths, directions = np.linalg.svd(rows, full_matrices=False)
-    directions = directions[:2]
-    # The sign of a singular vector is arbitrary: fix it, or the map flips between machines.
-    largest = np.abs(directions).argmax(axis=1)
-    directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    total = max(float((lengths**2).sum()), 1e-30)
-    return rows @ directions.T, lengths[:2] ** 2 / total
 
 
 def project_by_tsne(vectors: NDArray[np.float32]) -> NDArray[np.float64]:

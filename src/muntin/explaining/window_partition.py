@@ -16,18 +16,11 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from muntin.drawing.colours import INK, ORANGE, PURPLE, SKY, VERMILION, YELLOW
+from muntin.drawing.style import INK, ORANGE, PURPLE, SKY, VERMILION, YELLOW
+from muntin.explaining import plotting as kit
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, make_figure, make_missing
-from muntin.explaining.plotting import (
-    draw_frame,
-    hatch_box,
-    panel_ratio,
-    panels,
-    set_panel,
-    to_floats,
-)
 from muntin.ops.windows import WindowLayout, shift_mask
 from muntin.shapes import Size
 
@@ -123,17 +116,19 @@ def _draw_units(context: Context, groups: Sequence[Sequence[AttentionLayer]]) ->
         one = layout.num_windows == 1
         words = f"global: {sides}" if one else f"{layout.num_windows} units of {sides}"
         titles.append(f"{named}\n{words}")
-    figure, line = panels(1, len(groups), ratio=panel_ratio(context.shown_size), extra=0.42)
+    figure, line = kit.panels(1, len(groups), ratio=kit.panel_ratio(context.shown_size), extra=0.42)
     for axes, group, words in zip(line[0], groups, titles, strict=True):
-        _draw_shifted(axes, to_floats(context.shown), group[0], words)
+        _draw_shifted(axes, kit.to_floats(context.shown), group[0], words)
     return figure
 
 
 def _draw_windows(
     context: Context, stages: dict[int, AttentionLayer], shifted: dict[int, AttentionLayer]
 ) -> Figure:
-    image = to_floats(context.shown)
-    figure, lines = panels(len(stages), 4, ratio=panel_ratio(context.shown_size), extra=0.42)
+    image = kit.to_floats(context.shown)
+    figure, lines = kit.panels(
+        len(stages), 4, ratio=kit.panel_ratio(context.shown_size), extra=0.42
+    )
     for line, (stage, layer) in zip(lines, stages.items(), strict=True):
         layout = layer.windows
         words = f"stage {stage}, windows of {layout.window[0]} x {layout.window[1]}\n"
@@ -141,7 +136,7 @@ def _draw_windows(
         words += f"{count} on {layer.grid[0]} x {layer.grid[1]} tokens"
         _draw_shifted(line[0], image, layer, words)
         if stage not in shifted:
-            set_panel(line[1], np.ones_like(image))
+            kit.set_panel(line[1], np.ones_like(image))
             line[1].text(
                 image.shape[1] / 2, image.shape[0] / 2,
                 "not shifted:\none window\ncovers the map", ha="center", va="center", fontsize=9,
@@ -184,7 +179,7 @@ def _draw_shifted(
     token = numbers.repeat(stride, axis=0).repeat(stride, axis=1)  # of each pixel
     y = token // columns * stride + np.arange(len(token))[:, None] % stride
     x = token % columns * stride + np.arange(token.shape[1]) % stride
-    set_panel(axes, np.where((token >= 0)[..., None], canvas[y, x], np.float32(_PAD)), words)
+    kit.set_panel(axes, np.where((token >= 0)[..., None], canvas[y, x], np.float32(_PAD)), words)
     layout = layer.windows
     if layer.is_shifted:
         _tint(axes, np.where(numbers >= 0, find_regions(layout), 0), stride)
@@ -204,7 +199,7 @@ def _draw_in_place(
     window[numbers[known]] = _number_windows(layout)[known]
     region[numbers[known]] = find_regions(layout)[known]
     canvas = fit_canvas(image, (layer.grid[0] * stride, layer.grid[1] * stride))
-    set_panel(axes, canvas, words)
+    kit.set_panel(axes, canvas, words)
     _tint(axes, region.reshape(layer.grid), stride)
     _draw_borders(axes, (window * 4 + region).reshape(layer.grid), stride)
 
@@ -214,7 +209,7 @@ def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
     regions = find_regions(layout)
     colours = matplotlib.colors.to_rgba_array(_REGIONS)[:, :3].astype(np.float32)
     image = colours[regions].repeat(stride, axis=0).repeat(stride, axis=1)
-    set_panel(axes, image, "attention stays\nwithin each region")
+    kit.set_panel(axes, image, "attention stays\nwithin each region")
     _hatch(axes, shifted_indices(layer) < 0, stride)
     _draw_borders(axes, _number_windows(layout), stride, INK)
     for number in np.unique(regions):
@@ -239,9 +234,9 @@ def _hatch(axes: Axes, mask: NDArray[np.bool_], stride: int) -> None:
     rows, columns = np.asarray(mask.all(axis=1)), np.asarray(mask.all(axis=0))
     high, wide = mask.shape
     for start, stop in _runs(rows):
-        hatch_box(axes, (0, start * stride, wide * stride, stop * stride))
+        kit.hatch_box(axes, (0, start * stride, wide * stride, stop * stride))
     for start, stop in _runs(columns):
-        hatch_box(axes, (start * stride, 0, stop * stride, high * stride))
+        kit.hatch_box(axes, (start * stride, 0, stop * stride, high * stride))
 
 
 def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -281,7 +276,7 @@ def _show_mask(layer: AttentionLayer) -> Result:
         "at the bottom edge": (down - 1) * across,
         "in the corner": down * across - 1,
     }
-    figure, line = panels(1, 4, extra=0.5)
+    figure, line = kit.panels(1, 4, extra=0.5)
     for axes, (words, place) in zip(line[0], places.items(), strict=True):
         allowed = (mask[place] == 0).numpy()
         axes.imshow(
@@ -290,7 +285,7 @@ def _show_mask(layer: AttentionLayer) -> Result:
         )  # fmt: skip
         axes.set_title(f"{words}\nallowed: {allowed.mean():.0%} of pairs", fontsize=8, color=INK)
         box = (-0.5, -0.5, allowed.shape[1] - 0.5, allowed.shape[0] - 0.5)
-        draw_frame(axes, box, VERMILION, 0.8)
+        kit.draw_frame(axes, box, VERMILION, 0.8)
     return make_figure(
         "cut-shift-mask",
         figure,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muntin.engines.engine_table import time_runners
 from muntin.engines.graphs import Graph, Runner
-from muntin.engines.int8_quantisation import quantise_int8
 from muntin.engines.onnx_engine import open_onnx, write_onnx
-from muntin.engines.openvino_engine import compile_openvino, save_openvino, to_openvino
+from muntin.engines.openvino_engine import (
+    compile_openvino,
+    quantise_int8,
+    save_openvino,
+    to_openvino,
+)
 from muntin.errors import ConfigError
 
 FLOAT_SHARES = (0.0, 0.125, 0.25, 0.5)
@@ -96,16 +101,11 @@ def quantise(
 def _measure(
     plain: Runner, runner: Runner, images: Sequence[tuple[NDArray[Any], ...]]
 ) -> tuple[float, float]:
-    """Images per second of both, measured in interleaved rounds."""
+    """Images per second of both."""
     rows = [images[number % len(images)] for number in range(SPEED_BATCH)]
     inputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for one, row in zip((plain, runner), seconds, strict=True):
-            begun = time.perf_counter()
-            one(inputs)
-            row.append(time.perf_counter() - begun)
-    slow, fast = (SPEED_BATCH / statistics.median(row[1:]) for row in seconds)
+    seconds = time_runners({"plain": plain, "int8": runner}, inputs, ROUNDS)
+    slow, fast = (SPEED_BATCH / statistics.median(row[1:]) for row in seconds.values())
     return slow, fast
 
 
@@ -126,18 +126,12 @@ def _rank(graph: Graph, images: Sequence[tuple[NDArray[Any], ...]]) -> list[floa
 
         return hook
 
-    watched = [
-        (name, layer)
-        for name, layer in graph.module.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
-    ]
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in watched]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in graph.module.named_modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                hooks.enter_context(layer.register_forward_hook(watch(name)))
         for row in images:
             graph.module(*map(torch.from_numpy, row))
-    finally:
-        for handle in handles:
-            handle.remove()
     return [marks[name] for name in sorted(harm, key=lambda name: -harm[name])]
 
 

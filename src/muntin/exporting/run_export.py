@@ -4,11 +4,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +17,10 @@ from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.loading import EvalLoader
 from muntin.data.transforms import Preprocessing
-from muntin.engines.engine_network import EngineNetwork
+from muntin.engines.engine_network import EngineNetwork, canvas_of, head_info, make_graph
 from muntin.engines.engine_table import FORMATS, Format, require
-from muntin.engines.graph_building import canvas_of, head_info, make_graph
 from muntin.engines.graphs import Graph, Precision, Runner
-from muntin.errors import ConfigError, RunError, cannot_write, unknown_name
+from muntin.errors import ConfigError, RunError, unknown_name
 from muntin.exporting.quantisation import Quantised, quantise
 from muntin.exporting.verification import Row, compare, comparison_images, require_agreement
 from muntin.heads.network import Network
@@ -36,6 +32,7 @@ from muntin.samples import Classes, Listing
 from muntin.scoring.evaluation import pick_part
 from muntin.scoring.evaluator import score
 from muntin.shapes import Size
+from muntin.staging import staged
 from muntin.tasks.task import Task
 from muntin.zoo.model_building import create_model, find_model
 from muntin.zoo.model_zoo import ALIASES
@@ -49,10 +46,7 @@ class Exported:
     """An exported file and its verification.
 
     Attributes:
-        path: The file.
         size: (height, width) of its input images in pixels; the batch size is free.
-        inputs: Names of its inputs.
-        outputs: Names of its outputs.
         rows: Comparisons with the network.
         quantised: Metric before and after quantisation, for int8.
         note: How the file differs from the run; empty if it does not.
@@ -123,7 +117,8 @@ def export(
     )
     note = json.dumps(_note(run, network, pre, canvas, precision))
     store = None if sets is None else ImageCache(sets[1], pre, DataConfig(cache_mib=0))
-    with _partial_file(path) as partial:
+    with staged(path.parent, named=path) as stage:
+        partial = stage / path.name
         say(f"writing {kind.name}")
         graph = make.graph(canvas)
         quantised = None
@@ -320,19 +315,3 @@ def _quantise(
         return task.goal(score(predictor, scored, batch_size=8).figures)[1]
 
     return quantise(graph, path, note, images=examples, judge=judge, max_loss=max_loss)
-
-
-@contextmanager
-def _partial_file(path: Path) -> Iterator[Path]:
-    """A temporary file that gets its name on success and is removed on failure."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".muntin-", dir=path.parent))
-    except OSError as error:
-        raise RunError(cannot_write(path, error)) from error
-    try:
-        yield folder / path.name
-        for made in sorted(folder.iterdir()):
-            os.replace(made, path.with_name(made.name))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

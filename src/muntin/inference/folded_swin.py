@@ -252,8 +252,7 @@ class _Merging(nn.Module):
             x = F.pad(x, (0, 0, 0, 1))
         # B, L/4, 4C: four neighbours side by side.
         x = x.index_select(1, self.gather).view(-1, self.gather.shape[0] // 4, 4 * channels)
-        merged: Tensor = self.after(self.reduction(self.before(x)))
-        return merged
+        return self.after(self.reduction(self.before(x)))
 
 
 class _Out(nn.Module):
@@ -268,8 +267,7 @@ class _Out(nn.Module):
         self.register_buffer("gather", _find(torch.arange(grid[0] * grid[1]), order))
 
     def normalise(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
-        normed: Tensor = self.norm(x)
-        return normed
+        return self.norm(x)
 
     def to_map(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B C H W"]:
         x = x.index_select(1, self.gather)

@@ -26,11 +26,7 @@ def make_linear(weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None) 
 def fold_norm(
     norm: nn.LayerNorm, weight: Float[Tensor, "D C"], bias: Float[Tensor, " D"] | None
 ) -> tuple[nn.LayerNorm, Float[Tensor, "D C"], Float[Tensor, " D"]]:
-    """Move scale and bias of a norm into the linear layer that reads it.
-
-    Returns:
-        The norm without them; weight and bias of the layer, float64.
-    """
+    """Move scale and bias of a norm into weight and bias, float64, of the layer that reads it."""
     # norm(x) = n(x) * g + b, so W norm(x) + c = (W g) n(x) + (W b + c).
     wide = weight.detach().double()
     shift = wide @ norm.bias.detach().double()

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from muntin.configs import check_range, replace, to_dict, with_texts
+from muntin.engines.engine_network import run_in_engine
 from muntin.engines.engine_table import EngineName
-from muntin.engines.graph_building import run_in_engine
 from muntin.engines.graphs import Precision
 from muntin.errors import ConfigError
 from muntin.heads.network import Network

@@ -20,9 +20,8 @@ from muntin.data.decoding import decode
 from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_errors, draw_precision_recall
-from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
+from muntin.drawing.result_drawing import annotated_poses, draw_pose_pair, draw_semantic_pair
 from muntin.drawing.saving import save_figure, save_image
-from muntin.drawing.semantic_drawing import draw_semantic_pair
 from muntin.errors import plural
 from muntin.metrics.class_metrics import ClassificationMetric, SemanticMetric, count_pixels
 from muntin.metrics.detection_metric import DetectionMetric

@@ -20,9 +20,8 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import TrainLoader
 from muntin.drawing.detection_drawing import draw_objects
 from muntin.drawing.layout import Thumbnail, draw_sheet
-from muntin.drawing.pose_drawing import draw_poses
+from muntin.drawing.result_drawing import draw_labels, draw_poses
 from muntin.drawing.saving import save_image
-from muntin.drawing.semantic_drawing import draw_labels
 from muntin.errors import RunError, cannot_write, missing_extra, plural
 from muntin.results import Poses
 from muntin.run_lengths import Segmentation, encode_mask
