@@ -16,13 +16,10 @@ from muntin.shapes import Bool, Float, Int, Size
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
-    """The feature maps of a backbone, finest first.
+    """Channels of each feature map of a backbone, finest first, and strides in pixels.
 
-    Attributes:
-        channels: Channels of each map.
-        strides: Stride of each map in pixels.
-        embed_parts: Equal parts of the vector with a classifier each: 2 for the class and the
-            distillation token of DeiT.
+    `embed_parts`: equal parts of the vector with a classifier each; 2 for the class and the
+    distillation token of DeiT.
     """
 
     channels: tuple[int, ...]

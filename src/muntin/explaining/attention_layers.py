@@ -63,17 +63,10 @@ class QueriesAndKeys:
 class AttentionLayer:
     """One attention layer and the positions of its tokens in the image.
 
-    Attributes:
-        name: Module name in the backbone.
-        stage: From 1; a plain ViT has one; 0 for layers before the blocks.
-        grid: (rows, columns) of the keys.
-        stride: Pixels between neighbouring keys.
-        pooled: Query pooling factor of each side; 1 without pooling.
-        prefix: Names of the tokens before the patches: class token, distillation token.
-        queries: Row-major index of each query in `query_grid`; -1 for padding and prefix.
-        keys: Row-major index of each key in `grid`; -1 for padding and prefix.
-        scores: Argument of the softmax: scaled dot products, the same plus position bias and mask,
-            or scaled cosines plus both.
+    `stage` counts from 1, a plain ViT has one; 0 for layers before the blocks. `grid` is (rows,
+    columns) of the keys, `stride` pixels apart; `pooled` is the query pooling of a side. `queries`
+    and `keys` are row-major indices in their grids, -1 for padding and for the `prefix` (class and
+    distillation tokens). The softmax takes `scores`: products or cosines, with bias and mask.
     """
 
     name: str

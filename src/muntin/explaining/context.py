@@ -106,15 +106,10 @@ def tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 (any module)
 class Context:
     """A model, an image, and what to explain of its prediction.
 
-    Attributes:
-        network: Backbone and head, or the engine of an exported file (which exposes no
-            modules), in evaluation mode on the CPU.
-        pixels: The original image, (H, W, 3), RGB.
-        shown: The resized or cropped image, before padding and normalisation.
-        images: The network's input: normalised, possibly padded at the right and bottom.
-        path: Image file; empty for an array.
-        target: Number of what to explain; None for the prediction with the highest score.
-        point: (x, y) from 0 to 1 in the original image, the query; None for the centre.
+    The network is in evaluation mode on the CPU, or the engine of an exported file, which exposes
+    no modules. `shown` is the image resized or cropped, before padding and normalisation; `images`
+    is the input of the network. `target` is None for the prediction with the highest score,
+    `point`, (x, y) from 0 to 1 in the original image, for the centre.
     """
 
     name: str

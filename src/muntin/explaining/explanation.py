@@ -121,18 +121,13 @@ def explain(
 
     Args:
         model: A run folder, an exported file, the name of a classifier in the zoo, or the result
-            of `muntin.load` or `muntin.create_model`. Exported files have no modules; the page
-            lists the figures that this rules out.
+            of `muntin.load` or `muntin.create_model`. Exported files rule out some figures.
         images: A path, a PIL image, an (H, W, 3) uint8 RGB array, or a list of them.
-        out: Output folder. Files of the same names are replaced at the very end; after an error
-            the folder is unchanged.
-        point: (x, y) from 0 to 1 in the image: the query whose attention is shown. Default: the
-            centre.
-        target: Name or number of a class or keypoint, or number of a box, to explain. Default:
-            the prediction with the highest score.
+        out: Output folder; files are replaced at the very end, and unchanged after an error.
+        point: (x, y) from 0 to 1: the query whose attention is shown; default: the centre.
+        target: Name or number of a class or keypoint, or number of a box; default: the best.
         compare: A second model or checkpoint, compared on the same images.
-        folder: A folder of images, preferably one subfolder per class, to retrieve the most
-            similar images from.
+        folder: Images to retrieve the most similar ones from, preferably in class folders.
         sections: One or several of `muntin.explaining.SECTIONS`; all when empty.
         weights: For a zoo name: a file, folder or hub id; random initialisation when omitted.
         img_size: (height, width) in pixels to resize images to. Default: the model's own.
@@ -142,11 +137,9 @@ def explain(
         Paths of all files, and missing figures. Of several images, unreadable ones are skipped.
 
     Raises:
-        ConfigError: The model, section, class or keypoint is unknown, or the point is outside the
-            image.
+        ConfigError: Model, section, class or keypoint are unknown, or the point is outside.
         DataError: No image can be read.
-        RunError: The run is incomplete, or the folder is not writable.
-        WeightError: The weights cannot be read or do not fit.
+        RunError, WeightError: The run is incomplete, weights do not fit, or nothing can be written.
 
     Example:
         >>> import numpy as np
@@ -169,7 +162,6 @@ def explain(
     with staged(destination) as stage, torch.inference_mode(False):
         opened = open_model(model, weights=weights, img_size=img_size)
         other = None if compare is None else open_model(compare, img_size=img_size)
-        title = f"{opened.name} explained"
         session = _Session(
             model=opened,
             other=other,
@@ -177,7 +169,7 @@ def explain(
             stage=stage,
             say=say,
             explainers=[one for one in EXPLAINERS if not names or one.section in names],
-            page=PageBuilder(folder=stage, title=title, facts={}),
+            page=PageBuilder(folder=stage, title=f"{opened.name} explained", facts={}),
         )
         with evaluating(opened.network), evaluating((other or opened).network):
             left_out = session.explain_all(batch_images, point, target)

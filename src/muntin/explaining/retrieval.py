@@ -36,17 +36,13 @@ from muntin.prediction.predictor import Predictor
 from muntin.shapes import Float
 
 MAX_IMAGES = 300
-"""Maximum number of images of a folder that are embedded."""
+"""Of a folder, to be embedded."""
 
 BATCH_SIZE = 16
-THUMBNAIL = 96
-"""Pixels of the longer side."""
-
+THUMBNAIL = 96  # pixels of the longer side
 NUM_NEIGHBOURS = 9
 MAX_THUMBNAILS = 40
-MAX_COLOURS = 10
-"""Classes with a colour of their own; the others are grey."""
-
+MAX_COLOURS = 10  # classes with a colour of their own
 GREY = "#999999"
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 
@@ -69,7 +65,6 @@ class Gallery:
     query: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.paths)
 
     @property
@@ -245,9 +240,8 @@ def project_by_tsne(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """Project to (N, 2) by t-SNE, deterministically; requires scikit-learn."""
     from sklearn.manifold import TSNE
 
-    perplexity = min(30.0, (len(vectors) - 1) / 3)
-    flat = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(vectors)
-    return np.asarray(flat, np.float64)
+    project = TSNE(perplexity=min(30.0, (len(vectors) - 1) / 3), init="pca", random_state=0)
+    return np.asarray(project.fit_transform(vectors), np.float64)
 
 
 def _draw_neighbours(context: Context, gallery: Gallery, nearest: NDArray[np.int64]) -> Figure:

@@ -95,8 +95,7 @@ def export(
         say: Called with each progress message.
 
     Raises:
-        ConfigError: An option is invalid, or an operator is not supported.
-        MissingExtra: A library is not installed.
+        ConfigError, MissingExtra: An option, an operator or a library is not there.
         RunError: The outputs differ, or the file cannot be written.
         WeightError: The weights cannot be read, or contain NaN.
         DataError: The data cannot be read.

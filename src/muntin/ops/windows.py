@@ -22,13 +22,10 @@ MASKED = -100.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowLayout:
-    """Window partition of one map. All numbers are tokens, (height, width).
+    """Window partition of one map; numbers are tokens, (height, width).
 
-    Attributes:
-        shift: Cyclic shift (up, left) before the partition; 0 = not shifted.
-        pad: Rows added below and columns added at the right, to whole windows.
-        pad_first: Whether padding precedes the shift.
-        built_window: Window size on the map that the block was built for.
+    The map is shifted cyclically up and left (0 = not) and padded below and at the right to whole
+    windows, before the shift if `pad_first`. `built_window` is that of the map at `img_size`.
     """
 
     size: Size

@@ -55,15 +55,8 @@ class FitResult:
 class _State:
     """Progress of a run; part of the checkpoint.
 
-    Attributes:
-        epoch: Number of finished epochs.
-        step: Finished steps of the current epoch.
-        elapsed_s: Seconds of training before the last resume.
-        loss_sum: Over the images of the current epoch, of which there are `num_seen`.
-        best: Best value of the goal; None before the first validation.
-        best_epoch: Its epoch, from 1; 0 before the first validation.
-        stale: Validated epochs without improvement since then.
-        figures: Metrics of the best epoch.
+    `step` and `loss_sum` (over `num_seen` images) are of the current epoch, `elapsed_s` of the time
+    before the last resume; `best_epoch` counts from 1, and `stale` the validations since then.
     """
 
     epoch: int = 0

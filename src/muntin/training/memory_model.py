@@ -48,13 +48,9 @@ class Phase(NamedTuple):
 
 
 class PeakMemory(NamedTuple):
-    """Predicted peak memory of a step, in bytes.
+    """Predicted peak memory of a step, in bytes: all tensors and fragmentation.
 
-    Attributes:
-        total: All tensors, weights and optimizer included, and fragmentation.
-        saved: Saved activations of each part at the peak.
-        gradients: Gradients that exist at the peak, an estimate.
-        phase: Index of the phase with the peak.
+    `saved` are the activations of each part at the peak, `phase` is the index of its phase.
     """
 
     total: float
@@ -66,14 +62,10 @@ class PeakMemory(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryModel:
-    """Memory of a training step.
+    """Memory of a training step in bytes.
 
-    Attributes:
-        persistent: Bytes of parameters, buffers, optimizer state and averaged weights.
-        gradients: Bytes of all gradients.
-        parts: In forward order, like `saved` (for the backward pass) and `outputs`.
-        phases: In the order of time.
-        fragmentation_share: Fragmentation as a share of the memory beyond `persistent`.
+    `persistent` are parameters, buffers, optimizer state and averaged weights; `parts`, `saved` for
+    the backward pass and `outputs` are in forward order, `phases` in that of time.
     """
 
     persistent: int

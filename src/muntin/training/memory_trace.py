@@ -34,11 +34,8 @@ class NetworkPart:
 class Span(NamedTuple):
     """Tensor memory between two marks, in bytes above the memory before the step.
 
-    Attributes:
-        part: Name of the running part; empty between two parts and in the head.
-        live: Bytes at the start of the span.
-        peak: Largest number of bytes until its end.
-        output: Bytes of the output of the part that has just ended in the forward pass, else 0.
+    `live` at its start, `peak` until its end; `part` is empty between two parts and in the head;
+    `output` is that of a part that has just ended in the forward pass, else 0.
     """
 
     part: str

@@ -28,11 +28,8 @@ from muntin.zoo.model_zoo import ALIASES
 class Request:
     """A requested run, with the arguments of `muntin.train`; `prepare` resolves "", 0 and "auto".
 
-    Attributes:
-        img_size: (height, width) in pixels; (0, 0) = automatic.
-        machine: Device, precision, workers.
-        settings: Dotted names of config fields and their values as text.
-        base: Config of an earlier run to start from instead of a recipe.
+    `settings` are dotted names of config fields with values as text; `base` is the config of an
+    earlier run to start from instead of a recipe.
     """
 
     task: str

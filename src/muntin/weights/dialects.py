@@ -29,13 +29,10 @@ _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
 class Dialect:
     """State-dict format of one ecosystem.
 
-    Attributes:
-        sign: Pattern of keys that only this dialect has, or a function that finds one.
-        size_rule: Size rule (padding policy) of the ecosystem's models, or a function of the keys
-            of the file and the model's config.
-        built_rule: Size rule that shrinks a relative position bias table to the window that
-            fits the map at `img_size`; empty if tables always have the configured window.
-        normalise: Converts variants of the names to those in the key maps.
+    `sign` is a pattern of keys that only this dialect has, or finds one; `size_rule` the padding
+    policy of its models, or derives it from keys and config; `built_rule` shrinks a bias table to
+    the window that fits the map at `img_size`, empty if tables always have the configured window;
+    `normalise` converts variants of names to those in the key maps.
     """
 
     key_maps: KeyMaps

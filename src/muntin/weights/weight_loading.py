@@ -58,11 +58,9 @@ class LoadReport:
         renamed: (their name, our name) of every tensor whose name differs.
         resized: Our names of tensors resized to another window, image or patch size.
         reset: Our names of parameters that were not loaded, such as a head for other classes.
-        ignored: Their names of unused tensors: derived buffers, a head or stages that the model
-            does not have.
+        ignored: Their names of unused tensors: derived buffers, a head or stages that are not here.
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
-        conventions: Fields of a detector head's config adopted from the source; empty if
-            unchanged.
+        conventions: Fields of a detector head's config adopted from it; empty if unchanged.
         class_names: Those in the file, if any, as for `license`.
     """
 

@@ -69,17 +69,8 @@ def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None =
     """Count the multiply-accumulates of a forward pass of one image.
 
     Matrix products and convolutions are counted, those of attention and of Swin V2's position
-    bias included; additions, norms and activations are not.
-
-    Args:
-        model: A network or a backbone (not modified), or a config, which is built with a
-            classifier of 1000 classes.
-        img_size: Side or (height, width) in pixels; default: the model's own.
-
-    Raises:
-        ShapeError: The model's size rule rejects this size.
-        ConfigError: The size is out of range.
-        WeightError: The model is not a muntin model.
+    bias included; additions, norms and activations are not. A config is built with a classifier of
+    1000 classes; a model is not modified.
 
     Example:
         >>> from muntin.models.swin import SWIN_TINY

@@ -96,26 +96,13 @@ def create_detector(
     masks: bool | None = None,
     **options: Any,
 ) -> Network:
-    """Build a detector: images (B, in_chans, H, W) float to candidate boxes of each.
+    """Build a detector by `create`: images (B, in_chans, H, W) float to candidate boxes of each.
 
-    Args:
-        name: Name of the backbone, as in `create_model`.
-        head: A name such as "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn" or "fcos", one that
-            ends in "_small" for machines without a GPU, or the config of a head.
-        masks: Whether to predict masks; only with a config, since a name implies it.
-        options: As in `create`.
-
-    Returns:
-        The detector, in training mode. It takes images, padded at the right and bottom to one
-        size, and optionally the (height, width) of each before padding, and returns
-        `muntin.heads.detector.Candidates`, a sequence of `muntin.heads.detector.Instances`.
-        Losses: ``detector.head.losses(detector.features(images, sizes), targets)``.
-
-    Example:
-        >>> import torch
-        >>> detector = create_detector("swin_nano", head="fcos_small", num_classes=3).eval()
-        >>> len(detector(torch.zeros(2, 3, 64, 96)))
-        2
+    `head` is a name such as "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn" or "fcos", one that
+    ends in "_small" for machines without a GPU, or a config; `masks` says whether a config is for
+    masks. The detector takes images, padded at the right and bottom to one size, and optionally
+    the (height, width) of each before padding, and returns `muntin.heads.detector.Candidates`.
+    Losses: ``detector.head.losses(detector.features(images, sizes), targets)``.
     """
     has_masks = bool(masks)
     if isinstance(head, str):
@@ -133,17 +120,11 @@ def create_detector(
 def create_segmenter(
     name: str, *, head: str | SemanticConfig = "upernet", **options: Any
 ) -> Network:
-    """Build a segmenter: images (B, in_chans, H, W) float to logits (B, num_classes, h, w).
+    """Build a segmenter by `create`: images (B, in_chans, H, W) float to logits (B, K, h, w).
 
-    Args:
-        name: Name of the backbone, as in `create_model`.
-        head: "upernet", "light", "light_small", or the config of a head.
-        options: As in `create`.
-
-    Returns:
-        The segmenter, in training mode. Its logits have the size of the finest map, a quarter of
-        the image's sides, rounded up; upsample them bilinearly. Losses:
-        ``segmenter.head.losses(segmenter.features(images), labels)``.
+    `head` is "upernet", "light", "light_small", or a config. Logits have the size of the finest
+    map, a quarter of the image's sides, rounded up; upsample them bilinearly. Losses:
+    ``segmenter.head.losses(segmenter.features(images), labels)``.
     """
     return create("semantic", name, head=head, **options)
 
@@ -151,23 +132,11 @@ def create_segmenter(
 def create_pose_estimator(
     name: str, *, head: str | PoseConfig = "simple_baseline", **options: Any
 ) -> Network:
-    """Build a pose estimator: images (B, in_chans, H, W) float to heatmaps (B, P, H/4, W/4).
+    """Build a pose estimator by `create`: crops (B, in_chans, H, W) to heatmaps (B, P, H/4, W/4).
 
-    Args:
-        name: Name of the backbone, as in `create_model`; "vitpose_base" and its like for ViTPose.
-        head: "simple_baseline", "vitpose", "vitpose_simple", "light_pose", "light_pose_small", or
-            the config of a head.
-        options: As in `create`; `num_keypoints` is P.
-
-    Returns:
-        The estimator, in training mode. Every input image is a crop of one instance. Losses:
-        ``estimator.head.losses(estimator.features(images), points, known)``.
-
-    Example:
-        >>> import torch
-        >>> estimator = create_pose_estimator("swin_nano", head="light_pose_small").eval()
-        >>> estimator(torch.zeros(2, 3, 64, 48)).shape
-        torch.Size([2, 17, 16, 12])
+    `head` is "simple_baseline", "vitpose", "vitpose_simple", "light_pose", "light_pose_small", or
+    a config; `name` may be "vitpose_base" and its like; `num_keypoints` is P. Losses:
+    ``estimator.head.losses(estimator.features(images), points, known)``.
     """
     return create("pose", name, head=head, **options)
 

@@ -164,14 +164,11 @@ def change_model(model: M, **architecture: Any) -> M:
 
     Relative position bias tables, position embeddings, patch embeddings and input channels are
     resized as `muntin.load_weights` does; tensors of equal size are copied exactly. The model
-    itself is not modified.
+    itself is not modified; the new one is in the same mode.
 
     Args:
         model: A network or a backbone, such as from `create_model` or `create_backbone`.
         architecture: Fields of its config, such as ``window_size=12`` or ``img_size=384``.
-
-    Returns:
-        A new model of the same kind, in the same mode.
 
     Raises:
         ConfigError: A field is unknown, or the fields are inconsistent.

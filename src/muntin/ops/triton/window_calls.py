@@ -40,18 +40,9 @@ from muntin.ops.triton.window_launches import (
 class WindowCall:
     """One call of window attention: its inputs, checked, and what its launches have in common.
 
-    Args:
-        qkv: B, H, W, 3hd.
-        bias: h, N, N.
-        fill: 3hd, or None for zeros.
-        temperature: h, 1, 1, or None for a scaled product instead of a cosine.
-        geometry: H, W, then height and width of the window, of the shift and of the padding, and 1
-            if the padding comes before the roll.
-        scale: Queries are multiplied by it.
-        launches: How kernels are launched.
-
-    Raises:
-        ShapeError: Bias, fill, temperature or padding are not what qkv and window need.
+    qkv is (B, H, W, 3hd), bias (h, N, N), fill (3hd) or None for zeros, temperature (h, 1, 1) or
+    None for a scaled product instead of a cosine; `geometry` is H, W, then height and width of the
+    window, of the shift and of the padding, and 1 if the padding comes before the roll.
     """
 
     def __init__(
