@@ -113,11 +113,11 @@ def reset_peak() -> None:
         place.write_text("5", encoding="utf-8")
 
 
-def _read_mib(file: str, key: str) -> float:
-    """A line of a file of /proc, in MiB; 0 on systems without it."""
+def _read_mib(file: str, key: str) -> float | None:
+    """A line of a file of /proc, in MiB; None on systems without it."""
     place = Path("/proc") / file
     if not place.exists():
-        return 0.0
+        return None
     return int(place.read_text(encoding="utf-8").split(f"{key}:")[1].split()[0]) / 1024
 
 
@@ -132,8 +132,7 @@ def release_memory() -> None:
 def return_freed_memory() -> None:
     """Return large tensors to the system as soon as they are freed, where the C library is glibc.
 
-    By default glibc keeps freed blocks of up to 32 MiB, and holes between tensors add half of what
-    a training step needs. Fresh pages take a little more time.
+    By default glibc keeps freed blocks of up to 32 MiB, whose holes add half of a step's memory.
     """
     adjust = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if adjust is not None:
@@ -144,7 +143,7 @@ def free_bytes(device: str) -> int:
     """Available memory in bytes, of the GPU or of the machine."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
-    if available := _read_mib("meminfo", "MemAvailable"):
+    if (available := _read_mib("meminfo", "MemAvailable")) is not None:
         return round(available * 2**20)
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -30,12 +30,10 @@ class Objects:
         boxes: Left, top, right and bottom edge; (0, 0) is the outer corner of the image.
         crowd: Whether a row is a group of objects (COCO: iscrowd), which is excluded from
             training, and whose detections are neither correct nor wrong.
-        areas: Areas, for COCO's small, medium and large; of the mask if available. 0 if unknown
-            (instances with keypoints only).
-        masks: Masks as annotated, None for objects without; empty if no object of the set has
-            one.
-        keypoints: x, y and visibility of each keypoint of each object: 2 visible, 1
-            occluded, 0 unknown; (0, 0) is the centre of the first pixel. None without keypoints.
+        areas: For COCO's small, medium and large; of the mask if available, 0 if unknown.
+        masks: As annotated, None for objects without; empty if no object of the set has one.
+        keypoints: x, y and visibility of each: 2 visible, 1 occluded, 0 unknown; (0, 0) is the
+            centre of the first pixel. None without keypoints.
     """
 
     boxes: Float[np.ndarray, "N 4"]
@@ -83,8 +81,7 @@ class Skeleton:
         edges: Pairs of keypoints that drawings join by a line.
         flip_pairs: Pairs of left and right keypoints, which are swapped in a mirrored image.
         mirrored: Whether a mirrored image is valid training data.
-        sigmas: Standard deviation of human annotation of each keypoint, relative to the size of
-            the instance (square root of its area); used by OKS.
+        sigmas: Standard deviations of annotation for OKS, relative to the root of the area.
     """
 
     names: tuple[str, ...]

@@ -103,14 +103,15 @@ class Network(nn.Module):
         Losses are computed from it: ``network.head.losses(network.features(images), targets)``.
 
         Raises:
-            ShapeError: The images have another number of channels.
+            ShapeError: The images have another number of dimensions or channels.
         """
-        wanted = getattr(getattr(self.backbone, "config", None), "in_chans", images.shape[1])
-        if images.shape[1] != wanted:
+        config = getattr(self.backbone, "config", None)
+        wanted = getattr(config, "in_chans", images.shape[-3])
+        if images.ndim != 4 or images.shape[1] != wanted:
             message = (
-                f"images must have {wanted} channels (B, {wanted}, H, W), got "
-                f"{images.shape[1]}: {tuple(images.shape)}. Convert them, or build the model with "
-                f"in_chans={images.shape[1]}."
+                f"images must be (B, {wanted}, H, W), a batch with {wanted} channels, got "
+                f"{tuple(images.shape)}. Add the missing dimension, convert the images, or build "
+                f"the model with another in_chans."
             )
             raise ShapeError(message)
         features = self.backbone.features(images, sizes=sizes, mask=mask)

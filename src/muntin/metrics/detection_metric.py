@@ -279,8 +279,7 @@ def _best(
 ) -> tuple[float | None, float | None]:
     """Give threshold and F1 where F1 is highest.
 
-    Detections are matched from the highest score down, so dropping those below a threshold
-    changes no match above it: one pass does for all thresholds.
+    Detections are matched from the highest score down: one pass does for all thresholds.
     """
     if not num_objects:
         return None, None

@@ -82,6 +82,7 @@ class HieraConfig:
         elif min(self.img_size) < 1:
             problem = "img_size must be at least 1"
         reject_config(self, problem, stages)
+        object.__setattr__(self, "out_indices", tuple(i % stages for i in self.out_indices))
 
     def dim(self, stage: int) -> int:
         """Channels of a stage."""

@@ -109,6 +109,7 @@ class SwinConfig:
         elif min(*self.img_size, self.patch_size, self.in_chans) < 1:
             problem = "img_size, patch_size and in_chans must be at least 1"
         reject_config(self, problem, stages)
+        object.__setattr__(self, "out_indices", tuple(i % stages for i in self.out_indices))
 
     @property
     def windows(self) -> tuple[int, ...]:

@@ -121,6 +121,9 @@ def _read(
         yield LoadedImage(
             path, pixels, None if boxes is None else check_boxes(boxes, path or "an image")
         )
+    if given is not None and next(given, None) is not None:
+        message = "boxes must be given once for every image, got more than there are images."
+        raise DataError(message)
 
 
 def check_boxes(boxes: Any, where: str) -> NDArray[np.float64]:  # noqa: ANN401 (of a user)
@@ -182,9 +185,8 @@ class PreparedBatch:
 
     Attributes:
         parts: All crops, grouped by padded size; at most `Predictor.batch_size` in each.
-        merges: For each image the number of its crops, which follow one another, and the function
-            that merges their results into one.
-        options: Options that the task applies; mirrored and tiled detection is in the crops.
+        merges: For each image how many crops it has, in a row, and what merges their results.
+        options: For the task; mirrored and tiled detection is in the crops.
     """
 
     parts: tuple[Part, ...]

@@ -138,8 +138,7 @@ def _merge(
 ) -> Poses:
     """Merge the instances of an image into one result, best first.
 
-    Of duplicate poses, the one with the higher box score is kept; ranking by box score means that
-    the threshold never changes which of the two survives.
+    Of duplicate poses, that with the higher box score is kept, whatever the threshold.
     """
     count = len(skeleton.names)
     every = Poses(

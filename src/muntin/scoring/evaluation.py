@@ -148,7 +148,7 @@ def _score_detected(
     """Detect the instances of every image, predict their keypoints and compute the figures.
 
     Average precision is computed from all boxes; distances from those above the threshold of
-    prediction, see `PoseMetric`. Images without instances count.
+    prediction. Images without instances count.
     """
     finder = Run.open(detector)
     refuse_detector(run.task, finder.task)

@@ -27,11 +27,9 @@ class ImageMeta:
     """Where one input of a network comes from.
 
     Attributes:
-        path: The file; empty for arrays.
         size: (height, width) of the original in pixels.
         input_size: (height, width) of the network input in pixels, without padding.
-        box: Left, top, right and bottom edge of the cropped instance in pixels of the original;
-            None if the input is the whole image.
+        box: Of a cropped instance, in pixels of the original; None for a whole image.
     """
 
     path: str
@@ -173,7 +171,6 @@ class Task:
     """One row of the task table: everything the other packages need to know about a task.
 
     Attributes:
-        name: Name on the command line.
         list_data: Lists a data set; class numbers follow the given classes of a trained run.
         check_data: Reads every file and reports all faults.
         make_head: Builds the head for a backbone, from its config if the task has several heads.
@@ -181,15 +178,11 @@ class Task:
             truth for the metric; None where it is the label maps of the batches.
         losses: From head, features and batch to the loss of each image, by name.
         predict: Runs a network on a batch, in evaluation and prediction; returns raw output.
-        decode: From raw output to results.
-        metric: Makes an empty metric.
         goals: Figures that select the best epoch: the first of them that the metric computes.
-        kind: Kind of prediction.
         make_answers: From raw output to predictions that the metric takes, unless it takes results.
         compare: Loss of each image from answers and ground truth; None if only training has one.
         class_counts: Frequency of each class in a listing.
         top_down: Whether the network input is the crop of one instance; otherwise whole images.
-        dense: What only dense tasks need; None for classification.
         outputs: Names of the raw output in an exported graph.
         finish: Name and function of one more output of such a graph, for use without muntin: from
             raw output, image size, head and classes. None if the raw output needs no decoding.

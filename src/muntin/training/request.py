@@ -180,11 +180,13 @@ def resume_request(request: Request, has_out: bool) -> Request:
     free = ("task", "data", "val", "out")
     plain = Request(**{name: getattr(request, name) for name in free}, machine=MachineConfig())
     # Everything else must have its default.
+    words = {"machine": "options of the machine such as --device", "base": "--config"}
     given = [f.name for f in fields(plain) if getattr(request, f.name) != getattr(plain, f.name)]
+    given = [words.get(name, name) for name in given]
     if given:
         message = (
             f"a resumed run keeps its settings, got {', '.join(given)} with --resume. Omit "
-            f"them, or start a new run with --config and another --out."
+            f"them, or start a new run with another --out."
         )
         raise ConfigError(message)
     if not has_out:
@@ -214,6 +216,9 @@ def repeat_request(request: Request) -> Request:
         raise RunError(message)
     if base is None:
         return request
+    if base.task != request.task:
+        message = f"--config must be of task {request.task!r}, got a run of task {base.task!r}."
+        raise ConfigError(message)
     if request.recipe != "auto":
         message = f"--config includes a recipe, got --recipe {request.recipe} too. Omit one."
         raise ConfigError(message)

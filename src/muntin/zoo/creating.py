@@ -71,6 +71,9 @@ def create(
     classes = _numbered_classes(count, 17 if num_keypoints is None else num_keypoints)
     named = task_row.dense.default_head["large"] if head is None else head
     config = find_head(named, task_row.dense.heads) if isinstance(named, str) else named
+    if not isinstance(config, HeadConfig):
+        message = f"head must be a name or the config of a head, got {type(named).__name__}."
+        raise ConfigError(message)
     config = _with_conventions(config, named, conventions)
     backbone = build_dense_backbone(model, fields, finest=config.finest)
     network = Network(backbone, task_row.build_head(backbone, classes, config))

@@ -207,15 +207,15 @@ def create_backbone(
 
     Args:
         name: A name of `list_models`.
-        out_indices: Stages (Swin) or blocks (ViT) whose maps are returned; default: all stages of
-            a Swin, the last block of a ViT.
+        out_indices: Stages (Swin) or blocks (ViT) whose maps are returned; by default all, or the
+            last block. Negative ones count from the end.
         in_chans: Input channels.
         weights: As in `create_model`; the classifier head is ignored.
         architecture: Fields of the model's config.
 
     Returns:
-        The backbone; ``.spec`` holds channels and strides. Maps are the outputs of the stages
-        without a final norm, unless ``out_norm="last"``.
+        The backbone; ``.spec`` holds channels and strides. Maps have a final norm only with
+        ``out_norm="last"``.
 
     Raises:
         ConfigError: The model or a field is unknown, or the fields are inconsistent.
