@@ -79,7 +79,7 @@ def test_raw_output_is_the_same_in_training():
 
 def test_images_with_other_channels():
     network = two_heads("swin_nano", out_norm="each")
-    with pytest.raises(ShapeError, match=r"3 channels.*got 1"):
+    with pytest.raises(ShapeError, match=r"3 channels.*1, 1, 64"):
         network(torch.randn(1, 1, 64, 64))
 
 

@@ -43,5 +43,5 @@ def test_boxes_without_an_image():
     from muntin.prediction.batch import read_images
 
     image = torch.zeros(8, 8, 3, dtype=torch.uint8).numpy()
-    with pytest.raises(DataError, match=r"boxes.*more"):
+    with pytest.raises(DataError, match=r"boxes.*got 2"):
         list(read_images([image], [[], []]))

@@ -97,6 +97,10 @@ def read_images(
             f"{type(images).__name__}."
         )
         raise DataError(message)
+    listed = not single and isinstance(images, Sequence)
+    if listed and isinstance(boxes, Sequence) and len(boxes) > len(list(images)):
+        message = f"boxes must be one list an image, got {len(boxes)} lists for fewer images."
+        raise DataError(message)
     many = cast("Iterable[ImageLike]", [images] if single else images)
     given = None if boxes is None else iter([boxes] if single else boxes)
     return _read(many, given, strict)
@@ -121,9 +125,6 @@ def _read(
         yield LoadedImage(
             path, pixels, None if boxes is None else check_boxes(boxes, path or "an image")
         )
-    if given is not None and next(given, None) is not None:
-        message = "boxes must be given once for every image, got more than there are images."
-        raise DataError(message)
 
 
 def check_boxes(boxes: Any, where: str) -> NDArray[np.float64]:  # noqa: ANN401 (of a user)
