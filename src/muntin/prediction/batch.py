@@ -97,9 +97,9 @@ def read_images(
             f"{type(images).__name__}."
         )
         raise DataError(message)
-    listed = not single and isinstance(images, Sequence)
-    if listed and isinstance(boxes, Sequence) and len(boxes) > len(list(images)):
-        message = f"boxes must be one list an image, got {len(boxes)} lists for fewer images."
+    counts = [len(one) for one in (images, boxes) if isinstance(one, Sequence)]
+    if not single and len(counts) == 2 and counts[0] < counts[1]:
+        message = f"boxes must be one list an image, got {counts[1]} lists for {counts[0]} images."
         raise DataError(message)
     many = cast("Iterable[ImageLike]", [images] if single else images)
     given = None if boxes is None else iter([boxes] if single else boxes)
