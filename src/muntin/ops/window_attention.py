@@ -30,7 +30,7 @@ from torch import Tensor
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
 from muntin.ops.triton import window_support
-from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads, order_tokens, pad_map
+from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads, pad_map, partition
 from muntin.shapes import Float, Int
 
 BackendName = Literal["auto", "reference", "sdpa", "lean", "fused"]
@@ -267,12 +267,12 @@ def _cut_index(
     layout: WindowLayout, parts: int, batch: int, heads: int, device: torch.device
 ) -> Int[Tensor, " rows"]:
     """Row of the map, ordered B, token, part, head, for each row of the windows."""
-    tokens = order_tokens(layout)  # nW, N
-    image = torch.arange(batch).view(-1, 1, 1, 1) * tokens.numel()
-    token = (image + tokens[:, None]) * parts * heads  # B, nW, 1, N
-    part = torch.arange(parts).view(-1, 1, 1, 1, 1) * heads
-    index = token + part + torch.arange(heads)[:, None]  # parts, B, nW, h, N
-    return index.flatten().to(device, torch.int32)
+    (high, wide), (down, along) = layout.size, layout.pad
+    places = torch.arange(batch * (high + down) * (wide + along) * parts * heads)
+    places = places.view(batch, high + down, wide + along, parts * heads)
+    shifted = places if layout.pad_first else places[:, :high, :wide]  # padding is not shifted
+    shifted.copy_(shifted.roll((-layout.shift[0], -layout.shift[1]), (1, 2)))
+    return partition(places, layout, parts, heads).flatten().to(device, torch.int32)
 
 
 @lru_cache(maxsize=32)
@@ -280,4 +280,6 @@ def _join_index(
     layout: WindowLayout, parts: int, batch: int, heads: int, device: torch.device
 ) -> Int[Tensor, " rows"]:
     """Row of the windows for each row of the map: inverse of `_cut_index`."""
-    return _cut_index(layout, parts, batch, heads, device).argsort().to(torch.int32)
+    index = _cut_index(layout, parts, batch, heads, device)
+    rows = torch.arange(len(index), dtype=index.dtype, device=device)
+    return torch.empty_like(index).scatter_(0, index.long(), rows)

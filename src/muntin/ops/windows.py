@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.ops.positions import SizeRule
-from muntin.shapes import Float, Int, Size
+from muntin.shapes import Float, Size
 
 MASKED = -100.0
 """Added to the score of a pair that must not attend. Every published Swin uses -100, not -inf."""
@@ -142,11 +142,16 @@ def cut_heads(
     their tokens are in row-major order. `fill` is the value of padded tokens; default: zeros. One
     contiguous copy.
     """
-    batch, _, _, channels = x.shape
     if layout.pad_first:
         x = _roll(pad_map(x, layout.pad, fill), layout.shift, -1)
     else:
         x = pad_map(_roll(x, layout.shift, -1), layout.pad, fill)
+    return partition(x, layout, parts, heads)
+
+
+def partition(x: Tensor, layout: WindowLayout, parts: int, heads: int) -> Tensor:
+    """Partition a padded and shifted map, of numbers of any type, as `cut_heads` does."""
+    batch, _, _, channels = x.shape
     (rows, columns), (wh, ww) = layout.grid, layout.window
     width = channels // (parts * heads)
     x = x.reshape(batch, rows, wh, columns, ww, parts, heads, width)
@@ -196,20 +201,6 @@ def merge_neighbours(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C4"]:
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     x = x.permute(0, 1, 3, 4, 2, 5)  # B, H/2, W/2, column, row, C
     return x.reshape(batch, height // 2, width // 2, 4 * channels)
-
-
-def order_tokens(layout: WindowLayout) -> Int[Tensor, "nW N"]:
-    """Place in the padded map, row by row, of each token of each window."""
-    height, width = layout.size
-    padded = (height + layout.pad[0], width + layout.pad[1])
-    places = torch.arange(padded[0] * padded[1]).view(1, *padded, 1)
-    if layout.pad_first:
-        places = _roll(places, layout.shift, -1)
-    else:  # padding is not shifted
-        places[:, :height, :width] = _roll(places[:, :height, :width], layout.shift, -1)
-    (rows, columns), (wh, ww) = layout.grid, layout.window
-    places = places.view(rows, wh, columns, ww).permute(0, 2, 1, 3)
-    return places.reshape(layout.num_windows, layout.num_tokens)
 
 
 def pad_map(
