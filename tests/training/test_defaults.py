@@ -34,6 +34,16 @@ def test_auto_uses_pretrained_weights_only_if_available():
     )
 
 
+@pytest.mark.parametrize("size", [(32, 32), (64, 90)])
+def test_small_images_download_no_weights(monkeypatch, size):
+    asked = []
+    monkeypatch.setattr("muntin.training.defaults.is_available", asked.append)
+    assert default_model("classification", size, "auto", "cpu")[0].startswith("swin_nano")
+    assert not asked
+    default_model("classification", (480, 640), "auto", "cpu")
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(
     ("count", "pretrained", "expected"),
     [(50, True, "finetune"), (50, False, "small-data"), (10**6, False, "imagenet")],

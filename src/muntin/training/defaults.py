@@ -169,14 +169,12 @@ def default_model(kind: TaskKind, size: Size, weights: str, device: str) -> tupl
         >>> default_model("keypoints", (400, 280), "none", "cpu")
         ('swin_nano_patch4_256', (256, 192))
     """
-    pretrained = weights != "none" and (
-        weights != "auto" or is_available(MODELS[PUBLISHED].weights)
-    )
-    if kind == "classification":
-        # A patch of 4 pixels would leave too few tokens of such images.
-        if min(size) <= 48:
-            return THUMBNAILS, (max(16, -(-min(size) // 8) * 8),) * 2
-        pretrained = pretrained and min(size) >= 96
+    # A patch of 4 pixels would leave too few tokens of such images.
+    if kind == "classification" and min(size) <= 48:
+        return THUMBNAILS, (max(16, -(-min(size) // 8) * 8),) * 2
+    pretrained = weights != "none" and (kind != "classification" or min(size) >= 96)
+    if pretrained and weights == "auto":  # asked last: it downloads the weights
+        pretrained = is_available(MODELS[PUBLISHED].weights)
     name, limit = _DEFAULTS[
         kind, "cpu" if device == "cpu" else "gpu", "pretrained" if pretrained else "random"
     ]
