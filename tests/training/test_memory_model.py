@@ -177,6 +177,8 @@ def test_the_cheapest_recomputation_that_fits():
     assert memory.choose(10, 10 + 50, Recompute(layers=True)) == (True, 0)
     without = StepMemory(plain, lambda: plain)
     assert without.choose(10, 1, nothing) == (False, 2)
+    # The setting changes nothing here, and must not keep the blocks from being recomputed.
+    assert without.choose(10, 10 + 40, Recompute(layers=True)) == (True, 1)
     assert memory.slowdown(Recompute(True, 2)) > memory.slowdown(Recompute(False, 2)) > 0
 
 

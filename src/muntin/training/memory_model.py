@@ -188,7 +188,7 @@ class StepMemory:
         ]
         yield least
         for how in sorted(choices, key=self.slowdown):
-            if not how.layers or self.leaner is not self.plain:
+            if how.layers == least.layers or self.leaner is not self.plain:
                 yield how
 
 
