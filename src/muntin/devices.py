@@ -133,6 +133,7 @@ def return_freed_memory() -> None:
     """Return large tensors to the system as soon as they are freed, where the C library is glibc.
 
     By default glibc keeps freed blocks of up to 32 MiB, whose holes add half of a step's memory.
+    It holds for the rest of the process: glibc cannot go back to choosing the limit itself.
     """
     adjust = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if adjust is not None:

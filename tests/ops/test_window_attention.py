@@ -83,6 +83,27 @@ def test_back_end_equals_its_slow_twin(backend, size, rule, shifted):
         torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("backend", ANYWHERE)
+def test_one_head_without_shift(backend):
+    """All windows then have the same bias, which must not be written to."""
+    layout = lay_out((8, 8), (4, 4), False, SIZE_RULES["muntin"])
+    inputs = [
+        torch.randn(2, 8, 8, 24, requires_grad=True),
+        torch.randn(1, 16, 16, requires_grad=True),
+    ]
+    results = [
+        run_with_gradients(
+            lambda qkv, bias, name=name: window_attention(
+                qkv, bias, layout, scale=0.7, backend=name
+            ),
+            inputs,
+        )
+        for name in (backend, "reference")
+    ]
+    for left, right in zip(*results, strict=True):
+        torch.testing.assert_close(left, right)
+
+
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("rule", SIZE_RULES)
 @pytest.mark.parametrize("size", SIZES)

@@ -28,7 +28,13 @@ from muntin.benching.result_rows import (
     summarize,
     time_interleaved,
 )
-from muntin.devices import has_compiler, peak_mib, reset_peak, resident_mib
+from muntin.devices import (
+    has_compiler,
+    peak_mib,
+    reset_peak,
+    resident_mib,
+    return_freed_memory,
+)
 from muntin.heads.network import Network
 from muntin.inference.inference_network import build_inference
 from muntin.shapes import Size
@@ -243,6 +249,7 @@ def measure_once(
         module = build_inference(network, size)
     else:
         recompute_layers(network)
+        return_freed_memory()  # as in training
     del network
     reset_peak()
     loss = WORKS[work](module, images, targets)

@@ -198,7 +198,8 @@ class _ExplicitAttention(torch.autograd.Function):
         shape = (*parts.shape[1:5], -1)  # B, nW, h, N, N
         if bias.dtype == qkv.dtype:
             # One product that starts from the bias: no further pass over the scores.
-            scores = (add_mask(bias, layout) / scale).expand(*shape[:3], -1, -1).flatten(0, 2)
+            added = (add_mask(bias, layout) / scale).expand(*shape[:3], -1, -1)
+            scores = added.flatten(0, 2).contiguous()  # of one head it would share its memory
             scores.baddbmm_(q, k.transpose(1, 2), beta=scale, alpha=scale)
         else:
             # Half precision: scores are summed, and their softmax is computed, in that of the bias.

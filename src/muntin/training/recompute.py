@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from muntin.devices import return_freed_memory
 from muntin.errors import ConfigError
 
 
@@ -48,8 +47,7 @@ def recompute_layers(network: nn.Module) -> int:
 
     A module lists in `recomputable` the methods whose intermediate values are not stored; returned
     is the number of such methods. The last product of each is not computed again: its output is not
-    needed. Outputs and gradients stay bit-equal. From here on, this process returns large freed
-    blocks of memory to the system at once.
+    needed. Outputs and gradients stay bit-equal.
     """
     found = [
         (module, name)
@@ -58,7 +56,6 @@ def recompute_layers(network: nn.Module) -> int:
     ]
     for module, name in found:
         _wrap(module, name)
-    return_freed_memory()
     return len(found)
 
 

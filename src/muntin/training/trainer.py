@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from muntin.data.batches import Batch
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.loading import derive_seed
+from muntin.devices import return_freed_memory
 from muntin.errors import TrainingError
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective, TrainingStep
@@ -130,6 +131,8 @@ class Trainer:
         # Before compilation and DDP, which must see the wrapped layers and blocks.
         if config.recomputed_layers:
             recompute_layers(network)
+            if fabric.device.type == "cpu":
+                return_freed_memory()  # here: where steps are only measured, the process stays
         if config.checkpointing or config.recomputed_blocks:
             count = None if config.checkpointing else config.recomputed_blocks
             checkpoint_blocks(network.backbone, count)
