@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Geometry and colours that are drawn once for a sample and change all of it together.
 
-torchvision resizes and recolours pixels. Boxes, masks and keypoints are moved here: its functions
-cut boxes off before their visible part can be compared with the whole, read masks beside the middle
-of a pixel, and scale keypoints without the half pixel to their middles.
+torchvision resizes and recolours pixels. Boxes, masks and keypoints are moved here, by one rule: it
+scales keypoints without the half pixel to their middles, resizes masks beside the middles of pixels
+and cuts off boxes, unless told otherwise, before their visible part is compared with the whole.
 """
 
 from __future__ import annotations
