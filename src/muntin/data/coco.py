@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.data.archives import read_bytes
+from muntin.data.box_units import require_widths
 from muntin.data.coco_images import Id, ImageRecord, Row, find_images, plain_id
 from muntin.data.coco_keypoints import Points, common_points, points_of
 from muntin.data.objects import (
@@ -27,7 +28,6 @@ from muntin.data.objects import (
     ObjectRequest,
     make_entry,
     make_listing,
-    require_widths,
 )
 from muntin.data.readers import (
     Reader,
