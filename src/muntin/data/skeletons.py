@@ -158,8 +158,9 @@ def _edges_of_project(
 
 
 def _joins(row: object, names: tuple[str, ...]) -> bool:
-    pair = isinstance(row, list) and len(row) == 2 and row[0] != row[1]
-    return pair and all(name in names for name in row)  # type: ignore[attr-defined]
+    if not isinstance(row, list) or len(row) != 2 or row[0] == row[1]:
+        return False
+    return all(name in names for name in row)
 
 
 def _number(name: object, names: tuple[str, ...]) -> int:
