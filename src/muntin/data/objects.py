@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from muntin.errors import plural, shorten
 from muntin.run_lengths import Edges, clean_segmentation, mask_area, to_run_lengths
-from muntin.samples import Entry, Listing, Objects, Problem, Skeleton
+from muntin.samples import Entry, Listing, Objects, Problem, Skeleton, warning
 from muntin.shapes import Size
 
 BAD_KEYPOINTS = "with keypoints that are no numbers"
@@ -46,11 +46,6 @@ class Annotation:
     area: float | None = None
     segmentation: Any = None
     keypoints: Any = None
-
-
-def warning(file: str, what: str) -> Problem:
-    """Name a problem that training can live with."""
-    return Problem(file=file, what=what, severity="warning")
 
 
 class AnnotationReport:
