@@ -8,6 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from muntin.run_lengths import (
+    box_of,
     decode_mask,
     encode_mask,
     mask_area,
@@ -40,6 +41,16 @@ def test_run_lengths_are_pycocotools(size):
         assert mask == theirs(bitmap)
         np.testing.assert_array_equal(decode_mask(mask), bitmap)
         assert mask_area(mask) == bitmap.sum()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_box_of_run_lengths_is_that_of_the_pixels(size):
+    for bitmap in random_bitmaps(size):
+        rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+        tight = (0, 0, 0, 0)
+        if len(rows):
+            tight = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        assert box_of(encode_mask(bitmap), size) == tight
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -36,7 +35,8 @@ def diagnose() -> dict[str, Any]:
     for name in ("torch", "torchvision", "lightning-fabric", "safetensors", "huggingface_hub"):
         facts[name] = importlib.metadata.version(name)
     for name in ("timm", "transformers"):
-        facts[name] = _version(name)
+        found = is_installed(name)
+        facts[name] = importlib.metadata.version(name) if found else "not installed (optional)"
     facts["device"] = torch.cuda.get_device_name() if device.type == "cuda" else device.type
     facts["fp32 GFLOP/s"] = round(measure_matmul_rate(torch.float32) / 1e9)
     facts["bf16 GFLOP/s"] = round(measure_matmul_rate(torch.bfloat16) / 1e9)
@@ -61,12 +61,6 @@ def _describe_missing(find: Callable[[], str]) -> str:
     except ConfigError as error:
         missing = str(error)
     return f"no: {missing}" if missing else "can run"
-
-
-def _version(name: str) -> str:
-    if importlib.util.find_spec(name) is None:
-        return "not installed (optional)"
-    return importlib.metadata.version(name)
 
 
 def _try_model(device: torch.device) -> str:

@@ -131,11 +131,8 @@ def box_of(segmentation: Segmentation, size: Size) -> Edges:
         xs = [x for polygon in segmentation for x in polygon[::2]]
         ys = [y for polygon in segmentation for y in polygon[1::2]]
         return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
-    bitmap = decode_mask(to_run_lengths(segmentation, size))
-    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
-    if not len(rows):
-        return 0.0, 0.0, 0.0, 0.0
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    left, top, width, height = coco_mask.toBbox(to_run_lengths(segmentation, size)).tolist()
+    return left, top, left + width, top + height
 
 
 def _fault_of_polygon(polygon: Any) -> str:  # noqa: ANN401

@@ -226,6 +226,11 @@ class Problem:
     severity: Literal["error", "warning"]
 
 
+def warning(file: str, what: str) -> Problem:
+    """Name a problem that training can live with."""
+    return Problem(file=file, what=what, severity="warning")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSets:
     """The splits of a data set.

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.batches import fit
 from muntin.data.dense_transforms import DetectionAugmentConfig
-from muntin.data.joint_transforms import to_box_targets
+from muntin.data.joint_transforms import Window, to_box_targets
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError
 from muntin.samples import Objects, Skeleton
@@ -377,3 +379,26 @@ def test_keypoints_move_with_the_image():
         _, moved = augment(pixels, targets, config, pre, seed, still)
         x = moved.points[0, :, 0]
         assert x[2] < x[0] < x[1], "never mirrored"
+
+
+def test_where_torchvision_moves_boxes_masks_and_keypoints_otherwise():
+    """Why `Window` moves them; when one of its answers changes, this may go."""
+    half = Window((0, 20, 40, 20), (20, 20))
+    corners = torch.tensor([[10.0, 0], [30, 20]])
+    box = {"data": corners.view(1, 4), "format": "XYXY", "canvas_size": (40, 40)}
+    assert half.move_points(corners, 0.5).tolist() == [[-10, 0], [10, 10]]
+    cut = tvf.resized_crop(tv_tensors.BoundingBoxes(**box), 0, 20, 40, 20, [20, 20])
+    assert cut.tolist() == [[0, 0, 10, 10]], "cut off: half of it or all of it?"
+    whole = tv_tensors.BoundingBoxes(**box, clamping_mode=None)
+    assert tvf.resized_crop(whole, 0, 20, 40, 20, [20, 20]).tolist() == [[-10, 0, 10, 10]]
+
+    third = Window((0, 0, 1, 9), (1, 3))
+    labels = torch.arange(9)[None].to(torch.int16)
+    assert third.move_labels(labels).tolist() == [[1, 4, 7]], "the middle of three"
+    assert tvf.resize(tv_tensors.Mask(labels), [1, 3]).tolist() == [[0, 3, 6]], "the first"
+
+    double = Window((0, 0, 4, 4), (8, 8))
+    points = torch.tensor([[0.0, 0], [3, 3]])
+    assert double.move_points(points, 0).tolist() == [[0.5, 0.5], [6.5, 6.5]]
+    theirs = tvf.resize(tv_tensors.KeyPoints(points, canvas_size=(4, 4)), [8, 8])
+    assert theirs.tolist() == [[0, 0], [6, 6]]

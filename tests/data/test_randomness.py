@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from muntin.data.loading import derive_seed, draw_order, draw_uniforms
+from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 
 
 def draw(seed=0, epoch=0, indices=range(1000), count=8):

@@ -9,7 +9,7 @@ import torch
 
 from muntin.data.batches import center_crop
 from muntin.data.classification_transforms import BATCH_DRAWS, AugmentConfig
-from muntin.data.loading import draw_uniforms
+from muntin.data.randomness import draw_uniforms
 from muntin.data.transforms import Preprocessing, Sample, normalise, to_tensor
 from muntin.errors import ConfigError
 

@@ -18,10 +18,9 @@ from typing import NamedTuple
 from muntin.data.archives import read_bytes
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import ImageInfo, decode_with_facts
-from muntin.data.objects import warning
 from muntin.data.splitting import split
 from muntin.errors import DataError, plural, shorten
-from muntin.samples import DataSets, Entry, Listing, Problem
+from muntin.samples import DataSets, Entry, Listing, Problem, warning
 from muntin.shapes import Size
 
 THREADS = 2

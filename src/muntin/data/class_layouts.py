@@ -63,10 +63,6 @@ class _Folder:
         return _Folder(self.tree, f"{self.prefix}{top}/")
 
 
-def _recognise_folders(source: Source) -> Tree | None:
-    return None if source.is_file else source.tree
-
-
 def _read_folders(place: Source, tree: Tree, class_names: Sequence[str] | None) -> DataSets:
     others = len(tree.files) - len(tree.images)
     if not tree.images:
@@ -198,7 +194,7 @@ def _require_same_classes(names: Sequence[str], expected: Sequence[str], folder:
 
 CLASS_FOLDERS: Reader[Sequence[str] | None, DataSets] = Reader(
     name="class folders",
-    recognise=_recognise_folders,
+    recognise=lambda source: None if source.is_file else source.tree,
     read=_read_folders,
     looks_for="one folder a class",
 )
@@ -270,10 +266,6 @@ def _read_row(cells: dict[str, str | None], columns: dict[str, str]) -> Row:
     )
 
 
-def _recognise_table(source: Source) -> Path | None:
-    return source.path if source.suffix == ".csv" else None
-
-
 def _read_csv(source: Source, place: Path, class_names: Sequence[str] | None) -> DataSets:
     rows = read_table(place)
     found = {name for row in rows for name in row.classes}
@@ -339,7 +331,7 @@ def _require_learnt(train: Listing, place: Path) -> None:
 
 CLASS_TABLE: Reader[Sequence[str] | None, DataSets] = Reader(
     name="CSV",
-    recognise=_recognise_table,
+    recognise=lambda source: source.path if source.suffix == ".csv" else None,
     read=_read_csv,
     looks_for="a CSV with the columns path and class",
     file="a .csv",

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.data.archives import read_bytes
+from muntin.data.box_units import require_widths
 from muntin.data.coco_images import Id, ImageRecord, Row, find_images, plain_id
+from muntin.data.coco_keypoints import Points, common_points, points_of
 from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
@@ -26,7 +28,6 @@ from muntin.data.objects import (
     ObjectRequest,
     make_entry,
     make_listing,
-    require_widths,
 )
 from muntin.data.readers import (
     Reader,
@@ -36,7 +37,6 @@ from muntin.data.readers import (
     explain_some,
     number_classes,
 )
-from muntin.data.skeletons import Points, common_points, points_of
 from muntin.data.trees import PARTS, Tree, part_in, part_of, read_json
 from muntin.errors import DataError, shorten
 from muntin.run_lengths import box_of, clean_segmentation

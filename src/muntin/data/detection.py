@@ -11,16 +11,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
-from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest, warning
+from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
 from muntin.data.voc import VOC
 from muntin.data.yolo import YOLO
 from muntin.errors import plural, shorten
 from muntin.run_lengths import box_of, mask_area, to_run_lengths
-from muntin.samples import DataSets, Entry, Listing, Problem
+from muntin.samples import DataSets, Entry, Listing, Problem, warning
 
 READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO, VOC, YOLO)
 """Layouts of annotated objects, in the order in which they are tried."""
@@ -120,19 +122,12 @@ def _judge_objects(entry: Entry) -> Iterator[Problem]:
         if not mask_area(to_run_lengths(mask, entry.size)):
             empty += 1
         else:
-            apart += _overlap(box, np.array(box_of(mask, entry.size))) < _MIN_OVERLAP
+            around = torch.tensor([box_of(mask, entry.size)], dtype=torch.float64)
+            apart += bool(box_iou(torch.from_numpy(box[None]), around) < _MIN_OVERLAP)
     if empty:
         yield warning(entry.path, f"masks that cover no pixel: {empty} {of_all}")
     if apart:
         yield warning(entry.path, f"masks that lie elsewhere than their boxes: {apart} {of_all}")
-
-
-def _overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of two boxes."""
-    sides = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    shared = float(sides.clip(0).prod())
-    both = sum(float((box[2:] - box[:2]).prod()) for box in (first, second))
-    return shared / max(both - shared, 1e-9)
 
 
 def _judge_classes(parts: Parts) -> Iterator[Problem]:

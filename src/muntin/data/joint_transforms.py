@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Geometry and colours that are drawn once for a sample and change all of it together.
 
-torchvision resizes and recolours pixels. Boxes, masks and keypoints are moved here: its functions
-cut boxes off before their visible part can be compared with the whole, read masks beside the middle
-of a pixel, and scale keypoints without the half pixel to their middles.
+torchvision resizes and recolours pixels. Boxes, masks and keypoints are moved here, by one rule: it
+scales keypoints without the half pixel to their middles, resizes masks beside the middles of pixels
+and cuts off boxes, unless told otherwise, before their visible part is compared with the whole.
 """
 
 from __future__ import annotations
@@ -49,11 +49,16 @@ class Window(NamedTuple):
         return self._orient(resize(seen, self.size, interpolation))
 
     def move_labels(self, labels: Tensor) -> Tensor:
-        """Give what is seen of maps of labels (..., H, W): each pixel gets the nearest one."""
+        """Give what is seen of maps of labels (..., H, W): each pixel gets the nearest one.
+
+        A view of `labels` if only a part is cut out.
+        """
         top, left, high, wide = self.part
-        rows = _nearest_pixels(high, self.size[0]) + top
-        columns = _nearest_pixels(wide, self.size[1]) + left
-        return self._orient(labels.index_select(-2, rows).index_select(-1, columns))
+        seen = labels[..., top : top + high, left : left + wide]
+        if self.size != (high, wide):
+            rows, columns = map(_nearest_pixels, (high, wide), self.size)
+            seen = seen.index_select(-2, rows).index_select(-1, columns)
+        return self._orient(seen)
 
     def move_points(self, xy: Float[Tensor, "... 2"], middle: float) -> Float[Tensor, "... 2"]:
         """Give where points come to lie, before any turn.
@@ -213,7 +218,7 @@ def _draw_layers(objects: Objects, original: Size, window: Window) -> tuple[Tens
         if mask is None:
             continue
         drawn = torch.from_numpy(decode_mask(to_run_lengths(mask, original)))
-        bitmap = (drawn if window.size == original else window.move_labels(drawn)).numpy()
+        bitmap = window.move_labels(drawn).numpy()
         lines, places = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
         if not len(lines):
             continue

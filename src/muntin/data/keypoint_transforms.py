@@ -42,8 +42,6 @@ FINEST = 2.0
 HALF_BODY_FROM = 8
 """Known points from which half a body is something to learn from."""
 
-Box = Sequence[float] | NDArray[np.float64]
-
 Frame = NDArray[np.float64]
 """Left, top, right and bottom of a frame, (4,)."""
 
@@ -149,7 +147,7 @@ class Region(NamedTuple):
         return moved
 
 
-def crop_box(box: Box, pre: Preprocessing) -> Frame:
+def crop_box(box: Sequence[float] | NDArray[np.float64], pre: Preprocessing) -> Frame:
     """Give what is seen of an instance: its box, widened to the proportions of the crop.
 
     The box is made of edges, the frame goes from point to point.

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.class_layouts import CLASS_FOLDERS, CLASS_TABLE
-from muntin.data.objects import warning
 from muntin.data.readers import Reader, find_reader
 from muntin.errors import plural, shorten
-from muntin.samples import DataSets, Problem
+from muntin.samples import DataSets, Problem, warning
 
 _IMBALANCE = 20
 

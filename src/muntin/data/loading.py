@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a listing to batches: decoded once when it fits, repeatable, cheap for tiny images.
-
-What happens to an image must not depend on which process reads it, in which batch, or whether the
-run was stopped in between. So each random number is computed from its place (seed, epoch, index),
-not drawn from a stream.
-"""
+"""From a listing to batches: decoded once when it fits, repeatable, cheap for tiny images."""
 
 from __future__ import annotations
 
@@ -22,55 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 from muntin.data.batches import Batch, fit, stack_images
 from muntin.data.cache import ImageCache
 from muntin.data.classification_transforms import BATCH_DRAWS
+from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 from muntin.data.transforms import Augmentation, Preprocessing, Sample
 from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
-
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele et al. 2014): every input bit reaches every output."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
-
-
-def _fold(places: tuple[int, ...]) -> NDArray[np.uint64]:
-    state = np.zeros(1, np.uint64)
-    for place in places:
-        state = _mix(state + _STEP + np.uint64(place & 0xFFFFFFFFFFFFFFFF))
-    return state
-
-
-def derive_seed(*places: int) -> int:
-    """Give a seed of 63 bits for a place such as (seed, epoch, step)."""
-    return int(_fold(places)[0] >> np.uint64(1))
-
-
-def draw_uniforms(
-    seed: int, epoch: int, indices: NDArray[np.int64], count: int
-) -> NDArray[np.float64]:
-    """Draw `count` numbers in [0, 1) for each image of a batch: (images, count)."""
-    state = _mix(_fold((seed, epoch)) + _STEP * (indices.astype(np.uint64) + np.uint64(1)))
-    steps = _STEP * np.arange(1, count + 1, dtype=np.uint64)
-    bits = _mix(state[:, None] + steps[None, :])
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def draw_order(
-    seed: int, epoch: int, count: int, shares: NDArray[np.float64] | None = None
-) -> NDArray[np.int64]:
-    """Give the order in which an epoch shows `count` images.
-
-    With `shares`, how often each is wanted relative to the others, they are drawn with replacement.
-    """
-    generator = np.random.default_rng([seed, epoch, 0x6F72])
-    if shares is None:
-        return generator.permutation(count)
-    return generator.choice(count, size=count, p=shares / shares.sum())
-
 
 UNREAD = -1.0
 """Weight of an image that a worker could not read."""

@@ -15,16 +15,8 @@ from typing import Literal, NamedTuple
 
 from muntin.data.archives import read_bytes
 from muntin.data.mask_layouts import MaskRequest, Pair, Pairs, pair_masks
-from muntin.data.mask_values import (
-    MaskTable,
-    count_values,
-    find_table,
-    has_colors,
-    parse_colors,
-    parse_value,
-    read_values,
-)
-from muntin.data.objects import warning
+from muntin.data.mask_tables import MaskTable, find_table, parse_colors, parse_value
+from muntin.data.mask_values import count_values, has_colors, read_values
 from muntin.data.readers import (
     Reader,
     Source,
@@ -35,7 +27,7 @@ from muntin.data.readers import (
     refuse_unknown,
 )
 from muntin.errors import DataError, plural, shorten
-from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem
+from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem, warning
 
 MAX_SAMPLED = 200
 """Masks that are sampled to find their values."""

@@ -16,11 +16,11 @@ import numpy as np
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO_KEYPOINTS
 from muntin.data.deeplabcut import DEEPLABCUT
-from muntin.data.objects import AnnotationReport, ObjectRequest, warning
+from muntin.data.objects import AnnotationReport, ObjectRequest
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
 from muntin.data.skeletons import build_skeleton
 from muntin.errors import DataError, plural, shorten
-from muntin.samples import Classes, DataSets, Entry, Listing, Problem
+from muntin.samples import Classes, DataSets, Entry, Listing, Problem, warning
 
 READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO_KEYPOINTS, DEEPLABCUT)
 """Layouts of keypoints, in the order in which they are tried; entries are whole images."""

@@ -20,11 +20,10 @@ from muntin.data.mask_folders import MASK_FOLDERS, name_value
 from muntin.data.mask_folders import propose_table as propose_table
 from muntin.data.mask_layouts import MaskRequest
 from muntin.data.mask_values import count_values, read_mask
-from muntin.data.objects import warning
 from muntin.data.readers import Reader, Source, find_reader, join_parts
 from muntin.data.yolo import YOLO
 from muntin.errors import DataError, plural, shorten
-from muntin.samples import Classes, DataSets, Listing, MaskEncoding, Problem
+from muntin.samples import Classes, DataSets, Listing, MaskEncoding, Problem, warning
 
 BACKGROUND = "background"
 

@@ -13,11 +13,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from muntin.data.objects import AnnotationReport
 from muntin.data.trees import Tree, read_json, read_text
 from muntin.errors import DataError, shorten, unknown_name
 from muntin.ops.keypoints import DEFAULT_SIGMA
@@ -159,8 +158,9 @@ def _edges_of_project(
 
 
 def _joins(row: object, names: tuple[str, ...]) -> bool:
-    pair = isinstance(row, list) and len(row) == 2 and row[0] != row[1]
-    return pair and all(name in names for name in row)  # type: ignore[attr-defined]
+    if not isinstance(row, list) or len(row) != 2 or row[0] == row[1]:
+        return False
+    return all(name in names for name in row)
 
 
 def _number(name: object, names: tuple[str, ...]) -> int:
@@ -242,66 +242,3 @@ def _guess_pairs(names: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], l
 
 def _fold(words: Sequence[str]) -> str:
     return "".join(words).lower()
-
-
-class Points(NamedTuple):
-    """The keypoints of a category, its edges counted from 0, and entries that are no edges."""
-
-    names: tuple[str, ...]
-    edges: tuple[tuple[int, int], ...]
-    odd: tuple[str, ...] = ()
-
-
-def points_of(category: Mapping[str, Any]) -> Points:
-    """Give the keypoints of a category and the lines between them, which COCO counts from 1.
-
-    Example:
-        >>> points_of({"keypoints": ["nose", "tail"], "skeleton": [[1, 2], [2, 7], [1, 1]]})
-        Points(names=('nose', 'tail'), edges=((0, 1),), odd=('[2, 7]', '[1, 1]'))
-    """
-    names = tuple(map(str, category["keypoints"]))
-    rows = category.get("skeleton") or []
-    rows = rows if isinstance(rows, list) else [rows]
-    return Points(
-        names=names,
-        edges=tuple((row[0] - 1, row[1] - 1) for row in rows if _is_edge(row, len(names))),
-        odd=tuple(f"{row}" for row in rows if not _is_edge(row, len(names))),
-    )
-
-
-def _is_edge(row: object, most: int) -> bool:
-    if not isinstance(row, list) or len(row) != 2 or row[0] == row[1]:
-        return False
-    return all(type(number) is int and 1 <= number <= most for number in row)
-
-
-def common_points(
-    every: Mapping[str, Mapping[str, Points]], source: str, findings: AnnotationReport
-) -> Points:
-    """Give the keypoints that all classes have which have some: file to class to keypoints."""
-    for path, classes in every.items():
-        for name, points in classes.items():
-            twice = [one for one, count in Counter(points.names).items() if count > 1]
-            if twice:
-                message = (
-                    f"The keypoints of a category must have names of their own, got "
-                    f"{shorten(twice)} twice in category {name!r} of {path!r} in {source!r}. "
-                    f"Rename one."
-                )
-                raise DataError(message)
-            if points.odd:
-                what = (
-                    f"in the skeleton of category {name!r} left out: {shorten(points.odd)}; a line "
-                    f"joins two of the keypoints, counted from 1 to {len(points.names)}"
-                )
-                findings.warn(path, what)
-                findings.notes.append(f"lines left out of the skeleton: {shorten(points.odd)}")
-    found = {name: points for classes in every.values() for name, points in classes.items()}
-    if len({points.names for points in found.values()}) == 1:
-        return next(iter(found.values()))
-    got = "; ".join(f"{name}: {shorten(points.names)}" for name, points in found.items()) or "none"
-    message = (
-        f"The categories must have the same keypoints, by name in their list keypoints, got {got} "
-        f"({next(iter(every))!r} in {source!r}). Correct the file, or give one that has keypoints."
-    )
-    raise DataError(message)

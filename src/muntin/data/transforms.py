@@ -128,8 +128,7 @@ class Augmentation:
     depends on nothing else.
 
     `kind` is its name in files. With `groups_by_shape`, images of similar shape are put into one
-    batch, to need less padding. `batch_transform` does the same for a batch of images of one size
-    at once; None if it needs single images.
+    batch, to need less padding.
     """
 
     __slots__ = ()
@@ -137,7 +136,8 @@ class Augmentation:
     groups_by_shape: ClassVar[bool] = False
 
     @property
-    def batch_transform(self) -> BatchTransform | None:  # noqa: D102 (an attribute)
+    def batch_transform(self) -> BatchTransform | None:
+        """The same for a batch of images of one size at once; None if it needs single images."""
         return None
 
     def augment(

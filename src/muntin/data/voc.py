@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from muntin.data.archives import read_bytes
+from muntin.data.box_units import require_corners
 from muntin.data.objects import (
     NO_BOX,
     Annotation,
@@ -28,7 +29,6 @@ from muntin.data.objects import (
     ObjectRequest,
     make_entry,
     make_listing,
-    require_corners,
 )
 from muntin.data.readers import Reader, Source, clean_class_name, count_others, number_classes
 from muntin.data.trees import PARTS, Tree, clean_name, fold, read_size, read_text, sort_into_parts

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from muntin.data.box_units import require_fractions
 from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
@@ -21,7 +22,6 @@ from muntin.data.objects import (
     ObjectRequest,
     make_entry,
     make_listing,
-    require_fractions,
 )
 from muntin.data.readers import Reader, Source, count_others, number_classes
 from muntin.data.trees import Tree, open_tree, read_size, read_text

@@ -146,11 +146,24 @@ class DetectionMetric:
 
     def _evaluate(self, kind: Kind) -> tuple[dict[str, Any], PrecisionRecall]:
         """The figures and the curves, computed once."""
-        if kind not in self._results:
-            # Equal scores are ranked in the order of the images, so that must be fixed.
-            images = sorted(self._images, key=_address)
-            evaluation = _evaluate(kind, images, len(self.class_names), self.max_detections)
-            self._results[kind] = _figures(kind, evaluation.eval), _curves(kind, images, evaluation)
+        if kind in self._results:
+            return self._results[kind]
+        # Equal scores are ranked in the order of the images, so that must be fixed.
+        images = sorted(self._images, key=_address)
+        truth_rows, found_rows, shapes = [], [], []
+        for image_id, (found, truth) in enumerate(images):
+            truth_rows += list(_truth_rows(kind, truth, found, image_id))
+            found_rows += list(_found_rows(kind, found, image_id))
+            shapes.append({"id": image_id, "height": found.size[0], "width": found.size[1]})
+        evaluation = evaluate_rows(
+            "bbox" if kind == "box" else "segm",
+            shapes,
+            truth_rows,
+            found_rows,
+            num_classes=len(self.class_names),
+            max_detections=(1, 10, self.max_detections),
+        )
+        self._results[kind] = _figures(kind, evaluation.eval), _curves(kind, images, evaluation)
         return self._results[kind]
 
 
@@ -159,24 +172,6 @@ def _address(image: tuple[Detections, Objects]) -> tuple[str | bytes, ...]:
     found, truth = image
     columns = (found.scores, found.boxes, found.class_ids, truth.boxes, truth.class_ids)
     return (found.path, *(column.tobytes() for column in columns))
-
-
-def _evaluate(
-    kind: Kind, images: Sequence[tuple[Detections, Objects]], num_classes: int, max_detections: int
-) -> Any:  # noqa: ANN401 (the library is untyped)
-    truth_rows, found_rows, shapes = [], [], []
-    for image_id, (found, truth) in enumerate(images):
-        truth_rows += list(_truth_rows(kind, truth, found, image_id))
-        found_rows += list(_found_rows(kind, found, image_id))
-        shapes.append({"id": image_id, "height": found.size[0], "width": found.size[1]})
-    return evaluate_rows(
-        "bbox" if kind == "box" else "segm",
-        shapes,
-        truth_rows,
-        found_rows,
-        num_classes=num_classes,
-        max_detections=(1, 10, max_detections),
-    )
 
 
 def _is_crowd(kind: Kind, truth: Objects) -> NDArray[np.bool_]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from muntin.configs import check_range
 from muntin.data.batches import Batch
-from muntin.data.loading import EvalLoader, derive_seed
+from muntin.data.loading import EvalLoader
+from muntin.data.randomness import derive_seed
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.features import TokenMask
 from muntin.heads.network import Network

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from muntin.data.batches import Batch
 from muntin.data.classification_transforms import AugmentConfig
-from muntin.data.loading import derive_seed
+from muntin.data.randomness import derive_seed
 from muntin.devices import return_freed_memory
 from muntin.errors import TrainingError
 from muntin.heads.network import Network
