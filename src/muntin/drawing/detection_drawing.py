@@ -17,14 +17,7 @@ from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from muntin.drawing.layout import (
-    HALO,
-    LARGEST,
-    add_legend,
-    draw_tag,
-    fit_image,
-    join_panels,
-)
+from muntin.drawing.layout import HALO, LARGEST, add_legend, draw_tag, fit_image, join_panels
 from muntin.drawing.style import Colour, clean_label, colour_of, load_font
 from muntin.results import Detections
 from muntin.run_lengths import Segmentation

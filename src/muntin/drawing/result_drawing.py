@@ -147,8 +147,7 @@ def draw_poses(
     The best instance is on top; `largest` is the maximum longer side in pixels.
     """
     image = fit_image(pixels, _SMALLEST, largest)
-    longer = max(pixels.shape[:2])
-    scale = min(max(longer, _SMALLEST), largest) / longer
+    scale = max(image.size) / max(pixels.shape[:2])
     pen = ImageDraw.Draw(image)
     radius = max(3.0, max(image.size) / 100)
     for row in range(len(found) - 1, -1, -1):

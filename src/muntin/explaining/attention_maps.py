@@ -44,12 +44,14 @@ _FORMULAS = {"product": "attention", "biased": "attention-biased", "cosine": "at
 class QueryAttention:
     """Attention of one query token in one layer; NaN where it cannot attend.
 
-    `elsewhere` is the fraction, mean over heads, on padding and prefix tokens.
+    `elsewhere` is the fraction, mean over heads, on padding and prefix tokens; `cell` are the edges
+    of the query (see `AttentionLayer.cell_at`), None for the class token.
     """
 
     layer: AttentionLayer
     maps: Float[Tensor, "h H W"]
     elsewhere: float
+    cell: tuple[float, float, float, float] | None
 
     @property
     def mean(self) -> Float[Tensor, "H W"]:
@@ -78,20 +80,22 @@ def show_attention(context: Context, *, max_pairs: int = MAX_PAIRS) -> Results:
     return figures
 
 
-def _attention_of(layer: AttentionLayer, row: int) -> QueryAttention:
+def _attention_of(layer: AttentionLayer, point: tuple[float, float] | None) -> QueryAttention:
+    """Attention of the token at a point (x, y) in pixels of the input, or of the class token."""
+    row = 0 if point is None else int(layer.query_rows()[layer.token_at(point)])
     weights = layer.query_attention(row)
     away = layer.keys[row // layer.queries.shape[1]] < 0
     return QueryAttention(
         layer=layer,
         maps=layer.weights_to_map(weights, row),
         elsewhere=float(weights[:, away].sum(dim=1).mean()),
+        cell=None if point is None else layer.cell_at(point),
     )
 
 
 def _show_point(context: Context, layers: Sequence[AttentionLayer]) -> Results:
     point = context.query
-    rows = [int(layer.query_rows()[layer.token_at(point)]) for layer in layers]
-    attentions = [_attention_of(layer, row) for layer, row in zip(layers, rows, strict=True)]
+    attentions = [_attention_of(layer, point) for layer in layers]
     parts = (
         "text",
         any(layer.layout is not None for layer in layers) and "windows",
@@ -110,7 +114,7 @@ def _show_point(context: Context, layers: Sequence[AttentionLayer]) -> Results:
     return [
         make_figure(
             "attention-point",
-            _draw_layers(context, attentions, point, "query"),
+            _draw_layers(context, attentions),
             parts,
             layers=make_point_layers(layers),
             elsewhere=" or ".join(names),
@@ -118,7 +122,7 @@ def _show_point(context: Context, layers: Sequence[AttentionLayer]) -> Results:
         ),
         make_figure(
             "attention-point-heads",
-            _draw_heads(context, attentions, point),
+            _draw_heads(context, attentions),
             ("text", context.fresh),
             **shared,
         ),
@@ -131,7 +135,7 @@ def _show_class_token(context: Context, layers: Sequence[AttentionLayer]) -> Res
         entry = "attention-no-class-token"
         reads = "classifier" if context.task.dense is None else "dense"
         return [make_missing(entry, name=context.name, reads=find_text(f"missing.{entry}", reads))]
-    attentions = [_attention_of(layer, 0) for layer in layers]
+    attentions = [_attention_of(layer, None) for layer in layers]
     others = ", ".join(layers[-1].prefix[1:])
     parts = (
         "text", bool(others) and "others", _is_uniform(attentions) and "uniform", context.fresh,
@@ -143,12 +147,11 @@ def _show_class_token(context: Context, layers: Sequence[AttentionLayer]) -> Res
     }
     name = "attention-class-token"
     return [
-        make_figure(name, _draw_layers(context, attentions, None, "image"), parts, **shared),
+        make_figure(name, _draw_layers(context, attentions), parts, **shared),
         make_figure(
-            f"{name}-heads", _draw_heads(context, attentions, None), ("text", context.fresh),
-            **shared,
+            f"{name}-heads", _draw_heads(context, attentions), ("text", context.fresh), **shared
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _is_uniform(attentions: Sequence[QueryAttention]) -> bool:
@@ -173,16 +176,11 @@ def _facts(context: Context, attentions: Sequence[QueryAttention]) -> dict[str, 
     return {"size": list(context.shown_size), "layers": rows}
 
 
-def _draw_layers(
-    context: Context,
-    attentions: Sequence[QueryAttention],
-    point: tuple[float, float] | None,
-    name: str,
-) -> Figure:
+def _draw_layers(context: Context, attentions: Sequence[QueryAttention]) -> Figure:
     image = kit.to_floats(context.shown)
     chosen = [attentions[place] for place in kit.spread(len(attentions), _MAX_LAYERS)]
     rows = -(-(len(chosen) + 1) // _COLUMNS)
-    boxes, titles = [], [name]
+    boxes, titles = [], ["image" if chosen[0].cell is None else "query"]
     for one in chosen:
         weights = one.mean.numpy()
         box, factor = _enlarge(image, weights, one.layer.stride)
@@ -195,12 +193,10 @@ def _draw_layers(
     image_grid = kit.ImageGrid(
         rows, _COLUMNS, ratio=kit.panel_ratio(context.shown_size), extra=extra
     )
-    cell = None if point is None else chosen[0].layer.cell_at(point)
-    image_grid.show(0, 0, image, name, mark=cell)
+    image_grid.show(0, 0, image, name, mark=chosen[0].cell)
     for place, (one, box, words) in enumerate(zip(chosen, boxes, titles, strict=True), 1):
         painted = kit.blend_tokens(image, one.mean.numpy(), one.layer.stride)
-        mark = None if point is None else one.layer.cell_at(point)
-        image_grid.show(*divmod(place, _COLUMNS), painted, words, mark=mark, box=box)
+        image_grid.show(*divmod(place, _COLUMNS), painted, words, mark=one.cell, box=box)
     return image_grid.figure
 
 
@@ -222,19 +218,16 @@ def _enlarge(
     return (left, top, left + wide, top + high), factor
 
 
-def _draw_heads(
-    context: Context, attentions: Sequence[QueryAttention], point: tuple[float, float] | None
-) -> Figure:
+def _draw_heads(context: Context, attentions: Sequence[QueryAttention]) -> Figure:
     image, layers = kit.to_floats(context.shown), []
     for one in (attentions[place] for place in _choose_heads(attentions)):
         maps, stride = one.maps.numpy(), one.layer.stride
-        mark = None if point is None else one.layer.cell_at(point)
         layers.append(
             kit.HeadMaps(
                 title=one.layer.title,
                 maps=maps,
                 paint=partial(kit.blend_tokens, image, stride=stride),
-                options={"mark": mark, "box": _enlarge(image, maps[0], stride)[0]},
+                options={"mark": one.cell, "box": _enlarge(image, maps[0], stride)[0]},
             )
         )
     return kit.show_heads(layers, ratio=kit.panel_ratio(context.shown_size))

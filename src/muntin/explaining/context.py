@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.data.batches import pad_images
+from muntin.data.batches import stack_images
 from muntin.data.keypoint_transforms import crop_box
 from muntin.data.transforms import Preprocessing
 from muntin.explaining.attention_extraction import LayerCall, find_extractor
@@ -145,11 +145,10 @@ class Context:
         """Key of the sentence that captions end with if the weights are untrained, or False."""
         return not self.trained and "fresh"
 
-    @property
-    def padded(self) -> UInt8[Tensor, "1 C Hi Wi"]:
-        """`shown` as a batch of one, padded at the right and bottom as in prediction."""
-        fills = self.pre.fit in ("center_crop", "instance_crop")
-        return self.shown[None] if fills else pad_images([self.shown])
+    @cached_property
+    def predictor(self) -> Predictor:
+        """Of the model, for this image and those of a folder."""
+        return Predictor(self.network, self.task, self.classes, self.pre, device="cpu")
 
     @cached_property
     def recording(self) -> Recording:
@@ -160,11 +159,10 @@ class Context:
     @cached_property
     def prediction(self) -> Any:  # noqa: ANN401 (one of muntin.results)
         """Result of the image."""
-        predictor = Predictor(self.network, self.task, self.classes, self.pre, device="cpu")
         meta = ImageMeta(path=self.path, size=self.size, input_size=self.shown_size)
-        part = Part(images=self.padded, metas=(meta,), places=(0,))
+        part = Part(images=stack_images([self.shown], self.pre), metas=(meta,), places=(0,))
         batch = PreparedBatch(parts=(part,), merges=((1, lambda results: results[0]),))
-        return predictor.decode(predictor.run(batch))[0]
+        return self.predictor.decode(self.predictor.run(batch))[0]
 
     @property
     def query(self) -> tuple[float, float]:

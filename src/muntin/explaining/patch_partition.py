@@ -19,7 +19,7 @@ from muntin.explaining import plotting as kit
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.explaining.context import Context
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
-from muntin.explaining.window_partition import draw_grid, fit_canvas, show_windows
+from muntin.explaining.window_partition import fit_canvas, show_windows
 from muntin.models.hiera import Hiera
 from muntin.models.swin import Swin
 from muntin.models.t2t_vit import SPLITS, T2TViT, unfolded_size
@@ -145,13 +145,13 @@ def _draw_patches(context: Context, stage: StageGrid) -> Figure:
     kit.set_panel(
         overview, canvas, f"{stage.grid[0]} x {stage.grid[1]} tokens of {stage.stride} pixels"
     )
-    draw_grid(overview, stage.grid, stage.stride, 0.5)
+    _draw_grid(overview, stage.grid, stage.stride, 0.5)
     side = min(_SHOWN_PATCHES, *stage.grid)
     rows, columns = ((count - side) // 2 for count in stage.grid)
     left, top, extent = columns * stage.stride, rows * stage.stride, side * stage.stride
     kit.draw_frame(overview, (left, top, left + extent, top + extent), VERMILION, 2, zorder=3)
     kit.set_panel(detail, canvas, f"central {side} x {side}")
-    draw_grid(detail, stage.grid, stage.stride, 1.2)
+    _draw_grid(detail, stage.grid, stage.stride, 1.2)
     over = (stage.kernel - stage.stride) / 2
     middle = side // 2 * stage.stride
     first_x, first_y = left + middle - over, top + middle - over
@@ -164,6 +164,14 @@ def _draw_patches(context: Context, stage: StageGrid) -> Figure:
         kit.hatch_box(panel, (0, height, canvas.shape[1], canvas.shape[0]), "#777777")
         kit.hatch_box(panel, (width, 0, canvas.shape[1], height), "#777777")
     return figure
+
+
+def _draw_grid(axes: Axes, grid: Size, stride: int, width: float) -> None:
+    """Draw the borders between tokens."""
+    high, wide = grid[0] * stride, grid[1] * stride
+    rows, columns = np.arange(grid[0] + 1) * stride, np.arange(grid[1] + 1) * stride
+    axes.hlines(rows, 0, wide, colors="white", linewidths=width, alpha=0.6)
+    axes.vlines(columns, 0, high, colors="white", linewidths=width, alpha=0.6)
 
 
 def _show_stages(context: Context, stages: Sequence[StageGrid]) -> Result:

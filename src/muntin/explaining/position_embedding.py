@@ -129,17 +129,15 @@ def _show_similarity(
     parts = []
     for grid, title in ((positions.grid, "original"), (other, label)):
         samples, numbers = _sample(grid)
-        similarity = compare_positions(positions.resize(grid), numbers).numpy()
-        parts.append((grid, samples, similarity, f"{grid[0]} x {grid[1]} tokens, {title}"))
+        similarity = compare_positions(positions.resize(grid), numbers)
+        maps = similarity.view(*samples, *grid).numpy()
+        parts.append((maps, f"{grid[0]} x {grid[1]} tokens, {title}"))
     kind = "learned" if positions.learned else "fixed"
     return make_figure(
         "positions-similarity",
         _draw_similarity(parts),
         ("text", positions.learned and context.fresh),
-        arrays={
-            "native": parts[0][2].reshape(*parts[0][1], *parts[0][0]),
-            "resized": parts[1][2].reshape(*parts[1][1], *parts[1][0]),
-        },
+        arrays={"native": parts[0][0], "resized": parts[1][0]},
         facts={
             "native grid": list(positions.grid),
             "resized grid": list(other),
@@ -150,18 +148,18 @@ def _show_similarity(
     )
 
 
-def _draw_similarity(parts: Sequence[tuple[Size, Size, NDArray[np.float32], str]]) -> Figure:
-    lowest = min(float(similarity.min()) for _, _, similarity, _ in parts)
-    ratio = float(np.clip(parts[0][0][0] / parts[0][0][1], 0.4, 2))
-    figure, panels = kit.start_plots(2, 4.0 * ratio + 0.9)
-    for axes, (grid, samples, similarity, title) in zip(panels, parts, strict=True):
-        mosaic = _join_maps(similarity.reshape(*samples, *grid))
+def _draw_similarity(parts: Sequence[tuple[NDArray[np.float32], str]]) -> Figure:
+    """Draw maps (rows, columns, H, W), one of each sampled position, under a title."""
+    lowest = min(float(maps.min()) for maps, _ in parts)
+    high, wide = parts[0][0].shape[2:]
+    figure, panels = kit.start_plots(2, 4.0 * float(np.clip(high / wide, 0.4, 2)) + 0.9)
+    for axes, (maps, title) in zip(panels, parts, strict=True):
         axes.imshow(
-            np.ma.masked_invalid(mosaic), cmap="viridis", vmin=lowest, vmax=1,
+            np.ma.masked_invalid(_join_maps(maps)), cmap="viridis", vmin=lowest, vmax=1,
             interpolation="nearest",
         )  # fmt: skip
         axes.set_title(title, fontsize=9, color=INK)
-        _label_samples(axes, grid, samples)
+        _label_samples(axes, maps.shape[2:], maps.shape[:2])
     bar = {"fraction": 0.025, "pad": 0.01}
     kit.add_colour_bar(figure, panels[0].images[0], panels, "cosine similarity", **bar)
     return figure
@@ -176,7 +174,7 @@ def _join_maps(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     return joined[:-gap, :-gap]
 
 
-def _label_samples(axes: Axes, grid: Size, samples: Size) -> None:
+def _label_samples(axes: Axes, grid: Sequence[int], samples: Sequence[int]) -> None:
     gap = max(1, round(0.1 * max(grid)))
     places = []
     for side, count in zip(grid, samples, strict=True):

@@ -32,7 +32,6 @@ from muntin.explaining.feature_maps import project_rows
 from muntin.explaining.figures import Result, Results, make_figure, make_missing
 from muntin.explaining.plotting import panels, set_panel, spread, start_plots, to_rgb
 from muntin.prediction.batch import find_images
-from muntin.prediction.predictor import Predictor
 from muntin.shapes import Float
 
 MAX_IMAGES = 300
@@ -152,9 +151,8 @@ def _read(rows: Iterable[tuple[str, str, int]]) -> Iterator[tuple[str, int, NDAr
 
 def _embed(context: Context, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """Embed images, prepared as in prediction; of a pose run, each whole image is one instance."""
-    predictor = Predictor(context.network, context.task, context.classes, context.pre, device="cpu")
     whole = [[(0, 0, one.shape[1], one.shape[0])] for one in images]
-    batch = predictor.prepare(images, boxes=whole if context.task.top_down else None)
+    batch = context.predictor.prepare(images, boxes=whole if context.task.top_down else None)
     vectors: dict[int, NDArray[np.float32]] = {}
     for part in batch.parts:
         sizes = torch.tensor([meta.input_size for meta in part.metas])
@@ -313,8 +311,7 @@ def _draw_dots(axes: Axes, gallery: Gallery, flat: NDArray[np.float64]) -> None:
 
 def _non_overlapping(flat: NDArray[np.float64], limit: int) -> Sequence[int]:
     """Pick dots whose thumbnails overlap neither each other nor the last dot, the query."""
-    spread = np.maximum(flat.max(axis=0) - flat.min(axis=0), 1e-12)
-    scaled = flat / spread
+    scaled = flat / np.maximum(np.ptp(flat, axis=0), 1e-12)
     chosen: list[int] = []
     for place in range(len(flat) - 1):
         taken = scaled[[*chosen, len(flat) - 1]]

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgba_array
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -116,9 +115,10 @@ def _draw_units(context: Context, groups: Sequence[Sequence[AttentionLayer]]) ->
         one = layout.num_windows == 1
         words = f"global: {sides}" if one else f"{layout.num_windows} units of {sides}"
         titles.append(f"{named}\n{words}")
+    image = kit.to_floats(context.shown)
     figure, line = kit.panels(1, len(groups), ratio=kit.panel_ratio(context.shown_size), extra=0.42)
     for axes, group, words in zip(line[0], groups, titles, strict=True):
-        _draw_shifted(axes, kit.to_floats(context.shown), group[0], words)
+        _draw_shifted(axes, image, group[0], words)
     return figure
 
 
@@ -207,7 +207,7 @@ def _draw_in_place(
 def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
     layout, stride = layer.windows, layer.stride
     regions = find_regions(layout)
-    colours = matplotlib.colors.to_rgba_array(_REGIONS)[:, :3].astype(np.float32)
+    colours = to_rgba_array(_REGIONS)[:, :3].astype(np.float32)
     image = colours[regions].repeat(stride, axis=0).repeat(stride, axis=1)
     kit.set_panel(axes, image, "attention stays\nwithin each region")
     _hatch(axes, shifted_indices(layer) < 0, stride)
@@ -224,7 +224,7 @@ def _draw_regions(axes: Axes, layer: AttentionLayer) -> None:
 def _tint(axes: Axes, regions: NDArray[np.int64], stride: int) -> None:
     """Overlay regions other than 0 in semi-transparent colours."""
     high, wide = regions.shape
-    colours = matplotlib.colors.to_rgba_array(_REGIONS)[regions]
+    colours = to_rgba_array(_REGIONS)[regions]
     colours[..., 3] = np.where(regions > 0, 0.45, 0)
     axes.imshow(colours, extent=(0, wide * stride, high * stride, 0), interpolation="nearest")
 
@@ -255,14 +255,6 @@ def _draw_borders(
     for width, shade in ((1.8, INK), (0.9, colour)) if colour == "white" else ((1.0, colour),):
         axes.hlines(rows * stride, 0, wide * stride, colors=shade, linewidths=width)
         axes.vlines(columns * stride, 0, high * stride, colors=shade, linewidths=width)
-
-
-def draw_grid(axes: Axes, grid: Size, stride: int, width: float) -> None:
-    """Draw the borders between tokens."""
-    high, wide = grid[0] * stride, grid[1] * stride
-    rows, columns = np.arange(grid[0] + 1) * stride, np.arange(grid[1] + 1) * stride
-    axes.hlines(rows, 0, wide, colors="white", linewidths=width, alpha=0.6)
-    axes.vlines(columns, 0, high, colors="white", linewidths=width, alpha=0.6)
 
 
 def _show_mask(layer: AttentionLayer) -> Result:
