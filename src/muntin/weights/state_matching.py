@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from muntin.errors import ShapeError, shorten
 from muntin.heads.network import Head, Network
-from muntin.heads.rcnn import RCNN
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import SIZE_RULES, Resampling, SizeRuleName
 from muntin.weights.dialects import (
@@ -89,7 +88,7 @@ def match_state(
     settled = {*result.values, *result.reset, *result.mismatched}
     result.has_head = any(key.startswith("head.") for key in settled)
     fresh = () if result.has_head or head is None else _reset_without_head(own, settled)
-    if result.has_head and isinstance(head, RCNN):
+    if result.has_head and isinstance(head, Head) and head.reads == "maps":
         _require_norms_of_maps(result, backbone)
     for key in own:
         # Frozen batch norms are stored without this counter, and inference does not use it.
@@ -106,7 +105,7 @@ def _reset_without_head(own: Collection[str], settled: Collection[str]) -> set[s
 
 
 def _require_norms_of_maps(result: MatchResult, backbone: nn.Module) -> None:
-    """Report norms of maps as unexpected: a detector trained with them is wrong without."""
+    """Report norms of maps as unexpected: a head trained with them is wrong without."""
     config: Any = backbone.config
     norms = [name for name in result.ignored if _NORM_OF_MAP.match(name)]
     if norms and getattr(config, "out_norm", "each") != "each":
