@@ -199,11 +199,25 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Compute the maps, B, C, H/stride, W/stride each, finest first."""
+        self.check_images(images)
         return self.features(images).maps
 
     def embed(self, images: Tensor) -> Float[Tensor, "B C"]:
         """Compute one vector per image: the input of the classifier in the family's paper."""
+        self.check_images(images)
         return self.features(images).vector
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise `ShapeError` unless images are a batch, (B, in_chans, H, W) by the config."""
+        wanted = getattr(getattr(self, "config", None), "in_chans", None)
+        if images.ndim != 4 or wanted not in (None, images.shape[1]):
+            channels = wanted or "C"
+            message = (
+                f"images must be (B, {channels}, H, W), a batch with {channels} channels, got "
+                f"{tuple(images.shape)}. Add the missing dimension, convert the images, or build "
+                f"the model with another in_chans."
+            )
+            raise ShapeError(message)
 
     def mask_grid(self, image_size: Size) -> Size:
         """Rows and columns of the grid of `TokenMask.keep` for images of (height, width) pixels.

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
 from muntin.configs import with_texts
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
@@ -24,13 +26,9 @@ from muntin.zoo.model_building import find_model
 from muntin.zoo.model_zoo import ALIASES, ModelEntry
 
 COCO_NAMES = tuple(
-    """person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,
-stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,
-umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,
-skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,
-sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,
-toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,
-clock,vase,scissors,teddy bear,hair drier,toothbrush""".replace("\n", "").split(",")
+    name
+    for name in MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    if name not in ("__background__", "N/A")
 )
 """The 80 classes of COCO by category id."""
 

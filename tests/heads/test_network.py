@@ -77,10 +77,19 @@ def test_raw_output_is_the_same_in_training():
     assert len(second) == 1
 
 
-def test_images_with_other_channels():
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ((1, 1, 64, 64), r"3 channels.*\(1, 1, 64"),
+        ((3, 64, 64), r"\(3, 64"),
+        ((64, 64), r"\(64, 64"),
+    ],
+)
+def test_images_of_another_shape(shape, told):
     network = two_heads("swin_nano", out_norm="each")
-    with pytest.raises(ShapeError, match=r"3 channels.*1, 1, 64"):
-        network(torch.randn(1, 1, 64, 64))
+    for call in (network, network.features, network.backbone, network.backbone.embed):
+        with pytest.raises(ShapeError, match=told):
+            call(torch.randn(shape))
 
 
 @pytest.mark.parametrize("name", ["backbone", "two words", "forward"])

@@ -133,6 +133,13 @@ def test_other_channels_are_rejected():
         muntin.load_weights(build(SMALL), upernet(replace(SMALL, channels=16), "openmmlab"))
 
 
+def test_a_model_without_norms_of_maps_is_rejected():
+    model = muntin.create_segmenter("swin_nano", head="light_small", num_classes=2)
+    bare = muntin.create_segmenter("swin_nano", head="light_small", num_classes=2, out_norm="none")
+    with pytest.raises(WeightError, match=r"norm0.*out_norm='each'"):
+        muntin.load_weights(bare, model.state_dict())
+
+
 def test_a_classifiers_weights_fill_the_backbone():
     classifier = muntin.create_model("swin_nano", num_classes=5)
     state = muntin.to_dialect(classifier, "timm")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -164,6 +165,16 @@ def test_blocks_of_a_vit_that_are_not_built_are_ignored():
     report = load_weights(body, to_dialect(model, "timm"))
     assert "blocks.1.norm1.weight" in report.ignored
     assert "norm.weight" in report.ignored
+
+
+def test_a_backbone_of_ones_own_may_have_any_config():
+    model = vit()
+    model.backbone.config = SimpleNamespace(  # has no hash
+        embed_dim=8, patch_size=8, out_indices=(-1,), distillation_token=False
+    )
+    state = {**model.state_dict(), "backbone.extra": torch.ones(1)}
+    with pytest.raises(WeightError, match=r"backbone\.extra"):
+        load_weights(model, state, "muntin")
 
 
 @pytest.mark.parametrize(("build", "dialect"), FAMILIES)

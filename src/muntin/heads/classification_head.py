@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ def class_losses(
 class _Classifier(Head):
     """The loss that both heads share."""
 
-    reads: ClassVar[Literal["maps", "vector"]] = "vector"
+    reads = "vector"
 
     def class_layers(self) -> dict[str, tuple[int, int]]:
         """Both classifiers."""

@@ -132,10 +132,16 @@ class FCOS(Detector):
         self, levels: list[Tensor], sizes: Int[Tensor, "B 2"]
     ) -> tuple[Float[Tensor, "B Q 1 4"], Float[Tensor, "B Q K"]]:
         """Give boxes and scores of the best cells of each level, equally many in each image."""
-        boxes, scores, _ = zip(*map(self._best_cells, levels, self.strides), strict=True)
-        return clip_boxes(torch.cat(boxes, 1), sizes)[:, :, None], torch.cat(scores, 1)
+        boxes, scores, _ = self._best_cells(levels)
+        return clip_boxes(boxes, sizes)[:, :, None], scores
 
-    def _best_cells(self, level: Tensor, stride: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _best_cells(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Boxes (B, Q, 4) and scores (B, Q, K) of the best cells; their numbers in each level."""
+        parts = [self._best_of_level(*pair) for pair in zip(levels, self.strides, strict=True)]
+        boxes, scores, cells = zip(*parts, strict=True)
+        return torch.cat(boxes, 1), torch.cat(scores, 1), list(cells)
+
+    def _best_of_level(self, level: Tensor, stride: float) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (B, q, 4), scores (B, q, K) and numbers (B, q) of the best cells of a level."""
         logits, distances, centredness = self._predict(level)
         # Centredness lowers the score of cells near box edges, whose boxes are inaccurate; the
@@ -160,14 +166,13 @@ class FCOS(Detector):
         Rows are chosen by score, so another image has other cells in them.
         """
         levels = self.read_levels(features)
-        parts = [self._best_cells(*pair) for pair in zip(levels, self.strides, strict=True)]
-        boxes, scores = (torch.cat(part, 1) for part in list(zip(*parts, strict=True))[:2])
+        boxes, scores, cells = self._best_cells(levels)
         boxes = clip_boxes(boxes, features.sizes)
         row = find_candidate(boxes[0][:, None], scores[0], box, class_id)
         at = 0
-        while row >= parts[at][2].shape[1]:  # candidates follow one another level by level
-            row, at = row - parts[at][2].shape[1], at + 1
-        cell = int(parts[at][2][0, row])
+        while row >= cells[at].shape[1]:  # candidates follow one another level by level
+            row, at = row - cells[at].shape[1], at + 1
+        cell = int(cells[at][0, row])
 
         def score(others: Features) -> Tensor:
             level = self.read_levels(others)[at]
@@ -197,10 +202,8 @@ class FCOS(Detector):
         outputs = [self._predict(level) for level in levels]
         logits, distances, centredness = (torch.cat(p, 1) for p in zip(*outputs, strict=True))
         points = [self._points(*pair) for pair in zip(levels, self.strides, strict=True)]
-        steps = torch.cat(
-            [p.new_full((len(p),), s) for p, s in zip(points, self.strides, strict=True)]
-        )
         places = torch.cat(points)
+        steps = _expand(self.strides, [len(part) for part in points], places)
         matched = [
             assign_cells(points, self.strides, target, self.config.radius, self.config.reach)
             for target in targets
@@ -294,5 +297,6 @@ def assign_cells(
 
 def _expand(values: tuple[float, ...] | list[float], counts: list[int], like: Tensor) -> Tensor:
     """One value a level, repeated for each of its cells."""
-    per_level = torch.tensor(values, dtype=like.dtype, device=like.device)
-    return per_level.repeat_interleave(torch.tensor(counts, device=like.device))
+    # On the CPU: on a GPU it would wait for the counts, to know how many cells there are.
+    per_level = torch.tensor(values, dtype=like.dtype)
+    return per_level.repeat_interleave(torch.tensor(counts)).to(like.device)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from muntin.errors import ConfigError, ShapeError
+from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask
 from muntin.shapes import Int
 
@@ -105,15 +105,7 @@ class Network(nn.Module):
         Raises:
             ShapeError: The images have another number of dimensions or channels.
         """
-        config = getattr(self.backbone, "config", None)
-        wanted = getattr(config, "in_chans", images.shape[-3])
-        if images.ndim != 4 or images.shape[1] != wanted:
-            message = (
-                f"images must be (B, {wanted}, H, W), a batch with {wanted} channels, got "
-                f"{tuple(images.shape)}. Add the missing dimension, convert the images, or build "
-                f"the model with another in_chans."
-            )
-            raise ShapeError(message)
+        self.backbone.check_images(images)
         features = self.backbone.features(images, sizes=sizes, mask=mask)
         if self._reads_both:
             features.compute_both()

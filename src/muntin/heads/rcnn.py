@@ -327,8 +327,9 @@ class RCNN(Detector):
 
 def image_indices(parts: list[Tensor]) -> Int[Tensor, " Q"]:
     """Give the image index of each row of concatenated parts."""
-    counts = torch.tensor([len(part) for part in parts], device=parts[0].device)
-    return torch.repeat_interleave(counts)
+    # On the CPU: on a GPU it would wait for the counts, to know how many rows there are.
+    counts = torch.tensor([len(part) for part in parts])
+    return torch.repeat_interleave(counts).to(parts[0].device)
 
 
 def _of_class(values: Float[Tensor, "Q S 4"], class_ids: Int[Tensor, " Q"]) -> Tensor:

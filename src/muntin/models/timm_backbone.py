@@ -103,15 +103,15 @@ class TimmBackbone(Backbone):
         except TypeError:  # it takes no size: it is made for any
             self.net = timm.create_model(config.name, **options)
         found = len(getattr(self.net, "feature_info", ()))
-        if any(not -found <= index < found for index in config.out_indices):
-            message = f"out_indices of {config.name} must be from 0 to {found - 1}, got "
-            raise ConfigError(message + f"{config.out_indices}.")
         if not found or not hasattr(self.net, "forward_intermediates"):
             message = (
                 f"a timm backbone must support forward_intermediates, but {config.name} does not. "
                 f"Choose another model."
             )
             raise ConfigError(message)
+        if any(not -found <= index < found for index in config.out_indices):
+            message = f"out_indices of {config.name} must be from 0 to {found - 1}, got "
+            raise ConfigError(message + f"{config.out_indices}.")
 
     @property
     def spec(self) -> FeatureSpec:

@@ -8,14 +8,13 @@ import functools
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from muntin.errors import ShapeError, shorten
 from muntin.heads.network import Head, Network
-from muntin.heads.rcnn import RCNN
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import SIZE_RULES, Resampling, SizeRuleName
 from muntin.weights.dialects import (
@@ -71,25 +70,25 @@ def match_state(
 ) -> MatchResult:
     """Assign every renamed tensor to a parameter of the model; `size_rule` is the ecosystem's."""
     backbone, head = backbone_of(model), head_of(model)
-    own, family = model.state_dict(), cast("Any", type(backbone))
+    own = model.state_dict()
+    unbuilt = functools.cache(functools.partial(_full_backbone_names, backbone))
     resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, method)
     heads = _HeadRules(head, reading.tensors)
     result = MatchResult(ignored=list(reading.ignored), unexpected=list(reading.unknown))
     for name, tensor in reading.tensors.items():
         key = model_key(name, model)
-        theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
         if key in own:
             _assign(result, key, tensor, own[key], resizer, heads)
-        elif heads.may_ignore(name) or name in _full_backbone_names(family, backbone.config):
-            result.ignored += theirs
-        else:
-            result.unexpected += theirs
+            continue
+        known = heads.may_ignore(name) or name in unbuilt()
+        theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
+        (result.ignored if known else result.unexpected).extend(theirs)
     _reset_pooled_norm(result, own)
     _reset_deeper_head(result)
     settled = {*result.values, *result.reset, *result.mismatched}
     result.has_head = any(key.startswith("head.") for key in settled)
     fresh = () if result.has_head or head is None else _reset_without_head(own, settled)
-    if result.has_head and isinstance(head, RCNN):
+    if result.has_head and isinstance(head, Head) and head.reads == "maps":
         _require_norms_of_maps(result, backbone)
     for key in own:
         # Frozen batch norms are stored without this counter, and inference does not use it.
@@ -106,7 +105,7 @@ def _reset_without_head(own: Collection[str], settled: Collection[str]) -> set[s
 
 
 def _require_norms_of_maps(result: MatchResult, backbone: nn.Module) -> None:
-    """Report norms of maps as unexpected: a detector trained with them is wrong without."""
+    """Report norms of maps as unexpected: a head trained with them is wrong without."""
     config: Any = backbone.config
     norms = [name for name in result.ignored if _NORM_OF_MAP.match(name)]
     if norms and getattr(config, "out_norm", "each") != "each":
@@ -187,11 +186,12 @@ def _reset_deeper_head(result: MatchResult) -> None:
             del result.values[key]
 
 
-@functools.cache
-def _full_backbone_names(family: Any, config: Any) -> frozenset[str]:  # noqa: ANN401 (any family)
+def _full_backbone_names(backbone: nn.Module) -> set[str]:
     """Names of the backbone's parameters with all stages and all norms."""
+    family: Any = type(backbone)
+    config: Any = backbone.config
     if not hasattr(config, "out_norm"):
-        return frozenset()
+        return set()
     stages = len(config.depths) if hasattr(config, "depths") else 0
     wholes: list[dict[str, Any]] = [{"out_indices": (stages - 1,), "out_norm": "last"}]
     if isinstance(config, SwinConfig):
@@ -200,7 +200,7 @@ def _full_backbone_names(family: Any, config: Any) -> frozenset[str]:  # noqa: A
     for changes in wholes:
         with torch.device("meta"):
             names |= set(family(dataclasses.replace(config, **changes)).state_dict())
-    return frozenset(names)
+    return names
 
 
 def _assign(

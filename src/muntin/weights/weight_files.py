@@ -85,12 +85,12 @@ def read_weights(path: str | Path) -> WeightFile:
     if not start:
         message = f"{str(file)!r} is empty (0 bytes). Copy or download it again."
         raise WeightError(message)
-    if file.suffix.lower() in (".npz", ".pkl"):
-        return _read_content(file)
-    is_torch = start.startswith(_TORCH_STARTS)
-    if is_torch == (file.suffix.lower() == ".safetensors") or not (is_torch or start[8:] == b"{"):
+    suffix = file.suffix.lower()
+    named, is_torch = suffix == ".safetensors", start.startswith(_TORCH_STARTS)
+    fits = start[8:] == b"{" and not is_torch if named else is_torch
+    if suffix not in (".npz", ".pkl") and not fits:
         found = "a PyTorch file" if is_torch else "another format"
-        wanted = "safetensors" if file.suffix.lower() == ".safetensors" else "PyTorch"
+        wanted = "safetensors" if named else "PyTorch"
         message = (
             f"{str(file)!r} must be in {wanted} format, got {found} according to its first bytes. "
             f"Check the file and its suffix."

@@ -78,11 +78,10 @@ def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None =
         4.5
     """
     if isinstance(model, nn.Module):
-        backbone_of(model)  # raises if it is not a muntin model
         network = copy.deepcopy(model).to("meta").eval()
     else:
         network = _build_empty(model, 1000)
-    config = getattr(getattr(network, "backbone", network), "config")  # noqa: B009 (any family)
+    config: Any = backbone_of(network).config
     size = config.img_size if img_size is None else img_size
     height, width = (size, size) if isinstance(size, int) else size
     check_range("img_size", min(height, width), 1, 100_000)
@@ -100,7 +99,7 @@ def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None =
 
 def _stage_of(name: str, network: nn.Module) -> int:
     """Stage of a module, from 0; all blocks of a plain ViT form one stage."""
-    backbone: Any = getattr(network, "backbone", network)
+    backbone: Any = backbone_of(network)
     _, _, inner = name.partition(".")  # the class name of the root module
     if backbone is not network:
         above, _, inner = inner.partition(".")

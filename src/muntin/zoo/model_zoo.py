@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from muntin.configs import pick_kind, to_dict
+from muntin import configs
 from muntin.features import Backbone
 from muntin.models import hiera, swin
 from muntin.models.hiera import Hiera, HieraConfig
@@ -50,21 +50,19 @@ def build_backbone(config: BackboneConfig) -> Backbone:
 
 def config_to_dict(config: BackboneConfig) -> dict[str, Any]:
     """Convert a backbone's config, with the name of its family, to plain values."""
-    return {"family": family_of(config), **to_dict(config)}
+    return {"family": family_of(config), **configs.to_dict(config)}
 
 
 def config_from_dict(values: Mapping[str, Any], *, where: str = "") -> BackboneConfig:
     """Restore a config from `config_to_dict`."""
     families = {name: family.config for name, family in FAMILIES.items()}
-    return pick_kind(values, families, key="family", where=where or "the config")
+    return configs.pick_kind(values, families, key="family", where=where or "the config")
 
 
 def free_attention(config: BackboneConfig) -> BackboneConfig:
     """Replace forced fused attention, which not every machine has, by "auto"."""
-    changed: dict[str, Any] = {}
-    if getattr(config, "attention", "auto") == "fused":
-        changed["attention"] = "auto"
-    return replace(config, **changed)
+    forced = getattr(config, "attention", "auto") == "fused"
+    return configs.replace(config, {"attention": "auto"}) if forced else config
 
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
