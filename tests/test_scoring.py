@@ -114,9 +114,9 @@ def test_unreadable_images_are_not_counted(run, tmp_path):
 
 def test_scoring_needs_no_gradients(run, data):
     opened = Run.open(run)
-    store = ImageCache(
-        pick_part(opened.task, data, opened.classes), opened.preprocessing, DataConfig()
-    )
+    parts = opened.task.list_data(data, opened.classes, DataConfig())
+    listing = pick_part(parts, opened.task, data, opened.classes)
+    store = ImageCache(listing, opened.preprocessing, DataConfig())
     scored = score(muntin.load(opened), store)
     assert scored.outputs.answers.shape == (37, 3)
     assert torch.is_grad_enabled()

@@ -45,9 +45,9 @@ class EngineNetwork(nn.Module):
     """Runs an exported or compiled network on pixels in [0, 255].
 
     `start` creates the runner for one of the canvases, the image sizes with a graph, and one of the
-    groups, batch sizes with the largest first and 1 last; None if the graph takes any. A graph that
-    `finds` outputs boxes, scores, class numbers and, for instance segmentation, masks, padded to
-    the same number per image; it takes image sizes too.
+    groups, batch sizes with the largest first and 1 last; None, and size 0, if the graph takes any
+    number. A graph that `finds` outputs boxes, scores, class numbers and, for instance
+    segmentation, masks, padded to the same number per image; it takes image sizes too.
     """
 
     reads_pixels = True
@@ -107,15 +107,15 @@ class EngineNetwork(nn.Module):
     def _run(self, inputs: list[Any], canvas: Size) -> list[Any]:
         count, start, parts = len(inputs[0]), 0, []
         while start < count:
-            group = count
-            if self.groups is not None:
-                group = next(n for n in self.groups if n <= count - start)
-            key = (canvas, group if self.groups is not None else 0)
+            group = next((n for n in self.groups or () if n <= count - start), 0)
+            key = (canvas, group)
             if key not in self._runners:
                 self._runners[key] = self.start(*key)
-            answer = self._runners[key]([part[start : start + group] for part in inputs])
-            parts.append([np.array(part) for part in answer])  # engines reuse their memory
-            start += group
+            end = start + (group or count)
+            parts.append(self._runners[key]([part[start:end] for part in inputs]))
+            start = end
+        if len(parts) == 1:
+            return parts[0]
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
 

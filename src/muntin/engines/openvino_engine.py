@@ -137,10 +137,8 @@ def part_of(count: int) -> int:
 
 
 def _run_together(model: Model, precision: Precision) -> Runner:
-    ov, compiled = (
-        import_openvino(),
-        compile_model(model, precision, {"PERFORMANCE_HINT": "LATENCY"}),
-    )
+    ov = import_openvino()
+    compiled = compile_model(model, precision, {"PERFORMANCE_HINT": "LATENCY"})
     request = compiled.create_infer_request()
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

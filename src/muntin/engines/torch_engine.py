@@ -152,10 +152,13 @@ def _fill_and_call(
 ) -> list[NDArray[Any]]:
     count = len(inputs[0])
     bucket = next(size for size in BUCKETS if size >= count)
-    # The last image again: any image will do, but no size of 0.
-    filled = [np.concatenate([part, np.repeat(part[-1:], bucket - count, 0)]) for part in inputs]
+    if count < bucket:
+        # The last image again: any image will do, but no size of 0.
+        inputs = [
+            np.concatenate([part, np.repeat(part[-1:], bucket - count, 0)]) for part in inputs
+        ]
     try:
-        return [part[:count] for part in call(filled)]
+        return [part[:count] for part in call(inputs)]
     except torch.OutOfMemoryError as error:
         message = (
             f"a batch of {bucket} images must fit into the memory of {device}, but does not: "

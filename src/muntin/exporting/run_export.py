@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 
 from muntin.configs import to_dict
 from muntin.data.cache import ImageCache
@@ -276,10 +276,9 @@ def _read_data(run: Run, data: Path | str) -> tuple[Listing, Listing] | None:
     source = data or run.config.val or run.config.data
     if not data and not (source and Path(source).exists()):
         return None
-    scored = pick_part(run.task, source, run.classes, run.config.data_config)
     parts = run.task.list_data(source, run.classes, run.config.data_config)
-    learnt = parts.train if parts.train is not None and len(parts.train) else scored
-    return learnt, scored
+    scored = pick_part(parts, run.task, source, run.classes)
+    return parts.train or scored, scored
 
 
 def _thin(listing: Listing, most: int) -> Listing:
@@ -301,9 +300,8 @@ def _quantise(
     calibrated = ImageCache(_thin(sets[0], MAX_CALIBRATION_IMAGES), pre, DataConfig(cache_mib=0))
     examples = []
     for batch in EvalLoader(calibrated, batch_size=1):
-        high, wide = (min(a, b) for a, b in zip(canvas, batch.images.shape[2:], strict=True))
-        images = torch.zeros(1, pre.in_chans, *canvas, dtype=torch.uint8)
-        images[:, :, :high, :wide] = batch.images[:, :, :high, :wide]
+        high, wide = batch.images.shape[2:]
+        images = F.pad(batch.images, (0, canvas[1] - wide, 0, canvas[0] - high))  # negative: cut
         more = (batch.sizes.numpy(),) if task.detects else ()
         examples.append((images.numpy(), *more))
     scored = ImageCache(_thin(sets[1], MAX_EVALUATION_IMAGES), pre, DataConfig())

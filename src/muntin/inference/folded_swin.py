@@ -37,8 +37,7 @@ class InferenceSwin(Backbone):
 
     def __init__(self, model: Swin, size: Size) -> None:
         super().__init__()
-        self._spec, self._embed_channels = model.spec, model.embed_channels
-        config = model.config
+        self._spec, config = model.spec, model.config
         rule = SIZE_RULES[config.size_rule]
         self.patch_size = config.patch_size
         self.patch_rule = rule.patch
@@ -73,11 +72,6 @@ class InferenceSwin(Backbone):
     def spec(self) -> FeatureSpec:
         """Channels and strides of the maps."""
         return self._spec
-
-    @property
-    def embed_channels(self) -> int:
-        """Channels of the vector."""
-        return self._embed_channels
 
     def features(
         self,

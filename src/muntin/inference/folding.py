@@ -6,6 +6,7 @@ Letters: C channels in, D channels out.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -69,13 +70,7 @@ def fold_pixels(
         bias = proj.bias.detach().double()
     if reads_mean:
         bias = bias - (weight * shift.view(1, -1, 1, 1)).sum(dim=(1, 2, 3))
-    folded = nn.Conv2d(
-        proj.in_channels,
-        proj.out_channels,
-        proj.kernel_size,  # type: ignore[arg-type]
-        stride=proj.stride,  # type: ignore[arg-type]
-        padding=proj.padding,  # type: ignore[arg-type]
-    )
+    folded = copy.deepcopy(proj)
     folded.weight = nn.Parameter(weight.float(), requires_grad=False)
     folded.bias = nn.Parameter(bias.float(), requires_grad=False)
     return folded

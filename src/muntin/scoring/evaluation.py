@@ -19,7 +19,6 @@ from muntin.data.pose import is_whole, list_pose
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.prediction.from_run import find_threshold, load
-from muntin.prediction.top_down import refuse_detector
 from muntin.runs import Run, read_json
 from muntin.samples import Classes, DataSets, Listing, skeleton_of
 from muntin.scoring.evaluation_plots import draw_evaluation
@@ -30,11 +29,11 @@ MIN_SCORE = 0.05
 """Low, because average precision needs detections with low scores too."""
 
 
-def pick_part(
-    task: Task, data: Path | str, classes: Classes, reading: DataConfig | None = None
-) -> Listing:
-    """Choose the part to evaluate: test if the data has one, else validation, else all."""
-    parts = task.list_data(data, classes, reading or DataConfig())
+def pick_part(parts: DataSets, task: Task, data: Path | str, classes: Classes) -> Listing:
+    """Choose the part of `data` to evaluate: test if it has one, else validation, else all.
+
+    A fault of the data, or labels that the classes of a run do not fit, are a `DataError`.
+    """
     listing = _held_out(parts, task, data)
     if parts.fault:
         message = f"{parts.fault}. See: muntin check {task.name} {data}"
@@ -128,7 +127,8 @@ def evaluate(
             draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
         return scored.figures
     reading = change_reading(run.config.data_config, settings or {})
-    listing = pick_part(run.task, data, run.classes, reading)
+    parts = run.task.list_data(data, run.classes, reading)
+    listing = pick_part(parts, run.task, data, run.classes)
     _warn_about_training_images(listing, run)
     _warn_about_missing_boxes(listing, run)
     if tta and run.task.detects:
@@ -151,9 +151,8 @@ def _score_detected(
     prediction. Images without instances count.
     """
     finder = Run.open(detector)
-    refuse_detector(run.task, finder.task)
-    listing = _held_out(list_pose(data, classes=run.classes, whole=True), run.task, data)
     predictor = load(run, device=device, detector=finder, detector_threshold=MIN_SCORE)
+    listing = _held_out(list_pose(data, classes=run.classes, whole=True), run.task, data)
     images = (
         decode(read_bytes(listing.source, entry.path), where=entry.path)
         for entry in listing.entries
