@@ -36,7 +36,6 @@ FEATURED = (
     "Cost per pixel",
     "GPU",
     "Mask R-CNN, Swin-T",
-    "Tiling",
 )
 """Prefixes of rows shown in the README; the page of numbers has all rows."""
 BEGIN, END = "<!-- numbers: made by benchmarks/report.py -->", "<!-- end of numbers -->"
