@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import record
@@ -12,6 +11,7 @@ from attention_peers import ATTENTIONS
 from muntin.benching.attention import bench_attention
 from muntin.benching.benchmark_kinds import KINDS, run_benchmark
 from muntin.benching.peers import BenchRequest
+from muntin.engines.engine_table import is_installed
 
 
 def main() -> None:
@@ -23,8 +23,8 @@ def main() -> None:
             continue
         request = BenchRequest(model=options.model, rounds=options.rounds, log=record.log)
         if kind == "attention":
-            others = {name: start for name, start in ATTENTIONS.items() if has(name.split()[0])}
-            found = bench_attention(request, others)
+            others = [name for name in ATTENTIONS if is_installed(name.split()[0])]
+            found = bench_attention(request, {name: ATTENTIONS[name] for name in others})
         else:
             found = run_benchmark(kind, request)
         record.save(f"peers_{kind}", found, ("timm", "transformers"))
@@ -40,11 +40,6 @@ def measure_engines(model: str, rounds: int) -> dict[str, Any]:
         ),
     }
     return {name: run_benchmark("inference", request) for name, request in requests.items()}
-
-
-def has(library: str) -> bool:
-    """Whether a library is installed."""
-    return importlib.util.find_spec(library) is not None
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.pose import list_pose
 from muntin.metrics.pose_metric import PoseInstance, PoseMetric
-from muntin.prediction import load as load_run
+from muntin.prediction.from_run import load as load_run
 from muntin.results import Poses
 from muntin.samples import Listing
 

@@ -2,19 +2,18 @@
 """Count and time global and window attention, and write the costs that explanation pages show.
 
 Counted on networks on the meta device: Swin-T, the same with windows as large as its maps (global
-attention), and ViT-S. Timed: one layer of each kind, processor time of one thread.
+attention), and ViT-S. Timed: one layer of each kind, CPU time of one thread.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import record
 import torch
 
 from muntin.explaining.attention_cost import COSTS, activation_bytes
@@ -82,13 +81,6 @@ def time_layers() -> dict[str, list[float]]:
         }
 
 
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     models = {side: configs(side) for side in SIDES}
@@ -101,7 +93,7 @@ if __name__ == "__main__":
             for name in names
         },
         "map_side": MAP_SIDES,
-        "machine": f"one thread of an {_processor()}, PyTorch {torch.__version__.split('+')[0]}",
+        "machine": f"one thread of an {record.cpu()[0]}, PyTorch {torch.__version__.split('+')[0]}",
         "seconds": time_layers(),
     }
     COSTS.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")

@@ -35,14 +35,17 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = platform.processor() or platform.machine()
+    name, flags = cpu()
+    extras = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if f" {flag}" in flags]
+    return f"{cores} cores of {name}" + f" ({', '.join(extras)})" * bool(flags)
+
+
+def cpu() -> tuple[str, str]:
+    """Name of the CPU, and what Linux tells about it; empty elsewhere."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        found = re.search(r"model name\s*: (.+)", info.read_text())
-        flags = info.read_text()
-        extras = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if f" {flag}" in flags]
-        name = f"{found[1].strip() if found else name} ({', '.join(extras)})"
-    return f"{cores} cores of {name}"
+    text = info.read_text() if info.exists() else ""
+    found = re.search(r"model name\s*: (.+)", text)
+    return found[1].strip() if found else platform.processor() or platform.machine(), text
 
 
 def environment(libraries: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -71,16 +74,17 @@ def muntin(*words: object, keep: bool = False, folder: str | None = None) -> str
 
 def options(description: str | None, **defaults: Any) -> argparse.Namespace:
     """Parse the command line: an option per default, of its type; a tuple is the arguments."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description)
     for name, default in defaults.items():
+        option = f"--{name.replace('_', '-')}"
         if isinstance(default, tuple):
-            parser.add_argument(name, nargs="*", default=default, metavar=name.upper())
+            words = f"some of {', '.join(default)} (default: all)"
+            parser.add_argument(name, nargs="*", default=default, metavar=name.upper(), help=words)
         elif isinstance(default, bool):
-            parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
+            parser.add_argument(option, action="store_true")
         else:
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+            words = "(default: %(default)s)"
+            parser.add_argument(option, type=type(default), default=default, help=words)
     return parser.parse_args()
 
 

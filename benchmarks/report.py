@@ -36,9 +36,13 @@ FEATURED = (
     "Cost per pixel",
     "GPU",
     "Mask R-CNN, Swin-T",
-    "Tiling",
 )
 """Prefixes of rows shown in the README; the page of numbers has all rows."""
+NOTE = (
+    "Rows of before 2026-11-30 are of earlier code. Since then, training has other layers "
+    "(docs/adr/0021): time and memory of training steps and attention, plans, and what is reached "
+    "in a fixed time may differ."
+)
 BEGIN, END = "<!-- numbers: made by benchmarks/report.py -->", "<!-- end of numbers -->"
 
 Json = dict[str, Any]
@@ -315,6 +319,7 @@ def render(page: Path) -> str:
         {json.loads(path.read_text(encoding="utf-8"))["device"] for path in RESULTS.glob("*.json")}
     )
     lines += ["", f"Measured on: {'; '.join(devices)}. Medians; minimum to maximum in parentheses."]
+    lines.append(NOTE)
     return "\n".join([*lines, "", END])
 
 

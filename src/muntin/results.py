@@ -267,8 +267,8 @@ class Poses:
             (0, 0) is the centre of the first pixel; points lie inside the image. The score is the
             heatmap value in [0, 1], where 1 is the peak of an annotated point in training; it is
             not a probability.
-        scores: Score of each instance: mean of its heatmap peaks of 0.2 or more, clipped to 1,
-            times the score of its box.
+        scores: Score of each instance: mean of its heatmap peaks above 0.2, clipped to 1 (0 without
+            any), times the score of its box.
         boxes: Left, top, right and bottom edge of each instance; None if the whole image is
             treated as one instance.
         box_scores: Detector score of each box; None without a detector.

@@ -71,7 +71,11 @@ class TwoViews(Rotation):
 
     views = 2
 
+    def __init__(self):
+        self.seen = set()
+
     def prepare(self, views, device):
+        self.seen.add(len(views))
         if len(views) == 2:  # validation has one
             first, second = views
             assert first.indices.equal(second.indices)
@@ -81,4 +85,6 @@ class TwoViews(Rotation):
 
 def test_an_objective_gets_the_views_it_asks_for(tmp_path):
     torch.manual_seed(1)
-    fit_objective(tmp_path, "run", TwoViews(), LinearHead(DIM, 4))
+    objective = TwoViews()
+    fit_objective(tmp_path, "run", objective, LinearHead(DIM, 4))
+    assert objective.seen == {1, 2}

@@ -66,6 +66,12 @@ def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionD
             yield node
 
 
+def count_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from the first decorator to the end, signature and docstring included."""
+    first = min([function.lineno, *(mark.lineno for mark in function.decorator_list)])
+    return (function.end_lineno or first) - first + 1
+
+
 def classes(tree: ast.Module) -> Iterator[ast.ClassDef]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):

@@ -8,11 +8,13 @@ never executed, or only hand names on.
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.rules.sources import modules
+from tests.rules.sources import ROOT, modules, none
 
 MAX_CHAIN = 18
 MAX_CHAIN_WITH_LOCALS = 22
@@ -102,3 +104,34 @@ def test_heads_and_objectives_need_no_models(package: str) -> None:
             seen.add(name)
             waiting += graph[name]
     assert not [name for name in seen if name.startswith("muntin.models.")]
+
+
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_import_what_the_package_has(path: Path) -> None:
+    """Most scripts run for many minutes, so no test runs them."""
+    wrong = [
+        f"{path.name}:{node.lineno} {node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "muntin"
+        for alias in node.names
+        if not _is_defined(node.module or "", alias.name)
+    ]
+    none(wrong, "These names are gone or have moved.")
+
+
+def _is_defined(module: str, name: str) -> bool:
+    try:
+        return hasattr(importlib.import_module(module), name) or bool(
+            importlib.import_module(f"{module}.{name}")
+        )
+    except ModuleNotFoundError:
+        return False
+
+
+def test_a_script_that_imports_what_is_gone_would_be_found() -> None:
+    assert _is_defined("muntin.prediction", "from_run")
+    assert _is_defined("muntin.prediction.from_run", "load")
+    assert not _is_defined("muntin.prediction.from_run", "lode")

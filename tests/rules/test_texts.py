@@ -23,7 +23,7 @@ def test_header() -> None:
         for path in project_files()
         if path.suffix == ".py" and not path.read_text(encoding="utf-8").startswith(HEADER)
     ]
-    none(wrong, f"The first two lines are:\n{HEADER}")
+    none(wrong, f"The first line is:\n{HEADER}")
 
 
 def test_sources_are_ascii() -> None:

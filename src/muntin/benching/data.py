@@ -59,7 +59,7 @@ def bench_data(
 
     One row per case, kind of epoch and number of worker processes, with ``images_per_s``,
     ``missing`` (images not delivered) and, for evaluation, ``mean_error`` (of the first batch
-    against a float64 resize; in standard deviations).
+    against a float64 resize; in standard deviations). `num_images` is at least 1.
     """
     pre = _preprocessing(request)
     # Warnings about more workers than cores: the numbers are chosen on purpose.
@@ -120,7 +120,7 @@ def _write_jpegs(folder: Path, num_images: int) -> None:
 
 def _count_images(epoch: Epoch, training: bool, workers: int) -> Callable[[], NDArray[np.float32]]:
     """Count the images of an epoch, a new epoch in each call."""
-    numbers = iter(range(10**9))
+    numbers = itertools.count()
     return lambda: np.array(
         [sum(len(batch) for batch in epoch(next(numbers), training, workers))], np.float32
     )
@@ -161,12 +161,16 @@ def _load_torchvision(
     last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(pre.mean), list(pre.std))]
     if decode is None:
         last.insert(0, v2.PILToTensor())
+    options: dict[str, Any] = {} if decode is None else {"loader": decode}
+    # Files are listed once, as by muntin: an epoch is timed.
+    images = {
+        training: ImageFolder(str(folder), v2.Compose([*first, *last]), **options)
+        for training, first in steps.items()
+    }
 
     def epoch(number: int, training: bool, workers: int) -> Iterator[Tensor]:
         torch.manual_seed(number)
-        options: dict[str, Any] = {} if decode is None else {"loader": decode}
-        images = ImageFolder(str(folder), v2.Compose([*steps[training], *last]), **options)
-        loader = DataLoader(images, batch_size, shuffle=training, num_workers=workers)
+        loader = DataLoader(images[training], batch_size, shuffle=training, num_workers=workers)
         for batch, _ in loader:
             yield batch
 

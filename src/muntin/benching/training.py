@@ -196,7 +196,7 @@ def bench_memory(
             "work": work,
             "model": request.model,
             "batch_size": request.batch_size,
-            "size": list(request.img_size),
+            "size": request.img_size,
             "threads": torch.get_num_threads(),
         }
         for work in WORKS
@@ -243,8 +243,7 @@ def measure_once(
     network, images, targets = _make_inputs(model, batch_size, size)
     module: nn.Module = network
     if owner != OURS:
-        request = BenchRequest(model=model, size=(size[0], size[1]))
-        module = build_peers(request, [owner], network)[owner]
+        module = build_peers(BenchRequest(model=model, size=size), [owner], network)[owner]
     elif work == "inference":
         module = build_inference(network, size)
     else:

@@ -8,9 +8,7 @@ import typer
 from muntin.commands.values import JsonOption, to_json
 
 
-def doctor(
-    as_json: JsonOption = False,
-) -> int:
+def doctor(as_json: JsonOption = False) -> int:
     """Report hardware, library versions, and whether muntin works on this machine."""
     from muntin.environment import diagnose
 

@@ -136,7 +136,7 @@ def _advise(run: Run, largest: int, tile: str, out: str, *, has_videos: bool) ->
 def _show_results(results: Iterable[Any], output: Output) -> tuple[int, int]:
     """Print, draw and write results as they arrive; only poses are collected, for the CSV.
 
-    Number of results, and the longer side in pixels of the largest image.
+    Return the number of results, and the longer side in pixels of the largest image.
     """
     from muntin.results import Poses
 

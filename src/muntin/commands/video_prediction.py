@@ -88,11 +88,7 @@ def split_videos(places: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def predict_videos(
-    stream: Stream,
-    videos: Sequence[str],
-    output: Output,
-    *,
-    strict: bool,
+    stream: Stream, videos: Sequence[str], output: Output, *, strict: bool
 ) -> dict[str, int]:
     """Predict and count every frame of videos; results are called ``VIDEO#0``, ``VIDEO#1`` ...
 
