@@ -34,6 +34,7 @@ CONFIGS = {
     "swin, window a stage": replace(SWIN, window_size=(2, 4, 3)),
     "swin, absolute positions": replace(SWIN, absolute_pos_embed=True, patch_norm=False),
     "swin, no qkv bias": replace(SWIN, qkv_bias=False, mlp_ratio=2.5),
+    "swin, tanh": replace(SWIN, activation="gelu_tanh"),
     "swin, two maps": replace(SWIN, out_indices=(0, 1), out_norm="none"),
     "swin, one map": replace(SWIN, out_indices=(2,), in_chans=3),
     "swin, sdpa": replace(SWIN, attention="sdpa"),
@@ -41,6 +42,7 @@ CONFIGS = {
     "vit, mean": replace(VIT, pool="mean", pool_norm="after"),
     "vit, mean, no class token": replace(VIT, pool="mean", class_token=False),
     "vit, no positions": replace(VIT, absolute_pos_embed=False, qkv_bias=False),
+    "vit, logistic": replace(VIT, activation="quick_gelu"),
     "vit, two maps": replace(VIT, out_indices=(0, -1), out_norm="none"),
 }
 # Batch 1, not square, smaller than a window, one patch, no multiple of anything.

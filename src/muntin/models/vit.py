@@ -33,8 +33,10 @@ from torch import Tensor, nn
 
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.layers import (
+    Activation,
     BiasedLinear,
     DropPath,
+    LayerScale,
     Mlp,
     drop_path_schedule,
     init_linear_weights,
@@ -79,6 +81,7 @@ class ViTConfig:
         pool: What is classified: the class "token" or the "mean" of the patch tokens.
         pool_norm: Whether the layer norm comes "before" pooling (the paper) or "after" it (MAE
             fine-tuning, and timm when it pools by the mean).
+        activation: Form of GELU in the MLP; see `muntin.nn.layers.Activation`.
         norm_eps: Added to the variance in layer norms.
         drop_rate: Dropout after the positions and inside attention output and MLP.
         attn_drop_rate: Dropout of attention weights.
@@ -110,6 +113,7 @@ class ViTConfig:
     layer_scale: float = 0.0
     pool: Literal["token", "mean"] = "token"
     pool_norm: Literal["before", "after"] = "before"
+    activation: Activation = "gelu"
     norm_eps: float = 1e-6
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
@@ -267,18 +271,6 @@ class SelfAttention(nn.Module):
         return torch.cat([first[:, None], below], dim=1)
 
 
-class LayerScale(nn.Module):
-    """A learned factor for each channel of a branch (DeiT III; Touvron et al. 2021, CaiT)."""
-
-    def __init__(self, dim: int, start: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), start))
-
-    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        """Scale every channel."""
-        return x * self.gamma
-
-
 class ViTBlock(nn.Module):
     """Attention and MLP, each behind a norm and around a shortcut (figure 1)."""
 
@@ -289,7 +281,7 @@ class ViTBlock(nn.Module):
         self.attn = SelfAttention(config)
         self.ls1 = LayerScale(dim, scale) if scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate, config.activation)
         self.ls2 = LayerScale(dim, scale) if scale else nn.Identity()
         self.dropout = nn.Dropout(config.drop_rate)
         self.drop_path = DropPath(drop_path)
