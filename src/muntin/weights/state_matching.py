@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from muntin.errors import ShapeError, shorten
 from muntin.heads.network import Head, Network
 from muntin.models.swin import SwinConfig
+from muntin.models.vit import ViTConfig
 from muntin.ops.positions import SIZE_RULES, Resampling, SizeRuleName
 from muntin.weights.dialects import (
     DIALECTS,
@@ -34,6 +35,7 @@ from muntin.weights.parameter_resizing import (
     resample_positions,
     resample_table,
 )
+from muntin.weights.prefix_positions import move_positions
 
 
 @dataclass(slots=True)
@@ -75,6 +77,7 @@ def match_state(
     resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, method)
     heads = _HeadRules(head, reading.tensors)
     result = MatchResult(ignored=list(reading.ignored), unexpected=list(reading.unknown))
+    _move_positions(reading, backbone.config)
     for name, tensor in reading.tensors.items():
         key = model_key(name, model)
         if key in own:
@@ -95,6 +98,15 @@ def match_state(
         if key not in settled and not key.endswith(".num_batches_tracked"):
             (result.reset if key in fresh else result.missing).append(key)
     return result
+
+
+def _move_positions(reading: RenamedState, config: object) -> None:
+    """Move positions into their tokens, or back, as the model has them; listed as renamed."""
+    wanted = config.positioned_tokens if isinstance(config, ViTConfig) else 0
+    moved = move_positions(reading.tensors, config, wanted)
+    reading.tensors |= moved
+    theirs = [pair[0] for pair in reading.pairs if pair[1] == "pos_embed"]
+    reading.pairs += [(key, name) for key in theirs for name in moved if name != "pos_embed"]
 
 
 def _reset_without_head(own: Collection[str], settled: Collection[str]) -> set[str]:
