@@ -78,7 +78,7 @@ def write(new: list[str]) -> None:
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def tests_with_rows() -> list[str]:
+def files_with_rows() -> list[str]:
     """Files of tests that call `record_layout`."""
     here = Path(__file__)
     return [
@@ -91,7 +91,7 @@ def tests_with_rows() -> list[str]:
 def main() -> int:
     """Write the table anew from the tests."""
     write([])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", *tests_with_rows()]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", *files_with_rows()]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, _WRITE: "1"}).returncode
 
 

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from tests.layout_table import ROOT, rows, tests_with_rows
+from tests.layout_table import ROOT, rows, files_with_rows
 
 
 def test_every_row_names_a_test_that_records_rows() -> None:
-    known = tests_with_rows()
+    known = files_with_rows()
     for row in rows():
         file, _, name = row.strip("| ").rpartition(" | ")[2].partition("::")
         assert file in known, row
