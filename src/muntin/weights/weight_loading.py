@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.timm_backbone import TimmConfig
+from muntin.nn.layers import Activation, set_activation
 from muntin.ops.positions import SizeRuleName
 from muntin.weights.dialects import (
     DIALECTS,
@@ -61,6 +62,7 @@ class LoadReport:
         ignored: Their names of unused tensors: derived buffers, a head or stages that are not here.
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
+        activation: Form of GELU adopted from it; empty if unchanged.
         class_names: Those in the file, if any, as for `license`.
     """
 
@@ -72,6 +74,7 @@ class LoadReport:
     ignored: tuple[str, ...]
     size_rule: str
     conventions: str = ""
+    activation: str = ""
     class_names: tuple[str, ...] = ()
     license: str = ""
 
@@ -86,6 +89,8 @@ class LoadReport:
             parts.append(f"{len(self.ignored)} ignored")
         if self.size_rule:
             parts.append(f"size rule set to {self.size_rule!r}")
+        if self.activation:
+            parts.append(f"activation set to {self.activation!r}")
         if self.conventions:
             parts.append(f"head conventions set to {self.conventions}")
         if self.license:
@@ -140,9 +145,10 @@ def load_weights(
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule = own_rule
+    rule, activation = own_rule, None
     if opened.dialect != NATIVE:
         rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
+        activation = DIALECTS[opened.dialect].activation
     matched = match_state(model, reading, opened.dialect, rule, resampling)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
@@ -153,6 +159,7 @@ def load_weights(
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
     if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
+    changed = activation is not None and adopt_activation(backbone, activation)
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
     return LoadReport(
         dialect=opened.dialect,
@@ -162,6 +169,7 @@ def load_weights(
         reset=tuple(matched.reset),
         ignored=tuple(matched.ignored),
         size_rule=rule if adopts else "",
+        activation=activation if changed and activation else "",
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
         class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
         license=opened.texts.get("license", ""),
@@ -315,6 +323,16 @@ def _read(opened: OpenedWeights, config: object, head: nn.Module | None = None) 
     return RenamedState(
         tensors={ours: opened.state[key] for key, ours in names.items()}, pairs=list(names.items())
     )
+
+
+def adopt_activation(backbone: nn.Module, activation: Activation) -> bool:
+    """Give a backbone another form of GELU, in config and layers; whether that is a change."""
+    config: Any = backbone.config
+    if activation == getattr(config, "activation", activation):
+        return False
+    set_activation(backbone, activation)
+    backbone.config = dataclasses.replace(config, activation=activation)
+    return True
 
 
 def _reject_mismatches(
