@@ -29,6 +29,12 @@ from muntin.weights.dialects import (
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.parameter_resizing import TableInterpolation
+from muntin.weights.source_geometry import (
+    MADE_WITH,
+    find_source,
+    read_made_with,
+    scale_offsets,
+)
 from muntin.weights.state_matching import (
     MatchResult,
     describe_mismatches,
@@ -61,6 +67,8 @@ class LoadReport:
         ignored: Their names of unused tensors: derived buffers, a head or stages that are not here.
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
+        pretrained_windows: Those of a Swin V2, adopted from the model that the weights were made
+            with; empty if unchanged.
         class_names: Those in the file, if any, as for `license`.
     """
 
@@ -72,6 +80,7 @@ class LoadReport:
     ignored: tuple[str, ...]
     size_rule: str
     conventions: str = ""
+    pretrained_windows: tuple[int, ...] = ()
     class_names: tuple[str, ...] = ()
     license: str = ""
 
@@ -88,6 +97,8 @@ class LoadReport:
             parts.append(f"size rule set to {self.size_rule!r}")
         if self.conventions:
             parts.append(f"head conventions set to {self.conventions}")
+        if self.pretrained_windows:
+            parts.append(f"pretrained windows set to {self.pretrained_windows}")
         if self.license:
             parts.append(f"license {self.license}")
         return ", ".join(parts)
@@ -100,6 +111,7 @@ def load_weights(
     *,
     resampling: TableInterpolation = "bicubic",
     head_rows: Sequence[int] | str | Path | None = None,
+    made_with: Mapping[str, Any] | None = None,
 ) -> LoadReport:
     """Load weights from any supported ecosystem into a model.
 
@@ -118,6 +130,9 @@ def load_weights(
             "geometric", which keeps small offsets in place. Equal windows are copied exactly.
         head_rows: For a head with fewer classes than the source's (22k to 1k): the source's class
             id for each class of the model, or a text file with one id per line.
+        made_with: Fields of the config of the model that the weights come from, as far as no
+            file says them: ``{"img_size": (256, 128)}`` for positions that are no square;
+            "window_size" and "pretrained_windows" for a Swin V2.
 
     Returns:
         A report.
@@ -143,7 +158,8 @@ def load_weights(
     rule = own_rule
     if opened.dialect != NATIVE:
         rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
-    matched = match_state(model, reading, opened.dialect, rule, resampling)
+    source = find_source(backbone.config, opened.texts, made_with, reading.tensors)
+    matched = match_state(model, reading, opened.dialect, rule, resampling, source)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
     own = model.state_dict()
@@ -153,6 +169,9 @@ def load_weights(
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
     if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
+    windows = scale_offsets(source, backbone.config)
+    if windows:
+        backbone.set_pretrained_windows(windows)
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
     return LoadReport(
         dialect=opened.dialect,
@@ -163,6 +182,7 @@ def load_weights(
         ignored=tuple(matched.ignored),
         size_rule=rule if adopts else "",
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
+        pretrained_windows=windows,
         class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
         license=opened.texts.get("license", ""),
     )
@@ -301,6 +321,7 @@ def _resolve_source(
         texts["license"] = license_of(text)
     file = read_weights(path)
     texts |= {key: value for key, value in file.metadata.items() if value}
+    texts.setdefault(MADE_WITH, json.dumps(read_made_with(file.path.parent)))
     if "NC" in texts.get("license", ""):
         message = f"weights from {source} have the license {texts['license']}: no commercial use."
         warnings.warn(message, MuntinWarning, stacklevel=4)
