@@ -19,7 +19,7 @@ _TOKENS = ("cls_token", "dist_token", "reg_token")
 
 
 def move_positions(
-    tensors: Mapping[str, Tensor], config: object, wanted: int, held: int | None = None
+    tensors: Mapping[str, Tensor], config: ViTConfig, wanted: int, held: int | None = None
 ) -> dict[str, Tensor]:
     """Give a ViT's tensors, by our names, `wanted` positions before those of the patches.
 
@@ -29,13 +29,13 @@ def move_positions(
     zero; the model computes the same.
     """
     positions = tensors.get("pos_embed")
-    if not isinstance(config, ViTConfig) or config.shared_position or positions is None:
+    if config.shared_position or positions is None:
         return {}
     tokens = [name for name in _TOKENS if name in tensors]
     ends = [sum(tensors[name].shape[1] for name in tokens[: n + 1]) for n in range(len(tokens))]
     if held is None:
         held = _count_held(positions, config, [wanted, 0, *ends])
-    if held == wanted or wanted > max([0, *ends]):
+    if held == wanted or not 0 <= held <= max([0, *ends]) or wanted > max([0, *ends]):
         return {}
     if held < wanted:
         added = positions.new_zeros(1, wanted - held, positions.shape[2])

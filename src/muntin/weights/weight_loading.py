@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.timm_backbone import TimmConfig
-from muntin.nn.layers import Activation, set_activation
 from muntin.ops.positions import SizeRuleName
 from muntin.weights.dialects import (
     DIALECTS,
@@ -30,6 +29,18 @@ from muntin.weights.dialects import (
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.parameter_resizing import TableInterpolation
+from muntin.weights.source_facts import (
+    SourceFacts,
+    adopt,
+    build_adopted,
+    read_source_facts,
+)
+from muntin.weights.source_geometry import (
+    MADE_WITH,
+    find_source,
+    read_made_with,
+    scale_offsets,
+)
 from muntin.weights.state_matching import (
     MatchResult,
     describe_mismatches,
@@ -62,8 +73,8 @@ class LoadReport:
         ignored: Their names of unused tensors: derived buffers, a head or stages that are not here.
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
-        activation: Form of GELU adopted from it; empty if unchanged.
-        class_names: Those in the file, if any, as for `license`.
+        adopted: Values of other fields of the config adopted from it, or from files beside it.
+        class_names: Those in the file or beside it, if any, as for `license`.
     """
 
     dialect: str
@@ -74,7 +85,7 @@ class LoadReport:
     ignored: tuple[str, ...]
     size_rule: str
     conventions: str = ""
-    activation: str = ""
+    adopted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     license: str = ""
 
@@ -89,8 +100,7 @@ class LoadReport:
             parts.append(f"{len(self.ignored)} ignored")
         if self.size_rule:
             parts.append(f"size rule set to {self.size_rule!r}")
-        if self.activation:
-            parts.append(f"activation set to {self.activation!r}")
+        parts += [f"{name} set to {value!r}" for name, value in self.adopted.items()]
         if self.conventions:
             parts.append(f"head conventions set to {self.conventions}")
         if self.license:
@@ -105,6 +115,7 @@ def load_weights(
     *,
     resampling: TableInterpolation = "bicubic",
     head_rows: Sequence[int] | str | Path | None = None,
+    made_with: Mapping[str, Any] | None = None,
 ) -> LoadReport:
     """Load weights from any supported ecosystem into a model.
 
@@ -123,6 +134,9 @@ def load_weights(
             "geometric", which keeps small offsets in place. Equal windows are copied exactly.
         head_rows: For a head with fewer classes than the source's (22k to 1k): the source's class
             id for each class of the model, or a text file with one id per line.
+        made_with: Fields of the config of the model that the weights come from, as far as no
+            file says them: ``{"img_size": (256, 128)}`` for positions that are no square;
+            "window_size" and "pretrained_windows" for a Swin V2.
 
     Returns:
         A report.
@@ -145,21 +159,26 @@ def load_weights(
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule, activation = own_rule, None
+    rule, stated = own_rule, _stated_fields(opened)
     if opened.dialect != NATIVE:
         rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
-        activation = DIALECTS[opened.dialect].activation
-    matched = match_state(model, reading, opened.dialect, rule, resampling)
+    source = find_source(backbone.config, opened.texts, made_with, reading.tensors)
+    matched = match_state(model, reading, opened.dialect, rule, resampling, source)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
+    other = build_adopted(backbone, stated, getattr(opened.facts, "where", opened.where))
     own = model.state_dict()
     with torch.no_grad():
         for key, tensor in matched.values.items():
             own[key].copy_(tensor)
+    adopted = {} if other is None else adopt(backbone, other)
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
     if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
-    changed = activation is not None and adopt_activation(backbone, activation)
+    windows = scale_offsets(source, backbone.config)
+    if windows:
+        backbone.set_pretrained_windows(windows)
+        adopted["pretrained_windows"] = windows
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
     return LoadReport(
         dialect=opened.dialect,
@@ -169,9 +188,9 @@ def load_weights(
         reset=tuple(matched.reset),
         ignored=tuple(matched.ignored),
         size_rule=rule if adopts else "",
-        activation=activation if changed and activation else "",
+        adopted=adopted,
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
-        class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
+        class_names=_class_names(opened),
         license=opened.texts.get("license", ""),
     )
 
@@ -253,12 +272,16 @@ def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenedWeights:
-    """Weights whose dialect is known, with metadata and source, to be loaded once or more."""
+    """Weights whose dialect is known, with metadata and source, to be loaded once or more.
+
+    `facts` are what files beside them state, if these are of the same dialect.
+    """
 
     state: Mapping[str, Tensor]
     texts: Mapping[str, str]
     where: str
     dialect: str
+    facts: SourceFacts | None = None
 
 
 def open_weights(
@@ -281,7 +304,14 @@ def open_weights(
             dialect = detect(state, where=where)
     if dialect != NATIVE:
         state = dict(DIALECTS[dialect].normalise(state))
-    return OpenedWeights(state=state, texts=texts, where=where, dialect=dialect)
+    beside = read_source_facts(source)
+    return OpenedWeights(
+        state=state,
+        texts=texts,
+        where=where,
+        dialect=dialect,
+        facts=beside if beside is not None and beside.dialect == dialect else None,
+    )
 
 
 def _resolve_source(
@@ -309,6 +339,7 @@ def _resolve_source(
         texts["license"] = license_of(text)
     file = read_weights(path)
     texts |= {key: value for key, value in file.metadata.items() if value}
+    texts.setdefault(MADE_WITH, json.dumps(read_made_with(file.path.parent)))
     if "NC" in texts.get("license", ""):
         message = f"weights from {source} have the license {texts['license']}: no commercial use."
         warnings.warn(message, MuntinWarning, stacklevel=4)
@@ -325,14 +356,16 @@ def _read(opened: OpenedWeights, config: object, head: nn.Module | None = None) 
     )
 
 
-def adopt_activation(backbone: nn.Module, activation: Activation) -> bool:
-    """Give a backbone another form of GELU, in config and layers; whether that is a change."""
-    config: Any = backbone.config
-    if activation == getattr(config, "activation", activation):
-        return False
-    set_activation(backbone, activation)
-    backbone.config = dataclasses.replace(config, activation=activation)
-    return True
+def _stated_fields(opened: OpenedWeights) -> Mapping[str, Any]:
+    """Fields of the config that are known from the dialect, or stated beside the weights."""
+    always = None if opened.dialect == NATIVE else DIALECTS[opened.dialect].activation
+    fields = {} if always is None else {"activation": always}
+    return {**fields, **(opened.facts.fields if opened.facts else {})}
+
+
+def _class_names(opened: OpenedWeights) -> tuple[str, ...]:
+    stored = tuple(json.loads(opened.texts.get("class_names", "[]")))
+    return stored or (opened.facts.class_names if opened.facts else ())
 
 
 def _reject_mismatches(
