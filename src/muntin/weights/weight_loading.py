@@ -28,6 +28,7 @@ from muntin.weights.dialects import (
 )
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
+from muntin.weights.mismatch_hints import Mismatch, describe_mismatches
 from muntin.weights.parameter_resizing import TableInterpolation
 from muntin.weights.source_facts import (
     SourceFacts,
@@ -41,12 +42,7 @@ from muntin.weights.source_geometry import (
     read_made_with,
     scale_offsets,
 )
-from muntin.weights.state_matching import (
-    MatchResult,
-    describe_mismatches,
-    match_state,
-    model_key,
-)
+from muntin.weights.state_matching import MatchResult, match_state, model_key
 from muntin.weights.weight_files import (
     SUFFIXES,
     fetch,
@@ -164,7 +160,7 @@ def load_weights(
         rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
     source = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, source)
-    _reject_mismatches(matched, reading, opened, backbone.config)
+    _reject_mismatches(matched, reading, opened, backbone, source)
     _reject_nonfinite(matched.values, opened.where)
     other = build_adopted(backbone, stated, getattr(opened.facts, "where", opened.where))
     own = model.state_dict()
@@ -369,13 +365,22 @@ def _class_names(opened: OpenedWeights) -> tuple[str, ...]:
 
 
 def _reject_mismatches(
-    matched: MatchResult, reading: RenamedState, opened: OpenedWeights, config: object
+    matched: MatchResult,
+    reading: RenamedState,
+    opened: OpenedWeights,
+    backbone: Any,  # noqa: ANN401 (any family)
+    source: Any,  # noqa: ANN401 (the same)
 ) -> None:
-    problems = describe_mismatches(matched, reading, opened.state, opened.dialect, config)
+    def retry(other: nn.Module) -> tuple[RenamedState, MatchResult]:
+        again = _read(opened, other.config)
+        return again, match_state(other, again, opened.dialect, "muntin", "bicubic", source)
+
+    mismatch = Mismatch(backbone, opened.state, opened.dialect, reading, matched, retry)
+    problems = describe_mismatches(mismatch)
     if problems:
         message = (
             f"weights from {opened.where} ({opened.dialect}) do not match "
-            f"{family_name(type(config))}: {problems}. The model is unchanged."
+            f"{family_name(type(backbone.config))}: {problems}. The model is unchanged."
         )
         raise WeightError(message)
 
