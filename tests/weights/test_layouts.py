@@ -672,6 +672,47 @@ def test_a_dense_file_of_openmmlab_gives_normalised_maps(others):
     assert_there_and_back(body, "openmmlab", Swin(body.config), weights)
 
 
+POSE_HEADS = {
+    "heatmaps": "head.deconv_layers.0.weight",
+    "heatmaps without upsampling": "head.final_layer.weight",
+    "SimCC": "head.cls_x.weight",
+    "mmpose 0.x": "keypoint_head.final_layer.weight",
+}
+
+
+@pytest.mark.parametrize("key", POSE_HEADS.values(), ids=POSE_HEADS)
+def test_a_swin_of_mmpose_shifts_on_every_map_though_it_has_one_norm(key):
+    peer = swin_peer(SWIN)
+    weights = without(openmmlab(microsoft(peer), "V1"), r"^head\.")
+    file = under("backbone.", weights | buffers(weights, 4))
+    body = Swin(replace(SWIN, out_indices=(2,))).eval()
+    report = load_weights(body, {"state_dict": file | tensors(key)})
+    assert (report.dialect, report.size_rule) == ("openmmlab", "openmmlab")
+    assert report.size_evidence == key
+    assert key in report.summary()
+    for size in (BUILT, SMALL, ODD, HALF_A_PATCH):
+        expected = lambda x: [  # noqa: E731
+            norm(weights, "norm2", openmmlab_maps(weights, x)[-1]).permute(0, 3, 1, 2)
+        ]
+        assert_maps(body, expected, size)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pretrained_swin_of_mmselfsup_follows_the_rule_of_classifiers(family):
+    config, peer = FAMILIES[family], swin_peer(FAMILIES[family])
+    weights = without(openmmlab(microsoft(peer), family), r"^head\.")
+    others = tensors("neck.decoder.0.weight", "neck.decoder.0.bias", "data_preprocessor.mean")
+    others |= {"backbone.mask_token": torch.ones(1, 1, 16)}
+    file = under("backbone.", weights | buffers(weights, 4)) | others
+    model, report = loaded(config, {"state_dict": file})
+    assert (report.dialect, report.size_rule) == ("openmmlab", "mmpretrain")
+    assert report.size_evidence == "neck.decoder.0.weight"
+    assert set(others) < set(report.ignored)
+    pooled = lambda x: peer.norm(peer_maps(peer, x)[-1]).mean((1, 2))  # noqa: E731
+    for size in (BUILT, ALIGNED, ODD):
+        assert_same_function(model.backbone.embed, pooled, size)
+
+
 def test_a_file_from_before_version_3_of_openmmlab_brings_masks_that_are_ignored():
     weights = openmmlab(microsoft(swin_peer(SWIN)), "V1")
     mask = {"backbone.stages.0.blocks.1.attn.w_msa.attn_mask": torch.zeros(4, 16, 16)}
@@ -710,7 +751,7 @@ def test_a_vit_of_mmpretrain_equals_its_peer(config):
     peer = vit_peer(config)
     file = mmpretrain_vit(peer)
     model, report = loaded(config, {"state_dict": file | tensors("data_preprocessor.mean")})
-    assert (report.dialect, report.size_rule) == ("openmmlab", "openmmlab")
+    assert (report.dialect, report.size_rule) == ("openmmlab", "mmpretrain")
     assert report.ignored == ("data_preprocessor.mean",)
     assert_same_function(model, peer, BUILT)
     assert_there_and_back(model, "openmmlab", build(config), file)

@@ -30,27 +30,33 @@ class Dialect:
     """State-dict format of one ecosystem.
 
     `sign` is a pattern of keys that only this dialect has, or finds one; `size_rule` the padding
-    policy of its models, or derives it from keys and config; `built_rule` shrinks a bias table to
+    policy of its models, unless a key matches a pattern of `size_evidence`, first row first, and
+    so tells that the model is one of another policy; `built_rule` shrinks a bias table to
     the window that fits the map at `img_size`, empty if tables always have the configured window;
     `normalise` converts variants of names to those in the key maps.
     """
 
     key_maps: KeyMaps
     sign: str | Callable[[Collection[str]], str]
-    size_rule: SizeRuleName | Callable[[Collection[str], object], SizeRuleName]
+    size_rule: SizeRuleName
+    size_evidence: tuple[tuple[str, SizeRuleName], ...] = ()
     built_rule: SizeRuleName | Literal[""] = ""
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
 
-    def find_size_rule(self, keys: Collection[str], config: object) -> SizeRuleName:
-        """Size rule of models whose files have these keys."""
-        return self.size_rule(keys, config) if callable(self.size_rule) else self.size_rule
+    def find_size_rule(self, keys: Collection[str]) -> tuple[SizeRuleName, str]:
+        """Size rule of models whose files have these keys, and the key that tells; maybe empty."""
+        for pattern, rule in self.size_evidence:
+            if key := first_key(keys, pattern):
+                return rule, key
+        return self.size_rule, ""
 
 
 DIALECTS: dict[str, Dialect] = {
     "microsoft": Dialect(
         key_maps=microsoft.KEY_MAPS,
         sign=microsoft.recognise,
-        size_rule=microsoft.size_rule,
+        size_rule="microsoft",
+        size_evidence=microsoft.SIZE_EVIDENCE,
         built_rule="microsoft",
     ),
     "timm": Dialect(
@@ -69,12 +75,14 @@ DIALECTS: dict[str, Dialect] = {
     "transformers": Dialect(
         key_maps=transformers.KEY_MAPS,
         sign=transformers.SIGN,
-        size_rule=transformers.size_rule,
+        size_rule="transformers",
+        size_evidence=transformers.SIZE_EVIDENCE,
     ),
     "openmmlab": Dialect(
         key_maps=openmmlab.KEY_MAPS,
         sign=openmmlab.SIGN,
-        size_rule=openmmlab.size_rule,
+        size_rule="mmpretrain",
+        size_evidence=openmmlab.SIZE_EVIDENCE,
     ),
     "detectron2": Dialect(
         key_maps=microsoft.DETECTRON2_KEY_MAPS,

@@ -60,6 +60,8 @@ class LoadReport:
         reset: Our names of parameters that were not loaded, such as a head for other classes.
         ignored: Their names of unused tensors: derived buffers, a head or stages that are not here.
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
+        size_evidence: Their name of the tensor that tells that rule; empty if it is the rule of
+            all models of the dialect.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
         class_names: Those in the file, if any, as for `license`.
     """
@@ -71,6 +73,7 @@ class LoadReport:
     reset: tuple[str, ...]
     ignored: tuple[str, ...]
     size_rule: str
+    size_evidence: str = ""
     conventions: str = ""
     class_names: tuple[str, ...] = ()
     license: str = ""
@@ -85,7 +88,8 @@ class LoadReport:
         if self.ignored:
             parts.append(f"{len(self.ignored)} ignored")
         if self.size_rule:
-            parts.append(f"size rule set to {self.size_rule!r}")
+            told = f" ({self.size_evidence})" if self.size_evidence else ""
+            parts.append(f"size rule set to {self.size_rule!r}{told}")
         if self.conventions:
             parts.append(f"head conventions set to {self.conventions}")
         if self.license:
@@ -140,9 +144,9 @@ def load_weights(
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule = own_rule
+    rule, evidence = own_rule, ""
     if opened.dialect != NATIVE:
-        rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
+        rule, evidence = DIALECTS[opened.dialect].find_size_rule(opened.state)
     matched = match_state(model, reading, opened.dialect, rule, resampling)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
@@ -162,6 +166,7 @@ def load_weights(
         reset=tuple(matched.reset),
         ignored=tuple(matched.ignored),
         size_rule=rule if adopts else "",
+        size_evidence=evidence if adopts else "",
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
         class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
         license=opened.texts.get("license", ""),
