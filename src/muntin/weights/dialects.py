@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from muntin.errors import WeightError, shorten, unknown_name
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
-from muntin.ops.positions import SIZE_RULES, SizeRuleName
-from muntin.ops.windows import lay_out
-from muntin.shapes import Size
+from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
 from muntin.weights.parameter_resizing import crop_table
+from muntin.weights.window_buffers import built_window
 
 NATIVE = "muntin"
 _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
@@ -169,15 +168,6 @@ def backbone_of(model: nn.Module) -> nn.Module:
 def head_of(model: nn.Module) -> nn.Module | None:
     """Return the head of a network; None for a backbone."""
     return model.head if isinstance(model, Network) else None
-
-
-def built_window(config: SwinConfig, stage: int, rule: SizeRuleName) -> Size:
-    """Actual window of a stage at `img_size`, (height, width) in tokens."""
-    height, width = config.grid
-    for _ in range(stage):
-        height, width = -(-height // 2), -(-width // 2)
-    side = config.windows[stage]
-    return lay_out((height, width), (side, side), False, SIZE_RULES[rule]).window
 
 
 def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from muntin.weights.key_maps import (
     same_names,
     square_index,
 )
+from muntin.weights.window_buffers import window_rows
 
 _ORDER = (0, 2, 1, 3)
 
@@ -83,8 +84,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
         (
             Row((theirs + "q_bias", theirs + "v_bias"), _OURS + "attn.qv_bias", STACKED),
             *same_names("logit_scale", "cpb_mlp.{k}.{p}", theirs=theirs, ours=_OURS + "attn."),
-            Row((theirs + "relative_position_index",), ""),
-            Row((theirs + "relative_coords_table",), ""),
+            *window_rows(theirs, config),
             # The norm follows the reduction, so its channels are not in unfold order.
             Row(("stages.{i+1}.downsample.norm.{p}",), _MERGING + "norm.{p}"),
             Row(("stages.{i+1}.downsample.reduction.{p}",), _MERGING + "reduction.{p}", UNFOLDED),
@@ -157,8 +157,8 @@ KEY_MAPS: KeyMaps = {
 }
 
 
-# Classifiers (mmpretrain) leave the shift out on maps no larger than a window; detectors, segmenters
-# and pose estimators never do.
+# Classifiers (mmpretrain) leave the shift out on maps no larger than a window; detectors,
+# segmenters and pose estimators never do.
 SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
     # Pre-training of a classifier: SimMIM in mmselfsup and mmpretrain.
     (r"^neck\.decoder\.|(^|\.)mask_token$", "mmpretrain"),

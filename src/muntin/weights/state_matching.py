@@ -21,7 +21,6 @@ from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
     backbone_of,
-    built_window,
     family_name,
     head_of,
 )
@@ -34,6 +33,7 @@ from muntin.weights.parameter_resizing import (
     resample_positions,
     resample_table,
 )
+from muntin.weights.window_buffers import built_window
 
 
 @dataclass(slots=True)

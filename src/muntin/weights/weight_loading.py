@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
+from muntin.models.swin_v2 import SwinV2
 from muntin.models.timm_backbone import TimmConfig
 from muntin.ops.positions import SizeRuleName
 from muntin.weights.dialects import (
@@ -43,6 +44,7 @@ from muntin.weights.weight_files import (
     read_weights,
     unwrap,
 )
+from muntin.weights.window_buffers import fit_windows, read_windows
 
 # Prefixes of muntin's names of a timm model.
 _OWN = ("backbone.net.", "net.", "head.")
@@ -62,6 +64,7 @@ class LoadReport:
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
         size_evidence: Their name of the tensor that tells that rule; empty if it is the rule of
             all models of the dialect.
+        windows: Fields of a Swin V2's config adopted from its buffers; empty if unchanged.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
         class_names: Those in the file, if any, as for `license`.
     """
@@ -74,6 +77,7 @@ class LoadReport:
     ignored: tuple[str, ...]
     size_rule: str
     size_evidence: str = ""
+    windows: str = ""
     conventions: str = ""
     class_names: tuple[str, ...] = ()
     license: str = ""
@@ -90,6 +94,8 @@ class LoadReport:
         if self.size_rule:
             told = f" ({self.size_evidence})" if self.size_evidence else ""
             parts.append(f"size rule set to {self.size_rule!r}{told}")
+        if self.windows:
+            parts.append(f"windows set to {self.windows}")
         if self.conventions:
             parts.append(f"head conventions set to {self.conventions}")
         if self.license:
@@ -154,6 +160,7 @@ def load_weights(
     with torch.no_grad():
         for key, tensor in matched.values.items():
             own[key].copy_(tensor)
+    windows = _adopt_windows(backbone, matched, reading, opened.state, rule)
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
     if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
@@ -167,6 +174,7 @@ def load_weights(
         ignored=tuple(matched.ignored),
         size_rule=rule if adopts else "",
         size_evidence=evidence if adopts else "",
+        windows=windows,
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
         class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
         license=opened.texts.get("license", ""),
@@ -319,6 +327,31 @@ def _read(opened: OpenedWeights, config: object, head: nn.Module | None = None) 
     names = {key: key.removeprefix("backbone.") for key in opened.state}
     return RenamedState(
         tensors={ours: opened.state[key] for key, ours in names.items()}, pairs=list(names.items())
+    )
+
+
+def _adopt_windows(
+    backbone: nn.Module,
+    matched: MatchResult,
+    reading: RenamedState,
+    state: Mapping[str, Tensor],
+    rule: SizeRuleName,
+) -> str:
+    """Give a Swin V2 the windows of the file; returns the changed fields as text."""
+    if not isinstance(backbone, SwinV2):
+        return ""
+    old = backbone.config
+    new, others = fit_windows(old, read_windows(reading, state), rule)
+    resized = tuple(f"layers.{stage}." for stage in others)
+    matched.resized += [
+        key
+        for key in matched.values
+        if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
+    ]
+    backbone.set_config(new)
+    names = ("window_size", "pretrained_windows")
+    return ", ".join(
+        f"{name}={getattr(new, name)}" for name in names if getattr(new, name) != getattr(old, name)
     )
 
 
