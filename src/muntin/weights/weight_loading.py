@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
+from muntin.models.swin_v2 import SwinV2
 from muntin.models.timm_backbone import TimmConfig
 from muntin.ops.positions import SizeRuleName
 from muntin.weights.dialects import (
@@ -55,6 +56,7 @@ from muntin.weights.weight_files import (
     read_weights,
     unwrap,
 )
+from muntin.weights.window_buffers import fit_windows, read_windows
 
 # Prefixes of muntin's names of a timm model.
 _OWN = ("backbone.net.", "net.", "head.")
@@ -72,8 +74,11 @@ class LoadReport:
         reset: Our names of parameters that were not loaded, such as a head for other classes.
         ignored: Their names of unused tensors: derived buffers, a head or stages that are not here.
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
+        size_evidence: Their name of the tensor that tells that rule; empty if it is the rule of
+            all models of the dialect.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
-        adopted: Values of other fields of the config adopted from it, or from files beside it.
+        adopted: Values of other fields of the config adopted from it, or from files beside it, as
+            the windows of a Swin V2.
         class_names: Those in the file or beside it, if any, as for `license`.
     """
 
@@ -84,6 +89,7 @@ class LoadReport:
     reset: tuple[str, ...]
     ignored: tuple[str, ...]
     size_rule: str
+    size_evidence: str = ""
     conventions: str = ""
     adopted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
@@ -99,7 +105,8 @@ class LoadReport:
         if self.ignored:
             parts.append(f"{len(self.ignored)} ignored")
         if self.size_rule:
-            parts.append(f"size rule set to {self.size_rule!r}")
+            told = f" ({self.size_evidence})" if self.size_evidence else ""
+            parts.append(f"size rule set to {self.size_rule!r}{told}")
         parts += [f"{name} set to {value!r}" for name, value in self.adopted.items()]
         if self.conventions:
             parts.append(f"head conventions set to {self.conventions}")
@@ -159,9 +166,9 @@ def load_weights(
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule, stated = own_rule, _stated_fields(opened)
+    rule, evidence, stated = own_rule, "", _stated_fields(opened)
     if opened.dialect != NATIVE:
-        rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
+        rule, evidence = DIALECTS[opened.dialect].find_size_rule(opened.state)
     source = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, source)
     _reject_mismatches(matched, reading, opened, backbone.config)
@@ -175,10 +182,8 @@ def load_weights(
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
     if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
-    windows = scale_offsets(source, backbone.config)
-    if windows:
-        backbone.set_pretrained_windows(windows)
-        adopted["pretrained_windows"] = windows
+    recorded = read_windows(reading, opened.state)
+    adopted |= _adopt_windows(backbone, matched, recorded, source, rule)
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
     return LoadReport(
         dialect=opened.dialect,
@@ -189,6 +194,7 @@ def load_weights(
         ignored=tuple(matched.ignored),
         size_rule=rule if adopts else "",
         adopted=adopted,
+        size_evidence=evidence if adopts else "",
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
         class_names=_class_names(opened),
         license=opened.texts.get("license", ""),
@@ -366,6 +372,33 @@ def _stated_fields(opened: OpenedWeights) -> Mapping[str, Any]:
 def _class_names(opened: OpenedWeights) -> tuple[str, ...]:
     stored = tuple(json.loads(opened.texts.get("class_names", "[]")))
     return stored or (opened.facts.class_names if opened.facts else ())
+
+
+def _adopt_windows(
+    backbone: nn.Module,
+    matched: MatchResult,
+    recorded: Mapping[int, tuple[int, int]],
+    source: Any,  # noqa: ANN401
+    rule: SizeRuleName,
+) -> dict[str, Any]:
+    """Give a Swin V2 the windows of its source: of its buffers, or else of its config."""
+    if not isinstance(backbone, SwinV2):
+        return {}
+    old = backbone.config
+    if recorded:
+        new, others = fit_windows(old, recorded, rule)
+        resized = tuple(f"layers.{stage}." for stage in others)
+        matched.resized += [
+            key
+            for key in matched.values
+            if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
+        ]
+    else:
+        windows = scale_offsets(source, old) or old.pretrained_windows
+        new = dataclasses.replace(old, pretrained_windows=windows)
+    backbone.set_config(new)
+    names = ("window_size", "pretrained_windows")
+    return {name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
 
 
 def _reject_mismatches(

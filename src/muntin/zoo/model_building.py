@@ -189,7 +189,7 @@ def change_model(model: M, **architecture: Any) -> M:
     fresh: Any = build_backbone(config)
     load_weights(fresh, old.state_dict(), dialect="muntin", made_with=to_dict(old.config))
     if "pretrained_windows" in architecture:
-        fresh.set_pretrained_windows(config.pretrained_windows)
+        fresh.set_config(replace(fresh.config, {"pretrained_windows": config.pretrained_windows}))
     parameter = next(old.parameters())
     fresh.to(parameter.device, parameter.dtype).train(old.training)
     if not isinstance(model, Network):
