@@ -29,11 +29,11 @@ from muntin.weights.dialects import (
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.parameter_resizing import TableInterpolation
-from muntin.weights.source_facts import (
-    SourceFacts,
+from muntin.weights.source_info import (
+    SourceInfo,
     adopt,
     build_adopted,
-    read_source_facts,
+    read_source_info,
 )
 from muntin.weights.state_matching import (
     MatchResult,
@@ -155,7 +155,7 @@ def load_weights(
     matched = match_state(model, reading, opened.dialect, rule, resampling)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
-    other = build_adopted(backbone, stated, getattr(opened.facts, "where", opened.where))
+    other = build_adopted(backbone, stated, getattr(opened.beside, "where", opened.where))
     own = model.state_dict()
     with torch.no_grad():
         for key, tensor in matched.values.items():
@@ -259,14 +259,14 @@ def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, 
 class OpenedWeights:
     """Weights whose dialect is known, with metadata and source, to be loaded once or more.
 
-    `facts` are what files beside them state, if these are of the same dialect.
+    `beside` is what files beside them state, if these are of the same dialect.
     """
 
     state: Mapping[str, Tensor]
     texts: Mapping[str, str]
     where: str
     dialect: str
-    facts: SourceFacts | None = None
+    beside: SourceInfo | None = None
 
 
 def open_weights(
@@ -289,13 +289,13 @@ def open_weights(
             dialect = detect(state, where=where)
     if dialect != NATIVE:
         state = dict(DIALECTS[dialect].normalise(state))
-    beside = read_source_facts(source)
+    beside = read_source_info(source)
     return OpenedWeights(
         state=state,
         texts=texts,
         where=where,
         dialect=dialect,
-        facts=beside if beside is not None and beside.dialect == dialect else None,
+        beside=beside if beside is not None and beside.dialect == dialect else None,
     )
 
 
@@ -344,12 +344,12 @@ def _stated_fields(opened: OpenedWeights) -> Mapping[str, Any]:
     """Fields of the config that are known from the dialect, or stated beside the weights."""
     always = None if opened.dialect == NATIVE else DIALECTS[opened.dialect].activation
     fields = {} if always is None else {"activation": always}
-    return {**fields, **(opened.facts.fields if opened.facts else {})}
+    return {**fields, **(opened.beside.fields if opened.beside else {})}
 
 
 def _class_names(opened: OpenedWeights) -> tuple[str, ...]:
     stored = tuple(json.loads(opened.texts.get("class_names", "[]")))
-    return stored or (opened.facts.class_names if opened.facts else ())
+    return stored or (opened.beside.class_names if opened.beside else ())
 
 
 def _reject_mismatches(

@@ -34,7 +34,7 @@ _BESIDE = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFacts:
+class SourceInfo:
     """What the files beside weights state.
 
     Attributes:
@@ -116,7 +116,7 @@ _TIMM_NAMES = {"init_values": "layer_scale", "act_layer": "activation"}
 _POOLS = {"token": "token", "avg": "mean"}
 
 
-def read_source_facts(source: object) -> SourceFacts | None:
+def read_source_info(source: object) -> SourceInfo | None:
     """Read the configuration beside weights: of a folder, a file in one, or a hub id.
 
     Raises:
@@ -160,7 +160,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_transformers(
     values: Mapping[str, Any], images: Mapping[str, Any], where: str
-) -> SourceFacts:
+) -> SourceInfo:
     body = values.get("backbone_config") or values
     family, fields = None, {}
     if body.get("model_type") in _KINDS:
@@ -176,7 +176,7 @@ def _read_transformers(
     named = sorted(number) == list(range(len(number)))
     plain = all(re.fullmatch(r"LABEL_\d+", name) for name in number.values())
     preprocessing, problem = _try_preprocessing(of_transformers, images)
-    return SourceFacts(
+    return SourceInfo(
         where=where,
         dialect="transformers",
         family=family,
@@ -193,7 +193,7 @@ def _ratio(wide: int, narrow: int) -> float:
     return ratio if int(narrow * ratio) == wide else (wide + 0.5) / narrow
 
 
-def _read_timm(values: Mapping[str, Any], where: str) -> SourceFacts:
+def _read_timm(values: Mapping[str, Any], where: str) -> SourceInfo:
     published = values["pretrained_cfg"]
     arguments = dict(values.get("model_args") or {})
     fields = {_TIMM_NAMES.get(key, key): value for key, value in arguments.items()}
@@ -206,7 +206,7 @@ def _read_timm(values: Mapping[str, Any], where: str) -> SourceFacts:
     if isinstance(names, Mapping):
         names = [names[key] for key in sorted(names, key=int)]
     preprocessing, problem = _try_preprocessing(of_timm, published)
-    return SourceFacts(
+    return SourceInfo(
         where=where,
         dialect="timm",
         model=str(values["architecture"]),
