@@ -43,6 +43,10 @@ CONFIGS = {
     "vit, mean, no class token": replace(VIT, pool="mean", class_token=False),
     "vit, no positions": replace(VIT, absolute_pos_embed=False, qkv_bias=False),
     "vit, logistic": replace(VIT, activation="quick_gelu"),
+    "vit, registers": replace(VIT, registers=2, layer_scale=0.1, activation="swiglu"),
+    "vit, registers without positions": replace(
+        VIT, registers=1, prefix_positions=False, pool="token_and_mean"
+    ),
     "vit, two maps": replace(VIT, out_indices=(0, -1), out_norm="none"),
 }
 # Batch 1, not square, smaller than a window, one patch, no multiple of anything.
@@ -234,6 +238,9 @@ WRONG = [
     (VIT, {"num_heads": 5}, "num_heads=5.*embed_dim=12"),
     (VIT, {"img_size": (4, 32)}, r"img_size=\(4, 32\).*\b8\b"),
     (VIT, {"class_token": False}, 'pool="token".*class_token=True'),
+    (VIT, {"class_token": False, "pool": "token_and_mean"}, "token_and_mean.*class_token=True"),
+    (VIT, {"registers": -1}, "registers.*-1"),
+    (VIT, {"registers": 1, "relative_pos_bias": True}, "relative_pos_bias"),
     (VIT, {"out_indices": (2,)}, "out_indices.*0 to 1"),
     (VIT, {"out_indices": (1, 0)}, r"out_indices.*\(1, 0\)"),
     (VIT, {"out_indices": (0,)}, 'out_norm="last".*out_indices|out_indices.*out_norm="last"'),

@@ -10,7 +10,8 @@ import timm
 import torch
 import transformers
 
-from muntin.models.vit import ViT, vit_preset
+from muntin.models.vit import ViT
+from muntin.models.vit_presets import vit_preset
 from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_files import write_weights
 from muntin.weights.weight_loading import load_weights

@@ -57,7 +57,7 @@ class SwinConfig:
         qkv_bias: Whether queries, keys and values have a bias.
         absolute_pos_embed: Whether learned absolute positions are added after the patches.
         patch_norm: Whether patches are normalised after the projection.
-        activation: Form of GELU in the MLP; see `muntin.nn.layers.Activation`.
+        activation: Nonlinearity of the MLP; see `muntin.nn.layers.Activation`.
         norm_eps: Added to the variance in layer norms.
         outer_norm_eps: The same, in the norms of patches, of merging and of each map; 0 = norm_eps.
         drop_rate: Dropout after the patches and inside attention output and MLP.

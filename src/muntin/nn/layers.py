@@ -47,19 +47,27 @@ def without_key_bias(qv_bias: Float[Tensor, " C2"]) -> Float[Tensor, " C3"]:
     return torch.cat([query, torch.zeros_like(query), value])
 
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
-"""Exact, by the hyperbolic tangent (JAX's default), or by the logistic function (CLIP's)."""
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
+"""GELU, exact, by the hyperbolic tangent (JAX's default) or by the logistic function (CLIP's); or
+gated, where the first layer is twice as wide: silu(one half) * the other (DINOv2)."""
 
 
-def activate(x: Float[Tensor, "*any"], activation: Activation) -> Float[Tensor, "*any"]:
-    """Apply one of the forms of GELU: Hendrycks & Gimpel 2016 (arXiv 1606.08415), section 2."""
+def activate(x: Float[Tensor, "*map C"], activation: Activation) -> Float[Tensor, "*map Co"]:
+    """Apply the nonlinearity of an MLP; "swiglu" halves the channels.
+
+    Source:
+        Hendrycks & Gimpel 2016 (arXiv 1606.08415), section 2; Shazeer 2020 (arXiv 2002.05202).
+    """
+    if activation == "swiglu":
+        gate, value = x.chunk(2, dim=-1)
+        return F.silu(gate) * value
     if activation == "quick_gelu":
         return x * torch.sigmoid(1.702 * x)
     return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, linear; applied to each token alone."""
+    """Linear, nonlinear, linear; applied to each token alone."""
 
     recomputable = ("forward",)
 
@@ -68,7 +76,7 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__()
         self.activation: Activation = activation
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = nn.Linear(dim, hidden_dim * (2 if activation == "swiglu" else 1))
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.dropout = nn.Dropout(dropout)
 

@@ -35,6 +35,12 @@ from muntin.weights.source_info import (
     build_adopted,
     read_source_info,
 )
+from muntin.weights.source_geometry import (
+    MADE_WITH,
+    find_source,
+    read_made_with,
+    scale_offsets,
+)
 from muntin.weights.state_matching import (
     MatchResult,
     describe_mismatches,
@@ -109,6 +115,7 @@ def load_weights(
     *,
     resampling: TableInterpolation = "bicubic",
     head_rows: Sequence[int] | str | Path | None = None,
+    made_with: Mapping[str, Any] | None = None,
 ) -> LoadReport:
     """Load weights from any supported ecosystem into a model.
 
@@ -127,6 +134,9 @@ def load_weights(
             "geometric", which keeps small offsets in place. Equal windows are copied exactly.
         head_rows: For a head with fewer classes than the source's (22k to 1k): the source's class
             id for each class of the model, or a text file with one id per line.
+        made_with: Fields of the config of the model that the weights come from, as far as no
+            file says them: ``{"img_size": (256, 128)}`` for positions that are no square;
+            "window_size" and "pretrained_windows" for a Swin V2.
 
     Returns:
         A report.
@@ -152,7 +162,8 @@ def load_weights(
     rule, stated = own_rule, _stated_fields(opened)
     if opened.dialect != NATIVE:
         rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
-    matched = match_state(model, reading, opened.dialect, rule, resampling)
+    source = find_source(backbone.config, opened.texts, made_with, reading.tensors)
+    matched = match_state(model, reading, opened.dialect, rule, resampling, source)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
     other = build_adopted(backbone, stated, getattr(opened.beside, "where", opened.where))
@@ -164,6 +175,10 @@ def load_weights(
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
     if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
+    windows = scale_offsets(source, backbone.config)
+    if windows:
+        backbone.set_pretrained_windows(windows)
+        adopted["pretrained_windows"] = windows
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
     return LoadReport(
         dialect=opened.dialect,
@@ -324,6 +339,7 @@ def _resolve_source(
         texts["license"] = license_of(text)
     file = read_weights(path)
     texts |= {key: value for key, value in file.metadata.items() if value}
+    texts.setdefault(MADE_WITH, json.dumps(read_made_with(file.path.parent)))
     if "NC" in texts.get("license", ""):
         message = f"weights from {source} have the license {texts['license']}: no commercial use."
         warnings.warn(message, MuntinWarning, stacklevel=4)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from muntin.configs import replace
+from muntin.configs import replace, to_dict
 from muntin.errors import ConfigError, MuntinWarning, unknown_name
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
@@ -260,7 +260,9 @@ def change_model(model: M, **architecture: Any) -> M:
     old: Any = model.backbone if isinstance(model, Network) else model
     config = replace(old.config, architecture, where=type(old).__name__)
     fresh: Any = build_backbone(config)
-    load_weights(fresh, old.state_dict(), dialect="muntin")
+    load_weights(fresh, old.state_dict(), dialect="muntin", made_with=to_dict(old.config))
+    if "pretrained_windows" in architecture:
+        fresh.set_pretrained_windows(config.pretrained_windows)
     parameter = next(old.parameters())
     fresh.to(parameter.device, parameter.dtype).train(old.training)
     if not isinstance(model, Network):
