@@ -29,17 +29,17 @@ from muntin.weights.dialects import (
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.parameter_resizing import TableInterpolation
-from muntin.weights.source_info import (
-    SourceInfo,
-    adopt,
-    build_adopted,
-    read_source_info,
-)
 from muntin.weights.source_geometry import (
     MADE_WITH,
     find_source,
     read_made_with,
     scale_offsets,
+)
+from muntin.weights.source_info import (
+    SourceInfo,
+    adopt,
+    build_adopted,
+    read_source_info,
 )
 from muntin.weights.state_matching import (
     MatchResult,
@@ -74,6 +74,7 @@ class LoadReport:
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
         adopted: Values of other fields of the config adopted from it, or from files beside it.
+        stated_in: File beside the weights that describes the model; empty if there is none.
         class_names: Those in the file or beside it, if any, as for `license`.
     """
 
@@ -86,6 +87,7 @@ class LoadReport:
     size_rule: str
     conventions: str = ""
     adopted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stated_in: str = ""
     class_names: tuple[str, ...] = ()
     license: str = ""
 
@@ -101,6 +103,8 @@ class LoadReport:
         if self.size_rule:
             parts.append(f"size rule set to {self.size_rule!r}")
         parts += [f"{name} set to {value!r}" for name, value in self.adopted.items()]
+        if self.stated_in:
+            parts.append(f"described by {Path(self.stated_in).name} beside them")
         if self.conventions:
             parts.append(f"head conventions set to {self.conventions}")
         if self.license:
@@ -189,6 +193,7 @@ def load_weights(
         ignored=tuple(matched.ignored),
         size_rule=rule if adopts else "",
         adopted=adopted,
+        stated_in=opened.beside.where if opened.beside else "",
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
         class_names=_class_names(opened),
         license=opened.texts.get("license", ""),
