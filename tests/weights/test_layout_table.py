@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.layout_table import ROOT, rows, files_with_rows
+from tests.layout_table import ROOT, files_with_rows, rows
 
 
 def test_every_row_names_a_test_that_records_rows() -> None:

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import difflib
 import fnmatch
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,7 +15,7 @@ from typing import Any, TypeVar, cast
 from torch import nn
 
 from muntin.configs import replace
-from muntin.errors import ConfigError, unknown_name
+from muntin.errors import ConfigError, MuntinWarning, shorten, unknown_name
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
@@ -242,7 +243,13 @@ def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any
     """Load weights; a size rule set by the caller is kept."""
     from muntin.weights.weight_loading import load_weights
 
-    load_weights(model, weights)
+    report = load_weights(model, weights)
+    if report.dropped:
+        message = (
+            f"the classifier is random: that of {weights} was not loaded "
+            f"({shorten(report.dropped, limit=2)})."
+        )
+        warnings.warn(message, MuntinWarning, stacklevel=3)
     if "size_rule" in requested:
         body: Any = model.backbone if isinstance(model, Network) else model
         body.config = dataclasses.replace(body.config, size_rule=requested["size_rule"])

@@ -73,8 +73,10 @@ def convert_weights(
         message = f"target {str(target)!r} already exists. Choose another path, or use --force."
         raise WeightError(message)
     config = with_texts(find_model(name).config, settings)
-    opened = open_weights(source, dialect, config)
-    info = inspect_weights(opened, config)
+    with torch.device("meta"):
+        shell = build_backbone(config)
+    opened = open_weights(source, dialect, shell)
+    info = inspect_weights(opened, shell)
     model = _build(config, info)
     report = load_weights(model, opened)
     if report.resized:
