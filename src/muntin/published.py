@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torchvision.models import ViT_B_16_Weights
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
@@ -16,6 +17,7 @@ from muntin.data.data_config import DataConfig
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, RunError
+from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.timm_backbone import describe_timm, has_timm
@@ -111,9 +113,9 @@ def open_published(
         if of_head or conventions:
             message = f"fields of a head require --head, got {conventions or dict(of_head)}."
             raise ConfigError(message)
-        opened = open_weights(source, dialect, entry.config)
-        if "img_size" in texts and opened.beside is not None:
-            opened = replace(opened, beside=_resized(opened.beside, entry.config.img_size))
+        opened = open_weights(source, dialect, _shell(entry))
+        if "img_size" in texts and opened.stated is not None:
+            opened = replace(opened, stated=_resized(opened.stated, entry.config.img_size))
         read = _read_classifier(opened, name, entry, class_names, head_rows)
     body: Any = read.network.backbone
     config = RunConfig(
@@ -188,7 +190,7 @@ def _read_classifier(
     class_names: tuple[str, ...],
     head_rows: str | Path | None,
 ) -> _Read:
-    info = inspect_weights(opened, entry.config)
+    info = inspect_weights(opened, _shell(entry))
     count = info.num_classes if head_rows is None else len(read_head_rows(head_rows))
     if not info.num_classes:
         message = (
@@ -205,10 +207,16 @@ def _read_classifier(
     if len(class_names) != count:
         message = f"--classes must name the {count} classes of {opened.where}, got "
         raise ConfigError(message + f"{len(class_names)} names.")
-    several = opened.beside is not None and opened.beside.multi_label
+    several = opened.stated is not None and opened.stated.multi_label
     classes = Classes(names=class_names, multi_label=several)
     preprocessing = _classifier_preprocessing(opened, name, entry, info.in_chans)
     return _Read(CLASSIFY, network, report, classes, preprocessing)
+
+
+def _shell(entry: ModelEntry) -> Backbone:
+    """The backbone without parameters, by which weights are found in a file."""
+    with torch.device("meta"):
+        return build_backbone(entry.config)
 
 
 def _classifier_preprocessing(
@@ -216,14 +224,14 @@ def _classifier_preprocessing(
 ) -> Preprocessing:
     """Give what is stated beside the weights, else what the dialect's library does."""
     size = entry.config.img_size
-    if opened.beside is not None and opened.beside.problem:
+    if opened.stated is not None and opened.stated.problem:
         message = (
-            f"{opened.beside.problem} It is stated beside {opened.where}; without "
+            f"{opened.stated.problem} It is stated beside {opened.where}; without "
             f"preprocessor_config.json, images are prepared as for {name}."
         )
         raise ConfigError(message)
-    if opened.beside is not None and opened.beside.preprocessing is not None:
-        return opened.beside.preprocessing
+    if opened.stated is not None and opened.stated.preprocessing is not None:
+        return opened.stated.preprocessing
     peer = next((peer for peer in _TORCHVISION if canonical_name(peer) == name), "")
     if opened.dialect == "torchvision" and peer:
         return of_torchvision(peer, size)

@@ -159,6 +159,3 @@ def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
     del config
     dense = first_key(keys, DENSE_TASKS) or first_key(keys, r"(^|\.)norm0\.")
     return "openmmlab" if dense else "mmpretrain"
-
-
-SIGN = r"\.attn\.w_msa\.|(^|\.)layers\.\d+\.(ln1|ffn\.layers)\.|(^|\.)last_norm\."

@@ -171,6 +171,3 @@ def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
     if first_key(keys, r"(^|\.)hidden_states_norms\."):
         return "openmmlab"
     return "transformers_v2" if isinstance(config, SwinV2Config) else "transformers"
-
-
-SIGN = r"(^|\.)(embeddings\.patch_embeddings|layernorm_before)\."

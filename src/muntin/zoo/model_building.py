@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 from torch import nn
 
 from muntin.configs import replace, to_dict
-from muntin.errors import ConfigError, MuntinWarning, unknown_name
+from muntin.errors import ConfigError, MuntinWarning, shorten, unknown_name
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
@@ -321,6 +321,12 @@ def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any
 
     report = load_weights(model, weights)
     body: Any = model.backbone if isinstance(model, Network) else model
+    if report.dropped:
+        message = (
+            f"the classifier is random: that of {weights} was not loaded "
+            f"({shorten(report.dropped, limit=2)})."
+        )
+        warnings.warn(message, MuntinWarning, stacklevel=3)
     if "size_rule" in requested:
         body.config = dataclasses.replace(body.config, size_rule=requested["size_rule"])
     kept = {name: requested[name] for name in report.adopted if name in requested}

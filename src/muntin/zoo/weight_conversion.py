@@ -83,8 +83,10 @@ def convert_weights(
         raise WeightError(message)
     name, entry = find_source_model(name, read_source_info(source), dict(settings))
     config = entry.config
-    opened = open_weights(source, dialect, config)
-    info = inspect_weights(opened, config)
+    with torch.device("meta"):
+        shell = build_backbone(config)
+    opened = open_weights(source, dialect, shell)
+    info = inspect_weights(opened, shell)
     if head_rows is not None:
         head_rows = read_head_rows(head_rows)
         info = dataclasses.replace(info, num_classes=len(head_rows))
