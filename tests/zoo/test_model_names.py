@@ -34,6 +34,8 @@ NAMES = {
     "facebook/deit-base-distilled-patch16-384": "deit_base_distilled_patch16_384",
     "facebook/vit-mae-base": "mae_vit_base_patch16",
     "facebook/hiera-base-plus-224-hf": "hiera_base_plus_224",
+    "facebook/dinov2-small": "vit_small_patch14_dinov2",
+    "facebook/dinov2-with-registers-base": "vit_base_patch14_reg4_dinov2",
     "usyd-community/vitpose-base-simple": "vitpose_base",
     # OpenMMLab
     "swin-tiny_16xb64_in1k": "swin_tiny_patch4_window7_224",
@@ -47,6 +49,10 @@ NAMES = {
     "mae_vit-base-p16_8xb512-amp-coslr-300e_in1k": "mae_vit_base_patch16",
     "simmim_swin-base-w6_8xb256-amp-coslr-100e_in1k-192px": "simmim_swin_base_window6_192",
     "td-hm_ViTPose-base_8xb64-210e_coco-256x192": "vitpose_base",
+    # Facebook's functions
+    "dinov2_vits14": "vit_small_patch14_dinov2",
+    "dinov2_vitg14_reg": "vit_giant_patch14_reg4_dinov2",
+    "dinov2_vitl14_lc": "vit_large_patch14_dinov2",
     # the projects' own files and functions
     "swin_base_patch4_window12_384_22kto1k": "swin_base_patch4_window12_384",
     "T2t_vit_14": "t2t_vit_14",

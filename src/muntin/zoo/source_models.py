@@ -38,7 +38,8 @@ def find_source_model(
     entry = find_model(name)
     known = {field.name for field in dataclasses.fields(entry.config)}
     if beside is not None and beside.family in (None, type(entry.config)):
-        fields = {key: value for key, value in beside.fields.items() if key in known}
+        stated = {**beside.implied, **beside.fields}
+        fields = {key: value for key, value in stated.items() if key in known}
         entry = dataclasses.replace(entry, config=model_config(name, fields))
     return name, _with_texts(entry, settings)
 
@@ -47,7 +48,7 @@ def _stated_name(beside: SourceInfo | None) -> str:
     if beside is not None and beside.family is not None:
         rows = [(name, row.config) for name, row in MODELS.items()]
         own = [(name, config) for name, config in rows if type(config) is beside.family]
-        return min(own, key=lambda row: _count_other(row[1], beside.fields))[0]
+        return min(own, key=lambda row: _count_other(row[1], _whole(beside)))[0]
     stated = "" if beside is None else beside.model
     name = canonical_name(stated)
     if name in MODELS or has_timm(stated):
@@ -65,7 +66,7 @@ def _count_other(config: object, fields: Mapping[str, Any]) -> int:
 
 def _whole(beside: SourceInfo) -> dict[str, Any]:
     """All fields of a config: every stage has a map."""
-    fields = dict(beside.fields)
+    fields = {**beside.implied, **beside.fields}
     if "depths" in fields:
         fields["out_indices"] = tuple(range(len(fields["depths"])))
     return fields
