@@ -10,7 +10,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -28,7 +28,6 @@ from muntin.weights.key_maps import (
     KeyMaps,
     Row,
     block_rows,
-    first_key,
     same_names,
 )
 
@@ -142,13 +141,3 @@ def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     ]
     plain = {name: tensor for name, tensor in state.items() if not name.startswith(shared)}
     return plain | {f"{block}relative_position_bias_table": state[key] for block in blocks}
-
-
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    merges = first_key(keys, r"^layers\.[1-9]\d*\.downsample\.")
-    merges_early = "" if first_key(keys, r"^layers\.0\.downsample\.") else merges
-    head = first_key(keys, r"^head\.fc\.") if first_key(keys, r"^layers\.\d+\.blocks\.") else ""
-    return (
-        merges_early or head or first_key(keys, r"^((encoder\.)?blocks\.\d+\.attn\.|layers_\d+\.)")
-    )

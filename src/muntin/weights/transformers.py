@@ -169,5 +169,3 @@ SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
     # A Swin V2 fixes window and shift at construction; a Swin decides for each image.
     (r"\.continuous_position_bias_mlp\.", "transformers_v2"),
 )
-
-SIGN = r"(^|\.)(embeddings\.patch_embeddings|layernorm_before)\."
