@@ -85,10 +85,11 @@ DETECTRON2_KEY_MAPS: KeyMaps = {
 }
 
 
-def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """The forks for detection and segmentation pad as OpenMMLab does."""
-    del config
-    return "openmmlab" if first_key(keys, r"^(backbone\.)?norm\d\.|^backbone\.") else "microsoft"
+# The forks for detection and segmentation pad as OpenMMLab does.
+SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
+    (r"^(backbone\.)?norm\d\.", "openmmlab"),
+    (DENSE_TASKS, "openmmlab"),
+)
 
 
 def recognise(keys: Collection[str]) -> str:

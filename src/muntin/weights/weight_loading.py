@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
+from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
-from muntin.ops.positions import SizeRuleName
+from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
@@ -28,7 +29,6 @@ from muntin.weights.dialects import (
 )
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
-from muntin.weights.parameter_resizing import TableInterpolation
 from muntin.weights.source_geometry import (
     MADE_WITH,
     find_source,
@@ -49,6 +49,7 @@ from muntin.weights.weight_files import (
     read_weights,
     unwrap,
 )
+from muntin.weights.window_buffers import fit_windows, read_windows
 
 # Prefixes of muntin's names of a timm model.
 _OWN = ("backbone.net.", "net.", "head.")
@@ -66,9 +67,10 @@ class LoadReport:
         reset: Our names of parameters that were not loaded, such as a head for other classes.
         ignored: Their names of unused tensors: derived buffers, a head or stages that are not here.
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
+        size_evidence: Their name of the tensor that tells that rule; empty if it is the rule of
+            all models of the dialect.
+        windows: Fields of a Swin V2's config adopted from the source; empty if unchanged.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
-        pretrained_windows: Those of a Swin V2, adopted from the model that the weights were made
-            with; empty if unchanged.
         class_names: Those in the file, if any, as for `license`.
     """
 
@@ -79,8 +81,9 @@ class LoadReport:
     reset: tuple[str, ...]
     ignored: tuple[str, ...]
     size_rule: str
+    size_evidence: str = ""
+    windows: str = ""
     conventions: str = ""
-    pretrained_windows: tuple[int, ...] = ()
     class_names: tuple[str, ...] = ()
     license: str = ""
 
@@ -94,11 +97,12 @@ class LoadReport:
         if self.ignored:
             parts.append(f"{len(self.ignored)} ignored")
         if self.size_rule:
-            parts.append(f"size rule set to {self.size_rule!r}")
+            told = f" ({self.size_evidence})" if self.size_evidence else ""
+            parts.append(f"size rule set to {self.size_rule!r}{told}")
+        if self.windows:
+            parts.append(f"windows set to {self.windows}")
         if self.conventions:
             parts.append(f"head conventions set to {self.conventions}")
-        if self.pretrained_windows:
-            parts.append(f"pretrained windows set to {self.pretrained_windows}")
         if self.license:
             parts.append(f"license {self.license}")
         return ", ".join(parts)
@@ -109,7 +113,7 @@ def load_weights(
     source: str | Path | Mapping[str, Any] | OpenedWeights,
     dialect: str = "auto",
     *,
-    resampling: TableInterpolation = "bicubic",
+    resampling: TableInterpolation | None = None,
     head_rows: Sequence[int] | str | Path | None = None,
     made_with: Mapping[str, Any] | None = None,
 ) -> LoadReport:
@@ -127,7 +131,8 @@ def load_weights(
         dialect: "auto", or one of "muntin", "microsoft", "timm", "torchvision", "transformers",
             "openmmlab", "detectron2", "google".
         resampling: How relative position bias tables of another window are resized: "bicubic", or
-            "geometric", which keeps small offsets in place. Equal windows are copied exactly.
+            "geometric", which keeps small offsets in place; default: as the size rule says. Equal
+            windows are copied exactly.
         head_rows: For a head with fewer classes than the source's (22k to 1k): the source's class
             id for each class of the model, or a text file with one id per line.
         made_with: Fields of the config of the model that the weights come from, as far as no
@@ -148,16 +153,16 @@ def load_weights(
         'muntin'
     """
     backbone: Any = backbone_of(model)
-    if resampling not in ("bicubic", "geometric"):
+    if resampling not in (None, "bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, backbone.config)
     reading = _read(opened, backbone.config, head_of(model))
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule = own_rule
+    rule, evidence = own_rule, ""
     if opened.dialect != NATIVE:
-        rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
+        rule, evidence = DIALECTS[opened.dialect].find_size_rule(opened.state)
     source = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, source)
     _reject_mismatches(matched, reading, opened, backbone.config)
@@ -166,12 +171,10 @@ def load_weights(
     with torch.no_grad():
         for key, tensor in matched.values.items():
             own[key].copy_(tensor)
+    windows = _adopt_windows(backbone, matched, reading, opened.state, rule, source)
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
     if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
-    windows = scale_offsets(source, backbone.config)
-    if windows:
-        backbone.set_pretrained_windows(windows)
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
     return LoadReport(
         dialect=opened.dialect,
@@ -181,8 +184,9 @@ def load_weights(
         reset=tuple(matched.reset),
         ignored=tuple(matched.ignored),
         size_rule=rule if adopts else "",
+        size_evidence=evidence if adopts else "",
+        windows=windows,
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
-        pretrained_windows=windows,
         class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
         license=opened.texts.get("license", ""),
     )
@@ -335,6 +339,35 @@ def _read(opened: OpenedWeights, config: object, head: nn.Module | None = None) 
     names = {key: key.removeprefix("backbone.") for key in opened.state}
     return RenamedState(
         tensors={ours: opened.state[key] for key, ours in names.items()}, pairs=list(names.items())
+    )
+
+
+def _adopt_windows(
+    backbone: nn.Module,
+    matched: MatchResult,
+    reading: RenamedState,
+    state: Mapping[str, Tensor],
+    rule: SizeRuleName,
+    source: object,
+) -> str:
+    """Give a Swin V2 the windows of its source; returns the changed fields as text."""
+    if not isinstance(backbone, SwinV2):
+        return ""
+    old = backbone.config
+    recorded = read_windows(reading, state)
+    new, others = fit_windows(old, recorded, rule)
+    if isinstance(source, SwinV2Config) and not recorded:
+        new = scale_offsets(new, source, rule)
+    resized = tuple(f"layers.{stage}." for stage in others)
+    matched.resized += [
+        key
+        for key in matched.values
+        if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
+    ]
+    backbone.set_config(new)
+    names = ("window_size", "pretrained_windows")
+    return ", ".join(
+        f"{name}={getattr(new, name)}" for name in names if getattr(new, name) != getattr(old, name)
     )
 
 

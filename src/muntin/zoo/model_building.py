@@ -19,7 +19,7 @@ from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
-from muntin.models.swin_v2 import SwinV2Config
+from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmConfig, describe_timm, list_timm
 from muntin.zoo.model_zoo import ALIASES, MODELS, BackboneConfig, ModelEntry, build_backbone
 
@@ -188,7 +188,7 @@ def change_model(model: M, **architecture: Any) -> M:
     fresh: Any = build_backbone(config)
     load_weights(fresh, old.state_dict(), dialect="muntin", made_with=to_dict(old.config))
     if "pretrained_windows" in architecture:
-        fresh.set_pretrained_windows(config.pretrained_windows)
+        fresh.set_config(config)
     parameter = next(old.parameters())
     fresh.to(parameter.device, parameter.dtype).train(old.training)
     if not isinstance(model, Network):
@@ -241,10 +241,15 @@ def create_backbone(
 
 
 def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any]) -> None:
-    """Load weights; a size rule set by the caller is kept."""
+    """Load weights; a size rule and windows set by the caller are kept."""
     from muntin.weights.weight_loading import load_weights
 
     load_weights(model, weights)
-    if "size_rule" in requested:
+    kept = ("size_rule", "window_size", "pretrained_windows")
+    if changed := {name: requested[name] for name in kept if name in requested}:
         body: Any = model.backbone if isinstance(model, Network) else model
-        body.config = dataclasses.replace(body.config, size_rule=requested["size_rule"])
+        config = replace(body.config, changed)
+        if isinstance(body, SwinV2):
+            body.set_config(config)
+        else:
+            body.config = config
