@@ -427,13 +427,14 @@ def openmmlab_logits(state, images, config=SWIN, always_shift=True):
 
 def google(config=VIT, num_classes=NUM_CLASSES):
     """A network of ours, and its weights as google-research/vision_transformer stores them."""
-    model = perturb(build(config, num_classes))
+    # Flax computes GELU by the hyperbolic tangent.
+    model = perturb(build(replace(config, activation="gelu_tanh"), num_classes))
     return model, to_dialect(model, "google")
 
 
 def read_by_timm(path, state, config):
     np.savez(path, **{name: x.numpy() for name, x in state.items()})
-    peer = timm_vit(config)
+    peer = timm_vit(replace(config, activation="gelu_tanh"))
     peer.load_pretrained(str(path))
     return peer.eval()
 
@@ -869,6 +870,7 @@ def test_a_file_of_google_is_read_as_timm_reads_it(tmp_path, kind, layout):
     assert_same_function(model, peer, BUILT)
     fresh, report = loaded(VITS[kind], tmp_path / "w.npz")
     assert (report.dialect, report.size_rule) == ("google", "google")
+    assert (report.activation, fresh.backbone.config.activation) == ("gelu_tanh", "gelu_tanh")
     assert (report.ignored, report.reset, report.resized) == ((), (), ())
     assert all(fresh.state_dict()[name].equal(x) for name, x in model.state_dict().items())
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
-from muntin.nn.layers import DropPath, Mlp, drop_path_schedule, init_linear_weights
+from muntin.nn.layers import Activation, DropPath, Mlp, drop_path_schedule, init_linear_weights
 from muntin.ops.positions import (
     SIZE_RULES,
     SizeRule,
@@ -57,6 +57,7 @@ class SwinConfig:
         qkv_bias: Whether queries, keys and values have a bias.
         absolute_pos_embed: Whether learned absolute positions are added after the patches.
         patch_norm: Whether patches are normalised after the projection.
+        activation: Nonlinearity of the MLP; see `muntin.nn.layers.Activation`.
         norm_eps: Added to the variance in layer norms.
         drop_rate: Dropout after the patches and inside attention output and MLP.
         attn_drop_rate: Dropout of attention weights.
@@ -81,6 +82,7 @@ class SwinConfig:
     qkv_bias: bool = True
     absolute_pos_embed: bool = False
     patch_norm: bool = True
+    activation: Activation = "gelu"
     norm_eps: float = 1e-5
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
@@ -249,7 +251,7 @@ class SwinBlock(nn.Module):
             dim, config.num_heads[stage], config.windows[stage], config.qkv_bias
         )
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate, config.activation)
         self.dropout = nn.Dropout(config.drop_rate)
         self.drop_path = DropPath(drop_path)
 

@@ -265,7 +265,11 @@ SIZE_RULES: dict[SizeRuleName, SizeRule] = {
     # The detection and segmentation forks, mmdet, mmseg and detectron2.
     "openmmlab": SizeRule(patch="pad", pad="before_shift", shrink="never", shift="never"),
     "timm": SizeRule(
-        patch="refuse", pad="after_shift", shrink="built", shift="side", positions="antialiased",
+        patch="refuse",
+        pad="after_shift",
+        shrink="built",
+        shift="side",
+        positions="antialiased",
         tables="geometric",
     ),
     # Plain ViTs of DeiT, MAE, BEiT and what was written from them; then those of DINO and DINOv2.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from muntin.errors import WeightError, shorten, unknown_name
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
+from muntin.nn.layers import Activation
 from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
@@ -32,7 +33,8 @@ class Dialect:
     policy of its models, unless a key matches a pattern of `size_evidence`, first row first, and
     so tells that the model is one of another policy; `built_rule` shrinks a bias table to
     the window that fits the map at `img_size`, empty if tables always have the configured window;
-    `normalise` converts variants of names to those in the key maps.
+    `normalise` converts variants of names to those in the key maps; `activation` is that of its
+    models, if it is always the same.
     """
 
     key_maps: KeyMaps
@@ -41,6 +43,7 @@ class Dialect:
     size_evidence: tuple[tuple[str, SizeRuleName], ...] = ()
     built_rule: SizeRuleName | Literal[""] = ""
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
+    activation: Activation | None = None
 
     def find_size_rule(self, keys: Collection[str]) -> tuple[SizeRuleName, str]:
         """Size rule of models whose files have these keys, and the key that tells; maybe empty."""
@@ -62,6 +65,7 @@ DIALECTS: dict[str, Dialect] = {
         key_maps=timm.KEY_MAPS,
         sign=timm.recognise,
         size_rule="timm",
+        size_evidence=timm.SIZE_EVIDENCE,
         built_rule="timm",
         normalise=timm.normalise,
     ),
@@ -93,6 +97,7 @@ DIALECTS: dict[str, Dialect] = {
         sign=google.SIGN,
         size_rule="google",
         normalise=google.normalise,
+        activation="gelu_tanh",  # the default of Flax
     ),
 }
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
+from muntin.nn.layers import Activation, set_activation
 from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.weights.dialects import (
     DIALECTS,
@@ -71,6 +72,7 @@ class LoadReport:
             all models of the dialect.
         windows: Fields of a Swin V2's config adopted from the source; empty if unchanged.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
+        activation: Form of GELU adopted from it; empty if unchanged.
         class_names: Those in the file, if any, as for `license`.
     """
 
@@ -84,6 +86,7 @@ class LoadReport:
     size_evidence: str = ""
     windows: str = ""
     conventions: str = ""
+    activation: str = ""
     class_names: tuple[str, ...] = ()
     license: str = ""
 
@@ -101,6 +104,8 @@ class LoadReport:
             parts.append(f"size rule set to {self.size_rule!r}{told}")
         if self.windows:
             parts.append(f"windows set to {self.windows}")
+        if self.activation:
+            parts.append(f"activation set to {self.activation!r}")
         if self.conventions:
             parts.append(f"head conventions set to {self.conventions}")
         if self.license:
@@ -160,22 +165,26 @@ def load_weights(
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule, evidence = own_rule, ""
+    rule, evidence, activation = own_rule, "", None
     if opened.dialect != NATIVE:
-        rule, evidence = DIALECTS[opened.dialect].find_size_rule(opened.state)
-    source = find_source(backbone.config, opened.texts, made_with, reading.tensors)
-    matched = match_state(model, reading, opened.dialect, rule, resampling, source)
+        nesting = f"{family_name(type(backbone.config))} under {opened.texts.get('nesting', '')!r}"
+        keys = [*opened.state, nesting]
+        rule, evidence = DIALECTS[opened.dialect].find_size_rule(keys)
+        activation = DIALECTS[opened.dialect].activation
+    theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
+    matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
     own = model.state_dict()
     with torch.no_grad():
         for key, tensor in matched.values.items():
             own[key].copy_(tensor)
-    windows = _adopt_windows(backbone, matched, reading, opened.state, rule, source)
+    windows = _adopt_windows(backbone, matched, reading, opened.state, rule, theirs)
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
     if adopts:
-        backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
-    taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
+        backbone.set_config(dataclasses.replace(backbone.config, size_rule=rule))
+    changed = activation is not None and adopt_activation(backbone, activation)
+    taken = [(name, model_key(ours, model)) for name, ours in reading.pairs]
     return LoadReport(
         dialect=opened.dialect,
         source=opened.where,
@@ -186,6 +195,7 @@ def load_weights(
         size_rule=rule if adopts else "",
         size_evidence=evidence if adopts else "",
         windows=windows,
+        activation=activation if changed and activation else "",
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
         class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
         license=opened.texts.get("license", ""),
@@ -311,7 +321,8 @@ def _resolve_source(
         raise WeightError(message)
     if isinstance(source, Mapping):
         state, nesting = unwrap(source, where="the state dict")
-        return state, {}, f"a state dict [{nesting}]" if nesting else "a state dict"
+        where = f"a state dict [{nesting}]" if nesting else "a state dict"
+        return state, {"nesting": nesting}, where
     if not str(source).strip():
         message = f"weights must be a file, a folder or a hub id, got {str(source)!r}."
         raise WeightError(message)
@@ -330,6 +341,7 @@ def _resolve_source(
         message = f"weights from {source} have the license {texts['license']}: no commercial use."
         warnings.warn(message, MuntinWarning, stacklevel=4)
     state, nesting = unwrap(file.tensors, where=repr(str(file.path)))
+    texts["nesting"] = nesting
     return state, texts, f"{source} [{nesting}]" if nesting else str(source)
 
 
@@ -369,6 +381,16 @@ def _adopt_windows(
     return ", ".join(
         f"{name}={getattr(new, name)}" for name in names if getattr(new, name) != getattr(old, name)
     )
+
+
+def adopt_activation(backbone: nn.Module, activation: Activation) -> bool:
+    """Give a backbone another form of GELU, in config and layers; whether that is a change."""
+    config: Any = backbone.config
+    if activation == getattr(config, "activation", activation):
+        return False
+    set_activation(backbone, activation)
+    backbone.config = dataclasses.replace(config, activation=activation)
+    return True
 
 
 def _reject_mismatches(

@@ -19,7 +19,7 @@ from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
-from muntin.models.swin_v2 import SwinV2, SwinV2Config
+from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig, describe_timm, list_timm
 from muntin.zoo.model_zoo import ALIASES, MODELS, BackboneConfig, ModelEntry, build_backbone
 
@@ -248,8 +248,4 @@ def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any
     kept = ("size_rule", "window_size", "pretrained_windows")
     if changed := {name: requested[name] for name in kept if name in requested}:
         body: Any = model.backbone if isinstance(model, Network) else model
-        config = replace(body.config, changed)
-        if isinstance(body, SwinV2):
-            body.set_config(config)
-        else:
-            body.config = config
+        body.set_config(replace(body.config, changed))
