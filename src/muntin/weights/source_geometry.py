@@ -154,7 +154,7 @@ class Resizer:
             f"the grid of the patches must be known, got {what}"
             f"{f', which may be {grids}' if grids else ''}. Say which image size the weights were "
             f'made for: load_weights(..., {MADE_WITH}={{"img_size": (H, W)}}), or write a file '
-            f"that says it: muntin convert IN OUT --to muntin --set img_size=HxW"
+            f"that says it: muntin convert IN OUT --to muntin --set img_size=H,W"
         )
         raise ShapeError(message)
 
