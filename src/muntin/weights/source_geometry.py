@@ -23,6 +23,7 @@ from torch import Tensor
 from muntin.configs import replace
 from muntin.errors import ConfigError, ShapeError
 from muntin.models.swin_v2 import SwinV2Config
+from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import (
     Resampling,
     SizeRuleName,
@@ -73,6 +74,24 @@ def find_source(
         if made_with:  # not what a file happens to say of a model of another family
             raise
         return None
+
+
+def read_as_timm(
+    backbone: TimmBackbone, state: Mapping[str, Tensor], source: TimmConfig | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Convert a state dict, of timm's names or ours, as timm does; and the keys that it drops."""
+    prefix = next((p for p in ("backbone.net.", "net.") if any(k.startswith(p) for k in state)), "")
+    inside = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+    own = backbone.net.state_dict()
+    if prefix and all(key in own and own[key].shape == inside[key].shape for key in inside):
+        return dict(state), []
+    adapted = backbone.adapt_state(inside, None if source is None else source.img_size)
+    there = {id(tensor) for tensor in adapted.values()}
+    dropped = [key for key in inside if key not in adapted and id(inside[key]) not in there]
+    rest = {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
+    return rest | {prefix + key: tensor for key, tensor in adapted.items()}, [
+        prefix + key for key in dropped
+    ]
 
 
 @dataclass(frozen=True, slots=True)
