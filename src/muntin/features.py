@@ -176,10 +176,6 @@ class Backbone(nn.Module):
         """Channels of the vector."""
         return self.spec.channels[-1] * self.spec.embed_parts
 
-    def set_config(self, config: Any) -> None:  # noqa: ANN401 (of the family)
-        """Replace the config by one that needs the same parameters: with another size rule."""
-        self.config = config
-
     def features(
         self,
         images: Tensor,

@@ -348,7 +348,7 @@ def test_report_is_frozen_and_its_summary_is_one_line():
         "size_evidence",
         "windows",
         "conventions",
-        "activation",
+        "adopted",
         "class_names",
         "license",
     ]

@@ -324,12 +324,6 @@ class ViT(Backbone):
         self.fc_norm: nn.Module = norm if after else nn.Identity()
         init_linear_weights(self)
 
-    def set_config(self, config: ViTConfig) -> None:
-        """Replace the config; see `muntin.features.Backbone`."""
-        self.config = config
-        for block in self.blocks:
-            block.attn.resampling = SIZE_RULES[config.size_rule].tables  # type: ignore[union-attr]
-
     @property
     def spec(self) -> FeatureSpec:
         """Channels and strides of the maps; a plain ViT has one scale."""

@@ -162,10 +162,3 @@ def drop_path_schedule(rate: float, depth: int) -> list[float]:
         [0.0, 0.1, 0.2]
     """
     return [rate * index / max(depth - 1, 1) for index in range(depth)]
-
-
-def set_activation(module: nn.Module, activation: Activation) -> None:
-    """Give every MLP below `module` another form of GELU."""
-    for part in module.modules():
-        if isinstance(part, Mlp):
-            part.activation = activation

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
-from muntin.nn.layers import Activation, set_activation
 from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.weights.dialects import (
     DIALECTS,
@@ -30,6 +29,13 @@ from muntin.weights.dialects import (
 )
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
+from muntin.weights.source_facts import (
+    SourceFacts,
+    adopt,
+    build_adopted,
+    read_source_facts,
+    set_config,
+)
 from muntin.weights.source_geometry import (
     MADE_WITH,
     find_source,
@@ -72,8 +78,8 @@ class LoadReport:
             all models of the dialect.
         windows: Fields of a Swin V2's config adopted from the source; empty if unchanged.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
-        activation: Form of GELU adopted from it; empty if unchanged.
-        class_names: Those in the file, if any, as for `license`.
+        adopted: Values of other fields of the config adopted from it, or from files beside it.
+        class_names: Those in the file or beside it, if any, as for `license`.
     """
 
     dialect: str
@@ -86,7 +92,7 @@ class LoadReport:
     size_evidence: str = ""
     windows: str = ""
     conventions: str = ""
-    activation: str = ""
+    adopted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     license: str = ""
 
@@ -104,8 +110,7 @@ class LoadReport:
             parts.append(f"size rule set to {self.size_rule!r}{told}")
         if self.windows:
             parts.append(f"windows set to {self.windows}")
-        if self.activation:
-            parts.append(f"activation set to {self.activation!r}")
+        parts += [f"{name} set to {value!r}" for name, value in self.adopted.items()]
         if self.conventions:
             parts.append(f"head conventions set to {self.conventions}")
         if self.license:
@@ -165,25 +170,25 @@ def load_weights(
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule, evidence, activation = own_rule, "", None
+    rule, evidence, stated = own_rule, "", _stated_fields(opened)
     if opened.dialect != NATIVE:
         nesting = f"{family_name(type(backbone.config))} under {opened.texts.get('nesting', '')!r}"
         keys = [*opened.state, nesting]
         rule, evidence = DIALECTS[opened.dialect].find_size_rule(keys)
-        activation = DIALECTS[opened.dialect].activation
     theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
+    other = build_adopted(backbone, stated, getattr(opened.facts, "where", opened.where))
     own = model.state_dict()
     with torch.no_grad():
         for key, tensor in matched.values.items():
             own[key].copy_(tensor)
+    adopted = {} if other is None else adopt(backbone, other)
     windows = _adopt_windows(backbone, matched, reading, opened.state, rule, theirs)
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
     if adopts:
-        backbone.set_config(dataclasses.replace(backbone.config, size_rule=rule))
-    changed = activation is not None and adopt_activation(backbone, activation)
+        set_config(backbone, dataclasses.replace(backbone.config, size_rule=rule))
     taken = [(name, model_key(ours, model)) for name, ours in reading.pairs]
     return LoadReport(
         dialect=opened.dialect,
@@ -195,9 +200,9 @@ def load_weights(
         size_rule=rule if adopts else "",
         size_evidence=evidence if adopts else "",
         windows=windows,
-        activation=activation if changed and activation else "",
+        adopted=adopted,
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
-        class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
+        class_names=_class_names(opened),
         license=opened.texts.get("license", ""),
     )
 
@@ -279,12 +284,16 @@ def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenedWeights:
-    """Weights whose dialect is known, with metadata and source, to be loaded once or more."""
+    """Weights whose dialect is known, with metadata and source, to be loaded once or more.
+
+    `facts` are what files beside them state, if these are of the same dialect.
+    """
 
     state: Mapping[str, Tensor]
     texts: Mapping[str, str]
     where: str
     dialect: str
+    facts: SourceFacts | None = None
 
 
 def open_weights(
@@ -307,7 +316,14 @@ def open_weights(
             dialect = detect(state, where=where)
     if dialect != NATIVE:
         state = dict(DIALECTS[dialect].normalise(state))
-    return OpenedWeights(state=state, texts=texts, where=where, dialect=dialect)
+    beside = read_source_facts(source)
+    return OpenedWeights(
+        state=state,
+        texts=texts,
+        where=where,
+        dialect=dialect,
+        facts=beside if beside is not None and beside.dialect == dialect else None,
+    )
 
 
 def _resolve_source(
@@ -376,21 +392,24 @@ def _adopt_windows(
         for key in matched.values
         if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
     ]
-    backbone.set_config(new)
+    if new != old:
+        set_config(backbone, new)
     names = ("window_size", "pretrained_windows")
     return ", ".join(
         f"{name}={getattr(new, name)}" for name in names if getattr(new, name) != getattr(old, name)
     )
 
 
-def adopt_activation(backbone: nn.Module, activation: Activation) -> bool:
-    """Give a backbone another form of GELU, in config and layers; whether that is a change."""
-    config: Any = backbone.config
-    if activation == getattr(config, "activation", activation):
-        return False
-    set_activation(backbone, activation)
-    backbone.config = dataclasses.replace(config, activation=activation)
-    return True
+def _stated_fields(opened: OpenedWeights) -> Mapping[str, Any]:
+    """Fields of the config that are known from the dialect, or stated beside the weights."""
+    always = None if opened.dialect == NATIVE else DIALECTS[opened.dialect].activation
+    fields = {} if always is None else {"activation": always}
+    return {**fields, **(opened.facts.fields if opened.facts else {})}
+
+
+def _class_names(opened: OpenedWeights) -> tuple[str, ...]:
+    stored = tuple(json.loads(opened.texts.get("class_names", "[]")))
+    return stored or (opened.facts.class_names if opened.facts else ())
 
 
 def _reject_mismatches(

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import difflib
 import fnmatch
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,7 +15,7 @@ from typing import Any, TypeVar, cast
 from torch import nn
 
 from muntin.configs import replace, to_dict
-from muntin.errors import ConfigError, unknown_name
+from muntin.errors import ConfigError, MuntinWarning, unknown_name
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
@@ -180,6 +181,7 @@ def change_model(model: M, **architecture: Any) -> M:
         8
     """
     from muntin.weights.dialects import backbone_of
+    from muntin.weights.source_facts import set_config
     from muntin.weights.weight_loading import load_weights
 
     backbone_of(model)  # raises if it is not a muntin model
@@ -188,7 +190,7 @@ def change_model(model: M, **architecture: Any) -> M:
     fresh: Any = build_backbone(config)
     load_weights(fresh, old.state_dict(), dialect="muntin", made_with=to_dict(old.config))
     if "pretrained_windows" in architecture:
-        fresh.set_config(config)
+        set_config(fresh, config)
     parameter = next(old.parameters())
     fresh.to(parameter.device, parameter.dtype).train(old.training)
     if not isinstance(model, Network):
@@ -241,11 +243,18 @@ def create_backbone(
 
 
 def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any]) -> None:
-    """Load weights; a size rule and windows set by the caller are kept."""
+    """Load weights; fields that the caller set are kept, with a warning if the source differs."""
+    from muntin.weights.source_facts import adopt, build_adopted, set_config
     from muntin.weights.weight_loading import load_weights
 
-    load_weights(model, weights)
-    kept = ("size_rule", "window_size", "pretrained_windows")
-    if changed := {name: requested[name] for name in kept if name in requested}:
-        body: Any = model.backbone if isinstance(model, Network) else model
-        body.set_config(replace(body.config, changed))
+    report = load_weights(model, weights)
+    body: Any = model.backbone if isinstance(model, Network) else model
+    own = ("size_rule", "window_size", "pretrained_windows")
+    if changed := {name: requested[name] for name in own if name in requested}:
+        set_config(body, replace(body.config, changed))
+    kept = {name: requested[name] for name in report.adopted if name in requested}
+    other = build_adopted(body, kept, "the call")
+    if other is not None:
+        adopt(body, other)
+        message = f"{weights} states {dict(report.adopted)}, but {kept} was requested, and is used."
+        warnings.warn(message, MuntinWarning, stacklevel=3)
