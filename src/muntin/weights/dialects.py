@@ -61,6 +61,7 @@ DIALECTS: dict[str, Dialect] = {
     "timm": Dialect(
         key_maps=timm.KEY_MAPS,
         size_rule="timm",
+        size_evidence=timm.SIZE_EVIDENCE,
         built_rule="timm",
         normalise=timm.normalise,
     ),

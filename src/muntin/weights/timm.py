@@ -20,6 +20,7 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.t2t_vit import T2TViTConfig
 from muntin.models.timm_backbone import TimmConfig, describe_timm
 from muntin.models.vit import ViTConfig
+from muntin.ops.positions import SizeRuleName
 from muntin.weights.key_maps import (
     STACKED,
     SWIN_BLOCK,
@@ -125,6 +126,17 @@ KEY_MAPS: KeyMaps = {
     TimmConfig: _prefixed,
 }
 
+
+SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
+    (r"^multi_scale_fusion_heads\.", "timm"),  # a Hiera
+    (r"^decoder_", "facebook"),  # MAE
+    # DINOv2; with registers its models resize as timm's do.
+    (r"^register_tokens$", "timm"),
+    (r"^mask_token$", "dino"),
+    (r"^blocks\.\d+\.gamma_1$", "facebook"),  # DeiT III, BEiT
+    # DeiT, MAE and the many scripts that were written from theirs.
+    (r"^ViT under 'model'$", "facebook"),
+)
 
 _SHARED = "rel_pos_bias.relative_position_bias_table"
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
-from muntin.models.swin_v2 import SwinV2
+from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
-from muntin.ops.positions import SizeRuleName
+from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
@@ -29,7 +29,6 @@ from muntin.weights.dialects import (
 )
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
-from muntin.weights.parameter_resizing import TableInterpolation
 from muntin.weights.source_geometry import (
     MADE_WITH,
     find_source,
@@ -41,6 +40,7 @@ from muntin.weights.source_info import (
     adopt,
     build_adopted,
     read_source_info,
+    set_config,
 )
 from muntin.weights.state_matching import (
     MatchResult,
@@ -110,30 +110,24 @@ class LoadReport:
 
     def summary(self) -> str:
         """Summarize the report in one line."""
-        parts = [f"{self.dialect} weights from {self.source}: {len(self.renamed)} renamed"]
-        if self.resized:
-            parts.append(f"{len(self.resized)} resized ({shorten(self.resized, limit=2)})")
-        if self.reset:
-            parts.append(f"not loaded: {shorten(self.reset, limit=2)}")
-        if self.ignored:
-            parts.append(f"{len(self.ignored)} ignored")
-        if self.others:
-            parts.append(f"part {self.part!r} (others: {shorten(self.others)})")
-        if self.dropped:
-            parts.append(f"classifier of the file not loaded ({shorten(self.dropped, limit=2)})")
-        if self.beside:
-            parts.append(f"{len(self.beside)} beside it ({shorten(self.beside, limit=2)})")
-        if self.size_rule:
-            told = f" ({self.size_evidence})" if self.size_evidence else ""
-            parts.append(f"size rule set to {self.size_rule!r}{told}")
-        parts += [f"{name} set to {value!r}" for name, value in self.adopted.items()]
-        if self.stated_in:
-            parts.append(f"described by {Path(self.stated_in).name} beside them")
-        if self.conventions:
-            parts.append(f"head conventions set to {self.conventions}")
-        if self.license:
-            parts.append(f"license {self.license}")
-        return ", ".join(parts)
+        told = f" ({self.size_evidence})" if self.size_evidence else ""
+        others = f"part {self.part!r} (others: {shorten(self.others)})"
+        unused = f"classifier of the file not loaded ({shorten(self.dropped, limit=2)})"
+        facts = (
+            (True, f"{self.dialect} weights from {self.source}: {len(self.renamed)} renamed"),
+            (self.resized, f"{len(self.resized)} resized ({shorten(self.resized, limit=2)})"),
+            (self.reset, f"not loaded: {shorten(self.reset, limit=2)}"),
+            (self.ignored, f"{len(self.ignored)} ignored"),
+            (self.others, others),
+            (self.dropped, unused),
+            (self.beside, f"{len(self.beside)} beside it ({shorten(self.beside, limit=2)})"),
+            (self.size_rule, f"size rule set to {self.size_rule!r}{told}"),
+            *((True, f"{name} set to {value!r}") for name, value in self.adopted.items()),
+            (self.stated_in, f"described by {Path(self.stated_in).name} beside them"),
+            (self.conventions, f"head conventions set to {self.conventions}"),
+            (self.license, f"license {self.license}"),
+        )
+        return ", ".join(text for value, text in facts if value)
 
 
 def load_weights(
@@ -142,7 +136,7 @@ def load_weights(
     dialect: str = "auto",
     *,
     part: str = "",
-    resampling: TableInterpolation = "bicubic",
+    resampling: TableInterpolation | None = None,
     head_rows: Sequence[int] | str | Path | None = None,
     made_with: Mapping[str, Any] | None = None,
 ) -> LoadReport:
@@ -163,7 +157,8 @@ def load_weights(
         dialect: "auto", or one of "muntin", "microsoft", "timm", "torchvision", "transformers",
             "openmmlab", "detectron2", "google".
         resampling: How relative position bias tables of another window are resized: "bicubic", or
-            "geometric", which keeps small offsets in place. Equal windows are copied exactly.
+            "geometric", which keeps small offsets in place; default: as the size rule says. Equal
+            windows are copied exactly.
         head_rows: For a head with fewer classes than the source's (22k to 1k): the source's class
             id for each class of the model, or a text file with one id per line.
         made_with: Fields of the config of the model that the weights come from, as far as no
@@ -185,7 +180,7 @@ def load_weights(
     """
     model = inner_model(model)
     backbone: Any = backbone_of(model)
-    if resampling not in ("bicubic", "geometric"):
+    if resampling not in (None, "bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, model, part)
     reading = _read(opened, model)
@@ -194,9 +189,12 @@ def load_weights(
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
     rule, evidence = own_rule, ""
     if opened.dialect != NATIVE:
-        rule, evidence = DIALECTS[opened.dialect].find_size_rule(opened.found.state)
-    source = find_source(backbone.config, opened.texts, made_with, reading.tensors)
-    matched = match_state(model, reading, opened.dialect, rule, resampling, source)
+        nesting = (
+            f"{family_name(type(backbone.config))} under {'.'.join(map(str, opened.found.path))!r}"
+        )
+        rule, evidence = DIALECTS[opened.dialect].find_size_rule([*opened.found.state, nesting])
+    theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
+    matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
     where = opened.stated.where if opened.stated else opened.where
@@ -207,9 +205,9 @@ def load_weights(
             own[key].copy_(tensor)
     adopted = {} if other is None else adopt(backbone, other)
     if adopts := rule != own_rule and hasattr(backbone.config, "size_rule"):
-        backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
+        set_config(backbone, dataclasses.replace(backbone.config, size_rule=rule))
     recorded = read_windows(reading, opened.found.state)
-    adopted |= _adopt_windows(backbone, matched, recorded, source, rule)
+    adopted |= _adopt_windows(backbone, matched, recorded, theirs, rule)
     report = _report(opened, reading, matched, model)
     return dataclasses.replace(
         report,
@@ -462,25 +460,24 @@ def _adopt_windows(
     backbone: nn.Module,
     matched: MatchResult,
     recorded: Mapping[int, tuple[int, int]],
-    source: Any,  # noqa: ANN401
+    source: object,
     rule: SizeRuleName,
 ) -> dict[str, Any]:
     """Give a Swin V2 the windows of its source: of its buffers, or else of its config."""
     if not isinstance(backbone, SwinV2):
         return {}
     old = backbone.config
-    if recorded:
-        new, others = fit_windows(old, recorded, rule)
-        resized = tuple(f"layers.{stage}." for stage in others)
-        matched.resized += [
-            key
-            for key in matched.values
-            if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
-        ]
-    else:
-        windows = scale_offsets(source, old) or old.pretrained_windows
-        new = dataclasses.replace(old, pretrained_windows=windows)
-    backbone.set_config(new)
+    new, others = fit_windows(old, recorded, rule)
+    if isinstance(source, SwinV2Config) and not recorded:
+        new = scale_offsets(new, source, rule)
+    resized = tuple(f"layers.{stage}." for stage in others)
+    matched.resized += [
+        key
+        for key in matched.values
+        if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
+    ]
+    if new != old:
+        set_config(backbone, new)
     names = ("window_size", "pretrained_windows")
     return {name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
 
