@@ -346,6 +346,7 @@ def test_report_is_frozen_and_its_summary_is_one_line():
         "ignored",
         "size_rule",
         "conventions",
+        "adopted",
         "class_names",
         "license",
         "part",

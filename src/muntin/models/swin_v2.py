@@ -19,7 +19,7 @@ width of a head.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -173,7 +173,7 @@ class SwinV2Block(nn.Module):
         self.backend: BackendName = config.attention
         self.attn = CosineWindowAttention(config, stage)
         self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate, config.activation)
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.drop_rate)
         self.drop_path = DropPath(drop_path)
@@ -213,6 +213,13 @@ class SwinV2(Swin):
 
     block = SwinV2Block
     merging = PatchMergingV2
+
+    def set_pretrained_windows(self, windows: tuple[int, ...]) -> None:
+        """Change the windows, one a stage, that the offsets of the position bias are scaled by."""
+        self.config = replace(self.config, pretrained_windows=windows)  # type: ignore[call-arg]
+        for window, stage in zip(windows, self.layers, strict=False):
+            for block in stage.blocks:  # type: ignore[union-attr]
+                block.attn.pretrained_window = window
 
     def decays(self, name: str) -> bool:
         """Whether weight decay applies: not to positions and temperatures."""

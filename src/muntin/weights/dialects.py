@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from muntin.errors import WeightError, shorten, unknown_name
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
+from muntin.nn.layers import Activation
 from muntin.ops.positions import SIZE_RULES, SizeRuleName
 from muntin.ops.windows import lay_out
 from muntin.shapes import Size
@@ -32,13 +33,14 @@ class Dialect:
     `size_rule` is the padding policy of its models, or derives it from keys and config;
     `built_rule` shrinks a bias table to the window that fits the map at `img_size`, empty if tables
     always have the configured window; `normalise` converts variants of names to those in the key
-    maps.
+    maps; `activation` is that of its models, if it is always the same.
     """
 
     key_maps: KeyMaps
     size_rule: SizeRuleName | Callable[[Collection[str], object], SizeRuleName]
     built_rule: SizeRuleName | Literal[""] = ""
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
+    activation: Activation | None = None
 
     def find_size_rule(self, keys: Collection[str], config: object) -> SizeRuleName:
         """Size rule of models whose files have these keys."""
@@ -77,6 +79,7 @@ DIALECTS: dict[str, Dialect] = {
         key_maps=google.KEY_MAPS,
         size_rule="google",
         normalise=google.normalise,
+        activation="gelu_tanh",  # the default of Flax
     ),
 }
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from muntin.configs import replace
+from muntin.configs import replace, to_dict
 from muntin.errors import ConfigError, MuntinWarning, shorten, unknown_name
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
@@ -187,7 +187,9 @@ def change_model(model: M, **architecture: Any) -> M:
     old: Any = model.backbone if isinstance(model, Network) else model
     config = replace(old.config, architecture, where=type(old).__name__)
     fresh: Any = build_backbone(config)
-    load_weights(fresh, old.state_dict(), dialect="muntin")
+    load_weights(fresh, old.state_dict(), dialect="muntin", made_with=to_dict(old.config))
+    if "pretrained_windows" in architecture:
+        fresh.set_pretrained_windows(config.pretrained_windows)
     parameter = next(old.parameters())
     fresh.to(parameter.device, parameter.dtype).train(old.training)
     if not isinstance(model, Network):
@@ -240,7 +242,8 @@ def create_backbone(
 
 
 def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any]) -> None:
-    """Load weights; a size rule set by the caller is kept."""
+    """Load weights; fields that the caller set are kept, with a warning if the source differs."""
+    from muntin.weights.source_facts import adopt, build_adopted
     from muntin.weights.weight_loading import load_weights
 
     report = load_weights(model, weights)
@@ -250,6 +253,12 @@ def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any
             f"({shorten(report.dropped, limit=2)})."
         )
         warnings.warn(message, MuntinWarning, stacklevel=3)
+    body: Any = model.backbone if isinstance(model, Network) else model
     if "size_rule" in requested:
-        body: Any = model.backbone if isinstance(model, Network) else model
         body.config = dataclasses.replace(body.config, size_rule=requested["size_rule"])
+    kept = {name: requested[name] for name in report.adopted if name in requested}
+    other = build_adopted(body, kept, "the call")
+    if other is not None:
+        adopt(body, other)
+        message = f"{weights} states {dict(report.adopted)}, but {kept} was requested, and is used."
+        warnings.warn(message, MuntinWarning, stacklevel=3)

@@ -20,13 +20,14 @@ from muntin.errors import WeightError, shorten
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.weights.dialects import to_dialect
+from muntin.weights.opened_weights import open_weights
+from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.weight_files import write_weights, write_whole
 from muntin.weights.weight_loading import (
     LoadReport,
     WeightInfo,
     inspect_weights,
     load_weights,
-    open_weights,
 )
 from muntin.zoo.model_building import find_model
 from muntin.zoo.model_zoo import BackboneConfig, build_backbone
@@ -93,7 +94,8 @@ def convert_weights(
         key: tensor.to(info.dtype) if tensor.is_floating_point() else tensor
         for key, tensor in to_dialect(model.backbone if body_only else model, to).items()
     }
-    texts = {"dialect": to, "model": name, "source": str(source)}
+    made_with = json.dumps({"img_size": config.img_size})
+    texts = {"dialect": to, "model": name, "source": str(source), MADE_WITH: made_with}
     if report.class_names:
         texts["class_names"] = json.dumps(report.class_names)
     if report.license:
