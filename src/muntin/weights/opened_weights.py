@@ -25,7 +25,8 @@ from muntin.weights.state_search import (
     find_states,
     is_beside,
 )
-from muntin.weights.weight_files import SUFFIXES, fetch, is_hub_id, license_of, read_weights
+from muntin.weights.weight_files import fetch, is_hub_id, license_of, read_weights
+from muntin.weights.weight_folders import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
