@@ -347,6 +347,7 @@ def test_report_is_frozen_and_its_summary_is_one_line():
         "size_rule",
         "conventions",
         "adopted",
+        "stated_in",
         "class_names",
         "license",
         "part",

@@ -17,8 +17,8 @@ from muntin.errors import MuntinWarning, WeightError, unknown_name
 from muntin.weights.classifier_search import choose_classifier
 from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, head_of, inner_model, key_map
 from muntin.weights.key_maps import HeadMap, RenamedState
-from muntin.weights.source_facts import SourceFacts, read_source_facts
 from muntin.weights.source_geometry import MADE_WITH, read_made_with
+from muntin.weights.source_info import SourceInfo, read_source_info
 from muntin.weights.state_search import (
     FoundState,
     describe_unknown,
@@ -33,15 +33,15 @@ from muntin.weights.weight_folders import SUFFIXES
 class OpenedWeights:
     """Weights that were found in a file, with metadata and source, to be loaded once or more.
 
-    `facts` are what files beside them state, if these are of the same dialect; `others` the
-    locations of further sets of weights for the model.
+    `others` are the locations of further sets of weights for the model; `stated` is what files
+    beside them say, if these are of the same dialect.
     """
 
     found: FoundState
     texts: Mapping[str, str]
     where: str
     others: tuple[str, ...] = ()
-    facts: SourceFacts | None = None
+    stated: SourceInfo | None = None
 
     @property
     def dialect(self) -> str:
@@ -58,13 +58,13 @@ class OpenedWeights:
         """Fields of the config that are known from the dialect, or stated beside the weights."""
         always = None if self.dialect == NATIVE else DIALECTS[self.dialect].activation
         fields = {} if always is None else {"activation": always}
-        return {**fields, **(self.facts.fields if self.facts else {})}
+        return {**fields, **(self.stated.fields if self.stated else {})}
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the file or beside it, if any."""
         stored = tuple(json.loads(self.texts.get("class_names", "[]")))
-        return stored or (self.facts.class_names if self.facts else ())
+        return stored or (self.stated.class_names if self.stated else ())
 
 
 def open_weights(
@@ -81,6 +81,7 @@ def open_weights(
         return source
     if dialect not in ("auto", NATIVE, *DIALECTS):
         raise WeightError(unknown_name("dialect", dialect, ["auto", NATIVE, *DIALECTS]))
+    source, part = _split_part(source, part)
     content, texts, where = _resolve_source(source)
     stored = texts.get("dialect", "")
     if dialect == "auto" and stored in (NATIVE, *DIALECTS):
@@ -90,14 +91,29 @@ def open_weights(
         raise WeightError(describe_unknown(content, backbone_of(model).config, where))
     found = states[0]
     nesting = ".".join(found.path)
-    facts = read_source_facts(source)
+    stated = read_source_info(source)
+    if stated is not None and stated.dialect != found.dialect:
+        stated = None
+    if stated is not None:
+        geometry = {**stated.fields, **json.loads(texts.get(MADE_WITH, "{}"))}
+        texts = {**texts, MADE_WITH: json.dumps(geometry)}
     return OpenedWeights(
         found=found,
         texts=texts,
         where=f"{where} [{nesting}]" if nesting else where,
         others=tuple(state.location for state in states[1:]),
-        facts=facts if facts is not None and facts.dialect == found.dialect else None,
+        stated=stated,
     )
+
+
+def _split_part(
+    source: str | Path | Mapping[str, Any], part: str
+) -> tuple[str | Path | Mapping[str, Any], str]:
+    """Split "checkpoint.pth#teacher", as commands and records of runs write it, into both."""
+    if not isinstance(source, str) or "#" not in source or Path(source).exists():
+        return source, part
+    file, _, named = source.rpartition("#")
+    return file, part or named
 
 
 def _resolve_source(

@@ -26,7 +26,7 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.ops.positions import SIZE_RULES, Resampling, SizeRuleName
 from muntin.ops.windows import lay_out
 from muntin.shapes import Size
-from muntin.weights.dialects import DIALECTS, NATIVE, built_window
+from muntin.weights.dialects import DIALECTS, NATIVE
 from muntin.weights.parameter_resizing import (
     TableInterpolation,
     adapt_channels,
@@ -35,6 +35,7 @@ from muntin.weights.parameter_resizing import (
     resample_positions,
     resample_table,
 )
+from muntin.weights.window_buffers import built_window
 
 MADE_WITH = "made_with"
 """Key of the metadata that holds these fields, as JSON."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten, unknown_name
+from muntin.models.swin_v2 import SwinV2
 from muntin.models.timm_backbone import TimmConfig
 from muntin.ops.positions import SizeRuleName
 from muntin.weights.classifier_search import is_classifier
@@ -28,8 +29,8 @@ from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
 from muntin.weights.parameter_resizing import TableInterpolation
-from muntin.weights.source_facts import adopt, build_adopted
 from muntin.weights.source_geometry import find_source, scale_offsets
+from muntin.weights.source_info import adopt, build_adopted
 from muntin.weights.state_matching import (
     MatchResult,
     describe_mismatches,
@@ -37,6 +38,7 @@ from muntin.weights.state_matching import (
     model_key,
 )
 from muntin.weights.state_search import name_stranger
+from muntin.weights.window_buffers import fit_windows, read_windows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +51,12 @@ class LoadReport:
         reset: Our names of parameters that were not loaded, such as a head for other classes.
         ignored: Their names of unused tensors: derived buffers, a head or stages that are not here.
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
+        size_evidence: Their name of the tensor that tells that rule; empty if it is the rule of
+            all models of the dialect.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
-        adopted: Values of other fields of the config adopted from it, or from files beside it.
+        adopted: Values of other fields of the config adopted from it, or from files beside it, as
+            the windows of a Swin V2.
+        stated_in: File beside the weights that describes the model; empty if there is none.
         class_names: Those in the file or beside it, if any, as for `license`.
         part: Where in the file the weights lie; empty if they are all of it.
         others: Where further weights for the model lie, which `part` of `load_weights` selects.
@@ -65,8 +71,10 @@ class LoadReport:
     reset: tuple[str, ...]
     ignored: tuple[str, ...]
     size_rule: str
+    size_evidence: str = ""
     conventions: str = ""
     adopted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stated_in: str = ""
     class_names: tuple[str, ...] = ()
     license: str = ""
     part: str = ""
@@ -76,27 +84,22 @@ class LoadReport:
 
     def summary(self) -> str:
         """Summarize the report in one line."""
-        parts = [f"{self.dialect} weights from {self.source}: {len(self.renamed)} renamed"]
-        if self.resized:
-            parts.append(f"{len(self.resized)} resized ({shorten(self.resized, limit=2)})")
-        if self.reset:
-            parts.append(f"not loaded: {shorten(self.reset, limit=2)}")
-        if self.ignored:
-            parts.append(f"{len(self.ignored)} ignored")
-        if self.others:
-            parts.append(f"part {self.part!r} (others: {shorten(self.others)})")
-        if self.dropped:
-            parts.append(f"classifier of the file not loaded ({shorten(self.dropped, limit=2)})")
-        if self.beside:
-            parts.append(f"{len(self.beside)} beside it ({shorten(self.beside, limit=2)})")
-        if self.size_rule:
-            parts.append(f"size rule set to {self.size_rule!r}")
-        parts += [f"{name} set to {value!r}" for name, value in self.adopted.items()]
-        if self.conventions:
-            parts.append(f"head conventions set to {self.conventions}")
-        if self.license:
-            parts.append(f"license {self.license}")
-        return ", ".join(parts)
+        told = f" ({self.size_evidence})" if self.size_evidence else ""
+        sentences = (
+            (self.resized, f"{len(self.resized)} resized ({shorten(self.resized, limit=2)})"),
+            (self.reset, f"not loaded: {shorten(self.reset, limit=2)}"),
+            (self.ignored, f"{len(self.ignored)} ignored"),
+            (self.others, f"part {self.part!r} (others: {shorten(self.others)})"),
+            (self.dropped, f"no classifier made of {shorten(self.dropped, limit=2)}"),
+            (self.beside, f"{len(self.beside)} beside it ({shorten(self.beside, limit=2)})"),
+            (self.size_rule, f"size rule set to {self.size_rule!r}{told}"),
+            *((name, f"{name} set to {value!r}") for name, value in self.adopted.items()),
+            (self.stated_in, f"described by {Path(self.stated_in).name} beside them"),
+            (self.conventions, f"head conventions set to {self.conventions}"),
+            (self.license, f"license {self.license}"),
+        )
+        start = f"{self.dialect} weights from {self.source}: {len(self.renamed)} renamed"
+        return ", ".join([start, *(sentence for given, sentence in sentences if given)])
 
 
 def load_weights(
@@ -155,28 +158,31 @@ def load_weights(
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule, stated = own_rule, opened.stated_fields
+    rule, evidence = own_rule, ""
     if opened.dialect != NATIVE:
-        rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
+        rule, evidence = DIALECTS[opened.dialect].find_size_rule(opened.found.state)
     source = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, source)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
-    other = build_adopted(backbone, stated, getattr(opened.facts, "where", opened.where))
+    where = opened.stated.where if opened.stated else opened.where
+    other = build_adopted(backbone, opened.stated_fields, where)
     own = model.state_dict()
     with torch.no_grad():
         for key, tensor in matched.values.items():
             own[key].copy_(tensor)
     adopted = {} if other is None else adopt(backbone, other)
-    adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
-    if adopts:
+    if adopts := rule != own_rule and hasattr(backbone.config, "size_rule"):
         backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
-    windows = scale_offsets(source, backbone.config)
-    if windows and "pretrained_windows" not in stated:
-        backbone.set_pretrained_windows(windows)
-        adopted["pretrained_windows"] = windows
+    recorded = read_windows(reading, opened.found.state)
+    adopted |= _adopt_windows(backbone, matched, recorded, source, rule)
     report = _report(opened, reading, matched, model)
-    return dataclasses.replace(report, size_rule=rule if adopts else "", adopted=adopted)
+    return dataclasses.replace(
+        report,
+        size_rule=rule if adopts else "",
+        size_evidence=evidence if adopts else "",
+        adopted=adopted,
+    )
 
 
 def _report(
@@ -194,6 +200,7 @@ def _report(
         reset=tuple(matched.reset),
         ignored=tuple(matched.ignored),
         size_rule="",
+        stated_in=opened.stated.where if opened.stated else "",
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
         class_names=opened.class_names,
         license=opened.texts.get("license", ""),
@@ -278,6 +285,33 @@ def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, 
             )
             raise WeightError(message)
         tensors[name] = tensors[name][rows]
+
+
+def _adopt_windows(
+    backbone: nn.Module,
+    matched: MatchResult,
+    recorded: Mapping[int, tuple[int, int]],
+    source: Any,  # noqa: ANN401
+    rule: SizeRuleName,
+) -> dict[str, Any]:
+    """Give a Swin V2 the windows of its source: of its buffers, or else of its config."""
+    if not isinstance(backbone, SwinV2):
+        return {}
+    old = backbone.config
+    if recorded:
+        new, others = fit_windows(old, recorded, rule)
+        resized = tuple(f"layers.{stage}." for stage in others)
+        matched.resized += [
+            key
+            for key in matched.values
+            if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
+        ]
+    else:
+        windows = scale_offsets(source, old) or old.pretrained_windows
+        new = dataclasses.replace(old, pretrained_windows=windows)
+    backbone.set_config(new)
+    names = ("window_size", "pretrained_windows")
+    return {name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
 
 
 def _reject_mismatches(
