@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.layers import DropPath, Mlp, drop_path_schedule, init_linear_weights
+from muntin.ops.dot_product_attention import attend
 from muntin.ops.positions import SIZE_RULES, SizeRuleName, fit_patches, resample_grid
 from muntin.ops.windows import WindowLayout, cut_heads, join_heads
 from muntin.shapes import Bool, Float, Int, Size
@@ -148,7 +148,7 @@ class MaskUnitAttention(nn.Module):
         if self.pools:
             q = _pool(q.unflatten(2, window), 2).flatten(2, 3)  # B, nW*h, N/4, d
             layout = _whole_windows((size[0] // 2, size[1] // 2), (window[0] // 2, window[1] // 2))
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = attend(q, k, v)
         return self.proj(join_heads(out.unflatten(1, (layout.num_windows, -1))[None], layout))
 
 

@@ -30,6 +30,7 @@ from muntin.errors import ShapeError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.models.vit import ViTBlock, ViTConfig
 from muntin.nn.layers import Mlp, drop_path_schedule, init_linear_weights
+from muntin.ops.dot_product_attention import attend
 from muntin.ops.positions import resample_grid
 from muntin.shapes import Float, Int, Size
 
@@ -198,7 +199,7 @@ class TokenAttention(nn.Module):
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N token_dim"]:
         """Attend over all tokens."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return v + self.proj(F.scaled_dot_product_attention(q, k, v, scale=self.scale))
+        return v + self.proj(attend(q, k, v, scale=self.scale))
 
 
 class TokenTransformer(nn.Module):
