@@ -239,8 +239,10 @@ class TokensToToken(nn.Module):
             x = _unfold(x, split)  # B, N, C
             if layer is not None:
                 # Re-structurisation: B, N, C -> B, C, H, W (equation 1).
-                x = layer(x).transpose(1, 2).unflatten(2, size)  # B, C, H, W
-        return self.project(x).unflatten(1, size)
+                x = layer(x).transpose(1, 2)
+                x = x.reshape(*x.shape[:2], *size)  # B, C, H, W
+        x = self.project(x)
+        return x.reshape(x.shape[0], *size, x.shape[2])
 
 
 class T2TViT(Backbone):

@@ -110,7 +110,9 @@ def _normalise(
     qkv: Float[Tensor, "*map C3"], temperature: Float[Tensor, "h 1 1"]
 ) -> Float[Tensor, "*map C3"]:
     """L2-normalise queries and keys per head, and multiply queries by the temperature."""
-    q, k, v = qkv.unflatten(-1, (3, temperature.shape[0], -1)).unbind(-3)  # *map, h, d each
+    # Not unflatten, after which the older ONNX exporter takes the batch size for a constant.
+    parts = qkv.reshape(*qkv.shape[:-1], 3, temperature.shape[0], -1)
+    q, k, v = parts.unbind(-3)  # *map, h, d each
     q = F.normalize(q, dim=-1) * temperature[..., 0].to(q.dtype)
     return torch.stack([q, F.normalize(k, dim=-1), v], dim=-3).flatten(-3)
 
