@@ -146,7 +146,9 @@ class MaskUnitAttention(nn.Module):
         # 3, B, nW, h, N, d -> 3, B, nW*h, N, d: windows are batches of attention.
         q, k, v = cut_heads(self.qkv(x), layout, 3, self.num_heads).flatten(2, 3).unbind(0)
         if self.pools:
-            q = _pool(q.reshape(*q.shape[:2], *window, q.shape[3]), 2).flatten(2, 3)  # B, nW*h, N/4, d
+            q = _pool(q.reshape(*q.shape[:2], *window, q.shape[3]), 2).flatten(
+                2, 3
+            )  # B, nW*h, N/4, d
             layout = _whole_windows((size[0] // 2, size[1] // 2), (window[0] // 2, window[1] // 2))
         out = attend(q, k, v)
         # Not unflatten: see `ops.window_attention`.

@@ -34,7 +34,7 @@ def attend(
     """
     plain = partial(_attend_plainly, dropout=dropout, scale=scale)
     inputs = (q, k, v) if bias is None else (q, k, v, bias)
-    if _is_transformed():
+    if is_transformed():
         return plain(*inputs)
     out = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale)
     if is_recorded(q) or out.grad_fn is None or dropout:
@@ -61,10 +61,10 @@ def is_recorded(x: Tensor) -> bool:
     """
     compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
     # A subclass of Tensor may hold no numbers (FakeTensor).
-    return compiled or x.is_meta or type(x) is not Tensor or _is_transformed()
+    return compiled or x.is_meta or type(x) is not Tensor or is_transformed()
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Whether `torch.func` (vmap, grad, jvp) or forward-mode differentiation is at work."""
     if torch.compiler.is_compiling():
         return False

@@ -29,7 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
-from muntin.ops.dot_product_attention import attend, differentiate_by, is_recorded
+from muntin.ops.dot_product_attention import (
+    attend,
+    differentiate_by,
+    is_recorded,
+    is_transformed,
+)
 from muntin.ops.triton import window_support
 from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads, pad_map, partition
 from muntin.shapes import Float, Int
@@ -75,7 +80,7 @@ def window_attention(
         raise ShapeError(message)
     if backend == "auto":
         backend = _choose(qkv, bias, layout, dropout)
-    elif torch.compiler.is_exporting() and backend == "fused":
+    elif backend == "fused" and (torch.compiler.is_exporting() or is_transformed()):
         backend = "reference"
     # The kernel normalises queries and keys itself, with their lengths in registers.
     if backend == "fused":
@@ -95,11 +100,12 @@ def find_obstacle(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: floa
 
 def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> BackendName:
     """Select the back end of "auto"."""
-    if qkv.device.type != "cpu":
-        half = qkv.is_cuda and qkv.dtype != torch.float32 and not torch.compiler.is_exporting()
-        return "fused" if half and not find_obstacle(qkv, bias, layout, dropout) else "sdpa"
     if torch.jit.is_tracing():
         return "reference"  # a trace is checked without gradients, and must be the same graph
+    if qkv.device.type != "cpu":
+        half = qkv.is_cuda and qkv.dtype != torch.float32
+        half = half and not (torch.compiler.is_exporting() or is_transformed())
+        return "fused" if half and not find_obstacle(qkv, bias, layout, dropout) else "sdpa"
     # On the CPU, SDPA is fused only when nothing needs a gradient.
     if not torch.is_grad_enabled() or not (qkv.requires_grad or bias.requires_grad):
         return "sdpa"
@@ -175,7 +181,20 @@ def _fused(
         message = f'{obstacle}, for attention="fused". Use "auto" instead.'
         raise ConfigError(message)
     geometry = [*layout.size, *layout.window, *layout.shift, *layout.pad, int(layout.pad_first)]
-    return torch.ops.muntin.window_attention(qkv, bias, fill, temperature, geometry, scale)
+    tensors = (qkv, bias, fill, temperature)
+    out: Tensor = torch.ops.muntin.window_attention(*tensors, geometry, scale)
+
+    def compute_plainly(*given: Tensor) -> Tensor:
+        rest = iter(given)
+        qkv, bias, fill, temperature = (None if one is None else next(rest) for one in tensors)
+        assert qkv is not None and bias is not None
+        return window_attention(
+            qkv, bias, layout, scale=scale, fill=fill, temperature=temperature, backend="reference"
+        )
+
+    if is_recorded(qkv) or out.grad_fn is None:
+        return out
+    return differentiate_by(compute_plainly, out, *(one for one in tensors if one is not None))
 
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {
