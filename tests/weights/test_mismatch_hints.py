@@ -220,5 +220,5 @@ def test_dinov3_of_transformers_is_named():
     config = transformers.DINOv3ViTConfig(
         image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=1, num_attention_heads=3
     )
-    with pytest.raises(WeightError, match=r"rotary positions.*timm:"):
+    with pytest.raises(WeightError, match=r"DINOv3.*timm:"):
         load_weights(build(VIT), transformers.DINOv3ViTModel(config).state_dict())
