@@ -17,7 +17,7 @@ from muntin.nn.layers import Activation
 from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
-from muntin.weights.key_maps import KeyMap, KeyMaps, match
+from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
 from muntin.weights.parameter_resizing import crop_table
 from muntin.weights.window_buffers import built_window
 
