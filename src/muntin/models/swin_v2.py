@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError
-from muntin.models.swin import Swin, SwinConfig, SwinStage
+from muntin.models.swin import Swin, SwinConfig
 from muntin.nn.layers import BiasedLinear, DropPath, Mlp, without_key_bias
 from muntin.ops.positions import expand_relative_position_bias, log_offsets
 from muntin.ops.window_attention import BackendName, window_attention
@@ -214,15 +213,6 @@ class SwinV2(Swin):
 
     block = SwinV2Block
     merging = PatchMergingV2
-
-    def set_config(self, config: SwinV2Config) -> None:
-        """Replace the config by one with other windows, which change no shape of a parameter."""
-        self.config = config
-        for index, stage in enumerate(self.layers):
-            for block in cast("SwinStage", stage).blocks:
-                attention = cast("CosineWindowAttention", block.attn)
-                attention.window = config.windows[index]
-                attention.pretrained_window = config.pretrained_windows[index]
 
     def decays(self, name: str) -> bool:
         """Whether weight decay applies: not to positions and temperatures."""

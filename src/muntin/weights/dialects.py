@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from muntin.errors import WeightError, shorten, unknown_name
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
+from muntin.models.vit import ViTConfig
 from muntin.nn.layers import Activation
 from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
 from muntin.weights.parameter_resizing import crop_table
+from muntin.weights.prefix_positions import move_positions
 from muntin.weights.window_buffers import built_window
 
 NATIVE = "muntin"
@@ -61,6 +63,7 @@ DIALECTS: dict[str, Dialect] = {
     "timm": Dialect(
         key_maps=timm.KEY_MAPS,
         size_rule="timm",
+        size_evidence=timm.SIZE_EVIDENCE,
         built_rule="timm",
         normalise=timm.normalise,
     ),
@@ -186,6 +189,9 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     rule = DIALECTS[name].built_rule
     if rule:
         tensors = {key: _as_built(key, tensor, config, rule) for key, tensor in tensors.items()}
+    if isinstance(config, ViTConfig):
+        held = config.positioned_tokens
+        tensors |= move_positions(tensors, config, _written_positions(name, config), held)
     written, unmapped = names.write(tensors)
     if unmapped:
         message = (
@@ -196,6 +202,13 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     return {
         key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in written.items()
     }
+
+
+def _written_positions(dialect: str, config: ViTConfig) -> int:
+    """Positions before those of the patches that the ecosystem's models have."""
+    if dialect in ("transformers", "torchvision"):
+        return config.prefix_tokens - config.registers
+    return 0 if config.registers else config.positioned_tokens
 
 
 def _as_built(key: str, tensor: Tensor, config: object, rule: SizeRuleName) -> Tensor:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten, unknown_name
-from muntin.models.swin_v2 import SwinV2
+from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
-from muntin.ops.positions import SizeRuleName
+from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.weights.classifier_search import is_classifier
 from muntin.weights.dialects import (
     DIALECTS,
@@ -28,9 +28,8 @@ from muntin.weights.dialects import (
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
-from muntin.weights.parameter_resizing import TableInterpolation
 from muntin.weights.source_geometry import find_source, scale_offsets
-from muntin.weights.source_info import adopt, build_adopted
+from muntin.weights.source_info import adopt, build_adopted, set_config
 from muntin.weights.state_matching import (
     MatchResult,
     describe_mismatches,
@@ -108,7 +107,7 @@ def load_weights(
     dialect: str = "auto",
     *,
     part: str = "",
-    resampling: TableInterpolation = "bicubic",
+    resampling: TableInterpolation | None = None,
     head_rows: Sequence[int] | str | Path | None = None,
     made_with: Mapping[str, Any] | None = None,
 ) -> LoadReport:
@@ -129,7 +128,8 @@ def load_weights(
         dialect: "auto", or one of "muntin", "microsoft", "timm", "torchvision", "transformers",
             "openmmlab", "detectron2", "google".
         resampling: How relative position bias tables of another window are resized: "bicubic", or
-            "geometric", which keeps small offsets in place. Equal windows are copied exactly.
+            "geometric", which keeps small offsets in place; default: as the size rule says. Equal
+            windows are copied exactly.
         head_rows: For a head with fewer classes than the source's (22k to 1k): the source's class
             id for each class of the model, or a text file with one id per line.
         made_with: Fields of the config of the model that the weights come from, as far as no
@@ -151,7 +151,7 @@ def load_weights(
     """
     model = inner_model(model)
     backbone: Any = backbone_of(model)
-    if resampling not in ("bicubic", "geometric"):
+    if resampling not in (None, "bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, model, part)
     reading = rename_state(opened, model)
@@ -160,9 +160,12 @@ def load_weights(
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
     rule, evidence = own_rule, ""
     if opened.dialect != NATIVE:
-        rule, evidence = DIALECTS[opened.dialect].find_size_rule(opened.found.state)
-    source = find_source(backbone.config, opened.texts, made_with, reading.tensors)
-    matched = match_state(model, reading, opened.dialect, rule, resampling, source)
+        nesting = (
+            f"{family_name(type(backbone.config))} under {'.'.join(map(str, opened.found.path))!r}"
+        )
+        rule, evidence = DIALECTS[opened.dialect].find_size_rule([*opened.found.state, nesting])
+    theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
+    matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
     where = opened.stated.where if opened.stated else opened.where
@@ -173,9 +176,9 @@ def load_weights(
             own[key].copy_(tensor)
     adopted = {} if other is None else adopt(backbone, other)
     if adopts := rule != own_rule and hasattr(backbone.config, "size_rule"):
-        backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
+        set_config(backbone, dataclasses.replace(backbone.config, size_rule=rule))
     recorded = read_windows(reading, opened.found.state)
-    adopted |= _adopt_windows(backbone, matched, recorded, source, rule)
+    adopted |= _adopt_windows(backbone, matched, recorded, theirs, rule)
     report = _report(opened, reading, matched, model)
     return dataclasses.replace(
         report,
@@ -291,25 +294,24 @@ def _adopt_windows(
     backbone: nn.Module,
     matched: MatchResult,
     recorded: Mapping[int, tuple[int, int]],
-    source: Any,  # noqa: ANN401
+    source: object,
     rule: SizeRuleName,
 ) -> dict[str, Any]:
     """Give a Swin V2 the windows of its source: of its buffers, or else of its config."""
     if not isinstance(backbone, SwinV2):
         return {}
     old = backbone.config
-    if recorded:
-        new, others = fit_windows(old, recorded, rule)
-        resized = tuple(f"layers.{stage}." for stage in others)
-        matched.resized += [
-            key
-            for key in matched.values
-            if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
-        ]
-    else:
-        windows = scale_offsets(source, old) or old.pretrained_windows
-        new = dataclasses.replace(old, pretrained_windows=windows)
-    backbone.set_config(new)
+    new, others = fit_windows(old, recorded, rule)
+    if isinstance(source, SwinV2Config) and not recorded:
+        new = scale_offsets(new, source, rule)
+    resized = tuple(f"layers.{stage}." for stage in others)
+    matched.resized += [
+        key
+        for key in matched.values
+        if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
+    ]
+    if new != old:
+        set_config(backbone, new)
     names = ("window_size", "pretrained_windows")
     return {name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
 
