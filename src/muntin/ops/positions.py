@@ -20,7 +20,7 @@ from torch import Tensor
 from muntin.errors import ShapeError
 from muntin.shapes import Float, Size
 
-Resampling = Literal["bicubic", "antialiased", "linear"]
+Resampling = Literal["bicubic", "antialiased", "linear", "offset"]
 
 
 def expand_relative_position_bias(
@@ -116,7 +116,8 @@ def resample_grid(
     align_corners=False (DeiT, MAE and transformers); "antialiased" filters when shrinking, as timm
     1.0.31 (`resample_abs_pos_embed`), compared in tests/parity/test_vit_parity.py; "linear" keeps
     the corners where they are, as google-research/vision_transformer (`scipy.ndimage.zoom`, order
-    1).
+    1); "offset" is bicubic for a grid that is a tenth of a token larger, and cut, as
+    facebookresearch/dinov2.
     """
     expected = num_prefix + old[0] * old[1]
     if embedding.shape[1] != expected:
@@ -133,6 +134,9 @@ def resample_grid(
     image = image.contiguous(memory_format=torch.channels_last)
     if how == "linear":
         image = F.interpolate(image, size=new, mode="bilinear", align_corners=True)
+    elif how == "offset":
+        scales = [(to + 0.1) / side for side, to in zip(old, new, strict=True)]
+        image = F.interpolate(image, scale_factor=scales, mode="bicubic")
     else:
         image = F.interpolate(image, size=new, mode="bicubic", antialias=how == "antialiased")
     grid = image.permute(0, 2, 3, 1).reshape(1, math.prod(new), -1).to(embedding.dtype)
@@ -149,6 +153,8 @@ SizeRuleName = Literal[
     "openmmlab",
     "timm",
     "google",
+    "dinov2",
+    "transformers_registers",
 ]
 
 
@@ -198,6 +204,13 @@ SIZE_RULES: dict[SizeRuleName, SizeRule] = {
     "openmmlab": SizeRule(patch="pad", pad="before_shift", shrink="never", shift="never"),
     "timm": SizeRule(
         patch="refuse", pad="after_shift", shrink="built", shift="side", positions="antialiased"
+    ),
+    # Plain ViTs only; with registers, facebookresearch/dinov2 does as timm.
+    "dinov2": SizeRule(
+        patch="refuse", pad="before_shift", shrink="side", shift="side", positions="offset"
+    ),
+    "transformers_registers": SizeRule(
+        patch="crop", pad="before_shift", shrink="side", shift="side", positions="antialiased"
     ),
     # Has plain ViTs only; their convolution drops what is no whole patch.
     "google": SizeRule(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from muntin.errors import WeightError, shorten, unknown_name
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
+from muntin.models.vit import ViTConfig
 from muntin.nn.layers import Activation
 from muntin.ops.positions import SIZE_RULES, SizeRuleName
 from muntin.ops.windows import lay_out
@@ -21,6 +22,7 @@ from muntin.weights import google, microsoft, openmmlab, timm, torchvision, tran
 from muntin.weights.head_keys import add_head_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, match
 from muntin.weights.parameter_resizing import crop_table
+from muntin.weights.prefix_positions import move_positions
 
 NATIVE = "muntin"
 _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
@@ -55,7 +57,7 @@ DIALECTS: dict[str, Dialect] = {
     ),
     "timm": Dialect(
         key_maps=timm.KEY_MAPS,
-        size_rule="timm",
+        size_rule=timm.size_rule,
         built_rule="timm",
         normalise=timm.normalise,
     ),
@@ -188,6 +190,9 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     rule = DIALECTS[name].built_rule
     if rule:
         tensors = {key: _as_built(key, tensor, config, rule) for key, tensor in tensors.items()}
+    if isinstance(config, ViTConfig):
+        held = config.positioned_tokens
+        tensors |= move_positions(tensors, config, _written_positions(name, config), held)
     written, unmapped = names.write(tensors)
     if unmapped:
         message = (
@@ -198,6 +203,13 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     return {
         key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in written.items()
     }
+
+
+def _written_positions(dialect: str, config: ViTConfig) -> int:
+    """Positions before those of the patches that the ecosystem's models have."""
+    if dialect in ("transformers", "torchvision"):
+        return config.prefix_tokens - config.registers
+    return 0 if config.registers else config.positioned_tokens
 
 
 def _as_built(key: str, tensor: Tensor, config: object, rule: SizeRuleName) -> Tensor:
