@@ -15,14 +15,13 @@ from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
 from muntin.models.vit import ViTConfig
 from muntin.nn.layers import Activation
-from muntin.ops.positions import SIZE_RULES, SizeRuleName
-from muntin.ops.windows import lay_out
-from muntin.shapes import Size
+from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
-from muntin.weights.key_maps import KeyMap, KeyMaps, match
+from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
 from muntin.weights.parameter_resizing import crop_table
 from muntin.weights.prefix_positions import move_positions
+from muntin.weights.window_buffers import built_window
 
 NATIVE = "muntin"
 _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
@@ -32,32 +31,39 @@ _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
 class Dialect:
     """State-dict format of one ecosystem.
 
-    `size_rule` is the padding policy of its models, or derives it from keys and config;
+    `size_rule` is the padding policy of its models, unless a key matches a pattern of
+    `size_evidence`, first row first, and so tells that the model is one of another policy;
     `built_rule` shrinks a bias table to the window that fits the map at `img_size`, empty if tables
     always have the configured window; `normalise` converts variants of names to those in the key
     maps; `activation` is that of its models, if it is always the same.
     """
 
     key_maps: KeyMaps
-    size_rule: SizeRuleName | Callable[[Collection[str], object], SizeRuleName]
+    size_rule: SizeRuleName
+    size_evidence: tuple[tuple[str, SizeRuleName], ...] = ()
     built_rule: SizeRuleName | Literal[""] = ""
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
     activation: Activation | None = None
 
-    def find_size_rule(self, keys: Collection[str], config: object) -> SizeRuleName:
-        """Size rule of models whose files have these keys."""
-        return self.size_rule(keys, config) if callable(self.size_rule) else self.size_rule
+    def find_size_rule(self, keys: Collection[str]) -> tuple[SizeRuleName, str]:
+        """Size rule of models whose files have these keys, and the key that tells; maybe empty."""
+        for pattern, rule in self.size_evidence:
+            if key := first_key(keys, pattern):
+                return rule, key
+        return self.size_rule, ""
 
 
 DIALECTS: dict[str, Dialect] = {
     "microsoft": Dialect(
         key_maps=microsoft.KEY_MAPS,
-        size_rule=microsoft.size_rule,
+        size_rule="microsoft",
+        size_evidence=microsoft.SIZE_EVIDENCE,
         built_rule="microsoft",
     ),
     "timm": Dialect(
         key_maps=timm.KEY_MAPS,
-        size_rule=timm.size_rule,
+        size_rule="timm",
+        size_evidence=timm.SIZE_EVIDENCE,
         built_rule="timm",
         normalise=timm.normalise,
     ),
@@ -67,11 +73,13 @@ DIALECTS: dict[str, Dialect] = {
     ),
     "transformers": Dialect(
         key_maps=transformers.KEY_MAPS,
-        size_rule=transformers.size_rule,
+        size_rule="transformers",
+        size_evidence=transformers.SIZE_EVIDENCE,
     ),
     "openmmlab": Dialect(
         key_maps=openmmlab.KEY_MAPS,
-        size_rule=openmmlab.size_rule,
+        size_rule="mmpretrain",
+        size_evidence=openmmlab.SIZE_EVIDENCE,
     ),
     "detectron2": Dialect(
         key_maps=microsoft.DETECTRON2_KEY_MAPS,
@@ -148,15 +156,6 @@ def head_of(model: nn.Module) -> nn.Module | None:
     """Return the head of a network; None for a backbone."""
     model = inner_model(model)
     return model.head if isinstance(model, Network) else None
-
-
-def built_window(config: SwinConfig, stage: int, rule: SizeRuleName) -> Size:
-    """Actual window of a stage at `img_size`, (height, width) in tokens."""
-    height, width = config.grid
-    for _ in range(stage):
-        height, width = -(-height // 2), -(-width // 2)
-    side = config.windows[stage]
-    return lay_out((height, width), (side, side), False, SIZE_RULES[rule]).window
 
 
 def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:

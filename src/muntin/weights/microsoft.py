@@ -14,7 +14,6 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from muntin.models.swin import SwinConfig
@@ -28,7 +27,6 @@ from muntin.weights.key_maps import (
     KeyMap,
     KeyMaps,
     Row,
-    first_key,
     same_names,
     square_index,
 )
@@ -85,8 +83,8 @@ DETECTRON2_KEY_MAPS: KeyMaps = {
 }
 
 
-def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """The forks for detection and segmentation pad as OpenMMLab does."""
-    del config
-    dense = first_key(keys, r"^(backbone\.)?norm\d\.") or first_key(keys, DENSE_TASKS)
-    return "openmmlab" if dense else "microsoft"
+# The forks for detection and segmentation pad as OpenMMLab does.
+SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
+    (r"^(backbone\.)?norm\d\.", "openmmlab"),
+    (DENSE_TASKS, "openmmlab"),
+)

@@ -315,6 +315,14 @@ def adopt(backbone: nn.Module, other: nn.Module) -> dict[str, Any]:
     }
 
 
+def set_config(backbone: nn.Module, config: Any) -> None:  # noqa: ANN401 (of the family)
+    """Give a backbone another config that needs the same parameters: another size rule, windows."""
+    family: Any = type(backbone)
+    with torch.device("meta"):
+        other: nn.Module = family(config)
+    adopt(backbone, other)
+
+
 def _is_plain(value: object) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_plain, value))

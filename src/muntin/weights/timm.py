@@ -12,7 +12,7 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -31,7 +31,6 @@ from muntin.weights.key_maps import (
     KeyMaps,
     Row,
     block_rows,
-    first_key,
     same_names,
 )
 
@@ -140,6 +139,17 @@ KEY_MAPS: KeyMaps = {
 }
 
 
+SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
+    (r"^multi_scale_fusion_heads\.", "timm"),  # a Hiera
+    (r"^decoder_", "facebook"),  # MAE
+    # DINOv2; with registers its models resize as timm's do.
+    (r"^register_tokens$", "timm"),
+    (r"^mask_token$", "dino"),
+    (r"^blocks\.\d+\.gamma_1$", "facebook"),  # DeiT III, BEiT
+    # DeiT, MAE and the many scripts that were written from theirs.
+    (r"^ViT under 'model'$", "facebook"),
+)
+
 _SHARED = "rel_pos_bias.relative_position_bias_table"
 _CHUNKED = re.compile(r"^(.*\bblocks\.)\d+\.(\d+\.(norm|attn|ls|mlp))")
 
@@ -161,10 +171,3 @@ def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     ]
     plain = {name: tensor for name, tensor in state.items() if not name.startswith(shared)}
     return plain | {f"{block}relative_position_bias_table": state[key] for block in blocks}
-
-
-def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """facebookresearch/dinov2 without registers resizes positions in a way of its own."""
-    trained = first_key(keys, r"^mask_token$") and first_key(keys, r"\.ls1\.gamma$")
-    dinov2 = trained and not first_key(keys, r"^(reg_token|register_tokens|decoder)")
-    return "dinov2" if dinov2 and isinstance(config, ViTConfig) else "timm"

@@ -11,11 +11,9 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from muntin.errors import WeightError
 from muntin.models.swin import SwinConfig
@@ -23,7 +21,6 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
 from muntin.models.vit import ViTConfig
 from muntin.nn.layers import without_key_bias
-from muntin.ops.positions import log_offsets
 from muntin.weights.key_maps import (
     TORCHVISION_DETECTOR,
     KeyMap,
@@ -36,6 +33,7 @@ from muntin.weights.key_maps import (
     norm_rows,
     same_names,
 )
+from muntin.weights.window_buffers import window_rows
 
 # Their bias of the keys is always zero.
 _WITHOUT_KEYS = Transform(
@@ -74,22 +72,8 @@ def _with_bodies(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     return (*rows, *bodies)
 
 
-def _constant(tensor: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda _: tensor
-
-
 def _swin_v2(config: SwinV2Config) -> KeyMap:
     """Names of a Swin V2; its buffers are computed from the windows of the config."""
-    buffers = []
-    for stage, side in enumerate(config.windows):
-        theirs = f"features.{2 * stage + 1}.{{j}}.attn."
-        marker = f"layers.{stage}.blocks.{{j}}.attn.logit_scale"
-        offsets = log_offsets((side, side), (side, side)).view(1, 2 * side - 1, 2 * side - 1, 2)
-        index = flat_index(offsets[0, ..., 0].reshape(-1, 1))
-        buffers += [
-            Row((theirs + "relative_coords_table",), marker, derive=_constant(offsets)),
-            Row((theirs + "relative_position_index",), marker, derive=_constant(index)),
-        ]
     attention = (
         Row((_THEIRS + "attn.qkv.bias",), _OURS + "attn.qv_bias", _WITHOUT_KEYS),
         *same_names(
@@ -100,7 +84,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
             ours=_OURS + "attn.",
         ),
     )
-    rows = (*attention, *buffers, *_SHARED)
+    rows = (*attention, *window_rows(_THEIRS + "attn.", config, flat=True), *_SHARED)
     return KeyMap(_with_bodies(rows), wrappers=_WRAPPERS, unused=TORCHVISION_DETECTOR)
 
 

@@ -10,14 +10,14 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from muntin.models.hiera import HieraConfig
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
 from muntin.ops.positions import SizeRuleName
-from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, block_rows, first_key
+from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, block_rows
 
 _FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")
 
@@ -228,14 +228,10 @@ KEY_MAPS: KeyMaps = {
 }
 
 
-def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """Swin V2 fixes window and shift at construction; Swin decides for each image.
-
-    As a backbone of dense tasks, Swin always shifts, whatever the size of the map. DINOv2 with
-    registers resizes positions otherwise than all other ViTs.
-    """
-    if first_key(keys, r"(^|\.)hidden_states_norms\."):
-        return "openmmlab"
-    if first_key(keys, r"(^|\.)embeddings\.register_tokens$"):
-        return "transformers_registers"
-    return "transformers_v2" if isinstance(config, SwinV2Config) else "transformers"
+SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
+    # As a backbone of dense tasks, a Swin always shifts, whatever the size of the map.
+    (r"(^|\.)hidden_states_norms\.", "openmmlab"),
+    # A Swin V2 fixes window and shift at construction; a Swin decides for each image.
+    (r"\.continuous_position_bias_mlp\.", "transformers_v2"),
+    (r"(^|\.)embeddings\.register_tokens$", "transformers_registers"),
+)

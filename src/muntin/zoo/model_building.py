@@ -254,6 +254,7 @@ def change_model(model: M, **architecture: Any) -> M:
         8
     """
     from muntin.weights.dialects import backbone_of
+    from muntin.weights.source_facts import set_config
     from muntin.weights.weight_loading import load_weights
 
     backbone_of(model)  # raises if it is not a muntin model
@@ -262,7 +263,7 @@ def change_model(model: M, **architecture: Any) -> M:
     fresh: Any = build_backbone(config)
     load_weights(fresh, old.state_dict(), dialect="muntin", made_with=to_dict(old.config))
     if "pretrained_windows" in architecture:
-        fresh.set_pretrained_windows(config.pretrained_windows)
+        set_config(fresh, config)
     parameter = next(old.parameters())
     fresh.to(parameter.device, parameter.dtype).train(old.training)
     if not isinstance(model, Network):
@@ -316,7 +317,7 @@ def create_backbone(
 
 def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any]) -> None:
     """Load weights; fields that the caller set are kept, with a warning if the source differs."""
-    from muntin.weights.source_info import adopt, build_adopted
+    from muntin.weights.source_info import adopt, build_adopted, set_config
     from muntin.weights.weight_loading import load_weights
 
     report = load_weights(model, weights)
@@ -327,8 +328,9 @@ def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any
             f"({shorten(report.dropped, limit=2)})."
         )
         warnings.warn(message, MuntinWarning, stacklevel=3)
-    if "size_rule" in requested:
-        body.config = dataclasses.replace(body.config, size_rule=requested["size_rule"])
+    own = ("size_rule", "window_size", "pretrained_windows")
+    if changed := {name: requested[name] for name in own if name in requested}:
+        set_config(body, replace(body.config, changed))
     kept = {name: requested[name] for name in report.adopted if name in requested}
     other = build_adopted(body, kept, "the call")
     if other is not None:
