@@ -219,7 +219,10 @@ class TimmBackbone(Backbone):
         """Convert assertions of timm about the image size to `ShapeError`."""
         try:
             yield
-        except AssertionError as error:
+        except (AssertionError, RuntimeError) as error:
+            # Some families do not check the size, and fail where positions are added.
+            if not isinstance(error, AssertionError) and "size of tensor" not in str(error):
+                raise
             high, wide = images.shape[2:]
             message = (
                 f"images must have a size that {self.config.name} of timm supports, got {high} x "

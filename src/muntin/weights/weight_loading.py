@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
-from muntin.models.timm_backbone import TimmConfig
+from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.weights.dialects import (
     DIALECTS,
@@ -39,6 +39,7 @@ from muntin.weights.source_facts import (
 from muntin.weights.source_geometry import (
     MADE_WITH,
     find_source,
+    read_as_timm,
     read_made_with,
     scale_offsets,
 )
@@ -166,6 +167,10 @@ def load_weights(
     if resampling not in (None, "bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, backbone.config)
+    raw = opened.state
+    if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
+        known = find_source(backbone.config, opened.texts, made_with, {})
+        opened = dataclasses.replace(opened, state=read_as_timm(backbone, raw, known))
     reading = _read(opened, backbone.config, head_of(model))
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
@@ -177,6 +182,8 @@ def load_weights(
         rule, evidence = DIALECTS[opened.dialect].find_size_rule(keys)
     theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
+    if opened.state is not raw:
+        _note_conversion(matched, reading, model, raw, opened.state)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
     other = build_adopted(backbone, stated, getattr(opened.facts, "where", opened.where))
@@ -368,6 +375,23 @@ def _read(opened: OpenedWeights, config: object, head: nn.Module | None = None) 
     return RenamedState(
         tensors={ours: opened.state[key] for key, ours in names.items()}, pairs=list(names.items())
     )
+
+
+def _note_conversion(
+    matched: MatchResult,
+    reading: RenamedState,
+    model: nn.Module,
+    raw: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+) -> None:
+    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
+    ours = dict(reading.pairs)
+    there = {id(tensor) for tensor in state.values()}
+    matched.ignored += [
+        k for k, tensor in raw.items() if k not in state and id(tensor) not in there
+    ]
+    changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
+    matched.resized += [model_key(ours[key], model) for key in changed]
 
 
 def _adopt_windows(
