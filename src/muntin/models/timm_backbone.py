@@ -196,12 +196,11 @@ class TimmBackbone(Backbone):
         if made_for not in (None, self.config.img_size) and hasattr(self.net, "set_input_size"):
             source = TimmBackbone(replace(self.config, img_size=made_for))
             state = source.adapt_state(state, None)
-            if {key: tensor.shape for key, tensor in source.net.state_dict().items()} == {
-                key: tensor.shape for key, tensor in state.items()
-            }:
-                source.net.load_state_dict(state)
+            own = source.net.state_dict()
+            if all(key in state and state[key].shape == own[key].shape for key in own):
+                source.net.load_state_dict({key: state[key] for key in own})
                 source.net.set_input_size(img_size=self.config.img_size)
-                return dict(source.net.state_dict())
+                return {**state, **source.net.state_dict()}
         entry = _timm().models.model_entrypoint(self.config.name)
         convert = getattr(sys.modules[entry.__module__], "checkpoint_filter_fn", None)
         if convert is None:
