@@ -67,6 +67,11 @@ def _timm() -> Any:  # noqa: ANN401 (a module)
     return timm
 
 
+def has_timm(name: str) -> bool:
+    """Whether timm is installed and has a model of this name."""
+    return importlib.util.find_spec("timm") is not None and bool(_timm().is_model(name))
+
+
 def list_timm(pattern: str) -> list[str]:
     """Names of timm's models that match a shell pattern, without tags."""
     return list(_timm().list_models(pattern))

@@ -113,6 +113,3 @@ def normalise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             plain[name] = tensor
     return plain
-
-
-SIGN = r"(^|/)Transformer/encoderblock"

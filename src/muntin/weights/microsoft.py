@@ -14,7 +14,6 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from muntin.models.swin import SwinConfig
@@ -28,7 +27,6 @@ from muntin.weights.key_maps import (
     KeyMap,
     KeyMaps,
     Row,
-    first_key,
     same_names,
     square_index,
 )
@@ -90,22 +88,3 @@ SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
     (r"^(backbone\.)?norm\d\.", "openmmlab"),
     (DENSE_TASKS, "openmmlab"),
 )
-
-
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    block = r"^(encoder\.|backbone\.)?layers\.\d+\.blocks\.\d+\."
-    buffer = first_key(
-        keys, block + r"(attn\.relative_position_index|attn\.relative_coords_table|attn_mask)$"
-    )
-    simmim = first_key(keys, r"^encoder\.layers\.\d+\.blocks\.\d+\.(norm1|attn)\.")
-    # timm's Swin V2 has the same names, but downsamples at the start of the next stage.
-    early = first_key(keys, r"^layers\.0\.downsample\.")
-    second = first_key(keys, r"^layers\.\d+\.blocks\.\d+\.attn\.q_bias$") if early else ""
-    if buffer or simmim or second:
-        return buffer or simmim or second
-    fork = (
-        first_key(keys, DENSE_TASKS) if first_key(keys, r"^backbone\.layers\.\d+\.blocks") else ""
-    )
-    head = first_key(keys, r"^head\.weight$") if first_key(keys, r"^layers\.\d+\.blocks\.") else ""
-    return fork or head
