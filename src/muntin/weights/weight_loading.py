@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten, unknown_name
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
-from muntin.models.timm_backbone import TimmConfig
+from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.weights.classifier_search import is_classifier
 from muntin.weights.dialects import (
@@ -28,7 +28,7 @@ from muntin.weights.dialects import (
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
-from muntin.weights.source_geometry import find_source, scale_offsets
+from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
 from muntin.weights.source_info import adopt, build_adopted, set_config
 from muntin.weights.state_matching import (
     MatchResult,
@@ -154,6 +154,11 @@ def load_weights(
     if resampling not in (None, "bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, model, part)
+    raw = opened.state
+    if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
+        known = find_source(backbone.config, opened.texts, made_with, {})
+        found = dataclasses.replace(opened.found, state=read_as_timm(backbone, raw, known))
+        opened = dataclasses.replace(opened, found=found)
     reading = rename_state(opened, model)
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
@@ -166,6 +171,8 @@ def load_weights(
         rule, evidence = DIALECTS[opened.dialect].find_size_rule([*opened.found.state, nesting])
     theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
+    if opened.state is not raw:
+        _note_conversion(matched, reading, model, raw, opened.state)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
     where = opened.stated.where if opened.stated else opened.where
@@ -288,6 +295,23 @@ def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, 
             )
             raise WeightError(message)
         tensors[name] = tensors[name][rows]
+
+
+def _note_conversion(
+    matched: MatchResult,
+    reading: RenamedState,
+    model: nn.Module,
+    raw: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+) -> None:
+    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
+    ours = dict(reading.pairs)
+    there = {id(tensor) for tensor in state.values()}
+    matched.ignored += [
+        k for k, tensor in raw.items() if k not in state and id(tensor) not in there
+    ]
+    changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
+    matched.resized += [model_key(ours[key], model) for key in changed]
 
 
 def _adopt_windows(
