@@ -27,15 +27,11 @@ from muntin.weights.dialects import (
 )
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
+from muntin.weights.mismatch_hints import Mismatch, describe_mismatches
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
 from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
 from muntin.weights.source_info import adopt, build_adopted, set_config
-from muntin.weights.state_matching import (
-    MatchResult,
-    describe_mismatches,
-    match_state,
-    model_key,
-)
+from muntin.weights.state_matching import MatchResult, match_state, model_key
 from muntin.weights.state_search import name_stranger
 from muntin.weights.window_buffers import fit_windows, read_windows
 
@@ -173,7 +169,7 @@ def load_weights(
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
     if opened.state is not raw:
         _note_conversion(matched, reading, model, raw, opened.state)
-    _reject_mismatches(matched, reading, opened, backbone.config)
+    _reject_mismatches(matched, reading, opened, backbone, theirs)
     _reject_nonfinite(matched.values, opened.where)
     where = opened.stated.where if opened.stated else opened.where
     other = build_adopted(backbone, opened.stated_fields, where)
@@ -341,15 +337,23 @@ def _adopt_windows(
 
 
 def _reject_mismatches(
-    matched: MatchResult, reading: RenamedState, opened: OpenedWeights, config: object
+    matched: MatchResult,
+    reading: RenamedState,
+    opened: OpenedWeights,
+    backbone: Any,  # noqa: ANN401 (any family)
+    source: Any,  # noqa: ANN401 (the same)
 ) -> None:
-    state = opened.found.state
-    problems = describe_mismatches(matched, reading, state, opened.dialect, config)
+    def retry(other: nn.Module) -> tuple[RenamedState, MatchResult]:
+        again = rename_state(opened, other)
+        return again, match_state(other, again, opened.dialect, "muntin", "bicubic", source)
+
+    mismatch = Mismatch(backbone, opened.state, opened.dialect, reading, matched, retry)
+    problems = describe_mismatches(mismatch)
     if problems:
-        owner = name_stranger(state)
+        owner = name_stranger(opened.state)
         message = (
             f"weights from {opened.where} ({opened.dialect}) do not match "
-            f"{family_name(type(config))}: {problems}. "
+            f"{family_name(type(backbone.config))}: {problems}. "
             f"{f'They may be those of {owner}. ' if owner else ''}The model is unchanged."
         )
         raise WeightError(message)
