@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten, unknown_name
+from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
 from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
-from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
+from muntin.weights.key_maps import KeyMap, KeyMaps, Limits, first_key, match
 from muntin.weights.parameter_resizing import crop_table
 from muntin.weights.window_buffers import built_window
 
@@ -32,7 +34,8 @@ class Dialect:
     policy of its models, unless a key matches a pattern of `size_evidence`, first row first, and
     so tells that the model is one of another policy; `built_rule` shrinks a bias table to
     the window that fits the map at `img_size`, empty if tables always have the configured window;
-    `normalise` converts variants of names to those in the key maps.
+    `normalise` converts variants of names to those in the key maps. `limits` are the values of a
+    family's config fields that models of the ecosystem can have, where the names do not tell.
     """
 
     key_maps: KeyMaps
@@ -41,6 +44,7 @@ class Dialect:
     size_evidence: tuple[tuple[str, SizeRuleName], ...] = ()
     built_rule: SizeRuleName | Literal[""] = ""
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
+    limits: Limits = field(default_factory=dict)
 
     def find_size_rule(self, keys: Collection[str]) -> tuple[SizeRuleName, str]:
         """Size rule of models whose files have these keys, and the key that tells; maybe empty."""
@@ -64,17 +68,20 @@ DIALECTS: dict[str, Dialect] = {
         size_rule="timm",
         built_rule="timm",
         normalise=timm.normalise,
+        limits=timm.LIMITS,
     ),
     "torchvision": Dialect(
         key_maps=torchvision.KEY_MAPS,
         sign=torchvision.SIGN,
         normalise=torchvision.normalise,
         size_rule="torchvision",
+        limits=torchvision.LIMITS,
     ),
     "transformers": Dialect(
         key_maps=transformers.KEY_MAPS,
         sign=transformers.SIGN,
         size_rule="transformers",
+        limits=transformers.LIMITS,
         size_evidence=transformers.SIZE_EVIDENCE,
     ),
     "openmmlab": Dialect(
@@ -93,6 +100,7 @@ DIALECTS: dict[str, Dialect] = {
         sign=google.SIGN,
         size_rule="google",
         normalise=google.normalise,
+        limits=google.LIMITS,
     ),
 }
 
@@ -180,8 +188,9 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
 
     Returns:
         A state dict of copies, with the buffers that the ecosystem stores. Loading it back
-        restores the same bits, except in "timm" and "microsoft" where a window exceeds the map
-        at `img_size`: these dialects drop the entries of the bias table that are never read.
+        restores the same bits, except in "timm" and "microsoft" where a window of a classifier
+        exceeds the map at `img_size`: these drop the entries of the bias table that are never
+        read.
 
     Raises:
         WeightError: The dialect is unknown, or cannot represent a part of the model.
@@ -196,9 +205,11 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     if name == NATIVE:
         return {key: tensor.clone() for key, tensor in state.items()}
     names = key_map(name, config, head_of(model))
+    _reject_beyond_limits(name, config, head_of(model))
     tensors = {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
     rule = DIALECTS[name].built_rule
-    if rule:
+    # Detectors and segmenters, with a norm for each map, never shrink a window.
+    if rule and getattr(config, "out_norm", "") != "each":
         tensors = {key: _as_built(key, tensor, config, rule) for key, tensor in tensors.items()}
     written, unmapped = names.write(tensors)
     if unmapped:
@@ -210,6 +221,21 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     return {
         key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in written.items()
     }
+
+
+def _reject_beyond_limits(name: str, config: object, head: nn.Module | None) -> None:
+    """Raise if models of the ecosystem would compute something else from the same tensors."""
+    for key, allowed in DIALECTS[name].limits.get(type(config), {}).items():
+        # Only classifiers pool.
+        matters = key != "pool" or (isinstance(head, LinearHead) and head.num_classes > 0)
+        value = attrgetter(*key.split(", "))(config)
+        if matters and value not in allowed:
+            message = (
+                f"models of the dialect {name!r} must have {key} "
+                f"{' or '.join(map(repr, allowed))}, got {value!r}, which changes what the same "
+                f"tensors compute. Choose another dialect."
+            )
+            raise WeightError(message)
 
 
 def _as_built(key: str, tensor: Tensor, config: object, rule: SizeRuleName) -> Tensor:

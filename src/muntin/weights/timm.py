@@ -26,6 +26,7 @@ from muntin.weights.key_maps import (
     SWIN_V2_BLOCK,
     KeyMap,
     KeyMaps,
+    Limits,
     Row,
     block_rows,
     first_key,
@@ -62,6 +63,7 @@ def _prefixed(config: TimmConfig) -> KeyMap:
 
 
 _VIT_BLOCK = block_rows("blocks.{j}.", "blocks.{j}.")
+_BIAS = "blocks.0.attn.relative_position_bias_table"
 _TOKENS = "tokens_to_token."
 _LAYER = _TOKENS + "attention{i}."
 
@@ -72,12 +74,14 @@ KEY_MAPS: KeyMaps = {
         (
             *same_names("cls_token", "dist_token", "pos_embed", "patch_embed.proj.{p}"),
             *_VIT_BLOCK,
+            # BEiT and microsoft/SimMIM; facebookresearch/deit (DeiT III) is read too.
+            *(
+                Row((f"blocks.{{j}}.gamma_{k}",), f"blocks.{{j}}.ls{k}.gamma", beside=_BIAS)
+                for k in (1, 2)
+            ),
             *same_names("blocks.{j}.ls1.gamma", "blocks.{j}.ls2.gamma", "norm.{p}", "fc_norm.{p}"),
             Row(("head.{p}",), "head.fc.{p}"),
             Row(("head_dist.{p}",), "head.fc_dist.{p}"),
-            # facebookresearch/deit, DeiT III.
-            Row(("blocks.{j}.gamma_1",), "blocks.{j}.ls1.gamma"),
-            Row(("blocks.{j}.gamma_2",), "blocks.{j}.ls2.gamma"),
             # Layer between backbone and classifier, only after pre-training on ImageNet-21k.
             Row(("pre_logits.fc.{p}",), ""),
             # BEiT, and microsoft/SimMIM with a ViT.
@@ -126,6 +130,8 @@ KEY_MAPS: KeyMaps = {
     TimmConfig: _prefixed,
 }
 
+
+LIMITS: Limits = {ViTConfig: {"patch_padding": (0,), "shared_position": (False,)}}
 
 _SHARED = "rel_pos_bias.relative_position_bias_table"
 

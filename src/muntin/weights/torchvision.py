@@ -27,6 +27,7 @@ from muntin.weights.key_maps import (
     TORCHVISION_DETECTOR,
     KeyMap,
     KeyMaps,
+    Limits,
     Row,
     Transform,
     block_rows,
@@ -131,6 +132,15 @@ KEY_MAPS: KeyMaps = {
     ),
 }
 
+LIMITS: Limits = {
+    ViTConfig: {
+        "pool": ("token",),
+        "prefix_positions": (True,),
+        "qkv_bias": (True,),
+        "patch_padding": (0,),
+        "shared_position": (False,),
+    }
+}
 
 SIGN = r"^(features\.\d|conv_proj\.|encoder\.layers\.encoder_layer_|backbone\.(body|fpn)\.)"
 

@@ -16,7 +16,7 @@ from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
 from muntin.ops.positions import SizeRuleName
-from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, block_rows
+from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Limits, Row, block_rows
 
 _FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")
 
@@ -162,6 +162,14 @@ KEY_MAPS: KeyMaps = {
     ViTConfig: _vit,
 }
 
+
+LIMITS: Limits = {
+    ViTConfig: {
+        "pool": ("token",),
+        "prefix_positions": (True,),
+        "patch_padding, shared_position": ((0, False), (2, True)),  # ViTPose has both
+    }
+}
 
 SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
     # As a backbone of dense tasks, a Swin always shifts, whatever the size of the map.

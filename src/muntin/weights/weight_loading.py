@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
-from muntin.models.swin_v2 import SwinV2
 from muntin.models.timm_backbone import TimmConfig
 from muntin.ops.positions import SizeRuleName
 from muntin.weights.dialects import (
@@ -44,7 +43,7 @@ from muntin.weights.weight_files import (
     read_weights,
     unwrap,
 )
-from muntin.weights.window_buffers import fit_windows, read_windows
+from muntin.weights.window_buffers import adopt_windows
 
 # Prefixes of muntin's names of a timm model.
 _OWN = ("backbone.net.", "net.", "head.")
@@ -76,11 +75,11 @@ class LoadReport:
     reset: tuple[str, ...]
     ignored: tuple[str, ...]
     size_rule: str
-    size_evidence: str = ""
-    windows: str = ""
     conventions: str = ""
     class_names: tuple[str, ...] = ()
     license: str = ""
+    size_evidence: str = ""
+    windows: str = ""
 
     def summary(self) -> str:
         """Summarize the report in one line."""
@@ -160,7 +159,7 @@ def load_weights(
     with torch.no_grad():
         for key, tensor in matched.values.items():
             own[key].copy_(tensor)
-    windows = _adopt_windows(backbone, matched, reading, opened.state, rule)
+    windows, stretched = adopt_windows(backbone, reading, opened.state, rule)
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
     if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
@@ -169,7 +168,7 @@ def load_weights(
         dialect=opened.dialect,
         source=opened.where,
         renamed=tuple(pair for pair in taken if pair[0] != pair[1] and pair[1] in matched.values),
-        resized=tuple(matched.resized),
+        resized=(*matched.resized, *(model_key(name, model) for name in stretched)),
         reset=tuple(matched.reset),
         ignored=tuple(matched.ignored),
         size_rule=rule if adopts else "",
@@ -183,19 +182,22 @@ def load_weights(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightInfo:
-    """What a model must have for these weights; `num_classes` is 0 without a classifier.
+    """What a model must have for these weights.
 
-    `dtype` is float32 if mixed.
+    `num_classes` is 0 without a classifier on the backbone's vector, `dtype` float32 if mixed.
+    `norms_tokens` tells a ViT whose last norm is that of all tokens, not that of their mean.
     """
 
     num_classes: int
+    norms_tokens: bool
     in_chans: int
     dtype: torch.dtype
 
 
 def inspect_weights(opened: OpenedWeights, config: object) -> WeightInfo:
     """Infer what model must be built to load weights without resizing."""
-    tensors = _read(opened, config).tensors
+    reading = _read(opened, config)
+    tensors = reading.tensors
     # The first convolution of a timm model is its stem.
     patches = [
         tensor
@@ -204,7 +206,9 @@ def inspect_weights(opened: OpenedWeights, config: object) -> WeightInfo:
         or (isinstance(config, TimmConfig) and tensor.ndim == 4)
     ]
     first = tensors.get("tokens_to_token.attention1.norm1.weight")
-    head = tensors.get("head.fc.weight")
+    # A classifier on a layer before it, from pre-training, has no counterpart here.
+    deeper = any("pre_logits" in name for name in reading.ignored)
+    head = None if deeper else tensors.get("head.fc.weight")
     if not patches and first is None and not isinstance(config, TimmConfig):
         message = (
             f"weights from {opened.where} ({opened.dialect}) must be those of a "
@@ -215,6 +219,7 @@ def inspect_weights(opened: OpenedWeights, config: object) -> WeightInfo:
     return WeightInfo(
         dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32,
         num_classes=0 if head is None else head.shape[0],
+        norms_tokens="norm.weight" in tensors and "fc_norm.weight" not in tensors,
         # A T2T-ViT has none; its first norm has a channel for each of 7 x 7 pixels.
         in_chans=patches[0].shape[1] if patches else len(first) // 49,  # type: ignore[arg-type]
     )
@@ -327,31 +332,6 @@ def _read(opened: OpenedWeights, config: object, head: nn.Module | None = None) 
     names = {key: key.removeprefix("backbone.") for key in opened.state}
     return RenamedState(
         tensors={ours: opened.state[key] for key, ours in names.items()}, pairs=list(names.items())
-    )
-
-
-def _adopt_windows(
-    backbone: nn.Module,
-    matched: MatchResult,
-    reading: RenamedState,
-    state: Mapping[str, Tensor],
-    rule: SizeRuleName,
-) -> str:
-    """Give a Swin V2 the windows of the file; returns the changed fields as text."""
-    if not isinstance(backbone, SwinV2):
-        return ""
-    old = backbone.config
-    new, others = fit_windows(old, read_windows(reading, state), rule)
-    resized = tuple(f"layers.{stage}." for stage in others)
-    matched.resized += [
-        key
-        for key in matched.values
-        if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
-    ]
-    backbone.set_config(new)
-    names = ("window_size", "pretrained_windows")
-    return ", ".join(
-        f"{name}={getattr(new, name)}" for name in names if getattr(new, name) != getattr(old, name)
     )
 
 

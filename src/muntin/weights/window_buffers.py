@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from muntin.models.swin import SwinConfig
-from muntin.models.swin_v2 import SwinV2Config
+from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.ops.positions import SIZE_RULES, SizeRuleName, log_offsets
 from muntin.ops.windows import lay_out
 from muntin.shapes import Size
@@ -26,7 +26,33 @@ _TABLE = "relative_coords_table"
 _SCALE = "layers.{i}.blocks.{j}.attn.logit_scale"
 
 
-def read_windows(reading: RenamedState, state: Mapping[str, Tensor]) -> dict[int, tuple[int, int]]:
+def adopt_windows(
+    backbone: nn.Module, reading: RenamedState, state: Mapping[str, Tensor], rule: SizeRuleName
+) -> tuple[str, list[str]]:
+    """Give a Swin V2 the windows of the file; returns the changed fields as text.
+
+    Returned too are our names of the parameters of stages whose window is another one; offsets
+    that they were not trained with are what is resized there.
+    """
+    if not isinstance(backbone, SwinV2):
+        return "", []
+    old: SwinV2Config = backbone.config
+    new, others = _fit_windows(old, _read_windows(reading, state), rule)
+    backbone.set_config(new)
+    changed = ", ".join(
+        f"{name}={getattr(new, name)}"
+        for name in ("window_size", "pretrained_windows")
+        if getattr(new, name) != getattr(old, name)
+    )
+    stages = tuple(f"layers.{stage}." for stage in others)
+    return changed, [
+        name
+        for name, _ in backbone.named_parameters()
+        if ".cpb_mlp." in name and name.startswith(stages)
+    ]
+
+
+def _read_windows(reading: RenamedState, state: Mapping[str, Tensor]) -> dict[int, tuple[int, int]]:
     """Read the window of each stage and the one that its offsets are relative to, in tokens."""
     ours = dict(reading.pairs)
     found: dict[int, tuple[int, int]] = {}
@@ -52,7 +78,7 @@ def built_window(config: SwinConfig, stage: int, rule: SizeRuleName) -> Size:
     return lay_out((height, width), (side, side), False, SIZE_RULES[rule]).window
 
 
-def fit_windows(
+def _fit_windows(
     config: SwinV2Config, recorded: Mapping[int, tuple[int, int]], rule: SizeRuleName
 ) -> tuple[SwinV2Config, list[int]]:
     """Return the config with the recorded windows, and the stages whose window is another one.

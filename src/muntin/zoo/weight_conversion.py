@@ -19,6 +19,7 @@ from muntin.configs import with_texts
 from muntin.errors import WeightError, shorten
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
+from muntin.models.vit import ViTConfig
 from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_files import write_weights, write_whole
 from muntin.weights.weight_loading import (
@@ -34,15 +35,23 @@ from muntin.zoo.model_zoo import BackboneConfig, build_backbone
 # Key under which an ecosystem's own loader expects the state dict in a .pth file.
 _NESTED_KEYS = {"microsoft": "model", "openmmlab": "state_dict", "detectron2": "model"}
 
+# Ends of the names of buffers that are computed from weights or config.
+_DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask", "num_batches_tracked")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversion:
-    """Result of `convert_weights`."""
+    """Result of `convert_weights`.
+
+    `left_out` are names in the source of what the file does not hold, such as a decoder or the
+    head of another task; buffers that are derived from weights are not among them.
+    """
 
     path: Path
     report: LoadReport
     num_tensors: int
     num_classes: int
+    left_out: tuple[str, ...] = ()
 
 
 def convert_weights(
@@ -75,6 +84,7 @@ def convert_weights(
     config = with_texts(find_model(name).config, settings)
     opened = open_weights(source, dialect, config)
     info = inspect_weights(opened, config)
+    config = _with_norm_of(info, config)
     model = _build(config, info)
     report = load_weights(model, opened)
     if report.resized:
@@ -84,6 +94,7 @@ def convert_weights(
             f"architecture, for example with --set img_size=... or --set window_size=..."
         )
         raise WeightError(message)
+    _reject_fresh(report)
     body_only = info.num_classes == 0
     state = {
         # Half-precision weights are written in half precision; the float32 model between holds
@@ -105,7 +116,25 @@ def convert_weights(
         report=report,
         num_tensors=len(state),
         num_classes=info.num_classes,
+        left_out=tuple(name for name in report.ignored if not name.endswith(_DERIVED)),
     )
+
+
+def _with_norm_of(info: WeightInfo, config: BackboneConfig) -> BackboneConfig:
+    """Put the last norm where the file has it: pre-training normalises all tokens, not the mean."""
+    if info.norms_tokens and isinstance(config, ViTConfig) and config.pool_norm == "after":
+        return dataclasses.replace(config, pool_norm="before")
+    return config
+
+
+def _reject_fresh(report: LoadReport) -> None:
+    if report.reset:
+        message = (
+            f"weights from {report.source} must have every parameter of the model, or random "
+            f"values would be written; they lack {shorten(report.reset, limit=2)}. Describe the "
+            f"architecture with --set."
+        )
+        raise WeightError(message)
 
 
 def _build(config: BackboneConfig, info: WeightInfo) -> Network:
