@@ -38,14 +38,14 @@ def test_smaller_table_is_the_center_of_the_larger(window):
 def test_table_is_stretched_as_a_image():
     table = torch.randn(49, 3, dtype=torch.float32)
     expected = F.interpolate(table.T.view(1, 3, 7, 7), size=(13, 13), mode="bicubic")
-    assert torch.equal(resample_table(table, window=7), expected.view(3, 169).T)
-    assert resample_table(table.bfloat16(), window=7).dtype is torch.bfloat16
+    assert torch.equal(resample_table(table, window=(7, 7)), expected.view(3, 169).T)
+    assert resample_table(table.bfloat16(), window=(7, 7)).dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize("rows", [48, 36, 91])
 def test_table_of_a_non_square_window_is_rejected(rows):
     with pytest.raises(ShapeError, match=rf"\b{rows}\b"):
-        resample_table(torch.zeros(rows, 2), window=7)
+        resample_table(torch.zeros(rows, 2), window=(7, 7))
 
 
 def test_positions_keep_their_prefix():
@@ -67,13 +67,13 @@ def test_geometric_stretch_equals_timm_s(side):
     table = torch.randn(49, 3)  # a window of 4
     size = (2 * side - 1) ** 2
     expected = resize_rel_pos_bias_table(table, (side, side), (size, 3))
-    ours = resample_table(table, window=side, method="geometric")
+    ours = resample_table(table, window=(side, side), method="geometric")
     assert torch.allclose(ours, expected, atol=1e-5)
 
 
 def test_geometric_stretch_keeps_the_middle():
     table = torch.randn(169, 2)
-    stretched = resample_table(table, window=12, method="geometric").view(23, 23, 2)
+    stretched = resample_table(table, window=(12, 12), method="geometric").view(23, 23, 2)
     assert torch.allclose(stretched[11, 11], table.view(13, 13, 2)[6, 6])
     assert torch.allclose(stretched[10, 11], table.view(13, 13, 2)[5, 6])
 

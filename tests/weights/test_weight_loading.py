@@ -346,10 +346,10 @@ def test_report_is_frozen_and_its_summary_is_one_line():
         "ignored",
         "size_rule",
         "conventions",
+        "adopted",
         "class_names",
         "license",
         "size_evidence",
-        "windows",
     ]
 
 

@@ -19,14 +19,13 @@ width of a head.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError
-from muntin.models.swin import Swin, SwinConfig, SwinStage
+from muntin.models.swin import Swin, SwinConfig
 from muntin.nn.layers import BiasedLinear, DropPath, Mlp, without_key_bias
 from muntin.ops.positions import expand_relative_position_bias, log_offsets
 from muntin.ops.window_attention import BackendName, window_attention
@@ -174,7 +173,7 @@ class SwinV2Block(nn.Module):
         self.backend: BackendName = config.attention
         self.attn = CosineWindowAttention(config, stage)
         self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate, config.activation)
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.drop_rate)
         self.drop_path = DropPath(drop_path)
@@ -215,14 +214,12 @@ class SwinV2(Swin):
     block = SwinV2Block
     merging = PatchMergingV2
 
-    def set_config(self, config: SwinV2Config) -> None:
-        """Replace the config by one with other windows, which change no shape of a parameter."""
-        self.config = config
-        for index, stage in enumerate(self.layers):
-            for block in cast("SwinStage", stage).blocks:
-                attention = cast("CosineWindowAttention", block.attn)
-                attention.window = config.windows[index]
-                attention.pretrained_window = config.pretrained_windows[index]
+    def set_pretrained_windows(self, windows: tuple[int, ...]) -> None:
+        """Change the windows, one a stage, that the offsets of the position bias are scaled by."""
+        self.config = replace(self.config, pretrained_windows=windows)  # type: ignore[call-arg]
+        for window, stage in zip(windows, self.layers, strict=False):
+            for block in stage.blocks:  # type: ignore[union-attr]
+                block.attn.pretrained_window = window
 
     def decays(self, name: str) -> bool:
         """Whether weight decay applies: not to positions and temperatures."""

@@ -15,6 +15,7 @@ from muntin.errors import WeightError, shorten, unknown_name
 from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
+from muntin.nn.layers import Activation
 from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
@@ -34,8 +35,9 @@ class Dialect:
     policy of its models, unless a key matches a pattern of `size_evidence`, first row first, and
     so tells that the model is one of another policy; `built_rule` shrinks a bias table to
     the window that fits the map at `img_size`, empty if tables always have the configured window;
-    `normalise` converts variants of names to those in the key maps. `limits` are the values of a
-    family's config fields that models of the ecosystem can have, where the names do not tell.
+    `normalise` converts variants of names to those in the key maps; `limits` are the values of a
+    family's config fields that models of the ecosystem can have, where the names do not tell;
+    `activation` is that of its models, if it is always the same.
     """
 
     key_maps: KeyMaps
@@ -45,6 +47,7 @@ class Dialect:
     built_rule: SizeRuleName | Literal[""] = ""
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
     limits: Limits = field(default_factory=dict)
+    activation: Activation | None = None
 
     def find_size_rule(self, keys: Collection[str]) -> tuple[SizeRuleName, str]:
         """Size rule of models whose files have these keys, and the key that tells; maybe empty."""
@@ -59,6 +62,7 @@ DIALECTS: dict[str, Dialect] = {
         key_maps=microsoft.KEY_MAPS,
         sign=microsoft.recognise,
         size_rule="microsoft",
+        activation="gelu",
         size_evidence=microsoft.SIZE_EVIDENCE,
         built_rule="microsoft",
     ),
@@ -76,6 +80,7 @@ DIALECTS: dict[str, Dialect] = {
         normalise=torchvision.normalise,
         size_rule="torchvision",
         limits=torchvision.LIMITS,
+        activation="gelu",
     ),
     "transformers": Dialect(
         key_maps=transformers.KEY_MAPS,
@@ -101,6 +106,7 @@ DIALECTS: dict[str, Dialect] = {
         size_rule="google",
         normalise=google.normalise,
         limits=google.LIMITS,
+        activation="gelu_tanh",  # the default of Flax
     ),
 }
 

@@ -16,24 +16,11 @@ from torch import Tensor, nn
 from muntin.errors import ShapeError, shorten
 from muntin.heads.network import Head, Network
 from muntin.models.swin import SwinConfig
-from muntin.ops.positions import SIZE_RULES, Resampling, SizeRuleName
-from muntin.weights.dialects import (
-    DIALECTS,
-    NATIVE,
-    backbone_of,
-    family_name,
-    head_of,
-)
+from muntin.ops.positions import SIZE_RULES, SizeRuleName
+from muntin.weights.dialects import DIALECTS, backbone_of, family_name, head_of
 from muntin.weights.key_maps import KeyMap, RenamedState
-from muntin.weights.parameter_resizing import (
-    TableInterpolation,
-    adapt_channels,
-    embed_table,
-    resample_patches,
-    resample_positions,
-    resample_table,
-)
-from muntin.weights.window_buffers import built_window
+from muntin.weights.parameter_resizing import TableInterpolation
+from muntin.weights.source_geometry import Resizer
 
 
 @dataclass(slots=True)
@@ -67,12 +54,17 @@ def match_state(
     dialect: str,
     size_rule: SizeRuleName,
     method: TableInterpolation,
+    source: object = None,
 ) -> MatchResult:
-    """Assign every renamed tensor to a parameter of the model; `size_rule` is the ecosystem's."""
+    """Assign every renamed tensor to a parameter of the model.
+
+    `size_rule` is the ecosystem's; `source` as in `Resizer`.
+    """
     backbone, head = backbone_of(model), head_of(model)
     own = model.state_dict()
     unbuilt = functools.cache(functools.partial(_full_backbone_names, backbone))
-    resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, method)
+    positions = getattr(backbone.config, "resampling", SIZE_RULES[size_rule].positions)
+    resizer = Resizer(backbone.config, source, dialect, positions, method)
     heads = _HeadRules(head, reading.tensors)
     result = MatchResult(ignored=list(reading.ignored), unexpected=list(reading.unknown))
     for name, tensor in reading.tensors.items():
@@ -204,11 +196,11 @@ def _full_backbone_names(backbone: nn.Module) -> set[str]:
 
 
 def _assign(
-    result: MatchResult, key: str, tensor: Tensor, own: Tensor, resizer: _Resizer, heads: _HeadRules
+    result: MatchResult, key: str, tensor: Tensor, own: Tensor, resizer: Resizer, heads: _HeadRules
 ) -> None:
     """Match one parameter; the tensor is resized if only its window or image size differs."""
     name = key.removeprefix("backbone.")
-    if tensor.shape == own.shape:
+    if resizer.fits(name, tensor, own):
         result.values[key] = tensor
         return
     if heads.is_for_other_classes(name, tensor, own):
@@ -226,47 +218,6 @@ def _assign(
     result.mismatched[key] = (
         f"{tuple(tensor.shape)} in the weights, {tuple(own.shape)} in the model"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Resizer:
-    config: Any
-    dialect: str
-    positions: Resampling
-    method: TableInterpolation
-
-    def resize(self, name: str, tensor: Tensor, own: Tensor) -> Tensor:
-        """Return the tensor resized for the model, or unchanged if it cannot be resized."""
-        if name.endswith(".relative_position_bias_table") and tensor.shape[1:] == own.shape[1:]:
-            if name.startswith("blocks."):  # a ViT's table has three more rows for the class token
-                middle = resample_table(tensor[:-3], window=self.config.grid[0], method=self.method)
-                return torch.cat([middle, tensor[-3:]])
-            return self._table(tensor, int(name.split(".")[1]))
-        if name in ("pos_embed", "absolute_pos_embed") and tensor.shape[2:] == own.shape[2:]:
-            grid = self.config.grid
-            return resample_positions(
-                tensor,
-                new=grid,
-                num_prefix=own.shape[1] - grid[0] * grid[1],
-                method=self.positions,
-            )
-        if name == "patch_embed.proj.weight" and tensor.ndim == own.ndim:
-            tensor = adapt_channels(tensor, own.shape[1])
-            size = (own.shape[2], own.shape[3])
-            return tensor if tensor.shape[0] != own.shape[0] else resample_patches(tensor, size)
-        if name.startswith("net.") and own.ndim == 4 and own.shape[1] == self.config.in_chans:
-            same = tensor.shape[:1] + tensor.shape[2:] == own.shape[:1] + own.shape[2:]
-            return adapt_channels(tensor, own.shape[1]) if same else tensor  # timm's stem
-        return tensor
-
-    def _table(self, tensor: Tensor, stage: int) -> Tensor:
-        side = self.config.windows[stage]
-        rule = "" if self.dialect == NATIVE else DIALECTS[self.dialect].built_rule
-        if rule:
-            built = built_window(self.config, stage, rule)
-            if tensor.shape[0] == (2 * built[0] - 1) * (2 * built[1] - 1):
-                return embed_table(tensor, window=built, full=(side, side))
-        return resample_table(tensor, window=side, method=self.method)
 
 
 def describe_mismatches(

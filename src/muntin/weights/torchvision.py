@@ -139,7 +139,7 @@ LIMITS: Limits = {
         "qkv_bias": (True,),
         "patch_padding": (0,),
         "shared_position": (False,),
-    }
+    },
 }
 
 SIGN = r"^(features\.\d|conv_proj\.|encoder\.layers\.encoder_layer_|backbone\.(body|fpn)\.)"

@@ -278,6 +278,8 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
 
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+BESIDE_WEIGHTS = ("config.json", "preprocessor_config.json")
+"""Files of the hub and of transformers that describe the model and its images."""
 _TIMEOUT_S = 4.0
 
 
@@ -322,11 +324,15 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
         there = [entry.rfilename for entry in info.siblings or []]
         name = next((name for name in _HUB_FILES if name in there), "")
         if name:
-            return Path(
+            # The configuration comes into the same folder.
+            names = [name, *(beside for beside in BESIDE_WEIGHTS if beside in there)]
+            paths = [
                 huggingface_hub.hf_hub_download(
-                    repo, name, revision=revision or None, etag_timeout=timeout_s
+                    repo, one, revision=revision or None, etag_timeout=timeout_s
                 )
-            )
+                for one in names
+            ]
+            return Path(paths[0])
     except (RepositoryNotFoundError, ValueError) as error:
         message = f"{tried}, and the hub has no such repository. Check the hub id."
         raise WeightError(message) from error

@@ -27,8 +27,22 @@ from muntin.weights.dialects import (
     key_map,
 )
 from muntin.weights.head_keys import adopt_conventions
+from muntin.weights.head_rows import read_head_rows, select_rows
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.parameter_resizing import TableInterpolation
+from muntin.weights.source_facts import (
+    SIZES,
+    SourceFacts,
+    adopt,
+    build_adopted,
+    read_source_facts,
+)
+from muntin.weights.source_geometry import (
+    MADE_WITH,
+    find_source,
+    read_made_with,
+    scale_offsets,
+)
 from muntin.weights.state_matching import (
     MatchResult,
     describe_mismatches,
@@ -43,7 +57,7 @@ from muntin.weights.weight_files import (
     read_weights,
     unwrap,
 )
-from muntin.weights.window_buffers import adopt_windows
+from muntin.weights.window_buffers import read_windows
 
 # Prefixes of muntin's names of a timm model.
 _OWN = ("backbone.net.", "net.", "head.")
@@ -63,9 +77,9 @@ class LoadReport:
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
         size_evidence: Their name of the tensor that tells that rule; empty if it is the rule of
             all models of the dialect.
-        windows: Fields of a Swin V2's config adopted from its buffers; empty if unchanged.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
-        class_names: Those in the file, if any, as for `license`.
+        adopted: Values of other fields of the config adopted from it, or from files beside it.
+        class_names: Those in the file or beside it, if any, as for `license`.
     """
 
     dialect: str
@@ -76,10 +90,10 @@ class LoadReport:
     ignored: tuple[str, ...]
     size_rule: str
     conventions: str = ""
+    adopted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     license: str = ""
     size_evidence: str = ""
-    windows: str = ""
 
     def summary(self) -> str:
         """Summarize the report in one line."""
@@ -93,8 +107,7 @@ class LoadReport:
         if self.size_rule:
             told = f" ({self.size_evidence})" if self.size_evidence else ""
             parts.append(f"size rule set to {self.size_rule!r}{told}")
-        if self.windows:
-            parts.append(f"windows set to {self.windows}")
+        parts += [f"{name} set to {value!r}" for name, value in self.adopted.items()]
         if self.conventions:
             parts.append(f"head conventions set to {self.conventions}")
         if self.license:
@@ -109,6 +122,7 @@ def load_weights(
     *,
     resampling: TableInterpolation = "bicubic",
     head_rows: Sequence[int] | str | Path | None = None,
+    made_with: Mapping[str, Any] | None = None,
 ) -> LoadReport:
     """Load weights from any supported ecosystem into a model.
 
@@ -127,6 +141,9 @@ def load_weights(
             "geometric", which keeps small offsets in place. Equal windows are copied exactly.
         head_rows: For a head with fewer classes than the source's (22k to 1k): the source's class
             id for each class of the model, or a text file with one id per line.
+        made_with: Fields of the config of the model that the weights come from, as far as no
+            file says them: ``{"img_size": (256, 128)}`` for positions that are no square;
+            "window_size" and "pretrained_windows" for a Swin V2.
 
     Returns:
         A report.
@@ -147,22 +164,31 @@ def load_weights(
     opened = open_weights(source, dialect, backbone.config)
     reading = _read(opened, backbone.config, head_of(model))
     if head_rows is not None:
-        _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
+        select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule, evidence = own_rule, ""
+    rule, evidence, stated = own_rule, "", _stated_fields(opened)
     if opened.dialect != NATIVE:
         rule, evidence = DIALECTS[opened.dialect].find_size_rule(opened.state)
-    matched = match_state(model, reading, opened.dialect, rule, resampling)
+    recorded, stretched = read_windows(backbone.config, reading, opened.state, rule)
+    source = find_source(backbone.config, opened.texts, made_with, reading.tensors)
+    matched = match_state(model, reading, opened.dialect, rule, resampling, source)
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
+    where = getattr(opened.facts, "where", opened.where)
+    other = build_adopted(backbone, {**stated, **(recorded or {})}, where)
     own = model.state_dict()
     with torch.no_grad():
         for key, tensor in matched.values.items():
             own[key].copy_(tensor)
-    windows, stretched = adopt_windows(backbone, reading, opened.state, rule)
+    adopted = {} if other is None else adopt(backbone, other)
     adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
     if adopts:
         backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
+    told = recorded is not None or "pretrained_windows" in stated
+    windows = () if told else scale_offsets(source, backbone.config)
+    if windows:
+        backbone.set_pretrained_windows(windows)
+        adopted["pretrained_windows"] = windows
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
     return LoadReport(
         dialect=opened.dialect,
@@ -173,9 +199,9 @@ def load_weights(
         ignored=tuple(matched.ignored),
         size_rule=rule if adopts else "",
         size_evidence=evidence if adopts else "",
-        windows=windows,
+        adopted=adopted,
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
-        class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
+        class_names=_class_names(opened),
         license=opened.texts.get("license", ""),
     )
 
@@ -225,50 +251,18 @@ def inspect_weights(opened: OpenedWeights, config: object) -> WeightInfo:
     )
 
 
-def read_head_rows(rows: Sequence[int] | str | Path) -> list[int]:
-    """Read class ids, one per line, from a file; a list is returned unchanged."""
-    if not isinstance(rows, (str, Path)):
-        if not all(isinstance(row, int) for row in rows):
-            message = f"head_rows must be integers, got {shorten(rows)}."
-            raise WeightError(message)
-        return list(rows)
-    try:
-        return [int(line) for line in Path(rows).read_text(encoding="utf-8").split()]
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        message = (
-            f"head_rows {str(rows)!r} must be a text file with one class id per line: {reason}."
-        )
-        raise WeightError(message) from error
-
-
-def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, where: str) -> None:
-    own = model.state_dict().get("head.fc.weight")
-    if own is not None and len(rows) != len(own):
-        message = (
-            f"head_rows must have one entry for each of the model's {len(own)} classes, got "
-            f"{len(rows)}."
-        )
-        raise WeightError(message)
-    for name in [name for name in tensors if name.startswith("head.fc")]:
-        count = tensors[name].shape[0]
-        if not rows or min(rows) < 0 or max(rows) >= count:
-            message = (
-                f"head_rows must be class ids from 0 to {count - 1} of {where}, got "
-                f"{f'{min(rows)} to {max(rows)}' if rows else 'none'}. Check head_rows."
-            )
-            raise WeightError(message)
-        tensors[name] = tensors[name][rows]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenedWeights:
-    """Weights whose dialect is known, with metadata and source, to be loaded once or more."""
+    """Weights whose dialect is known, with metadata and source, to be loaded once or more.
+
+    `facts` are what files beside them state, if these are of the same dialect.
+    """
 
     state: Mapping[str, Tensor]
     texts: Mapping[str, str]
     where: str
     dialect: str
+    facts: SourceFacts | None = None
 
 
 def open_weights(
@@ -291,7 +285,14 @@ def open_weights(
             dialect = detect(state, where=where)
     if dialect != NATIVE:
         state = dict(DIALECTS[dialect].normalise(state))
-    return OpenedWeights(state=state, texts=texts, where=where, dialect=dialect)
+    beside = read_source_facts(source)
+    return OpenedWeights(
+        state=state,
+        texts=texts,
+        where=where,
+        dialect=dialect,
+        facts=beside if beside is not None and beside.dialect == dialect else None,
+    )
 
 
 def _resolve_source(
@@ -319,6 +320,7 @@ def _resolve_source(
         texts["license"] = license_of(text)
     file = read_weights(path)
     texts |= {key: value for key, value in file.metadata.items() if value}
+    texts.setdefault(MADE_WITH, json.dumps(read_made_with(file.path.parent)))
     if "NC" in texts.get("license", ""):
         message = f"weights from {source} have the license {texts['license']}: no commercial use."
         warnings.warn(message, MuntinWarning, stacklevel=4)
@@ -333,6 +335,19 @@ def _read(opened: OpenedWeights, config: object, head: nn.Module | None = None) 
     return RenamedState(
         tensors={ours: opened.state[key] for key, ours in names.items()}, pairs=list(names.items())
     )
+
+
+def _stated_fields(opened: OpenedWeights) -> Mapping[str, Any]:
+    """Fields of the config that are known from the dialect, or stated beside the weights."""
+    always = None if opened.dialect == NATIVE else DIALECTS[opened.dialect].activation
+    fields = {} if always is None else {"activation": always}
+    beside = opened.facts.fields if opened.facts else {}
+    return fields | {name: beside[name] for name in beside if name not in SIZES}
+
+
+def _class_names(opened: OpenedWeights) -> tuple[str, ...]:
+    stored = tuple(json.loads(opened.texts.get("class_names", "[]")))
+    return stored or (opened.facts.class_names if opened.facts else ())
 
 
 def _reject_mismatches(

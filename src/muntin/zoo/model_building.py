@@ -7,19 +7,20 @@ import copy
 import dataclasses
 import difflib
 import fnmatch
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from muntin.configs import replace
-from muntin.errors import ConfigError, unknown_name
+from muntin.configs import replace, to_dict
+from muntin.errors import ConfigError, MuntinWarning, unknown_name
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
-from muntin.models.swin_v2 import SwinV2, SwinV2Config
+from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig, describe_timm, list_timm
 from muntin.zoo.model_zoo import ALIASES, MODELS, BackboneConfig, ModelEntry, build_backbone
 
@@ -186,7 +187,9 @@ def change_model(model: M, **architecture: Any) -> M:
     old: Any = model.backbone if isinstance(model, Network) else model
     config = replace(old.config, architecture, where=type(old).__name__)
     fresh: Any = build_backbone(config)
-    load_weights(fresh, old.state_dict(), dialect="muntin")
+    load_weights(fresh, old.state_dict(), dialect="muntin", made_with=to_dict(old.config))
+    if "pretrained_windows" in architecture:
+        fresh.set_pretrained_windows(config.pretrained_windows)
     parameter = next(old.parameters())
     fresh.to(parameter.device, parameter.dtype).train(old.training)
     if not isinstance(model, Network):
@@ -239,15 +242,17 @@ def create_backbone(
 
 
 def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any]) -> None:
-    """Load weights; a size rule and windows set by the caller are kept."""
+    """Load weights; fields that the caller set are kept, with a warning if the source differs."""
+    from muntin.weights.source_facts import adopt, build_adopted
     from muntin.weights.weight_loading import load_weights
 
-    load_weights(model, weights)
-    kept = ("size_rule", "window_size", "pretrained_windows")
-    if changed := {name: requested[name] for name in kept if name in requested}:
-        body: Any = model.backbone if isinstance(model, Network) else model
-        config = replace(body.config, changed)
-        if isinstance(body, SwinV2):
-            body.set_config(config)
-        else:
-            body.config = config
+    report = load_weights(model, weights)
+    body: Any = model.backbone if isinstance(model, Network) else model
+    if "size_rule" in requested:
+        body.config = dataclasses.replace(body.config, size_rule=requested["size_rule"])
+    kept = {name: requested[name] for name in report.adopted if name in requested}
+    other = build_adopted(body, kept, "the call")
+    if other is not None:
+        adopt(body, other)
+        message = f"{weights} states {dict(report.adopted)}, but {kept} was requested, and is used."
+        warnings.warn(message, MuntinWarning, stacklevel=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.configs import with_texts
-from muntin.errors import WeightError, shorten
+from muntin.errors import MuntinWarning, WeightError, shorten
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.vit import ViTConfig
-from muntin.weights.dialects import to_dialect
+from muntin.weights.dialects import DIALECTS, to_dialect
+from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.weight_files import write_weights, write_whole
 from muntin.weights.weight_loading import (
     LoadReport,
@@ -95,6 +97,7 @@ def convert_weights(
         )
         raise WeightError(message)
     _reject_fresh(report)
+    _warn_of_activation(model, to)
     body_only = info.num_classes == 0
     state = {
         # Half-precision weights are written in half precision; the float32 model between holds
@@ -102,7 +105,8 @@ def convert_weights(
         key: tensor.to(info.dtype) if tensor.is_floating_point() else tensor
         for key, tensor in to_dialect(model.backbone if body_only else model, to).items()
     }
-    texts = {"dialect": to, "model": name, "source": str(source)}
+    made_with = json.dumps({"img_size": config.img_size})
+    texts = {"dialect": to, "model": name, "source": str(source), MADE_WITH: made_with}
     if report.class_names:
         texts["class_names"] = json.dumps(report.class_names)
     if report.license:
@@ -135,6 +139,17 @@ def _reject_fresh(report: LoadReport) -> None:
             f"architecture with --set."
         )
         raise WeightError(message)
+
+
+def _warn_of_activation(model: Network, to: str) -> None:
+    theirs = DIALECTS[to].activation if to in DIALECTS else None
+    config: Any = model.backbone.config
+    if theirs and getattr(config, "activation", theirs) != theirs:
+        message = (
+            f"models of the dialect {to!r} have activation={theirs!r}, the source has "
+            f"{config.activation!r}: their outputs differ by about 1e-4. Set it where you can."
+        )
+        warnings.warn(message, MuntinWarning, stacklevel=3)
 
 
 def _build(config: BackboneConfig, info: WeightInfo) -> Network:
