@@ -23,7 +23,7 @@ from torch import Tensor
 from muntin.configs import replace
 from muntin.errors import ConfigError, ShapeError
 from muntin.models.swin_v2 import SwinV2Config
-from muntin.ops.positions import SIZE_RULES, Resampling, SizeRuleName
+from muntin.ops.positions import SIZE_RULES, Resampling, SizeRuleName, resample_line
 from muntin.ops.windows import lay_out
 from muntin.shapes import Size
 from muntin.weights.dialects import DIALECTS, NATIVE
@@ -114,6 +114,8 @@ class Resizer:
             return resample_positions(
                 tensor, old=old, new=grid, num_prefix=prefix, method=self.positions
             )
+        if name.endswith((".rel_pos_h", ".rel_pos_w")):
+            return resample_line(tensor, own.shape[0])
         if name == "patch_embed.proj.weight" and tensor.ndim == own.ndim:
             tensor = adapt_channels(tensor, own.shape[1])
             size = (own.shape[2], own.shape[3])
