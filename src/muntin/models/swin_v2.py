@@ -19,7 +19,7 @@ width of a head.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -213,13 +213,6 @@ class SwinV2(Swin):
 
     block = SwinV2Block
     merging = PatchMergingV2
-
-    def set_pretrained_windows(self, windows: tuple[int, ...]) -> None:
-        """Change the windows, one a stage, that the offsets of the position bias are scaled by."""
-        self.config = replace(self.config, pretrained_windows=windows)  # type: ignore[call-arg]
-        for window, stage in zip(windows, self.layers, strict=False):
-            for block in stage.blocks:  # type: ignore[union-attr]
-                block.attn.pretrained_window = window
 
     def decays(self, name: str) -> bool:
         """Whether weight decay applies: not to positions and temperatures."""

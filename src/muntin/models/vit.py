@@ -195,6 +195,7 @@ class SelfAttention(nn.Module):
             self.qkv = nn.Linear(dim, 3 * dim, bias=config.qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.grid = config.grid
+        self.resampling = SIZE_RULES[config.size_rule].tables
         self.has_positions = config.relative_pos_bias
         if self.has_positions:
             offsets = (2 * self.grid[0] - 1) * (2 * self.grid[1] - 1)
@@ -237,7 +238,7 @@ class SelfAttention(nn.Module):
             self.relative_position_bias_table[:-3],
             self.relative_position_bias_table[-3:],
         )
-        table = resample_offsets(table, old=self.grid, new=grid)
+        table = resample_offsets(table, old=self.grid, new=grid, how=self.resampling)
         # N x N patches, then one row and one column for the class token.
         pairs = expand_relative_position_bias(table, table_window=grid, window=grid)  # h, N, N
         heads, count, _ = pairs.shape
@@ -382,7 +383,8 @@ class ViT(Backbone):
         """Patches down and across in images of this size."""
         config, rule = self.config, SIZE_RULES[self.config.size_rule]
         blank = torch.empty(1, 1, *image_size, device="meta")
-        fitted = fit_patches(blank, config.patch_size, rule.patch_vit or rule.patch)
+        how = rule.patch_vit or rule.patch
+        fitted = fit_patches(blank, config.patch_size, how, config.patch_padding)
         high, wide = (
             (side + 2 * config.patch_padding) // config.patch_size for side in fitted.shape[2:]
         )
@@ -392,7 +394,8 @@ class ViT(Backbone):
         """Tokens (B, N, C) after each wanted block, and the grid of the patches among them."""
         config = self.config
         rule = SIZE_RULES[config.size_rule]
-        images = fit_patches(images, config.patch_size, rule.patch_vit or rule.patch)
+        how = rule.patch_vit or rule.patch
+        images = fit_patches(images, config.patch_size, how, config.patch_padding)
         x = self.patch_embed(images)  # B, C, H, W
         size = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # B, N, C

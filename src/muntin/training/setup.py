@@ -54,8 +54,8 @@ from muntin.training.request import (
 )
 from muntin.weights.state_matching import class_tensors
 from muntin.weights.weight_loading import load_weights
-from muntin.zoo.model_building import dense_config, find_model, model_config
-from muntin.zoo.model_zoo import ALIASES, BackboneConfig, ModelEntry
+from muntin.zoo.model_building import canonical_name, dense_config, find_model, model_config
+from muntin.zoo.model_zoo import BackboneConfig, ModelEntry
 
 Value = TypeVar("Value")
 
@@ -161,7 +161,7 @@ class _RunBuilder:
             self.notes.append(
                 f"model {name} at {pixels} pixels, by the size of the images (--model)"
             )
-        name = ALIASES.get(name, name)
+        name = canonical_name(name)
         find_model(name)
         if "img_size" not in changed:  # otherwise a note above names it
             self.notes.append(f"model {name}")

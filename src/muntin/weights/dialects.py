@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of dialects: their key maps, how they are detected, and conversion to them."""
+"""The table of dialects: their key maps, and conversion to them."""
 
 from __future__ import annotations
 
@@ -31,17 +31,15 @@ _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
 class Dialect:
     """State-dict format of one ecosystem.
 
-    `sign` is a pattern of keys that only this dialect has, or finds one; `size_rule` the padding
-    policy of its models, unless a key matches a pattern of `size_evidence`, first row first, and
-    so tells that the model is one of another policy; `built_rule` shrinks a bias table to
-    the window that fits the map at `img_size`, empty if tables always have the configured window;
-    `normalise` converts variants of names to those in the key maps; `limits` are the values of a
-    family's config fields that models of the ecosystem can have, where the names do not tell;
-    `activation` is that of its models, if it is always the same.
+    `size_rule` is the padding policy of its models, unless a key matches a pattern of
+    `size_evidence`, first row first, and so tells that the model is one of another policy;
+    `built_rule` shrinks a bias table to the window that fits the map at `img_size`, empty if tables
+    always have the configured window; `normalise` converts variants of names to those in the key
+    maps; `limits` are the values of a family's config fields that models of the ecosystem can
+    have, where the names do not tell; `activation` is that of its models, if it is always the same.
     """
 
     key_maps: KeyMaps
-    sign: str | Callable[[Collection[str]], str]
     size_rule: SizeRuleName
     size_evidence: tuple[tuple[str, SizeRuleName], ...] = ()
     built_rule: SizeRuleName | Literal[""] = ""
@@ -60,7 +58,6 @@ class Dialect:
 DIALECTS: dict[str, Dialect] = {
     "microsoft": Dialect(
         key_maps=microsoft.KEY_MAPS,
-        sign=microsoft.recognise,
         size_rule="microsoft",
         activation="gelu",
         size_evidence=microsoft.SIZE_EVIDENCE,
@@ -68,41 +65,35 @@ DIALECTS: dict[str, Dialect] = {
     ),
     "timm": Dialect(
         key_maps=timm.KEY_MAPS,
-        sign=timm.recognise,
         size_rule="timm",
+        size_evidence=timm.SIZE_EVIDENCE,
         built_rule="timm",
         normalise=timm.normalise,
         limits=timm.LIMITS,
     ),
     "torchvision": Dialect(
         key_maps=torchvision.KEY_MAPS,
-        sign=torchvision.SIGN,
-        normalise=torchvision.normalise,
         size_rule="torchvision",
         limits=torchvision.LIMITS,
         activation="gelu",
     ),
     "transformers": Dialect(
         key_maps=transformers.KEY_MAPS,
-        sign=transformers.SIGN,
         size_rule="transformers",
         limits=transformers.LIMITS,
         size_evidence=transformers.SIZE_EVIDENCE,
     ),
     "openmmlab": Dialect(
         key_maps=openmmlab.KEY_MAPS,
-        sign=openmmlab.SIGN,
         size_rule="mmpretrain",
         size_evidence=openmmlab.SIZE_EVIDENCE,
     ),
     "detectron2": Dialect(
         key_maps=microsoft.DETECTRON2_KEY_MAPS,
-        sign=r"^backbone\.(bottom_up|net)\.",
         size_rule="openmmlab",
     ),
     "google": Dialect(
         key_maps=google.KEY_MAPS,
-        sign=google.SIGN,
         size_rule="google",
         normalise=google.normalise,
         limits=google.LIMITS,
@@ -111,38 +102,16 @@ DIALECTS: dict[str, Dialect] = {
 }
 
 
-def recognise_native(keys: Collection[str]) -> str:
-    """Return a key that only muntin's files have, or an empty string."""
-    # A bare Swin backbone has Microsoft's names, but neither a classifier nor index buffers.
-    plain = first_key(keys, r"^layers\.0\.blocks\.\d+\.attn\.")
-    foreign = first_key(keys, r"^head\.|\.attn_mask$|\.relative_position_index$")
-    bare = "" if foreign or timm.recognise(keys) else plain
-    return first_key(keys, r"^backbone\.") or bare
-
-
-def detect(keys: Collection[str], *, where: str) -> str:
-    """Detect the dialect of state-dict keys; none or several is a `WeightError`."""
-    signs = {
-        name: first_key(keys, dialect.sign) if isinstance(dialect.sign, str) else dialect.sign(keys)
-        for name, dialect in DIALECTS.items()
-    }
-    # Other dialects' detectors have the prefix "backbone." too, so muntin is tested last.
-    signs[NATIVE] = "" if any(signs.values()) else recognise_native(keys)
-    found = {name: sign for name, sign in signs.items() if sign}
-    if len(found) == 1:
-        return next(iter(found))
-    if found:
-        evidence = " and ".join(f"{name} ({sign})" for name, sign in found.items())
-        message = (
-            f"the dialect of {where} is ambiguous, got keys of {evidence}. "
-            f"Set dialect= (--from on the command line)."
-        )
-    else:
-        message = (
-            f"keys of {where} match no known dialect: {shorten(keys)}. Known dialects: "
-            f"{', '.join([NATIVE, *DIALECTS])}. Check the file."
-        )
-    raise WeightError(message)
+def find_key_map(name: str, config: object, *, required: bool) -> KeyMap | None:
+    """Key map of a backbone; None if the dialect does not have the model and is not required."""
+    if not required and type(config) not in DIALECTS[name].key_maps:
+        return None
+    try:
+        return key_map(name, config)
+    except WeightError:
+        if required:
+            raise
+        return None
 
 
 def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
@@ -167,8 +136,20 @@ def family_name(config_type: type) -> str:
     return config_type.__name__.removesuffix("Config")
 
 
+def inner_model(model: nn.Module) -> nn.Module:
+    """The model inside wrappers that compile, parallelise or average it."""
+    # A compiled module has all attributes of the one inside.
+    while (inner := dict(model.named_children()).get("_orig_mod")) is not None:
+        model = inner
+    inner = dict(model.named_children()).get("module")
+    if inner is None or hasattr(model, "config") or isinstance(model, Network):
+        return model
+    return inner_model(inner)
+
+
 def backbone_of(model: nn.Module) -> nn.Module:
     """Return the backbone of a network, or the module itself if it is a backbone."""
+    model = inner_model(model)
     backbone = model.backbone if isinstance(model, Network) else model
     if not hasattr(backbone, "config") or not hasattr(backbone, "spec"):
         message = (
@@ -181,6 +162,7 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 def head_of(model: nn.Module) -> nn.Module | None:
     """Return the head of a network; None for a backbone."""
+    model = inner_model(model)
     return model.head if isinstance(model, Network) else None
 
 
@@ -206,6 +188,7 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
         >>> sorted(to_dialect(Swin(SWIN_NANO_32), "torchvision"))[0]
         'features.0.0.bias'
     """
+    model = inner_model(model)
     config: Any = backbone_of(model).config
     state = {key: tensor.detach() for key, tensor in model.state_dict().items()}
     if name == NATIVE:

@@ -115,6 +115,3 @@ def normalise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             plain[name] = tensor
     return plain
-
-
-SIGN = r"(^|/)Transformer/encoderblock"

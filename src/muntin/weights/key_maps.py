@@ -87,7 +87,8 @@ class RenamedState:
 
     `pairs` are (their name, our name) of every tensor used, `duplicates` our names to which two of
     theirs map. Of their names, `ignored` are derived or unused, `unknown` match no row, and
-    `missing` are absent although other parts of the same tensor exist.
+    `missing` are absent although other parts of the same tensor exist; those in `beside` are not part
+    of the model.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -96,6 +97,7 @@ class RenamedState:
     unknown: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,19 @@ class KeyMap:
             reading.tensors[ours] = self.rows[row].transform.join(tensors)
             reading.pairs += [(parts[part], ours) for part in range(len(names))]
         return reading
+
+    def names_of(self, ours: str) -> list[tuple[str, ...]]:
+        """Names, without prefix, that one of ours may have: one or several parts for each row."""
+        found = [(row, match(row.ours, ours)) for row in self.rows if row.ours and not row.derive]
+        return [
+            tuple(fill(theirs, fields) for theirs in row.theirs)
+            for row, fields in found
+            if fields is not None
+        ]
+
+    def knows(self, key: str) -> bool:
+        """Whether one of their names, prefix included, is used or deliberately ignored."""
+        return self._find_theirs(key) is not None
 
     def write(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Rename ours to theirs; also returns our names that the dialect cannot represent."""

@@ -14,7 +14,7 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch.nn.functional as F
@@ -34,7 +34,6 @@ from muntin.weights.key_maps import (
     Row,
     Transform,
     block_rows,
-    first_key,
     same_names,
     square_index,
 )
@@ -116,22 +115,3 @@ SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
     (r"^(backbone\.)?norm\d\.", "openmmlab"),
     (DENSE_TASKS, "openmmlab"),
 )
-
-
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    block = r"^(encoder\.|backbone\.)?layers\.\d+\.blocks\.\d+\."
-    buffer = first_key(
-        keys, block + r"(attn\.relative_position_index|attn\.relative_coords_table|attn_mask)$"
-    )
-    simmim = first_key(keys, r"^encoder\.layers\.\d+\.blocks\.\d+\.(norm1|attn)\.")
-    # timm's Swin V2 has the same names, but downsamples at the start of the next stage.
-    early = first_key(keys, r"^layers\.0\.downsample\.")
-    second = first_key(keys, r"^layers\.\d+\.blocks\.\d+\.attn\.q_bias$") if early else ""
-    if buffer or simmim or second:
-        return buffer or simmim or second
-    fork = (
-        first_key(keys, DENSE_TASKS) if first_key(keys, r"^backbone\.layers\.\d+\.blocks") else ""
-    )
-    head = first_key(keys, r"^head\.weight$") if first_key(keys, r"^layers\.\d+\.blocks\.") else ""
-    return fork or head

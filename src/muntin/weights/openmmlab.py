@@ -166,5 +166,3 @@ SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
     (r"^(backbone\.)?norm[01]\.", "openmmlab"),
     (_DENSE_TASKS, "openmmlab"),
 )
-
-SIGN = r"\.attn\.w_msa\.|(^|\.)layers\.\d+\.(ln1|ffn\.layers)\.|(^|\.)last_norm\."

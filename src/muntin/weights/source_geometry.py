@@ -23,18 +23,18 @@ from torch import Tensor
 from muntin.configs import replace
 from muntin.errors import ConfigError, ShapeError
 from muntin.models.swin_v2 import SwinV2Config
-from muntin.ops.positions import SIZE_RULES, Resampling, SizeRuleName, resample_line
-from muntin.ops.windows import lay_out
+from muntin.models.timm_backbone import TimmBackbone, TimmConfig
+from muntin.ops.positions import (
+    Resampling,
+    SizeRuleName,
+    TableInterpolation,
+    resample_grid,
+    resample_line,
+    resample_offsets,
+)
 from muntin.shapes import Size
 from muntin.weights.dialects import DIALECTS, NATIVE
-from muntin.weights.parameter_resizing import (
-    TableInterpolation,
-    adapt_channels,
-    embed_table,
-    resample_patches,
-    resample_positions,
-    resample_table,
-)
+from muntin.weights.parameter_resizing import adapt_channels, embed_table, resample_patches
 from muntin.weights.window_buffers import built_window
 
 MADE_WITH = "made_with"
@@ -77,6 +77,24 @@ def find_source(
         return None
 
 
+def read_as_timm(
+    backbone: TimmBackbone, state: Mapping[str, Tensor], source: TimmConfig | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Convert a state dict, of timm's names or ours, as timm does; and the keys that it drops."""
+    prefix = next((p for p in ("backbone.net.", "net.") if any(k.startswith(p) for k in state)), "")
+    inside = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+    own = backbone.net.state_dict()
+    if prefix and all(key in own and own[key].shape == inside[key].shape for key in inside):
+        return dict(state), []
+    adapted = backbone.adapt_state(inside, None if source is None else source.img_size)
+    there = {id(tensor) for tensor in adapted.values()}
+    dropped = [key for key in inside if key not in adapted and id(inside[key]) not in there]
+    rest = {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
+    return rest | {prefix + key: tensor for key, tensor in adapted.items()}, [
+        prefix + key for key in dropped
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Resizer:
     """Resizes tensors for a model; `source` is the config that they were made with, or None."""
@@ -97,23 +115,18 @@ class Resizer:
         """Return the tensor resized for the model, or unchanged if it cannot be resized."""
         if name.endswith(_TABLE) and tensor.shape[1:] == own.shape[1:]:
             if name.startswith("blocks."):  # a ViT's table has three more rows for the class token
-                old = self._find_grid(
-                    f"a table of {len(tensor)} rows, 3 of the class token",
-                    len(tensor) - 3,
-                    _count_offsets,
-                )
+                what = f"a table of {len(tensor)} rows, 3 of them for the class token"
+                old = self._find_grid(what, len(tensor) - 3, _count_offsets)
                 grid = self.config.grid
-                middle = resample_table(tensor[:-3], old=old, window=grid, method=self.method)
-                return torch.cat([middle, tensor[-3:]])
+                patches = resample_offsets(tensor[:-3], old=old, new=grid, how=self.method)
+                return torch.cat([patches, tensor[-3:]])
             return self._resize_windows(tensor, int(name.split(".")[1]))
         if name in _POSITIONS and tensor.shape[2:] == own.shape[2:]:
             grid = self.config.grid
             prefix = own.shape[1] - math.prod(grid)
-            what = f"{tensor.shape[1]} positions, {prefix} of other tokens"
+            what = f"{tensor.shape[1]} positions, {prefix} of them of other tokens"
             old = self._find_grid(what, tensor.shape[1] - prefix, math.prod)
-            return resample_positions(
-                tensor, old=old, new=grid, num_prefix=prefix, method=self.positions
-            )
+            return resample_grid(tensor, old=old, new=grid, num_prefix=prefix, how=self.positions)
         if name.endswith((".rel_pos_h", ".rel_pos_w")):
             return resample_line(tensor, own.shape[0])
         if name == "patch_embed.proj.weight" and tensor.ndim == own.ndim:
@@ -132,7 +145,14 @@ class Resizer:
             built = built_window(self.config, stage, rule)
             if tensor.shape[0] == _count_offsets(built):
                 return embed_table(tensor, window=built, full=(side, side))
-        return resample_table(tensor, window=(side, side), method=self.method)
+        old = (math.isqrt(tensor.shape[0]) + 1) // 2
+        if _count_offsets((old, old)) != tensor.shape[0]:
+            message = (
+                f"table must have (2M-1)^2 rows for a square window of side M, got "
+                f"{tensor.shape[0]}. Build the model with the window size of the weights."
+            )
+            raise ShapeError(message)
+        return resample_offsets(tensor, old=(old, old), new=(side, side), how=self.method)
 
     def _find_grid(self, what: str, count: int, count_of: Callable[[Size], int]) -> Size:
         """Find the grid of the source by its number of positions, or of their offsets."""
@@ -156,7 +176,7 @@ class Resizer:
             f"the grid of the patches must be known, got {what}"
             f"{f', which may be {grids}' if grids else ''}. Say which image size the weights were "
             f'made for: load_weights(..., {MADE_WITH}={{"img_size": (H, W)}}), or write a file '
-            f"that says it: muntin convert IN OUT --to muntin --set img_size=HxW"
+            f"that says it: muntin convert IN OUT --to muntin --set img_size=H,W"
         )
         raise ShapeError(message)
 
@@ -179,31 +199,25 @@ def _scale(shape: Size, count: int, count_of: Callable[[Size], int]) -> Size | N
     return None
 
 
-def scale_offsets(source: Any, config: Any) -> tuple[int, ...]:  # noqa: ANN401
-    """Return the `pretrained_windows` with which a Swin V2 computes the biases of its source.
+def scale_offsets(config: SwinV2Config, source: SwinV2Config, rule: SizeRuleName) -> SwinV2Config:
+    """Return the config with which a Swin V2 computes the position biases of its source.
 
-    Empty if it does already, or if nothing is known. A position bias is a function of offsets
-    relative to a window: that of the source, whatever the window of this model is.
+    A bias is a function of offsets relative to a window: that of the source, whatever the window
+    of this model is.
     """
-    if not isinstance(config, SwinV2Config) or source is None:
-        return ()
-    theirs, ours = (_find_references(one, config.size_rule) for one in (source, config))
+    theirs, ours = (
+        [
+            (fixed, fixed) if fixed else built_window(one, stage, rule)
+            for stage, fixed in enumerate(one.pretrained_windows)
+        ]
+        for one in (source, config)
+    )
     if theirs == ours:
-        return ()
+        return config
     if any(rows != columns for rows, columns in theirs):
         message = (
             f"pretrained_windows must be square, got {theirs} of weights made with "
             f"img_size={source.img_size}. Set pretrained_windows."
         )
-        raise ShapeError(message)
-    return tuple(rows for rows, _ in theirs)
-
-
-def _find_references(config: SwinV2Config, rule: SizeRuleName) -> list[Size]:
-    """The window, of each stage, that its offsets are scaled by."""
-    size, found = config.grid, []
-    for window, fixed in zip(config.windows, config.pretrained_windows, strict=True):
-        layout = lay_out(size, (window, window), False, SIZE_RULES[rule])
-        found.append((fixed, fixed) if fixed else layout.built_window)
-        size = (-(-size[0] // 2), -(-size[1] // 2))
-    return found
+        raise ConfigError(message)
+    return replace(config, {"pretrained_windows": tuple(rows for rows, _ in theirs)})

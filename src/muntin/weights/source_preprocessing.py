@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torchvision.models import get_model_weights
+
 from muntin.data.transforms import Interpolation, Preprocessing
 from muntin.errors import ConfigError
 from muntin.shapes import Size
@@ -94,6 +96,21 @@ def of_timm(published: Mapping[str, Any]) -> Preprocessing:
         short_side=short if by_side else 0,
         interpolation=_read_interpolation(given.get("interpolation", "bicubic")),
         in_chans=channels,
+    )
+
+
+def of_torchvision(builder: str, img_size: Size) -> Preprocessing:
+    """Give that of torchvision's weights of a model, for this image size if there are any."""
+    presets = [weights.transforms() for weights in get_model_weights(builder)]
+    preset = next((one for one in presets if one.crop_size == [img_size[0]]), presets[0])
+    resized, crop = preset.resize_size[0], preset.crop_size[0]
+    return Preprocessing(
+        img_size=img_size,
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        crop_fraction=crop / resized,
+        short_side=round(min(img_size) * resized / crop),
+        interpolation=_read_interpolation(preset.interpolation.value),
     )
 
 

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from muntin.errors import ShapeError, shorten
 from muntin.heads.network import Head, Network
 from muntin.models.swin import SwinConfig
-from muntin.ops.positions import SIZE_RULES, SizeRuleName
+from muntin.ops.positions import SIZE_RULES, SizeRuleName, TableInterpolation
 from muntin.weights.dialects import DIALECTS, backbone_of, family_name, head_of
 from muntin.weights.key_maps import KeyMap, RenamedState
-from muntin.weights.parameter_resizing import TableInterpolation
 from muntin.weights.source_geometry import Resizer
 
 
@@ -53,18 +52,20 @@ def match_state(
     reading: RenamedState,
     dialect: str,
     size_rule: SizeRuleName,
-    method: TableInterpolation,
+    method: TableInterpolation | None,
     source: object = None,
 ) -> MatchResult:
     """Assign every renamed tensor to a parameter of the model.
 
-    `size_rule` is the ecosystem's; `source` as in `Resizer`.
+    `size_rule` is the ecosystem's, whose interpolation of tables `method` replaces; `source` as in
+    `Resizer`.
     """
     backbone, head = backbone_of(model), head_of(model)
     own = model.state_dict()
     unbuilt = functools.cache(functools.partial(_full_backbone_names, backbone))
-    positions = getattr(backbone.config, "resampling", SIZE_RULES[size_rule].positions)
-    resizer = Resizer(backbone.config, source, dialect, positions, method)
+    rule = SIZE_RULES[size_rule]
+    positions = getattr(backbone.config, "resampling", rule.positions)
+    resizer = Resizer(backbone.config, source, dialect, positions, method or rule.tables)
     heads = _HeadRules(head, reading.tensors)
     result = MatchResult(ignored=list(reading.ignored), unexpected=list(reading.unknown))
     for name, tensor in reading.tensors.items():

@@ -10,7 +10,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.t2t_vit import T2TViTConfig
 from muntin.models.timm_backbone import TimmConfig, describe_timm
 from muntin.models.vit import ViTConfig
+from muntin.ops.positions import SizeRuleName
 from muntin.weights.key_maps import (
     STACKED,
     SWIN_BLOCK,
@@ -29,7 +30,6 @@ from muntin.weights.key_maps import (
     Limits,
     Row,
     block_rows,
-    first_key,
     same_names,
 )
 
@@ -133,6 +133,17 @@ KEY_MAPS: KeyMaps = {
 
 LIMITS: Limits = {ViTConfig: {"patch_padding": (0,), "shared_position": (False,)}}
 
+SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
+    (r"^multi_scale_fusion_heads\.", "timm"),  # a Hiera
+    (r"^decoder_", "facebook"),  # MAE
+    # DINOv2; with registers its models resize as timm's do.
+    (r"^register_tokens$", "timm"),
+    (r"^mask_token$", "dino"),
+    (r"^blocks\.\d+\.gamma_1$", "facebook"),  # DeiT III, BEiT
+    # DeiT, MAE and the many scripts that were written from theirs.
+    (r"^ViT under 'model'$", "facebook"),
+)
+
 _SHARED = "rel_pos_bias.relative_position_bias_table"
 
 
@@ -148,13 +159,3 @@ def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     ]
     plain = {name: tensor for name, tensor in state.items() if not name.startswith(shared)}
     return plain | {f"{block}relative_position_bias_table": state[key] for block in blocks}
-
-
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    merges = first_key(keys, r"^layers\.[1-9]\d*\.downsample\.")
-    merges_early = "" if first_key(keys, r"^layers\.0\.downsample\.") else merges
-    head = first_key(keys, r"^head\.fc\.") if first_key(keys, r"^layers\.\d+\.blocks\.") else ""
-    return (
-        merges_early or head or first_key(keys, r"^((encoder\.)?blocks\.\d+\.attn\.|layers_\d+\.)")
-    )

@@ -11,11 +11,9 @@ Source:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from muntin.errors import WeightError
 from muntin.models.swin import SwinConfig
@@ -60,6 +58,21 @@ _SHARED = (
 )
 
 
+def _with_bodies(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Add the names in detectors, which hold the modules of `features` without this name."""
+    bodies = [
+        replace(
+            row,
+            theirs=tuple(name.removeprefix("features.") for name in row.theirs),
+            ours="" if row.derive else row.ours,
+            derive=None,
+        )
+        for row in rows
+        if row.theirs[0].startswith("features.")
+    ]
+    return (*rows, *bodies)
+
+
 def _swin_v2(config: SwinV2Config) -> KeyMap:
     """Names of a Swin V2; its buffers are computed from the windows of the config."""
     attention = (
@@ -72,8 +85,8 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
             ours=_OURS + "attn.",
         ),
     )
-    buffers = window_rows(_THEIRS + "attn.", config, flat=True)
-    return KeyMap((*attention, *buffers, *_SHARED), wrappers=_WRAPPERS, unused=TORCHVISION_DETECTOR)
+    rows = (*attention, *window_rows(_THEIRS + "attn.", config, flat=True), *_SHARED)
+    return KeyMap(_with_bodies(rows), wrappers=_WRAPPERS, unused=TORCHVISION_DETECTOR)
 
 
 # ResNets have the same names in timm.
@@ -110,10 +123,12 @@ KEY_MAPS: KeyMaps = {
     TimmConfig: _resnet,
     SwinV2Config: _swin_v2,
     SwinConfig: KeyMap(
-        (
-            *same_names(_TABLE, "attn.qkv.{p}", theirs=_THEIRS, ours=_OURS),
-            Row((_THEIRS + "attn.relative_position_index",), _OURS + _TABLE, derive=flat_index),
-            *_SHARED,
+        _with_bodies(
+            (
+                *same_names(_TABLE, "attn.qkv.{p}", theirs=_THEIRS, ours=_OURS),
+                Row((_THEIRS + "attn.relative_position_index",), _OURS + _TABLE, derive=flat_index),
+                *_SHARED,
+            )
         ),
         wrappers=_WRAPPERS,
         unused=TORCHVISION_DETECTOR,
@@ -141,10 +156,3 @@ LIMITS: Limits = {
         "shared_position": (False,),
     },
 }
-
-SIGN = r"^(features\.\d|conv_proj\.|encoder\.layers\.encoder_layer_|backbone\.(body|fpn)\.)"
-
-
-def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Rename the stages of a detector's Swin to those of a classifier."""
-    return {re.sub(r"^(backbone\.body\.)(\d)", r"\1features.\2", key): state[key] for key in state}

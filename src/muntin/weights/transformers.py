@@ -176,6 +176,5 @@ SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
     (r"(^|\.)hidden_states_norms\.", "openmmlab"),
     # A Swin V2 fixes window and shift at construction; a Swin decides for each image.
     (r"\.continuous_position_bias_mlp\.", "transformers_v2"),
+    (r"(^|\.)embeddings\.register_tokens$", "transformers_registers"),
 )
-
-SIGN = r"(^|\.)(embeddings\.patch_embeddings|layernorm_before)\."

@@ -13,28 +13,22 @@ import pickle
 import re
 import tempfile
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.errors import WeightError, cannot_write, first_line, shorten
+from muntin.weights.stored_arrays import read_archive, read_pickle, read_torch
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".pkl")
 _FILES_IN_FOLDER = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 # First bytes of torch.save files: a zip archive, or a pickle (before PyTorch 1.6).
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
-# Keys of a training checkpoint that hold the model, in order of preference.
-_NESTED_KEYS = ("model_state", "state_dict_ema", "model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
 # What readers raise for files that are cut or changed.
 _DAMAGED = (
     safetensors.SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
@@ -107,9 +101,8 @@ def _read_content(file: Path) -> WeightFile:
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
                 return WeightFile(file, tensors, dict(opened.metadata() or {}))
         if suffix == ".npz":
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                return WeightFile(file, {name: _as_tensor(archive[name]) for name in archive.files})
-        content = _read_numpy_pickle(file) if suffix == ".pkl" else _load_allowlisted(file)
+            return WeightFile(file, read_archive(file))
+        content = read_pickle(file) if suffix == ".pkl" else read_torch(file)
     except pickle.UnpicklingError as error:
         message = (
             f"{str(file)!r} holds Python objects other than tensors, or is damaged. It was not "
@@ -131,111 +124,6 @@ def _read_content(file: Path) -> WeightFile:
         )
         raise WeightError(message)
     return WeightFile(file, content)
-
-
-class _Placeholder:
-    """Replaces an object of an allowlisted class, which is not needed: it ignores its state."""
-
-    def __new__(cls, *_args: object) -> _Placeholder:
-        return super().__new__(cls)
-
-    def __setstate__(self, _state: object) -> None: ...
-
-
-# Classes and functions in a pickled array, under the names of numpy 1 and numpy 2.
-_ARRAY_CLASSES = (
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "_codecs.encode",
-)
-# Classes in training checkpoints besides tensors: subclasses of dict, then the others.
-_DICTIONARY_CLASSES = (
-    "yacs.config.CfgNode",
-    "mmcv.utils.config.ConfigDict",
-    "mmengine.config.config.ConfigDict",
-)
-_IGNORED_CLASSES = (
-    "argparse.Namespace",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "mmengine.logging.message_hub.HistoryBuffer",
-    "pathlib.PosixPath",
-    *_ARRAY_CLASSES,
-)
-
-
-def _load_allowlisted(file: Path) -> Any:  # noqa: ANN401 (any content)
-    """Load a file of ``torch.save``; unpickling other classes raises, and nothing is executed."""
-    listed = [(OrderedDict, name) for name in _DICTIONARY_CLASSES]
-    listed += [(_Placeholder, name) for name in _IGNORED_CLASSES]  # type: ignore[misc]
-    with torch.serialization.safe_globals(listed):  # type: ignore[arg-type]
-        return torch.load(file, map_location="cpu", weights_only=True)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 (pickle's signature)
-        """Return the class or function of this name if it is allowlisted."""
-        listed = [path.rsplit(".", 1) for path in (*_ARRAY_CLASSES, "collections.OrderedDict")]
-        if [module, name] in listed:
-            return super().find_class(module, name)
-        message = f"{module}.{name} is not allowed in a pickle of numpy arrays"
-        raise pickle.UnpicklingError(message)
-
-
-def _read_numpy_pickle(file: Path) -> Mapping[str, Any]:
-    """Read a pickle of numpy arrays (``.pkl``), as in detectron2's model zoo, to tensors.
-
-    Anything other than arrays and plain values raises `pickle.UnpicklingError`.
-    """
-    with file.open("rb") as stream:
-        content = _ArrayUnpickler(stream).load()
-    if not isinstance(content, Mapping):
-        message = f"must hold a dictionary of arrays, got {type(content).__name__}"
-        raise pickle.UnpicklingError(message)
-    return _to_tensors(content)
-
-
-def _to_tensors(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    changed: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            changed[key] = _to_tensors(value)
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            changed[key] = torch.from_numpy(np.ascontiguousarray(value))
-        elif isinstance(value, Tensor | int | float | str):
-            changed[key] = value
-    return changed
-
-
-def _as_tensor(array: NDArray[Any]) -> Tensor:
-    # numpy has no bfloat16: JAX stores it as raw two-byte values (void).
-    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def unwrap(content: Mapping[str, Any], *, where: str) -> tuple[dict[str, Tensor], str]:
-    """Find the state dict in a training checkpoint and strip the prefixes of wrappers.
-
-    Returns the flat state dict and the path of keys that led to it (empty if it was flat).
-    """
-    nesting = []
-    while nest := next((key for key in _NESTED_KEYS if isinstance(content.get(key), Mapping)), ""):
-        content = content[nest]
-        nesting.append(nest)
-    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        message = (
-            f"{where} must hold named tensors, got {shorten(map(str, content)) or 'nothing'}. "
-            f"Pass a state dict."
-        )
-        raise WeightError(message)
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), ""):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state, ".".join(nesting)
 
 
 def write_weights(

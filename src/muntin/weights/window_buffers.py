@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -27,40 +26,8 @@ _TABLE = "relative_coords_table"
 _SCALE = "layers.{i}.blocks.{j}.attn.logit_scale"
 
 
-def read_windows(
-    config: object, reading: RenamedState, state: Mapping[str, Tensor], rule: SizeRuleName
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """Read the fields of a Swin V2's config that differ in its file; None if no buffer tells.
-
-    A stage takes the window of the file where it is that which the model's own window becomes on
-    the map at `img_size`, but `rule` would not make it so. Where it is another window, the model's
-    stays. Our names of the bias networks of such stages are returned too: they are resized, to
-    offsets that they were not trained with.
-    """
-    found = _find_tables(reading, state)
-    if not isinstance(config, SwinV2Config) or not found:
-        return None, []
-    windows, references, resized = list(config.windows), list(config.pretrained_windows), []
-    for stage, (side, _) in found.items():
-        if side == built_window(config, stage, rule)[0]:
-            continue
-        if side == built_window(config, stage, "muntin")[0]:
-            windows[stage] = side
-        else:
-            start = f"layers.{stage}."
-            resized += [n for n in reading.tensors if n.startswith(start) and ".cpb_mlp." in n]
-    fitted = replace(config, window_size=tuple(windows))
-    for stage, (_, reference) in found.items():
-        built = set(built_window(fitted, stage, rule))
-        if {references[stage]} != {reference} and (references[stage] or built != {reference}):
-            references[stage] = reference
-    fields = {"window_size": tuple(windows), "pretrained_windows": tuple(references)}
-    before = {"window_size": config.windows, "pretrained_windows": config.pretrained_windows}
-    return {name: fields[name] for name in fields if fields[name] != before[name]}, resized
-
-
-def _find_tables(reading: RenamedState, state: Mapping[str, Tensor]) -> dict[int, tuple[int, int]]:
-    """Find the window of each stage and the one that its offsets are relative to, in tokens."""
+def read_windows(reading: RenamedState, state: Mapping[str, Tensor]) -> dict[int, tuple[int, int]]:
+    """Read the window of each stage and the one that its offsets are relative to, in tokens."""
     ours = dict(reading.pairs)
     found: dict[int, tuple[int, int]] = {}
     for key in reading.ignored:
@@ -83,6 +50,32 @@ def built_window(config: SwinConfig, stage: int, rule: SizeRuleName) -> Size:
         height, width = -(-height // 2), -(-width // 2)
     side = config.windows[stage]
     return lay_out((height, width), (side, side), False, SIZE_RULES[rule]).window
+
+
+def fit_windows(
+    config: SwinV2Config, recorded: Mapping[int, tuple[int, int]], rule: SizeRuleName
+) -> tuple[SwinV2Config, list[int]]:
+    """Return the config with the recorded windows, and the stages whose window is another one.
+
+    A stage takes the window of the file where it is that which the model's own window becomes on
+    the map at `img_size`, but `rule` would not make it so. Where it is another window, the model's
+    stays, and offsets are relative to the window of the file.
+    """
+    windows, references, others = list(config.windows), list(config.pretrained_windows), []
+    for stage, (side, _) in recorded.items():
+        if side == built_window(config, stage, rule)[0]:
+            continue
+        if side == built_window(config, stage, "muntin")[0]:
+            windows[stage] = side
+        else:
+            others.append(stage)
+    if windows != list(config.windows):
+        config = replace(config, window_size=tuple(windows))
+    for stage, (_, reference) in recorded.items():
+        built = set(built_window(config, stage, rule))
+        if {references[stage]} != {reference} and (references[stage] or built != {reference}):
+            references[stage] = reference
+    return replace(config, pretrained_windows=tuple(references)), others
 
 
 def window_rows(theirs: str, config: SwinV2Config, flat: bool = False) -> tuple[Row, ...]:

@@ -69,17 +69,23 @@ def create(
     if task_row.dense is None:
         return create_model(model, num_classes=count, weights=weights, **fields)
     classes = _numbered_classes(count, 17 if num_keypoints is None else num_keypoints)
-    named = task_row.dense.default_head["large"] if head is None else head
-    config = find_head(named, task_row.dense.heads) if isinstance(named, str) else named
-    if not isinstance(config, HeadConfig):
-        message = f"head must be a name or the config of a head, got {type(named).__name__}."
-        raise ConfigError(message)
-    config = _with_conventions(config, named, conventions)
+    config = resolve_head(task_row, head, conventions)
     backbone = build_dense_backbone(model, fields, finest=config.finest)
     network = Network(backbone, task_row.build_head(backbone, classes, config))
     if weights is not None:
         load_into(network, weights, architecture)
     return network
+
+
+def resolve_head(task_row: Task, head: str | HeadConfig | None, conventions: str) -> HeadConfig:
+    """Give the config of a head of a dense task; arguments as in `create`."""
+    assert task_row.dense is not None, "a task with several heads"
+    named = task_row.dense.default_head["large"] if head is None else head
+    config = find_head(named, task_row.dense.heads) if isinstance(named, str) else named
+    if not isinstance(config, HeadConfig):
+        message = f"head must be a name or the config of a head, got {type(named).__name__}."
+        raise ConfigError(message)
+    return _with_conventions(config, named, conventions)
 
 
 def _numbered_classes(num_classes: int, num_keypoints: int) -> Classes:

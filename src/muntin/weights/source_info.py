@@ -34,7 +34,7 @@ _BESIDE = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFacts:
+class SourceInfo:
     """What the files beside weights state.
 
     Attributes:
@@ -43,6 +43,7 @@ class SourceFacts:
         model: timm's name of the architecture, else empty.
         family: Class of our config; None if the files do not tell, or it is none of ours.
         fields: Values of fields of that class.
+        implied: Further ones, which names and shapes of the weights show too.
         class_names: In the order of the classifier; empty if not stated.
         multi_label: Whether an image may have several classes.
         preprocessing: How images are prepared; None if not stated.
@@ -54,6 +55,7 @@ class SourceFacts:
     model: str = ""
     family: type | None = None
     fields: Mapping[str, Any]
+    implied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     multi_label: bool = False
     preprocessing: Preprocessing | None = None
@@ -89,6 +91,7 @@ _HIERA = {
     "masked_unit_size": "mask_unit",
     "num_query_pool": "pooled_stages",
 }
+_DINOV2 = {**_PLAIN, "layerscale_value": "layer_scale", "num_register_tokens": "registers"}
 _VITPOSE = {
     "class_token": False, "shared_position": True, "patch_padding": 2, "pool": "mean"
 }  # fmt: skip
@@ -98,11 +101,14 @@ _KINDS: dict[str, tuple[type, Mapping[str, str], float, Mapping[str, Any]]] = {
     "deit": (ViTConfig, _PLAIN, 1e-12, {"distillation_token": True}),
     "vit_mae": (ViTConfig, _PLAIN, 1e-12, {}),
     "vitpose_backbone": (ViTConfig, _PLAIN, 1e-12, _VITPOSE),
+    "dinov2": (ViTConfig, _DINOV2, 1e-6, {}),
+    "dinov2_with_registers": (ViTConfig, _DINOV2, 1e-6, {}),
     "swin": (SwinConfig, _STAGES, 1e-5, {}),
     "swinv2": (SwinV2Config, _STAGES, 1e-5, {}),
     "hiera": (HieraConfig, _HIERA, 1e-6, {}),
 }
 _ACTIVATIONS = {
+    "swiglu": "swiglu",
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
@@ -116,7 +122,7 @@ _TIMM_NAMES = {"init_values": "layer_scale", "act_layer": "activation"}
 _POOLS = {"token": "token", "avg": "mean"}
 
 
-def read_source_facts(source: object) -> SourceFacts | None:
+def read_source_info(source: object) -> SourceInfo | None:
     """Read the configuration beside weights: of a folder, a file in one, or a hub id.
 
     Raises:
@@ -160,27 +166,36 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_transformers(
     values: Mapping[str, Any], images: Mapping[str, Any], where: str
-) -> SourceFacts:
+) -> SourceInfo:
     body = values.get("backbone_config") or values
-    family, fields = None, {}
+    family, fields, implied = None, {}, {}
     if body.get("model_type") in _KINDS:
-        family, names, eps, implied = _KINDS[body["model_type"]]
+        family, names, eps, known = _KINDS[body["model_type"]]
         body = {"layer_norm_eps": eps, **body}
         fields = {ours: body[theirs] for theirs, ours in names.items() if theirs in body}
-        fields |= implied
+        implied = dict(known)
         if "intermediate_size" in body:
             fields["mlp_ratio"] = _ratio(body["intermediate_size"], body["hidden_size"])
+        if body.get("use_swiglu_ffn"):
+            wide = int(int(body["hidden_size"] * body["mlp_ratio"]) * 2 / 3) + 7
+            fields["activation"] = "swiglu"
+            fields["mlp_ratio"] = _ratio(wide // 8 * 8, body["hidden_size"])
+        if "dinov2" in body["model_type"] and any(
+            name.endswith("ForImageClassification") for name in values.get("architectures") or ()
+        ):
+            implied["pool"] = "token_and_mean"
         if issubclass(family, SwinConfig) and fields["norm_eps"] != 1e-5:
             fields["outer_norm_eps"] = 1e-5  # theirs sets that of blocks and of the last norm only
     number = {int(key): str(name) for key, name in (values.get("id2label") or {}).items()}
     named = sorted(number) == list(range(len(number)))
     plain = all(re.fullmatch(r"LABEL_\d+", name) for name in number.values())
     preprocessing, problem = _try_preprocessing(of_transformers, images)
-    return SourceFacts(
+    return SourceInfo(
         where=where,
         dialect="transformers",
         family=family,
         fields=_convert(fields, where),
+        implied=implied,
         class_names=tuple(number[i] for i in sorted(number)) if named and not plain else (),
         multi_label=values.get("problem_type") == "multi_label_classification",
         preprocessing=preprocessing,
@@ -193,7 +208,7 @@ def _ratio(wide: int, narrow: int) -> float:
     return ratio if int(narrow * ratio) == wide else (wide + 0.5) / narrow
 
 
-def _read_timm(values: Mapping[str, Any], where: str) -> SourceFacts:
+def _read_timm(values: Mapping[str, Any], where: str) -> SourceInfo:
     published = values["pretrained_cfg"]
     arguments = dict(values.get("model_args") or {})
     fields = {_TIMM_NAMES.get(key, key): value for key, value in arguments.items()}
@@ -206,7 +221,7 @@ def _read_timm(values: Mapping[str, Any], where: str) -> SourceFacts:
     if isinstance(names, Mapping):
         names = [names[key] for key in sorted(names, key=int)]
     preprocessing, problem = _try_preprocessing(of_timm, published)
-    return SourceFacts(
+    return SourceInfo(
         where=where,
         dialect="timm",
         model=str(values["architecture"]),
@@ -248,7 +263,7 @@ def _convert(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     return converted
 
 
-SIZES = {"img_size", "patch_size", "in_chans", "window_size", "out_indices", "out_norm"}
+_SIZES = {"img_size", "patch_size", "in_chans", "window_size", "out_indices", "out_norm"}
 """Fields in which a model may differ from its weights, whose parameters are resized."""
 
 
@@ -259,7 +274,7 @@ def build_adopted(backbone: nn.Module, fields: Mapping[str, Any], where: str) ->
         WeightError: The fields are those of another model than the weights.
     """
     config: Any = backbone.config
-    known = {field.name for field in dataclasses.fields(config)}
+    known = {field.name for field in dataclasses.fields(config)} - _SIZES
     stated = {name: value for name, value in fields.items() if name in known}
     changed = {name: value for name, value in stated.items() if getattr(config, name) != value}
     if not changed:
@@ -298,6 +313,14 @@ def adopt(backbone: nn.Module, other: nn.Module) -> dict[str, Any]:
         for name in fields
         if getattr(after, name) != getattr(before, name)
     }
+
+
+def set_config(backbone: nn.Module, config: Any) -> None:  # noqa: ANN401 (of the family)
+    """Give a backbone another config that needs the same parameters: another size rule, windows."""
+    family: Any = type(backbone)
+    with torch.device("meta"):
+        other: nn.Module = family(config)
+    adopt(backbone, other)
 
 
 def _is_plain(value: object) -> bool:

@@ -12,7 +12,7 @@ import transformers
 
 import muntin
 from muntin.errors import MuntinWarning, WeightError
-from muntin.weights.source_facts import read_source_facts
+from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import write_weights
 
 STAGES = {"embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}
@@ -141,22 +141,22 @@ def test_a_damaged_configuration_is_refused(tmp_path):
     randomise(_vit()).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WeightError, match=r"config\.json.*JSON.*delete"):
-        read_source_facts(tmp_path)
+        read_source_info(tmp_path)
 
 
 def test_it_belongs_to_files_of_the_usual_names_and_of_its_dialect(tmp_path):
     randomise(_vit()).save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
-    assert read_source_facts(weights) == read_source_facts(tmp_path)
+    assert read_source_info(weights) == read_source_info(tmp_path)
     other = weights.rename(tmp_path / "mine.safetensors")
-    assert read_source_facts(other) is None
+    assert read_source_info(other) is None
     # Another library's weights, put beside it.
     model = muntin.create_model("vit_tiny", num_classes=3, **VIT)
     write_weights(weights, muntin.to_dialect(model, "timm"), {})
     assert muntin.load_weights(model, tmp_path).adopted == {}
     # A run has a config.json of its own.
     (tmp_path / "config.json").write_text(json.dumps({"schema": 2, "model": {}}))
-    assert read_source_facts(tmp_path) is None
+    assert read_source_info(tmp_path) is None
 
 
 def test_what_timm_states(tmp_path):
