@@ -29,15 +29,14 @@ from muntin.shapes import Size
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import task_of_head
+from muntin.weights.opened_weights import OpenedWeights, open_weights
 from muntin.weights.source_info import SourceInfo, read_source_info
 from muntin.weights.source_preprocessing import of_timm, of_torchvision
 from muntin.weights.weight_files import write_weights
 from muntin.weights.weight_loading import (
     LoadReport,
-    OpenedWeights,
     inspect_weights,
     load_weights,
-    open_weights,
     read_head_rows,
 )
 from muntin.zoo.creating import create, resolve_head

@@ -76,8 +76,9 @@ VARIANTS = {
 }
 READS = {
     "timm": {*VARIANTS} - {"patches with a margin", "shared position", "no bias"},
-    "torchvision": {"plain"},
-    "transformers": {"plain"},
+    # Without a position of the class token, one of zeros is written.
+    "torchvision": {"plain", "class token without a position"},
+    "transformers": {"plain", "class token without a position"},
     "google": {"plain", "no class token", "class token without a position"}
     | {"mean of all tokens' norm"},
 }

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from muntin.commands.values import parse_settings
+from muntin.commands.values import PartOption, parse_settings, with_part
 from muntin.errors import ConfigError, shorten
 
 
@@ -38,6 +38,7 @@ def convert(
             help="Fields of the model config: img_size=96, or of --head: head.channels=128.",
         ),
     ] = None,
+    part: PartOption = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
     head: Annotated[
         str, typer.Option(help="With --to run: mask_rcnn, upernet ... Default: a classifier.")
@@ -50,7 +51,7 @@ def convert(
     ] = "",
 ) -> None:
     """Convert weights between libraries without loss, or a published model to a run."""
-    changed = parse_settings(settings)
+    source, changed = with_part(source, part), parse_settings(settings)
     if to == "run" or head or classes:
         _check_run(to, head or "--classes")
         from muntin.published import open_published, read_class_names

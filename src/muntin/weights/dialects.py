@@ -15,12 +15,14 @@ from muntin.errors import WeightError, shorten, unknown_name
 from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
+from muntin.models.vit import ViTConfig
 from muntin.nn.layers import Activation
 from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, Limits, first_key, match
 from muntin.weights.parameter_resizing import crop_table
+from muntin.weights.prefix_positions import move_positions
 from muntin.weights.window_buffers import built_window
 
 NATIVE = "muntin"
@@ -200,6 +202,9 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     # Detectors and segmenters, with a norm for each map, never shrink a window.
     if rule and getattr(config, "out_norm", "") != "each":
         tensors = {key: _as_built(key, tensor, config, rule) for key, tensor in tensors.items()}
+    if isinstance(config, ViTConfig):
+        held = config.positioned_tokens
+        tensors |= move_positions(tensors, config, _written_positions(name, config), held)
     written, unmapped = names.write(tensors)
     if unmapped:
         message = (
@@ -225,6 +230,13 @@ def _reject_beyond_limits(name: str, config: object, head: nn.Module | None) -> 
                 f"tensors compute. Choose another dialect."
             )
             raise WeightError(message)
+
+
+def _written_positions(dialect: str, config: ViTConfig) -> int:
+    """Positions before those of the patches that the ecosystem's models have."""
+    if dialect in ("transformers", "torchvision"):
+        return config.prefix_tokens - config.registers
+    return 0 if config.registers else config.positioned_tokens
 
 
 def _as_built(key: str, tensor: Tensor, config: object, rule: SizeRuleName) -> Tensor:

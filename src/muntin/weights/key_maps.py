@@ -87,8 +87,8 @@ class RenamedState:
 
     `pairs` are (their name, our name) of every tensor used, `duplicates` our names to which two of
     theirs map. Of their names, `ignored` are derived or unused, `unknown` match no row, and
-    `missing` are absent although other parts of the same tensor exist; those in `beside` are not part
-    of the model.
+    `missing` are absent although other parts of the same tensor exist; `beside` are no part of the
+    model.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)

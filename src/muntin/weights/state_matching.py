@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from muntin.errors import ShapeError, shorten
 from muntin.heads.network import Head, Network
 from muntin.models.swin import SwinConfig
+from muntin.models.vit import ViTConfig
 from muntin.ops.positions import SIZE_RULES, SizeRuleName, TableInterpolation
 from muntin.weights.dialects import DIALECTS, backbone_of, family_name, head_of
 from muntin.weights.key_maps import KeyMap, RenamedState
+from muntin.weights.prefix_positions import move_positions
 from muntin.weights.source_geometry import Resizer
 
 
@@ -68,6 +70,7 @@ def match_state(
     resizer = Resizer(backbone.config, source, dialect, positions, method or rule.tables)
     heads = _HeadRules(head, reading.tensors)
     result = MatchResult(ignored=list(reading.ignored), unexpected=list(reading.unknown))
+    _move_positions(reading, backbone.config, source)
     for name, tensor in reading.tensors.items():
         key = model_key(name, model)
         if key in own:
@@ -88,6 +91,19 @@ def match_state(
         if key not in settled and not key.endswith(".num_batches_tracked"):
             (result.reset if key in fresh else result.missing).append(key)
     return result
+
+
+def _move_positions(reading: RenamedState, config: object, source: Any) -> None:  # noqa: ANN401
+    """Move positions into their tokens, or back, as the model has them; listed as renamed."""
+    if not isinstance(config, ViTConfig) or "pos_embed" not in reading.tensors:
+        return
+    held = None
+    if source is not None:
+        held = reading.tensors["pos_embed"].shape[1] - source.grid[0] * source.grid[1]
+    moved = move_positions(reading.tensors, config, config.positioned_tokens, held)
+    reading.tensors |= moved
+    theirs = [pair[0] for pair in reading.pairs if pair[1] == "pos_embed"]
+    reading.pairs += [(key, name) for key in theirs for name in moved if name != "pos_embed"]
 
 
 def _reset_without_head(own: Collection[str], settled: Collection[str]) -> set[str]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the weights of a model in whatever a file holds, by the names of its tensors.
 
-A file may hold several sets of weights (student and teacher, raw and averaged), each behind a prefix
-of its own, and more beside them: optimizers, losses, projectors. The names of the model's parameters
-in a dialect are known from its key map. Wherever a name in the file ends with that of the first
+A file may hold several sets of weights (student and teacher, raw and averaged), each behind a
+prefix of its own, and more beside them: optimizers, losses, projectors. A key map knows the names
+of the model's parameters in a dialect. Wherever a name in the file ends with that of the first
 weight, what precedes it is a prefix; how many other parameters have this prefix shows how complete
 the set is, and which dialect it is in.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from muntin.errors import WeightError, shorten
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
 from muntin.models.timm_backbone import TimmConfig
+from muntin.weights.classifier_search import LinearLayer, find_linears
 from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, family_name, find_key_map
 from muntin.weights.key_maps import KeyMap, Row, first_key
 from muntin.weights.stored_arrays import StoredArray
@@ -51,36 +52,14 @@ _BESIDE = re.compile(
     r"|\w*decoder\w*|criterion|\w*loss\w*|\w*metrics?|\w*acc(uracy)?|n_averaged|mask_token"
     r"|logit_(scale|bias)|ema_\w+|center|temperature)(\.|$)"
 )
-# Names of classifiers; other layers are one only if they have as many outputs as the model.
-_HEAD = re.compile(r"(cls_|linear_)?heads?|\w*classifier|fc|linear")
-_NO_HEAD = re.compile(r"\w*(proj|predictor|prototype|queue|embed|memory)\w*")
-
 # Our names of the first weight of every family.
 _FIRST_WEIGHTS = ("patch_embed.proj.weight", "tokens_to_token.attention1.norm1.weight")
 _KNOWN_STRANGERS = (
-    (r"(^|\.)image_encoder\.|(^|\.)blocks\.\d+\.attn\.rel_pos_h$", "the image encoder of SAM"),
+    (r"(^|\.)image_encoder\.", "SAM's image encoder"),
+    (r"(^|\.)blocks\.\d+\.attn\.rel_pos_h$", "ViTDet or SAM's image encoder"),
     (r"(^|\.)visual\.(transformer\.resblocks|class_embedding)", "OpenAI's CLIP"),
     (r"(^|\.)vision_model\.(encoder|embeddings)\.", "the image encoder of CLIP or SigLIP"),
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LinearLayer:
-    """A linear layer that stands alone in a file: perhaps the classifier of a backbone.
-
-    `name` is its first name on the level of the file that it shares with the backbone, `distance`
-    how many levels that is above the backbone; `tensors` are weight and perhaps bias, by their names
-    in the mapping.
-    """
-
-    name: str
-    distance: int
-    tensors: Mapping[str, Tensor]
-
-    @property
-    def num_rows(self) -> int:
-        """Number of outputs."""
-        return len(next(iter(self.tensors.values())))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -308,6 +287,7 @@ def _open(
     tensors, outer = mappings[place.path], place.outer
     state = {key.removeprefix(outer): tensors[key] for key in tensors if key.startswith(outer)}
     dialect = place.names.dialect
+    inner = [name for name in re.split(r"[./]", outer) if name]
     others = tuple(other.outer for other in places if other.path == place.path and other.outer)
     return FoundState(
         path=place.path,
@@ -316,52 +296,9 @@ def _open(
         dialect=dialect,
         state=state if dialect == NATIVE else DIALECTS[dialect].normalise(state),
         beside=tuple(key for key in tensors if not key.startswith((outer, *others))),
-        linears=tuple(_find_linears(place, mappings, channels)),
+        linears=tuple(find_linears([*place.path, *inner], mappings, channels)),
         num_found=place.num_found,
     )
-
-
-def _find_linears(
-    place: _Place, mappings: Mapping[Path, Mapping[str, Tensor]], channels: int
-) -> Iterator[LinearLayer]:
-    """Layers with this many inputs that are alone on a level of the file; nearest first."""
-    names = [*place.path, *re.findall(r"[^./]+[./]", place.outer)]
-    levels = [
-        "".join(f"{name.rstrip('.')}." for name in names[:n]) for n in range(len(names), -1, -1)
-    ]
-    groups: dict[tuple[int, str], dict[str, Tensor]] = {}
-    for path, tensors in mappings.items():
-        start = "".join(f"{name}." for name in path)
-        for key, tensor in tensors.items():
-            whole = start + key
-            distance = next(n for n, level in enumerate(levels) if whole.startswith(level))
-            name = whole[len(levels[distance]) :].partition(".")[0]
-            groups.setdefault((distance, name), {})[key] = tensor
-    for (distance, name), group in sorted(groups.items(), key=lambda item: item[0][0]):
-        weights = [key for key in group if key.endswith("weight") and group[key].ndim == 2]
-        rest = [key for key in group if key not in weights]
-        if len(weights) != 1 or rest not in ([], [f"{weights[0].removesuffix('weight')}bias"]):
-            continue
-        if group[weights[0]].shape[1] == channels:
-            ordered = {key: group[key] for key in (*weights, *rest)}
-            yield LinearLayer(name=name, distance=distance, tensors=ordered)
-
-
-def choose_classifier(linears: Sequence[LinearLayer], num_classes: int) -> LinearLayer | None:
-    """Choose the classifier among linear layers, by number of classes (0: unknown) and name.
-
-    A layer that is not called a head must have as many outputs as the model has classes. None if
-    there is none, or if several are equally likely.
-    """
-    fitting = [
-        ((layer.num_rows != num_classes, layer.distance, not _HEAD.fullmatch(layer.name)), layer)
-        for layer in linears
-        if not _NO_HEAD.fullmatch(layer.name)
-        and (layer.num_rows == num_classes or _HEAD.fullmatch(layer.name))
-    ]
-    best = min((order for order, _ in fitting), default=None)
-    chosen = [layer for order, layer in fitting if order == best]
-    return chosen[0] if len(chosen) == 1 else None
 
 
 def is_beside(name: str, found: FoundState) -> bool:
@@ -374,11 +311,6 @@ def is_beside(name: str, found: FoundState) -> bool:
         return not name.startswith(found.body_prefix)
     tensor = found.state[name]
     return bool(_BESIDE.match(name)) or (not tensor.ndim and not tensor.is_floating_point())
-
-
-def is_classifier(name: str) -> bool:
-    """Whether a tensor of this name belongs to a classifier, or to another head."""
-    return any(_HEAD.fullmatch(part) for part in name.split(".")[:-1])
 
 
 def describe_unknown(content: Mapping[str, Any], config: object, where: str) -> str:
@@ -426,6 +358,7 @@ def _example(kind: type[Any]) -> object:
         "num_heads": (3, 6, 12, 24) if many else 3,
         "window_size": 7,
         "img_size": (224, 224),
+        "patch_size": 16,
     }
     required = {entry.name for entry in fields(kind) if entry.default is MISSING}
     return kind(**{name: value for name, value in sizes.items() if name in required})

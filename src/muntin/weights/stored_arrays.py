@@ -53,6 +53,7 @@ class LeftOut:
     """Replaces an object that is not needed: it ignores its arguments and its state."""
 
     def __new__(cls, *_args: object, **_options: object) -> LeftOut:
+        """Create the replacement, whatever the arguments are."""
         return super().__new__(cls)
 
     def __setstate__(self, _state: object) -> None: ...
@@ -120,8 +121,11 @@ def _encode(text: object, encoding: object = "") -> bytes:
     return text.encode("latin1")
 
 
-def _empty_dict(*_args: object) -> OrderedDict[Any, Any]:
-    return OrderedDict()
+class _Dictionary:
+    """Stands for subclasses of dict: their items become those of an ordinary dictionary."""
+
+    def __new__(cls, *_args: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
 
 
 _NUMPY = ("numpy.core.", "numpy._core.")  # names of numpy 1 and of numpy 2
@@ -155,7 +159,7 @@ _OTHERS = (
 ALLOWED: dict[str, Callable[..., Any]] = {
     **_ARRAYS,
     **dict.fromkeys(_OTHERS, LeftOut),
-    **dict.fromkeys(_DICTIONARIES, _empty_dict),
+    **dict.fromkeys(_DICTIONARIES, _Dictionary),
     "collections.OrderedDict": OrderedDict,
 }
 """By name in a file: the class or function that stands for it."""

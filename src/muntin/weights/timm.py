@@ -4,12 +4,14 @@
 Source:
     timm 1.0.31, compared live in tests/parity. A Swin downsamples at the start of the next stage. A
     relative position bias table has the size of the actual window, which is smaller than
-    window_size on small maps. facebookresearch/deit@7e160fe, mae@efb2a80, hiera@b12b842 and
-    yitu-opensource/T2T-ViT@0f63dc9 use the same names with few exceptions, which are read too.
+    window_size on small maps. facebookresearch/deit@7e160fe, mae@efb2a80, hiera@b12b842,
+    dinov2@027a9ac and yitu-opensource/T2T-ViT@0f63dc9 use the same names with few exceptions, which
+    are read too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -72,7 +74,8 @@ KEY_MAPS: KeyMaps = {
     SwinV2Config: _swin(SWIN_V2_BLOCK),
     ViTConfig: KeyMap(
         (
-            *same_names("cls_token", "dist_token", "pos_embed", "patch_embed.proj.{p}"),
+            *same_names("cls_token", "dist_token", "reg_token", "pos_embed"),
+            *same_names("patch_embed.proj.{p}"),
             *_VIT_BLOCK,
             # BEiT and microsoft/SimMIM; facebookresearch/deit (DeiT III) is read too.
             *(
@@ -82,6 +85,15 @@ KEY_MAPS: KeyMaps = {
             *same_names("blocks.{j}.ls1.gamma", "blocks.{j}.ls2.gamma", "norm.{p}", "fc_norm.{p}"),
             Row(("head.{p}",), "head.fc.{p}"),
             Row(("head_dist.{p}",), "head.fc_dist.{p}"),
+            # facebookresearch/dinov2, and timm where a gated MLP has three layers.
+            Row(("register_tokens",), "reg_token"),
+            Row(("blocks.{j}.mlp.w12.{p}",), "blocks.{j}.mlp.fc1.{p}"),
+            Row(("blocks.{j}.mlp.w3.{p}",), "blocks.{j}.mlp.fc2.{p}"),
+            Row(
+                ("blocks.{j}.mlp.fc1_g.{p}", "blocks.{j}.mlp.fc1_x.{p}"),
+                "blocks.{j}.mlp.fc1.{p}",
+                STACKED,
+            ),
             # Layer between backbone and classifier, only after pre-training on ImageNet-21k.
             Row(("pre_logits.fc.{p}",), ""),
             # BEiT, and microsoft/SimMIM with a ViT.
@@ -94,8 +106,8 @@ KEY_MAPS: KeyMaps = {
             Row(("blocks.{j}.attn.relative_position_index",), ""),
         ),
         wrappers=("encoder.",),
-        # Added by facebookresearch/mae for pre-training.
-        unused=r"^(encoder\.)?mask_token|^decoder(_(pos_embed|embed|blocks|norm|pred))?\b",
+        # Added for pre-training by facebookresearch/mae, dinov2, microsoft/SimMIM and unilm (BEiT).
+        unused=r"^(encoder\.)?mask_token|^decoder(_(pos_embed|embed|blocks|norm|pred))?\b|^lm_head\.",
     ),
     T2TViTConfig: KeyMap(
         (
@@ -145,10 +157,16 @@ SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
 )
 
 _SHARED = "rel_pos_bias.relative_position_bias_table"
+_CHUNKED = re.compile(r"^(.*\bblocks\.)\d+\.(\d+\.(norm|attn|ls|mlp))")
 
 
 def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Copy the table that all blocks share during SimMIM and BEiT pre-training to each block."""
+    """Number the blocks through, and copy a table that all of them share to each.
+
+    facebookresearch/dinov2 trains with chunks of blocks, which keep their numbers; SimMIM and BEiT
+    pre-train with one table.
+    """
+    state = {_CHUNKED.sub(r"\1\2", key): tensor for key, tensor in state.items()}
     key = next((key for key in state if key.endswith(_SHARED)), "")
     if not key:
         return state

@@ -150,7 +150,6 @@ KEY_MAPS: KeyMaps = {
 LIMITS: Limits = {
     ViTConfig: {
         "pool": ("token",),
-        "prefix_positions": (True,),
         "qkv_bias": (True,),
         "patch_padding": (0,),
         "shared_position": (False,),

@@ -2,9 +2,10 @@
 """Key mappings of Hugging Face transformers: names in its files, which are those of version 4.
 
 Source:
-    transformers 5.23, models/swin, swinv2, vit, deit, vit_mae and hiera; compared live in
-    tests/parity. Since version 5, names in memory differ from those in files; both are read, those
-    of files are written. Version 4 also stores relative position indices, which are ignored.
+    transformers 5.23, models/swin, swinv2, vit, deit, vit_mae, dinov2, beit and hiera; compared
+    live in tests/parity. Since version 5, names in memory differ from those in files; both are
+    read, those of files are written. Version 4 also stores relative position indices, which are
+    ignored.
 """
 
 from __future__ import annotations
@@ -83,8 +84,61 @@ def _vitpose() -> KeyMap:
     )
 
 
+_DINOV2_BLOCK, _BLOCK = "encoder.layer.{j}.", "blocks.{j}."
+
+
+def _dinov2() -> tuple[Row, ...]:
+    """Rows of a DINOv2 that other ViTs lack; a gated MLP has two layers in files, three in memory.
+
+    Its prefix depends on whether it has registers.
+    """
+    theirs = _DINOV2_BLOCK
+    mlp = ("norm2", "mlp.fc1", "mlp.fc2")
+    qkv = "attention.attention.query attention.attention.key attention.attention.value"
+    return (
+        Row(("embeddings.register_tokens",), "reg_token"),
+        *block_rows(theirs, _BLOCK, ("norm1", qkv, "attention.output.dense", *mlp)),
+        *block_rows(theirs, _BLOCK, ("", *_MEMORY_PARTS[1:3], "", "", "")),
+        Row((theirs + "layer_scale1.lambda1",), _BLOCK + "ls1.gamma"),
+        Row((theirs + "layer_scale2.lambda1",), _BLOCK + "ls2.gamma"),
+    )
+
+
+def _gated() -> tuple[Row, ...]:
+    theirs = _DINOV2_BLOCK + "mlp."
+    fc1, fc2 = _BLOCK + "mlp.fc1.{p}", _BLOCK + "mlp.fc2.{p}"
+    return (
+        Row((theirs + "weights_in.{p}",), fc1),
+        Row((theirs + "weights_out.{p}",), fc2),
+        Row((theirs + "gate_proj.{p}", theirs + "up_proj.{p}"), fc1, STACKED),
+        Row((theirs + "down_proj.{p}",), fc2),
+    )
+
+
+def _beit() -> tuple[Row, ...]:
+    """Rows of a BEiT: scaled branches, tables of offsets, a norm of the mean, keys without bias."""
+    rows = [Row(("pooler.layernorm.{p}",), "fc_norm.{p}")]
+    bias = "relative_position_bias.relative_position_bias_table"
+    for theirs, query, value, table in (
+        (
+            "encoder.layer.{j}.",
+            "attention.attention.query.bias",
+            "attention.attention.value.bias",
+            f"attention.attention.{bias}",
+        ),
+        ("layers.{j}.", "attention.q_proj.bias", "attention.v_proj.bias", bias),
+    ):
+        rows += [
+            Row((theirs + "lambda_1",), _BLOCK + "ls1.gamma"),
+            Row((theirs + "lambda_2",), _BLOCK + "ls2.gamma"),
+            Row((theirs + table,), _BLOCK + _TABLE),
+            Row((theirs + query, theirs + value), _BLOCK + "attn.qv_bias", STACKED),
+        ]
+    return tuple(rows)
+
+
 def _vit(config: ViTConfig) -> KeyMap:
-    """Names of a ViT, of a DeiT with its distillation token, of a ViTMAE and of a ViTPose."""
+    """Names of a ViT, a DeiT with its distillation token, a ViTMAE, ViTPose, DINOv2 and BEiT."""
     if config.shared_position:
         return _vitpose()
     head: tuple[Row, ...] = (Row(("classifier.{p}",), "head.fc.{p}"),)
@@ -93,6 +147,17 @@ def _vit(config: ViTConfig) -> KeyMap:
             Row(("cls_classifier.{p}",), "head.fc.{p}"),
             Row(("distillation_classifier.{p}",), "head.fc_dist.{p}"),
         )
+    plain = (
+        *_file_block("encoder.layer.{j}.", _BLOCK, "attention.attention", _FILE_MLP),
+        *block_rows("layers.{j}.", _BLOCK, _MEMORY_PARTS),
+    )
+    special = (*(_gated() if config.activation == "swiglu" else ()), *_dinov2())
+    prefix = "deit." if config.distillation_token else "vit."
+    if config.relative_pos_bias:
+        prefix, plain, special = "beit.", (*_beit(), *plain), ()
+    elif config.layer_scale:
+        prefix = "dinov2_with_registers." if config.registers else "dinov2."
+        plain, special = special, plain
     return KeyMap(
         (
             Row(("embeddings.cls_token",), "cls_token"),
@@ -100,16 +165,16 @@ def _vit(config: ViTConfig) -> KeyMap:
             Row(("embeddings.position_embeddings",), "pos_embed"),
             Row(("embeddings.mask_token",), ""),
             Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
-            *_file_block("encoder.layer.{j}.", "blocks.{j}.", "attention.attention", _FILE_MLP),
-            *block_rows("layers.{j}.", "blocks.{j}.", _MEMORY_PARTS),
+            *plain,
+            *special,
             Row(("layernorm.{p}",), "norm.{p}"),
             # Layer on the class token for other tasks; the classifier does not use it.
             Row(("pooler.dense.{p}",), ""),
             *head,
         ),
-        prefix="deit." if config.distillation_token else "vit.",
-        wrappers=("deit.", "vit."),
-        unused=r"^decoder\.",
+        prefix=prefix,
+        wrappers=("deit.", "vit.", "dinov2.", "dinov2_with_registers.", "beit."),
+        unused=r"^decoder\.|^lm_head\.",
     )
 
 
@@ -166,7 +231,6 @@ KEY_MAPS: KeyMaps = {
 LIMITS: Limits = {
     ViTConfig: {
         "pool": ("token",),
-        "prefix_positions": (True,),
         "patch_padding, shared_position": ((0, False), (2, True)),  # ViTPose has both
     }
 }

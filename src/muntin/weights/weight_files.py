@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weight files, local or from the hub: read without executing code, written atomically.
-
-Checkpoints often hold a config, arguments or a log beside tensors: classes on an allowlist become
-empty placeholders, and any other class makes the file rejected.
-"""
+"""Weight files, local or from the hub: read without executing code, written atomically."""
 
 from __future__ import annotations
 
@@ -24,9 +20,15 @@ from torch import Tensor
 
 from muntin.errors import WeightError, cannot_write, first_line, shorten
 from muntin.weights.stored_arrays import read_archive, read_pickle, read_torch
+from muntin.weights.weight_folders import (
+    INDEX,
+    check_shards,
+    find_file,
+    read_index,
+    reject_torchscript,
+    reject_url,
+)
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".pkl")
-_FILES_IN_FOLDER = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 # First bytes of torch.save files: a zip archive, or a pickle (before PyTorch 1.6).
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
 # What readers raise for files that are cut or changed.
@@ -45,31 +47,24 @@ class WeightFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_file(path: Path) -> Path:
-    """Resolve a path to a weight file: the file itself, or the one in the folder."""
-    if path.is_dir():
-        for name in _FILES_IN_FOLDER:
-            if (path / name).is_file():
-                return path / name
-        message = (
-            f"weights folder must contain one of {', '.join(_FILES_IN_FOLDER)}, got none in "
-            f"{str(path)!r}. Pass the path of the file."
-        )
-        raise WeightError(message)
-    if not path.is_file():
-        message = f"weights not found: {str(path)!r}. Check the path."
-        raise WeightError(message)
-    if path.suffix.lower() not in SUFFIXES:
-        message = (
-            f"a weight file must end in {', '.join(SUFFIXES)}, got {str(path)!r}. Check the path."
-        )
-        raise WeightError(message)
-    return path
-
-
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a weight file, or the one in a folder, without executing code from it; on the CPU."""
+    """Read a weight file, or those of a folder, without executing code from them; on the CPU."""
+    reject_url(str(path))
     file = find_file(Path(path).expanduser())
+    if file.name.endswith(INDEX):
+        return _read_shards(file)
+    return _read_file(file)
+
+
+def _read_shards(index: Path) -> WeightFile:
+    files = read_index(index)
+    shards = [_read_file(file) for file in dict.fromkeys(files.values())]
+    tensors = {key: value for shard in shards for key, value in shard.tensors.items()}
+    check_shards(index, files, tensors)
+    return WeightFile(index, tensors, shards[0].metadata)
+
+
+def _read_file(file: Path) -> WeightFile:
     try:
         with file.open("rb") as stream:
             start = stream.read(9)
@@ -102,12 +97,15 @@ def _read_content(file: Path) -> WeightFile:
                 return WeightFile(file, tensors, dict(opened.metadata() or {}))
         if suffix == ".npz":
             return WeightFile(file, read_archive(file))
+        reject_torchscript(file)
         content = read_pickle(file) if suffix == ".pkl" else read_torch(file)
     except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"{refused[1]}" if refused else first_line(error)
         message = (
-            f"{str(file)!r} holds Python objects other than tensors, or is damaged. It was not "
-            f"loaded, because unpickling could run arbitrary code. Save only the state dict, or "
-            f"use safetensors."
+            f"{str(file)!r} holds Python objects other than tensors ({reason}), or is damaged. It "
+            f"was not loaded, because unpickling could run arbitrary code. Save only the state "
+            f"dict, or use safetensors."
         )
         raise WeightError(message) from error
     except _DAMAGED as error:
@@ -165,7 +163,12 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
                 Path(temporary).unlink()
 
 
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_HUB_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors" + INDEX,
+    "pytorch_model.bin" + INDEX,
+)
 BESIDE_WEIGHTS = ("config.json", "preprocessor_config.json")
 """Files of the hub and of transformers that describe the model and its images."""
 _TIMEOUT_S = 4.0
@@ -214,6 +217,9 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
         if name:
             # The configuration comes into the same folder.
             names = [name, *(beside for beside in BESIDE_WEIGHTS if beside in there)]
+            start = name.removesuffix(INDEX).rpartition(".")[0]
+            if name.endswith(INDEX):
+                names += [one for one in there if re.match(rf"{start}-\d+-of-\d+\.", one)]
             paths = [
                 huggingface_hub.hf_hub_download(
                     repo, one, revision=revision or None, etag_timeout=timeout_s

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
+from muntin.errors import WeightError, shorten, unknown_name
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
+from muntin.weights.classifier_search import is_classifier
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
@@ -25,45 +24,19 @@ from muntin.weights.dialects import (
     family_name,
     head_of,
     inner_model,
-    key_map,
 )
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
-from muntin.weights.source_geometry import (
-    MADE_WITH,
-    find_source,
-    read_made_with,
-    scale_offsets,
-)
-from muntin.weights.source_info import (
-    SourceInfo,
-    adopt,
-    build_adopted,
-    read_source_info,
-    set_config,
-)
+from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
+from muntin.weights.source_geometry import find_source, scale_offsets
+from muntin.weights.source_info import adopt, build_adopted, set_config
 from muntin.weights.state_matching import (
     MatchResult,
     describe_mismatches,
     match_state,
     model_key,
 )
-from muntin.weights.state_search import (
-    FoundState,
-    choose_classifier,
-    describe_unknown,
-    find_states,
-    is_beside,
-    is_classifier,
-    name_stranger,
-)
-from muntin.weights.weight_files import (
-    SUFFIXES,
-    fetch,
-    is_hub_id,
-    license_of,
-    read_weights,
-)
+from muntin.weights.state_search import name_stranger
 from muntin.weights.window_buffers import fit_windows, read_windows
 
 
@@ -111,23 +84,21 @@ class LoadReport:
     def summary(self) -> str:
         """Summarize the report in one line."""
         told = f" ({self.size_evidence})" if self.size_evidence else ""
-        others = f"part {self.part!r} (others: {shorten(self.others)})"
-        unused = f"classifier of the file not loaded ({shorten(self.dropped, limit=2)})"
-        facts = (
-            (True, f"{self.dialect} weights from {self.source}: {len(self.renamed)} renamed"),
+        sentences = (
             (self.resized, f"{len(self.resized)} resized ({shorten(self.resized, limit=2)})"),
             (self.reset, f"not loaded: {shorten(self.reset, limit=2)}"),
             (self.ignored, f"{len(self.ignored)} ignored"),
-            (self.others, others),
-            (self.dropped, unused),
+            (self.others, f"part {self.part!r} (others: {shorten(self.others)})"),
+            (self.dropped, f"no classifier made of {shorten(self.dropped, limit=2)}"),
             (self.beside, f"{len(self.beside)} beside it ({shorten(self.beside, limit=2)})"),
             (self.size_rule, f"size rule set to {self.size_rule!r}{told}"),
-            *((True, f"{name} set to {value!r}") for name, value in self.adopted.items()),
+            *((name, f"{name} set to {value!r}") for name, value in self.adopted.items()),
             (self.stated_in, f"described by {Path(self.stated_in).name} beside them"),
             (self.conventions, f"head conventions set to {self.conventions}"),
             (self.license, f"license {self.license}"),
         )
-        return ", ".join(text for value, text in facts if value)
+        start = f"{self.dialect} weights from {self.source}: {len(self.renamed)} renamed"
+        return ", ".join([start, *(sentence for given, sentence in sentences if given)])
 
 
 def load_weights(
@@ -183,7 +154,7 @@ def load_weights(
     if resampling not in (None, "bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, model, part)
-    reading = _read(opened, model)
+    reading = rename_state(opened, model)
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
@@ -198,7 +169,7 @@ def load_weights(
     _reject_mismatches(matched, reading, opened, backbone.config)
     _reject_nonfinite(matched.values, opened.where)
     where = opened.stated.where if opened.stated else opened.where
-    other = build_adopted(backbone, _stated_fields(opened), where)
+    other = build_adopted(backbone, opened.stated_fields, where)
     own = model.state_dict()
     with torch.no_grad():
         for key, tensor in matched.values.items():
@@ -234,7 +205,7 @@ def _report(
         size_rule="",
         stated_in=opened.stated.where if opened.stated else "",
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
-        class_names=_class_names(opened),
+        class_names=opened.class_names,
         license=opened.texts.get("license", ""),
         part=opened.found.location,
         others=opened.others,
@@ -260,7 +231,7 @@ class WeightInfo:
 def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     """Infer what model must be built to load weights without resizing; `model` is a backbone."""
     config: Any = backbone_of(model).config
-    reading = _read(opened, model)
+    reading = rename_state(opened, model)
     tensors = reading.tensors
     # The first convolution of a timm model is its stem.
     patches = [
@@ -323,143 +294,6 @@ def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, 
             )
             raise WeightError(message)
         tensors[name] = tensors[name][rows]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OpenedWeights:
-    """Weights that were found in a file, with metadata and source, to be loaded once or more.
-
-    `others` are the locations of further sets of weights for the model; `stated` is what files
-    beside them say, if these are of the same dialect.
-    """
-
-    found: FoundState
-    texts: Mapping[str, str]
-    where: str
-    others: tuple[str, ...] = ()
-    stated: SourceInfo | None = None
-
-    @property
-    def dialect(self) -> str:
-        """The dialect of the names."""
-        return self.found.dialect
-
-
-def open_weights(
-    source: str | Path | Mapping[str, Any] | OpenedWeights,
-    dialect: str,
-    model: nn.Module,
-    part: str = "",
-) -> OpenedWeights:
-    """Read a file and find the weights of a model in it; arguments as in `load_weights`.
-
-    The model may be on the meta device.
-    """
-    if isinstance(source, OpenedWeights):
-        return source
-    if dialect not in ("auto", NATIVE, *DIALECTS):
-        raise WeightError(unknown_name("dialect", dialect, ["auto", NATIVE, *DIALECTS]))
-    content, texts, where = _resolve_source(source)
-    stored = texts.get("dialect", "")
-    if dialect == "auto" and stored in (NATIVE, *DIALECTS):
-        dialect = stored
-    states = find_states(content, inner_model(model), dialect, part)
-    if not states:
-        raise WeightError(describe_unknown(content, backbone_of(model).config, where))
-    found = states[0]
-    nesting = ".".join(found.path)
-    stated = read_source_info(source)
-    if stated is not None and stated.dialect != found.dialect:
-        stated = None
-    if stated is not None:
-        geometry = {**stated.fields, **json.loads(texts.get(MADE_WITH, "{}"))}
-        texts = {**texts, MADE_WITH: json.dumps(geometry)}
-    return OpenedWeights(
-        found=found,
-        texts=texts,
-        where=f"{where} [{nesting}]" if nesting else where,
-        others=tuple(state.location for state in states[1:]),
-        stated=stated,
-    )
-
-
-def _resolve_source(
-    source: str | Path | Mapping[str, Any],
-) -> tuple[Mapping[str, Any], Mapping[str, str], str]:
-    if not isinstance(source, Mapping | str | Path):
-        message = (
-            f"weights must be a file, a folder, a hub id or a state dict, got "
-            f"{type(source).__name__}."
-        )
-        raise WeightError(message)
-    if isinstance(source, Mapping):
-        return source, {}, "a state dict"
-    if not str(source).strip():
-        message = f"weights must be a file, a folder or a hub id, got {str(source)!r}."
-        raise WeightError(message)
-    path = Path(source).expanduser()
-    text = str(source).removeprefix("hf-hub:")
-    # "runs/flowers" may be a hub id or a mistyped path: a path if the folder "runs" exists.
-    local = isinstance(source, Path) or path.exists() or path.suffix.lower() in SUFFIXES
-    texts: dict[str, str] = {}
-    if not local and is_hub_id(text) and not Path(text.split("/")[0]).is_dir():
-        path = fetch(text)
-        texts["license"] = license_of(text)
-    file = read_weights(path)
-    texts |= {key: value for key, value in file.metadata.items() if value}
-    texts.setdefault(MADE_WITH, json.dumps(read_made_with(file.path.parent)))
-    if "NC" in texts.get("license", ""):
-        message = f"weights from {source} have the license {texts['license']}: no commercial use."
-        warnings.warn(message, MuntinWarning, stacklevel=4)
-    return file.tensors, texts, str(source)
-
-
-def _read(opened: OpenedWeights, model: nn.Module) -> RenamedState:
-    """Rename the tensors; those that are no part of the backbone or of a head move to `beside`."""
-    found, head = opened.found, head_of(model)
-    if found.dialect == NATIVE:
-        names = {key: key.removeprefix("backbone.") for key in found.state}
-        tensors = {ours: found.state[key] for key, ours in names.items()}
-        reading = RenamedState(tensors=tensors, pairs=list(names.items()))
-    else:
-        config: Any = backbone_of(model).config
-        reading = key_map(found.dialect, config, head).read(found.state)
-    beside = [key for key in reading.unknown if is_beside(key, found)]
-    reading.unknown = [key for key in reading.unknown if key not in beside]
-    reading.beside = [*(found.prefix + key for key in beside), *found.beside]
-    if not any(ours.startswith("head.") for ours in reading.tensors):
-        _adopt_classifier(reading, found, head)
-    return reading
-
-
-def _adopt_classifier(reading: RenamedState, found: FoundState, head: nn.Module | None) -> None:
-    """Take a linear layer beside the backbone as the classifier, whatever its name is."""
-    own = {} if head is None else head.state_dict()
-    if head is not None and set(own) not in ({"fc.weight"}, {"fc.weight", "fc.bias"}):
-        return
-    used = {found.prefix + key for key in found.state} - set(reading.beside)
-    linears = [layer for layer in found.linears if not used & layer.tensors.keys()]
-    layer = choose_classifier(linears, len(own.get("fc.weight", ())))
-    if layer is None:
-        return
-    reading.beside = [key for key in reading.beside if key not in layer.tensors]
-    for key, name in zip(layer.tensors, ("head.fc.weight", "head.fc.bias"), strict=False):
-        reading.tensors[name] = layer.tensors[key]
-        reading.pairs.append((key, name))
-    if "fc.bias" in own and len(layer.tensors) == 1:
-        reading.tensors["head.fc.bias"] = torch.zeros(layer.num_rows)
-
-
-def _stated_fields(opened: OpenedWeights) -> Mapping[str, Any]:
-    """Fields of the config that are known from the dialect, or stated beside the weights."""
-    always = None if opened.dialect == NATIVE else DIALECTS[opened.dialect].activation
-    fields = {} if always is None else {"activation": always}
-    return {**fields, **(opened.stated.fields if opened.stated else {})}
-
-
-def _class_names(opened: OpenedWeights) -> tuple[str, ...]:
-    stored = tuple(json.loads(opened.texts.get("class_names", "[]")))
-    return stored or (opened.stated.class_names if opened.stated else ())
 
 
 def _adopt_windows(
