@@ -14,7 +14,7 @@ import torch
 import muntin
 from muntin.errors import ConfigError, DataError, MissingExtra, RunError, WeightError
 from muntin.exporting.verification import Row, difference_of_instances, require_agreement
-from muntin.heads.detector import FixedDetector, Instances
+from muntin.heads.detector import FixedDetector, Instances, SelectConfig
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
 from muntin.runs import WEIGHTS, Run
 from muntin.weights.weight_files import write_weights
@@ -216,6 +216,27 @@ def test_suppression_may_keep_another_of_two_boxes(count, swapped, passes):
     ) == pytest.approx(0.2, rel=1e-3)
     broken = truth._replace(scores=scores.clone().fill_(float("nan")))
     assert np.isnan(difference_of_instances([truth], [broken], 128, 1e-3))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "agree"),
+    [
+        ([0.9], [], False),
+        ([0.9, 0.8], [0.9], False),
+        ([0.9, 0.0504], [0.9], True),  # beside the threshold of 0.05
+        ([0.9, 0.8, 0.8], [0.9, 0.8, 0.7995], True),
+        ([0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7], True),  # of a list that ends at three
+    ],
+)
+def test_what_only_one_of_the_two_finds(one, other, agree):
+    def make(scores):
+        boxes = torch.arange(len(scores) * 4.0).view(-1, 4) * 10
+        return Instances(boxes, torch.tensor(scores), torch.zeros(len(scores), dtype=torch.long))
+
+    for pair in ((one, other), (other, one)):
+        truth, said = ([make(scores)] for scores in pair)
+        found = difference_of_instances(truth, said, 128, 1e-3, SelectConfig(max_detections=3))
+        assert (found <= 1e-3) == agree, pair
 
 
 def test_a_weight_that_is_no_number(tmp_path):

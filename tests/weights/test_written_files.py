@@ -84,6 +84,7 @@ READS = {
 }
 # Read by models with the same option; transformers has it in a file that is not written here.
 UNTRIED = {("timm", "no bias"), ("transformers", "no bias"), ("google", "no bias")}
+UNTRIED |= {("transformers", "scaled branches")}  # a DINOv2 there
 
 
 def read_by(dialect, state, config, folder) -> nn.Module:

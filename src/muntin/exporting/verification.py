@@ -14,10 +14,10 @@ from torch import Tensor
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader
 from muntin.data.transforms import Preprocessing, to_tensor
-from muntin.engines.engine_network import EngineNetwork
+from muntin.engines.engine_network import EngineNetwork, head_info
 from muntin.engines.graphs import Precision
 from muntin.errors import RunError
-from muntin.heads.detector import Instances
+from muntin.heads.detector import Instances, SelectConfig
 from muntin.heads.network import Network
 from muntin.shapes import Int, Size, UInt8
 from muntin.synthetic.scenes import make_scene
@@ -114,7 +114,8 @@ def compare(
     size: Size = (images.shape[2], images.shape[3])
     limit = LIMIT_FOUND if finds and precision == "fp32" else LIMITS[precision]
     if finds:
-        difference = difference_of_instances(truth, said, max(size), limit)
+        select = head_info(network).config.select
+        difference = difference_of_instances(truth, said, max(size), limit, select)
     else:
         scale = max(float(truth.abs().max()), 1e-6)
         difference = float((truth - said).abs().max()) / scale
@@ -122,33 +123,51 @@ def compare(
 
 
 def difference_of_instances(
-    truth: Sequence[Instances], said: Sequence[Instances], side: int, limit: float
+    truth: Sequence[Instances],
+    said: Sequence[Instances],
+    side: int,
+    limit: float,
+    select: SelectConfig | None = None,
 ) -> float:
     """Largest difference of box edges, scores and masks between matched detections of a batch.
 
-    Detections without a match within the limit count only where they are more than `MAX_UNMATCHED`.
+    Detections of either side without a match within the limit count only where they are more than
+    `MAX_UNMATCHED`; near the cut-off of `select`, where the list ends, they never count.
     """
     matched, unmatched = [0.0], []
     for wanted, given in zip(truth, said, strict=True):
-        last = float(wanted.scores.min()) if len(wanted.scores) else 0.0
-        for row in range(len(wanted.boxes)):
-            apart = (given.boxes - wanted.boxes[row]).abs().amax(dim=1) / side
-            apart = torch.maximum(apart, (given.scores - wanted.scores[row]).abs())
-            apart[given.class_ids != wanted.class_ids[row]] = 1.0
-            best = int(apart.argmin()) if len(apart) else -1
-            difference = float(apart[best]) if len(apart) else 1.0
-            if difference > limit:
-                # Near the cut-off of the list, order may differ.
-                if float(wanted.scores[row]) - last >= limit:
-                    unmatched.append(difference)
-                continue
-            if wanted.masks is not None and given.masks is not None:
-                masks = (given.masks[best] - wanted.masks[row]).abs().max()
-                difference = max(difference, float(masks))
-            matched.append(difference)
-    if len(unmatched) > MAX_UNMATCHED * sum(len(one.boxes) for one in truth):
+        for one, other in ((wanted, given), (given, wanted)):
+            cut = _find_cut(other, select or SelectConfig())
+            for row in range(len(one.boxes)):
+                difference, best = _find_match(one, row, other, side)
+                if difference > limit:
+                    if float(one.scores[row]) - cut >= limit:
+                        unmatched.append(difference)
+                    continue
+                if one.masks is not None and other.masks is not None:
+                    masks = (other.masks[best] - one.masks[row]).abs().max()
+                    difference = max(difference, float(masks))
+                matched.append(difference)
+    if len(unmatched) > MAX_UNMATCHED * sum(len(one.boxes) for one in [*truth, *said]):
         matched += unmatched
     return float(torch.tensor(matched).max())  # NaN stays NaN
+
+
+def _find_cut(found: Instances, select: SelectConfig) -> float:
+    """The score below which a detection would not be in this list."""
+    full = len(found.scores) >= select.max_detections
+    return float(found.scores.min()) if full else select.score_threshold
+
+
+def _find_match(one: Instances, row: int, other: Instances, side: int) -> tuple[float, int]:
+    """Difference of the most similar detection of `other`, and its row; 1 and -1 without any."""
+    if not len(other.boxes):
+        return 1.0, -1
+    apart = (other.boxes - one.boxes[row]).abs().amax(dim=1) / side
+    apart = torch.maximum(apart, (other.scores - one.scores[row]).abs())
+    apart[other.class_ids != one.class_ids[row]] = 1.0
+    best = int(apart.argmin())
+    return float(apart[best]), best
 
 
 def require_agreement(rows: Sequence[Row], what: str) -> None:

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.layers import Activation, DropPath, Mlp, drop_path_schedule, init_linear_weights
+from muntin.ops.dot_product_attention import attend
 from muntin.ops.positions import SIZE_RULES, SizeRuleName, fit_patches, resample_grid
 from muntin.ops.windows import WindowLayout, cut_heads, join_heads
 from muntin.shapes import Bool, Float, Int, Size
@@ -147,10 +147,14 @@ class MaskUnitAttention(nn.Module):
         # 3, B, nW, h, N, d -> 3, B, nW*h, N, d: windows are batches of attention.
         q, k, v = cut_heads(self.qkv(x), layout, 3, self.num_heads).flatten(2, 3).unbind(0)
         if self.pools:
-            q = _pool(q.unflatten(2, window), 2).flatten(2, 3)  # B, nW*h, N/4, d
+            q = _pool(q.reshape(*q.shape[:2], *window, q.shape[3]), 2).flatten(
+                2, 3
+            )  # B, nW*h, N/4, d
             layout = _whole_windows((size[0] // 2, size[1] // 2), (window[0] // 2, window[1] // 2))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(join_heads(out.unflatten(1, (layout.num_windows, -1))[None], layout))
+        out = attend(q, k, v)
+        # Not unflatten: see `ops.window_attention`.
+        out = out.reshape(1, x.shape[0], layout.num_windows, self.num_heads, *out.shape[2:])
+        return self.proj(join_heads(out, layout))
 
 
 def _whole_windows(size: Size, window: Size) -> WindowLayout:
@@ -161,7 +165,8 @@ def _whole_windows(size: Size, window: Size) -> WindowLayout:
 
 def _pool(x: Tensor, axis: int) -> Tensor:
     """The largest of each 2 x 2 neighbourhood, along `axis` and the next."""
-    x = x.unflatten(axis + 1, (-1, 2)).unflatten(axis, (-1, 2))
+    *lead, high, wide = x.shape[: axis + 2]
+    x = x.reshape(*lead, high // 2, 2, wide // 2, 2, *x.shape[axis + 2 :])
     return x.amax(dim=(axis + 1, axis + 3))
 
 

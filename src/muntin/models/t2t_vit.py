@@ -30,6 +30,7 @@ from muntin.errors import ShapeError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.models.vit import ViTBlock, ViTConfig
 from muntin.nn.layers import Mlp, drop_path_schedule, init_linear_weights
+from muntin.ops.dot_product_attention import attend
 from muntin.ops.positions import Resampling, resample_grid
 from muntin.shapes import Float, Int, Size
 
@@ -201,7 +202,7 @@ class TokenAttention(nn.Module):
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N token_dim"]:
         """Attend over all tokens."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return v + self.proj(F.scaled_dot_product_attention(q, k, v, scale=self.scale))
+        return v + self.proj(attend(q, k, v, scale=self.scale))
 
 
 class TokenTransformer(nn.Module):
@@ -241,8 +242,10 @@ class TokensToToken(nn.Module):
             x = _unfold(x, split)  # B, N, C
             if layer is not None:
                 # Re-structurisation: B, N, C -> B, C, H, W (equation 1).
-                x = layer(x).transpose(1, 2).unflatten(2, size)  # B, C, H, W
-        return self.project(x).unflatten(1, size)
+                x = layer(x).transpose(1, 2)
+                x = x.reshape(*x.shape[:2], *size)  # B, C, H, W
+        x = self.project(x)
+        return x.reshape(x.shape[0], *size, x.shape[2])
 
 
 class T2TViT(Backbone):

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
@@ -42,6 +41,7 @@ from muntin.nn.layers import (
     init_linear_weights,
     without_key_bias,
 )
+from muntin.ops.dot_product_attention import attend
 from muntin.ops.positions import (
     SIZE_RULES,
     SizeRuleName,
@@ -221,7 +221,7 @@ class SelfAttention(nn.Module):
             # Rows and columns of the tokens that a mask kept: one bias per image.
             bias = bias[:, kept[:, :, None], kept[:, None, :]].transpose(0, 1)  # B, h, N, N
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        x = attend(q, k, v, bias, dropout=dropout)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
 
     def project(self, x: Float[Tensor, "B N C"], norm: nn.Module | None) -> Float[Tensor, "B N C3"]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muntin.ops.dot_product_attention import is_recorded
 from muntin.shapes import Float
 
 
@@ -149,9 +150,8 @@ class DropPath(nn.Module):
 
 def _can_gather(x: Tensor) -> bool:
     """Whether the number of kept images may decide shapes: not in a recorded graph."""
-    if torch.compiler.is_compiling() or x.is_meta:
-        return False
-    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
+    return not (capturing or is_recorded(x))
 
 
 def drop_path_schedule(rate: float, depth: int) -> list[float]:

@@ -83,7 +83,7 @@ def resample_offsets(
     sequence, as microsoft/SimMIM@d3e29bc and timm 1.0.31 (`resize_rel_pos_bias_table`, linear
     between them), compared in tests/weights/test_parameter_resizing.py; it suits larger windows.
     """
-    if old == new:
+    if _are_equal(old, new):
         return table
     grid = table.t().reshape(1, -1, 2 * old[0] - 1, 2 * old[1] - 1).float()
     size = (2 * new[0] - 1, 2 * new[1] - 1)
@@ -181,7 +181,7 @@ def resample_grid(
             f"tokens, got {embedding.shape[1]}. Check img_size and patch_size."
         )
         raise ShapeError(message)
-    if old == new:
+    if _are_equal(old, new):
         return embedding
     prefix, grid = embedding[:, :num_prefix], embedding[:, num_prefix:]
     image = grid.reshape(1, *old, -1).permute(0, 3, 1, 2).float()  # 1, C, H, W
@@ -203,6 +203,17 @@ def resample_line(
     if vectors.shape[0] == length:
         return vectors
     return F.interpolate(vectors.t()[None], size=length, mode="linear")[0].t()
+
+
+def _are_equal(old: Size, new: Size) -> bool:
+    """Whether nothing is to be resized; False if a graph is exported and the new size is free."""
+    if not torch.compiler.is_exporting():
+        return old == new
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    # A plain comparison would fix the size that the graph is exported at. At the old size, resizing
+    # has weights of 1 and 0.
+    return all(statically_known_true(a == b) for a, b in zip(old, new, strict=True))
 
 
 SizeRuleName = Literal[

@@ -29,6 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
+from muntin.ops.dot_product_attention import (
+    attend,
+    differentiate_by,
+    is_recorded,
+    is_transformed,
+)
 from muntin.ops.triton import window_support
 from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads, pad_map, partition
 from muntin.shapes import Float, Int
@@ -74,7 +80,7 @@ def window_attention(
         raise ShapeError(message)
     if backend == "auto":
         backend = _choose(qkv, bias, layout, dropout)
-    elif torch.compiler.is_exporting() and backend == "fused":
+    elif backend == "fused" and (torch.compiler.is_exporting() or is_transformed()):
         backend = "reference"
     # The kernel normalises queries and keys itself, with their lengths in registers.
     if backend == "fused":
@@ -94,20 +100,25 @@ def find_obstacle(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: floa
 
 def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> BackendName:
     """Select the back end of "auto"."""
+    if torch.jit.is_tracing():
+        return "reference"  # a trace is checked without gradients, and must be the same graph
     if qkv.device.type != "cpu":
-        half = qkv.is_cuda and qkv.dtype != torch.float32 and not torch.compiler.is_exporting()
+        half = qkv.is_cuda and qkv.dtype != torch.float32
+        half = half and not (torch.compiler.is_exporting() or is_transformed())
         return "fused" if half and not find_obstacle(qkv, bias, layout, dropout) else "sdpa"
     # On the CPU, SDPA is fused only when nothing needs a gradient.
     if not torch.is_grad_enabled() or not (qkv.requires_grad or bias.requires_grad):
         return "sdpa"
-    return "reference" if torch.compiler.is_compiling() else "lean"
+    return "reference" if is_recorded(qkv) else "lean"
 
 
 def _normalise(
     qkv: Float[Tensor, "*map C3"], temperature: Float[Tensor, "h 1 1"]
 ) -> Float[Tensor, "*map C3"]:
     """L2-normalise queries and keys per head, and multiply queries by the temperature."""
-    q, k, v = qkv.unflatten(-1, (3, temperature.shape[0], -1)).unbind(-3)  # *map, h, d each
+    # Not unflatten, after which the older ONNX exporter takes the batch size for a constant.
+    parts = qkv.reshape(*qkv.shape[:-1], 3, temperature.shape[0], -1)
+    q, k, v = parts.unbind(-3)  # *map, h, d each
     q = F.normalize(q, dim=-1) * temperature[..., 0].to(q.dtype)
     return torch.stack([q, F.normalize(k, dim=-1), v], dim=-3).flatten(-3)
 
@@ -144,15 +155,15 @@ def _sdpa(
     q, k, v = parts.unbind(0)
     added = add_mask(bias, layout).expand(layout.num_windows, -1, -1, -1)  # nW, h, N, N
     added = added.flatten(0, 1).to(q.dtype)  # nW*h, N, N
-    out = F.scaled_dot_product_attention(q, k, v, added[None], dropout, scale=scale)
+    out = attend(q, k, v, added[None], dropout=dropout, scale=scale)
     return join_heads(out.unflatten(1, (layout.num_windows, heads))[None], layout)
 
 
 def _explicit(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
     scale, fill, dropout = others
-    if dropout:  # not covered by the explicit gradient
+    if dropout or is_recorded(qkv):  # not covered by the explicit gradient
         return _reference(qkv, bias, layout, scale, fill, dropout)
-    out: Tensor = _ExplicitAttention.apply(qkv, bias, fill, layout, scale)
+    out: Tensor = _ExplicitAttention.apply(qkv, bias, fill, layout, scale)[0]
     return out
 
 
@@ -170,7 +181,20 @@ def _fused(
         message = f'{obstacle}, for attention="fused". Use "auto" instead.'
         raise ConfigError(message)
     geometry = [*layout.size, *layout.window, *layout.shift, *layout.pad, int(layout.pad_first)]
-    return torch.ops.muntin.window_attention(qkv, bias, fill, temperature, geometry, scale)
+    tensors = (qkv, bias, fill, temperature)
+    out: Tensor = torch.ops.muntin.window_attention(*tensors, geometry, scale)
+
+    def compute_plainly(*given: Tensor) -> Tensor:
+        rest = iter(given)
+        qkv, bias, fill, temperature = (None if one is None else next(rest) for one in tensors)
+        assert qkv is not None and bias is not None
+        return window_attention(
+            qkv, bias, layout, scale=scale, fill=fill, temperature=temperature, backend="reference"
+        )
+
+    if is_recorded(qkv) or out.grad_fn is None:
+        return out
+    return differentiate_by(compute_plainly, out, *(one for one in tensors if one is not None))
 
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {
@@ -182,7 +206,11 @@ BACKENDS: dict[str, Callable[..., Tensor]] = {
 
 
 class _ExplicitAttention(torch.autograd.Function):
-    """The formula of the reference; saves queries, keys, values and attention weights."""
+    """The formula of the reference; saves queries, keys, values and attention weights.
+
+    What it saves are outputs too: so a gradient that has a graph depends on them, and second
+    derivatives pass through the gradient as first ones do.
+    """
 
     @staticmethod
     def forward(
@@ -192,7 +220,7 @@ class _ExplicitAttention(torch.autograd.Function):
         fill: Tensor | None,
         layout: WindowLayout,
         scale: float,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         parts = _cut(pad_map(qkv, layout.pad, fill), layout, 3, bias.shape[0])
         q, k, v = parts.flatten(1, 3).unbind(0)  # B*nW*h, N, d each
         shape = (*parts.shape[1:5], -1)  # B, nW, h, N, N
@@ -209,24 +237,40 @@ class _ExplicitAttention(torch.autograd.Function):
         ctx.save_for_backward(parts, weights)
         ctx.layout, ctx.scale, ctx.bias_dtype = layout, scale, bias.dtype
         ctx.fills = fill is not None and any(layout.pad)
-        return _crop(_join((weights @ v).view(1, *parts.shape[1:]), layout), layout)
+        ctx.set_materialize_grads(False)
+        out = _crop(_join((weights @ v).view(1, *parts.shape[1:]), layout), layout)
+        return out, parts, weights
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # noqa: ANN401 (autograd's own)
         layout: WindowLayout = ctx.layout
         parts, weights = ctx.saved_tensors
+        of_out, of_parts, of_weights = grads
         q, k, v = parts.flatten(1, 3).unbind(0)
-        grad = pad_map(grads[0], layout.pad, None)
-        grad_out = _cut(grad, layout, 1, parts.shape[3]).flatten(0, 3)  # B*nW*h, N, d
-        grad_parts = torch.empty_like(parts)
-        dq, dk, dv = grad_parts.flatten(1, 3).unbind(0)
-        torch.bmm(weights.transpose(1, 2), grad_out, out=dv)
+        if of_out is None:
+            of_out = parts.new_zeros(parts.shape[1], *layout.size, parts.shape[3] * parts.shape[5])
+        grad_out = _cut(pad_map(of_out, layout.pad, None), layout, 1, parts.shape[3])
+        grad_out = grad_out.flatten(0, 3)  # B*nW*h, N, d
         grad_weights = grad_out @ v.transpose(1, 2)
+        if of_weights is not None:
+            grad_weights = grad_weights + of_weights
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
         by_window = grad_scores.view(*parts.shape[1:5], -1)  # B, nW, h, N, N
         grad_bias = by_window.sum(dim=(0, 1), dtype=ctx.bias_dtype)
-        torch.baddbmm(dq, grad_scores, k, beta=0, alpha=ctx.scale, out=dq)
-        torch.baddbmm(dk, grad_scores.transpose(1, 2), q, beta=0, alpha=ctx.scale, out=dk)
+        products = (
+            (grad_scores, k, ctx.scale),
+            (grad_scores.transpose(1, 2), q, ctx.scale),
+            (weights.transpose(1, 2), grad_out, 1.0),
+        )
+        if torch.is_grad_enabled() or of_parts is not None:
+            grad_parts = torch.stack([factor * (one @ other) for one, other, factor in products])
+            grad_parts = grad_parts.view_as(parts)
+            grad_parts = grad_parts if of_parts is None else grad_parts + of_parts
+        else:
+            # In place: no copy of three gradients into one, but no second derivative either.
+            grad_parts = torch.empty_like(parts)
+            for place, (one, other, factor) in zip(grad_parts.flatten(1, 3), products, strict=True):
+                torch.baddbmm(place, one, other, beta=0, alpha=factor, out=place)
         grad_qkv = _join(grad_parts, layout)
         height, width = layout.size
         grad_fill = None
@@ -264,12 +308,13 @@ def _crop(x: Float[Tensor, "B Hp Wp C"], layout: WindowLayout) -> Float[Tensor, 
 # The indices depend on few numbers that repeat in every step; a row of them takes 4 bytes beside
 # the 4 * d bytes of the row that it moves.
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def _cut_index(
     layout: WindowLayout, parts: int, batch: int, heads: int, device: torch.device
 ) -> Int[Tensor, " rows"]:
     """Row of the map, ordered B, token, part, head, for each row of the windows."""
     (high, wide), (down, along) = layout.size, layout.pad
-    places = torch.arange(batch * (high + down) * (wide + along) * parts * heads)
+    places = torch.arange(batch * (high + down) * (wide + along) * parts * heads, device="cpu")
     places = places.view(batch, high + down, wide + along, parts * heads)
     shifted = places if layout.pad_first else places[:, :high, :wide]  # padding is not shifted
     shifted.copy_(shifted.roll((-layout.shift[0], -layout.shift[1]), (1, 2)))
@@ -277,6 +322,7 @@ def _cut_index(
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def _join_index(
     layout: WindowLayout, parts: int, batch: int, heads: int, device: torch.device
 ) -> Int[Tensor, " rows"]:

@@ -113,7 +113,7 @@ def shift_mask(
         length = layout.size[axis] + layout.pad[axis]
         position = torch.arange(length, device=device)
         # Only the last window of an axis holds tokens of both ends of the map.
-        wrapped = (position >= length - layout.shift[axis]) & (layout.shift[axis] > 0)
+        wrapped = position >= length - layout.shift[axis]
         regions.append(wrapped.long().view(layout.grid[axis], layout.window[axis]))
     rows, columns = regions
     # Four regions per map: (top, bottom) x (left, right) of the wrapped part.

@@ -344,11 +344,33 @@ def test_only_what_it_read_is_kept():
     assert {one.data_ptr() for one in kept} <= pointers
 
 
-def test_a_second_derivative_is_refused():
+@pytest.mark.parametrize("cosine", [False, True])
+def test_a_second_derivative_is_that_of_the_reference(cosine):
     problem = make((4, 4), 4).to(torch.float32)
-    qkv = problem.qkv.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(
-        call(replace(problem, qkv=qkv)).square().sum(), qkv, create_graph=True
-    )
+    if not cosine:
+        problem = replace(problem, temperature=None)
+    second = []
+    for backend in ("fused", "reference"):
+        inputs = [
+            one.detach().clone().requires_grad_()
+            for one in (problem.qkv, problem.bias, problem.fill)
+        ]
+        qkv, bias, fill = inputs
+        out = call(replace(problem, qkv=qkv, bias=bias, fill=fill), backend)
+        slopes = torch.autograd.grad(out.sin().sum(), inputs, create_graph=True, allow_unused=True)
+        total = sum(slope.square().sum() for slope in slopes if slope is not None)
+        second += [torch.autograd.grad(total, (qkv, bias))]
+    for ours, theirs in zip(*second, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_the_operator_alone_has_one_derivative():
+    register()
+    problem = make((4, 4), 4).to(torch.float32)
+    qkv, layout = problem.qkv.clone().requires_grad_(), problem.layout
+    geometry = [*layout.size, *layout.window, *layout.shift, *layout.pad, int(layout.pad_first)]
+    tensors = (qkv, problem.bias, problem.fill, problem.temperature)
+    out = torch.ops.muntin.window_attention(*tensors, geometry, problem.scale)
+    (slope,) = torch.autograd.grad(out.square().sum(), qkv, create_graph=True)
     with pytest.raises(MuntinError, match='attention="reference"'):
         slope.square().sum().backward()

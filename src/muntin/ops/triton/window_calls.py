@@ -282,9 +282,12 @@ def _attend_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Ten
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.geometry, ctx.scale = inputs
     ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)  # no gradient comes where another formula gives it
 
 
-def _lead_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _lead_back(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
     _, learns_bias, learns_fill, learns_temperature, *_ = ctx.needs_input_grad
     grads = torch.ops.muntin.window_attention_backward(
         grad, *ctx.saved_tensors, ctx.geometry, ctx.scale, learns_bias, learns_fill
