@@ -17,10 +17,14 @@ from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import nn
 
 import muntin
+from muntin.commands import main
+from muntin.data.batches import stack_images
 from muntin.errors import ConfigError, WeightError
 from muntin.heads.rcnn_config import CASCADE_VITDET, VITDET
 from muntin.models.vit_det import ViTDet, ViTDetConfig
+from muntin.runs import Run
 from muntin.weights.dialects import to_dialect
+from muntin.weights.weight_files import write_weights
 from muntin.zoo import change_model, find_model
 from tests.parity.peers import TOLERANCE, batch_images, distance, logits_and_gradient, perturb
 from tests.weights.test_detector_keys import MICROSOFT_BLOCK, Lists, Plan, same, swin
@@ -281,6 +285,36 @@ def test_every_key_of_a_detector_is_read_and_written(kind, stages):
         assert not written["backbone.net.pos_embed"][:, 0].any()
         written["backbone.net.pos_embed"][:, 0] = state["backbone.net.pos_embed"][:, 0]
     assert same(written, state)
+
+
+@pytest.mark.parametrize("kind", [vitdet, swin_cascade])
+def test_a_cascade_becomes_a_run_that_sees_squares(kind, tmp_path):
+    write_weights(tmp_path / "w.safetensors", kind(3))
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    name, fields = ("vitdet_base", VIT_FIELDS) if kind is vitdet else ("swin_tiny", SWIN_FIELDS)
+    settings = {key: str(value).strip("()").replace(" ", "") for key, value in fields.items()}
+    settings |= {"head.neck.channels": CHANNELS, "head.box_dim": LINEAR, "head.mask_dim": CHANNELS}
+    words = ["convert", str(tmp_path / "w.safetensors"), str(tmp_path / "run"), "--to", "run"]
+    words += ["--model", name, "--head", "cascade_mask_rcnn_vitdet", "--from", "detectron2"]
+    words += ["--classes", str(tmp_path / "names.txt")]
+    words += [word for key, text in settings.items() for word in ("--set", f"{key}={text}")]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    predictor = muntin.load(tmp_path / "run", select={"score_threshold": 0.0})
+    assert same(predictor.network.state_dict(), reloaded(kind).state_dict())
+    # A narrow image is padded to the square that the whole model was trained with.
+    side = 128 if kind is vitdet else 1024
+    preprocessing = Run.open(tmp_path / "run").preprocessing
+    assert preprocessing.img_size == (side, side)
+    padded = stack_images([torch.ones(3, 96, 48).byte()], preprocessing)
+    assert padded.shape == (1, 3, side, side)
+
+
+def reloaded(kind):
+    model = detector(3, kind)
+    muntin.load_weights(model, kind(3))
+    return model
 
 
 def channel_norm(state, name, x):
