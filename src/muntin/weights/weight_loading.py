@@ -219,12 +219,14 @@ def _report(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightInfo:
-    """What a model must have for these weights; `num_classes` is 0 without a classifier.
+    """What a model must have for these weights.
 
-    `dtype` is float32 if mixed.
+    `num_classes` is 0 without a classifier on the backbone's vector, `dtype` float32 if mixed.
+    `norms_tokens` tells a ViT whose last norm is that of all tokens, not that of their mean.
     """
 
     num_classes: int
+    norms_tokens: bool
     in_chans: int
     dtype: torch.dtype
 
@@ -232,7 +234,8 @@ class WeightInfo:
 def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     """Infer what model must be built to load weights without resizing; `model` is a backbone."""
     config: Any = backbone_of(model).config
-    tensors = rename_state(opened, model).tensors
+    reading = rename_state(opened, model)
+    tensors = reading.tensors
     # The first convolution of a timm model is its stem.
     patches = [
         tensor
@@ -241,7 +244,9 @@ def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
         or (isinstance(config, TimmConfig) and tensor.ndim == 4)
     ]
     first = tensors.get("tokens_to_token.attention1.norm1.weight")
-    head = tensors.get("head.fc.weight")
+    # A classifier on a layer before it, from pre-training, has no counterpart here.
+    deeper = any("pre_logits" in name for name in reading.ignored)
+    head = None if deeper else tensors.get("head.fc.weight")
     if not patches and first is None and not isinstance(config, TimmConfig):
         message = (
             f"weights from {opened.where} ({opened.dialect}) must be those of a "
@@ -252,6 +257,7 @@ def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     return WeightInfo(
         dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32,
         num_classes=0 if head is None else head.shape[0],
+        norms_tokens="norm.weight" in tensors and "fc_norm.weight" not in tensors,
         # A T2T-ViT has none; its first norm has a channel for each of 7 x 7 pixels.
         in_chans=patches[0].shape[1] if patches else len(first) // 49,  # type: ignore[arg-type]
     )
