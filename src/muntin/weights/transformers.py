@@ -17,7 +17,7 @@ from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
 from muntin.ops.positions import SizeRuleName
-from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, block_rows
+from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Limits, Row, block_rows
 
 _FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")
 
@@ -229,6 +229,13 @@ KEY_MAPS: KeyMaps = {
     ViTConfig: _vit,
 }
 
+
+LIMITS: Limits = {
+    ViTConfig: {
+        "pool": ("token",),
+        "patch_padding, shared_position": ((0, False), (2, True)),  # ViTPose has both
+    }
+}
 
 SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
     # As a backbone of dense tasks, a Swin always shifts, whatever the size of the map.
