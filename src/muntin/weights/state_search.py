@@ -341,6 +341,7 @@ def describe_unknown(content: Mapping[str, Any], config: object, where: str) -> 
 
 def name_family(tensors: Mapping[str, Tensor]) -> str:
     """Family and dialect of the tensors in a mapping, if one explains nearly all of them."""
+    best, fewest = "", len(tensors) // 10 + 1
     for dialect, row in DIALECTS.items():
         for kind in row.key_maps:
             key_map = find_key_map(dialect, _example(kind), required=False)
@@ -348,9 +349,10 @@ def name_family(tensors: Mapping[str, Tensor]) -> str:
                 continue
             names = _Names(dialect, key_map, list(_FIRST_WEIGHTS))
             for place in _places(names, tensors):
-                if 10 * _count_unknown(place, tensors) <= len(tensors):
-                    return f"a {family_name(kind)} in the dialect {dialect!r}"
-    return ""
+                unknown = _count_unknown(place, tensors)
+                if unknown < fewest:
+                    best, fewest = f"a {family_name(kind)} in the dialect {dialect!r}", unknown
+    return best
 
 
 def _example(kind: type[Any]) -> object:
@@ -366,6 +368,7 @@ def _example(kind: type[Any]) -> object:
         "window_size": 7,
         "img_size": (224, 224),
         "patch_size": 16,
+        "global_blocks": (),
     }
     required = {entry.name for entry in fields(kind) if entry.default is MISSING}
     return kind(**{name: value for name, value in sizes.items() if name in required})
