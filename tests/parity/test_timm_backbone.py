@@ -152,6 +152,12 @@ def test_maps_can_be_chosen():
     assert [tuple(m.shape[2:]) for m in body(torch.rand(1, 3, 64, 96))] == [(16, 24), (4, 6)]
     with pytest.raises(ConfigError, match="0 to 4"):
         create_backbone("timm:resnet10t", out_indices=(1, 7))
+    last = create_backbone("timm:resnet10t", out_indices=(-4, -1))
+    assert last.spec.channels == (64, 512)
+    assert [m.shape[1] for m in last(torch.rand(1, 3, 64, 96))] == [64, 512]
+    for indices in ((3, 1), (4, -1)):  # timm gives maps in order, and each once
+        with pytest.raises(ConfigError, match="increasing"):
+            create_backbone("timm:resnet10t", out_indices=indices)
 
 
 def test_the_zoo_knows_them():
