@@ -17,6 +17,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 import muntin
 from muntin.errors import WeightError
+from muntin.published import open_published
 from muntin.weights.dialects import to_dialect
 from muntin.zoo.weight_conversion import convert_weights
 from tests.parity.peers import TOLERANCE, distance, perturb
@@ -255,6 +256,26 @@ def test_a_vitpose_may_have_another_size(dialect, new):
     muntin.load_weights(model, state)
     muntin.load_weights(source, state)
     assert distance(run(model, new), run(source, new)) < TOLERANCE
+
+
+def test_a_published_vitpose_is_fine_tuned_at_another_size(tmp_path):
+    source = muntin.create_pose_estimator("vitpose_base", head="vitpose", num_keypoints=17, **SMALL)
+    perturb(source)
+    save_file(dict(source.state_dict()), tmp_path / "vitpose.safetensors")
+    settings = {key: str(value) for key, value in SMALL.items()}
+    run_of, _ = open_published(
+        tmp_path / "vitpose.safetensors",
+        tmp_path / "run",
+        model="vitpose_base",
+        head="vitpose",
+        settings=settings,
+    )
+    for new in ((128, 96), (96, 128)):
+        model = muntin.create_pose_estimator(
+            "vitpose_base", head="vitpose", num_keypoints=17, img_size=new, **SMALL
+        ).eval()
+        muntin.load_weights(model, run_of.path)  # as `muntin train pose ... --weights RUN` does
+        assert distance(run(model, new), run(source, new)) < TOLERANCE
 
 
 @pytest.mark.parametrize("size", [(250, 190), (252, 196), (240, 183), (257, 193)])

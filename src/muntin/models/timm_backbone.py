@@ -162,6 +162,7 @@ class TimmBackbone(Backbone):
         """Prepare a run, which begins when a part is read: timm has a pass for each of them.
 
         The vector is what the model's own classifier reads. `Features.compute_both` takes one pass.
+        Sides of the maps round as those of timm's model: ConvNeXt rounds them down.
         """
         self._refuse_mask(mask)
         return Features(

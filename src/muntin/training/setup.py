@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from muntin.configs import with_texts
+from muntin.configs import to_dict, with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.dense_transforms import DetectionAugmentConfig
 from muntin.data.splitting import describe_split, split
@@ -38,6 +38,7 @@ from muntin.training.defaults import (
     measure_instances,
     measure_objects,
     median_size,
+    normalise_as,
     use_instance_crop,
 )
 from muntin.training.machine import check_attention, resolve_machine, use_available_attention
@@ -94,7 +95,7 @@ class _RunBuilder:
     def finish(self) -> PreparedRun:
         """Choose everything else, and build the network."""
         name, model, original_size = self.choose_model()
-        entry = find_model(name)
+        entry = self.take(normalise_as(find_model(name), self.request.weights))
         check_attention(model, self.machine)
         head = self.choose_head(model)
         # Maps that the head does not read need not be computed.
@@ -359,7 +360,7 @@ def _initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> 
     if not entry.weights:
         return Choice("", ("weights: random; no published weights are known for this model",))
     try:
-        report = load_weights(network, entry.weights)
+        report = load_weights(network, entry.weights, made_with=to_dict(entry.config))
     # Only "auto" may end with random weights; a source that the user named must exist.
     except WeightError as error:
         return Choice("", (f"weights: random; {entry.weights} is not available ({error})",))

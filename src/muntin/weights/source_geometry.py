@@ -29,6 +29,7 @@ from muntin.ops.positions import (
     SizeRuleName,
     TableInterpolation,
     resample_grid,
+    resample_line,
     resample_offsets,
 )
 from muntin.shapes import Size
@@ -129,6 +130,8 @@ class Resizer:
             what = f"{tensor.shape[1]} positions, {prefix} of them of other tokens"
             old = self._find_grid(what, tensor.shape[1] - prefix, math.prod)
             return resample_grid(tensor, old=old, new=grid, num_prefix=prefix, how=self.positions)
+        if name.endswith((".rel_pos_h", ".rel_pos_w")):
+            return resample_line(tensor, own.shape[0])
         if name == "patch_embed.proj.weight" and tensor.ndim == own.ndim:
             tensor = adapt_channels(tensor, own.shape[1])
             size = (own.shape[2], own.shape[3])
