@@ -179,6 +179,24 @@ def test_tables_of_a_grid_that_is_no_square_are_resized_by_rows_and_columns():
         assert distance(run(changed, new), run(peer, new)) < TOLERANCE
 
 
+def test_a_square_that_nothing_tells_is_said():
+    model = vit((96, 160))
+    report = muntin.load_weights(model, to_dialect(vit((64, 64)), "timm"))
+    assert "square" in report.assumed
+    assert report.assumed in report.summary()
+    told = muntin.load_weights(model, to_dialect(vit((64, 64)), "timm"), made_with={"img_size": 64})
+    assert not told.assumed
+    assert not muntin.load_weights(vit((96, 96)), to_dialect(vit((64, 64)), "timm")).assumed
+
+
+def test_a_file_that_describes_another_size_is_not_believed(tmp_path):
+    save_file(dict(vit((96, 96)).state_dict()), tmp_path / "model.safetensors")
+    described = {"architecture": "vit", "pretrained_cfg": {"input_size": [3, 64, 64]}}
+    (tmp_path / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    assert not muntin.load_weights(vit((96, 96)), tmp_path).resized
+    assert muntin.load_weights(vit((64, 64)), tmp_path).resized == ("backbone.pos_embed",)
+
+
 def test_a_grid_that_nothing_tells_is_asked_for():
     source = vit((64, 256))
     state = to_dialect(source, "timm")
