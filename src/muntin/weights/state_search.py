@@ -327,7 +327,7 @@ def describe_unknown(content: Mapping[str, Any], config: object, where: str) -> 
         there = shorten(map(str, content)) or "nothing"
         return f"{where} must hold named tensors, got {there}. Pass a state dict."
     keys = [key for tensors in mappings for key in tensors]
-    owner = name_stranger(keys) or next(filter(None, map(_name_family, mappings)), "")
+    owner = name_stranger(keys) or next(filter(None, map(name_family, mappings)), "")
     if owner:
         return (
             f"weights from {where} must be those of a {family_name(type(config))}, got those of "
@@ -339,7 +339,7 @@ def describe_unknown(content: Mapping[str, Any], config: object, where: str) -> 
     )
 
 
-def _name_family(tensors: Mapping[str, Tensor]) -> str:
+def name_family(tensors: Mapping[str, Tensor]) -> str:
     """Family and dialect of the tensors in a mapping, if one explains nearly all of them."""
     for dialect, row in DIALECTS.items():
         for kind in row.key_maps:
