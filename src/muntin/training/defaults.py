@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
@@ -25,6 +25,7 @@ from muntin.heads.rcnn_config import RCNNConfig
 from muntin.samples import Listing, TaskKind
 from muntin.shapes import Size
 from muntin.tasks.task import Task
+from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import is_available
 from muntin.zoo.model_zoo import MODELS, BackboneConfig, ModelEntry
 
@@ -159,11 +160,17 @@ def measure_instances(listing: Listing) -> DatasetStatistics:
     return DatasetStatistics(object_side=0.0, max_objects=0, size=size)
 
 
-def default_model(kind: TaskKind, size: Size, weights: str, device: str) -> tuple[str, Size]:
+def default_model(
+    kind: TaskKind,
+    size: Size,
+    weights: str,
+    device: str,
+    is_available: Callable[[str], object] = is_available,
+) -> tuple[str, Size]:
     """Default backbone and image size (height, width) in pixels.
 
     `size` is the median of the images or, for keypoints, of the instances; `weights` is the value
-    of ``--weights``.
+    of ``--weights``; `is_available` says whether weights of this hub id can be had.
 
     Example:
         >>> default_model("keypoints", (400, 280), "none", "cpu")
@@ -174,7 +181,7 @@ def default_model(kind: TaskKind, size: Size, weights: str, device: str) -> tupl
         return THUMBNAILS, (max(16, -(-min(size) // 8) * 8),) * 2
     pretrained = weights != "none" and (kind != "classification" or min(size) >= 96)
     if pretrained and weights == "auto":  # asked last: it downloads the weights
-        pretrained = is_available(MODELS[PUBLISHED].weights)
+        pretrained = bool(is_available(MODELS[PUBLISHED].weights))
     name, limit = _DEFAULTS[
         kind, "cpu" if device == "cpu" else "gpu", "pretrained" if pretrained else "random"
     ]
@@ -223,6 +230,16 @@ def default_recipe(
 def is_small(model: BackboneConfig) -> bool:
     """Whether images are too small to cut a border off."""
     return min(model.img_size) < 128
+
+
+def normalise_as(entry: ModelEntry, weights: str) -> Choice[ModelEntry]:
+    """Normalise images as for the weights: a run says how, or files beside them may."""
+    stated = None if weights in ("none", "", "auto") else read_source_info(weights)
+    pre = None if stated is None else stated.preprocessing
+    if pre is None or (pre.mean, pre.std) == (entry.mean, entry.std):
+        return Choice(entry, ())
+    note = f"images: mean {pre.mean} and std {pre.std}, as for {weights}"
+    return Choice(replace(entry, mean=pre.mean, std=pre.std), (note,))
 
 
 def choose_preprocessing(

@@ -41,13 +41,15 @@ class Row:
     """One line of a key map.
 
     `theirs` are the parts of one tensor of `ours`; an empty `ours` ignores them. `derive` computes
-    their tensor, a buffer, from ours when writing; it is ignored when reading.
+    their tensor, a buffer, from ours when writing; it is ignored when reading. A row with `beside`
+    is written only for models that have this tensor of ours.
     """
 
     theirs: tuple[str, ...]
     ours: str
     transform: Transform = AS_IS
     derive: Callable[[Tensor], Tensor] | None = None
+    beside: str = ""
 
 
 def same_names(*names: str, theirs: str = "", ours: str = "") -> tuple[Row, ...]:
@@ -157,10 +159,11 @@ class KeyMap:
     def write(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Rename ours to theirs; also returns our names that the dialect cannot represent."""
         has_head = any(name.startswith("head.") for name in tensors)
+        usable = [row for row in self.rows if row.ours and row.beside in ("", *tensors)]
         written: dict[str, Tensor] = {}
         unmapped = []
         for name, tensor in tensors.items():
-            rows = [(row, match(row.ours, name)) for row in self.rows if row.ours]
+            rows = [(row, match(row.ours, name)) for row in usable]
             fits = [(row, fields) for row, fields in rows if fields is not None]
             weights = [(row, fields) for row, fields in fits if row.derive is None]
             if not weights:
@@ -248,6 +251,12 @@ class HeadMap(KeyMap):
 
 KeyMaps = Mapping[type, KeyMap | Callable[[Any], KeyMap]]
 """By config class of the family: a key map, or a function that makes one from the config."""
+
+Limits = Mapping[type, Mapping[str, tuple[Any, ...]]]
+"""By config class of the family: values of its fields that models of an ecosystem can have.
+
+A key names a field, or several that depend on each other, separated by ", ".
+"""
 
 
 _FIELD = re.compile(r"\{(\d*)([a-z])([+-]\d+)?\}")

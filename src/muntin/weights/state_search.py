@@ -59,6 +59,10 @@ _KNOWN_STRANGERS = (
     (r"(^|\.)blocks\.\d+\.attn\.rel_pos_h$", "ViTDet or SAM's image encoder"),
     (r"(^|\.)visual\.(transformer\.resblocks|class_embedding)", "OpenAI's CLIP"),
     (r"(^|\.)vision_model\.(encoder|embeddings)\.", "the image encoder of CLIP or SigLIP"),
+    (
+        r"(^|\.)(patch_embeddings\.weight|rope_embed\.periods)$",
+        "a DINOv3, whose rotary positions models named timm:vit_*_dinov3 have",
+    ),
 )
 
 
