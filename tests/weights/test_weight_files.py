@@ -280,9 +280,11 @@ START = b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + raw
 HOSTILE = {
     # numpy would take each of these pickles, and read or write beyond its memory.
     "an array over a buffer": b"cnumpy\nndarray\n(K\2\x85" + dtype(b"f4") + raw(b"1234") + b"tR",
-    "a type with parts": START + b"(K\1K\1\x85" + dtype(b"V8") + FIELDS + b"\x89" + raw(b"12345678") + b"tb",
+    "a type with parts": START + b"(K\1K\1\x85" + dtype(b"V8") + FIELDS
+    + b"\x89" + raw(b"12345678") + b"tb",
     "too few bytes": START + b"(K\1M\xe8\x03\x85" + dtype(b"f4") + b"\x89" + raw(b"1234") + b"tb",
     "too many bytes": START + b"(K\1K\1\x85" + dtype(b"f4") + b"\x89" + raw(b"12345678") + b"tb",
+    "a size": b"c__builtin__\nbytes\n(M\xe8\x03tR",
     "another codec": b"c_codecs\nencode\nX\1\0\0\0aX\3\0\0\0hex\x86R",
 }  # fmt: skip
 
