@@ -291,7 +291,10 @@ def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN40
     `problem` is a clause of a message, or empty; `count` the number of stages or blocks.
     """
     problem = problem or _find_output_problem(
-        config.out_indices, max(count, 1), config.out_norm, config.drop_path_rate
+        config.out_indices,
+        max(count, 1),
+        getattr(config, "out_norm", "none"),
+        config.drop_path_rate,
     )
     if problem:
         message = f"{type(config).__name__}: {problem}. Change these fields together."

@@ -20,8 +20,9 @@ from muntin.errors import ConfigError, DataError, RunError
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
-from muntin.heads.rcnn_config import CONVENTIONS
+from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
 from muntin.models.timm_backbone import describe_timm, has_timm
+from muntin.models.vit_det import ViTDetConfig
 from muntin.recipes import AUGMENTS
 from muntin.run_config import RunConfig
 from muntin.runs import WEIGHTS, Run
@@ -82,8 +83,8 @@ def open_published(
         path: A new folder.
         model: Name of the model; may be empty if it is stated beside the weights.
         head: Empty for a classifier, or "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn",
-            "cascade_rcnn", "upernet"; for the 17 keypoints of COCO "simple_baseline", "vitpose",
-            "vitpose_simple" or "keypoint_rcnn".
+            "cascade_rcnn", "mask_rcnn_vitdet", "cascade_mask_rcnn_vitdet", "upernet"; for the 17
+            keypoints of COCO "simple_baseline", "vitpose", "vitpose_simple" or "keypoint_rcnn".
         dialect: As in `load_weights`; also the origin of an R-CNN, whose conventions it gets.
         class_names: By class number without background.
         settings: Fields as text that differ from the zoo: of the backbone's config, or, behind
@@ -263,6 +264,11 @@ def _preprocessing(task: Task, entry: ModelEntry, head: Any) -> Preprocessing:  
     )
     if task.top_down:
         return replace(plain, img_size=(256, 192), fit="instance_crop", alignment=head.coding)
+    if task.detects and isinstance(head, RCNNConfig) and head.neck.norm == "layer":
+        # detectron2's project ViTDet: squares, whose padding takes part in the attention.
+        own = isinstance(entry.config, ViTDetConfig)
+        size = entry.config.img_size if own else (1024, 1024)
+        return replace(plain, img_size=size, fit="letterbox", pad_to_size=True)
     if task.detects:
         return replace(plain, img_size=(800, 1333), fit="letterbox")
     return replace(plain, fit="sliding_window", short_side=512)

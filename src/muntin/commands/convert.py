@@ -65,6 +65,8 @@ def convert(
     typer.echo(f"read: {done.report.summary()}")
     kept = f"{done.num_classes} classes" if done.num_classes else "no classifier"
     typer.echo(f"written: {done.path} ({to}, {done.num_tensors} tensors, {kept}); read back: equal")
+    if done.left_out:
+        typer.echo(f"left out: {len(done.left_out)} ({', '.join(done.left_out[:3])} ...)")
     if done.unwritten:
         fields = ", ".join(f"{field}={value!r}" for field, value in done.unwritten.items())
         typer.echo(f"not in the file, to be set where it is read: {fields}")

@@ -135,13 +135,15 @@ def resized_size(size: Size, pre: Preprocessing) -> Size:
 def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
     """Stack images; crops are never padded: it would move the grid of their heatmaps."""
     cropped = pre.fit in ("center_crop", "stretch", "instance_crop")
-    return torch.stack(images) if cropped else pad_images(images)
+    if cropped:
+        return torch.stack(images)
+    return pad_images(images, least=pre.img_size if pre.pad_to_size else (0, 0))
 
 
-def pad_images(images: list[Tensor]) -> UInt8[Tensor, "B C H W"]:
-    """Stack images of several sizes, padded at the right and at the bottom."""
-    high = _padded(max(image.shape[1] for image in images))
-    wide = _padded(max(image.shape[2] for image in images))
+def pad_images(images: list[Tensor], least: Size = (0, 0)) -> UInt8[Tensor, "B C H W"]:
+    """Stack images of several sizes, padded at the right and at the bottom, at least to a size."""
+    high = max(_padded(max(image.shape[1] for image in images)), least[0])
+    wide = max(_padded(max(image.shape[2] for image in images)), least[1])
     padded = images[0].new_zeros(len(images), images[0].shape[0], high, wide)
     for row, image in zip(padded, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image

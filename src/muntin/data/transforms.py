@@ -61,6 +61,8 @@ class Preprocessing:
             ("udp"), or their edges ("msra"), as published code does.
         typical_size: (height, width) of the training images before they were scaled, by which
             large images are cut into tiles; 0 = unknown.
+        pad_to_size: For "letterbox": whether every image is padded to `img_size`, which a ViTDet
+            attends to as a whole; otherwise as little as a batch needs.
         interpolation: How images are resized (always with antialiasing).
         in_chans: 3 for RGB; 1 for luminance.
     """
@@ -76,6 +78,7 @@ class Preprocessing:
     padding: float = 1.25
     alignment: Literal["udp", "msra"] = "udp"
     typical_size: Size = (0, 0)
+    pad_to_size: bool = False
     interpolation: Interpolation = "bicubic"
     in_chans: int = 3
 

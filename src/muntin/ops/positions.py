@@ -196,6 +196,15 @@ def resample_grid(
     return torch.cat([prefix, grid], dim=1)
 
 
+def resample_line(
+    vectors: Float[Tensor, "positions C"], length: int
+) -> Float[Tensor, "new_positions C"]:
+    """Resize vectors of evenly spaced offsets linearly, as facebookresearch/detectron2@02b5c4e."""
+    if vectors.shape[0] == length:
+        return vectors
+    return F.interpolate(vectors.t()[None], size=length, mode="linear")[0].t()
+
+
 def _are_equal(old: Size, new: Size) -> bool:
     """Whether nothing is to be resized; False if a graph is exported and the new size is free."""
     if not torch.compiler.is_exporting():

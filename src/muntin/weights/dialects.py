@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten, unknown_name
+from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
 from muntin.models.vit import ViTConfig
@@ -18,7 +20,7 @@ from muntin.nn.layers import Activation
 from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
-from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
+from muntin.weights.key_maps import KeyMap, KeyMaps, Limits, first_key, match
 from muntin.weights.parameter_resizing import crop_table
 from muntin.weights.prefix_positions import move_positions
 from muntin.weights.window_buffers import built_window
@@ -35,7 +37,8 @@ class Dialect:
     `size_evidence`, first row first, and so tells that the model is one of another policy;
     `built_rule` shrinks a bias table to the window that fits the map at `img_size`, empty if tables
     always have the configured window; `normalise` converts variants of names to those in the key
-    maps; `activation` is that of its models, if it is always the same.
+    maps; `limits` are the values of a family's config fields that models of the ecosystem can
+    have, where the names do not tell; `activation` is that of its models, if it is always the same.
     """
 
     key_maps: KeyMaps
@@ -43,6 +46,7 @@ class Dialect:
     size_evidence: tuple[tuple[str, SizeRuleName], ...] = ()
     built_rule: SizeRuleName | Literal[""] = ""
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
+    limits: Limits = field(default_factory=dict)
     activation: Activation | None = None
 
     def find_size_rule(self, keys: Collection[str]) -> tuple[SizeRuleName, str]:
@@ -57,6 +61,7 @@ DIALECTS: dict[str, Dialect] = {
     "microsoft": Dialect(
         key_maps=microsoft.KEY_MAPS,
         size_rule="microsoft",
+        activation="gelu",
         size_evidence=microsoft.SIZE_EVIDENCE,
         built_rule="microsoft",
     ),
@@ -66,14 +71,18 @@ DIALECTS: dict[str, Dialect] = {
         size_evidence=timm.SIZE_EVIDENCE,
         built_rule="timm",
         normalise=timm.normalise,
+        limits=timm.LIMITS,
     ),
     "torchvision": Dialect(
         key_maps=torchvision.KEY_MAPS,
         size_rule="torchvision",
+        limits=torchvision.LIMITS,
+        activation="gelu",
     ),
     "transformers": Dialect(
         key_maps=transformers.KEY_MAPS,
         size_rule="transformers",
+        limits=transformers.LIMITS,
         size_evidence=transformers.SIZE_EVIDENCE,
     ),
     "openmmlab": Dialect(
@@ -89,6 +98,7 @@ DIALECTS: dict[str, Dialect] = {
         key_maps=google.KEY_MAPS,
         size_rule="google",
         normalise=google.normalise,
+        limits=google.LIMITS,
         activation="gelu_tanh",  # the default of Flax
     ),
 }
@@ -168,8 +178,9 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
 
     Returns:
         A state dict of copies, with the buffers that the ecosystem stores. Loading it back
-        restores the same bits, except in "timm" and "microsoft" where a window exceeds the map
-        at `img_size`: these dialects drop the entries of the bias table that are never read.
+        restores the same bits, except in "timm" and "microsoft" where a window of a classifier
+        exceeds the map at `img_size`: these drop the entries of the bias table that are never
+        read.
 
     Raises:
         WeightError: The dialect is unknown, or cannot represent a part of the model.
@@ -185,9 +196,11 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     if name == NATIVE:
         return {key: tensor.clone() for key, tensor in state.items()}
     names = key_map(name, config, head_of(model))
+    _reject_beyond_limits(name, config, head_of(model))
     tensors = {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
     rule = DIALECTS[name].built_rule
-    if rule:
+    # Detectors and segmenters, with a norm for each map, never shrink a window.
+    if rule and getattr(config, "out_norm", "") != "each":
         tensors = {key: _as_built(key, tensor, config, rule) for key, tensor in tensors.items()}
     if isinstance(config, ViTConfig):
         held = config.positioned_tokens
@@ -202,6 +215,21 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     return {
         key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in written.items()
     }
+
+
+def _reject_beyond_limits(name: str, config: object, head: nn.Module | None) -> None:
+    """Raise if models of the ecosystem would compute something else from the same tensors."""
+    for key, allowed in DIALECTS[name].limits.get(type(config), {}).items():
+        # Only classifiers pool.
+        matters = key != "pool" or (isinstance(head, LinearHead) and head.num_classes > 0)
+        value = attrgetter(*key.split(", "))(config)
+        if matters and value not in allowed:
+            message = (
+                f"models of the dialect {name!r} must have {key} "
+                f"{' or '.join(map(repr, allowed))}, got {value!r}, which changes what the same "
+                f"tensors compute. Choose another dialect."
+            )
+            raise WeightError(message)
 
 
 def _written_positions(dialect: str, config: ViTConfig) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from muntin.models.vit import ViTConfig
-from muntin.weights.key_maps import AS_IS, KeyMap, KeyMaps, Row, Transform
+from muntin.weights.key_maps import AS_IS, KeyMap, KeyMaps, Limits, Row, Transform
 
 _BLOCK = "Transformer/encoderblock_{j}/"
 _ATTENTION = _BLOCK + "MultiHeadDotProductAttention_1/"
@@ -90,6 +90,8 @@ def _linear(theirs: str, ours: str) -> tuple[Row, Row]:
 
 
 KEY_MAPS: KeyMaps = {ViTConfig: _vit}
+
+LIMITS: Limits = {ViTConfig: {"patch_padding": (0,), "shared_position": (False,)}}
 
 _STACKED = "Transformer/encoderblock/"
 _BIG_VISION = (

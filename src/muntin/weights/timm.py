@@ -29,6 +29,7 @@ from muntin.weights.key_maps import (
     SWIN_V2_BLOCK,
     KeyMap,
     KeyMaps,
+    Limits,
     Row,
     block_rows,
     same_names,
@@ -59,11 +60,17 @@ def _swin(block: tuple[Row, ...]) -> KeyMap:
 
 def _prefixed(config: TimmConfig) -> KeyMap:
     """Names of a model that timm implements: all unchanged, with the prefix "net."."""
-    classifier = str(describe_timm(config.name).get("classifier") or "fc")
-    return KeyMap((Row((classifier + ".{n}",), "head.fc.{n}"), Row(("{n}",), "net.{n}")))
+    classifier = describe_timm(config.name).get("classifier") or "fc"
+    several = not isinstance(classifier, str)  # one for each token: none is that of the vector
+    heads = [
+        Row((name + ".{n}",), "" if several else "head.fc.{n}")
+        for name in (classifier if several else (classifier,))
+    ]
+    return KeyMap((*heads, Row(("{n}",), "net.{n}")))
 
 
 _VIT_BLOCK = block_rows("blocks.{j}.", "blocks.{j}.")
+_BIAS = "blocks.0.attn.relative_position_bias_table"
 _TOKENS = "tokens_to_token."
 _LAYER = _TOKENS + "attention{i}."
 
@@ -75,12 +82,14 @@ KEY_MAPS: KeyMaps = {
             *same_names("cls_token", "dist_token", "reg_token", "pos_embed"),
             *same_names("patch_embed.proj.{p}"),
             *_VIT_BLOCK,
+            # BEiT and microsoft/SimMIM; facebookresearch/deit (DeiT III) is read too.
+            *(
+                Row((f"blocks.{{j}}.gamma_{k}",), f"blocks.{{j}}.ls{k}.gamma", beside=_BIAS)
+                for k in (1, 2)
+            ),
             *same_names("blocks.{j}.ls1.gamma", "blocks.{j}.ls2.gamma", "norm.{p}", "fc_norm.{p}"),
             Row(("head.{p}",), "head.fc.{p}"),
             Row(("head_dist.{p}",), "head.fc_dist.{p}"),
-            # facebookresearch/deit, DeiT III.
-            Row(("blocks.{j}.gamma_1",), "blocks.{j}.ls1.gamma"),
-            Row(("blocks.{j}.gamma_2",), "blocks.{j}.ls2.gamma"),
             # facebookresearch/dinov2, and timm where a gated MLP has three layers.
             Row(("register_tokens",), "reg_token"),
             Row(("blocks.{j}.mlp.w12.{p}",), "blocks.{j}.mlp.fc1.{p}"),
@@ -138,6 +147,8 @@ KEY_MAPS: KeyMaps = {
     TimmConfig: _prefixed,
 }
 
+
+LIMITS: Limits = {ViTConfig: {"patch_padding": (0,), "shared_position": (False,)}}
 
 SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
     (r"^multi_scale_fusion_heads\.", "timm"),  # a Hiera

@@ -25,6 +25,7 @@ from muntin.weights.key_maps import (
     TORCHVISION_DETECTOR,
     KeyMap,
     KeyMaps,
+    Limits,
     Row,
     Transform,
     block_rows,
@@ -144,4 +145,13 @@ KEY_MAPS: KeyMaps = {
             Row(("heads.head.{p}",), "head.fc.{p}"),
         )
     ),
+}
+
+LIMITS: Limits = {
+    ViTConfig: {
+        "pool": ("token",),
+        "qkv_bias": (True,),
+        "patch_padding": (0,),
+        "shared_position": (False,),
+    },
 }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten, unknown_name
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
-from muntin.models.timm_backbone import TimmConfig
+from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.weights.classifier_search import is_classifier
 from muntin.weights.dialects import (
@@ -27,15 +27,11 @@ from muntin.weights.dialects import (
 )
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
+from muntin.weights.mismatch_hints import Mismatch, describe_mismatches
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
-from muntin.weights.source_geometry import find_source, scale_offsets
+from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
 from muntin.weights.source_info import adopt, build_adopted, set_config
-from muntin.weights.state_matching import (
-    MatchResult,
-    describe_mismatches,
-    match_state,
-    model_key,
-)
+from muntin.weights.state_matching import MatchResult, match_state, model_key
 from muntin.weights.state_search import name_stranger
 from muntin.weights.window_buffers import fit_windows, read_windows
 
@@ -153,6 +149,11 @@ def load_weights(
     if resampling not in (None, "bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, model, part)
+    raw = opened.state
+    if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
+        known = find_source(backbone.config, opened.texts, made_with, {})
+        found = dataclasses.replace(opened.found, state=read_as_timm(backbone, raw, known))
+        opened = dataclasses.replace(opened, found=found)
     reading = rename_state(opened, model)
     rows = None if head_rows is None else read_head_rows(head_rows)
     _select_rows(reading.tensors, rows, model, opened.where)
@@ -160,7 +161,9 @@ def load_weights(
     rule, evidence = _find_rule(opened, backbone, own_rule)
     theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
-    _reject_mismatches(matched, reading, opened, backbone.config)
+    if opened.state is not raw:
+        _note_conversion(matched, reading, model, raw, opened.state)
+    _reject_mismatches(matched, reading, opened, backbone, theirs)
     _reject_nonfinite(matched.values, opened.where)
     stated_in = getattr(opened.stated, "where", opened.where)
     other = build_adopted(backbone, opened.stated_fields, stated_in)
@@ -227,12 +230,14 @@ def _report(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightInfo:
-    """What a model must have for these weights; `num_classes` is 0 without a classifier.
+    """What a model must have for these weights.
 
-    `dtype` is float32 if mixed.
+    `num_classes` is 0 without a classifier on the backbone's vector, `dtype` float32 if mixed.
+    `norms_tokens` tells a ViT whose last norm is that of all tokens, not that of their mean.
     """
 
     num_classes: int
+    norms_tokens: bool
     in_chans: int
     dtype: torch.dtype
 
@@ -240,7 +245,8 @@ class WeightInfo:
 def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     """Infer what model must be built to load weights without resizing; `model` is a backbone."""
     config: Any = backbone_of(model).config
-    tensors = rename_state(opened, model).tensors
+    reading = rename_state(opened, model)
+    tensors = reading.tensors
     # The first convolution of a timm model is its stem.
     patches = [
         tensor
@@ -249,7 +255,9 @@ def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
         or (isinstance(config, TimmConfig) and tensor.ndim == 4)
     ]
     first = tensors.get("tokens_to_token.attention1.norm1.weight")
-    head = tensors.get("head.fc.weight")
+    # A classifier on a layer before it, from pre-training, has no counterpart here.
+    deeper = any("pre_logits" in name for name in reading.ignored)
+    head = None if deeper else tensors.get("head.fc.weight")
     if not patches and first is None and not isinstance(config, TimmConfig):
         message = (
             f"weights from {opened.where} ({opened.dialect}) must be those of a "
@@ -260,6 +268,7 @@ def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     return WeightInfo(
         dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32,
         num_classes=0 if head is None else head.shape[0],
+        norms_tokens="norm.weight" in tensors and "fc_norm.weight" not in tensors,
         # A T2T-ViT has none; its first norm has a channel for each of 7 x 7 pixels.
         in_chans=patches[0].shape[1] if patches else len(first) // 49,  # type: ignore[arg-type]
     )
@@ -305,6 +314,23 @@ def _select_rows(
         tensors[name] = tensors[name][rows]
 
 
+def _note_conversion(
+    matched: MatchResult,
+    reading: RenamedState,
+    model: nn.Module,
+    raw: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+) -> None:
+    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
+    ours = dict(reading.pairs)
+    there = {id(tensor) for tensor in state.values()}
+    matched.ignored += [
+        k for k, tensor in raw.items() if k not in state and id(tensor) not in there
+    ]
+    changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
+    matched.resized += [model_key(ours[key], model) for key in changed]
+
+
 def _adopt_windows(
     backbone: nn.Module,
     matched: MatchResult,
@@ -332,15 +358,23 @@ def _adopt_windows(
 
 
 def _reject_mismatches(
-    matched: MatchResult, reading: RenamedState, opened: OpenedWeights, config: object
+    matched: MatchResult,
+    reading: RenamedState,
+    opened: OpenedWeights,
+    backbone: Any,  # noqa: ANN401 (any family)
+    source: Any,  # noqa: ANN401 (the same)
 ) -> None:
-    state = opened.found.state
-    problems = describe_mismatches(matched, reading, state, opened.dialect, config)
+    def retry(other: nn.Module) -> tuple[RenamedState, MatchResult]:
+        again = rename_state(opened, other)
+        return again, match_state(other, again, opened.dialect, "muntin", "bicubic", source)
+
+    mismatch = Mismatch(backbone, opened.state, opened.dialect, reading, matched, retry)
+    problems = describe_mismatches(mismatch)
     if problems:
-        owner = name_stranger(state)
+        owner = name_stranger(opened.state)
         message = (
             f"weights from {opened.where} ({opened.dialect}) do not match "
-            f"{family_name(type(config))}: {problems}. "
+            f"{family_name(type(backbone.config))}: {problems}. "
             f"{f'They may be those of {owner}. ' if owner else ''}The model is unchanged."
         )
         raise WeightError(message)

@@ -11,7 +11,7 @@ from muntin.errors import ConfigError, unknown_name
 from muntin.heads.head_table import DETECTORS, MASK_DETECTORS, DetectorConfig, find_head
 from muntin.heads.network import HeadConfig, Network
 from muntin.heads.pose_head import PoseConfig
-from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
+from muntin.heads.rcnn_config import CASCADE_VITDET, CONVENTIONS, VITDET, RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
 from muntin.samples import Classes, Skeleton, TaskKind
 from muntin.tasks.task import Task
@@ -170,7 +170,7 @@ def _reject_unused(
 
 def _with_conventions(config: HeadConfig, head: str | HeadConfig, origin: str) -> HeadConfig:
     """Replace a published head's config by that of its detectors in another library."""
-    if not origin:
+    if not origin or (origin == "detectron2" and config in (VITDET, CASCADE_VITDET)):
         return config
     if origin not in CONVENTIONS:
         raise ConfigError(unknown_name("conventions", origin, CONVENTIONS))

@@ -254,7 +254,7 @@ def change_model(model: M, **architecture: Any) -> M:
         8
     """
     from muntin.weights.dialects import backbone_of
-    from muntin.weights.source_facts import set_config
+    from muntin.weights.source_info import set_config
     from muntin.weights.weight_loading import load_weights
 
     backbone_of(model)  # raises if it is not a muntin model

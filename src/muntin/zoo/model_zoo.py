@@ -16,6 +16,7 @@ from muntin.models.swin_v2 import SwinV2, SwinV2Config, swin_v2_preset
 from muntin.models.t2t_vit import T2TViT, T2TViTConfig, t2t_vit_preset
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.models.vit import ViT, ViTConfig
+from muntin.models.vit_det import ViTDet, ViTDetConfig, vit_det_preset
 from muntin.models.vit_presets import (
     ViTSize,
     beit_preset,
@@ -25,7 +26,7 @@ from muntin.models.vit_presets import (
     vitpose_preset,
 )
 
-BackboneConfig = SwinConfig | ViTConfig | T2TViTConfig | HieraConfig | TimmConfig
+BackboneConfig = SwinConfig | ViTConfig | ViTDetConfig | T2TViTConfig | HieraConfig | TimmConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Family] = {
     "swin": Family(config=SwinConfig, build=Swin),
     "swin_v2": Family(config=SwinV2Config, build=SwinV2),
     "vit": Family(config=ViTConfig, build=ViT),
+    "vit_det": Family(config=ViTDetConfig, build=ViTDet),
     "t2t_vit": Family(config=T2TViTConfig, build=T2TViT),
     "hiera": Family(config=HieraConfig, build=Hiera),
     "timm": Family(config=TimmConfig, build=TimmBackbone),
@@ -245,6 +247,10 @@ _ROWS = (
     ("vitpose_base", ModelEntry(config=vitpose_preset("base"), license="Apache-2.0")),
     ("vitpose_large", ModelEntry(config=vitpose_preset("large"), license="Apache-2.0")),
     ("vitpose_huge", ModelEntry(config=vitpose_preset("huge"), license="Apache-2.0")),
+    # ViTDet: backbones of detectors; the published weights include neck and heads.
+    ("vitdet_base", ModelEntry(config=vit_det_preset("base", 0.1), license="Apache-2.0")),
+    ("vitdet_large", ModelEntry(config=vit_det_preset("large", 0.4), license="Apache-2.0")),
+    ("vitdet_huge", ModelEntry(config=vit_det_preset("huge", 0.5), license="Apache-2.0")),
     # T2T-ViT
     _t2t("t2t_vit_7", t2t_vit_preset(7), accuracy=71.7),
     _t2t("t2t_vit_10", t2t_vit_preset(10), accuracy=75.2),

@@ -18,6 +18,7 @@ from torch import Tensor
 from muntin.errors import WeightError, shorten
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
+from muntin.models.vit import ViTConfig
 from muntin.weights.dialects import to_dialect
 from muntin.weights.opened_weights import open_weights
 from muntin.weights.source_geometry import MADE_WITH
@@ -37,12 +38,17 @@ from muntin.zoo.source_models import find_source_model
 # Key under which an ecosystem's own loader expects the state dict in a .pth file.
 _NESTED_KEYS = {"microsoft": "model", "openmmlab": "state_dict", "detectron2": "model"}
 
+# Ends of the names of buffers that are computed from weights or config.
+_DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask", "num_batches_tracked")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversion:
     """Result of `convert_weights`.
 
     `unwritten` are fields of the config, other than those of the zoo, that no parameter shows.
+    `left_out` are names in the source of what the file does not hold, such as a decoder or the
+    head of another task; buffers that are derived from weights are not among them.
     """
 
     path: Path
@@ -50,6 +56,7 @@ class Conversion:
     num_tensors: int
     num_classes: int
     unwritten: Mapping[str, Any]
+    left_out: tuple[str, ...] = ()
 
 
 def convert_weights(
@@ -88,6 +95,7 @@ def convert_weights(
         shell = build_backbone(config)
     opened = open_weights(source, dialect, shell)
     info = inspect_weights(opened, shell)
+    config = _with_norm_of(info, config)
     if head_rows is not None:
         info = dataclasses.replace(info, num_classes=len(read_head_rows(head_rows)))
     model = _build(config, info)
@@ -99,6 +107,7 @@ def convert_weights(
             f"architecture, for example with --set img_size=... or --set window_size=..."
         )
         raise WeightError(message)
+    _reject_fresh(report)
     body_only = info.num_classes == 0
     state = {
         # Half-precision weights are written in half precision; the float32 model between holds
@@ -121,8 +130,26 @@ def convert_weights(
         report=report,
         num_tensors=len(state),
         num_classes=info.num_classes,
+        left_out=tuple(name for name in report.ignored if not name.endswith(_DERIVED)),
         unwritten=_unwritten(model.backbone, name),
     )
+
+
+def _with_norm_of(info: WeightInfo, config: BackboneConfig) -> BackboneConfig:
+    """Put the last norm where the file has it: pre-training normalises all tokens, not the mean."""
+    if info.norms_tokens and isinstance(config, ViTConfig) and config.pool_norm == "after":
+        return dataclasses.replace(config, pool_norm="before")
+    return config
+
+
+def _reject_fresh(report: LoadReport) -> None:
+    if report.reset:
+        message = (
+            f"weights from {report.source} must have every parameter of the model, or random "
+            f"values would be written; they lack {shorten(report.reset, limit=2)}. Describe the "
+            f"architecture with --set."
+        )
+        raise WeightError(message)
 
 
 def _unwritten(backbone: Any, name: str) -> dict[str, Any]:  # noqa: ANN401 (any family)
