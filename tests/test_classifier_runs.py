@@ -20,6 +20,7 @@ from muntin.commands import main
 from muntin.errors import ConfigError
 from muntin.published import IMAGENET_NAMES, open_published
 from muntin.runs import Run
+from muntin.weights.weight_files import read_weights, write_weights
 
 NAMES = ("buttercup", "daisy", "rose")
 
@@ -123,9 +124,9 @@ def test_a_model_of_torchvision(photograph, tmp_path):
     theirs = torchvision.models.swin_t()
     theirs.head = torch.nn.Linear(768, 3)
     randomise(theirs)
-    torch.save(theirs.state_dict(), tmp_path / "swin.pth")
+    write_weights(tmp_path / "swin.safetensors", theirs.state_dict())
     run, _ = open_published(
-        tmp_path / "swin.pth", tmp_path / "run", model="swin_t", class_names=NAMES
+        tmp_path / "swin.safetensors", tmp_path / "run", model="swin_t", class_names=NAMES
     )
     transform = torchvision.models.Swin_T_Weights.DEFAULT.transforms()
     with torch.no_grad():
@@ -158,17 +159,18 @@ def test_head_rows(tmp_path, capsys):
         "vit_tiny", num_classes=5, img_size=32, embed_dim=24, depth=1, num_heads=2
     ).eval()
     torch.nn.init.normal_(model.head.fc.weight)
-    torch.save(muntin.to_dialect(model, "timm"), tmp_path / "a.pth")
+    write_weights(tmp_path / "a.safetensors", muntin.to_dialect(model, "timm"))
     (tmp_path / "rows.txt").write_text("4\n0\n2\n")
     shape = [f"--set={field}" for field in ("img_size=32", "embed_dim=24", "depth=1")]
     shape += ["--set=num_heads=2", "--model=vit_tiny", "--head-rows", tmp_path / "rows.txt"]
-    for target, to in (("b.pth", "timm"), ("run", "run")):
+    for target, to in (("b.safetensors", "timm"), ("run", "run")):
         code, _ = _command(
-            capsys, "convert", tmp_path / "a.pth", tmp_path / target, "--to", to, *shape
+            capsys, "convert", tmp_path / "a.safetensors", tmp_path / target, "--to", to, *shape
         )
         assert code == 0
     rows = model.head.fc.weight[[4, 0, 2]]
-    assert torch.load(tmp_path / "b.pth")["head.weight"].equal(rows)
+    written = read_weights(tmp_path / "b.safetensors").tensors
+    assert written["head.weight"].equal(rows)
     run = Run.open(tmp_path / "run")
     assert run.load_network().head.fc.weight.equal(rows)
     assert run.classes.names == ("class 0", "class 1", "class 2")

@@ -20,7 +20,7 @@ from muntin.errors import ConfigError, DataError, RunError
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
-from muntin.heads.rcnn_config import RCNNConfig
+from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
 from muntin.models.timm_backbone import describe_timm, has_timm
 from muntin.models.vit_det import ViTDetConfig
 from muntin.recipes import AUGMENTS
@@ -88,7 +88,7 @@ def open_published(
             "cascade_rcnn", "mask_rcnn_vitdet", "cascade_mask_rcnn_vitdet", "upernet"; for the 17
             keypoints of COCO "simple_baseline", "vitpose", "vitpose_simple" or "keypoint_rcnn".
         conventions: Origin of the weights of an R-CNN: "openmmlab" (also Microsoft), "detectron2"
-            or "torchvision"; default: that of the head.
+            or "torchvision"; default: as their names say.
         dialect: As in `load_weights`.
         class_names: By class number without background.
         head_rows: As in `load_weights`, for classifiers.
@@ -155,6 +155,9 @@ def _read_dense(
 ) -> _Read:
     head, conventions, texts = chosen
     task = task_of_head(head)
+    if not conventions and "rcnn" in head and not head.endswith("_small"):
+        found = open_weights(source, "auto", _shell(entry)).dialect
+        conventions = found if found in CONVENTIONS else ""
     beside = read_source_info(source)
     class_names = class_names or _default_names(task)
     skeleton = COCO_PERSON if task.kind == "keypoints" else None

@@ -198,7 +198,7 @@ def test_equals_facebook(configs, name, chunks):
     peer = perturb(Facebook(configs[name], chunks))
     body = ViT(configs[name]).eval()
     report = load_weights(body, peer.state_dict())
-    assert report.size_rule == ("timm" if body.config.registers else "dinov2")
+    assert report.size_rule == ("timm" if body.config.registers else "dino")
     assert report.ignored == ("mask_token",)
     for size in SIZES:
         images = batch_images(size)

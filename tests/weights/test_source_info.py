@@ -11,7 +11,11 @@ import torch
 import transformers
 
 import muntin
+from muntin.data.transforms import Preprocessing
 from muntin.errors import MuntinWarning, WeightError
+from muntin.run_config import RunConfig
+from muntin.runs import Run
+from muntin.samples import Classes
 from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import write_weights
 
@@ -154,9 +158,31 @@ def test_it_belongs_to_files_of_the_usual_names_and_of_its_dialect(tmp_path):
     model = muntin.create_model("vit_tiny", num_classes=3, **VIT)
     write_weights(weights, muntin.to_dialect(model, "timm"), {})
     assert muntin.load_weights(model, tmp_path).adopted == {}
-    # A run has a config.json of its own.
-    (tmp_path / "config.json").write_text(json.dumps({"schema": 2, "model": {}}))
+    # Another program's.
+    (tmp_path / "config.json").write_text(json.dumps({"model": "vit"}))
     assert read_source_info(tmp_path) is None
+
+
+def test_a_run_states_what_its_weights_were_trained_with(tmp_path):
+    fields = {**VIT, "num_heads": 4, "norm_eps": 0.01, "activation": "quick_gelu"}
+    theirs = randomise(muntin.create_model("vit_tiny", num_classes=3, **fields))
+    run = Run(
+        path=tmp_path,
+        config=RunConfig(
+            task="classify", data="", model_name="vit_tiny", model=theirs.backbone.config
+        ),
+        classes=Classes(names=("a", "b", "c")),
+        preprocessing=Preprocessing(img_size=(64, 64), mean=(0.1,) * 3, std=(0.2,) * 3),
+    )
+    run.write()
+    write_weights(tmp_path / "weights.safetensors", theirs.state_dict(), {"dialect": "muntin"})
+    model = muntin.create_model("vit_tiny", num_classes=3, **VIT, num_heads=3).eval()
+    report = muntin.load_weights(model, tmp_path)
+    assert report.adopted == {"num_heads": 4, "norm_eps": 0.01, "activation": "quick_gelu"}
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        assert model(images).equal(theirs(images))
+    assert read_source_info(tmp_path).preprocessing == run.preprocessing
 
 
 def test_what_timm_states(tmp_path):

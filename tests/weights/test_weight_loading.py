@@ -388,7 +388,7 @@ REJECTED = {
     "more blocks": (
         swin,
         to_dialect(swin(depths=(2, 2, 1)), "timm"),
-        r"layers\.0\.blocks\.1\..*set depths",
+        r"layers\.0\.blocks\.1\..*depths=\(2, 2, 1\)",
     ),
     "fewer blocks": (
         swin,
@@ -398,7 +398,7 @@ REJECTED = {
     "other width": (
         swin,
         to_dialect(swin(embed_dim=16), "timm"),
-        r"\(16, 3, 2, 2\).*\(8, 3, 2, 2\).*width",
+        r"\(16, 3, 2, 2\).*\(8, 3, 2, 2\).*embed_dim=16",
     ),
     "table of no square window": (
         swin,

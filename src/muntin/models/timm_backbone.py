@@ -201,12 +201,11 @@ class TimmBackbone(Backbone):
         if made_for not in (None, self.config.img_size) and hasattr(self.net, "set_input_size"):
             source = TimmBackbone(replace(self.config, img_size=made_for))
             state = source.adapt_state(state, None)
-            if {key: tensor.shape for key, tensor in source.net.state_dict().items()} == {
-                key: tensor.shape for key, tensor in state.items()
-            }:
-                source.net.load_state_dict(state)
+            own = source.net.state_dict()
+            if all(key in state and state[key].shape == own[key].shape for key in own):
+                source.net.load_state_dict({key: state[key] for key in own})
                 source.net.set_input_size(img_size=self.config.img_size)
-                return dict(source.net.state_dict())
+                return {**state, **source.net.state_dict()}
         entry = _timm().models.model_entrypoint(self.config.name)
         convert = getattr(sys.modules[entry.__module__], "checkpoint_filter_fn", None)
         if convert is None:
@@ -224,7 +223,10 @@ class TimmBackbone(Backbone):
         """Convert assertions of timm about the image size to `ShapeError`."""
         try:
             yield
-        except AssertionError as error:
+        except (AssertionError, RuntimeError) as error:
+            # Some families do not check the size, and fail where positions are added.
+            if not isinstance(error, AssertionError) and "size of tensor" not in str(error):
+                raise
             high, wide = images.shape[2:]
             message = (
                 f"images must have a size that {self.config.name} of timm supports, got {high} x "

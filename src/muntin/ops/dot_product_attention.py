@@ -39,8 +39,9 @@ def attend(
     out = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale)
     if is_recorded(q) or out.grad_fn is None or dropout:
         return out
-    # A fused kernel is one node of the graph, the plain formula several.
-    fused = out.grad_fn.name().startswith("ScaledDotProduct")
+    # A fused kernel is one node of the graph, at its end or before a change of shape.
+    nodes = (out.grad_fn, *(node for node, _ in out.grad_fn.next_functions if node is not None))
+    fused = any(node.name().startswith("ScaledDotProduct") for node in nodes)
     return differentiate_by(plain, out, *inputs) if fused else out
 
 

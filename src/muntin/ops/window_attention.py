@@ -187,7 +187,8 @@ def _fused(
     def compute_plainly(*given: Tensor) -> Tensor:
         rest = iter(given)
         qkv, bias, fill, temperature = (None if one is None else next(rest) for one in tensors)
-        assert qkv is not None and bias is not None
+        assert qkv is not None
+        assert bias is not None
         return window_attention(
             qkv, bias, layout, scale=scale, fill=fill, temperature=temperature, backend="reference"
         )

@@ -38,6 +38,7 @@ from muntin.training.defaults import (
     measure_instances,
     measure_objects,
     median_size,
+    normalise_as,
     use_instance_crop,
 )
 from muntin.training.machine import check_attention, resolve_machine, use_available_attention
@@ -94,7 +95,7 @@ class _RunBuilder:
     def finish(self) -> PreparedRun:
         """Choose everything else, and build the network."""
         name, model, original_size = self.choose_model()
-        entry = find_model(name)
+        entry = self.take(normalise_as(find_model(name), self.request.weights))
         check_attention(model, self.machine)
         head = self.choose_head(model)
         # Maps that the head does not read need not be computed.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,8 +118,9 @@ class KeyMap:
         """Rename their state dict to ours; tensors are copied only where parts are joined."""
         reading = RenamedState()
         groups: dict[tuple[str, int], dict[int, str]] = {}
+        find = self._finder()
         for key in state:
-            found = self._find_theirs(key)
+            found = find(key)
             if found is None:
                 reading.unknown.append(key)
             elif found[0] == "":
@@ -142,18 +143,18 @@ class KeyMap:
             reading.pairs += [(parts[part], ours) for part in range(len(names))]
         return reading
 
-    def names_of(self, ours: str) -> list[tuple[str, ...]]:
-        """Names, without prefix, that one of ours may have: one or several parts for each row."""
-        found = [(row, match(row.ours, ours)) for row in self.rows if row.ours and not row.derive]
-        return [
-            tuple(fill(theirs, fields) for theirs in row.theirs)
-            for row, fields in found
-            if fields is not None
-        ]
+    def names_of(self, ours: Iterable[str]) -> Iterator[list[tuple[str, ...]]]:
+        """For each of our names those, without prefix, that it may have: all parts, of each row."""
+        rows = [row for row in self.rows if row.ours and not row.derive]
+        lookup = _Lookup([row.ours for row in rows])
+        for name in ours:
+            found = lookup.find(name)
+            yield [tuple(fill(part, texts) for part in rows[n].theirs) for n, texts in found]
 
-    def knows(self, key: str) -> bool:
-        """Whether one of their names, prefix included, is used or deliberately ignored."""
-        return self._find_theirs(key) is not None
+    def unknown(self, keys: Iterable[str]) -> list[str]:
+        """Those of their names, prefix included, that are neither used nor deliberately ignored."""
+        find = self._finder()
+        return [key for key in keys if find(key) is None]
 
     def write(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Rename ours to theirs; also returns our names that the dialect cannot represent."""
@@ -178,16 +179,20 @@ class KeyMap:
                     written[prefix + fill(row.theirs[0], fields)] = row.derive(tensor)
         return written, unmapped
 
-    def _find_theirs(self, key: str) -> tuple[str, int, int] | None:
-        """(our name or "", index of the row, index of the part) of one of their names."""
-        bare = self._bare(key)
-        for index, row in enumerate(self.rows):
-            for part, theirs in enumerate(row.theirs):
-                fields = match(theirs, bare)
-                if fields is not None:
-                    used = row.ours and row.derive is None
-                    return (fill(row.ours, fields) if used else "", index, part)
-        return ("", -1, 0) if self.unused and re.search(self.unused, key) else None
+    def _finder(self) -> Callable[[str], tuple[str, int, int] | None]:
+        """Function from one of their names to (our name or "", index of row, index of part)."""
+        places = [(row, part) for row in self.rows for part in range(len(row.theirs))]
+        lookup = _Lookup([row.theirs[part] for row, part in places])
+        index = {id(row): number for number, row in enumerate(self.rows)}
+
+        def find(key: str) -> tuple[str, int, int] | None:
+            for number, fields in lookup.find(self._bare(key)):
+                row, part = places[number]
+                used = row.ours and row.derive is None
+                return (fill(row.ours, fields) if used else "", index[id(row)], part)
+            return ("", -1, 0) if self.unused and re.search(self.unused, key) else None
+
+        return find
 
     def _bare(self, key: str) -> str:
         for prefix in (self.prefix, *self.wrappers):
@@ -255,6 +260,7 @@ A key names a field, or several that depend on each other, separated by ", ".
 
 
 _FIELD = re.compile(r"\{(\d*)([a-z])([+-]\d+)?\}")
+_NUMBER = re.compile(r"\{\d*[a-z][^}]*\}|\d+")
 _TEXTS = {"p": "(weight|bias)", "n": "(.+)"}
 
 
@@ -291,6 +297,26 @@ def match(template: str, key: str) -> dict[str, str] | None:
             return None
         fields[letter] = str(value)
     return fields
+
+
+class _Lookup:
+    """Finds the templates that a name matches, in their order, without trying all of them."""
+
+    def __init__(self, templates: Sequence[str]) -> None:
+        self._templates = templates
+        # Templates by their text without fields and numbers.
+        self._by_text: dict[str, list[int]] = {}
+        for number, template in enumerate(templates):
+            for end in dict.fromkeys(template.replace("{p}", part) for part in ("weight", "bias")):
+                self._by_text.setdefault(_NUMBER.sub("#", end), []).append(number)
+        self._open = [number for number, text in enumerate(templates) if "{n}" in text]
+
+    def find(self, name: str) -> Iterator[tuple[int, dict[str, str]]]:
+        """Indices of the templates that match, with the values of their letters."""
+        for number in sorted({*self._by_text.get(_NUMBER.sub("#", name), ()), *self._open}):
+            fields = match(self._templates[number], name)
+            if fields is not None:
+                yield number, fields
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:

@@ -42,6 +42,13 @@ MADE_WITH = "made_with"
 _FIELDS = ("img_size", "patch_size", "window_size", "pretrained_windows")
 
 
+_ADVICE = (
+    f"say which image size the weights were made for: load_weights(..., "
+    f'{MADE_WITH}={{"img_size": (H, W)}}), or write a file that says it: muntin convert IN OUT '
+    f"--to muntin --set img_size=H,W"
+)
+
+
 def read_made_with(folder: Path) -> dict[str, Any]:
     """Read what config.json beside a weight file says of its model; empty if there is none."""
     try:
@@ -79,20 +86,16 @@ def find_source(
 
 def read_as_timm(
     backbone: TimmBackbone, state: Mapping[str, Tensor], source: TimmConfig | None
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Convert a state dict, of timm's names or ours, as timm does; and the keys that it drops."""
+) -> dict[str, Tensor]:
+    """Convert a state dict, with timm's names or ours, to what timm makes of it for this model."""
     prefix = next((p for p in ("backbone.net.", "net.") if any(k.startswith(p) for k in state)), "")
     inside = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
     own = backbone.net.state_dict()
     if prefix and all(key in own and own[key].shape == inside[key].shape for key in inside):
-        return dict(state), []
+        return dict(state)
     adapted = backbone.adapt_state(inside, None if source is None else source.img_size)
-    there = {id(tensor) for tensor in adapted.values()}
-    dropped = [key for key in inside if key not in adapted and id(inside[key]) not in there]
     rest = {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
-    return rest | {prefix + key: tensor for key, tensor in adapted.items()}, [
-        prefix + key for key in dropped
-    ]
+    return rest | {prefix + key: tensor for key, tensor in adapted.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,12 @@ class Resizer:
             tensor = adapt_channels(tensor, own.shape[1])
             size = (own.shape[2], own.shape[3])
             return tensor if tensor.shape[0] != own.shape[0] else resample_patches(tensor, size)
+        if name.startswith("net.") and name.endswith("pos_embed"):
+            message = (
+                f"timm does not resize positions of {tuple(tensor.shape)} to {tuple(own.shape)}. "
+                f"Build the model with the img_size of the weights; {_ADVICE}"
+            )
+            raise ShapeError(message)
         if name.startswith("net.") and own.ndim == 4 and own.shape[1] == self.config.in_chans:
             same = tensor.shape[:1] + tensor.shape[2:] == own.shape[:1] + own.shape[2:]
             return adapt_channels(tensor, own.shape[1]) if same else tensor  # timm's stem
@@ -174,9 +183,7 @@ class Resizer:
         grids = " or ".join(f"{rows} x {columns}" for rows, columns in filter(None, (first, other)))
         message = (
             f"the grid of the patches must be known, got {what}"
-            f"{f', which may be {grids}' if grids else ''}. Say which image size the weights were "
-            f'made for: load_weights(..., {MADE_WITH}={{"img_size": (H, W)}}), or write a file '
-            f"that says it: muntin convert IN OUT --to muntin --set img_size=H,W"
+            f"{f', which may be {grids}' if grids else ''}; {_ADVICE}"
         )
         raise ShapeError(message)
 

@@ -9,6 +9,7 @@ Source:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from muntin.models.hiera import HieraConfig
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
+from muntin.weights.dialects import NATIVE
 from muntin.weights.source_preprocessing import of_timm, of_transformers
 from muntin.weights.weight_files import fetch, is_hub_id
 
@@ -39,7 +41,7 @@ class SourceInfo:
 
     Attributes:
         where: Path of ``config.json``.
-        dialect: "transformers" or "timm".
+        dialect: "transformers" or "timm"; "muntin" in the folder of a run.
         model: timm's name of the architecture, else empty.
         family: Class of our config; None if the files do not tell, or it is none of ours.
         fields: Values of fields of that class.
@@ -137,7 +139,9 @@ def read_source_info(source: object) -> SourceInfo | None:
         return _read_timm(values, where)
     if "model_type" in values or "backbone_config" in values:
         return _read_transformers(values, _read_json(folder / "preprocessor_config.json"), where)
-    return None  # a run's, or one of another program
+    if "schema" in values and isinstance(values.get("model"), Mapping):
+        return _read_run(values["model"], folder)
+    return None  # of another program
 
 
 def _folder_of(source: object) -> Path | None:
@@ -198,6 +202,22 @@ def _read_transformers(
         implied=implied,
         class_names=tuple(number[i] for i in sorted(number)) if named and not plain else (),
         multi_label=values.get("problem_type") == "multi_label_classification",
+        preprocessing=preprocessing,
+        problem=problem,
+    )
+
+
+def _read_run(body: Mapping[str, Any], folder: Path) -> SourceInfo:
+    names = ("norm_eps", "outer_norm_eps", "activation", "num_heads", "pretrained_windows")
+    images = _read_json(folder / "preprocessing.json")
+    where = str(folder / "config.json")
+    preprocessing, problem = _try_preprocessing(
+        functools.partial(configs.from_dict, Preprocessing), images
+    )
+    return SourceInfo(
+        where=where,
+        dialect=NATIVE,
+        fields=_convert({name: body[name] for name in names if name in body}, where),
         preprocessing=preprocessing,
         problem=problem,
     )

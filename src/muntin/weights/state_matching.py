@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.errors import ShapeError, shorten
+from muntin.errors import ShapeError
 from muntin.heads.network import Head, Network
 from muntin.models.swin import SwinConfig
 from muntin.models.vit import ViTConfig
 from muntin.ops.positions import SIZE_RULES, SizeRuleName, TableInterpolation
-from muntin.weights.dialects import DIALECTS, backbone_of, family_name, head_of
-from muntin.weights.key_maps import KeyMap, RenamedState
+from muntin.weights.dialects import backbone_of, head_of
+from muntin.weights.key_maps import RenamedState
 from muntin.weights.prefix_positions import move_positions
 from muntin.weights.source_geometry import Resizer
 
@@ -235,64 +235,3 @@ def _assign(
     result.mismatched[key] = (
         f"{tuple(tensor.shape)} in the weights, {tuple(own.shape)} in the model"
     )
-
-
-def describe_mismatches(
-    result: MatchResult,
-    reading: RenamedState,
-    state: Mapping[str, Tensor],
-    dialect: str,
-    config: object,
-) -> str:
-    """Describe all mismatches with the likely cause; empty if everything matches."""
-    shapes = [f"{key} {text}" for key, text in result.mismatched.items()]
-    problems = [
-        f"{what}: {shorten(names)}"
-        for what, names in (
-            ("unexpected keys", result.unexpected),
-            ("missing parameters", result.missing),
-            ("missing parts of a joined parameter", reading.missing),
-            ("parameters claimed by two keys", reading.duplicates),
-            ("size mismatches", shapes),
-        )
-        if names
-    ]
-    if not problems:
-        return ""
-    cause = _other_family(result, state, dialect, config) or _likely_cause(result, reading)
-    return f"{'; '.join(problems)}. Likely cause: {cause}"
-
-
-def _other_family(
-    result: MatchResult, state: Mapping[str, Tensor], dialect: str, config: object
-) -> str:
-    """Name the family and dialect of the weights, if they belong to another family."""
-    if 2 * len(result.unexpected) <= len(state):
-        return ""
-    for name, other in DIALECTS.items():
-        for kind, names in other.key_maps.items():
-            if (name, kind) == (dialect, type(config)) or not isinstance(names, KeyMap):
-                continue
-            if not names.read(state).unknown:
-                family = family_name(kind)
-                return f"these are weights of a {family} in the dialect {name!r}"
-    return "these are weights of another kind of model"
-
-
-def _likely_cause(result: MatchResult, reading: RenamedState) -> str:
-    if result.causes:
-        return "; ".join(dict.fromkeys(cause.rstrip(".") for cause in result.causes))
-    if reading.duplicates:
-        return "the file mixes two naming schemes, or two models"
-    if result.mismatched:
-        return (
-            "the model has another width, num_heads or mlp_ratio; build the variant of the weights"
-        )
-    over = {name.removeprefix("backbone.") for name in (*result.unexpected, *result.missing)}
-    if over and all(name.startswith(("norm.", "fc_norm.")) for name in over):
-        return "the last norm is elsewhere; set pool_norm or patch_norm as in the source"
-    if any("layer" in name or "block" in name for name in result.unexpected):
-        return "the weights have more blocks than the model; set depths accordingly"
-    if result.unexpected:
-        return "the file contains more than this model, such as another head"
-    return "the file is incomplete, or the model has more blocks than the weights"

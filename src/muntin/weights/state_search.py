@@ -59,6 +59,10 @@ _KNOWN_STRANGERS = (
     (r"(^|\.)blocks\.\d+\.attn\.rel_pos_h$", "ViTDet or SAM's image encoder"),
     (r"(^|\.)visual\.(transformer\.resblocks|class_embedding)", "OpenAI's CLIP"),
     (r"(^|\.)vision_model\.(encoder|embeddings)\.", "the image encoder of CLIP or SigLIP"),
+    (
+        r"(^|\.)(patch_embeddings\.weight|rope_embed\.periods)$",
+        "a DINOv3, whose rotary positions models named timm:vit_*_dinov3 have",
+    ),
 )
 
 
@@ -165,12 +169,15 @@ class _Names:
 
     def __init__(self, dialect: str, key_map: KeyMap, own: list[str]) -> None:
         self.dialect, self.key_map, self.own = dialect, key_map, own
-        stems = (key_map.names_of(name) for name in own if name.endswith(".weight"))
+        stems = self._spell(name for name in own if name.endswith(".weight"))
         self.stems = [names[0] for names in next(filter(None, stems), [])]
+
+    def _spell(self, own: Iterable[str]) -> Iterator[list[tuple[str, ...]]]:
+        return ([(name,)] for name in own) if self.dialect == NATIVE else self.key_map.names_of(own)
 
     @functools.cached_property
     def parameters(self) -> list[list[tuple[str, ...]]]:
-        return [names for name in self.own if (names := self.key_map.names_of(name))]
+        return [names for names in self._spell(self.own) if names]
 
 
 def _names_by_dialect(model: nn.Module, dialect: str) -> list[_Names]:
@@ -182,9 +189,9 @@ def _names_by_dialect(model: nn.Module, dialect: str) -> list[_Names]:
         key_map = find_key_map(name, config, required=dialect == name)
         if key_map is not None:
             maps[name] = key_map
-    # Our own names: all that the dialects map to, and whatever this backbone has.
+    # Our own names: those of this backbone, and of parts that it lacks, all that dialects map to.
     templates = [row.ours for key_map in maps.values() for row in key_map.rows if row.ours]
-    rows = [Row((name,), name) for name in dict.fromkeys([*own, *templates])]
+    rows = [Row((name,), name) for name in dict.fromkeys(templates)]
     maps[NATIVE] = KeyMap(tuple(rows), wrappers=("backbone.",))
     wanted = [name for name in _ORDER if name in maps and dialect in ("auto", name)]
     return [_Names(name, maps[name], own) for name in wanted]
@@ -266,8 +273,8 @@ def _count_unknown(place: _Place, tensors: Mapping[str, Tensor]) -> int:
     }
     others = [key for key in tensors if key not in known]
     behind = [key for key in others if key.startswith(place.outer)]
-    knows = place.names.key_map.knows
-    return len(others) - sum(knows(key.removeprefix(place.outer)) for key in behind)
+    unknown = place.names.key_map.unknown(key.removeprefix(place.outer) for key in behind)
+    return len(others) - len(behind) + len(unknown)
 
 
 def _head_channels(model: nn.Module) -> int:

@@ -43,7 +43,7 @@ def build_array(shape: Sequence[int], code: str, order: str, data: bytes) -> Ten
     if math.prod(shape) * int(code[1:]) != len(data):
         message = f"an array of shape {tuple(shape)} and type {code} has {len(data)} bytes"
         raise pickle.UnpicklingError(message)
-    kind = np.dtype("i2" if code == _BFLOAT16 else code).newbyteorder(order)  # type: ignore[call-overload]
+    kind = np.dtype(f"{order}{'i2' if code == _BFLOAT16 else code}")
     array = np.frombuffer(data, dtype=kind).reshape(tuple(shape))
     tensor = torch.from_numpy(array.astype(kind.newbyteorder("=")))
     return tensor.view(torch.bfloat16) if code == _BFLOAT16 else tensor

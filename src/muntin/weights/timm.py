@@ -60,8 +60,13 @@ def _swin(block: tuple[Row, ...]) -> KeyMap:
 
 def _prefixed(config: TimmConfig) -> KeyMap:
     """Names of a model that timm implements: all unchanged, with the prefix "net."."""
-    classifier = str(describe_timm(config.name).get("classifier") or "fc")
-    return KeyMap((Row((classifier + ".{n}",), "head.fc.{n}"), Row(("{n}",), "net.{n}")))
+    classifier = describe_timm(config.name).get("classifier") or "fc"
+    several = not isinstance(classifier, str)  # one for each token: none is that of the vector
+    heads = [
+        Row((name + ".{n}",), "" if several else "head.fc.{n}")
+        for name in (classifier if several else (classifier,))
+    ]
+    return KeyMap((*heads, Row(("{n}",), "net.{n}")))
 
 
 _VIT_BLOCK = block_rows("blocks.{j}.", "blocks.{j}.")

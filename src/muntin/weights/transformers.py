@@ -151,13 +151,16 @@ def _vit(config: ViTConfig) -> KeyMap:
         *_file_block("encoder.layer.{j}.", _BLOCK, "attention.attention", _FILE_MLP),
         *block_rows("layers.{j}.", _BLOCK, _MEMORY_PARTS),
     )
-    special = (*(_gated() if config.activation == "swiglu" else ()), *_dinov2())
+    # All names are read; those of the first group that has a tensor are written.
+    dinov2, gated, beit = _dinov2(), _gated(), _beit()
+    groups = (plain, dinov2, gated, beit)
     prefix = "deit." if config.distillation_token else "vit."
     if config.relative_pos_bias:
-        prefix, plain, special = "beit.", (*_beit(), *plain), ()
+        prefix, groups = "beit.", (beit, plain, dinov2, gated)
     elif config.layer_scale:
         prefix = "dinov2_with_registers." if config.registers else "dinov2."
-        plain, special = special, plain
+        first = (gated, dinov2) if config.activation == "swiglu" else (dinov2, gated)
+        groups = (*first, plain, beit)
     return KeyMap(
         (
             Row(("embeddings.cls_token",), "cls_token"),
@@ -165,8 +168,7 @@ def _vit(config: ViTConfig) -> KeyMap:
             Row(("embeddings.position_embeddings",), "pos_embed"),
             Row(("embeddings.mask_token",), ""),
             Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
-            *plain,
-            *special,
+            *(row for group in groups for row in group),
             Row(("layernorm.{p}",), "norm.{p}"),
             # Layer on the class token for other tasks; the classifier does not use it.
             Row(("pooler.dense.{p}",), ""),

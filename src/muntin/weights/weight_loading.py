@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten, unknown_name
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
-from muntin.models.timm_backbone import TimmConfig
+from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.weights.classifier_search import is_classifier
 from muntin.weights.dialects import (
@@ -27,15 +27,11 @@ from muntin.weights.dialects import (
 )
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
+from muntin.weights.mismatch_hints import Mismatch, describe_mismatches
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
-from muntin.weights.source_geometry import find_source, scale_offsets
+from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
 from muntin.weights.source_info import adopt, build_adopted, set_config
-from muntin.weights.state_matching import (
-    MatchResult,
-    describe_mismatches,
-    match_state,
-    model_key,
-)
+from muntin.weights.state_matching import MatchResult, match_state, model_key
 from muntin.weights.state_search import name_stranger
 from muntin.weights.window_buffers import fit_windows, read_windows
 
@@ -154,6 +150,11 @@ def load_weights(
     if resampling not in (None, "bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, model, part)
+    raw = opened.state
+    if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
+        known = find_source(backbone.config, opened.texts, made_with, {})
+        found = dataclasses.replace(opened.found, state=read_as_timm(backbone, raw, known))
+        opened = dataclasses.replace(opened, found=found)
     reading = rename_state(opened, model)
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
@@ -166,7 +167,9 @@ def load_weights(
         rule, evidence = DIALECTS[opened.dialect].find_size_rule([*opened.found.state, nesting])
     theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
-    _reject_mismatches(matched, reading, opened, backbone.config)
+    if opened.state is not raw:
+        _note_conversion(matched, reading, model, raw, opened.state)
+    _reject_mismatches(matched, reading, opened, backbone, theirs)
     _reject_nonfinite(matched.values, opened.where)
     where = opened.stated.where if opened.stated else opened.where
     other = build_adopted(backbone, opened.stated_fields, where)
@@ -296,6 +299,23 @@ def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, 
         tensors[name] = tensors[name][rows]
 
 
+def _note_conversion(
+    matched: MatchResult,
+    reading: RenamedState,
+    model: nn.Module,
+    raw: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+) -> None:
+    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
+    ours = dict(reading.pairs)
+    there = {id(tensor) for tensor in state.values()}
+    matched.ignored += [
+        k for k, tensor in raw.items() if k not in state and id(tensor) not in there
+    ]
+    changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
+    matched.resized += [model_key(ours[key], model) for key in changed]
+
+
 def _adopt_windows(
     backbone: nn.Module,
     matched: MatchResult,
@@ -323,15 +343,23 @@ def _adopt_windows(
 
 
 def _reject_mismatches(
-    matched: MatchResult, reading: RenamedState, opened: OpenedWeights, config: object
+    matched: MatchResult,
+    reading: RenamedState,
+    opened: OpenedWeights,
+    backbone: Any,  # noqa: ANN401 (any family)
+    source: Any,  # noqa: ANN401 (the same)
 ) -> None:
-    state = opened.found.state
-    problems = describe_mismatches(matched, reading, state, opened.dialect, config)
+    def retry(other: nn.Module) -> tuple[RenamedState, MatchResult]:
+        again = rename_state(opened, other)
+        return again, match_state(other, again, opened.dialect, "muntin", "bicubic", source)
+
+    mismatch = Mismatch(backbone, opened.state, opened.dialect, reading, matched, retry)
+    problems = describe_mismatches(mismatch)
     if problems:
-        owner = name_stranger(state)
+        owner = name_stranger(opened.state)
         message = (
             f"weights from {opened.where} ({opened.dialect}) do not match "
-            f"{family_name(type(config))}: {problems}. "
+            f"{family_name(type(backbone.config))}: {problems}. "
             f"{f'They may be those of {owner}. ' if owner else ''}The model is unchanged."
         )
         raise WeightError(message)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +174,14 @@ def _with_conventions(config: HeadConfig, head: str | HeadConfig, origin: str) -
         return config
     if origin not in CONVENTIONS:
         raise ConfigError(unknown_name("conventions", origin, CONVENTIONS))
-    published = CONVENTIONS["openmmlab"].values()
+    # A head of keypoints is a detector with more layers before its heatmaps.
+    layers = {name: getattr(config, name, 0) for name in ("mask_convs", "mask_dim")}
+    published = [replace(row, **layers) for row in CONVENTIONS["openmmlab"].values()]
     if not isinstance(config, RCNNConfig) or not isinstance(head, str) or config not in published:
         called = repr(head) if isinstance(head, str) else "a custom config"
         message = (
             f"conventions={origin!r} requires one of the published heads faster_rcnn, mask_rcnn, "
-            f"cascade_rcnn and cascade_mask_rcnn, got {called}. Remove conventions."
+            f"cascade_rcnn, cascade_mask_rcnn and keypoint_rcnn, got {called}. Remove conventions."
         )
         raise ConfigError(message)
     kind = "cascade" if len(config.stage_ious) > 1 else "rcnn"
@@ -186,4 +189,4 @@ def _with_conventions(config: HeadConfig, head: str | HeadConfig, origin: str) -
         known = ", ".join(name for name, kinds in CONVENTIONS.items() if kind in kinds)
         message = f"conventions of a {kind} must be one of {known}, got {origin!r}."
         raise ConfigError(message)
-    return CONVENTIONS[origin][kind]
+    return replace(CONVENTIONS[origin][kind], **layers)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Record the graph of every family by each tool that has one, and compare its outputs.
+
+A program that runs without the checks of the tests: in some tools sizes are tensors or symbols. It
+prints one JSON object: by the name of each case the largest difference, or the error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.models.small_families import FAMILIES, SWINS, build, compare, draw
+
+# Hiera takes half a minute to export, and Swin more.
+FREE = ("vit", "beit", "vitpose", "google", "deit", "deit3")
+
+
+def trace(name: str, learns: bool) -> float:
+    """PyTorch's own check runs without gradients; other windows are for the Swins alone."""
+    network = build(name)
+    with torch.set_grad_enabled(learns):
+        traced = torch.jit.trace(network, draw(64, 96))
+        images = [draw(64, 96, batch=3)]
+        images += [draw(96, 64), draw(128, 128)] if name in SWINS else []
+        return max(compare(traced(one), network(one)) for one in images)
+
+
+def trace_with_padding(name: str) -> float:
+    """Maps of 10 x 14 and 5 x 7 tokens under windows of 4; and after it the network learns."""
+    network = build(name)
+    traced = torch.jit.trace(network, draw(40, 56))
+    return max(compare(traced(one), network(one)) for one in (draw(40, 56), draw(72, 104)))
+
+
+def trace_training(name: str) -> float:
+    """Stochastic depth: how many images it keeps is no constant of the graph."""
+    network = build(name, drop_path_rate=0.5).train()
+    traced = torch.jit.trace(network, draw(64, 64), check_trace=False)
+    torch.manual_seed(1)
+    ours = traced(draw(64, 64, batch=5))
+    torch.manual_seed(1)
+    return compare(ours, network(draw(64, 64, batch=5)))
+
+
+def convert_to_openvino(name: str) -> float:
+    import openvino
+
+    network, images = build(name), draw(64, 64, batch=3)
+    found = openvino.convert_model(network, example_input=draw(64, 64))
+    compiled = openvino.compile_model(found, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return compare(compiled(images.numpy())[0], network(images))
+
+
+def export_to_onnx(name: str, learns: bool, folder: Path) -> float:
+    """By the exporter that traces, with a free batch."""
+    import onnxruntime
+
+    network, images = build(name), draw(64, 64, batch=3)
+    path = str(folder / f"{name}.onnx")
+    options: dict[str, Any] = {"input_names": ["images"], "dynamic_axes": {"images": {0: "batch"}}}
+    with torch.set_grad_enabled(learns):
+        torch.onnx.export(network, (draw(64, 64),), path, dynamo=False, opset_version=17, **options)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return compare(session.run(None, {"images": images.numpy()})[0], network(images))
+
+
+def draw_in_tensorboard(name: str, folder: Path) -> float:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder / "board")) as writer:
+        writer.add_graph(build(name), draw(64, 64))
+    return 0.0
+
+
+def export_free_sizes(name: str, size: tuple[int, int]) -> float:
+    """Height and width free, at multiples of the patch, at the native size and at another."""
+    network, free = build(name), torch.export.Dim.AUTO
+    shapes = ({0: free, 2: free, 3: free},)
+    with torch.no_grad():
+        program = torch.export.export(network, (draw(*size),), dynamic_shapes=shapes).module()
+        images = [draw(*other) for other in ((64, 64), (64, 96), (128, 32), (160, 112))]
+        return max(compare(program(one), network(one)) for one in images)
+
+
+def list_cases(folder: Path) -> dict[str, Callable[[], float]]:
+    """Every case by its name; those of libraries that are missing are left out."""
+    cases: dict[str, Callable[[], float]] = {}
+    for name in FAMILIES:
+        cases[f"trace {name}"] = partial(trace, name, True)
+        cases[f"trace without gradients {name}"] = partial(trace, name, False)
+        if find_spec("onnxruntime") and find_spec("onnx"):
+            cases[f"onnx {name}"] = partial(export_to_onnx, name, name in SWINS, folder)
+    for name in (*SWINS, "vit"):
+        cases[f"trace in training {name}"] = partial(trace_training, name)
+        if find_spec("openvino"):
+            cases[f"openvino {name}"] = partial(convert_to_openvino, name)
+        if find_spec("tensorboard"):
+            cases[f"tensorboard {name}"] = partial(draw_in_tensorboard, name, folder)
+    for name in SWINS:
+        cases[f"trace with padding {name}"] = partial(trace_with_padding, name)
+    for name in FREE:
+        cases[f"export at 64x64 {name}"] = partial(export_free_sizes, name, (64, 64))
+    cases["export at 96x64 vit"] = partial(export_free_sizes, "vit", (96, 64))
+    cases["export at 96x64 beit"] = partial(export_free_sizes, "beit", (96, 64))
+    return cases
+
+
+def main() -> None:
+    """Run every case; an error is its text."""
+    warnings.simplefilter("ignore")
+    found: dict[str, float | str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, case in list_cases(Path(folder)).items():
+            try:
+                found[name] = case()
+            except Exception as error:
+                found[name] = f"{type(error).__name__}: {error}"[:500]
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
