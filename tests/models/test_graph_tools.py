@@ -16,17 +16,18 @@ from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import muntin
-from muntin.ops.dot_product_attention import attend
+from muntin.ops.dot_attention import attend
 from tests.models.small_families import FAMILIES, SWINS, build, compare, draw
 
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = 1e-10  # in float64
 
 
-def test_recorded_graphs_compute_the_same():
+@pytest.mark.parametrize("more", ["", pytest.param("slow", marks=pytest.mark.slow)])
+def test_recorded_graphs_compute_the_same(more):
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-m", "tests.models.graph_recording"],
+        [sys.executable, "-m", "tests.models.graph_recording", more],
         env={**os.environ, "PYTHONPATH": paths, "MUNTIN_NO_HOOK": "1", "OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         capture_output=True,

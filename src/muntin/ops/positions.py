@@ -145,8 +145,7 @@ def _are_equal(old: Size, new: Size) -> bool:
         return old == new
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-    # A plain comparison would fix the size that the graph is exported at. At the old size, resizing
-    # has weights of 1 and 0.
+    # A comparison would fix the size. At the old one, resizing has weights of 1 and 0.
     return all(statically_known_true(a == b) for a, b in zip(old, new, strict=True))
 
 
