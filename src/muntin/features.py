@@ -208,16 +208,25 @@ class Backbone(nn.Module):
         return self.features(images).vector
 
     def check_images(self, images: Tensor) -> None:
-        """Raise `ShapeError` unless images are a batch, (B, in_chans, H, W) by the config."""
+        """Raise `ShapeError` unless images are (B, in_chans, H, W), floating-point, not empty."""
         wanted = getattr(getattr(self, "config", None), "in_chans", None)
-        if images.ndim != 4 or wanted not in (None, images.shape[1]):
-            channels = wanted or "C"
-            message = (
-                f"images must be (B, {channels}, H, W), a batch with {channels} channels, got "
-                f"{tuple(images.shape)}. Add the missing dimension, convert the images, or build "
-                f"the model with another in_chans."
-            )
-            raise ShapeError(message)
+        shaped = images.ndim == 4 and wanted in (None, images.shape[1])
+        if shaped and images.is_floating_point() and 0 not in images.shape:
+            return
+        channels = wanted or "C"
+        advice = (
+            "Add the missing dimension, convert the images, or build the model with another "
+            "in_chans."
+        )
+        if shaped and 0 in images.shape:
+            advice = "Skip empty batches."
+        elif shaped:
+            advice = "Divide bytes by 255 and normalise them, as muntin.load does."
+        message = (
+            f"images must be (B, {channels}, H, W) in floating point, a batch with {channels} "
+            f"channels, got {tuple(images.shape)} in {images.dtype}. {advice}"
+        )
+        raise ShapeError(message)
 
     def mask_grid(self, image_size: Size) -> Size:
         """Rows and columns of the grid of `TokenMask.keep` for images of (height, width) pixels.
@@ -282,7 +291,10 @@ def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN40
     `problem` is a clause of a message, or empty; `count` the number of stages or blocks.
     """
     problem = problem or _find_output_problem(
-        config.out_indices, max(count, 1), config.out_norm, config.drop_path_rate
+        config.out_indices,
+        max(count, 1),
+        getattr(config, "out_norm", "none"),
+        config.drop_path_rate,
     )
     if problem:
         message = f"{type(config).__name__}: {problem}. Change these fields together."

@@ -1,29 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published models of dense tasks as run folders, for prediction, evaluation and fine-tuning."""
+"""Published models as run folders, for prediction, evaluation and fine-tuning."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+from torchvision.models import ViT_B_16_Weights
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from muntin.configs import with_texts
+from muntin.data.data_config import DataConfig
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, RunError
+from muntin.features import Backbone
+from muntin.heads.classification_head import build_classifier
+from muntin.heads.network import Network
+from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
+from muntin.models.timm_backbone import describe_timm, has_timm
+from muntin.models.vit_det import ViTDetConfig
 from muntin.recipes import AUGMENTS
 from muntin.run_config import RunConfig
 from muntin.runs import WEIGHTS, Run
 from muntin.samples import Classes
+from muntin.shapes import Size
+from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import task_of_head
+from muntin.weights.opened_weights import OpenedWeights, open_weights
+from muntin.weights.source_info import SourceInfo, read_source_info
+from muntin.weights.source_preprocessing import of_timm, of_torchvision
 from muntin.weights.weight_files import write_weights
-from muntin.weights.weight_loading import LoadReport, load_weights
-from muntin.zoo.creating import create
-from muntin.zoo.model_building import find_model
-from muntin.zoo.model_zoo import ALIASES, ModelEntry
+from muntin.weights.weight_loading import (
+    LoadReport,
+    inspect_weights,
+    load_weights,
+    read_head_rows,
+)
+from muntin.zoo.creating import create, resolve_head
+from muntin.zoo.model_building import canonical_name, find_model
+from muntin.zoo.model_zoo import ModelEntry, build_backbone
+from muntin.zoo.source_models import find_source_model
+
+IMAGENET_NAMES = tuple(ViT_B_16_Weights.IMAGENET1K_V1.meta["categories"])
+"""The 1000 classes of ImageNet-1k, in the order of all published classifiers."""
+
+_TORCHVISION = (
+    "swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b", "vit_b_16", "vit_b_32",
+    "vit_l_16", "vit_l_32", "vit_h_14",
+)  # fmt: skip
 
 COCO_NAMES = tuple(
     name
@@ -37,39 +66,111 @@ def open_published(
     source: str | Path,
     path: str | Path,
     *,
-    model: str,
-    head: str,
+    model: str = "",
+    head: str = "",
     conventions: str = "",
+    dialect: str = "auto",
     class_names: tuple[str, ...] = (),
-    settings: dict[str, str] | None = None,
+    head_rows: str | Path | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> tuple[Run, LoadReport]:
-    """Write a run folder from the weights of a published model of a dense task.
+    """Write a run folder from the weights of a published or a fine-tuned model.
 
-    `head` is "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn", "cascade_rcnn", "upernet"; for the 17
-    keypoints of COCO "simple_baseline", "vitpose", "vitpose_simple" or "keypoint_rcnn".
-    `conventions` are the origin of the weights of an R-CNN: "openmmlab" (also Microsoft),
-    "detectron2" or "torchvision"; default: that of the head. `class_names`, by number without
-    background, are COCO's by default for detectors. `settings` are fields of the backbone's config,
-    as text, that differ from the zoo. The folder must be new.
+    Files of transformers or timm beside the weights state the model, the names of its classes and
+    how images are prepared; otherwise these are what the arguments say, and what is known of the
+    model.
+
+    Args:
+        source: Weights, as in `load_weights`.
+        path: A new folder.
+        model: Name of the model; may be empty if it is stated beside the weights.
+        head: Empty for a classifier, or "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn",
+            "cascade_rcnn", "mask_rcnn_vitdet", "cascade_mask_rcnn_vitdet", "upernet"; for the 17
+            keypoints of COCO "simple_baseline", "vitpose", "vitpose_simple" or "keypoint_rcnn".
+        conventions: Origin of the weights of an R-CNN: "openmmlab" (also Microsoft), "detectron2"
+            or "torchvision"; default: as their names say.
+        dialect: As in `load_weights`.
+        class_names: By class number without background.
+        head_rows: As in `load_weights`, for classifiers.
+        settings: Fields as text that differ from the zoo: of the backbone's config, or, behind
+            "head.", of the head's.
+
+    Raises:
+        ConfigError: The model or the classes are not known, or do not fit.
+        WeightError: The weights cannot be read or do not fit.
+        RunError: The folder exists.
     """
     path = Path(path)
     if path.exists():
         message = f"OUT must be a new folder, got {path}, which exists. Choose another folder."
         raise RunError(message)
-    name = ALIASES.get(model, model)
-    entry = find_model(name)
+    texts = dict(settings or {})
+    of_head = {key[5:]: texts.pop(key) for key in list(texts) if key.startswith("head.")}
+    beside = read_source_info(source)
+    name, entry = find_source_model(model, beside, texts)
+    if head:
+        read = _read_dense(source, name, entry, class_names, (head, conventions, of_head))
+    else:
+        if of_head or conventions:
+            message = f"fields of a head require --head, got {conventions or dict(of_head)}."
+            raise ConfigError(message)
+        opened = open_weights(source, dialect, _shell(entry))
+        if "img_size" in texts and opened.stated is not None:
+            opened = replace(opened, stated=_resized(opened.stated, entry.config.img_size))
+        read = _read_classifier(opened, name, entry, class_names, head_rows)
+    body: Any = read.network.backbone
+    config = RunConfig(
+        task=read.task.name,
+        data="",
+        model_name=name,
+        model=body.config,
+        head=getattr(read.network.head, "config", None),
+        weights=str(source),
+        license=read.report.license,
+        augment=AUGMENTS[read.task.recipe_kind](),
+    )
+    run = Run(path=path, config=config, classes=read.classes, preprocessing=read.preprocessing)
+    run.write()
+    state = read.network.state_dict()
+    write_weights(path / WEIGHTS, state, {"dialect": "muntin", "model": name})
+    return run, read.report
+
+
+class _Read(NamedTuple):
+    """A published model with its weights, and what a run holds beside them."""
+
+    task: Task
+    network: Network
+    report: LoadReport
+    classes: Classes
+    preprocessing: Preprocessing
+
+
+def _read_dense(
+    source: str | Path,
+    name: str,
+    entry: ModelEntry,
+    class_names: tuple[str, ...],
+    chosen: tuple[str, str, dict[str, str]],
+) -> _Read:
+    head, conventions, texts = chosen
     task = task_of_head(head)
+    if not conventions and "rcnn" in head and not head.endswith("_small"):
+        found = open_weights(source, "auto", _shell(entry)).dialect
+        conventions = found if found in CONVENTIONS else ""
+    beside = read_source_info(source)
     class_names = class_names or _default_names(task)
     skeleton = COCO_PERSON if task.kind == "keypoints" else None
-    changed = with_texts(entry.config, (settings or {}).items())
+    usual: Any = find_model(name).config
+    names = {field.name for field in fields(usual)} - {"out_indices", "out_norm"}
+    changed = {key: getattr(entry.config, key) for key in names}
     network = create(
         task.name,
         name,
-        head=head,
+        head=with_texts(resolve_head(task, head, conventions), texts.items(), group="head"),
         num_classes=len(class_names),
         num_keypoints=len(skeleton.names) if skeleton else None,
-        conventions=conventions,
-        **{field: getattr(changed, field) for field in settings or {}},
+        **{key: value for key, value in changed.items() if value != getattr(usual, key)},
     )
     report = load_weights(network, source)
     if report.reset:
@@ -78,24 +179,87 @@ def open_published(
             f"{', '.join(report.reset[:2])} differ. Pass the class names with --classes."
         )
         raise ConfigError(message)
-    body: Any = network.backbone
-    head_config: Any = network.head.config
-    config = RunConfig(
-        task=task.name,
-        data="",
-        model_name=name,
-        model=body.config,
-        head=head_config,
-        weights=str(source),
-        license=report.license,
-        augment=AUGMENTS[task.recipe_kind](),
-    )
-    preprocessing = _preprocessing(task, entry, head_config)
+    preprocessing = _preprocessing(task, entry, network.head.config)
+    if beside is not None and beside.preprocessing is not None:
+        stated = beside.preprocessing
+        preprocessing = replace(preprocessing, mean=stated.mean, std=stated.std)
     classes = Classes(names=class_names, skeleton=skeleton)
-    run = Run(path=path, config=config, classes=classes, preprocessing=preprocessing)
-    run.write()
-    write_weights(path / WEIGHTS, network.state_dict(), {"dialect": "muntin", "model": name})
-    return run, report
+    return _Read(task, network, report, classes, preprocessing)
+
+
+def _read_classifier(
+    opened: OpenedWeights,
+    name: str,
+    entry: ModelEntry,
+    class_names: tuple[str, ...],
+    head_rows: str | Path | None,
+) -> _Read:
+    info = inspect_weights(opened, _shell(entry))
+    count = info.num_classes if head_rows is None else len(read_head_rows(head_rows))
+    if not info.num_classes:
+        message = (
+            f"{opened.where} must have a classifier to become a run, got none. Train one: muntin "
+            f"train classify DATA --model {name} --weights ..."
+        )
+        raise ConfigError(message)
+    backbone = build_backbone(replace(entry.config, in_chans=info.in_chans))
+    network = Network(backbone, build_classifier(backbone, count))
+    report = load_weights(network, opened, head_rows=head_rows)
+    stated = report.class_names if len(report.class_names) == count else ()
+    numbered = tuple(f"class {number}" for number in range(count))
+    class_names = class_names or stated or (IMAGENET_NAMES if count == 1000 else numbered)
+    if len(class_names) != count:
+        message = f"--classes must name the {count} classes of {opened.where}, got "
+        raise ConfigError(message + f"{len(class_names)} names.")
+    several = opened.stated is not None and opened.stated.multi_label
+    classes = Classes(names=class_names, multi_label=several)
+    preprocessing = _classifier_preprocessing(opened, name, entry, info.in_chans)
+    return _Read(CLASSIFY, network, report, classes, preprocessing)
+
+
+def _shell(entry: ModelEntry) -> Backbone:
+    """The backbone without parameters, by which weights are found in a file."""
+    with torch.device("meta"):
+        return build_backbone(entry.config)
+
+
+def _classifier_preprocessing(
+    opened: OpenedWeights, name: str, entry: ModelEntry, in_chans: int
+) -> Preprocessing:
+    """Give what is stated beside the weights, else what the dialect's library does."""
+    size = entry.config.img_size
+    if opened.stated is not None and opened.stated.problem:
+        message = (
+            f"{opened.stated.problem} It is stated beside {opened.where}; without "
+            f"preprocessor_config.json, images are prepared as for {name}."
+        )
+        raise ConfigError(message)
+    if opened.stated is not None and opened.stated.preprocessing is not None:
+        return opened.stated.preprocessing
+    peer = next((peer for peer in _TORCHVISION if canonical_name(peer) == name), "")
+    if opened.dialect == "torchvision" and peer:
+        return of_torchvision(peer, size)
+    if opened.dialect == "timm" and has_timm(name.removeprefix("timm:")):
+        published = describe_timm(name.removeprefix("timm:"))
+        if published:
+            return of_timm({**published, "input_size": (in_chans, *size)})
+    mean, std = (
+        values if in_chans == len(values) else (sum(values) / len(values),) * in_chans
+        for values in (entry.mean, entry.std)
+    )
+    fraction = DataConfig().crop_fraction
+    return Preprocessing(
+        img_size=size, mean=mean, std=std, crop_fraction=fraction, in_chans=in_chans
+    )
+
+
+def _resized(beside: SourceInfo, size: Size) -> SourceInfo:
+    """Images of another size, cut by the same part."""
+    pre = beside.preprocessing
+    if pre is None:
+        return beside
+    short = round(pre.short_side * min(size) / min(pre.img_size))
+    return replace(beside, preprocessing=replace(pre, img_size=size, short_side=short))
 
 
 def _preprocessing(task: Task, entry: ModelEntry, head: Any) -> Preprocessing:  # noqa: ANN401
@@ -104,6 +268,11 @@ def _preprocessing(task: Task, entry: ModelEntry, head: Any) -> Preprocessing:  
     )
     if task.top_down:
         return replace(plain, img_size=(256, 192), fit="instance_crop", alignment=head.coding)
+    if task.detects and isinstance(head, RCNNConfig) and head.neck.norm == "layer":
+        # detectron2's project ViTDet: squares, whose padding takes part in the attention.
+        own = isinstance(entry.config, ViTDetConfig)
+        size = entry.config.img_size if own else (1024, 1024)
+        return replace(plain, img_size=size, fit="letterbox", pad_to_size=True)
     if task.detects:
         return replace(plain, img_size=(800, 1333), fit="letterbox")
     return replace(plain, fit="sliding_window", short_side=512)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -35,6 +37,9 @@ T2T_QUADRATIC = T2TViTConfig(
 
 BUILDERS = {
     "vit": lambda: ViT(VIT),
+    "registers": lambda: ViT(
+        replace(VIT, registers=2, layer_scale=0.1, activation="swiglu", pool="token_and_mean")
+    ),
     "swin": lambda: Swin(SWIN),
     "swin_v2": lambda: SwinV2(SWIN_V2),
     "hiera": lambda: Hiera(HIERA),

@@ -47,7 +47,7 @@ def test_figures_of_every_family(name):
     context = make_context(build(name))
     found = results(context)
     wanted = {"attention-point", "attention-point-heads", "attention-distance"}
-    if name in ("vit", "t2t", "t2t_quadratic"):
+    if name in ("vit", "registers", "t2t", "t2t_quadratic"):
         wanted |= {"attention-class-token", "attention-class-token-heads", "attention-rollout"}
         assert not missing(context)
     else:
@@ -204,7 +204,7 @@ def test_padding_is_mentioned():
     assert facts["point"] == [57, 45]
 
 
-@pytest.mark.parametrize("name", ["vit", "t2t"])
+@pytest.mark.parametrize("name", ["vit", "registers", "t2t"])
 def test_rollout_equals_the_product_of_full_matrices(name):
     context = make_context(build(name))
     layers = [layer for layer in context.recording.layers if layer.stage]
@@ -216,16 +216,22 @@ def test_rollout_equals_the_product_of_full_matrices(name):
         product = mixed / mixed.sum(dim=1, keepdim=True) @ product
     assert torch.allclose(roll_out(layers, torch.eye(len(product))), product, atol=1e-6)
     shown = results(context)["attention-rollout"].arrays["rollout"]
-    assert np.allclose(shown[0].ravel(), product[0, 1:], atol=1e-6)
-    place = layers[0].token_at(context.query)
-    assert np.allclose(shown[1].ravel(), product[1 + place, 1:], atol=1e-6)
+    before = len(layers[0].prefix)
+    assert np.allclose(shown[0].ravel(), product[0, before:], atol=1e-6)
+    place = before + layers[0].token_at(context.query)
+    assert np.allclose(shown[1].ravel(), product[place, before:], atol=1e-6)
 
 
-def test_rollout_without_class_token_starts_from_all_tokens():
-    body = perturb(ViT(replace(VIT, class_token=False, pool="mean", pool_norm="after")))
+@pytest.mark.parametrize("registers", [0, 2])
+def test_rollout_without_class_token_starts_from_all_tokens(registers):
+    body = replace(VIT, class_token=False, pool="mean", pool_norm="after", registers=registers)
+    body = perturb(ViT(body))
     shown = results(make_context(body))
     assert shown["attention-rollout"].facts["rows"][0] == "the mean of all tokens"
-    assert np.allclose(shown["attention-rollout"].arrays["rollout"].sum(axis=(1, 2)), 1, atol=1e-5)
+    assert "attention-class-token" not in shown
+    if not registers:
+        total = shown["attention-rollout"].arrays["rollout"].sum(axis=(1, 2))
+        assert np.allclose(total, 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vit", "swin", "hiera"])

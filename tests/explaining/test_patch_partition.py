@@ -23,6 +23,7 @@ from tests.parity.peers import SWIN, VIT, batch_images, perturb
 
 WANTED = {
     "vit": {"cut-patches"},
+    "registers": {"cut-patches"},
     "swin": {"cut-patches", "cut-windows", "cut-shift-mask", "cut-stages"},
     "swin_v2": {"cut-patches", "cut-windows", "cut-shift-mask", "cut-stages"},
     "hiera": {"cut-patches", "cut-windows", "cut-stages"},

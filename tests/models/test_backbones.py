@@ -34,6 +34,7 @@ CONFIGS = {
     "swin, window a stage": replace(SWIN, window_size=(2, 4, 3)),
     "swin, absolute positions": replace(SWIN, absolute_pos_embed=True, patch_norm=False),
     "swin, no qkv bias": replace(SWIN, qkv_bias=False, mlp_ratio=2.5),
+    "swin, tanh": replace(SWIN, activation="gelu_tanh"),
     "swin, two maps": replace(SWIN, out_indices=(0, 1), out_norm="none"),
     "swin, one map": replace(SWIN, out_indices=(2,), in_chans=3),
     "swin, sdpa": replace(SWIN, attention="sdpa"),
@@ -41,6 +42,11 @@ CONFIGS = {
     "vit, mean": replace(VIT, pool="mean", pool_norm="after"),
     "vit, mean, no class token": replace(VIT, pool="mean", class_token=False),
     "vit, no positions": replace(VIT, absolute_pos_embed=False, qkv_bias=False),
+    "vit, logistic": replace(VIT, activation="quick_gelu"),
+    "vit, registers": replace(VIT, registers=2, layer_scale=0.1, activation="swiglu"),
+    "vit, registers without positions": replace(
+        VIT, registers=1, prefix_positions=False, pool="token_and_mean"
+    ),
     "vit, two maps": replace(VIT, out_indices=(0, -1), out_norm="none"),
 }
 # Batch 1, not square, smaller than a window, one patch, no multiple of anything.
@@ -232,6 +238,9 @@ WRONG = [
     (VIT, {"num_heads": 5}, "num_heads=5.*embed_dim=12"),
     (VIT, {"img_size": (4, 32)}, r"img_size=\(4, 32\).*\b8\b"),
     (VIT, {"class_token": False}, 'pool="token".*class_token=True'),
+    (VIT, {"class_token": False, "pool": "token_and_mean"}, "token_and_mean.*class_token=True"),
+    (VIT, {"registers": -1}, "registers.*-1"),
+    (VIT, {"registers": 1, "relative_pos_bias": True}, "relative_pos_bias"),
     (VIT, {"out_indices": (2,)}, "out_indices.*0 to 1"),
     (VIT, {"out_indices": (1, 0)}, r"out_indices.*\(1, 0\)"),
     (VIT, {"out_indices": (0,)}, 'out_norm="last".*out_indices|out_indices.*out_norm="last"'),

@@ -104,6 +104,7 @@ def timm_vit(config: ViTConfig, num_classes: int = NUM_CLASSES) -> nn.Module:
         fc_norm=config.pool_norm == "after",
         init_values=config.layer_scale or None,
         no_embed_class=not config.prefix_positions,
+        act_layer=config.activation,
         dynamic_img_size=True,
     )
 

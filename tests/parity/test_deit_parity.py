@@ -16,7 +16,8 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.swin import Swin
-from muntin.models.vit import ViT, deit3_preset, vit_preset
+from muntin.models.vit import ViT
+from muntin.models.vit_presets import deit3_preset, vit_preset
 from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_loading import load_weights
 from tests.parity.peers import (

@@ -8,11 +8,19 @@ import importlib.util
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import checkpoint_filter_fn as timm_filter
 
-from muntin.errors import ConfigError, MissingExtra, WeightError
+from muntin.errors import ConfigError, MissingExtra, ShapeError, WeightError
 from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_loading import load_weights
-from muntin.zoo import create_backbone, create_model, describe_models, find_model, list_models
+from muntin.zoo import (
+    change_model,
+    create_backbone,
+    create_model,
+    describe_models,
+    find_model,
+    list_models,
+)
 from tests.parity.peers import assert_equal_outputs, batch_images, distance, perturb
 
 pytestmark = pytest.mark.parity
@@ -56,6 +64,79 @@ def test_small_model_equals_itself_in_timm(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_model_that_swin_is_compared_with_equals_itself_in_timm(name):
     check(name, (128, 96))
+
+
+@pytest.mark.parametrize("new", [(96, 96), (128, 192)])
+@pytest.mark.parametrize("name", ["test_vit", "test_vit4"])
+def test_another_image_size_is_what_timm_makes_of_it(name, new):
+    peer = perturb(timm.create_model(name, num_classes=5))
+    model = create_model(f"timm:{name}", num_classes=5).eval()
+    load_weights(model, peer.state_dict())
+    other = create_model(f"timm:{name}", num_classes=5, img_size=new).eval()
+    report = load_weights(other, peer.state_dict())
+    assert report.resized == ("backbone.net.pos_embed",)
+    changed = change_model(model, img_size=new)
+    peer.set_input_size(img_size=new)
+    for ours in (other, changed, model):  # loaded, changed, and as it was made
+        assert_equal_outputs(ours, peer, new)
+
+
+def test_a_grid_that_is_no_square_is_resized_by_rows_and_columns():
+    peer = perturb(timm.create_model("test_vit", num_classes=5, img_size=(64, 256)))
+    model = create_model("timm:test_vit", num_classes=5, img_size=(64, 256)).eval()
+    load_weights(model, peer.state_dict())
+    larger = create_model("timm:test_vit", num_classes=5, img_size=(96, 160)).eval()
+    load_weights(larger, peer.state_dict(), made_with={"img_size": (64, 256)})
+    changed = change_model(model, img_size=(96, 160))
+    peer.set_input_size(img_size=(96, 160))
+    for ours in (larger, changed):
+        assert_equal_outputs(ours, peer, (96, 160))
+
+
+@pytest.mark.parametrize("registers", [False, True])
+def test_facebooks_layout_of_dinov2_is_read_as_timm_reads_it(registers):
+    name = "vit_small_patch14_reg4_dinov2" if registers else "vit_small_patch14_dinov2"
+    peer = perturb(timm.create_model(name, img_size=56, num_classes=0))
+    state = {**peer.state_dict(), "mask_token": torch.zeros(1, 384)}
+    if registers:  # a position of the class token, which timm adds to it
+        state["register_tokens"] = state.pop("reg_token")
+        state["pos_embed"] = torch.cat([torch.ones(1, 1, 384), state["pos_embed"]], dim=1)
+        state["cls_token"] = state["cls_token"] - 1
+    for size in ((56, 56), (84, 42)):
+        model = create_model(f"timm:{name}", img_size=size, num_classes=0).eval()
+        report = load_weights(model, state)
+        assert report.ignored == ("mask_token",)
+        assert bool(report.resized) == (size != (56, 56)) or registers
+        peer.set_input_size(img_size=size)
+        images = batch_images(size)
+        with torch.no_grad():
+            assert distance(model(images), peer(images)) < 1e-5
+        peer.set_input_size(img_size=(56, 56))
+        peer.load_state_dict(timm_filter(dict(state), peer))
+
+
+def test_an_image_of_any_size():
+    body = create_backbone("timm:test_vit", out_indices=(-1,))
+    assert body(torch.rand(1, 3, 50, 170))[0].shape[2:] == (4, 11)  # padded to whole patches
+    for name, size in (("convnext_atto", (50, 62)), ("swin_tiny_patch4_window7_224", (64, 96))):
+        assert len(create_backbone(f"timm:{name}")(torch.rand(1, 3, *size))) == 4
+    with pytest.raises(ShapeError, match=r"50 x 62.*img_size=\(50, 62\)"):
+        create_backbone("timm:hiera_tiny_224")(torch.rand(1, 3, 50, 62))
+
+
+def test_positions_that_timm_does_not_resize_are_refused():
+    state = timm.create_model("pit_ti_224", num_classes=3).state_dict()
+    model = create_model("timm:pit_ti_224", num_classes=3, img_size=160)
+    with pytest.raises(WeightError, match=r"\(1, 64, 27, 27\).*img_size"):
+        load_weights(model, state)
+
+
+def test_classifiers_of_several_tokens_are_left_out():
+    name = "deit_tiny_distilled_patch16_224"
+    model = create_model(f"timm:{name}", num_classes=3)
+    report = load_weights(model, timm.create_model(name, num_classes=3).state_dict())
+    assert report.reset == ("head.fc.weight", "head.fc.bias")
+    assert len(report.ignored) == 4
 
 
 def test_another_number_of_classes_resets_the_head_only():

@@ -10,7 +10,8 @@ import timm
 import torch
 import transformers
 
-from muntin.models.vit import ViT, vit_preset
+from muntin.models.vit import ViT
+from muntin.models.vit_presets import vit_preset
 from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_files import write_weights
 from muntin.weights.weight_loading import load_weights
@@ -34,6 +35,8 @@ CASES = [
     ("timm", MEAN, [(32, 32), (56, 40), (16, 24)]),
     ("timm", replace(MEAN, pool_norm="before"), [(32, 32), (56, 40)]),
     ("timm", replace(MEAN, class_token=False), [(32, 32), (56, 40)]),
+    ("timm", replace(VIT, activation="gelu_tanh"), [(32, 32), (56, 40)]),
+    ("timm", replace(VIT, activation="quick_gelu"), [(32, 32), (56, 40)]),
     ("torchvision", VIT, [(32, 32)]),
     # Its stem drops what does not fill a patch.
     ("transformers", VIT, [(32, 32), (32, 64), (45, 77), (20, 33), (64, 16)]),

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from muntin.errors import WeightError
+from muntin.published import open_published
 from muntin.recipes import MachineConfig
 from muntin.synthetic.datasets import write_coco
 from muntin.training.request import Request
@@ -110,3 +111,24 @@ def test_freezing_everything_after_a_warm_start(data, tmp_path):
     body = [name for name in before if name.startswith("backbone.")]
     assert all(before[name].equal(after[name]) for name in body)
     assert not all(before[name].equal(after[name]) for name in before)
+
+
+def test_images_are_normalised_as_for_the_weights(data, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        image_size=64, patch_size=16, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=192, num_labels=2,
+    )  # fmt: skip
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "theirs")
+    colours = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+    transformers.ViTImageProcessor(size={"height": 64, "width": 64}, **colours).save_pretrained(
+        tmp_path / "theirs"
+    )
+    run, _ = open_published(tmp_path / "theirs", tmp_path / "run")
+    body = {"model.embed_dim": 48, "model.depth": 2, "model.num_heads": 4}
+    for weights in (tmp_path / "theirs", run.path):
+        ready = prepared(data, weights, model="vit_tiny_patch16_224", **body)
+        assert ready.run.preprocessing.mean == (0.4, 0.5, 0.6)
+        assert ready.run.preprocessing.std == (0.2, 0.3, 0.4)
+        assert ready.run.config.model.norm_eps == ready.network.backbone.norm.eps
+        assert any("mean (0.4, 0.5, 0.6)" in note for note in ready.notes)

@@ -20,7 +20,6 @@ from muntin.errors import WeightError
 from muntin.heads.network import Network
 from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CONVENTIONS, SMALL_RCNN
-from muntin.weights.dialects import detect
 from muntin.weights.head_keys import detectron2_detector
 from muntin.weights.key_maps import KeyMap
 from tests.heads.peers import SwinPyramid, swin_detector
@@ -597,21 +596,3 @@ def test_only_resnets_that_torchvision_has():
     other = muntin.create_model("timm:resnet18", num_classes=2)
     assert not muntin.load_weights(other, frozen, "torchvision").reset
     assert same(other.state_dict(), plain.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("key", "dialect"),
-    [
-        ("backbone.body.conv1.weight", "torchvision"),
-        ("backbone.fpn.inner_blocks.0.0.weight", "torchvision"),
-        ("backbone.bottom_up.patch_embed.proj.weight", "detectron2"),
-        ("backbone.stages.0.blocks.0.attn.w_msa.qkv.weight", "openmmlab"),
-        ("head.neck.lateral.0.conv.weight", None),
-    ],
-)
-def test_one_name_tells_whose_detector_it_is(key, dialect):
-    if dialect is None:
-        with pytest.raises(WeightError):
-            detect([key], where="it")
-    else:
-        assert detect([key], where="it") == dialect

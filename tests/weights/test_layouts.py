@@ -29,7 +29,9 @@ from muntin.models.swin import Swin, SwinConfig
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.vit import ViT
 from muntin.weights.dialects import to_dialect
+from muntin.weights.weight_files import write_weights
 from muntin.weights.weight_loading import load_weights
+from muntin.zoo import create_model
 from tests.parity.peers import (
     NUM_CLASSES,
     SWIN,
@@ -130,9 +132,9 @@ def position_index(side) -> Tensor:
     return rows * (2 * side - 1) + columns
 
 
-def offsets(side) -> Tensor:
+def offsets(side, reference=0) -> Tensor:
     """The buffer `relative_coords_table` of V2, (1, 2w-1, 2w-1, 2)."""
-    grid = torch.arange(1 - side, side).float() / (side - 1) * 8
+    grid = torch.arange(1 - side, side).float() / ((reference or side) - 1) * 8
     table = torch.stack(torch.meshgrid(grid, grid, indexing="ij"), dim=-1)[None]
     return table.sign() * torch.log2(table.abs() + 1) / np.log2(8)
 
@@ -226,9 +228,9 @@ def openmmlab(state, family) -> State:
     )
 
 
-def as_classifier(state, side=4) -> State:
+def as_classifier(state, side=4, buffered=True) -> State:
     """A file of mmpretrain: everything but the head under "backbone.", with buffers."""
-    whole = {**state, **buffers(state, side)}
+    whole = {**state, **buffers(state, side)} if buffered else state
     return rename(whole, (r"^(?!head\.)", "backbone."))
 
 
@@ -340,7 +342,8 @@ def scores_of(state, name, x, heads, side):
     if f"{name}.logit_scale" in state:
         scale = state[f"{name}.logit_scale"].clamp(max=float(np.log(100.0))).exp()
         scores = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).mT * scale
-        hidden = F.relu(linear(state, f"{name}.cpb_mlp.0", offsets(side)))
+        coordinates = state.get(f"{name}.relative_coords_table", offsets(side))
+        hidden = F.relu(linear(state, f"{name}.cpb_mlp.0", coordinates))
         table = 16 * torch.sigmoid(linear(state, f"{name}.cpb_mlp.2", hidden)).flatten(0, 2)
     else:
         scores = query @ key.mT * query.shape[-1] ** -0.5
@@ -356,7 +359,7 @@ def qkv_bias(state, name):
 
 
 def attend(state, name, x, heads, side, shift):
-    """Pad, roll, cut, attend, and back; the window never shrinks and the shift always happens."""
+    """Pad, roll, cut, attend, and back; the window never shrinks."""
     height, width = x.shape[1:3]
     x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
     batch, rows, columns, channels = x.shape
@@ -371,7 +374,9 @@ def attend(state, name, x, heads, side, shift):
     return x.roll((shift, shift), (1, 2))[:, :height, :width]
 
 
-def swin_block(state, name, x, heads, side, shift):
+def swin_block(state, name, x, heads, side, shift, always_shift=True):
+    shift = shift if always_shift or min(x.shape[1:3]) > side else 0
+
     def feed(x):
         return linear(
             state, f"{name}.ffn.layers.1", F.gelu(linear(state, f"{name}.ffn.layers.0.0", x))
@@ -387,9 +392,12 @@ def swin_block(state, name, x, heads, side, shift):
     return x + feed(norm(state, f"{name}.norm2", x))
 
 
-def openmmlab_maps(state, images, config=SWIN):
-    """Maps of the stages before any last norm, channels last, from OpenMMLab's bare names."""
-    patch, side = config.patch_size, config.windows[0]
+def openmmlab_maps(state, images, config=SWIN, always_shift=True):
+    """Maps of the stages before any last norm, channels last, from OpenMMLab's bare names.
+
+    Classifiers do not shift on a map that is no larger than a window.
+    """
+    patch = config.patch_size
     images = F.pad(images, (0, -images.shape[3] % patch, 0, -images.shape[2] % patch))
     weight, bias = (state[f"patch_embed.projection.{part}"] for part in ("weight", "bias"))
     x = norm(state, "patch_embed.norm", F.conv2d(images, weight, bias, patch).permute(0, 2, 3, 1))
@@ -400,15 +408,17 @@ def openmmlab_maps(state, images, config=SWIN):
             x = merge(state, f"stages.{stage}.downsample", x)
         for block in range(depth):
             name, heads = f"stages.{stage}.blocks.{block}", config.num_heads[stage]
-            x = swin_block(state, name, x, heads, side, side // 2 * (block % 2))
+            side = config.windows[stage]
+            x = swin_block(state, name, x, heads, side, side // 2 * (block % 2), always_shift)
         maps.append(x)
         if not early and stage < len(config.depths) - 1:
             x = merge(state, f"stages.{stage}.downsample", x)
     return maps
 
 
-def openmmlab_logits(state, images, config=SWIN):
-    pooled = norm(state, "norm2", openmmlab_maps(state, images, config)[-1]).mean((1, 2))
+def openmmlab_logits(state, images, config=SWIN, always_shift=True):
+    maps = openmmlab_maps(state, images, config, always_shift)
+    pooled = norm(state, "norm2", maps[-1]).mean((1, 2))
     return linear(state, "head.fc", pooled)
 
 
@@ -417,13 +427,14 @@ def openmmlab_logits(state, images, config=SWIN):
 
 def google(config=VIT, num_classes=NUM_CLASSES):
     """A network of ours, and its weights as google-research/vision_transformer stores them."""
-    model = perturb(build(config, num_classes))
+    # Flax computes GELU by the hyperbolic tangent.
+    model = perturb(build(replace(config, activation="gelu_tanh"), num_classes))
     return model, to_dialect(model, "google")
 
 
 def read_by_timm(path, state, config):
     np.savez(path, **{name: x.numpy() for name, x in state.items()})
-    peer = timm_vit(config)
+    peer = timm_vit(replace(config, activation="gelu_tanh"))
     peer.load_pretrained(str(path))
     return peer.eval()
 
@@ -603,7 +614,7 @@ def test_a_detector_of_detectron2_gives_normalised_maps_at_odd_sizes():
 
 def test_the_plain_vit_of_detectron2_is_rejected():
     file = under("backbone.net.", tensors("blocks.0.norm1.weight", "blocks.0.attn.rel_pos_h"))
-    with pytest.raises(WeightError, match=r"'detectron2'.*ViT"):
+    with pytest.raises(WeightError, match=r"\bViT\b.*ViTDet"):
         load_weights(build(VIT), file)
 
 
@@ -672,6 +683,111 @@ def test_a_dense_file_of_openmmlab_gives_normalised_maps(others):
     assert_there_and_back(body, "openmmlab", Swin(body.config), weights)
 
 
+def with_windows(state, windows, references) -> State:
+    """Both buffers of every block, where stages have windows of their own."""
+    whole = dict(state)
+    for name in state:
+        if name.endswith(".logit_scale"):
+            stage, prefix = int(name.split(".")[1]), name.removesuffix("logit_scale")
+            side, reference = windows[stage], references[stage]
+            whole[f"{prefix}relative_coords_table"] = offsets(side, reference)
+            whole[f"{prefix}relative_position_index"] = position_index(side)
+    return whole
+
+
+SMALLER = (48, 80)  # the last map is 6 x 10 tokens, which windows of 4 do not divide
+
+
+@pytest.mark.parametrize("references", [(0, 0, 0), (6, 6, 3)], ids=["alone", "fine-tuned"])
+def test_a_swin_v2_of_mmpretrain_has_the_windows_of_its_file(references):
+    # Maps of 16, 8 and 4 tokens a side: their own classifiers set windows of 8, 8 and 4, where the
+    # model here has one of 8, which would shrink on the last map.
+    peer = swin_peer(SWIN_V2)
+    weights = with_windows(openmmlab(microsoft(peer), "V2"), (8, 8, 4), references)
+    config = replace(SWIN_V2, window_size=8)
+    twin = replace(config, window_size=(8, 8, 4))
+    model, report = loaded(config, as_classifier(weights, buffered=False))
+    assert model.backbone.config.windows == (8, 8, 4)
+    assert report.adopted["window_size"] == (8, 8, 4)
+    assert "(8, 8, 4)" in report.summary()
+    assert report.resized == ()
+    for size in (BUILT, ALIGNED, SMALLER):
+        assert_same_function(model, lambda x: openmmlab_logits(weights, x, twin, False), size)
+    # What is written has them too, and the model is the same after reading.
+    again = build(config)
+    load_weights(again, to_dialect(model, "openmmlab"))
+    assert_same_function(again, lambda x: openmmlab_logits(weights, x, twin, False), BUILT)
+
+
+@pytest.mark.parametrize("windows", [(8, 8, 4), (4, 4, 4)], ids=["same", "another"])
+def test_offsets_are_relative_to_the_window_of_the_file(windows):
+    # 12to16: pre-trained with windows of 6, 6 and 3. The last window shrinks to the map.
+    config = replace(SWIN_V2, window_size=8, pretrained_windows=(6, 6, 3), size_rule="microsoft")
+    right = perturb(build(config))
+    state = with_windows(to_dialect(right, "microsoft"), windows, (6, 6, 3))
+    model, report = loaded(replace(config, pretrained_windows=(0, 0, 0)), state)
+    assert model.backbone.config.pretrained_windows == (6, 6, 3)
+    assert model.backbone.config.window_size == 8
+    # A window of the model other than that of the file is reported as what is resized.
+    names = {name.split(".")[2] for name in report.resized}
+    assert names == (set() if windows == (8, 8, 4) else {"0", "1"})
+    for size in (BUILT, ALIGNED, (64, 96)):
+        assert_same_function(model, right, size)
+
+
+def test_windows_that_a_caller_asks_for_are_kept(tmp_path):
+    config = replace(SWIN_V2, window_size=8)
+    state = with_windows(to_dialect(build(config), "microsoft"), (8, 8, 4), (6, 6, 3))
+    write_weights(tmp_path / "w.safetensors", state)
+    options = {field.name: getattr(config, field.name) for field in fields(SwinV2Config)}
+    options |= {"num_classes": NUM_CLASSES, "weights": tmp_path / "w.safetensors"}
+    asked = {"window_size": (8, 8, 8), "pretrained_windows": (5, 5, 5)}
+    body = create_model("swinv2_tiny", **(options | asked)).backbone
+    assert (body.config.windows, body.config.pretrained_windows) == ((8, 8, 8), (5, 5, 5))
+    assert body.layers[2].blocks[0].attn.pretrained_window == 5
+
+
+POSE_HEADS = {
+    "heatmaps": "head.deconv_layers.0.weight",
+    "heatmaps without upsampling": "head.final_layer.weight",
+    "SimCC": "head.cls_x.weight",
+    "mmpose 0.x": "keypoint_head.final_layer.weight",
+}
+
+
+@pytest.mark.parametrize("key", POSE_HEADS.values(), ids=POSE_HEADS)
+def test_a_swin_of_mmpose_shifts_on_every_map_though_it_has_one_norm(key):
+    peer = swin_peer(SWIN)
+    weights = without(openmmlab(microsoft(peer), "V1"), r"^head\.")
+    file = under("backbone.", weights | buffers(weights, 4))
+    body = Swin(replace(SWIN, out_indices=(2,))).eval()
+    report = load_weights(body, {"state_dict": file | tensors(key)})
+    assert (report.dialect, report.size_rule) == ("openmmlab", "openmmlab")
+    assert report.size_evidence == key
+    assert key in report.summary()
+    for size in (BUILT, SMALL, ODD, HALF_A_PATCH):
+        expected = lambda x: [  # noqa: E731
+            norm(weights, "norm2", openmmlab_maps(weights, x)[-1]).permute(0, 3, 1, 2)
+        ]
+        assert_maps(body, expected, size)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pretrained_swin_of_mmselfsup_follows_the_rule_of_classifiers(family):
+    config, peer = FAMILIES[family], swin_peer(FAMILIES[family])
+    weights = without(openmmlab(microsoft(peer), family), r"^head\.")
+    others = tensors("neck.decoder.0.weight", "neck.decoder.0.bias", "data_preprocessor.mean")
+    others |= {"backbone.mask_token": torch.ones(1, 1, 16)}
+    file = under("backbone.", weights | buffers(weights, 4)) | others
+    model, report = loaded(config, {"state_dict": file})
+    assert (report.dialect, report.size_rule) == ("openmmlab", "mmpretrain")
+    assert report.size_evidence == "neck.decoder.0.weight"
+    assert set(others) < set(report.ignored)
+    pooled = lambda x: peer.norm(peer_maps(peer, x)[-1]).mean((1, 2))  # noqa: E731
+    for size in (BUILT, ALIGNED, ODD):
+        assert_same_function(model.backbone.embed, pooled, size)
+
+
 def test_a_file_from_before_version_3_of_openmmlab_brings_masks_that_are_ignored():
     weights = openmmlab(microsoft(swin_peer(SWIN)), "V1")
     mask = {"backbone.stages.0.blocks.1.attn.w_msa.attn_mask": torch.zeros(4, 16, 16)}
@@ -710,7 +826,7 @@ def test_a_vit_of_mmpretrain_equals_its_peer(config):
     peer = vit_peer(config)
     file = mmpretrain_vit(peer)
     model, report = loaded(config, {"state_dict": file | tensors("data_preprocessor.mean")})
-    assert (report.dialect, report.size_rule) == ("openmmlab", "openmmlab")
+    assert (report.dialect, report.size_rule) == ("openmmlab", "mmpretrain")
     assert report.ignored == ("data_preprocessor.mean",)
     assert_same_function(model, peer, BUILT)
     assert_there_and_back(model, "openmmlab", build(config), file)
@@ -754,6 +870,8 @@ def test_a_file_of_google_is_read_as_timm_reads_it(tmp_path, kind, layout):
     assert_same_function(model, peer, BUILT)
     fresh, report = loaded(VITS[kind], tmp_path / "w.npz")
     assert (report.dialect, report.size_rule) == ("google", "google")
+    assert report.adopted == {"activation": "gelu_tanh"}
+    assert fresh.backbone.config.activation == "gelu_tanh"
     assert (report.ignored, report.reset, report.resized) == ((), (), ())
     assert all(fresh.state_dict()[name].equal(x) for name, x in model.state_dict().items())
 

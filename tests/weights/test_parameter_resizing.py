@@ -9,15 +9,12 @@ import torch.nn.functional as F
 from timm.layers import resample_patch_embed, resize_rel_pos_bias_table
 from timm.models import adapt_input_conv
 
-from muntin.errors import ShapeError
-from muntin.ops.positions import expand_relative_position_bias
+from muntin.ops.positions import expand_relative_position_bias, resample_offsets
 from muntin.weights.parameter_resizing import (
     adapt_channels,
     crop_table,
     embed_table,
     resample_patches,
-    resample_positions,
-    resample_table,
 )
 
 
@@ -35,47 +32,25 @@ def test_smaller_table_is_the_center_of_the_larger(window):
     assert torch.equal(full[0], table[0])
 
 
-def test_table_is_stretched_as_a_image():
-    table = torch.randn(49, 3, dtype=torch.float32)
-    expected = F.interpolate(table.T.view(1, 3, 7, 7), size=(13, 13), mode="bicubic")
-    assert torch.equal(resample_table(table, window=7), expected.view(3, 169).T)
-    assert resample_table(table.bfloat16(), window=7).dtype is torch.bfloat16
-
-
-@pytest.mark.parametrize("rows", [48, 36, 91])
-def test_table_of_a_non_square_window_is_rejected(rows):
-    with pytest.raises(ShapeError, match=rf"\b{rows}\b"):
-        resample_table(torch.zeros(rows, 2), window=7)
-
-
-def test_positions_keep_their_prefix():
-    embedding = torch.randn(1, 1 + 16, 8)
-    resized = resample_positions(embedding, new=(6, 3), num_prefix=1, method="antialiased")
-    assert resized.shape == (1, 19, 8)
-    assert torch.equal(resized[:, :1], embedding[:, :1])
-
-
-@pytest.mark.parametrize("tokens", [1, 18, 16])
-def test_non_square_positions_are_rejected(tokens):
-    with pytest.raises(ShapeError, match=rf"\b1\b.*\b{tokens}\b"):
-        resample_positions(torch.zeros(1, tokens, 8), new=(6, 3), num_prefix=1, method="bicubic")
-
-
 @pytest.mark.filterwarnings("ignore:Using a non-tuple", "ignore:torch.searchsorted")
-@pytest.mark.parametrize("side", [5, 7, 12])
-def test_geometric_stretch_equals_timm_s(side):
-    table = torch.randn(49, 3)  # a window of 4
-    size = (2 * side - 1) ** 2
-    expected = resize_rel_pos_bias_table(table, (side, side), (size, 3))
-    ours = resample_table(table, window=side, method="geometric")
+@pytest.mark.parametrize("new", [(5, 5), (7, 7), (12, 12), (4, 9), (9, 4), (3, 4), (4, 1)])
+@pytest.mark.parametrize("old", [(4, 4), (4, 6)])
+def test_geometric_stretch_equals_timm_s(old, new):
+    table = torch.randn((2 * old[0] - 1) * (2 * old[1] - 1), 3)
+    rows = (2 * new[0] - 1) * (2 * new[1] - 1)
+    expected = resize_rel_pos_bias_table(table, new, (rows, 3), old_window_size=old)
+    ours = resample_offsets(table, old=old, new=new, how="geometric")
     assert torch.allclose(ours, expected, atol=1e-5)
 
 
 def test_geometric_stretch_keeps_the_middle():
     table = torch.randn(169, 2)
-    stretched = resample_table(table, window=12, method="geometric").view(23, 23, 2)
+    stretched = resample_offsets(table, old=(7, 7), new=(12, 12), how="geometric")
+    stretched = stretched.view(23, 23, 2)
     assert torch.allclose(stretched[11, 11], table.view(13, 13, 2)[6, 6])
     assert torch.allclose(stretched[10, 11], table.view(13, 13, 2)[5, 6])
+    row = resample_offsets(torch.randn(3, 2), old=(1, 2), new=(2, 2), how="geometric")
+    assert torch.equal(row[:3], row[3:6])  # one token high: every row is the same
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 16), (30, 30), (4, 4)])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import collections
 import os
 import pickle
 import re
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 from muntin.errors import WeightError
-from muntin.weights.weight_files import read_weights, unwrap, write_weights
+from muntin.weights.weight_files import read_weights, write_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(3)}
 
@@ -182,32 +181,6 @@ def test_a_file_where_the_folder_should_be_is_an_error(tmp_path):
         write_weights(tmp_path / "file" / "w.safetensors", TENSORS)
 
 
-NESTED = [
-    (TENSORS, ""),
-    ({"model": TENSORS, "epoch": 3, "optimizer": {"state": {}}}, "model"),
-    ({"state_dict": TENSORS}, "state_dict"),
-    ({"state_dict": {"a.weight": torch.zeros(1)}, "state_dict_ema": TENSORS}, "state_dict_ema"),
-    ({"model_state": TENSORS, "model": {"a": torch.zeros(1)}}, "model_state"),
-    ({"state_dict": {"model": TENSORS}}, "state_dict.model"),
-    ({f"module.{key}": value for key, value in TENSORS.items()}, ""),
-    ({"model": {f"module._orig_mod.{key}": value for key, value in TENSORS.items()}}, "model"),
-    ({**TENSORS, "version": 2}, ""),
-]
-
-
-@pytest.mark.parametrize(("content", "way"), NESTED)
-def test_state_dict_is_found_at_any_nesting(content, way):
-    state, found = unwrap(content, where="here")
-    assert same(state, TENSORS)
-    assert found == way
-
-
-@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"model": {}}, collections.OrderedDict()])
-def test_no_tensors_is_an_error(content):
-    with pytest.raises(WeightError, match="here"):
-        unwrap(content, where="here")
-
-
 class CfgNode(dict):
     """As yacs has it; it stands in Microsoft's files beside the weights."""
 
@@ -231,9 +204,7 @@ def microsoft_file(tmp_path, monkeypatch):
 
 
 def test_config_object_in_a_checkpoint_is_ignored(microsoft_file):
-    state, way = unwrap(read_weights(microsoft_file).tensors, where="here")
-    assert way == "model"
-    assert same(state, TENSORS)
+    assert same(read_weights(microsoft_file).tensors["model"], TENSORS)
 
 
 def test_arrays_of_numpy_are_read(tmp_path):
@@ -242,9 +213,8 @@ def test_arrays_of_numpy_are_read(tmp_path):
     assert same(dict(read_weights(tmp_path / "w.npz").tensors), TENSORS)
     with (tmp_path / "w.pkl").open("wb") as stream:
         pickle.dump({"model": arrays, "__author__": "somebody"}, stream)
-    state, way = unwrap(read_weights(tmp_path / "w.pkl").tensors, where="here")
-    assert same(state, TENSORS)
-    assert way == "model"
+    stored = read_weights(tmp_path / "w.pkl").tensors["model"]
+    assert same({key: array.tensor for key, array in stored.items()}, TENSORS)
 
 
 def test_half_precision_of_jax_is_read(tmp_path):

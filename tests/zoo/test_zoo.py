@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from muntin.errors import ConfigError, WeightError
+from muntin.errors import ConfigError, ShapeError, WeightError
 from muntin.zoo import (
     ALIASES,
     MODELS,
@@ -87,3 +87,38 @@ def test_only_windows_have_a_choice_of_attention():
     assert create_model("swin_nano", attention="sdpa").backbone.config.attention == "sdpa"
     with pytest.raises(ConfigError, match=r"attention.*'vit_tiny'"):
         create_model("vit_tiny", attention="fused")
+
+
+FAMILIES = {
+    "swin_nano": SMALL,
+    "swinv2_tiny": {**SMALL, "window_size": 4, "img_size": 32},
+    "vit_tiny": {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 2},
+    "vit_small_patch14_reg4_dinov2": {
+        "img_size": 28, "embed_dim": 24, "depth": 1, "num_heads": 2
+    },
+    "t2t_vit_7": {"img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 1},
+    "hiera_tiny": {"img_size": 64, "embed_dim": 8, "depths": (1, 1), "pooled_stages": 1},
+    "timm:resnet18": {},
+}  # fmt: skip
+INPUTS = {
+    "empty": (torch.zeros(0, 3, 64, 64), r"\(0, 3, 64, 64\).*empty"),
+    "no pixels": (torch.zeros(1, 3, 0, 64), r"\(1, 3, 0, 64\).*empty"),
+    "four channels": (torch.zeros(1, 4, 64, 64), r"\(1, 4, 64, 64\).*in_chans"),
+    "channels last": (torch.zeros(1, 64, 64, 3), r"\(1, 64, 64, 3\)"),
+    "one image": (torch.zeros(3, 64, 64), r"\(3, 64, 64\)"),
+    "bytes": (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "uint8.*255"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_wrong_input_is_a_shape_error(name):
+    fields = dict(FAMILIES[name])
+    if "depths" in fields:
+        fields["out_indices"] = (0, 1)
+    model = create_model(name, num_classes=2, **fields).eval()
+    for images, text in INPUTS.values():
+        for call in (model, model.features, model.backbone, model.backbone.embed):
+            with pytest.raises(ShapeError, match=text):
+                call(images)
+    # The advice.
+    assert model(INPUTS["bytes"][0].float() / 255).shape == (1, 2)

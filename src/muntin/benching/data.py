@@ -30,13 +30,13 @@ from muntin.benching.result_rows import (
     summarize,
     time_interleaved,
 )
+from muntin.data.batches import resized_size
 from muntin.data.cache import ImageCache
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
 from muntin.data.loading import EvalLoader, Processes, TrainLoader
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.shapes import Size
 from muntin.synthetic.scenes import make_scene
 from muntin.zoo.model_building import find_model
 
@@ -155,7 +155,10 @@ def _load_torchvision(
     scale = (AugmentConfig().crop_scale, 1.0)
     crop = v2.RandomResizedCrop(list(pre.img_size), scale=scale, interpolation=mode)
     steps: dict[bool, list[torch.nn.Module]] = {
-        False: [v2.Resize(list(_scaled_size(pre)), mode), v2.CenterCrop(list(pre.img_size))],
+        False: [
+            v2.Resize(list(resized_size(IMAGE_SIZE, pre)), mode),
+            v2.CenterCrop(list(pre.img_size)),
+        ],
         True: [crop, v2.RandomHorizontalFlip()],
     }
     last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(pre.mean), list(pre.std))]
@@ -183,19 +186,12 @@ def _decode_to_tensor(path: str) -> Tensor:
     return decode_image(path, mode=ImageReadMode.RGB)
 
 
-def _scaled_size(pre: Preprocessing) -> Size:
-    """Size to which an image is resized before its center crop, as `center_crop` does."""
-    (high, wide), target = IMAGE_SIZE, pre.img_size
-    scale = max(target[0] / high, target[1] / wide) / pre.crop_fraction
-    return max(target[0], round(high * scale)), max(target[1], round(wide * scale))
-
-
 def _reference_images(folder: Path, pre: Preprocessing, count: int) -> Tensor:
     """The first images as evaluation prepares them, in float64 after decoding."""
     paths = sorted(folder.rglob("*.jpg"))[:count]
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths])
     images = F.interpolate(
-        pixels.permute(0, 3, 1, 2).double(), _scaled_size(pre), mode=pre.interpolation,
+        pixels.permute(0, 3, 1, 2).double(), resized_size(IMAGE_SIZE, pre), mode=pre.interpolation,
         antialias=True,
     )  # fmt: skip
     images = v2.functional.center_crop(images.clamp(0, 255) / 255, list(pre.img_size))

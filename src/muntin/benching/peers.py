@@ -17,8 +17,7 @@ from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
 from muntin.shapes import Size
 from muntin.weights.dialects import to_dialect
-from muntin.zoo.model_building import find_model
-from muntin.zoo.model_zoo import ALIASES
+from muntin.zoo.model_building import canonical_name, find_model
 
 PEERS = ("timm", "torchvision", "transformers", "onnxruntime", "openvino")
 """Libraries to compare with. The last two run timm's model, as a user without muntin would."""
@@ -100,7 +99,7 @@ def build_peers(
     found: dict[str, nn.Module] = {}
     size = request.img_size
     for name in names:
-        built = build_peer(name, ALIASES.get(request.model, request.model), network)
+        built = build_peer(name, canonical_name(request.model), network)
         if built is None:
             request.log(f"skipped {name}: it does not have this model")
         elif not _accepts(built, size):

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from muntin.commands.values import parse_settings
+from muntin.commands.values import PartOption, parse_settings, with_part
+from muntin.errors import ConfigError, shorten
 
 
 def convert(
@@ -20,27 +21,39 @@ def convert(
             metavar="OUT", help="A .safetensors, .pth or .npz file; for a run, a folder."
         ),
     ],
-    model: Annotated[str, typer.Option(help="Model name; see: muntin models.")],
     to: Annotated[
         str,
         typer.Option(
             help="timm, torchvision, transformers, microsoft, openmmlab, detectron2, google or run."
         ),
     ],
+    model: Annotated[
+        str, typer.Option(help="Model name, see: muntin models. Default: by files beside IN.")
+    ] = "",
     from_: Annotated[str, typer.Option("--from", help="Format of IN; auto detects it.")] = "auto",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Fields of the model config: img_size=96.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Fields of the model config: img_size=96, or of --head: head.channels=128.",
+        ),
     ] = None,
+    part: PartOption = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
-    head: Annotated[str, typer.Option(help="With --to run: mask_rcnn, upernet ...")] = "",
+    head: Annotated[
+        str, typer.Option(help="With --to run: mask_rcnn, upernet ... Default: a classifier.")
+    ] = "",
     classes: Annotated[
         str, typer.Option(help="With --to run: text file with one class name per line.")
     ] = "",
+    head_rows: Annotated[
+        str, typer.Option(help="Text file with the class ids of IN to keep, one per line.")
+    ] = "",
 ) -> None:
     """Convert weights between libraries without loss, or a published model to a run."""
-    changed = parse_settings(settings)
-    if to == "run" or head:
-        _check_run(to, head)
+    source, changed = with_part(source, part), parse_settings(settings)
+    if to == "run" or head or classes:
+        _check_run(to, head or "--classes")
         from muntin.published import open_published, read_class_names
 
         run, report = open_published(
@@ -49,32 +62,45 @@ def convert(
             model=model,
             head=head,
             # Heads follow OpenMMLab and Microsoft unless another origin is given.
-            conventions="" if from_ in ("auto", "microsoft", "openmmlab") else from_,
+            conventions=from_ if head and from_ not in ("auto", "microsoft", "openmmlab") else "",
+            dialect=from_,
             class_names=read_class_names(classes) if classes else (),
+            head_rows=head_rows or None,
             settings=changed,
         )
+        names = run.classes.names
         typer.echo(f"read: {report.summary()}")
-        typer.echo(f"written: {run.path} ({run.config.task}, {len(run.classes.names)} classes)")
+        pre = run.preprocessing
+        typer.echo(f"images: {pre.img_size}, {pre.fit}, mean {pre.mean}, std {pre.std}")
+        shown = shorten(names, limit=3)
+        typer.echo(f"written: {run.path} ({run.config.task}, {len(names)} classes: {shown})")
         typer.echo(f"next: muntin predict {run.path} IMAGE...")
         return
     from muntin.zoo.weight_conversion import convert_weights
 
     done = convert_weights(
-        source, target, name=model, to=to, dialect=from_, settings=changed.items(), force=force
+        source,
+        target,
+        name=model,
+        to=to,
+        dialect=from_,
+        settings=changed.items(),
+        head_rows=head_rows or None,
+        force=force,
     )
     typer.echo(f"read: {done.report.summary()}")
     kept = f"{done.num_classes} classes" if done.num_classes else "no classifier"
     typer.echo(f"written: {done.path} ({to}, {done.num_tensors} tensors, {kept}); read back: equal")
+    if done.left_out:
+        typer.echo(f"left out: {len(done.left_out)} ({', '.join(done.left_out[:3])} ...)")
+    if done.unwritten:
+        fields = ", ".join(f"{field}={value!r}" for field, value in done.unwritten.items())
+        typer.echo(f"not in the file, to be set where it is read: {fields}")
     if done.report.license:
         typer.echo(f"licence: {done.report.license}")
 
 
-def _check_run(to: str, head: str) -> None:
-    from muntin.errors import ConfigError
-
-    if to != "run" or not head:
-        message = (
-            f"writing a run requires both --to run and --head, got --to {to} and --head "
-            f"{head or 'nothing'}."
-        )
+def _check_run(to: str, option: str) -> None:
+    if to != "run":
+        message = f"--head and --classes require --to run, got --to {to} and {option}."
         raise ConfigError(message)

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from muntin.commands.values import (
+    PartOption,
     SizeOption,
     ZooWeightsOption,
     parse_names,
     parse_point,
     parse_size,
+    with_part,
 )
 from muntin.errors import ConfigError
 from muntin.explaining import SECTIONS, check_sections
@@ -43,6 +45,7 @@ def explain(
         typer.Option(metavar="NAMES", help=f"Comma-separated subset of {', '.join(SECTIONS)}."),
     ] = None,
     weights: ZooWeightsOption = "",
+    part: PartOption = "",
     img_size: SizeOption = "",
 ) -> int:
     """Explain predictions of a model on one offline HTML page."""
@@ -60,7 +63,7 @@ def explain(
             compare=compare or None,
             folder=folder,
             sections=names,
-            weights=weights or None,
+            weights=with_part(weights, part) or None,
             img_size=size if img_size else None,
             say=lambda line: typer.echo(line, err=True),
         )

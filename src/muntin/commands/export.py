@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from muntin.commands.values import SizeOption, ZooWeightsOption, parse_size, print_table
+from muntin.commands.values import (
+    PartOption,
+    SizeOption,
+    ZooWeightsOption,
+    parse_size,
+    print_table,
+    with_part,
+)
 
 if TYPE_CHECKING:
     from muntin.engines.graphs import Precision
@@ -34,6 +41,7 @@ def export(
     ] = 0.5,
     img_size: SizeOption = "",
     weights: ZooWeightsOption = "",
+    part: PartOption = "",
     finished: Annotated[
         bool,
         typer.Option("--postprocess", help="Also output probabilities, label maps or keypoints."),
@@ -51,7 +59,7 @@ def export(
         format=format,
         precision=cast("Precision", precision),
         img_size=parse_size(img_size) if img_size else None,
-        weights=weights or None,
+        weights=with_part(weights, part) or None,
         data=data,
         max_loss=max_loss,
         finished=finished,

@@ -23,6 +23,9 @@ WeightsOption = Annotated[str, typer.Option(help="auto, none, a file, a run or a
 ZooWeightsOption = Annotated[
     str, typer.Option("--weights", help="For MODEL: file, folder or hub id.")
 ]
+PartOption = Annotated[
+    str, typer.Option(help="Which weights of the file, if it holds several: teacher, model_ema ...")
+]
 RecipeOption = Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")]
 BatchOption = Annotated[str, typer.Option(help="Images per step, or auto.")]
 SideOption = Annotated[str, typer.Option(help="Side in pixels, or HxW.")]
@@ -36,6 +39,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any config field: train.learning_rate=1e-4.")
 ]
+
+
+def with_part(weights: str, part: str) -> str:
+    """Weights of one part of a file, as one text."""
+    return f"{weights}#{part}" if part else weights
+
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 

@@ -93,7 +93,7 @@ def fit(
     if pre.fit == "instance_crop":
         assert isinstance(target, Keypoints), "a crop has a frame"
         return warp_crop(image, target.frame.double().numpy(), pre)
-    if pre.fit == "center_crop":
+    if pre.fit in ("center_crop", "stretch"):
         return center_crop(image, pre)
     size = original if pre.fit == "sliding_window" else (image.shape[1], image.shape[2])
     return resize(image, scaled_size(size, pre.scale_of(size)), pre.interpolation)
@@ -102,28 +102,48 @@ def fit(
 def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
     """Resize an image and read the middle, as evaluation and prediction do.
 
-    The image is scaled, keeping its proportions, until `img_size / crop_fraction` just fits inside;
-    then `img_size` is cut from the middle.
+    The image is scaled, keeping its proportions unless it is to be stretched, until
+    `img_size / crop_fraction` just fits inside, or its shorter side is `short_side`; then
+    `img_size` is cut from the middle.
     """
-    height, width = image.shape[-2:]
     target = pre.img_size
-    if (height, width) != target or pre.crop_fraction != 1:
-        scale = max(target[0] / height, target[1] / width) / pre.crop_fraction
-        size = [max(target[0], round(height * scale)), max(target[1], round(width * scale))]
-        image = resize(image, (size[0], size[1]), pre.interpolation)
+    size = resized_size((image.shape[-2], image.shape[-1]), pre)
+    image = resize(image, size, pre.interpolation)
+    if pre.crop_rounding == "before" and size[0] >= target[0] and size[1] >= target[1]:
+        top, left = (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
+        return tvf.crop(image, top, left, *target)
     return tvf.center_crop(image, list(target))
+
+
+def resized_size(size: Size, pre: Preprocessing) -> Size:
+    """Size that `center_crop` gives an image of this size before it cuts; all (height, width)."""
+    target = pre.img_size
+    if pre.short_side:
+        short = min(size)
+        high, wide = (int(pre.short_side * side / short) for side in size)
+        return high, wide
+    if pre.fit == "center_crop":
+        if size == target and pre.crop_fraction == 1:
+            return size
+        factor = max(target[0] / size[0], target[1] / size[1]) / pre.crop_fraction
+        factors = (factor * size[0], factor * size[1])
+    else:
+        factors = (target[0] / pre.crop_fraction, target[1] / pre.crop_fraction)
+    return max(target[0], round(factors[0])), max(target[1], round(factors[1]))
 
 
 def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
     """Stack images; crops are never padded: it would move the grid of their heatmaps."""
-    cropped = pre.fit in ("center_crop", "instance_crop")
-    return torch.stack(images) if cropped else pad_images(images)
+    cropped = pre.fit in ("center_crop", "stretch", "instance_crop")
+    if cropped:
+        return torch.stack(images)
+    return pad_images(images, least=pre.img_size if pre.pad_to_size else (0, 0))
 
 
-def pad_images(images: list[Tensor]) -> UInt8[Tensor, "B C H W"]:
-    """Stack images of several sizes, padded at the right and at the bottom."""
-    high = _padded(max(image.shape[1] for image in images))
-    wide = _padded(max(image.shape[2] for image in images))
+def pad_images(images: list[Tensor], least: Size = (0, 0)) -> UInt8[Tensor, "B C H W"]:
+    """Stack images of several sizes, padded at the right and at the bottom, at least to a size."""
+    high = max(_padded(max(image.shape[1] for image in images)), least[0])
+    wide = max(_padded(max(image.shape[2] for image in images)), least[1])
     padded = images[0].new_zeros(len(images), images[0].shape[0], high, wide)
     for row, image in zip(padded, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image

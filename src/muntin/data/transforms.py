@@ -24,6 +24,7 @@ from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
 Interpolation = Literal["bilinear", "bicubic"]
+Fit = Literal["center_crop", "stretch", "letterbox", "sliding_window", "instance_crop"]
 
 _OLD_FITS = {
     "crop": "center_crop",
@@ -43,18 +44,25 @@ class Preprocessing:
         std: Then divided by, one a channel.
         crop_fraction: Part of the resized image's side that is read, from its middle.
         fit: How an image gets the size of the input. "center_crop": scaled to fill
-            `img_size`, and cut from the middle. "letterbox": scaled to fit into `img_size`, either
-            way round, and padded. "sliding_window": scaled by `scale` or to `short_side`, and
-            evaluated in windows of `img_size` if it is larger. "instance_crop": the box of an
-            instance, enlarged by `padding`.
+            `img_size`, and cut from the middle. "stretch": both sides scaled to `img_size /
+            crop_fraction`, whatever the proportions, and cut likewise. "letterbox": scaled to fit
+            into `img_size`, either way round, and padded. "sliding_window": scaled by `scale` or
+            to `short_side`, and evaluated in windows of `img_size` if it is larger.
+            "instance_crop": the box of an instance, enlarged by `padding`.
         scale: For "sliding_window": factor from the image to the input.
-        short_side: For "sliding_window": length of the shorter side in pixels; 0 = `scale`.
+        short_side: For "sliding_window": length of the shorter side in pixels; 0 = `scale`. For
+            "center_crop": the same before it is cut, the longer side rounded down, as in published
+            code; 0 = `crop_fraction`.
+        crop_rounding: Which pixel a crop begins at if its middle lies between two: the "even" one
+            (torchvision) or the one "before" (transformers).
         padding: For "instance_crop": factor on the sides of the box, after it got the proportions
             of `img_size`; 1 if the instance is the whole image.
         alignment: For "instance_crop": whether the centres of the corner pixels are aligned
             ("udp"), or their edges ("msra"), as published code does.
         typical_size: (height, width) of the training images before they were scaled, by which
             large images are cut into tiles; 0 = unknown.
+        pad_to_size: For "letterbox": whether every image is padded to `img_size`, which a ViTDet
+            attends to as a whole; otherwise as little as a batch needs.
         interpolation: How images are resized (always with antialiasing).
         in_chans: 3 for RGB; 1 for luminance.
     """
@@ -63,12 +71,14 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_fraction: float = 1.0
-    fit: Literal["center_crop", "letterbox", "sliding_window", "instance_crop"] = "center_crop"
+    fit: Fit = "center_crop"
     scale: float = 1.0
     short_side: int = 0
+    crop_rounding: Literal["even", "before"] = "even"
     padding: float = 1.25
     alignment: Literal["udp", "msra"] = "udp"
     typical_size: Size = (0, 0)
+    pad_to_size: bool = False
     interpolation: Interpolation = "bicubic"
     in_chans: int = 3
 

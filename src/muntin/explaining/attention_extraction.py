@@ -189,7 +189,9 @@ def _global_layer(
 def _extract_self(call: LayerCall) -> AttentionLayer:
     module: SelfAttention = call.module
     x, grid = call.tokens, call.args[1]
-    prefix = ("class token", "distillation token")[: x.shape[1] - grid[0] * grid[1]]
+    registers: int = getattr(call.backbone.config, "registers", 0)
+    named = ("class token", "distillation token")[: x.shape[1] - grid[0] * grid[1] - registers]
+    prefix = (*named, *(f"register {n + 1}" for n in range(registers)))
 
     def pair() -> QueriesAndKeys:
         given = isinstance(module.qkv, BiasedLinear)

@@ -84,6 +84,11 @@ class AttentionLayer:
     scores: Literal["product", "biased", "cosine"] = "product"
 
     @property
+    def has_class_token(self) -> bool:
+        """Whether the first token is that of the class; registers alone belong to no output."""
+        return self.prefix[:1] == ("class token",)
+
+    @property
     def query_grid(self) -> Size:
         """(rows, columns)."""
         return self.grid[0] // self.pooled, self.grid[1] // self.pooled

@@ -130,7 +130,7 @@ def _show_point(context: Context, layers: Sequence[AttentionLayer]) -> Results:
 
 
 def _show_class_token(context: Context, layers: Sequence[AttentionLayer]) -> Results:
-    layers = [layer for layer in layers if layer.prefix]
+    layers = [layer for layer in layers if layer.has_class_token]
     if not layers:
         entry = "attention-no-class-token"
         reads = "classifier" if context.task.dense is None else "dense"
@@ -251,15 +251,15 @@ def _show_rollout(context: Context, layers: Sequence[AttentionLayer]) -> Result:
         return make_missing("attention-large-rollout")
     first, before = layers[0], len(layers[0].prefix)
     start = torch.zeros(2, first.queries.shape[1])
-    if before:
+    if first.has_class_token:
         start[0, 0] = 1
     else:
-        start[0] = 1 / start.shape[1]
+        start[0, before:] = 1 / (start.shape[1] - before)
     start[1, before + first.token_at(context.query)] = 1
     rows = roll_out(layers, start)
     maps = rows[:, before:].unflatten(1, first.grid).numpy()
     last = (start @ layers[-1].mean_attention()[0])[:, before:].unflatten(1, first.grid).numpy()
-    start_name = "the class token" if before else "the mean of all tokens"
+    start_name = "the class token" if first.has_class_token else "the mean of all tokens"
     return make_figure(
         "attention-rollout",
         _draw_rollout(context, first, start_name, last, maps),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.data.batches import stack_images
+from muntin.data.batches import resized_size, stack_images
 from muntin.data.keypoint_transforms import crop_box
 from muntin.data.transforms import Preprocessing
 from muntin.explaining.attention_extraction import LayerCall, find_extractor
@@ -173,10 +173,10 @@ class Context:
             left, top, right, bottom = crop_box((-0.5, -0.5, width - 0.5, height - 0.5), self.pre)
             x = (x * width - 0.5 - left) / (right - left) * (columns - 1)
             y = (y * height - 0.5 - top) / (bottom - top) * (rows - 1)
-        elif self.pre.fit == "center_crop":  # relative to the centre of the resized image
-            scale = max(rows / height, columns / width) / self.pre.crop_fraction
-            x = columns / 2 + (x - 0.5) * max(columns, round(width * scale))
-            y = rows / 2 + (y - 0.5) * max(rows, round(height * scale))
+        elif self.pre.fit in ("center_crop", "stretch"):  # from the centre of the resized image
+            resized = resized_size(self.size, replace(self.pre, img_size=self.shown_size))
+            x = columns / 2 + (x - 0.5) * resized[1]
+            y = rows / 2 + (y - 0.5) * resized[0]
         else:
             x, y = x * columns, y * rows
         return float(np.clip(x, 0, columns - 1)), float(np.clip(y, 0, rows - 1))

@@ -69,7 +69,7 @@ def find_positions(backbone: nn.Module) -> PositionEmbedding | None:
     grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
     how: Resampling = "antialiased"
     if isinstance(backbone, T2TViT):
-        grid, how = backbone.config.grid, "bicubic"
+        grid, how = backbone.config.grid, backbone.config.resampling
     elif isinstance(backbone, ViT | Swin | Hiera):
         grid, how = backbone.config.grid, SIZE_RULES[backbone.config.size_rule].positions
     if not isinstance(table, Tensor) or table.ndim != 3 or grid is None:

@@ -34,8 +34,7 @@ from muntin.scoring.evaluator import score
 from muntin.shapes import Size
 from muntin.staging import staged
 from muntin.tasks.task import Task
-from muntin.zoo.model_building import create_model, find_model
-from muntin.zoo.model_zoo import ALIASES
+from muntin.zoo.model_building import canonical_name, create_model, find_model
 
 MAX_CALIBRATION_IMAGES = 200
 MAX_EVALUATION_IMAGES = 2000
@@ -242,7 +241,7 @@ def _open(source: Run | Path | str, weights: str | Path | None) -> tuple[Run, Ne
             f"exist. Check the path, or list models with: muntin models."
         )
         raise RunError(message)
-    name = ALIASES.get(str(source), str(source))
+    name = canonical_name(str(source))
     entry = find_model(name)
     network = create_model(name, weights=weights).eval()
     body: Any = network.backbone

@@ -15,7 +15,7 @@ from muntin.heads.fcos import FCOS, SMALL_FCOS, FCOSConfig
 from muntin.heads.network import HeadConfig
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn import RCNN
-from muntin.heads.rcnn_config import CONVENTIONS, SMALL_RCNN, RCNNConfig
+from muntin.heads.rcnn_config import CASCADE_VITDET, CONVENTIONS, SMALL_RCNN, VITDET, RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
 
 DetectorConfig = FCOSConfig | RCNNConfig
@@ -41,6 +41,8 @@ MASK_DETECTORS: dict[str, DetectorConfig] = {
     "mask_rcnn_small": SMALL_RCNN,
     "cascade_mask_rcnn": _CASCADE,
     "cascade_mask_rcnn_small": _SMALL_CASCADE,
+    "mask_rcnn_vitdet": VITDET,
+    "cascade_mask_rcnn_vitdet": CASCADE_VITDET,
 }
 """Detectors of boxes and masks."""
 

@@ -153,16 +153,29 @@ SMALL_RCNN = RCNNConfig(
 )
 """For a small machine: narrow, one box for all classes."""
 
+VITDET = replace(
+    MASK_RCNN,
+    neck=NeckConfig(norm="layer"),
+    rpn_convs=2,
+    box_convs=4,
+    box_linears=1,
+    box_norm="layer",
+    mask_norm="layer",
+)
+"""Heads of detectron2's project ViTDet (Li et al. 2022, arXiv 2203.16527, appendix)."""
+
+_DETECTRON2_CASCADE = {
+    "stage_ious": CASCADE.stage_ious,
+    "stage_stds": (*_STDS[:2], (1 / 30, 1 / 30, 1 / 15, 1 / 15)),
+    "class_agnostic": True,
+}
+CASCADE_VITDET = replace(VITDET, **_DETECTRON2_CASCADE)
+
 CONVENTIONS: dict[str, dict[str, RCNNConfig]] = {
     "openmmlab": {"rcnn": MASK_RCNN, "cascade": CASCADE},
     "detectron2": {
         "rcnn": MASK_RCNN,
-        "cascade": replace(
-            MASK_RCNN,
-            stage_ious=CASCADE.stage_ious,
-            stage_stds=(*_STDS[:2], (1 / 30, 1 / 30, 1 / 15, 1 / 15)),
-            class_agnostic=True,
-        ),
+        "cascade": replace(MASK_RCNN, **_DETECTRON2_CASCADE),
     },
     "torchvision": {
         "rcnn": replace(

@@ -19,7 +19,7 @@ from muntin.features import Backbone, Features, FeatureSpec, TokenMask
 from muntin.inference.folding import fold_norm, make_linear, make_qkv
 from muntin.models.swin import PatchMerging, Swin, SwinBlock, WindowAttention
 from muntin.models.swin_v2 import CosineWindowAttention, PatchMergingV2, SwinV2Block
-from muntin.nn.layers import without_key_bias
+from muntin.nn.layers import activate, without_key_bias
 from muntin.ops.positions import (
     SIZE_RULES,
     expand_relative_position_bias,
@@ -194,6 +194,7 @@ class _Block(nn.Module):
             self.before2, wide, shift = fold_norm(block.norm2, fc1.weight, fc1.bias)
             self.fc1 = make_linear(wide, shift)
         self.attn = _Attention(attn, layout, weight, bias)
+        self.activation = block.mlp.activation
         self.fc2 = make_linear(block.mlp.fc2.weight, block.mlp.fc2.bias)
 
     def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
@@ -207,7 +208,7 @@ class _Block(nn.Module):
         else:
             y = self.attn(y)
         x = x + self.after1(y)
-        return x + self.after2(self.fc2(F.gelu(self.fc1(self.before2(x)))))
+        return x + self.after2(self.fc2(activate(self.fc1(self.before2(x)), self.activation)))
 
 
 class _Merging(nn.Module):

@@ -20,8 +20,8 @@ from muntin.heads.network import Network
 from muntin.inference.folded_swin import InferenceSwin
 from muntin.inference.folding import fold_norm, fold_pixels, make_linear, make_qkv
 from muntin.models.swin import Swin
-from muntin.models.vit import LayerScale, SelfAttention, ViT, ViTBlock
-from muntin.nn.layers import BiasedLinear, without_key_bias
+from muntin.models.vit import SelfAttention, ViT, ViTBlock
+from muntin.nn.layers import BiasedLinear, LayerScale, activate, without_key_bias
 from muntin.ops.positions import SIZE_RULES, resample_grid
 from muntin.shapes import Float, Int, Size, UInt8
 
@@ -146,6 +146,7 @@ class _Block(nn.Module):
         self.qkv = make_qkv(weight, bias, (dim // self.heads) ** -0.5)
         self.proj = _with_scale(attn.proj, block.ls1)
         self.norm2, weight, bias = fold_norm(block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias)
+        self.activation = block.mlp.activation
         self.fc1 = make_linear(weight, bias)
         self.fc2 = _with_scale(block.mlp.fc2, block.ls2)
         added = (
@@ -162,7 +163,7 @@ class _Block(nn.Module):
         )  # B, h, N, d each
         y = F.scaled_dot_product_attention(q, k, v, self.bias, scale=1.0)
         x = x + self.proj(y.transpose(1, 2).reshape(-1, tokens, channels))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return x + self.fc2(activate(self.fc1(self.norm2(x)), self.activation))
 
 
 def _with_scale(linear: nn.Linear, scale: nn.Module) -> nn.Linear:

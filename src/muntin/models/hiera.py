@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
-from muntin.nn.layers import DropPath, Mlp, drop_path_schedule, init_linear_weights
+from muntin.nn.layers import Activation, DropPath, Mlp, drop_path_schedule, init_linear_weights
 from muntin.ops.dot_attention import attend
 from muntin.ops.positions import SIZE_RULES, SizeRuleName, fit_patches, resample_grid
 from muntin.ops.windows import WindowLayout, cut_heads, join_heads
@@ -60,6 +60,7 @@ class HieraConfig:
     img_size: Size = (224, 224)
     in_chans: int = 3
     mlp_ratio: float = 4.0
+    activation: Activation = "gelu"
     norm_eps: float = 1e-6
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
@@ -185,7 +186,9 @@ class HieraBlock(nn.Module):
         self.proj = nn.Linear(dim, dim_out) if widens else None
         self.attn = MaskUnitAttention(dim, dim_out, config.num_heads * 2**stage, self.pools)
         self.norm2 = nn.LayerNorm(dim_out, eps=config.norm_eps)
-        self.mlp = Mlp(dim_out, int(dim_out * config.mlp_ratio), config.drop_rate)
+        self.mlp = Mlp(
+            dim_out, int(dim_out * config.mlp_ratio), config.drop_rate, config.activation
+        )
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B Ho Wo Co"]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
-from muntin.nn.layers import DropPath, Mlp, drop_path_schedule, init_linear_weights
+from muntin.nn.layers import Activation, DropPath, Mlp, drop_path_schedule, init_linear_weights
 from muntin.ops.positions import (
     SIZE_RULES,
     SizeRule,
@@ -57,7 +57,9 @@ class SwinConfig:
         qkv_bias: Whether queries, keys and values have a bias.
         absolute_pos_embed: Whether learned absolute positions are added after the patches.
         patch_norm: Whether patches are normalised after the projection.
+        activation: Nonlinearity of the MLP; see `muntin.nn.layers.Activation`.
         norm_eps: Added to the variance in layer norms.
+        outer_norm_eps: The same, in the norms of patches, of merging and of each map; 0 = norm_eps.
         drop_rate: Dropout after the patches and inside attention output and MLP.
         attn_drop_rate: Dropout of attention weights.
         drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
@@ -81,7 +83,9 @@ class SwinConfig:
     qkv_bias: bool = True
     absolute_pos_embed: bool = False
     patch_norm: bool = True
+    activation: Activation = "gelu"
     norm_eps: float = 1e-5
+    outer_norm_eps: float = 0.0
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.1
@@ -249,7 +253,7 @@ class SwinBlock(nn.Module):
             dim, config.num_heads[stage], config.windows[stage], config.qkv_bias
         )
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate, config.activation)
         self.dropout = nn.Dropout(config.drop_rate)
         self.drop_path = DropPath(drop_path)
 
@@ -316,11 +320,12 @@ class Swin(Backbone):
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.config = config
+        outer_eps = config.outer_norm_eps or config.norm_eps
         self.patch_embed = PatchEmbed(
             config.in_chans,
             config.embed_dim,
             config.patch_size,
-            config.norm_eps if config.patch_norm else None,
+            outer_eps if config.patch_norm else None,
         )
         if config.absolute_pos_embed:
             positions = torch.empty(1, config.grid[0] * config.grid[1], config.embed_dim)
@@ -332,7 +337,8 @@ class Swin(Backbone):
         normed = {"none": (), "last": stages[-1:], "each": config.out_indices}[config.out_norm]
         for stage in normed:
             name = "norm" if config.out_norm == "last" else f"norm{stage}"
-            self.add_module(name, nn.LayerNorm(config.dim(stage), eps=config.norm_eps))
+            eps = config.norm_eps if name == "norm" else outer_eps
+            self.add_module(name, nn.LayerNorm(config.dim(stage), eps=eps))
         init_linear_weights(self)
 
     def _build_stage(self, stage: int, rates: list[float]) -> SwinStage:
@@ -347,7 +353,9 @@ class Swin(Backbone):
                 for index in range(config.depths[stage])
             ),
             downsample=(
-                nn.Identity() if last else self.merging(config.dim(stage), config.norm_eps)
+                nn.Identity()
+                if last
+                else self.merging(config.dim(stage), config.outer_norm_eps or config.norm_eps)
             ),
         )
 

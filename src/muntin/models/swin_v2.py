@@ -173,7 +173,7 @@ class SwinV2Block(nn.Module):
         self.backend: BackendName = config.attention
         self.attn = CosineWindowAttention(config, stage)
         self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate, config.activation)
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.drop_rate)
         self.drop_path = DropPath(drop_path)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_c
 from muntin.models.vit import ViTBlock, ViTConfig
 from muntin.nn.layers import Mlp, drop_path_schedule, init_linear_weights
 from muntin.ops.dot_attention import attend
-from muntin.ops.positions import resample_grid
+from muntin.ops.positions import Resampling, resample_grid
 from muntin.shapes import Float, Int, Size
 
 SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
@@ -49,8 +49,11 @@ class T2TViTConfig:
         token_attention: Attention between the unfoldings: "performer" is linear in the number of
             tokens, "transformer" quadratic.
         token_dim: Channels between the unfoldings.
+        resampling: How position embeddings are resized, in forward and by loading alike; of
+            yitu-opensource/T2T-ViT (`resize_pos_embed`).
     """
 
+    resampling: ClassVar[Resampling] = "bicubic"
     embed_dim: int
     depth: int
     num_heads: int
@@ -308,7 +311,7 @@ class T2TViT(Backbone):
         size = (x.shape[1], x.shape[2])
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x.flatten(1, 2)], dim=1)
         x = x + resample_grid(
-            self.pos_embed, old=config.grid, new=size, num_prefix=1, how="bicubic"
+            self.pos_embed, old=config.grid, new=size, num_prefix=1, how=config.resampling
         )
         x = self.pos_drop(x)
         tokens = []

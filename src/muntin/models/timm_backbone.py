@@ -12,9 +12,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import inspect
+import itertools
 import operator
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -64,6 +67,11 @@ def _timm() -> Any:  # noqa: ANN401 (a module)
     return timm
 
 
+def has_timm(name: str) -> bool:
+    """Whether timm is installed and has a model of this name."""
+    return importlib.util.find_spec("timm") is not None and bool(_timm().is_model(name))
+
+
 def list_timm(pattern: str) -> list[str]:
     """Names of timm's models that match a shell pattern, without tags."""
     return list(_timm().list_models(pattern))
@@ -85,23 +93,37 @@ def _unwrap(module: nn.Module) -> nn.Module:
     return _unwrap(inner[0]) if alone else module
 
 
+# Options with which some of timm's families take images of any size, and others do not exist.
+_FREE_SIZES: tuple[dict[str, bool], ...] = (
+    {"dynamic_img_size": True, "dynamic_img_pad": True},
+    {"dynamic_img_size": True},
+    {"strict_img_size": False},
+    {},
+)
+
+
+def _build(config: TimmConfig) -> Any:  # noqa: ANN401 (a class of timm)
+    """Build the model of timm, for images of any size if its family can."""
+    published = describe_timm(config.name).get("input_size") or (3, 224, 224)
+    # num_classes=0 removes the classifier.
+    options: dict[str, Any] = {"num_classes": 0, "in_chans": config.in_chans}
+    if config.drop_path_rate:
+        options["drop_path_rate"] = config.drop_path_rate
+    sized = {} if config.img_size == tuple(published[1:]) else {"img_size": config.img_size}
+    for free, size in itertools.product(_FREE_SIZES, (sized, {})):
+        if size == sized or not free:  # families without img_size are made for any
+            with contextlib.suppress(TypeError):
+                return _timm().create_model(config.name, **options, **size, **free)
+    return _timm().create_model(config.name, **options)  # raises
+
+
 class TimmBackbone(Backbone):
     """A timm model without its classifier; one that gives no maps is a `ConfigError`."""
 
     def __init__(self, config: TimmConfig) -> None:
         super().__init__()
         self.config = config
-        timm = _timm()
-        published = describe_timm(config.name).get("input_size") or (3, 224, 224)
-        # num_classes=0 removes the classifier.
-        options: dict[str, Any] = {"num_classes": 0, "in_chans": config.in_chans}
-        if config.drop_path_rate:
-            options["drop_path_rate"] = config.drop_path_rate
-        other = {} if config.img_size == tuple(published[1:]) else {"img_size": config.img_size}
-        try:
-            self.net: Any = timm.create_model(config.name, **options, **other)
-        except TypeError:  # it takes no size: it is made for any
-            self.net = timm.create_model(config.name, **options)
+        self.net: Any = _build(config)
         found = len(getattr(self.net, "feature_info", ()))
         if not found or not hasattr(self.net, "forward_intermediates"):
             message = (
@@ -170,12 +192,41 @@ class TimmBackbone(Backbone):
             )
         return list(maps), self.net.forward_head(features, pre_logits=True)
 
+    def adapt_state(self, state: Mapping[str, Tensor], made_for: Size | None) -> dict[str, Tensor]:
+        """Convert a state dict to names and sizes of this model, as timm does when it loads one.
+
+        timm reads positions on a square grid, or on that of the published model; where it is known
+        that they were `made_for` another image size, they are resized from that one.
+        """
+        if made_for not in (None, self.config.img_size) and hasattr(self.net, "set_input_size"):
+            source = TimmBackbone(replace(self.config, img_size=made_for))
+            state = source.adapt_state(state, None)
+            own = source.net.state_dict()
+            if all(key in state and state[key].shape == own[key].shape for key in own):
+                source.net.load_state_dict({key: state[key] for key in own})
+                source.net.set_input_size(img_size=self.config.img_size)
+                return {**state, **source.net.state_dict()}
+        entry = _timm().models.model_entrypoint(self.config.name)
+        convert = getattr(sys.modules[entry.__module__], "checkpoint_filter_fn", None)
+        if convert is None:
+            return dict(state)
+        options = {"adapt_layer_scale": True}  # names of DeiT III; an option of its ViT alone
+        known = options.keys() & inspect.signature(convert).parameters.keys()
+        try:
+            return dict(convert(dict(state), self.net, **{key: options[key] for key in known}))
+        # Of another model, or for another grid: what does not fit is described by the caller.
+        except (AttributeError, KeyError, IndexError, RuntimeError, ValueError, AssertionError):
+            return dict(state)
+
     @contextlib.contextmanager
     def _refusing(self, images: Tensor) -> Iterator[None]:
         """Convert assertions of timm about the image size to `ShapeError`."""
         try:
             yield
-        except AssertionError as error:
+        except (AssertionError, RuntimeError) as error:
+            # Some families do not check the size, and fail where positions are added.
+            if not isinstance(error, AssertionError) and "size of tensor" not in str(error):
+                raise
             high, wide = images.shape[2:]
             message = (
                 f"images must have a size that {self.config.name} of timm supports, got {high} x "

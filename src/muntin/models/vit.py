@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vision Transformer and its kin (DeiT, DeiT III, MAE): patches as tokens, global attention.
+"""Vision Transformer and its kin (DeiT, MAE, DINOv2, BEiT): patches as tokens, global attention.
 
 The kin are the same function with a few fields changed: DeiT may have a second, distillation token
 with a classifier of its own; DeiT III scales its branches and gives no position to the class token;
-MAE classifies from the mean; SimMIM has a relative position bias instead of positions, and keys
-without a bias, as BEiT.
+MAE classifies from the mean; DINOv2 may have registers and a gated MLP; BEiT and SimMIM have a
+relative position bias instead of positions, and keys without a bias.
 
 Source:
     Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929: section 3.1 (model),
@@ -24,7 +24,7 @@ Letters: B images, H and W sides of the grid in tokens, N tokens, C channels, h 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -32,8 +32,10 @@ from torch import Tensor, nn
 
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.layers import (
+    Activation,
     BiasedLinear,
     DropPath,
+    LayerScale,
     Mlp,
     drop_path_schedule,
     init_linear_weights,
@@ -72,13 +74,16 @@ class ViTConfig:
         absolute_pos_embed: Whether learned positions are added.
         class_token: Whether a learned token joins the patches.
         distillation_token: Whether a second one does, for a classifier of its own.
-        prefix_positions: Whether these tokens have positions of their own.
+        registers: Learned tokens after these that belong to no place and have no positions.
+        prefix_positions: Whether class and distillation token have positions of their own.
         shared_position: Whether the first position belongs to no token, but is added to all
             patches (ViTPose, whose positions were trained with a class token that it lacks).
         layer_scale: What the learned factors of the branches start with, one a channel; 0 = none.
-        pool: What is classified: the class "token" or the "mean" of the patch tokens.
+        pool: What is classified: the class "token", the "mean" of the patch tokens, or both, one
+            after the other ("token_and_mean").
         pool_norm: Whether the layer norm comes "before" pooling (the paper) or "after" it (MAE
             fine-tuning, and timm when it pools by the mean).
+        activation: Nonlinearity of the MLP; see `muntin.nn.layers.Activation`.
         norm_eps: Added to the variance in layer norms.
         drop_rate: Dropout after the positions and inside attention output and MLP.
         attn_drop_rate: Dropout of attention weights.
@@ -105,11 +110,13 @@ class ViTConfig:
     absolute_pos_embed: bool = True
     class_token: bool = True
     distillation_token: bool = False
+    registers: int = 0
     prefix_positions: bool = True
     shared_position: bool = False
     layer_scale: float = 0.0
-    pool: Literal["token", "mean"] = "token"
+    pool: Literal["token", "mean", "token_and_mean"] = "token"
     pool_norm: Literal["before", "after"] = "before"
+    activation: Activation = "gelu"
     norm_eps: float = 1e-6
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
@@ -127,14 +134,17 @@ class ViTConfig:
             problem = f"num_heads={self.num_heads} must divide embed_dim={self.embed_dim}"
         elif min(self.img_size) < self.patch_size:
             problem = f"img_size={self.img_size} must hold a patch of {self.patch_size} pixels"
-        elif self.pool == "token" and not self.class_token:
-            problem = 'pool="token" needs class_token=True'
+        elif self.pool != "mean" and not self.class_token:
+            problem = f'pool="{self.pool}" needs class_token=True'
         elif self.distillation_token and not (self.class_token and self.pool == "token"):
             problem = 'distillation_token needs class_token=True and pool="token"'
-        elif self.relative_pos_bias and self.prefix_tokens != 1:
-            problem = "relative_pos_bias needs the class token and no distillation token"
-        elif self.layer_scale < 0:
-            problem = f"layer_scale must be 0 or more, got {self.layer_scale}"
+        elif self.relative_pos_bias and (not self.class_token or self.prefix_tokens != 1):
+            problem = "relative_pos_bias needs the class token and no other token beside patches"
+        elif min(self.layer_scale, self.registers) < 0:
+            problem = (
+                f"layer_scale and registers must be 0 or more, got {self.layer_scale} and "
+                f"{self.registers}"
+            )
         reject_config(self, problem or self._find_patch_problem(), self.depth)
 
     def _find_patch_problem(self) -> str:
@@ -152,50 +162,19 @@ class ViTConfig:
     @property
     def prefix_tokens(self) -> int:
         """Tokens before those of the patches."""
-        return int(self.class_token) + int(self.distillation_token)
+        return int(self.class_token) + int(self.distillation_token) + self.registers
+
+    @property
+    def positioned_tokens(self) -> int:
+        """Positions in the embedding before those of the patches."""
+        if self.shared_position:
+            return 1
+        return self.prefix_tokens - self.registers if self.prefix_positions else 0
 
     @property
     def grid(self) -> Size:
         """Patches down and across at `img_size`."""
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
-
-
-ViTSize = Literal["tiny", "small", "medium", "base", "large", "huge"]
-
-
-def vit_preset(size: ViTSize, patch: int, side: int) -> ViTConfig:
-    """One row of the papers' tables of variants, for a patch and an image side in pixels."""
-    embed_dim, depth, num_heads = {
-        "tiny": (192, 12, 3),
-        "small": (384, 12, 6),
-        "medium": (512, 12, 8),
-        "base": (768, 12, 12),
-        "large": (1024, 24, 16),
-        "huge": (1280, 32, 16),
-    }[size]
-    return ViTConfig(
-        embed_dim=embed_dim, depth=depth, num_heads=num_heads, patch_size=patch,
-        img_size=(side, side),
-    )  # fmt: skip
-
-
-def vitpose_preset(size: ViTSize) -> ViTConfig:
-    """One row of ViTPose: no class token, patches with a margin, 12 heads in its small one."""
-    plain = vit_preset(size, 16, 224)
-    return replace(
-        plain,
-        num_heads=12 if size == "small" else plain.num_heads,
-        img_size=(256, 192),
-        patch_padding=2,
-        class_token=False,
-        shared_position=True,
-        pool="mean",
-    )
-
-
-def deit3_preset(size: ViTSize, patch: int, side: int) -> ViTConfig:
-    """One row of DeiT III: branches are scaled, and the class token has no position."""
-    return replace(vit_preset(size, patch, side), prefix_positions=False, layer_scale=1e-4)
 
 
 class SelfAttention(nn.Module):
@@ -216,6 +195,7 @@ class SelfAttention(nn.Module):
             self.qkv = nn.Linear(dim, 3 * dim, bias=config.qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.grid = config.grid
+        self.resampling = SIZE_RULES[config.size_rule].tables
         self.has_positions = config.relative_pos_bias
         if self.has_positions:
             offsets = (2 * self.grid[0] - 1) * (2 * self.grid[1] - 1)
@@ -258,25 +238,13 @@ class SelfAttention(nn.Module):
             self.relative_position_bias_table[:-3],
             self.relative_position_bias_table[-3:],
         )
-        table = resample_offsets(table, old=self.grid, new=grid)
+        table = resample_offsets(table, old=self.grid, new=grid, how=self.resampling)
         # N x N patches, then one row and one column for the class token.
         pairs = expand_relative_position_bias(table, table_window=grid, window=grid)  # h, N, N
         heads, count, _ = pairs.shape
         below = torch.cat([to_token.view(heads, 1, 1).expand(-1, count, -1), pairs], dim=2)
         first = torch.cat([itself[:, None], to_patch[:, None].expand(-1, count)], dim=1)
         return torch.cat([first[:, None], below], dim=1)
-
-
-class LayerScale(nn.Module):
-    """A learned factor for each channel of a branch (DeiT III; Touvron et al. 2021, CaiT)."""
-
-    def __init__(self, dim: int, start: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), start))
-
-    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        """Scale every channel."""
-        return x * self.gamma
 
 
 class ViTBlock(nn.Module):
@@ -289,7 +257,7 @@ class ViTBlock(nn.Module):
         self.attn = SelfAttention(config)
         self.ls1 = LayerScale(dim, scale) if scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate, config.activation)
         self.ls2 = LayerScale(dim, scale) if scale else nn.Identity()
         self.dropout = nn.Dropout(config.drop_rate)
         self.drop_path = DropPath(drop_path)
@@ -335,11 +303,13 @@ class ViT(Backbone):
             self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, dim), std=1e-6))
         if config.distillation_token:
             self.dist_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, dim), std=1e-6))
+        if config.registers:
+            tokens = torch.empty(1, config.registers, dim)
+            self.reg_token = nn.Parameter(nn.init.normal_(tokens, std=1e-6))
         if config.absolute_pos_embed:
             # Which tokens before the patches have a position differs between families.
-            prefix = self.num_prefix if config.prefix_positions else 0
-            prefix += int(config.shared_position)
-            positions = torch.empty(1, prefix + config.grid[0] * config.grid[1], dim)
+            count = config.positioned_tokens + config.grid[0] * config.grid[1]
+            positions = torch.empty(1, count, dim)
             self.pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
         self.pos_drop = nn.Dropout(config.drop_rate)
         rates = drop_path_schedule(config.drop_path_rate, config.depth)
@@ -364,6 +334,12 @@ class ViT(Backbone):
             embed_parts=1 + int(self.config.distillation_token),
         )
 
+    @property
+    def embed_channels(self) -> int:
+        """Channels of the vector."""
+        parts = 2 if self.config.pool == "token_and_mean" else self.spec.embed_parts
+        return parts * self.config.embed_dim
+
     def features(
         self,
         images: Float[Tensor, "B in_chans H W"],
@@ -374,8 +350,8 @@ class ViT(Backbone):
         """Run all blocks; images may have any size, and a mask may drop patches or fill them.
 
         The patch tokens of each block of `out_indices` are a map, all at the same stride. The
-        vector is the class token, class and distillation token one after the other, or the mean of
-        the patch tokens.
+        vector is the class token, class and distillation token one after the other, the mean of
+        the patch tokens, or class token and mean.
         """
         tokens, grid = self._run(images, mask)
 
@@ -398,14 +374,17 @@ class ViT(Backbone):
         if self.config.distillation_token:
             # DeiT: class and distillation token, B, 2C.
             return x[:, :2].flatten(1)
-        pooled = x[:, 0] if self.config.pool == "token" else x[:, self.num_prefix :].mean(dim=1)
-        return self.fc_norm(pooled)
+        if self.config.pool == "token":
+            return self.fc_norm(x[:, 0])
+        mean = self.fc_norm(x[:, self.num_prefix :].mean(dim=1))
+        return mean if self.config.pool == "mean" else torch.cat([self.fc_norm(x[:, 0]), mean], 1)
 
     def mask_grid(self, image_size: Size) -> Size:
         """Patches down and across in images of this size."""
         config, rule = self.config, SIZE_RULES[self.config.size_rule]
         blank = torch.empty(1, 1, *image_size, device="meta")
-        fitted = fit_patches(blank, config.patch_size, rule.patch_vit or rule.patch)
+        how = rule.patch_vit or rule.patch
+        fitted = fit_patches(blank, config.patch_size, how, config.patch_padding)
         high, wide = (
             (side + 2 * config.patch_padding) // config.patch_size for side in fitted.shape[2:]
         )
@@ -415,7 +394,8 @@ class ViT(Backbone):
         """Tokens (B, N, C) after each wanted block, and the grid of the patches among them."""
         config = self.config
         rule = SIZE_RULES[config.size_rule]
-        images = fit_patches(images, config.patch_size, rule.patch_vit or rule.patch)
+        how = rule.patch_vit or rule.patch
+        images = fit_patches(images, config.patch_size, how, config.patch_padding)
         x = self.patch_embed(images)  # B, C, H, W
         size = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # B, N, C
@@ -448,24 +428,33 @@ class ViT(Backbone):
 
     def add_tokens(self, x: Float[Tensor, "B n C"], grid: Size) -> Float[Tensor, "B N C"]:
         """Put the learned tokens before those of the patches, and add the positions."""
-        if self.config.prefix_positions:
-            return self._add_positions(self._add_prefix(x), grid, self.num_prefix)
+        config = self.config
+        names = [name for name in ("cls_token", "dist_token") if hasattr(self, name)]
         # DeiT III: positions first, so that the class token has none.
-        return self._add_prefix(self._add_positions(x, grid, 0))
+        first = not config.prefix_positions
+        x = self._add_positions(x, grid) if first else self._add_prefix(x, names)
+        x = self._add_prefix(x, names) if first else self._add_positions(x, grid)
+        if not config.registers:
+            return x
+        # Registers never have positions; they stand behind the class token.
+        place = len(names)
+        registers = self.reg_token.expand(x.shape[0], -1, -1)
+        return torch.cat([x[:, :place], registers, x[:, place:]], dim=1)
 
-    def _add_prefix(self, x: Tensor) -> Tensor:
-        names = ("cls_token", "dist_token")[: self.num_prefix]
+    def _add_prefix(self, x: Tensor, names: list[str]) -> Tensor:
         tokens = [getattr(self, name).expand(x.shape[0], -1, -1) for name in names]
         return torch.cat([*tokens, x], dim=1) if tokens else x
 
-    def _add_positions(self, x: Tensor, size: Size, num_prefix: int) -> Tensor:
+    def _add_positions(self, x: Tensor, size: Size) -> Tensor:
         config = self.config
         if not config.absolute_pos_embed:
             return x
-        how = SIZE_RULES[config.size_rule].positions
-        num_prefix += int(config.shared_position)
         positions = resample_grid(
-            self.pos_embed, old=config.grid, new=size, num_prefix=num_prefix, how=how
+            self.pos_embed,
+            old=config.grid,
+            new=size,
+            num_prefix=config.positioned_tokens,
+            how=SIZE_RULES[config.size_rule].positions,
         )
         if config.shared_position:
             return x + positions[:, 1:] + positions[:, :1]

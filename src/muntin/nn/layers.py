@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,14 +48,36 @@ def without_key_bias(qv_bias: Float[Tensor, " C2"]) -> Float[Tensor, " C3"]:
     return torch.cat([query, torch.zeros_like(query), value])
 
 
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
+"""GELU, exact, by the hyperbolic tangent (JAX's default) or by the logistic function (CLIP's); or
+gated, where the first layer is twice as wide: silu(one half) * the other (DINOv2)."""
+
+
+def activate(x: Float[Tensor, "*map C"], activation: Activation) -> Float[Tensor, "*map Co"]:
+    """Apply the nonlinearity of an MLP; "swiglu" halves the channels.
+
+    Source:
+        Hendrycks & Gimpel 2016 (arXiv 1606.08415), section 2; Shazeer 2020 (arXiv 2002.05202).
+    """
+    if activation == "swiglu":
+        gate, value = x.chunk(2, dim=-1)
+        return F.silu(gate) * value
+    if activation == "quick_gelu":
+        return x * torch.sigmoid(1.702 * x)
+    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+
+
 class Mlp(nn.Module):
-    """Linear, GELU (exact), linear; applied to each token alone."""
+    """Linear, nonlinear, linear; applied to each token alone."""
 
     recomputable = ("forward",)
 
-    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, hidden_dim: int, dropout: float = 0.0, activation: Activation = "gelu"
+    ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.activation: Activation = activation
+        self.fc1 = nn.Linear(dim, hidden_dim * (2 if activation == "swiglu" else 1))
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -63,7 +86,19 @@ class Mlp(nn.Module):
     ) -> Float[Tensor, "*tokens C"]:
         """Transform every token, normalised before if there is a norm."""
         x = x if norm is None else norm(x)
-        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
+        return self.dropout(self.fc2(self.dropout(activate(self.fc1(x), self.activation))))
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a branch (DeiT III; Touvron et al. 2021, CaiT)."""
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, x: Float[Tensor, "*tokens C"]) -> Float[Tensor, "*tokens C"]:
+        """Scale every channel."""
+        return x * self.gamma
 
 
 class DropPath(nn.Module):

@@ -9,9 +9,12 @@ Letters: M window side, N = M*M tokens of a window, h heads, C channels.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +23,8 @@ from torch import Tensor
 from muntin.errors import ShapeError
 from muntin.shapes import Float, Size
 
-Resampling = Literal["bicubic", "antialiased", "linear"]
+Resampling = Literal["bicubic", "antialiased", "aligned", "offset", "linear"]
+TableInterpolation = Literal["bicubic", "geometric"]
 
 
 def expand_relative_position_bias(
@@ -65,18 +69,57 @@ def _expand_axis(rows: Tensor, side: int) -> Tensor:
 
 
 def resample_offsets(
-    table: Float[Tensor, "positions h"], *, old: Size, new: Size
+    table: Float[Tensor, "positions h"],
+    *,
+    old: Size,
+    new: Size,
+    how: TableInterpolation = "bicubic",
 ) -> Float[Tensor, "new_positions h"]:
-    """Stretch a relative-position table bicubically from one window to another, sides apart.
+    """Stretch a relative position bias table from one window to another, sides apart.
 
     Rows are in the order of `expand_relative_position_bias`, windows (height, width) in tokens.
+    "bicubic" uses an even grid (align_corners=False), as microsoft/Swin-Transformer@f82860b
+    (utils.py). "geometric" keeps small offsets in place and spaces large ones in a geometric
+    sequence, as microsoft/SimMIM@d3e29bc and timm 1.0.31 (`resize_rel_pos_bias_table`, linear
+    between them), compared in tests/weights/test_parameter_resizing.py; it suits larger windows.
     """
     if _are_equal(old, new):
         return table
     grid = table.t().reshape(1, -1, 2 * old[0] - 1, 2 * old[1] - 1).float()
     size = (2 * new[0] - 1, 2 * new[1] - 1)
-    grid = F.interpolate(grid, size=size, mode="bicubic")  # 1, h, 2M-1, 2M-1
+    if how == "geometric":
+        rows, columns = (
+            torch.tensor(_space_geometrically(*sides), device=table.device)
+            for sides in zip(grid.shape[2:], size, strict=True)
+        )
+        grid = rows @ grid @ columns.t()
+    else:
+        grid = F.interpolate(grid, size=size, mode="bicubic")  # 1, h, 2M-1, 2M-1
     return grid.flatten(2)[0].t().to(table.dtype)
+
+
+@lru_cache(32)
+def _space_geometrically(old: int, new: int) -> list[list[float]]:
+    """Factors of linear interpolation along an axis: a row for each new offset.
+
+    Old offsets are at 0, 1, 1 + q, 1 + q + q^2 ...; q makes the last one reach the end.
+    """
+    low, high = 1.01, 1.5
+    for _ in range(40):  # bisection; 40 halvings exhaust the precision needed
+        q = (low + high) / 2
+        reaches = sum(q**k for k in range(old // 2))
+        low, high = (low, q) if reaches > new // 2 else (q, high)
+    steps = list(itertools.accumulate(q**k for k in range(old // 2)))
+    places = [*(-step for step in reversed(steps)), 0.0, *steps]
+    factors = [[0.0] * old for _ in range(new)]
+    for row, wanted in zip(factors, range(-(new // 2), new // 2 + 1), strict=True):
+        inside = min(max(wanted, places[0]), places[-1])
+        right = min(bisect.bisect_left(places, inside), old - 1)
+        gap = places[right] - places[right - 1] if right else 1.0
+        part = (inside - places[right - 1]) / gap if right else 1.0
+        row[right - 1] = 1 - part  # of a single place, overwritten by its own factor
+        row[right] = part
+    return factors
 
 
 def log_offsets(
@@ -102,6 +145,22 @@ def log_offsets(
     return torch.stack([rows, columns], dim=-1).flatten(0, 1).to(dtype or torch.float32)
 
 
+RESAMPLINGS: dict[Resampling, dict[str, Any]] = {
+    # align_corners=False: DeiT, MAE, T2T-ViT, transformers and OpenMMLab.
+    "bicubic": {"mode": "bicubic"},
+    # Filters when shrinking, and has other weights when growing: timm 1.0.31
+    # (`resample_abs_pos_embed`), compared in tests/parity/test_vit_parity.py.
+    "antialiased": {"mode": "bicubic", "antialias": True},
+    # Corners stay where they are: torchvision 0.29 (`interpolate_embeddings`).
+    "aligned": {"mode": "bicubic", "align_corners": True},
+    # By (side + 0.1) / old side instead of the sides: facebookresearch/dino and dinov2.
+    "offset": {"mode": "bicubic"},
+    # google-research/vision_transformer (`scipy.ndimage.zoom`, order 1).
+    "linear": {"mode": "bilinear", "align_corners": True},
+}
+"""How position embeddings are resized, and who does it so: arguments of `F.interpolate`."""
+
+
 def resample_grid(
     embedding: Float[Tensor, "1 N C"],
     *,
@@ -112,11 +171,8 @@ def resample_grid(
 ) -> Float[Tensor, "1 N2 C"]:
     """Resize learned position embeddings to another grid; prefix tokens are kept as they are.
 
-    Prefix tokens (class, distillation) come first, then the grid row by row. "bicubic" is
-    align_corners=False (DeiT, MAE and transformers); "antialiased" filters when shrinking, as timm
-    1.0.31 (`resample_abs_pos_embed`), compared in tests/parity/test_vit_parity.py; "linear" keeps
-    the corners where they are, as google-research/vision_transformer (`scipy.ndimage.zoom`, order
-    1).
+    Prefix tokens (class, distillation) come first, then the grid row by row; `how` is a key of
+    `RESAMPLINGS`.
     """
     expected = num_prefix + old[0] * old[1]
     if embedding.shape[1] != expected:
@@ -131,12 +187,22 @@ def resample_grid(
     image = grid.reshape(1, *old, -1).permute(0, 3, 1, 2).float()  # 1, C, H, W
     # In the default memory order PyTorch 2.15 gets a grid that is one token wide wrong.
     image = image.contiguous(memory_format=torch.channels_last)
-    if how == "linear":
-        image = F.interpolate(image, size=new, mode="bilinear", align_corners=True)
+    if how == "offset":
+        scale = [(after + 0.1) / before for before, after in zip(old, new, strict=True)]
+        image = F.interpolate(image, scale_factor=scale, mode="bicubic")
     else:
-        image = F.interpolate(image, size=new, mode="bicubic", antialias=how == "antialiased")
+        image = F.interpolate(image, size=new, **RESAMPLINGS[how])
     grid = image.permute(0, 2, 3, 1).reshape(1, math.prod(new), -1).to(embedding.dtype)
     return torch.cat([prefix, grid], dim=1)
+
+
+def resample_line(
+    vectors: Float[Tensor, "positions C"], length: int
+) -> Float[Tensor, "new_positions C"]:
+    """Resize vectors of evenly spaced offsets linearly, as facebookresearch/detectron2@02b5c4e."""
+    if vectors.shape[0] == length:
+        return vectors
+    return F.interpolate(vectors.t()[None], size=length, mode="linear")[0].t()
 
 
 def _are_equal(old: Size, new: Size) -> bool:
@@ -155,9 +221,12 @@ SizeRuleName = Literal[
     "torchvision",
     "transformers",
     "transformers_v2",
+    "transformers_registers",
     "mmpretrain",
     "openmmlab",
     "timm",
+    "facebook",
+    "dino",
     "google",
 ]
 
@@ -177,7 +246,8 @@ class SizeRule:
         shift: When the shift is left out. "never"; "side": along a side that one window covers;
             "both": along both sides as soon as the shorter side of the map is not longer than the
             window.
-        positions: How absolute position embeddings are resized; see `resample_grid`.
+        positions: How absolute position embeddings are resized; a key of `RESAMPLINGS`.
+        tables: How relative position bias tables are resized; see `resample_offsets`.
         patch_vit: What `patch` is for a plain ViT, where the system treats it otherwise.
     """
 
@@ -186,6 +256,7 @@ class SizeRule:
     shrink: Literal["never", "side", "both", "built"]
     shift: Literal["never", "side", "both"]
     positions: Resampling = "bicubic"
+    tables: TableInterpolation = "bicubic"
     patch_vit: Literal["", "pad", "crop", "refuse"] = ""
 
 
@@ -196,18 +267,36 @@ SIZE_RULES: dict[SizeRuleName, SizeRule] = {
         patch="pad", pad="before_shift", shrink="side", shift="side", positions="antialiased"
     ),
     "microsoft": SizeRule(patch="refuse", pad="before_shift", shrink="both", shift="both"),
-    "torchvision": SizeRule(patch="crop", pad="before_shift", shrink="never", shift="side"),
+    "torchvision": SizeRule(
+        patch="crop", pad="before_shift", shrink="never", shift="side", positions="aligned"
+    ),
     "transformers": SizeRule(
         patch="pad", pad="before_shift", shrink="both", shift="both", patch_vit="crop"
     ),
     # Its Swin V2 decides once, from the size that it was built for, and its Swin anew each time.
     "transformers_v2": SizeRule(patch="pad", pad="before_shift", shrink="built", shift="side"),
+    # Its DINOv2 with registers, a plain ViT.
+    "transformers_registers": SizeRule(
+        patch="crop", pad="before_shift", shrink="both", shift="both", positions="antialiased"
+    ),
     # Classifiers of mmpretrain: they leave the shift out where a map is not larger than a window.
     "mmpretrain": SizeRule(patch="pad", pad="before_shift", shrink="never", shift="both"),
     # The detection and segmentation forks, mmdet, mmseg and detectron2.
     "openmmlab": SizeRule(patch="pad", pad="before_shift", shrink="never", shift="never"),
     "timm": SizeRule(
-        patch="refuse", pad="after_shift", shrink="built", shift="side", positions="antialiased"
+        patch="refuse",
+        pad="after_shift",
+        shrink="built",
+        shift="side",
+        positions="antialiased",
+        tables="geometric",
+    ),
+    # Plain ViTs of DeiT, MAE, BEiT and what was written from them; then those of DINO and DINOv2.
+    "facebook": SizeRule(
+        patch="refuse", pad="before_shift", shrink="side", shift="side", tables="geometric"
+    ),
+    "dino": SizeRule(
+        patch="refuse", pad="before_shift", shrink="side", shift="side", positions="offset"
     ),
     # Has plain ViTs only; their convolution drops what is no whole patch.
     "google": SizeRule(
@@ -217,9 +306,16 @@ SIZE_RULES: dict[SizeRuleName, SizeRule] = {
 
 
 def fit_patches(
-    images: Float[Tensor, "B C H W"], patch_size: int, how: Literal["pad", "crop", "refuse"]
+    images: Float[Tensor, "B C H W"],
+    patch_size: int,
+    how: Literal["pad", "crop", "refuse"],
+    margin: int = 0,
 ) -> Float[Tensor, "B C h w"]:
-    """Pad or crop images to multiples of the patch size; `how` is a `SizeRule.patch`."""
+    """Pad or crop images to multiples of the patch size; `how` is a `SizeRule.patch`.
+
+    Patches with a margin (pixels of zeros around the image) are left to their convolution, which
+    drops what is no whole patch: ViTPose, in every system.
+    """
     if images.ndim != 4 or not images.is_floating_point() or 0 in images.shape[1:]:
         message = (
             f"images must be floating-point with shape B, C, H, W and C, H, W above 0, got "
@@ -228,7 +324,7 @@ def fit_patches(
         raise ShapeError(message)
     height, width = images.shape[-2:]
     short = (-height % patch_size, -width % patch_size)
-    if short == (0, 0) and height and width:
+    if (short == (0, 0) and height and width) or (margin and min(height, width) >= patch_size):
         return images
     if how == "refuse" or min(height, width) < (1 if how == "pad" else patch_size):
         message = (

@@ -25,6 +25,7 @@ from muntin.heads.rcnn_config import RCNNConfig
 from muntin.samples import Listing, TaskKind
 from muntin.shapes import Size
 from muntin.tasks.task import Task
+from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import is_available
 from muntin.zoo.model_zoo import MODELS, BackboneConfig, ModelEntry
 
@@ -223,6 +224,16 @@ def default_recipe(
 def is_small(model: BackboneConfig) -> bool:
     """Whether images are too small to cut a border off."""
     return min(model.img_size) < 128
+
+
+def normalise_as(entry: ModelEntry, weights: str) -> Choice[ModelEntry]:
+    """Normalise images as for the weights: a run says how, or files beside them may."""
+    stated = None if weights in ("none", "", "auto") else read_source_info(weights)
+    pre = None if stated is None else stated.preprocessing
+    if pre is None or (pre.mean, pre.std) == (entry.mean, entry.std):
+        return Choice(entry, ())
+    note = f"images: mean {pre.mean} and std {pre.std}, as for {weights}"
+    return Choice(replace(entry, mean=pre.mean, std=pre.std), (note,))
 
 
 def choose_preprocessing(

@@ -20,8 +20,7 @@ from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import TASKS, find_task
-from muntin.zoo.model_building import model_config
-from muntin.zoo.model_zoo import ALIASES
+from muntin.zoo.model_building import canonical_name, model_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +146,7 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
         message = f"train.{min(unused)} has no effect on {task.name}. Omit it."
         raise ConfigError(message)
     if request.model:
-        config = model_config(ALIASES.get(request.model, request.model), {})
+        config = model_config(canonical_name(request.model), {})
         with_texts(config, settings["model"], group="model")
 
 

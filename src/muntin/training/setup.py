@@ -38,6 +38,7 @@ from muntin.training.defaults import (
     measure_instances,
     measure_objects,
     median_size,
+    normalise_as,
     use_instance_crop,
 )
 from muntin.training.machine import check_attention, resolve_machine, use_available_attention
@@ -54,8 +55,8 @@ from muntin.training.request import (
 )
 from muntin.weights.state_matching import class_tensors
 from muntin.weights.weight_loading import load_weights
-from muntin.zoo.model_building import dense_config, find_model, model_config
-from muntin.zoo.model_zoo import ALIASES, BackboneConfig, ModelEntry
+from muntin.zoo.model_building import canonical_name, dense_config, find_model, model_config
+from muntin.zoo.model_zoo import BackboneConfig, ModelEntry
 
 Value = TypeVar("Value")
 
@@ -94,7 +95,7 @@ class _RunBuilder:
     def finish(self) -> PreparedRun:
         """Choose everything else, and build the network."""
         name, model, original_size = self.choose_model()
-        entry = find_model(name)
+        entry = self.take(normalise_as(find_model(name), self.request.weights))
         check_attention(model, self.machine)
         head = self.choose_head(model)
         # Maps that the head does not read need not be computed.
@@ -161,7 +162,7 @@ class _RunBuilder:
             self.notes.append(
                 f"model {name} at {pixels} pixels, by the size of the images (--model)"
             )
-        name = ALIASES.get(name, name)
+        name = canonical_name(name)
         find_model(name)
         if "img_size" not in changed:  # otherwise a note above names it
             self.notes.append(f"model {name}")

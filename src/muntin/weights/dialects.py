@@ -1,25 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of dialects: their key maps, how they are detected, and conversion to them."""
+"""The table of dialects: their key maps, and conversion to them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten, unknown_name
+from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
-from muntin.ops.positions import SIZE_RULES, SizeRuleName
-from muntin.ops.windows import lay_out
-from muntin.shapes import Size
+from muntin.models.vit import ViTConfig
+from muntin.nn.layers import Activation
+from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
-from muntin.weights.key_maps import KeyMap, KeyMaps, first_key, match
+from muntin.weights.key_maps import KeyMap, KeyMaps, Limits, first_key, match
 from muntin.weights.parameter_resizing import crop_table
+from muntin.weights.prefix_positions import move_positions
+from muntin.weights.window_buffers import built_window
 
 NATIVE = "muntin"
 _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
@@ -29,99 +33,87 @@ _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
 class Dialect:
     """State-dict format of one ecosystem.
 
-    `sign` is a pattern of keys that only this dialect has, or finds one; `size_rule` the padding
-    policy of its models, or derives it from keys and config; `built_rule` shrinks a bias table to
-    the window that fits the map at `img_size`, empty if tables always have the configured window;
-    `normalise` converts variants of names to those in the key maps.
+    `size_rule` is the padding policy of its models, unless a key matches a pattern of
+    `size_evidence`, first row first, and so tells that the model is one of another policy;
+    `built_rule` shrinks a bias table to the window that fits the map at `img_size`, empty if tables
+    always have the configured window; `normalise` converts variants of names to those in the key
+    maps; `limits` are the values of a family's config fields that models of the ecosystem can
+    have, where the names do not tell; `activation` is that of its models, if it is always the same.
     """
 
     key_maps: KeyMaps
-    sign: str | Callable[[Collection[str]], str]
-    size_rule: SizeRuleName | Callable[[Collection[str], object], SizeRuleName]
+    size_rule: SizeRuleName
+    size_evidence: tuple[tuple[str, SizeRuleName], ...] = ()
     built_rule: SizeRuleName | Literal[""] = ""
     normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
+    limits: Limits = field(default_factory=dict)
+    activation: Activation | None = None
 
-    def find_size_rule(self, keys: Collection[str], config: object) -> SizeRuleName:
-        """Size rule of models whose files have these keys."""
-        return self.size_rule(keys, config) if callable(self.size_rule) else self.size_rule
+    def find_size_rule(self, keys: Collection[str]) -> tuple[SizeRuleName, str]:
+        """Size rule of models whose files have these keys, and the key that tells; maybe empty."""
+        for pattern, rule in self.size_evidence:
+            if key := first_key(keys, pattern):
+                return rule, key
+        return self.size_rule, ""
 
 
 DIALECTS: dict[str, Dialect] = {
     "microsoft": Dialect(
         key_maps=microsoft.KEY_MAPS,
-        sign=microsoft.recognise,
-        size_rule=microsoft.size_rule,
+        size_rule="microsoft",
+        activation="gelu",
+        size_evidence=microsoft.SIZE_EVIDENCE,
         built_rule="microsoft",
     ),
     "timm": Dialect(
         key_maps=timm.KEY_MAPS,
-        sign=timm.recognise,
         size_rule="timm",
+        size_evidence=timm.SIZE_EVIDENCE,
         built_rule="timm",
         normalise=timm.normalise,
+        limits=timm.LIMITS,
     ),
     "torchvision": Dialect(
         key_maps=torchvision.KEY_MAPS,
-        sign=torchvision.SIGN,
-        normalise=torchvision.normalise,
         size_rule="torchvision",
+        limits=torchvision.LIMITS,
+        activation="gelu",
     ),
     "transformers": Dialect(
         key_maps=transformers.KEY_MAPS,
-        sign=transformers.SIGN,
-        size_rule=transformers.size_rule,
+        size_rule="transformers",
+        limits=transformers.LIMITS,
+        size_evidence=transformers.SIZE_EVIDENCE,
     ),
     "openmmlab": Dialect(
         key_maps=openmmlab.KEY_MAPS,
-        sign=openmmlab.SIGN,
-        size_rule=openmmlab.size_rule,
+        size_rule="mmpretrain",
+        size_evidence=openmmlab.SIZE_EVIDENCE,
     ),
     "detectron2": Dialect(
         key_maps=microsoft.DETECTRON2_KEY_MAPS,
-        sign=r"^backbone\.(bottom_up|net)\.",
         size_rule="openmmlab",
     ),
     "google": Dialect(
         key_maps=google.KEY_MAPS,
-        sign=google.SIGN,
         size_rule="google",
         normalise=google.normalise,
+        limits=google.LIMITS,
+        activation="gelu_tanh",  # the default of Flax
     ),
 }
 
 
-def recognise_native(keys: Collection[str]) -> str:
-    """Return a key that only muntin's files have, or an empty string."""
-    # A bare Swin backbone has Microsoft's names, but neither a classifier nor index buffers.
-    plain = first_key(keys, r"^layers\.0\.blocks\.\d+\.attn\.")
-    foreign = first_key(keys, r"^head\.|\.attn_mask$|\.relative_position_index$")
-    bare = "" if foreign or timm.recognise(keys) else plain
-    return first_key(keys, r"^backbone\.") or bare
-
-
-def detect(keys: Collection[str], *, where: str) -> str:
-    """Detect the dialect of state-dict keys; none or several is a `WeightError`."""
-    signs = {
-        name: first_key(keys, dialect.sign) if isinstance(dialect.sign, str) else dialect.sign(keys)
-        for name, dialect in DIALECTS.items()
-    }
-    # Other dialects' detectors have the prefix "backbone." too, so muntin is tested last.
-    signs[NATIVE] = "" if any(signs.values()) else recognise_native(keys)
-    found = {name: sign for name, sign in signs.items() if sign}
-    if len(found) == 1:
-        return next(iter(found))
-    if found:
-        evidence = " and ".join(f"{name} ({sign})" for name, sign in found.items())
-        message = (
-            f"the dialect of {where} is ambiguous, got keys of {evidence}. "
-            f"Set dialect= (--from on the command line)."
-        )
-    else:
-        message = (
-            f"keys of {where} match no known dialect: {shorten(keys)}. Known dialects: "
-            f"{', '.join([NATIVE, *DIALECTS])}. Check the file."
-        )
-    raise WeightError(message)
+def find_key_map(name: str, config: object, *, required: bool) -> KeyMap | None:
+    """Key map of a backbone; None if the dialect does not have the model and is not required."""
+    if not required and type(config) not in DIALECTS[name].key_maps:
+        return None
+    try:
+        return key_map(name, config)
+    except WeightError:
+        if required:
+            raise
+        return None
 
 
 def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
@@ -146,8 +138,20 @@ def family_name(config_type: type) -> str:
     return config_type.__name__.removesuffix("Config")
 
 
+def inner_model(model: nn.Module) -> nn.Module:
+    """The model inside wrappers that compile, parallelise or average it."""
+    # A compiled module has all attributes of the one inside.
+    while (inner := dict(model.named_children()).get("_orig_mod")) is not None:
+        model = inner
+    inner = dict(model.named_children()).get("module")
+    if inner is None or hasattr(model, "config") or isinstance(model, Network):
+        return model
+    return inner_model(inner)
+
+
 def backbone_of(model: nn.Module) -> nn.Module:
     """Return the backbone of a network, or the module itself if it is a backbone."""
+    model = inner_model(model)
     backbone = model.backbone if isinstance(model, Network) else model
     if not hasattr(backbone, "config") or not hasattr(backbone, "spec"):
         message = (
@@ -160,16 +164,8 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 def head_of(model: nn.Module) -> nn.Module | None:
     """Return the head of a network; None for a backbone."""
+    model = inner_model(model)
     return model.head if isinstance(model, Network) else None
-
-
-def built_window(config: SwinConfig, stage: int, rule: SizeRuleName) -> Size:
-    """Actual window of a stage at `img_size`, (height, width) in tokens."""
-    height, width = config.grid
-    for _ in range(stage):
-        height, width = -(-height // 2), -(-width // 2)
-    side = config.windows[stage]
-    return lay_out((height, width), (side, side), False, SIZE_RULES[rule]).window
 
 
 def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
@@ -182,8 +178,9 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
 
     Returns:
         A state dict of copies, with the buffers that the ecosystem stores. Loading it back
-        restores the same bits, except in "timm" and "microsoft" where a window exceeds the map
-        at `img_size`: these dialects drop the entries of the bias table that are never read.
+        restores the same bits, except in "timm" and "microsoft" where a window of a classifier
+        exceeds the map at `img_size`: these drop the entries of the bias table that are never
+        read.
 
     Raises:
         WeightError: The dialect is unknown, or cannot represent a part of the model.
@@ -193,15 +190,21 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
         >>> sorted(to_dialect(Swin(SWIN_NANO_32), "torchvision"))[0]
         'features.0.0.bias'
     """
+    model = inner_model(model)
     config: Any = backbone_of(model).config
     state = {key: tensor.detach() for key, tensor in model.state_dict().items()}
     if name == NATIVE:
         return {key: tensor.clone() for key, tensor in state.items()}
     names = key_map(name, config, head_of(model))
+    _reject_beyond_limits(name, config, head_of(model))
     tensors = {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
     rule = DIALECTS[name].built_rule
-    if rule:
+    # Detectors and segmenters, with a norm for each map, never shrink a window.
+    if rule and getattr(config, "out_norm", "") != "each":
         tensors = {key: _as_built(key, tensor, config, rule) for key, tensor in tensors.items()}
+    if isinstance(config, ViTConfig):
+        held = config.positioned_tokens
+        tensors |= move_positions(tensors, config, _written_positions(name, config), held)
     written, unmapped = names.write(tensors)
     if unmapped:
         message = (
@@ -212,6 +215,28 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     return {
         key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in written.items()
     }
+
+
+def _reject_beyond_limits(name: str, config: object, head: nn.Module | None) -> None:
+    """Raise if models of the ecosystem would compute something else from the same tensors."""
+    for key, allowed in DIALECTS[name].limits.get(type(config), {}).items():
+        # Only classifiers pool.
+        matters = key != "pool" or (isinstance(head, LinearHead) and head.num_classes > 0)
+        value = attrgetter(*key.split(", "))(config)
+        if matters and value not in allowed:
+            message = (
+                f"models of the dialect {name!r} must have {key} "
+                f"{' or '.join(map(repr, allowed))}, got {value!r}, which changes what the same "
+                f"tensors compute. Choose another dialect."
+            )
+            raise WeightError(message)
+
+
+def _written_positions(dialect: str, config: ViTConfig) -> int:
+    """Positions before those of the patches that the ecosystem's models have."""
+    if dialect in ("transformers", "torchvision"):
+        return config.prefix_tokens - config.registers
+    return 0 if config.registers else config.positioned_tokens
 
 
 def _as_built(key: str, tensor: Tensor, config: object, rule: SizeRuleName) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from muntin.models.vit import ViTConfig
-from muntin.weights.key_maps import AS_IS, KeyMap, KeyMaps, Row, Transform
+from muntin.weights.key_maps import AS_IS, KeyMap, KeyMaps, Limits, Row, Transform
 
 _BLOCK = "Transformer/encoderblock_{j}/"
 _ATTENTION = _BLOCK + "MultiHeadDotProductAttention_1/"
@@ -91,6 +91,8 @@ def _linear(theirs: str, ours: str) -> tuple[Row, Row]:
 
 KEY_MAPS: KeyMaps = {ViTConfig: _vit}
 
+LIMITS: Limits = {ViTConfig: {"patch_padding": (0,), "shared_position": (False,)}}
+
 _STACKED = "Transformer/encoderblock/"
 _BIG_VISION = (
     (re.compile(r"^(params|opt/target|target)/"), ""),
@@ -113,6 +115,3 @@ def normalise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             plain[name] = tensor
     return plain
-
-
-SIGN = r"(^|/)Transformer/encoderblock"

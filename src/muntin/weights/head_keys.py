@@ -165,6 +165,9 @@ def _openmmlab_detector(head: RCNN) -> tuple[Row, ...]:
     )
 
 
+_KEYPOINTS = "keypoint_predictor.kps_score_lowres"
+
+
 def _torchvision_detector(head: RCNN) -> tuple[Row, ...]:
     """A convolution is item 0 of a sequence, its norm item 1; older names are read too."""
     config, conv = head.config, partial(_conv, _TORCHVISION)
@@ -188,6 +191,8 @@ def _torchvision_detector(head: RCNN) -> tuple[Row, ...]:
         *conv(masks + "{k}", config.mask_norm, "head.mask_heads.0.convs.{k}"),
         *layer_rows("roi_heads.mask_predictor.conv5_mask", "head.mask_heads.0.upsample"),
         *layer_rows("roi_heads.mask_predictor.mask_fcn_logits", "head.mask_heads.0.logits"),
+        *layer_rows("roi_heads.keypoint_head.{k}", "head.keypoint_head.{k}"),
+        *layer_rows(f"roi_heads.{_KEYPOINTS}", f"head.{_KEYPOINTS}"),
         # Files saved before torchvision 0.13.
         *layer_rows(fpn + "inner_blocks.{i}", "head.neck.lateral.{i}.conv"),
         *layer_rows(fpn + "layer_blocks.{i}", "head.neck.output.{i}.conv"),

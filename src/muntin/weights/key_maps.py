@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,13 +41,15 @@ class Row:
     """One line of a key map.
 
     `theirs` are the parts of one tensor of `ours`; an empty `ours` ignores them. `derive` computes
-    their tensor, a buffer, from ours when writing; it is ignored when reading.
+    their tensor, a buffer, from ours when writing; it is ignored when reading. A row with `beside`
+    is written only for models that have this tensor of ours.
     """
 
     theirs: tuple[str, ...]
     ours: str
     transform: Transform = AS_IS
     derive: Callable[[Tensor], Tensor] | None = None
+    beside: str = ""
 
 
 def same_names(*names: str, theirs: str = "", ours: str = "") -> tuple[Row, ...]:
@@ -85,7 +87,8 @@ class RenamedState:
 
     `pairs` are (their name, our name) of every tensor used, `duplicates` our names to which two of
     theirs map. Of their names, `ignored` are derived or unused, `unknown` match no row, and
-    `missing` are absent although other parts of the same tensor exist.
+    `missing` are absent although other parts of the same tensor exist; `beside` are no part of the
+    model.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -94,6 +97,7 @@ class RenamedState:
     unknown: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +118,9 @@ class KeyMap:
         """Rename their state dict to ours; tensors are copied only where parts are joined."""
         reading = RenamedState()
         groups: dict[tuple[str, int], dict[int, str]] = {}
+        find = self._finder()
         for key in state:
-            found = self._find_theirs(key)
+            found = find(key)
             if found is None:
                 reading.unknown.append(key)
             elif found[0] == "":
@@ -138,13 +143,27 @@ class KeyMap:
             reading.pairs += [(parts[part], ours) for part in range(len(names))]
         return reading
 
+    def names_of(self, ours: Iterable[str]) -> Iterator[list[tuple[str, ...]]]:
+        """For each of our names those, without prefix, that it may have: all parts, of each row."""
+        rows = [row for row in self.rows if row.ours and not row.derive]
+        lookup = _Lookup([row.ours for row in rows])
+        for name in ours:
+            found = lookup.find(name)
+            yield [tuple(fill(part, texts) for part in rows[n].theirs) for n, texts in found]
+
+    def unknown(self, keys: Iterable[str]) -> list[str]:
+        """Those of their names, prefix included, that are neither used nor deliberately ignored."""
+        find = self._finder()
+        return [key for key in keys if find(key) is None]
+
     def write(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Rename ours to theirs; also returns our names that the dialect cannot represent."""
         has_head = any(name.startswith("head.") for name in tensors)
+        usable = [row for row in self.rows if row.ours and row.beside in ("", *tensors)]
         written: dict[str, Tensor] = {}
         unmapped = []
         for name, tensor in tensors.items():
-            rows = [(row, match(row.ours, name)) for row in self.rows if row.ours]
+            rows = [(row, match(row.ours, name)) for row in usable]
             fits = [(row, fields) for row, fields in rows if fields is not None]
             weights = [(row, fields) for row, fields in fits if row.derive is None]
             if not weights:
@@ -160,16 +179,20 @@ class KeyMap:
                     written[prefix + fill(row.theirs[0], fields)] = row.derive(tensor)
         return written, unmapped
 
-    def _find_theirs(self, key: str) -> tuple[str, int, int] | None:
-        """(our name or "", index of the row, index of the part) of one of their names."""
-        bare = self._bare(key)
-        for index, row in enumerate(self.rows):
-            for part, theirs in enumerate(row.theirs):
-                fields = match(theirs, bare)
-                if fields is not None:
-                    used = row.ours and row.derive is None
-                    return (fill(row.ours, fields) if used else "", index, part)
-        return ("", -1, 0) if self.unused and re.search(self.unused, key) else None
+    def _finder(self) -> Callable[[str], tuple[str, int, int] | None]:
+        """Function from one of their names to (our name or "", index of row, index of part)."""
+        places = [(row, part) for row in self.rows for part in range(len(row.theirs))]
+        lookup = _Lookup([row.theirs[part] for row, part in places])
+        index = {id(row): number for number, row in enumerate(self.rows)}
+
+        def find(key: str) -> tuple[str, int, int] | None:
+            for number, fields in lookup.find(self._bare(key)):
+                row, part = places[number]
+                used = row.ours and row.derive is None
+                return (fill(row.ours, fields) if used else "", index[id(row)], part)
+            return ("", -1, 0) if self.unused and re.search(self.unused, key) else None
+
+        return find
 
     def _bare(self, key: str) -> str:
         for prefix in (self.prefix, *self.wrappers):
@@ -229,8 +252,15 @@ class HeadMap(KeyMap):
 KeyMaps = Mapping[type, KeyMap | Callable[[Any], KeyMap]]
 """By config class of the family: a key map, or a function that makes one from the config."""
 
+Limits = Mapping[type, Mapping[str, tuple[Any, ...]]]
+"""By config class of the family: values of its fields that models of an ecosystem can have.
+
+A key names a field, or several that depend on each other, separated by ", ".
+"""
+
 
 _FIELD = re.compile(r"\{(\d*)([a-z])([+-]\d+)?\}")
+_NUMBER = re.compile(r"\{\d*[a-z][^}]*\}|\d+")
 _TEXTS = {"p": "(weight|bias)", "n": "(.+)"}
 
 
@@ -267,6 +297,26 @@ def match(template: str, key: str) -> dict[str, str] | None:
             return None
         fields[letter] = str(value)
     return fields
+
+
+class _Lookup:
+    """Finds the templates that a name matches, in their order, without trying all of them."""
+
+    def __init__(self, templates: Sequence[str]) -> None:
+        self._templates = templates
+        # Templates by their text without fields and numbers.
+        self._by_text: dict[str, list[int]] = {}
+        for number, template in enumerate(templates):
+            for end in dict.fromkeys(template.replace("{p}", part) for part in ("weight", "bias")):
+                self._by_text.setdefault(_NUMBER.sub("#", end), []).append(number)
+        self._open = [number for number, text in enumerate(templates) if "{n}" in text]
+
+    def find(self, name: str) -> Iterator[tuple[int, dict[str, str]]]:
+        """Indices of the templates that match, with the values of their letters."""
+        for number in sorted({*self._by_text.get(_NUMBER.sub("#", name), ()), *self._open}):
+            fields = match(self._templates[number], name)
+            if fields is not None:
+                yield number, fields
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:

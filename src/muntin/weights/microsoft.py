@@ -8,17 +8,21 @@ Source:
     detection (@c7b2011) and segmentation (@87e6f90) add the prefix "backbone." and a norm for each
     map, and never shrink a window.
     detectron2@02b5c4e, modeling/backbone/swin.py and vit.py: the prefix "backbone.bottom_up.", and
-    a norm for each map; for necks and heads see `head_keys`. The ViT of ViTDet uses window
-    attention with decomposed relative positions, which is another model and rejected.
+    a norm for each map; or, for a ViTDet, "backbone.net."; for necks and heads see `head_keys`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+
+import torch.nn.functional as F
+from torch import Tensor
 
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
+from muntin.models.vit_det import ViTDetConfig
 from muntin.ops.positions import SizeRuleName
 from muntin.weights.key_maps import (
     DENSE_TASKS,
@@ -28,7 +32,8 @@ from muntin.weights.key_maps import (
     KeyMap,
     KeyMaps,
     Row,
-    first_key,
+    Transform,
+    block_rows,
     same_names,
     square_index,
 )
@@ -76,35 +81,37 @@ KEY_MAPS: KeyMaps = {
         unused=_UNUSED,
     ),
 }
+_NET, _ATTENTION = "backbone.net.", "blocks.{j}.attn."
+
+
+def _drop_class(parts: Sequence[Tensor]) -> Tensor:
+    count = parts[0].shape[1] - 1
+    return parts[0][:, 1:] if math.isqrt(count) ** 2 == count else parts[0]
+
+
+# The first position belongs to the class token of pre-training; no block reads it.
+_WITHOUT_CLASS = Transform(join=_drop_class, split=lambda x, _: (F.pad(x, (0, 0, 1, 0)),))
+
 DETECTRON2_KEY_MAPS: KeyMaps = {
     SwinConfig: KeyMap(
         tuple(replace(row, theirs=(f"backbone.bottom_up.{row.theirs[0]}",)) for row in _SWIN),
         # FPN, RPN and heads, ignored if the model is only a backbone.
         unused=DETECTRON2_DETECTOR,
     ),
+    ViTDetConfig: KeyMap(
+        (
+            Row((_NET + "pos_embed",), "pos_embed", _WITHOUT_CLASS),
+            Row((_NET + "patch_embed.proj.{p}",), "patch_embed.proj.{p}"),
+            *block_rows(_NET + "blocks.{j}.", "blocks.{j}."),
+            *same_names("rel_pos_h", "rel_pos_w", theirs=_NET + _ATTENTION, ours=_ATTENTION),
+        ),
+        unused=DETECTRON2_DETECTOR,
+    ),
 }
 
 
-def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """The forks for detection and segmentation pad as OpenMMLab does."""
-    del config
-    return "openmmlab" if first_key(keys, r"^(backbone\.)?norm\d\.|^backbone\.") else "microsoft"
-
-
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    block = r"^(encoder\.|backbone\.)?layers\.\d+\.blocks\.\d+\."
-    buffer = first_key(
-        keys, block + r"(attn\.relative_position_index|attn\.relative_coords_table|attn_mask)$"
-    )
-    simmim = first_key(keys, r"^encoder\.layers\.\d+\.blocks\.\d+\.(norm1|attn)\.")
-    # timm's Swin V2 has the same names, but downsamples at the start of the next stage.
-    early = first_key(keys, r"^layers\.0\.downsample\.")
-    second = first_key(keys, r"^layers\.\d+\.blocks\.\d+\.attn\.q_bias$") if early else ""
-    if buffer or simmim or second:
-        return buffer or simmim or second
-    fork = (
-        first_key(keys, DENSE_TASKS) if first_key(keys, r"^backbone\.layers\.\d+\.blocks") else ""
-    )
-    head = first_key(keys, r"^head\.weight$") if first_key(keys, r"^layers\.\d+\.blocks\.") else ""
-    return fork or head
+# The forks for detection and segmentation pad as OpenMMLab does.
+SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
+    (r"^(backbone\.)?norm\d\.", "openmmlab"),
+    (DENSE_TASKS, "openmmlab"),
+)

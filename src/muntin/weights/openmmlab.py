@@ -10,7 +10,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,10 +28,10 @@ from muntin.weights.key_maps import (
     Row,
     Transform,
     block_rows,
-    first_key,
     same_names,
     square_index,
 )
+from muntin.weights.window_buffers import window_rows
 
 _ORDER = (0, 2, 1, 3)
 
@@ -45,7 +45,9 @@ UNFOLDED = Transform(
 _THEIRS, _OURS = "stages.{i}.blocks.{j}.", "layers.{i}.blocks.{j}."
 _MERGING = "layers.{i}.downsample."
 _MLP = ("ffn.layers.0.0", "ffn.layers.1")
-_UNUSED = rf"{DENSE_TASKS}|attn_mask$|^backbone\.norm\d"
+# Heads of mmpose; those of mmpretrain's classifiers are "head.fc." and "head.layers.".
+_DENSE_TASKS = rf"(?!^data_preprocessor\.){DENSE_TASKS}|^head\.(?!fc\.|layers\.)"
+_UNUSED = rf"{_DENSE_TASKS}|^data_preprocessor\.|attn_mask$|^backbone\.norm\d"
 
 
 def _around(config: SwinConfig) -> tuple[Row, ...]:
@@ -54,6 +56,7 @@ def _around(config: SwinConfig) -> tuple[Row, ...]:
     return (
         Row(("patch_embed.projection.{p}",), "patch_embed.proj.{p}"),
         *same_names("patch_embed.norm.{p}", "absolute_pos_embed"),
+        Row(("mask_token",), ""),
         *block_rows(_THEIRS, _OURS, ("norm1", "attn.w_msa.qkv", "attn.w_msa.proj", "norm2", *_MLP)),
         norms if config.out_norm == "each" else Row((last,), "norm.{p}"),
         Row(("head.fc.{p}",), "head.fc.{p}"),
@@ -81,8 +84,7 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
         (
             Row((theirs + "q_bias", theirs + "v_bias"), _OURS + "attn.qv_bias", STACKED),
             *same_names("logit_scale", "cpb_mlp.{k}.{p}", theirs=theirs, ours=_OURS + "attn."),
-            Row((theirs + "relative_position_index",), ""),
-            Row((theirs + "relative_coords_table",), ""),
+            *window_rows(theirs, config),
             # The norm follows the reduction, so its channels are not in unfold order.
             Row(("stages.{i+1}.downsample.norm.{p}",), _MERGING + "norm.{p}"),
             Row(("stages.{i+1}.downsample.reduction.{p}",), _MERGING + "reduction.{p}", UNFOLDED),
@@ -118,6 +120,7 @@ def _vit(config: ViTConfig) -> KeyMap:
         (
             Row(("cls_token",), "cls_token" if config.class_token else ""),
             Row(("dist_token",), "dist_token"),
+            Row(("mask_token",), ""),
             Row(("pos_embed",), "pos_embed", positions),
             Row(("patch_embed.projection.{p}",), "patch_embed.proj.{p}"),
             *_VIT_BLOCK,
@@ -128,7 +131,7 @@ def _vit(config: ViTConfig) -> KeyMap:
             *_VITPOSE,
         ),
         prefix="backbone.",
-        unused=DENSE_TASKS,
+        unused=rf"{_DENSE_TASKS}|^data_preprocessor\.",
     )
 
 
@@ -154,11 +157,12 @@ KEY_MAPS: KeyMaps = {
 }
 
 
-def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """Detectors and segmenters always shift windows; classifiers only on maps larger than one."""
-    del config
-    dense = first_key(keys, DENSE_TASKS) or first_key(keys, r"(^|\.)norm0\.")
-    return "openmmlab" if dense else "mmpretrain"
-
-
-SIGN = r"\.attn\.w_msa\.|(^|\.)layers\.\d+\.(ln1|ffn\.layers)\.|(^|\.)last_norm\."
+# Classifiers (mmpretrain) leave the shift out on maps no larger than a window; detectors,
+# segmenters and pose estimators never do.
+SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
+    # Pre-training of a classifier: SimMIM in mmselfsup and mmpretrain.
+    (r"^neck\.decoder\.|(^|\.)mask_token$", "mmpretrain"),
+    # Norms of several maps.
+    (r"^(backbone\.)?norm[01]\.", "openmmlab"),
+    (_DENSE_TASKS, "openmmlab"),
+)

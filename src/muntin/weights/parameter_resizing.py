@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from muntin.errors import ShapeError
-from muntin.ops.positions import Resampling, resample_grid, resample_offsets
 from muntin.shapes import Float, Size
 
 
@@ -36,69 +32,6 @@ def crop_table(
     grid = table.view(2 * full[0] - 1, 2 * full[1] - 1, -1)
     grid = grid[rows : grid.shape[0] - rows, columns : grid.shape[1] - columns]
     return grid.flatten(0, 1)
-
-
-TableInterpolation = Literal["bicubic", "geometric"]
-
-
-def resample_table(
-    table: Float[Tensor, "positions h"], *, window: int, method: TableInterpolation = "bicubic"
-) -> Float[Tensor, "new_positions h"]:
-    """Interpolate the relative position bias table of a square window for another one.
-
-    "bicubic" uses an even grid (align_corners=False), as microsoft/Swin-Transformer@f82860b
-    (utils.py). "geometric" keeps small offsets in place and spaces large ones in a geometric
-    sequence, as microsoft/SimMIM@d3e29bc and timm 1.0.31 (`resize_rel_pos_bias_table`); it suits
-    larger windows.
-    """
-    span = round(table.shape[0] ** 0.5)
-    if span * span != table.shape[0] or span % 2 == 0:
-        message = (
-            f"table must have (2M-1)^2 rows for a square window of side M, got {table.shape[0]}. "
-            f"Build the model with the window size that the table was trained with."
-        )
-        raise ShapeError(message)
-    if method == "geometric":
-        return _interpolate_geometrically(table, span, 2 * window - 1)
-    return resample_offsets(table, old=((span + 1) // 2,) * 2, new=(window, window))
-
-
-def resample_positions(
-    embedding: Float[Tensor, "1 N C"], *, new: Size, num_prefix: int, method: Resampling
-) -> Float[Tensor, "1 N2 C"]:
-    """Interpolate the position embeddings of a square grid for another grid."""
-    tokens = embedding.shape[1] - num_prefix
-    side = round(max(tokens, 0) ** 0.5)
-    if side * side != tokens or not tokens:
-        message = (
-            f"position embeddings must have {num_prefix} prefix tokens and a square grid, got "
-            f"{embedding.shape[1]} tokens. Build the model with the class token and img_size of "
-            f"the weights."
-        )
-        raise ShapeError(message)
-    return resample_grid(embedding, old=(side, side), new=new, num_prefix=num_prefix, how=method)
-
-
-def _interpolate_geometrically(table: Tensor, old: int, new: int) -> Tensor:
-    """Place old offsets at 0, 1, 1 + q, 1 + q + q^2 ...; q makes the last one reach the end."""
-    low, high = 1.01, 1.5
-    for _ in range(40):  # bisection; 40 halvings exhaust the precision needed
-        q = (low + high) / 2
-        reaches = sum(q**k for k in range(old // 2))
-        low, high = (low, q) if reaches > new // 2 else (q, high)
-    steps = torch.tensor([q**k for k in range(old // 2)], dtype=torch.float64)
-    places = torch.cat([-steps.cumsum(0).flip(0), steps.new_zeros(1), steps.cumsum(0)])
-    wanted = torch.arange(-(new // 2), new // 2 + 1, dtype=torch.float64)
-    wanted = wanted.clamp(places[0], places[-1]).contiguous()
-    right = torch.searchsorted(places, wanted).clamp(1, old - 1)
-    part = (wanted - places[right - 1]) / (places[right] - places[right - 1])
-    weights = torch.zeros(new, old, dtype=torch.float64)  # linear interpolation along one axis
-    rows = torch.arange(new)
-    weights[rows, right - 1] = 1 - part
-    weights[rows, right] = part
-    weights = weights.to(table.device, torch.float32)
-    grid = table.t().reshape(-1, old, old).float()
-    return (weights @ grid @ weights.t()).flatten(1).t().to(table.dtype)
 
 
 def resample_patches(

@@ -13,27 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.errors import ShapeError, shorten
+from muntin.errors import ShapeError
 from muntin.heads.network import Head, Network
 from muntin.models.swin import SwinConfig
-from muntin.ops.positions import SIZE_RULES, Resampling, SizeRuleName
-from muntin.weights.dialects import (
-    DIALECTS,
-    NATIVE,
-    backbone_of,
-    built_window,
-    family_name,
-    head_of,
-)
-from muntin.weights.key_maps import KeyMap, RenamedState
-from muntin.weights.parameter_resizing import (
-    TableInterpolation,
-    adapt_channels,
-    embed_table,
-    resample_patches,
-    resample_positions,
-    resample_table,
-)
+from muntin.models.vit import ViTConfig
+from muntin.ops.positions import SIZE_RULES, SizeRuleName, TableInterpolation
+from muntin.weights.dialects import backbone_of, head_of
+from muntin.weights.key_maps import RenamedState
+from muntin.weights.prefix_positions import move_positions
+from muntin.weights.source_geometry import Resizer
 
 
 @dataclass(slots=True)
@@ -66,15 +54,23 @@ def match_state(
     reading: RenamedState,
     dialect: str,
     size_rule: SizeRuleName,
-    method: TableInterpolation,
+    method: TableInterpolation | None,
+    source: object = None,
 ) -> MatchResult:
-    """Assign every renamed tensor to a parameter of the model; `size_rule` is the ecosystem's."""
+    """Assign every renamed tensor to a parameter of the model.
+
+    `size_rule` is the ecosystem's, whose interpolation of tables `method` replaces; `source` as in
+    `Resizer`.
+    """
     backbone, head = backbone_of(model), head_of(model)
     own = model.state_dict()
     unbuilt = functools.cache(functools.partial(_full_backbone_names, backbone))
-    resizer = _Resizer(backbone.config, dialect, SIZE_RULES[size_rule].positions, method)
+    rule = SIZE_RULES[size_rule]
+    positions = getattr(backbone.config, "resampling", rule.positions)
+    resizer = Resizer(backbone.config, source, dialect, positions, method or rule.tables)
     heads = _HeadRules(head, reading.tensors)
     result = MatchResult(ignored=list(reading.ignored), unexpected=list(reading.unknown))
+    _move_positions(reading, backbone.config, source)
     for name, tensor in reading.tensors.items():
         key = model_key(name, model)
         if key in own:
@@ -95,6 +91,19 @@ def match_state(
         if key not in settled and not key.endswith(".num_batches_tracked"):
             (result.reset if key in fresh else result.missing).append(key)
     return result
+
+
+def _move_positions(reading: RenamedState, config: object, source: Any) -> None:  # noqa: ANN401
+    """Move positions into their tokens, or back, as the model has them; listed as renamed."""
+    if not isinstance(config, ViTConfig) or "pos_embed" not in reading.tensors:
+        return
+    held = None
+    if source is not None:
+        held = reading.tensors["pos_embed"].shape[1] - source.grid[0] * source.grid[1]
+    moved = move_positions(reading.tensors, config, config.positioned_tokens, held)
+    reading.tensors |= moved
+    theirs = [pair[0] for pair in reading.pairs if pair[1] == "pos_embed"]
+    reading.pairs += [(key, name) for key in theirs for name in moved if name != "pos_embed"]
 
 
 def _reset_without_head(own: Collection[str], settled: Collection[str]) -> set[str]:
@@ -204,11 +213,11 @@ def _full_backbone_names(backbone: nn.Module) -> set[str]:
 
 
 def _assign(
-    result: MatchResult, key: str, tensor: Tensor, own: Tensor, resizer: _Resizer, heads: _HeadRules
+    result: MatchResult, key: str, tensor: Tensor, own: Tensor, resizer: Resizer, heads: _HeadRules
 ) -> None:
     """Match one parameter; the tensor is resized if only its window or image size differs."""
     name = key.removeprefix("backbone.")
-    if tensor.shape == own.shape:
+    if resizer.fits(name, tensor, own):
         result.values[key] = tensor
         return
     if heads.is_for_other_classes(name, tensor, own):
@@ -226,105 +235,3 @@ def _assign(
     result.mismatched[key] = (
         f"{tuple(tensor.shape)} in the weights, {tuple(own.shape)} in the model"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Resizer:
-    config: Any
-    dialect: str
-    positions: Resampling
-    method: TableInterpolation
-
-    def resize(self, name: str, tensor: Tensor, own: Tensor) -> Tensor:
-        """Return the tensor resized for the model, or unchanged if it cannot be resized."""
-        if name.endswith(".relative_position_bias_table") and tensor.shape[1:] == own.shape[1:]:
-            if name.startswith("blocks."):  # a ViT's table has three more rows for the class token
-                middle = resample_table(tensor[:-3], window=self.config.grid[0], method=self.method)
-                return torch.cat([middle, tensor[-3:]])
-            return self._table(tensor, int(name.split(".")[1]))
-        if name in ("pos_embed", "absolute_pos_embed") and tensor.shape[2:] == own.shape[2:]:
-            grid = self.config.grid
-            return resample_positions(
-                tensor,
-                new=grid,
-                num_prefix=own.shape[1] - grid[0] * grid[1],
-                method=self.positions,
-            )
-        if name == "patch_embed.proj.weight" and tensor.ndim == own.ndim:
-            tensor = adapt_channels(tensor, own.shape[1])
-            size = (own.shape[2], own.shape[3])
-            return tensor if tensor.shape[0] != own.shape[0] else resample_patches(tensor, size)
-        if name.startswith("net.") and own.ndim == 4 and own.shape[1] == self.config.in_chans:
-            same = tensor.shape[:1] + tensor.shape[2:] == own.shape[:1] + own.shape[2:]
-            return adapt_channels(tensor, own.shape[1]) if same else tensor  # timm's stem
-        return tensor
-
-    def _table(self, tensor: Tensor, stage: int) -> Tensor:
-        side = self.config.windows[stage]
-        rule = "" if self.dialect == NATIVE else DIALECTS[self.dialect].built_rule
-        if rule:
-            built = built_window(self.config, stage, rule)
-            if tensor.shape[0] == (2 * built[0] - 1) * (2 * built[1] - 1):
-                return embed_table(tensor, window=built, full=(side, side))
-        return resample_table(tensor, window=side, method=self.method)
-
-
-def describe_mismatches(
-    result: MatchResult,
-    reading: RenamedState,
-    state: Mapping[str, Tensor],
-    dialect: str,
-    config: object,
-) -> str:
-    """Describe all mismatches with the likely cause; empty if everything matches."""
-    shapes = [f"{key} {text}" for key, text in result.mismatched.items()]
-    problems = [
-        f"{what}: {shorten(names)}"
-        for what, names in (
-            ("unexpected keys", result.unexpected),
-            ("missing parameters", result.missing),
-            ("missing parts of a joined parameter", reading.missing),
-            ("parameters claimed by two keys", reading.duplicates),
-            ("size mismatches", shapes),
-        )
-        if names
-    ]
-    if not problems:
-        return ""
-    cause = _other_family(result, state, dialect, config) or _likely_cause(result, reading)
-    return f"{'; '.join(problems)}. Likely cause: {cause}"
-
-
-def _other_family(
-    result: MatchResult, state: Mapping[str, Tensor], dialect: str, config: object
-) -> str:
-    """Name the family and dialect of the weights, if they belong to another family."""
-    if 2 * len(result.unexpected) <= len(state):
-        return ""
-    for name, other in DIALECTS.items():
-        for kind, names in other.key_maps.items():
-            if (name, kind) == (dialect, type(config)) or not isinstance(names, KeyMap):
-                continue
-            if not names.read(state).unknown:
-                family = family_name(kind)
-                return f"these are weights of a {family} in the dialect {name!r}"
-    return "these are weights of another kind of model"
-
-
-def _likely_cause(result: MatchResult, reading: RenamedState) -> str:
-    if result.causes:
-        return "; ".join(dict.fromkeys(cause.rstrip(".") for cause in result.causes))
-    if reading.duplicates:
-        return "the file mixes two naming schemes, or two models"
-    if result.mismatched:
-        return (
-            "the model has another width, num_heads or mlp_ratio; build the variant of the weights"
-        )
-    over = {name.removeprefix("backbone.") for name in (*result.unexpected, *result.missing)}
-    if over and all(name.startswith(("norm.", "fc_norm.")) for name in over):
-        return "the last norm is elsewhere; set pool_norm or patch_norm as in the source"
-    if any("layer" in name or "block" in name for name in result.unexpected):
-        return "the weights have more blocks than the model; set depths accordingly"
-    if result.unexpected:
-        return "the file contains more than this model, such as another head"
-    return "the file is incomplete, or the model has more blocks than the weights"

@@ -4,13 +4,15 @@
 Source:
     timm 1.0.31, compared live in tests/parity. A Swin downsamples at the start of the next stage. A
     relative position bias table has the size of the actual window, which is smaller than
-    window_size on small maps. facebookresearch/deit@7e160fe, mae@efb2a80, hiera@b12b842 and
-    yitu-opensource/T2T-ViT@0f63dc9 use the same names with few exceptions, which are read too.
+    window_size on small maps. facebookresearch/deit@7e160fe, mae@efb2a80, hiera@b12b842,
+    dinov2@027a9ac and yitu-opensource/T2T-ViT@0f63dc9 use the same names with few exceptions, which
+    are read too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -20,15 +22,16 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.t2t_vit import T2TViTConfig
 from muntin.models.timm_backbone import TimmConfig, describe_timm
 from muntin.models.vit import ViTConfig
+from muntin.ops.positions import SizeRuleName
 from muntin.weights.key_maps import (
     STACKED,
     SWIN_BLOCK,
     SWIN_V2_BLOCK,
     KeyMap,
     KeyMaps,
+    Limits,
     Row,
     block_rows,
-    first_key,
     same_names,
 )
 
@@ -57,11 +60,17 @@ def _swin(block: tuple[Row, ...]) -> KeyMap:
 
 def _prefixed(config: TimmConfig) -> KeyMap:
     """Names of a model that timm implements: all unchanged, with the prefix "net."."""
-    classifier = str(describe_timm(config.name).get("classifier") or "fc")
-    return KeyMap((Row((classifier + ".{n}",), "head.fc.{n}"), Row(("{n}",), "net.{n}")))
+    classifier = describe_timm(config.name).get("classifier") or "fc"
+    several = not isinstance(classifier, str)  # one for each token: none is that of the vector
+    heads = [
+        Row((name + ".{n}",), "" if several else "head.fc.{n}")
+        for name in (classifier if several else (classifier,))
+    ]
+    return KeyMap((*heads, Row(("{n}",), "net.{n}")))
 
 
 _VIT_BLOCK = block_rows("blocks.{j}.", "blocks.{j}.")
+_BIAS = "blocks.0.attn.relative_position_bias_table"
 _TOKENS = "tokens_to_token."
 _LAYER = _TOKENS + "attention{i}."
 
@@ -70,14 +79,26 @@ KEY_MAPS: KeyMaps = {
     SwinV2Config: _swin(SWIN_V2_BLOCK),
     ViTConfig: KeyMap(
         (
-            *same_names("cls_token", "dist_token", "pos_embed", "patch_embed.proj.{p}"),
+            *same_names("cls_token", "dist_token", "reg_token", "pos_embed"),
+            *same_names("patch_embed.proj.{p}"),
             *_VIT_BLOCK,
+            # BEiT and microsoft/SimMIM; facebookresearch/deit (DeiT III) is read too.
+            *(
+                Row((f"blocks.{{j}}.gamma_{k}",), f"blocks.{{j}}.ls{k}.gamma", beside=_BIAS)
+                for k in (1, 2)
+            ),
             *same_names("blocks.{j}.ls1.gamma", "blocks.{j}.ls2.gamma", "norm.{p}", "fc_norm.{p}"),
             Row(("head.{p}",), "head.fc.{p}"),
             Row(("head_dist.{p}",), "head.fc_dist.{p}"),
-            # facebookresearch/deit, DeiT III.
-            Row(("blocks.{j}.gamma_1",), "blocks.{j}.ls1.gamma"),
-            Row(("blocks.{j}.gamma_2",), "blocks.{j}.ls2.gamma"),
+            # facebookresearch/dinov2, and timm where a gated MLP has three layers.
+            Row(("register_tokens",), "reg_token"),
+            Row(("blocks.{j}.mlp.w12.{p}",), "blocks.{j}.mlp.fc1.{p}"),
+            Row(("blocks.{j}.mlp.w3.{p}",), "blocks.{j}.mlp.fc2.{p}"),
+            Row(
+                ("blocks.{j}.mlp.fc1_g.{p}", "blocks.{j}.mlp.fc1_x.{p}"),
+                "blocks.{j}.mlp.fc1.{p}",
+                STACKED,
+            ),
             # Layer between backbone and classifier, only after pre-training on ImageNet-21k.
             Row(("pre_logits.fc.{p}",), ""),
             # BEiT, and microsoft/SimMIM with a ViT.
@@ -90,8 +111,8 @@ KEY_MAPS: KeyMaps = {
             Row(("blocks.{j}.attn.relative_position_index",), ""),
         ),
         wrappers=("encoder.",),
-        # Added by facebookresearch/mae for pre-training.
-        unused=r"^(encoder\.)?mask_token|^decoder(_(pos_embed|embed|blocks|norm|pred))?\b",
+        # Added for pre-training by facebookresearch/mae, dinov2, microsoft/SimMIM and unilm (BEiT).
+        unused=r"^(encoder\.)?mask_token|^decoder(_(pos_embed|embed|blocks|norm|pred))?\b|^lm_head\.",
     ),
     T2TViTConfig: KeyMap(
         (
@@ -127,11 +148,30 @@ KEY_MAPS: KeyMaps = {
 }
 
 
+LIMITS: Limits = {ViTConfig: {"patch_padding": (0,), "shared_position": (False,)}}
+
+SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
+    (r"^multi_scale_fusion_heads\.", "timm"),  # a Hiera
+    (r"^decoder_", "facebook"),  # MAE
+    # DINOv2; with registers its models resize as timm's do.
+    (r"^register_tokens$", "timm"),
+    (r"^mask_token$", "dino"),
+    (r"^blocks\.\d+\.gamma_1$", "facebook"),  # DeiT III, BEiT
+    # DeiT, MAE and the many scripts that were written from theirs.
+    (r"^ViT under 'model'$", "facebook"),
+)
+
 _SHARED = "rel_pos_bias.relative_position_bias_table"
+_CHUNKED = re.compile(r"^(.*\bblocks\.)\d+\.(\d+\.(norm|attn|ls|mlp))")
 
 
 def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Copy the table that all blocks share during SimMIM and BEiT pre-training to each block."""
+    """Number the blocks through, and copy a table that all of them share to each.
+
+    facebookresearch/dinov2 trains with chunks of blocks, which keep their numbers; SimMIM and BEiT
+    pre-train with one table.
+    """
+    state = {_CHUNKED.sub(r"\1\2", key): tensor for key, tensor in state.items()}
     key = next((key for key in state if key.endswith(_SHARED)), "")
     if not key:
         return state
@@ -142,13 +182,3 @@ def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     ]
     plain = {name: tensor for name, tensor in state.items() if not name.startswith(shared)}
     return plain | {f"{block}relative_position_bias_table": state[key] for block in blocks}
-
-
-def recognise(keys: Collection[str]) -> str:
-    """Return a key that only this dialect has, or an empty string."""
-    merges = first_key(keys, r"^layers\.[1-9]\d*\.downsample\.")
-    merges_early = "" if first_key(keys, r"^layers\.0\.downsample\.") else merges
-    head = first_key(keys, r"^head\.fc\.") if first_key(keys, r"^layers\.\d+\.blocks\.") else ""
-    return (
-        merges_early or head or first_key(keys, r"^((encoder\.)?blocks\.\d+\.attn\.|layers_\d+\.)")
-    )

@@ -11,11 +11,9 @@ Source:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from muntin.errors import WeightError
 from muntin.models.swin import SwinConfig
@@ -23,11 +21,11 @@ from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig
 from muntin.models.vit import ViTConfig
 from muntin.nn.layers import without_key_bias
-from muntin.ops.positions import log_offsets
 from muntin.weights.key_maps import (
     TORCHVISION_DETECTOR,
     KeyMap,
     KeyMaps,
+    Limits,
     Row,
     Transform,
     block_rows,
@@ -36,6 +34,7 @@ from muntin.weights.key_maps import (
     norm_rows,
     same_names,
 )
+from muntin.weights.window_buffers import window_rows
 
 # Their bias of the keys is always zero.
 _WITHOUT_KEYS = Transform(
@@ -59,22 +58,23 @@ _SHARED = (
 )
 
 
-def _constant(tensor: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda _: tensor
+def _with_bodies(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Add the names in detectors, which hold the modules of `features` without this name."""
+    bodies = [
+        replace(
+            row,
+            theirs=tuple(name.removeprefix("features.") for name in row.theirs),
+            ours="" if row.derive else row.ours,
+            derive=None,
+        )
+        for row in rows
+        if row.theirs[0].startswith("features.")
+    ]
+    return (*rows, *bodies)
 
 
 def _swin_v2(config: SwinV2Config) -> KeyMap:
     """Names of a Swin V2; its buffers are computed from the windows of the config."""
-    buffers = []
-    for stage, side in enumerate(config.windows):
-        theirs = f"features.{2 * stage + 1}.{{j}}.attn."
-        marker = f"layers.{stage}.blocks.{{j}}.attn.logit_scale"
-        offsets = log_offsets((side, side), (side, side)).view(1, 2 * side - 1, 2 * side - 1, 2)
-        index = flat_index(offsets[0, ..., 0].reshape(-1, 1))
-        buffers += [
-            Row((theirs + "relative_coords_table",), marker, derive=_constant(offsets)),
-            Row((theirs + "relative_position_index",), marker, derive=_constant(index)),
-        ]
     attention = (
         Row((_THEIRS + "attn.qkv.bias",), _OURS + "attn.qv_bias", _WITHOUT_KEYS),
         *same_names(
@@ -85,7 +85,8 @@ def _swin_v2(config: SwinV2Config) -> KeyMap:
             ours=_OURS + "attn.",
         ),
     )
-    return KeyMap((*attention, *buffers, *_SHARED), wrappers=_WRAPPERS, unused=TORCHVISION_DETECTOR)
+    rows = (*attention, *window_rows(_THEIRS + "attn.", config, flat=True), *_SHARED)
+    return KeyMap(_with_bodies(rows), wrappers=_WRAPPERS, unused=TORCHVISION_DETECTOR)
 
 
 # ResNets have the same names in timm.
@@ -122,10 +123,12 @@ KEY_MAPS: KeyMaps = {
     TimmConfig: _resnet,
     SwinV2Config: _swin_v2,
     SwinConfig: KeyMap(
-        (
-            *same_names(_TABLE, "attn.qkv.{p}", theirs=_THEIRS, ours=_OURS),
-            Row((_THEIRS + "attn.relative_position_index",), _OURS + _TABLE, derive=flat_index),
-            *_SHARED,
+        _with_bodies(
+            (
+                *same_names(_TABLE, "attn.qkv.{p}", theirs=_THEIRS, ours=_OURS),
+                Row((_THEIRS + "attn.relative_position_index",), _OURS + _TABLE, derive=flat_index),
+                *_SHARED,
+            )
         ),
         wrappers=_WRAPPERS,
         unused=TORCHVISION_DETECTOR,
@@ -144,10 +147,11 @@ KEY_MAPS: KeyMaps = {
     ),
 }
 
-
-SIGN = r"^(features\.\d|conv_proj\.|encoder\.layers\.encoder_layer_|backbone\.(body|fpn)\.)"
-
-
-def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Rename the stages of a detector's Swin to those of a classifier."""
-    return {re.sub(r"^(backbone\.body\.)(\d)", r"\1features.\2", key): state[key] for key in state}
+LIMITS: Limits = {
+    ViTConfig: {
+        "pool": ("token",),
+        "qkv_bias": (True,),
+        "patch_padding": (0,),
+        "shared_position": (False,),
+    },
+}

@@ -2,21 +2,22 @@
 """Key mappings of Hugging Face transformers: names in its files, which are those of version 4.
 
 Source:
-    transformers 5.23, models/swin, swinv2, vit, deit, vit_mae and hiera; compared live in
-    tests/parity. Since version 5, names in memory differ from those in files; both are read, those
-    of files are written. Version 4 also stores relative position indices, which are ignored.
+    transformers 5.23, models/swin, swinv2, vit, deit, vit_mae, dinov2, beit and hiera; compared
+    live in tests/parity. Since version 5, names in memory differ from those in files; both are
+    read, those of files are written. Version 4 also stores relative position indices, which are
+    ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from muntin.models.hiera import HieraConfig
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
 from muntin.ops.positions import SizeRuleName
-from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Row, block_rows, first_key
+from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Limits, Row, block_rows
 
 _FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")
 
@@ -83,8 +84,61 @@ def _vitpose() -> KeyMap:
     )
 
 
+_DINOV2_BLOCK, _BLOCK = "encoder.layer.{j}.", "blocks.{j}."
+
+
+def _dinov2() -> tuple[Row, ...]:
+    """Rows of a DINOv2 that other ViTs lack; a gated MLP has two layers in files, three in memory.
+
+    Its prefix depends on whether it has registers.
+    """
+    theirs = _DINOV2_BLOCK
+    mlp = ("norm2", "mlp.fc1", "mlp.fc2")
+    qkv = "attention.attention.query attention.attention.key attention.attention.value"
+    return (
+        Row(("embeddings.register_tokens",), "reg_token"),
+        *block_rows(theirs, _BLOCK, ("norm1", qkv, "attention.output.dense", *mlp)),
+        *block_rows(theirs, _BLOCK, ("", *_MEMORY_PARTS[1:3], "", "", "")),
+        Row((theirs + "layer_scale1.lambda1",), _BLOCK + "ls1.gamma"),
+        Row((theirs + "layer_scale2.lambda1",), _BLOCK + "ls2.gamma"),
+    )
+
+
+def _gated() -> tuple[Row, ...]:
+    theirs = _DINOV2_BLOCK + "mlp."
+    fc1, fc2 = _BLOCK + "mlp.fc1.{p}", _BLOCK + "mlp.fc2.{p}"
+    return (
+        Row((theirs + "weights_in.{p}",), fc1),
+        Row((theirs + "weights_out.{p}",), fc2),
+        Row((theirs + "gate_proj.{p}", theirs + "up_proj.{p}"), fc1, STACKED),
+        Row((theirs + "down_proj.{p}",), fc2),
+    )
+
+
+def _beit() -> tuple[Row, ...]:
+    """Rows of a BEiT: scaled branches, tables of offsets, a norm of the mean, keys without bias."""
+    rows = [Row(("pooler.layernorm.{p}",), "fc_norm.{p}")]
+    bias = "relative_position_bias.relative_position_bias_table"
+    for theirs, query, value, table in (
+        (
+            "encoder.layer.{j}.",
+            "attention.attention.query.bias",
+            "attention.attention.value.bias",
+            f"attention.attention.{bias}",
+        ),
+        ("layers.{j}.", "attention.q_proj.bias", "attention.v_proj.bias", bias),
+    ):
+        rows += [
+            Row((theirs + "lambda_1",), _BLOCK + "ls1.gamma"),
+            Row((theirs + "lambda_2",), _BLOCK + "ls2.gamma"),
+            Row((theirs + table,), _BLOCK + _TABLE),
+            Row((theirs + query, theirs + value), _BLOCK + "attn.qv_bias", STACKED),
+        ]
+    return tuple(rows)
+
+
 def _vit(config: ViTConfig) -> KeyMap:
-    """Names of a ViT, of a DeiT with its distillation token, of a ViTMAE and of a ViTPose."""
+    """Names of a ViT, a DeiT with its distillation token, a ViTMAE, ViTPose, DINOv2 and BEiT."""
     if config.shared_position:
         return _vitpose()
     head: tuple[Row, ...] = (Row(("classifier.{p}",), "head.fc.{p}"),)
@@ -93,6 +147,20 @@ def _vit(config: ViTConfig) -> KeyMap:
             Row(("cls_classifier.{p}",), "head.fc.{p}"),
             Row(("distillation_classifier.{p}",), "head.fc_dist.{p}"),
         )
+    plain = (
+        *_file_block("encoder.layer.{j}.", _BLOCK, "attention.attention", _FILE_MLP),
+        *block_rows("layers.{j}.", _BLOCK, _MEMORY_PARTS),
+    )
+    # All names are read; those of the first group that has a tensor are written.
+    dinov2, gated, beit = _dinov2(), _gated(), _beit()
+    groups = (plain, dinov2, gated, beit)
+    prefix = "deit." if config.distillation_token else "vit."
+    if config.relative_pos_bias:
+        prefix, groups = "beit.", (beit, plain, dinov2, gated)
+    elif config.layer_scale:
+        prefix = "dinov2_with_registers." if config.registers else "dinov2."
+        first = (gated, dinov2) if config.activation == "swiglu" else (dinov2, gated)
+        groups = (*first, plain, beit)
     return KeyMap(
         (
             Row(("embeddings.cls_token",), "cls_token"),
@@ -100,16 +168,15 @@ def _vit(config: ViTConfig) -> KeyMap:
             Row(("embeddings.position_embeddings",), "pos_embed"),
             Row(("embeddings.mask_token",), ""),
             Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
-            *_file_block("encoder.layer.{j}.", "blocks.{j}.", "attention.attention", _FILE_MLP),
-            *block_rows("layers.{j}.", "blocks.{j}.", _MEMORY_PARTS),
+            *(row for group in groups for row in group),
             Row(("layernorm.{p}",), "norm.{p}"),
             # Layer on the class token for other tasks; the classifier does not use it.
             Row(("pooler.dense.{p}",), ""),
             *head,
         ),
-        prefix="deit." if config.distillation_token else "vit.",
-        wrappers=("deit.", "vit."),
-        unused=r"^decoder\.",
+        prefix=prefix,
+        wrappers=("deit.", "vit.", "dinov2.", "dinov2_with_registers.", "beit."),
+        unused=r"^decoder\.|^lm_head\.",
     )
 
 
@@ -163,14 +230,17 @@ KEY_MAPS: KeyMaps = {
 }
 
 
-def size_rule(keys: Collection[str], config: object) -> SizeRuleName:
-    """Swin V2 fixes window and shift at construction; Swin decides for each image.
+LIMITS: Limits = {
+    ViTConfig: {
+        "pool": ("token",),
+        "patch_padding, shared_position": ((0, False), (2, True)),  # ViTPose has both
+    }
+}
 
-    As a backbone of dense tasks, Swin always shifts, whatever the size of the map.
-    """
-    if first_key(keys, r"(^|\.)hidden_states_norms\."):
-        return "openmmlab"
-    return "transformers_v2" if isinstance(config, SwinV2Config) else "transformers"
-
-
-SIGN = r"(^|\.)(embeddings\.patch_embeddings|layernorm_before)\."
+SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
+    # As a backbone of dense tasks, a Swin always shifts, whatever the size of the map.
+    (r"(^|\.)hidden_states_norms\.", "openmmlab"),
+    # A Swin V2 fixes window and shift at construction; a Swin decides for each image.
+    (r"\.continuous_position_bias_mlp\.", "transformers_v2"),
+    (r"(^|\.)embeddings\.register_tokens$", "transformers_registers"),
+)

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weight files, local or from the hub: read without executing code, written atomically.
-
-Checkpoints often hold a config, arguments or a log beside tensors: classes on an allowlist become
-empty placeholders, and any other class makes the file rejected.
-"""
+"""Weight files, local or from the hub: read without executing code, written atomically."""
 
 from __future__ import annotations
 
@@ -13,28 +9,28 @@ import pickle
 import re
 import tempfile
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.errors import WeightError, cannot_write, first_line, shorten
+from muntin.weights.stored_arrays import read_archive, read_pickle, read_torch
+from muntin.weights.weight_folders import (
+    INDEX,
+    check_shards,
+    find_file,
+    read_index,
+    reject_torchscript,
+    reject_url,
+)
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".pkl")
-_FILES_IN_FOLDER = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 # First bytes of torch.save files: a zip archive, or a pickle (before PyTorch 1.6).
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
-# Keys of a training checkpoint that hold the model, in order of preference.
-_NESTED_KEYS = ("model_state", "state_dict_ema", "model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
 # What readers raise for files that are cut or changed.
 _DAMAGED = (
     safetensors.SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
@@ -51,31 +47,24 @@ class WeightFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_file(path: Path) -> Path:
-    """Resolve a path to a weight file: the file itself, or the one in the folder."""
-    if path.is_dir():
-        for name in _FILES_IN_FOLDER:
-            if (path / name).is_file():
-                return path / name
-        message = (
-            f"weights folder must contain one of {', '.join(_FILES_IN_FOLDER)}, got none in "
-            f"{str(path)!r}. Pass the path of the file."
-        )
-        raise WeightError(message)
-    if not path.is_file():
-        message = f"weights not found: {str(path)!r}. Check the path."
-        raise WeightError(message)
-    if path.suffix.lower() not in SUFFIXES:
-        message = (
-            f"a weight file must end in {', '.join(SUFFIXES)}, got {str(path)!r}. Check the path."
-        )
-        raise WeightError(message)
-    return path
-
-
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a weight file, or the one in a folder, without executing code from it; on the CPU."""
+    """Read a weight file, or those of a folder, without executing code from them; on the CPU."""
+    reject_url(str(path))
     file = find_file(Path(path).expanduser())
+    if file.name.endswith(INDEX):
+        return _read_shards(file)
+    return _read_file(file)
+
+
+def _read_shards(index: Path) -> WeightFile:
+    files = read_index(index)
+    shards = [_read_file(file) for file in dict.fromkeys(files.values())]
+    tensors = {key: value for shard in shards for key, value in shard.tensors.items()}
+    check_shards(index, files, tensors)
+    return WeightFile(index, tensors, shards[0].metadata)
+
+
+def _read_file(file: Path) -> WeightFile:
     try:
         with file.open("rb") as stream:
             start = stream.read(9)
@@ -107,14 +96,16 @@ def _read_content(file: Path) -> WeightFile:
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
                 return WeightFile(file, tensors, dict(opened.metadata() or {}))
         if suffix == ".npz":
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                return WeightFile(file, {name: _as_tensor(archive[name]) for name in archive.files})
-        content = _read_numpy_pickle(file) if suffix == ".pkl" else _load_allowlisted(file)
+            return WeightFile(file, read_archive(file))
+        reject_torchscript(file)
+        content = read_pickle(file) if suffix == ".pkl" else read_torch(file)
     except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"{refused[1]}" if refused else first_line(error)
         message = (
-            f"{str(file)!r} holds Python objects other than tensors, or is damaged. It was not "
-            f"loaded, because unpickling could run arbitrary code. Save only the state dict, or "
-            f"use safetensors."
+            f"{str(file)!r} holds Python objects other than tensors ({reason}), or is damaged. It "
+            f"was not loaded, because unpickling could run arbitrary code. Save only the state "
+            f"dict, or use safetensors."
         )
         raise WeightError(message) from error
     except _DAMAGED as error:
@@ -131,111 +122,6 @@ def _read_content(file: Path) -> WeightFile:
         )
         raise WeightError(message)
     return WeightFile(file, content)
-
-
-class _Placeholder:
-    """Replaces an object of an allowlisted class, which is not needed: it ignores its state."""
-
-    def __new__(cls, *_args: object) -> _Placeholder:
-        return super().__new__(cls)
-
-    def __setstate__(self, _state: object) -> None: ...
-
-
-# Classes and functions in a pickled array, under the names of numpy 1 and numpy 2.
-_ARRAY_CLASSES = (
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "_codecs.encode",
-)
-# Classes in training checkpoints besides tensors: subclasses of dict, then the others.
-_DICTIONARY_CLASSES = (
-    "yacs.config.CfgNode",
-    "mmcv.utils.config.ConfigDict",
-    "mmengine.config.config.ConfigDict",
-)
-_IGNORED_CLASSES = (
-    "argparse.Namespace",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "mmengine.logging.message_hub.HistoryBuffer",
-    "pathlib.PosixPath",
-    *_ARRAY_CLASSES,
-)
-
-
-def _load_allowlisted(file: Path) -> Any:  # noqa: ANN401 (any content)
-    """Load a file of ``torch.save``; unpickling other classes raises, and nothing is executed."""
-    listed = [(OrderedDict, name) for name in _DICTIONARY_CLASSES]
-    listed += [(_Placeholder, name) for name in _IGNORED_CLASSES]  # type: ignore[misc]
-    with torch.serialization.safe_globals(listed):  # type: ignore[arg-type]
-        return torch.load(file, map_location="cpu", weights_only=True)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 (pickle's signature)
-        """Return the class or function of this name if it is allowlisted."""
-        listed = [path.rsplit(".", 1) for path in (*_ARRAY_CLASSES, "collections.OrderedDict")]
-        if [module, name] in listed:
-            return super().find_class(module, name)
-        message = f"{module}.{name} is not allowed in a pickle of numpy arrays"
-        raise pickle.UnpicklingError(message)
-
-
-def _read_numpy_pickle(file: Path) -> Mapping[str, Any]:
-    """Read a pickle of numpy arrays (``.pkl``), as in detectron2's model zoo, to tensors.
-
-    Anything other than arrays and plain values raises `pickle.UnpicklingError`.
-    """
-    with file.open("rb") as stream:
-        content = _ArrayUnpickler(stream).load()
-    if not isinstance(content, Mapping):
-        message = f"must hold a dictionary of arrays, got {type(content).__name__}"
-        raise pickle.UnpicklingError(message)
-    return _to_tensors(content)
-
-
-def _to_tensors(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    changed: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            changed[key] = _to_tensors(value)
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            changed[key] = torch.from_numpy(np.ascontiguousarray(value))
-        elif isinstance(value, Tensor | int | float | str):
-            changed[key] = value
-    return changed
-
-
-def _as_tensor(array: NDArray[Any]) -> Tensor:
-    # numpy has no bfloat16: JAX stores it as raw two-byte values (void).
-    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def unwrap(content: Mapping[str, Any], *, where: str) -> tuple[dict[str, Tensor], str]:
-    """Find the state dict in a training checkpoint and strip the prefixes of wrappers.
-
-    Returns the flat state dict and the path of keys that led to it (empty if it was flat).
-    """
-    nesting = []
-    while nest := next((key for key in _NESTED_KEYS if isinstance(content.get(key), Mapping)), ""):
-        content = content[nest]
-        nesting.append(nest)
-    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        message = (
-            f"{where} must hold named tensors, got {shorten(map(str, content)) or 'nothing'}. "
-            f"Pass a state dict."
-        )
-        raise WeightError(message)
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), ""):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state, ".".join(nesting)
 
 
 def write_weights(
@@ -277,7 +163,14 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
                 Path(temporary).unlink()
 
 
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_HUB_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors" + INDEX,
+    "pytorch_model.bin" + INDEX,
+)
+BESIDE_WEIGHTS = ("config.json", "preprocessor_config.json")
+"""Files of the hub and of transformers that describe the model and its images."""
 _TIMEOUT_S = 4.0
 
 
@@ -322,11 +215,18 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
         there = [entry.rfilename for entry in info.siblings or []]
         name = next((name for name in _HUB_FILES if name in there), "")
         if name:
-            return Path(
+            # The configuration comes into the same folder.
+            names = [name, *(beside for beside in BESIDE_WEIGHTS if beside in there)]
+            start = name.removesuffix(INDEX).rpartition(".")[0]
+            if name.endswith(INDEX):
+                names += [one for one in there if re.match(rf"{start}-\d+-of-\d+\.", one)]
+            paths = [
                 huggingface_hub.hf_hub_download(
-                    repo, name, revision=revision or None, etag_timeout=timeout_s
+                    repo, one, revision=revision or None, etag_timeout=timeout_s
                 )
-            )
+                for one in names
+            ]
+            return Path(paths[0])
     except (RepositoryNotFoundError, ValueError) as error:
         message = f"{tried}, and the hub has no such repository. Check the hub id."
         raise WeightError(message) from error

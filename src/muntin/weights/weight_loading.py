@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,40 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
-from muntin.models.timm_backbone import TimmConfig
-from muntin.ops.positions import SizeRuleName
+from muntin.errors import WeightError, shorten, unknown_name
+from muntin.models.swin_v2 import SwinV2, SwinV2Config
+from muntin.models.timm_backbone import TimmBackbone, TimmConfig
+from muntin.ops.positions import SizeRuleName, TableInterpolation
+from muntin.weights.classifier_search import is_classifier
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
     backbone_of,
-    detect,
     family_name,
     head_of,
-    key_map,
+    inner_model,
 )
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
-from muntin.weights.parameter_resizing import TableInterpolation
-from muntin.weights.state_matching import (
-    MatchResult,
-    describe_mismatches,
-    match_state,
-    model_key,
-)
-from muntin.weights.weight_files import (
-    SUFFIXES,
-    fetch,
-    is_hub_id,
-    license_of,
-    read_weights,
-    unwrap,
-)
-
-# Prefixes of muntin's names of a timm model.
-_OWN = ("backbone.net.", "net.", "head.")
-# Prefix of the backbone in torchvision's detectors.
-_BODY = "backbone.body."
+from muntin.weights.mismatch_hints import Mismatch, describe_mismatches
+from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
+from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
+from muntin.weights.source_info import adopt, build_adopted, set_config
+from muntin.weights.state_matching import MatchResult, match_state, model_key
+from muntin.weights.state_search import name_stranger
+from muntin.weights.window_buffers import fit_windows, read_windows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +46,17 @@ class LoadReport:
         reset: Our names of parameters that were not loaded, such as a head for other classes.
         ignored: Their names of unused tensors: derived buffers, a head or stages that are not here.
         size_rule: Size rule (padding policy) adopted from the source; empty if unchanged.
+        size_evidence: Their name of the tensor that tells that rule; empty if it is the rule of
+            all models of the dialect.
         conventions: Fields of a detector head's config adopted from it; empty if unchanged.
-        class_names: Those in the file, if any, as for `license`.
+        adopted: Values of other fields of the config adopted from it, or from files beside it, as
+            the windows of a Swin V2.
+        stated_in: File beside the weights that describes the model; empty if there is none.
+        class_names: Those in the file or beside it, if any, as for `license`.
+        part: Where in the file the weights lie; empty if they are all of it.
+        others: Where further weights for the model lie, which `part` of `load_weights` selects.
+        beside: Their names of tensors next to the weights that are no part of the model.
+        dropped: Their names of a classifier that was not loaded although the model's is random.
     """
 
     dialect: str
@@ -71,26 +66,35 @@ class LoadReport:
     reset: tuple[str, ...]
     ignored: tuple[str, ...]
     size_rule: str
+    size_evidence: str = ""
     conventions: str = ""
+    adopted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stated_in: str = ""
     class_names: tuple[str, ...] = ()
     license: str = ""
+    part: str = ""
+    others: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """Summarize the report in one line."""
-        parts = [f"{self.dialect} weights from {self.source}: {len(self.renamed)} renamed"]
-        if self.resized:
-            parts.append(f"{len(self.resized)} resized ({shorten(self.resized, limit=2)})")
-        if self.reset:
-            parts.append(f"not loaded: {shorten(self.reset, limit=2)}")
-        if self.ignored:
-            parts.append(f"{len(self.ignored)} ignored")
-        if self.size_rule:
-            parts.append(f"size rule set to {self.size_rule!r}")
-        if self.conventions:
-            parts.append(f"head conventions set to {self.conventions}")
-        if self.license:
-            parts.append(f"license {self.license}")
-        return ", ".join(parts)
+        told = f" ({self.size_evidence})" if self.size_evidence else ""
+        sentences = (
+            (self.resized, f"{len(self.resized)} resized ({shorten(self.resized, limit=2)})"),
+            (self.reset, f"not loaded: {shorten(self.reset, limit=2)}"),
+            (self.ignored, f"{len(self.ignored)} ignored"),
+            (self.others, f"part {self.part!r} (others: {shorten(self.others)})"),
+            (self.dropped, f"no classifier made of {shorten(self.dropped, limit=2)}"),
+            (self.beside, f"{len(self.beside)} beside it ({shorten(self.beside, limit=2)})"),
+            (self.size_rule, f"size rule set to {self.size_rule!r}{told}"),
+            *((name, f"{name} set to {value!r}") for name, value in self.adopted.items()),
+            (self.stated_in, f"described by {Path(self.stated_in).name} beside them"),
+            (self.conventions, f"head conventions set to {self.conventions}"),
+            (self.license, f"license {self.license}"),
+        )
+        start = f"{self.dialect} weights from {self.source}: {len(self.renamed)} renamed"
+        return ", ".join([start, *(sentence for given, sentence in sentences if given)])
 
 
 def load_weights(
@@ -98,8 +102,10 @@ def load_weights(
     source: str | Path | Mapping[str, Any] | OpenedWeights,
     dialect: str = "auto",
     *,
-    resampling: TableInterpolation = "bicubic",
+    part: str = "",
+    resampling: TableInterpolation | None = None,
     head_rows: Sequence[int] | str | Path | None = None,
+    made_with: Mapping[str, Any] | None = None,
 ) -> LoadReport:
     """Load weights from any supported ecosystem into a model.
 
@@ -109,15 +115,22 @@ def load_weights(
 
     Args:
         model: A network or a backbone.
-        source: A file, a folder with one, a state dict, a training checkpoint that contains one, or
-            a hub id such as "timm/swin_tiny_patch4_window7_224.ms_in1k". The network is not
-            used if the path exists.
+        source: A file, a folder with one, a state dict, a training checkpoint that contains one
+            under any names, or a hub id such as "timm/swin_tiny_patch4_window7_224.ms_in1k". The
+            network is not used if the path exists.
+        part: Which of several sets of weights in the file: names in its location, such as
+            "teacher". Default: the most complete; of equal ones averaged weights before teachers,
+            and these before others.
         dialect: "auto", or one of "muntin", "microsoft", "timm", "torchvision", "transformers",
             "openmmlab", "detectron2", "google".
         resampling: How relative position bias tables of another window are resized: "bicubic", or
-            "geometric", which keeps small offsets in place. Equal windows are copied exactly.
+            "geometric", which keeps small offsets in place; default: as the size rule says. Equal
+            windows are copied exactly.
         head_rows: For a head with fewer classes than the source's (22k to 1k): the source's class
             id for each class of the model, or a text file with one id per line.
+        made_with: Fields of the config of the model that the weights come from, as far as no
+            file says them: ``{"img_size": (256, 128)}`` for positions that are no square;
+            "window_size" and "pretrained_windows" for a Swin V2.
 
     Returns:
         A report.
@@ -132,28 +145,59 @@ def load_weights(
         >>> load_weights(body, {"backbone." + k: v for k, v in body.state_dict().items()}).dialect
         'muntin'
     """
+    model = inner_model(model)
     backbone: Any = backbone_of(model)
-    if resampling not in ("bicubic", "geometric"):
+    if resampling not in (None, "bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
-    opened = open_weights(source, dialect, backbone.config)
-    reading = _read(opened, backbone.config, head_of(model))
+    opened = open_weights(source, dialect, model, part)
+    raw = opened.state
+    if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
+        known = find_source(backbone.config, opened.texts, made_with, {})
+        found = dataclasses.replace(opened.found, state=read_as_timm(backbone, raw, known))
+        opened = dataclasses.replace(opened, found=found)
+    reading = rename_state(opened, model)
     if head_rows is not None:
         _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule = own_rule
+    rule, evidence = own_rule, ""
     if opened.dialect != NATIVE:
-        rule = DIALECTS[opened.dialect].find_size_rule(opened.state, backbone.config)
-    matched = match_state(model, reading, opened.dialect, rule, resampling)
-    _reject_mismatches(matched, reading, opened, backbone.config)
+        nesting = (
+            f"{family_name(type(backbone.config))} under {'.'.join(map(str, opened.found.path))!r}"
+        )
+        rule, evidence = DIALECTS[opened.dialect].find_size_rule([*opened.found.state, nesting])
+    theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
+    matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
+    if opened.state is not raw:
+        _note_conversion(matched, reading, model, raw, opened.state)
+    _reject_mismatches(matched, reading, opened, backbone, theirs)
     _reject_nonfinite(matched.values, opened.where)
+    where = opened.stated.where if opened.stated else opened.where
+    other = build_adopted(backbone, opened.stated_fields, where)
     own = model.state_dict()
     with torch.no_grad():
         for key, tensor in matched.values.items():
             own[key].copy_(tensor)
-    adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
-    if adopts:
-        backbone.config = dataclasses.replace(backbone.config, size_rule=rule)
+    adopted = {} if other is None else adopt(backbone, other)
+    if adopts := rule != own_rule and hasattr(backbone.config, "size_rule"):
+        set_config(backbone, dataclasses.replace(backbone.config, size_rule=rule))
+    recorded = read_windows(reading, opened.found.state)
+    adopted |= _adopt_windows(backbone, matched, recorded, theirs, rule)
+    report = _report(opened, reading, matched, model)
+    return dataclasses.replace(
+        report,
+        size_rule=rule if adopts else "",
+        size_evidence=evidence if adopts else "",
+        adopted=adopted,
+    )
+
+
+def _report(
+    opened: OpenedWeights, reading: RenamedState, matched: MatchResult, model: nn.Module
+) -> LoadReport:
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
+    heads = [theirs for theirs, ours in reading.pairs if ours.startswith("head.")]
+    fresh = [key for key in matched.reset if key.startswith("head.")]
+    dropped = heads or [key for key in reading.beside if is_classifier(key)]
     return LoadReport(
         dialect=opened.dialect,
         source=opened.where,
@@ -161,28 +205,37 @@ def load_weights(
         resized=tuple(matched.resized),
         reset=tuple(matched.reset),
         ignored=tuple(matched.ignored),
-        size_rule=rule if adopts else "",
+        size_rule="",
+        stated_in=opened.stated.where if opened.stated else "",
         conventions=adopt_conventions(head_of(model), opened.dialect) if matched.has_head else "",
-        class_names=tuple(json.loads(opened.texts.get("class_names", "[]"))),
+        class_names=opened.class_names,
         license=opened.texts.get("license", ""),
+        part=opened.found.location,
+        others=opened.others,
+        beside=tuple(reading.beside),
+        dropped=tuple(dropped) if fresh else (),
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightInfo:
-    """What a model must have for these weights; `num_classes` is 0 without a classifier.
+    """What a model must have for these weights.
 
-    `dtype` is float32 if mixed.
+    `num_classes` is 0 without a classifier on the backbone's vector, `dtype` float32 if mixed.
+    `norms_tokens` tells a ViT whose last norm is that of all tokens, not that of their mean.
     """
 
     num_classes: int
+    norms_tokens: bool
     in_chans: int
     dtype: torch.dtype
 
 
-def inspect_weights(opened: OpenedWeights, config: object) -> WeightInfo:
-    """Infer what model must be built to load weights without resizing."""
-    tensors = _read(opened, config).tensors
+def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
+    """Infer what model must be built to load weights without resizing; `model` is a backbone."""
+    config: Any = backbone_of(model).config
+    reading = rename_state(opened, model)
+    tensors = reading.tensors
     # The first convolution of a timm model is its stem.
     patches = [
         tensor
@@ -191,7 +244,9 @@ def inspect_weights(opened: OpenedWeights, config: object) -> WeightInfo:
         or (isinstance(config, TimmConfig) and tensor.ndim == 4)
     ]
     first = tensors.get("tokens_to_token.attention1.norm1.weight")
-    head = tensors.get("head.fc.weight")
+    # A classifier on a layer before it, from pre-training, has no counterpart here.
+    deeper = any("pre_logits" in name for name in reading.ignored)
+    head = None if deeper else tensors.get("head.fc.weight")
     if not patches and first is None and not isinstance(config, TimmConfig):
         message = (
             f"weights from {opened.where} ({opened.dialect}) must be those of a "
@@ -202,6 +257,7 @@ def inspect_weights(opened: OpenedWeights, config: object) -> WeightInfo:
     return WeightInfo(
         dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32,
         num_classes=0 if head is None else head.shape[0],
+        norms_tokens="norm.weight" in tensors and "fc_norm.weight" not in tensors,
         # A T2T-ViT has none; its first norm has a channel for each of 7 x 7 pixels.
         in_chans=patches[0].shape[1] if patches else len(first) // 49,  # type: ignore[arg-type]
     )
@@ -243,88 +299,68 @@ def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, 
         tensors[name] = tensors[name][rows]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OpenedWeights:
-    """Weights whose dialect is known, with metadata and source, to be loaded once or more."""
-
-    state: Mapping[str, Tensor]
-    texts: Mapping[str, str]
-    where: str
-    dialect: str
-
-
-def open_weights(
-    source: str | Path | Mapping[str, Any] | OpenedWeights, dialect: str, config: object
-) -> OpenedWeights:
-    """Read weights and detect their dialect; arguments as in `load_weights`."""
-    if isinstance(source, OpenedWeights):
-        return source
-    if dialect not in ("auto", NATIVE, *DIALECTS):
-        raise WeightError(unknown_name("dialect", dialect, ["auto", NATIVE, *DIALECTS]))
-    state, texts, where = _resolve_source(source)
-    if dialect == "auto":
-        stored = texts.get("dialect", "")
-        if stored in (NATIVE, *DIALECTS):
-            dialect = stored
-        elif isinstance(config, TimmConfig):
-            foreign = "torchvision" if any(key.startswith(_BODY) for key in state) else "timm"
-            dialect = NATIVE if all(key.startswith(_OWN) for key in state) else foreign
-        else:
-            dialect = detect(state, where=where)
-    if dialect != NATIVE:
-        state = dict(DIALECTS[dialect].normalise(state))
-    return OpenedWeights(state=state, texts=texts, where=where, dialect=dialect)
+def _note_conversion(
+    matched: MatchResult,
+    reading: RenamedState,
+    model: nn.Module,
+    raw: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+) -> None:
+    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
+    ours = dict(reading.pairs)
+    there = {id(tensor) for tensor in state.values()}
+    matched.ignored += [
+        k for k, tensor in raw.items() if k not in state and id(tensor) not in there
+    ]
+    changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
+    matched.resized += [model_key(ours[key], model) for key in changed]
 
 
-def _resolve_source(
-    source: str | Path | Mapping[str, Any],
-) -> tuple[dict[str, Tensor], Mapping[str, str], str]:
-    if not isinstance(source, Mapping | str | Path):
-        message = (
-            f"weights must be a file, a folder, a hub id or a state dict, got "
-            f"{type(source).__name__}."
-        )
-        raise WeightError(message)
-    if isinstance(source, Mapping):
-        state, nesting = unwrap(source, where="the state dict")
-        return state, {}, f"a state dict [{nesting}]" if nesting else "a state dict"
-    if not str(source).strip():
-        message = f"weights must be a file, a folder or a hub id, got {str(source)!r}."
-        raise WeightError(message)
-    path = Path(source).expanduser()
-    text = str(source).removeprefix("hf-hub:")
-    # "runs/flowers" may be a hub id or a mistyped path: a path if the folder "runs" exists.
-    local = isinstance(source, Path) or path.exists() or path.suffix.lower() in SUFFIXES
-    texts: dict[str, str] = {}
-    if not local and is_hub_id(text) and not Path(text.split("/")[0]).is_dir():
-        path = fetch(text)
-        texts["license"] = license_of(text)
-    file = read_weights(path)
-    texts |= {key: value for key, value in file.metadata.items() if value}
-    if "NC" in texts.get("license", ""):
-        message = f"weights from {source} have the license {texts['license']}: no commercial use."
-        warnings.warn(message, MuntinWarning, stacklevel=4)
-    state, nesting = unwrap(file.tensors, where=repr(str(file.path)))
-    return state, texts, f"{source} [{nesting}]" if nesting else str(source)
-
-
-def _read(opened: OpenedWeights, config: object, head: nn.Module | None = None) -> RenamedState:
-    if opened.dialect != NATIVE:
-        return key_map(opened.dialect, config, head).read(opened.state)
-    names = {key: key.removeprefix("backbone.") for key in opened.state}
-    return RenamedState(
-        tensors={ours: opened.state[key] for key, ours in names.items()}, pairs=list(names.items())
-    )
+def _adopt_windows(
+    backbone: nn.Module,
+    matched: MatchResult,
+    recorded: Mapping[int, tuple[int, int]],
+    source: object,
+    rule: SizeRuleName,
+) -> dict[str, Any]:
+    """Give a Swin V2 the windows of its source: of its buffers, or else of its config."""
+    if not isinstance(backbone, SwinV2):
+        return {}
+    old = backbone.config
+    new, others = fit_windows(old, recorded, rule)
+    if isinstance(source, SwinV2Config) and not recorded:
+        new = scale_offsets(new, source, rule)
+    resized = tuple(f"layers.{stage}." for stage in others)
+    matched.resized += [
+        key
+        for key in matched.values
+        if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
+    ]
+    if new != old:
+        set_config(backbone, new)
+    names = ("window_size", "pretrained_windows")
+    return {name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
 
 
 def _reject_mismatches(
-    matched: MatchResult, reading: RenamedState, opened: OpenedWeights, config: object
+    matched: MatchResult,
+    reading: RenamedState,
+    opened: OpenedWeights,
+    backbone: Any,  # noqa: ANN401 (any family)
+    source: Any,  # noqa: ANN401 (the same)
 ) -> None:
-    problems = describe_mismatches(matched, reading, opened.state, opened.dialect, config)
+    def retry(other: nn.Module) -> tuple[RenamedState, MatchResult]:
+        again = rename_state(opened, other)
+        return again, match_state(other, again, opened.dialect, "muntin", "bicubic", source)
+
+    mismatch = Mismatch(backbone, opened.state, opened.dialect, reading, matched, retry)
+    problems = describe_mismatches(mismatch)
     if problems:
+        owner = name_stranger(opened.state)
         message = (
             f"weights from {opened.where} ({opened.dialect}) do not match "
-            f"{family_name(type(config))}: {problems}. The model is unchanged."
+            f"{family_name(type(backbone.config))}: {problems}. "
+            f"{f'They may be those of {owner}. ' if owner else ''}The model is unchanged."
         )
         raise WeightError(message)
 

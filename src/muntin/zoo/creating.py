@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from muntin.errors import ConfigError, unknown_name
 from muntin.heads.head_table import DETECTORS, MASK_DETECTORS, DetectorConfig, find_head
 from muntin.heads.network import HeadConfig, Network
 from muntin.heads.pose_head import PoseConfig
-from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
+from muntin.heads.rcnn_config import CASCADE_VITDET, CONVENTIONS, VITDET, RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
 from muntin.samples import Classes, Skeleton, TaskKind
 from muntin.tasks.task import Task
@@ -69,17 +70,23 @@ def create(
     if task_row.dense is None:
         return create_model(model, num_classes=count, weights=weights, **fields)
     classes = _numbered_classes(count, 17 if num_keypoints is None else num_keypoints)
-    named = task_row.dense.default_head["large"] if head is None else head
-    config = find_head(named, task_row.dense.heads) if isinstance(named, str) else named
-    if not isinstance(config, HeadConfig):
-        message = f"head must be a name or the config of a head, got {type(named).__name__}."
-        raise ConfigError(message)
-    config = _with_conventions(config, named, conventions)
+    config = resolve_head(task_row, head, conventions)
     backbone = build_dense_backbone(model, fields, finest=config.finest)
     network = Network(backbone, task_row.build_head(backbone, classes, config))
     if weights is not None:
         load_into(network, weights, architecture)
     return network
+
+
+def resolve_head(task_row: Task, head: str | HeadConfig | None, conventions: str) -> HeadConfig:
+    """Give the config of a head of a dense task; arguments as in `create`."""
+    assert task_row.dense is not None, "a task with several heads"
+    named = task_row.dense.default_head["large"] if head is None else head
+    config = find_head(named, task_row.dense.heads) if isinstance(named, str) else named
+    if not isinstance(config, HeadConfig):
+        message = f"head must be a name or the config of a head, got {type(named).__name__}."
+        raise ConfigError(message)
+    return _with_conventions(config, named, conventions)
 
 
 def _numbered_classes(num_classes: int, num_keypoints: int) -> Classes:
@@ -163,16 +170,18 @@ def _reject_unused(
 
 def _with_conventions(config: HeadConfig, head: str | HeadConfig, origin: str) -> HeadConfig:
     """Replace a published head's config by that of its detectors in another library."""
-    if not origin:
+    if not origin or (origin == "detectron2" and config in (VITDET, CASCADE_VITDET)):
         return config
     if origin not in CONVENTIONS:
         raise ConfigError(unknown_name("conventions", origin, CONVENTIONS))
-    published = CONVENTIONS["openmmlab"].values()
+    # A head of keypoints is a detector with more layers before its heatmaps.
+    layers = {name: getattr(config, name, 0) for name in ("mask_convs", "mask_dim")}
+    published = [replace(row, **layers) for row in CONVENTIONS["openmmlab"].values()]
     if not isinstance(config, RCNNConfig) or not isinstance(head, str) or config not in published:
         called = repr(head) if isinstance(head, str) else "a custom config"
         message = (
             f"conventions={origin!r} requires one of the published heads faster_rcnn, mask_rcnn, "
-            f"cascade_rcnn and cascade_mask_rcnn, got {called}. Remove conventions."
+            f"cascade_rcnn, cascade_mask_rcnn and keypoint_rcnn, got {called}. Remove conventions."
         )
         raise ConfigError(message)
     kind = "cascade" if len(config.stage_ious) > 1 else "rcnn"
@@ -180,4 +189,4 @@ def _with_conventions(config: HeadConfig, head: str | HeadConfig, origin: str) -
         known = ", ".join(name for name, kinds in CONVENTIONS.items() if kind in kinds)
         message = f"conventions of a {kind} must be one of {known}, got {origin!r}."
         raise ConfigError(message)
-    return CONVENTIONS[origin][kind]
+    return replace(CONVENTIONS[origin][kind], **layers)

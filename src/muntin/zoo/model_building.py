@@ -7,20 +7,22 @@ import copy
 import dataclasses
 import difflib
 import fnmatch
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from muntin.configs import replace
-from muntin.errors import ConfigError, unknown_name
+from muntin.configs import replace, to_dict
+from muntin.errors import ConfigError, MuntinWarning, shorten, unknown_name
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
-from muntin.models.timm_backbone import TimmConfig, describe_timm, list_timm
+from muntin.models.timm_backbone import TimmConfig, describe_timm, has_timm, list_timm
+from muntin.zoo.model_names import match_name, split_tag
 from muntin.zoo.model_zoo import ALIASES, MODELS, BackboneConfig, ModelEntry, build_backbone
 
 TIMM = "timm:"
@@ -46,15 +48,52 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def find_model(name: str) -> ModelEntry:
-    """Look up a model by name or alias; an error suggests the closest name."""
+    """Look up a model by its name here or in another library; see `canonical_name`."""
     if name.startswith(TIMM):
         return _find_timm(name.removeprefix(TIMM))
-    row = MODELS.get(ALIASES.get(name, name))
-    if row is None:
-        near = difflib.get_close_matches(name, [*MODELS, *ALIASES])
+    known, weights = _resolve(name)
+    if not known:
+        base = split_tag(name)[0]
+        near = difflib.get_close_matches(base, [*MODELS, *ALIASES])
         hint = "List models with: muntin models, or: muntin models 'swin*'"
+        if has_timm(base):
+            near, hint = [], f"It is a model of timm; name it {TIMM + base!r}."
         raise ConfigError(unknown_name("model", name, near, hint=hint))
-    return row
+    entry = MODELS[known]
+    if weights in ("", entry.weights):
+        return entry
+    return dataclasses.replace(entry, weights=weights, accuracy=0.0, source="", license="")
+
+
+def canonical_name(name: str) -> str:
+    """Name in the table of a model that may be called as elsewhere; unknown ones are unchanged.
+
+    Known are timm's names, with a tag, which stays if it names other weights than the table does;
+    those of torchvision and OpenMMLab; and ids of the hub.
+
+    Example:
+        >>> canonical_name("swin_t"), canonical_name("google/vit-base-patch16-224")
+        ('swin_tiny_patch4_window7_224', 'vit_base_patch16_224')
+    """
+    known, weights = _resolve(name)
+    if not known or weights in ("", MODELS[known].weights):
+        return known or name
+    return weights.removeprefix("timm/")
+
+
+def _resolve(name: str) -> tuple[str, str]:
+    """Name in the table, or empty, and the hub id of weights, if timm's tag names them."""
+    if name in MODELS or name in ALIASES or name.startswith(TIMM):
+        return ALIASES.get(name, name) if not name.startswith(TIMM) else "", ""
+    base, tag = split_tag(name)
+    hub_id = f"timm/{base}.{tag}" if tag else ""
+    known = next((known for known, row in MODELS.items() if row.weights == hub_id != ""), "")
+    if not known and (base in MODELS or base in ALIASES):
+        known = ALIASES.get(base, base)
+    if known:
+        return known, hub_id
+    configs = {known: row.config for known, row in MODELS.items()}
+    return match_name(base, configs, ALIASES), ""
 
 
 def _find_timm(name: str) -> ModelEntry:
@@ -72,7 +111,9 @@ def _find_timm(name: str) -> ModelEntry:
 
 def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> BackboneConfig:
     """Return the config of a model with some fields changed; unknown fields are errors."""
-    config, changed = find_model(name).config, dict(fields_changed or {})
+    config, given = find_model(name).config, dict(fields_changed or {})
+    stages = len(given.get("depths", getattr(config, "depths", ())))
+    changed = {key: _square(key, value, stages) for key, value in given.items()}
     if "attention" in changed and not hasattr(config, "attention"):
         message = (
             f"attention can be set only for models with window attention (Swin and Swin V2), got "
@@ -88,10 +129,43 @@ def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> 
     names = [field.name for field in dataclasses.fields(config)]
     unknown = next((key for key in changed if key not in names), "")
     if unknown:
+        if unknown in _ELSEWHERE:
+            message = f"Unknown option in {name} {unknown!r}. {_ELSEWHERE[unknown]}"
+            raise ConfigError(message)
         # The arguments of the functions that create models are compared too.
         message = unknown_name(f"option in {name}", unknown, [*names, *_ARGUMENTS])
         raise ConfigError(message)
     return replace(config, changed, where=name)
+
+
+_ELSEWHERE = {
+    "pretrained": "Set weights to a hub id, such as that in the column of muntin models.",
+    "pretrained_cfg": "Set weights to a hub id, a file or a folder.",
+    "checkpoint_path": "Set weights to the file.",
+    "features_only": "Call create_backbone, whose output is a list of maps.",
+    "global_pool": "Set pool='mean' or pool='token' (ViT); other families have one way of pooling.",
+    "num_labels": "Set num_classes.",
+    "image_size": "Set img_size.",
+    "hidden_size": "Set embed_dim.",
+    "num_hidden_layers": "Set depth.",
+    "num_attention_heads": "Set num_heads.",
+    "num_channels": "Set in_chans.",
+    "init_values": "Set layer_scale.",
+}
+"""Keywords of timm and transformers, and what does the same here."""
+
+
+def _square(name: str, value: Any, stages: int) -> Any:  # noqa: ANN401 (any field)
+    """Turn a pair of equal numbers into one, where a side is meant."""
+    sides = name in ("patch_size", "window_size", "mask_unit")
+    if not sides or not isinstance(value, (tuple, list)) or len(value) != 2:
+        return value
+    if value[0] == value[1]:
+        return value[0]
+    if name == "window_size" and stages == len(value):
+        return value  # one a stage
+    message = f"{name} must be the side of a square, got {tuple(value)}. Set one number."
+    raise ConfigError(message)
 
 
 def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
@@ -180,13 +254,16 @@ def change_model(model: M, **architecture: Any) -> M:
         8
     """
     from muntin.weights.dialects import backbone_of
+    from muntin.weights.source_info import set_config
     from muntin.weights.weight_loading import load_weights
 
     backbone_of(model)  # raises if it is not a muntin model
     old: Any = model.backbone if isinstance(model, Network) else model
     config = replace(old.config, architecture, where=type(old).__name__)
     fresh: Any = build_backbone(config)
-    load_weights(fresh, old.state_dict(), dialect="muntin")
+    load_weights(fresh, old.state_dict(), dialect="muntin", made_with=to_dict(old.config))
+    if "pretrained_windows" in architecture:
+        set_config(fresh, config)
     parameter = next(old.parameters())
     fresh.to(parameter.device, parameter.dtype).train(old.training)
     if not isinstance(model, Network):
@@ -239,10 +316,24 @@ def create_backbone(
 
 
 def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any]) -> None:
-    """Load weights; a size rule set by the caller is kept."""
+    """Load weights; fields that the caller set are kept, with a warning if the source differs."""
+    from muntin.weights.source_info import adopt, build_adopted, set_config
     from muntin.weights.weight_loading import load_weights
 
-    load_weights(model, weights)
-    if "size_rule" in requested:
-        body: Any = model.backbone if isinstance(model, Network) else model
-        body.config = dataclasses.replace(body.config, size_rule=requested["size_rule"])
+    report = load_weights(model, weights)
+    body: Any = model.backbone if isinstance(model, Network) else model
+    if report.dropped:
+        message = (
+            f"the classifier is random: that of {weights} was not loaded "
+            f"({shorten(report.dropped, limit=2)})."
+        )
+        warnings.warn(message, MuntinWarning, stacklevel=3)
+    own = ("size_rule", "window_size", "pretrained_windows")
+    if changed := {name: requested[name] for name in own if name in requested}:
+        set_config(body, replace(body.config, changed))
+    kept = {name: requested[name] for name in report.adopted if name in requested}
+    other = build_adopted(body, kept, "the call")
+    if other is not None:
+        adopt(body, other)
+        message = f"{weights} states {dict(report.adopted)}, but {kept} was requested, and is used."
+        warnings.warn(message, MuntinWarning, stacklevel=3)

@@ -15,9 +15,18 @@ from muntin.models.swin import Swin, SwinConfig
 from muntin.models.swin_v2 import SwinV2, SwinV2Config, swin_v2_preset
 from muntin.models.t2t_vit import T2TViT, T2TViTConfig, t2t_vit_preset
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
-from muntin.models.vit import ViT, ViTConfig, ViTSize, deit3_preset, vit_preset, vitpose_preset
+from muntin.models.vit import ViT, ViTConfig
+from muntin.models.vit_det import ViTDet, ViTDetConfig, vit_det_preset
+from muntin.models.vit_presets import (
+    ViTSize,
+    beit_preset,
+    deit3_preset,
+    dinov2_preset,
+    vit_preset,
+    vitpose_preset,
+)
 
-BackboneConfig = SwinConfig | ViTConfig | T2TViTConfig | HieraConfig | TimmConfig
+BackboneConfig = SwinConfig | ViTConfig | ViTDetConfig | T2TViTConfig | HieraConfig | TimmConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +41,7 @@ FAMILIES: dict[str, Family] = {
     "swin": Family(config=SwinConfig, build=Swin),
     "swin_v2": Family(config=SwinV2Config, build=SwinV2),
     "vit": Family(config=ViTConfig, build=ViT),
+    "vit_det": Family(config=ViTDetConfig, build=ViTDet),
     "t2t_vit": Family(config=T2TViTConfig, build=T2TViT),
     "hiera": Family(config=HieraConfig, build=Hiera),
     "timm": Family(config=TimmConfig, build=TimmBackbone),
@@ -116,6 +126,9 @@ _deit = _Publisher("facebookresearch/deit README_deit", "Apache-2.0").row
 _deit3 = _Publisher("facebookresearch/deit README_revenge", "Apache-2.0").row
 _mae = _Publisher("facebookresearch/mae FINETUNE, after fine-tuning", _NON_COMMERCIAL).row
 _simmim = _Publisher("microsoft/SimMIM README, after fine-tuning", "MIT").row
+_dinov2 = _Publisher("", "Apache-2.0").row
+_beit = _Publisher("", "Apache-2.0", _HALF).row
+_beitv2 = _Publisher("", "Apache-2.0").row
 _t2t = _Publisher("yitu-opensource/T2T-ViT README", "").row
 _hiera = _Publisher("facebookresearch/hiera README", _NON_COMMERCIAL).row
 
@@ -135,13 +148,7 @@ def _mean_pooled(size: ViTSize, patch: int, side: int) -> ViTConfig:
 
 _MAE_BASE, _MAE_LARGE = _mean_pooled("base", 16, 224), _mean_pooled("large", 16, 224)
 _MAE_HUGE = _mean_pooled("huge", 14, 224)
-_SIMMIM_VIT = replace(
-    _MAE_BASE,
-    absolute_pos_embed=False,
-    relative_pos_bias=True,
-    key_bias=False,
-    layer_scale=0.1,
-)
+_SIMMIM_VIT = beit_preset("base", 224, 0.1)
 
 _ROWS = (
     _swin("swin_tiny_patch4_window7_224", swin.SWIN_TINY, "ms_in1k", 81.2),
@@ -220,11 +227,30 @@ _ROWS = (
     _simmim(
         "simmim_swin_large_window14_224", replace(swin.SWIN_LARGE, window_size=14), accuracy=85.4
     ),
+    _beit("beit_base_patch16_224", beit_preset("base", 224, 0.1), "in22k_ft_in22k_in1k"),
+    _beit("beit_base_patch16_384", beit_preset("base", 384, 0.1), "in22k_ft_in22k_in1k"),
+    _beit("beit_large_patch16_224", beit_preset("large", 224, 1e-5), "in22k_ft_in22k_in1k"),
+    _beit("beit_large_patch16_384", beit_preset("large", 384, 1e-5), "in22k_ft_in22k_in1k"),
+    _beitv2("beitv2_base_patch16_224", beit_preset("base", 224, 1e-5), "in1k_ft_in22k_in1k"),
+    _beitv2("beitv2_large_patch16_224", beit_preset("large", 224, 1e-5), "in1k_ft_in22k_in1k"),
+    # DINOv2: self-supervised, published without a classifier
+    _dinov2("vit_small_patch14_dinov2", dinov2_preset("small"), "lvd142m"),
+    _dinov2("vit_base_patch14_dinov2", dinov2_preset("base"), "lvd142m"),
+    _dinov2("vit_large_patch14_dinov2", dinov2_preset("large"), "lvd142m"),
+    _dinov2("vit_giant_patch14_dinov2", dinov2_preset("giant"), "lvd142m"),
+    _dinov2("vit_small_patch14_reg4_dinov2", dinov2_preset("small", 4), "lvd142m"),
+    _dinov2("vit_base_patch14_reg4_dinov2", dinov2_preset("base", 4), "lvd142m"),
+    _dinov2("vit_large_patch14_reg4_dinov2", dinov2_preset("large", 4), "lvd142m"),
+    _dinov2("vit_giant_patch14_reg4_dinov2", dinov2_preset("giant", 4), "lvd142m"),
     # ViTPose: backbones of pose estimators; the published weights include the head.
     ("vitpose_small", ModelEntry(config=vitpose_preset("small"), license="Apache-2.0")),
     ("vitpose_base", ModelEntry(config=vitpose_preset("base"), license="Apache-2.0")),
     ("vitpose_large", ModelEntry(config=vitpose_preset("large"), license="Apache-2.0")),
     ("vitpose_huge", ModelEntry(config=vitpose_preset("huge"), license="Apache-2.0")),
+    # ViTDet: backbones of detectors; the published weights include neck and heads.
+    ("vitdet_base", ModelEntry(config=vit_det_preset("base", 0.1), license="Apache-2.0")),
+    ("vitdet_large", ModelEntry(config=vit_det_preset("large", 0.4), license="Apache-2.0")),
+    ("vitdet_huge", ModelEntry(config=vit_det_preset("huge", 0.5), license="Apache-2.0")),
     # T2T-ViT
     _t2t("t2t_vit_7", t2t_vit_preset(7), accuracy=71.7),
     _t2t("t2t_vit_10", t2t_vit_preset(10), accuracy=75.2),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,52 +15,68 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muntin.configs import with_texts
 from muntin.errors import WeightError, shorten
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
+from muntin.models.vit import ViTConfig
 from muntin.weights.dialects import to_dialect
+from muntin.weights.opened_weights import open_weights
+from muntin.weights.source_geometry import MADE_WITH
+from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import write_weights, write_whole
 from muntin.weights.weight_loading import (
     LoadReport,
     WeightInfo,
     inspect_weights,
     load_weights,
-    open_weights,
+    read_head_rows,
 )
 from muntin.zoo.model_building import find_model
 from muntin.zoo.model_zoo import BackboneConfig, build_backbone
+from muntin.zoo.source_models import find_source_model
 
 # Key under which an ecosystem's own loader expects the state dict in a .pth file.
 _NESTED_KEYS = {"microsoft": "model", "openmmlab": "state_dict", "detectron2": "model"}
 
+# Ends of the names of buffers that are computed from weights or config.
+_DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask", "num_batches_tracked")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversion:
-    """Result of `convert_weights`."""
+    """Result of `convert_weights`.
+
+    `unwritten` are fields of the config, other than those of the zoo, that no parameter shows.
+    `left_out` are names in the source of what the file does not hold, such as a decoder or the
+    head of another task; buffers that are derived from weights are not among them.
+    """
 
     path: Path
     report: LoadReport
     num_tensors: int
     num_classes: int
+    unwritten: Mapping[str, Any]
+    left_out: tuple[str, ...] = ()
 
 
 def convert_weights(
     source: str | Path,
     target: str | Path,
     *,
-    name: str,
+    name: str = "",
     to: str,
     dialect: str = "auto",
     settings: Iterable[tuple[str, str]] = (),
+    head_rows: Sequence[int] | str | Path | None = None,
     force: bool = False,
 ) -> Conversion:
     """Read weights of any ecosystem, write them for another, read them back and compare every bit.
 
     `source` is as in `load_weights`; `target` a new ``.safetensors``, ``.pth`` or ``.pt`` (with the
     nesting that the ecosystem's loader expects), or ``.npz`` for "google"; `name` a model of the
-    zoo; `to` a dialect, or "muntin". `settings` are fields in which the architecture differs from
-    the zoo, with values as text: ``("img_size", "96")``.
+    zoo, or empty if files beside the weights state it; `to` a dialect, or "muntin". `settings` are
+    fields in which the architecture differs from the zoo, with values as text: ``("img_size",
+    "96")``; `head_rows` as in `load_weights`.
     """
     target = Path(target)
     if target.suffix not in (".safetensors", ".pth", ".pt", ".npz"):
@@ -72,11 +88,18 @@ def convert_weights(
     if target.exists() and not force:
         message = f"target {str(target)!r} already exists. Choose another path, or use --force."
         raise WeightError(message)
-    config = with_texts(find_model(name).config, settings)
-    opened = open_weights(source, dialect, config)
-    info = inspect_weights(opened, config)
+    name, entry = find_source_model(name, read_source_info(source), dict(settings))
+    config = entry.config
+    with torch.device("meta"):
+        shell = build_backbone(config)
+    opened = open_weights(source, dialect, shell)
+    info = inspect_weights(opened, shell)
+    config = _with_norm_of(info, config)
+    if head_rows is not None:
+        head_rows = read_head_rows(head_rows)
+        info = dataclasses.replace(info, num_classes=len(head_rows))
     model = _build(config, info)
-    report = load_weights(model, opened)
+    report = load_weights(model, opened, head_rows=head_rows)
     if report.resized:
         message = (
             f"weights from {source} must have the sizes of the model to be converted without loss, "
@@ -84,6 +107,7 @@ def convert_weights(
             f"architecture, for example with --set img_size=... or --set window_size=..."
         )
         raise WeightError(message)
+    _reject_fresh(report)
     body_only = info.num_classes == 0
     state = {
         # Half-precision weights are written in half precision; the float32 model between holds
@@ -91,7 +115,8 @@ def convert_weights(
         key: tensor.to(info.dtype) if tensor.is_floating_point() else tensor
         for key, tensor in to_dialect(model.backbone if body_only else model, to).items()
     }
-    texts = {"dialect": to, "model": name, "source": str(source)}
+    made_with = json.dumps({"img_size": config.img_size})
+    texts = {"dialect": to, "model": name, "source": str(source), MADE_WITH: made_with}
     if report.class_names:
         texts["class_names"] = json.dumps(report.class_names)
     if report.license:
@@ -105,7 +130,33 @@ def convert_weights(
         report=report,
         num_tensors=len(state),
         num_classes=info.num_classes,
+        left_out=tuple(name for name in report.ignored if not name.endswith(_DERIVED)),
+        unwritten=_unwritten(model.backbone, name),
     )
+
+
+def _with_norm_of(info: WeightInfo, config: BackboneConfig) -> BackboneConfig:
+    """Put the last norm where the file has it: pre-training normalises all tokens, not the mean."""
+    if info.norms_tokens and isinstance(config, ViTConfig) and config.pool_norm == "after":
+        return dataclasses.replace(config, pool_norm="before")
+    return config
+
+
+def _reject_fresh(report: LoadReport) -> None:
+    if report.reset:
+        message = (
+            f"weights from {report.source} must have every parameter of the model, or random "
+            f"values would be written; they lack {shorten(report.reset, limit=2)}. Describe the "
+            f"architecture with --set."
+        )
+        raise WeightError(message)
+
+
+def _unwritten(backbone: Any, name: str) -> dict[str, Any]:  # noqa: ANN401 (any family)
+    usual = find_model(name).config
+    names = ("norm_eps", "outer_norm_eps", "activation", "num_heads", "pretrained_windows")
+    pairs = [(field, getattr(backbone.config, field, None)) for field in names]
+    return {field: value for field, value in pairs if value != getattr(usual, field, None)}
 
 
 def _build(config: BackboneConfig, info: WeightInfo) -> Network:

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why weights do not fit a model: what they differ in, compared and tried before it is advised.
+
+The fields of the config are inferred from the names and shapes of the weights. Where they differ
+from the model's, a model with those fields is built without memory and matched again: only fields
+that make the weights fit are advised. What the weights have and no field gives is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from muntin import configs
+from muntin.errors import ConfigError, ShapeError, shorten
+from muntin.models.vit import ViTConfig
+from muntin.weights.dialects import DIALECTS, family_name
+from muntin.weights.inferred_fields import infer_fields
+from muntin.weights.key_maps import KeyMap, RenamedState, first_key
+from muntin.weights.state_matching import MatchResult
+
+Retry = Callable[[nn.Module], tuple[RenamedState, MatchResult]]
+
+# Parts that no family here has, by their names in files.
+_LACKING = {
+    r"rope|bias_mask|storage_tokens|(^|\.)layer\.\d+\.attention\.q_": "rotary positions, as DINOv3",
+    r"patch_embed\.(backbone|stem|conv|proj\.\d)|(^|\.)(conv_)?stem\.": "a convolutional stem",
+    r"(^|\.)patch_embed\.\d|(channel|band)_embed": "an embedding for each group of channels",
+    r"temporal|(time|frame)_embed": "positions in time",
+    r"attn\.((q|k|qk)_)?norm\.|inner_attn_ln": "norms inside the attention",
+    r"mlp\.(norm|ffn_ln)\.": "a norm inside the MLP",
+    r"(^|\.)(norm_pre|ln_pre|pre_layrnorm|pre_norm)\.": "a norm before the blocks, as CLIP",
+    r"attn_pool|map_head|(^|\.)head\.probe": "pooling by attention",
+    r"experts?\.|\bgate\.|_moe_": "a mixture of experts",
+    r"lora_|adapter": "adapters, which must be merged first",
+    r"_tokens?$|class_embedding$": "learned tokens beside class, distillation and register tokens",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Weights that were matched to a model; `retry` reads and matches them for another backbone."""
+
+    backbone: Any
+    state: Mapping[str, Tensor]
+    dialect: str
+    reading: RenamedState
+    result: MatchResult
+    retry: Retry
+
+
+def describe_mismatches(mismatch: Mismatch) -> str:
+    """Describe all mismatches with the likely cause; empty if everything matches."""
+    problems = _list_problems(mismatch.reading, mismatch.result)
+    return f"{problems}. Likely cause: {_find_cause(mismatch)}" if problems else ""
+
+
+def _list_problems(reading: RenamedState, result: MatchResult) -> str:
+    shapes = [f"{key} {text}" for key, text in result.mismatched.items()]
+    return "; ".join(
+        f"{what}: {shorten(names)}"
+        for what, names in (
+            ("unexpected keys", result.unexpected),
+            ("missing parameters", result.missing),
+            ("missing parts of a joined parameter", reading.missing),
+            ("parameters claimed by two keys", reading.duplicates),
+            ("size mismatches", shapes),
+        )
+        if names
+    )
+
+
+def _find_cause(mismatch: Mismatch) -> str:
+    config, reading, result = mismatch.backbone.config, mismatch.reading, mismatch.result
+    other, lacking = _other_family(mismatch), _find_lacking(mismatch)
+    if other:
+        return other
+    if lacking:
+        return (
+            f"the weights have {' and '.join(lacking)}, which no {family_name(type(config))} here "
+            f"has; a model named timm:... may (muntin models 'timm:*')"
+        )
+    fields = infer_fields(config, reading)
+    left = _remaining(mismatch, fields) if fields else ""
+    if fields and not left:
+        return _advise(mismatch, _drop_needless(mismatch, fields))
+    if reading.duplicates:
+        return "the file mixes two naming schemes, or two models"
+    if 2 * len(result.unexpected) > len(mismatch.state):
+        return "these are weights of another kind of model"
+    causes = list(dict.fromkeys(cause.rstrip(".") for cause in result.causes))
+    if fields:
+        causes.append(
+            f"the weights are of a model with {_write(fields)}, and then there remain {left}"
+        )
+    return "; ".join(causes) or _sum_up(result)
+
+
+def _find_lacking(mismatch: Mismatch) -> list[str]:
+    found: list[str] = []
+    for pattern, words in _LACKING.items():
+        key = first_key(mismatch.reading.unknown, pattern)
+        if key and not any(f"({key})" in known for known in found):
+            found.append(f"{words} ({key})")
+    kernel = mismatch.reading.tensors.get("patch_embed.proj.weight")
+    if kernel is not None and kernel.ndim == 5:
+        found.append(f"patches of {kernel.shape[2]} frames (a kernel of {tuple(kernel.shape)})")
+    return found or _find_nameless_tokens(mismatch)
+
+
+def _find_nameless_tokens(mismatch: Mismatch) -> list[str]:
+    """Positions of tokens that are not in the file."""
+    config, tensors = mismatch.backbone.config, mismatch.reading.tensors
+    positions = tensors.get("pos_embed")
+    if not isinstance(config, ViTConfig) or positions is None or not mismatch.result.causes:
+        return []
+    tokens = [name for name in ("cls_token", "dist_token", "reg_token") if name in tensors]
+    count = sum(tensors[name].shape[1] for name in tokens)
+    rest = positions.shape[1] - config.grid[0] * config.grid[1]
+    if not count < rest <= count + 8:
+        return []
+    return [f"positions for {rest} tokens before the patches, with {count} such tokens"]
+
+
+def _remaining(mismatch: Mismatch, fields: Mapping[str, Any]) -> str:
+    """Problems that a model with these fields has; empty if the weights fit."""
+    family: Any = type(mismatch.backbone)
+    try:
+        with torch.device("meta"):
+            other = family(configs.replace(mismatch.backbone.config, fields))
+        reading, result = mismatch.retry(other)
+    except (ConfigError, ShapeError) as error:
+        return str(error)
+    head = reading.tensors.get("head.fc.weight")
+    if head is not None and "head.fc.weight" in mismatch.result.mismatched:
+        wide = head.shape[1] * other.spec.embed_parts
+        if wide != other.embed_channels:
+            return f"a classifier of {wide} channels"
+    if result.reset and mismatch.result.has_head:
+        return f"no values for {shorten(result.reset)}"
+    return _list_problems(reading, result)
+
+
+_UNSAID = {
+    "num_heads": "the weights do not say num_heads; this many are as wide as the model's",
+    "pool": "the weights do not say what is pooled; this is usual for their norms",
+}
+
+
+def _drop_needless(mismatch: Mismatch, fields: dict[str, Any]) -> dict[str, Any]:
+    # What the shapes do not tell cannot be tried either.
+    for name in [name for name in fields if name not in _UNSAID]:
+        fewer = {other: value for other, value in fields.items() if other != name}
+        if fewer and not _remaining(mismatch, fewer):
+            fields = fewer
+    return fields
+
+
+def _advise(mismatch: Mismatch, fields: Mapping[str, Any]) -> str:
+    has = {name: getattr(mismatch.backbone.config, name) for name in fields}
+    tabled = any(name.endswith("bias_table") for name in mismatch.reading.tensors)
+    unsaid = [
+        words
+        for name, words in _UNSAID.items()
+        if name in fields
+        and not (name == "num_heads" and tabled)
+        and fields[name] != "token_and_mean"
+    ]
+    note = f" ({'; '.join(unsaid)})" if unsaid else ""
+    return (
+        f"the model has {_write(has)}; build it with {_write(fields)}, then the weights fit{note}"
+    )
+
+
+def _write(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in fields.items())
+
+
+def _other_family(mismatch: Mismatch) -> str:
+    """Name the family and dialect of the weights, if they belong to another family."""
+    state, own = mismatch.state, (mismatch.dialect, type(mismatch.backbone.config))
+    if 2 * len(mismatch.result.unexpected) <= len(state):
+        return ""
+    for name, other in DIALECTS.items():
+        for kind, names in other.key_maps.items():
+            if (name, kind) == own or not isinstance(names, KeyMap):
+                continue
+            if not names.read(state).unknown:
+                family = family_name(kind)
+                return f"these are weights of a {family} in the dialect {name!r}"
+    return ""
+
+
+def _sum_up(result: MatchResult) -> str:
+    if result.unexpected:
+        return "this model has no place for these tensors, whatever its fields"
+    if result.mismatched:
+        return "these shapes are those of another variant"
+    return "the file is incomplete: it has no values for these parameters"

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open weights of any source: find those of a model, and rename them to its names."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from muntin.errors import MuntinWarning, WeightError, unknown_name
+from muntin.weights.classifier_search import choose_classifier
+from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, head_of, inner_model, key_map
+from muntin.weights.key_maps import HeadMap, RenamedState
+from muntin.weights.source_geometry import MADE_WITH, read_made_with
+from muntin.weights.source_info import SourceInfo, read_source_info
+from muntin.weights.state_search import (
+    FoundState,
+    describe_unknown,
+    find_states,
+    is_beside,
+)
+from muntin.weights.weight_files import fetch, is_hub_id, license_of, read_weights
+from muntin.weights.weight_folders import SUFFIXES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenedWeights:
+    """Weights that were found in a file, with metadata and source, to be loaded once or more.
+
+    `others` are the locations of further sets of weights for the model; `stated` is what files
+    beside them say, if these are of the same dialect.
+    """
+
+    found: FoundState
+    texts: Mapping[str, str]
+    where: str
+    others: tuple[str, ...] = ()
+    stated: SourceInfo | None = None
+
+    @property
+    def dialect(self) -> str:
+        """The dialect of the names."""
+        return self.found.dialect
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """The tensors, without the prefixes of wrappers."""
+        return self.found.state
+
+    @property
+    def stated_fields(self) -> Mapping[str, Any]:
+        """Fields of the config that are known from the dialect, or stated beside the weights."""
+        always = None if self.dialect == NATIVE else DIALECTS[self.dialect].activation
+        fields = {} if always is None else {"activation": always}
+        return {**fields, **(self.stated.fields if self.stated else {})}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the file or beside it, if any."""
+        stored = tuple(json.loads(self.texts.get("class_names", "[]")))
+        return stored or (self.stated.class_names if self.stated else ())
+
+
+def open_weights(
+    source: str | Path | Mapping[str, Any] | OpenedWeights,
+    dialect: str,
+    model: nn.Module,
+    part: str = "",
+) -> OpenedWeights:
+    """Read a file and find the weights of a model in it; arguments as in `load_weights`.
+
+    The model may be on the meta device.
+    """
+    if isinstance(source, OpenedWeights):
+        return source
+    if dialect not in ("auto", NATIVE, *DIALECTS):
+        raise WeightError(unknown_name("dialect", dialect, ["auto", NATIVE, *DIALECTS]))
+    source, part = _split_part(source, part)
+    content, texts, where = _resolve_source(source)
+    stored = texts.get("dialect", "")
+    if dialect == "auto" and stored in (NATIVE, *DIALECTS):
+        dialect = stored
+    states = find_states(content, inner_model(model), dialect, part)
+    if not states:
+        raise WeightError(describe_unknown(content, backbone_of(model).config, where))
+    found = states[0]
+    nesting = ".".join(found.path)
+    stated = read_source_info(source)
+    if stated is not None and stated.dialect != found.dialect:
+        stated = None
+    if stated is not None:
+        geometry = {**stated.fields, **json.loads(texts.get(MADE_WITH, "{}"))}
+        texts = {**texts, MADE_WITH: json.dumps(geometry)}
+    return OpenedWeights(
+        found=found,
+        texts=texts,
+        where=f"{where} [{nesting}]" if nesting else where,
+        others=tuple(state.location for state in states[1:]),
+        stated=stated,
+    )
+
+
+def _split_part(
+    source: str | Path | Mapping[str, Any], part: str
+) -> tuple[str | Path | Mapping[str, Any], str]:
+    """Split "checkpoint.pth#teacher", as commands and records of runs write it, into both."""
+    if not isinstance(source, str) or "#" not in source or Path(source).exists():
+        return source, part
+    file, _, named = source.rpartition("#")
+    return file, part or named
+
+
+def _resolve_source(
+    source: str | Path | Mapping[str, Any],
+) -> tuple[Mapping[str, Any], Mapping[str, str], str]:
+    if not isinstance(source, Mapping | str | Path):
+        message = (
+            f"weights must be a file, a folder, a hub id or a state dict, got "
+            f"{type(source).__name__}."
+        )
+        raise WeightError(message)
+    if isinstance(source, Mapping):
+        return source, {}, "a state dict"
+    if not str(source).strip():
+        message = f"weights must be a file, a folder or a hub id, got {str(source)!r}."
+        raise WeightError(message)
+    path = Path(source).expanduser()
+    text = str(source).removeprefix("hf-hub:")
+    # "runs/flowers" may be a hub id or a mistyped path: a path if the folder "runs" exists.
+    local = isinstance(source, Path) or path.exists() or path.suffix.lower() in SUFFIXES
+    texts: dict[str, str] = {}
+    if not local and is_hub_id(text) and not Path(text.split("/")[0]).is_dir():
+        path = fetch(text)
+        texts["license"] = license_of(text)
+    file = read_weights(path)
+    texts |= {key: value for key, value in file.metadata.items() if value}
+    texts.setdefault(MADE_WITH, json.dumps(read_made_with(file.path.parent)))
+    if "NC" in texts.get("license", ""):
+        message = f"weights from {source} have the license {texts['license']}: no commercial use."
+        warnings.warn(message, MuntinWarning, stacklevel=4)
+    return file.tensors, texts, str(source)
+
+
+def rename_state(opened: OpenedWeights, model: nn.Module) -> RenamedState:
+    """Rename the tensors; those that are no part of the backbone or of a head move to `beside`."""
+    found, head = opened.found, head_of(model)
+    strict = False
+    if found.dialect == NATIVE:
+        names = {key: key.removeprefix("backbone.") for key in found.state}
+        tensors = {ours: found.state[key] for key, ours in names.items()}
+        reading = RenamedState(tensors=tensors, pairs=list(names.items()))
+    else:
+        theirs = key_map(found.dialect, backbone_of(model).config, head)
+        reading = theirs.read(found.state)
+        # A detector or segmenter of this kind: all of it belongs to the model.
+        strict = isinstance(theirs, HeadMap) and any(
+            ours[:5] == "head." for ours in reading.tensors
+        )
+    beside = [key for key in reading.unknown if not strict and is_beside(key, found)]
+    reading.unknown = [key for key in reading.unknown if key not in beside]
+    reading.beside = [*(found.prefix + key for key in beside), *found.beside]
+    if not any(ours.startswith("head.") for ours in reading.tensors):
+        _adopt_classifier(reading, found, head)
+    return reading
+
+
+def _adopt_classifier(reading: RenamedState, found: FoundState, head: nn.Module | None) -> None:
+    """Take a linear layer beside the backbone as the classifier, whatever its name is."""
+    own = {} if head is None else head.state_dict()
+    if head is not None and set(own) not in ({"fc.weight"}, {"fc.weight", "fc.bias"}):
+        return
+    used = {found.prefix + key for key in found.state} - set(reading.beside)
+    linears = [layer for layer in found.linears if not used & layer.tensors.keys()]
+    layer = choose_classifier(linears, len(own.get("fc.weight", ())))
+    if layer is None:
+        return
+    reading.beside = [key for key in reading.beside if key not in layer.tensors]
+    for key, name in zip(layer.tensors, ("head.fc.weight", "head.fc.bias"), strict=False):
+        reading.tensors[name] = layer.tensors[key]
+        reading.pairs.append((key, name))
+    if "fc.bias" in own and len(layer.tensors) == 1:
+        reading.tensors["head.fc.bias"] = torch.zeros(layer.num_rows)
