@@ -11,7 +11,7 @@ import torch
 from muntin.errors import ConfigError, ShapeError
 from muntin.ops.positions import SIZE_RULES
 from muntin.ops.window_attention import BACKENDS, window_attention
-from muntin.ops.windows import cut_windows, join_heads, lay_out, shift_mask
+from muntin.ops.windows import cut_windows, join_windows, lay_out, shift_mask
 
 HEADS, DIM = 2, 6
 # The fused one needs other shapes and a GPU: tests/ops/triton.
@@ -56,7 +56,7 @@ def slow(qkv, bias, layout, scale, fill):
                 heads.append(torch.stack(rows))
             outs.append(torch.cat(heads, dim=1))
         images.append(torch.stack(outs))
-    return join_heads(torch.stack(images)[None, :, :, None], layout)
+    return join_windows(torch.stack(images), layout)
 
 
 def run_with_gradients(function, inputs):

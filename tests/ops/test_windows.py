@@ -12,7 +12,7 @@ from muntin.ops.windows import (
     MASKED,
     WindowLayout,
     cut_windows,
-    join_heads,
+    join_windows,
     lay_out,
     merge_neighbours,
     shift_mask,
@@ -76,7 +76,7 @@ def test_cut_join_and_mask_equal_their_slow_twins(layout):
     for fill in (None, torch.tensor([1.0, -2.0, 3.0])):
         windows = cut_windows(x, layout, fill)
         assert torch.equal(windows, slow_cut(x, layout, fill))
-        assert torch.equal(join_heads(windows[None, :, :, None], layout), x)
+        assert torch.equal(join_windows(windows, layout), x)
     mask = shift_mask(layout)
     if layout.shift == (0, 0):
         assert mask is None

@@ -184,6 +184,13 @@ def cut_windows(
     return cut_heads(x, layout, 1, 1, fill)[0, :, :, 0]
 
 
+def join_windows(
+    windows: Float[Tensor, "B nW N C"], layout: WindowLayout
+) -> Float[Tensor, "B H W C"]:
+    """Inverse of `cut_windows`; padding is dropped."""
+    return join_heads(windows[None, :, :, None], layout)
+
+
 def merge_neighbours(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C4"]:
     """Stack each 2 x 2 neighbourhood along the channels; odd sides are padded with zeros."""
     # Channel order of published weights: x(0,0), x(1,0), x(0,1), x(1,1).
