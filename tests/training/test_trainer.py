@@ -19,7 +19,6 @@ from muntin.recipes import TrainConfig
 from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.samples import Classes, Entry, Listing
-from muntin.training.recompute import recompute_layers
 from muntin.training.trainer import Trainer, build_objective
 from muntin.zoo import model_config
 
@@ -199,14 +198,3 @@ def test_a_loss_that_is_no_number_is_named(whole):
         trainer.network.head.fc.weight.fill_(torch.nan)
     with pytest.raises(TrainingError, match=r"nan .*epoch 3, step 5.*train\.learning_rate"):
         trainer.accumulate_gradients((whole,), 2, 4, share=1.0, last=True)
-
-
-def test_only_training_changes_the_allocator(monkeypatch):
-    """What measures steps with recomputed layers leaves the process as it was."""
-    changed = []
-    monkeypatch.setattr("muntin.training.trainer.return_freed_memory", lambda: changed.append(1))
-    trainer = make()
-    recompute_layers(trainer.network)
-    assert not changed
-    make(replace(CONFIG, recomputed_layers=True))
-    assert changed == [1]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
@@ -160,11 +160,17 @@ def measure_instances(listing: Listing) -> DatasetStatistics:
     return DatasetStatistics(object_side=0.0, max_objects=0, size=size)
 
 
-def default_model(kind: TaskKind, size: Size, weights: str, device: str) -> tuple[str, Size]:
+def default_model(
+    kind: TaskKind,
+    size: Size,
+    weights: str,
+    device: str,
+    is_available: Callable[[str], object] = is_available,
+) -> tuple[str, Size]:
     """Default backbone and image size (height, width) in pixels.
 
     `size` is the median of the images or, for keypoints, of the instances; `weights` is the value
-    of ``--weights``.
+    of ``--weights``; `is_available` says whether weights of this hub id can be had.
 
     Example:
         >>> default_model("keypoints", (400, 280), "none", "cpu")
@@ -175,7 +181,7 @@ def default_model(kind: TaskKind, size: Size, weights: str, device: str) -> tupl
         return THUMBNAILS, (max(16, -(-min(size) // 8) * 8),) * 2
     pretrained = weights != "none" and (kind != "classification" or min(size) >= 96)
     if pretrained and weights == "auto":  # asked last: it downloads the weights
-        pretrained = is_available(MODELS[PUBLISHED].weights)
+        pretrained = bool(is_available(MODELS[PUBLISHED].weights))
     name, limit = _DEFAULTS[
         kind, "cpu" if device == "cpu" else "gpu", "pretrained" if pretrained else "random"
     ]
