@@ -199,3 +199,12 @@ def test_maps_and_blocks_instead_of_a_feature_extractor(name):
         if block.ndim == 3:  # tokens of a ViT, the class token first
             block = block[:, 1:].unflatten(1, tuple(ours.shape[2:]))
         torch.testing.assert_close(block.permute(0, 3, 1, 2), ours)
+
+
+def test_timm_with_plain_attention():
+    """What docs/reference/graphs.md says of timm's own code."""
+    pytest.importorskip("timm")
+    network = muntin.create_model("timm:vit_tiny_patch16_224", num_classes=3, img_size=64)
+    with sdpa_kernel(SDPBackend.MATH):
+        slopes = penalise(network.eval(), draw(64, 64))
+    assert all(one.isfinite().all() for one in slopes)
