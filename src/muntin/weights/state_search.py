@@ -314,10 +314,10 @@ def is_beside(name: str, found: FoundState) -> bool:
     Where the backbone has no prefix of its own, only heads, projectors, losses, counters and the
     like are not: anything else may belong to it, and would change its outputs.
     """
-    if found.body_prefix:
-        return not name.startswith(found.body_prefix)
-    tensor = found.state[name]
-    return bool(_BESIDE.match(name)) or (not tensor.ndim and not tensor.is_floating_point())
+    if not name.startswith(found.body_prefix):
+        return True
+    counter = not found.state[name].ndim and not found.state[name].is_floating_point()
+    return counter or bool(_BESIDE.match(name.removeprefix(found.body_prefix)))
 
 
 def describe_unknown(content: Mapping[str, Any], config: object, where: str) -> str:
@@ -368,7 +368,7 @@ def _example(kind: type[Any]) -> object:
         "window_size": 7,
         "img_size": (224, 224),
         "patch_size": 16,
-        "global_blocks": (),
+        "global_blocks": (0,),
     }
     required = {entry.name for entry in fields(kind) if entry.default is MISSING}
     return kind(**{name: value for name, value in sizes.items() if name in required})
