@@ -516,19 +516,12 @@ def loaded(config, state, num_classes=NUM_CLASSES):
     return model, load_weights(model, state)
 
 
-def record(report, model, theirs, size, *, container, prefix) -> None:
+def record_against(report, model, theirs, size, *, container, prefix) -> None:
     """Add a row to the table of layouts; `theirs` is computed by a twin of this file."""
     ours = model if isinstance(model, Network) else lambda images: model(images)[-1]
     with torch.no_grad():
         difference = distance(ours(batch_images(size)), theirs(batch_images(size)))
-    record_layout(
-        container=container,
-        prefix=prefix,
-        report=report,
-        model=model,
-        peer="twin",
-        difference=difference,
-    )
+    record(model, report, difference, container, prefix)
 
 
 # Microsoft.
@@ -759,7 +752,9 @@ def test_a_swin_v2_of_mmpretrain_has_the_windows_of_its_file(references):
     for size in (BUILT, ALIGNED, SMALLER):
         assert_same_function(model, lambda x: openmmlab_logits(weights, x, twin, False), size)
     names = {"container": "mmpretrain, a window a stage", "prefix": "backbone."}
-    record(report, model, lambda x: openmmlab_logits(weights, x, twin, False), BUILT, **names)
+    record_against(
+        report, model, lambda x: openmmlab_logits(weights, x, twin, False), BUILT, **names
+    )
     # What is written has them too, and the model is the same after reading.
     again = build(config)
     load_weights(again, to_dialect(model, "openmmlab"))
@@ -819,7 +814,7 @@ def test_a_swin_of_mmpose_shifts_on_every_map_though_it_has_one_norm(key):
         assert_maps(body, expected, size)
     last = lambda x: expected(x)[-1]  # noqa: E731
     container = "a checkpoint of mmpose 0.x" if "keypoint" in key else "a checkpoint of mmpose"
-    record(report, body, last, BUILT, container=container, prefix="backbone.")
+    record_against(report, body, last, BUILT, container=container, prefix="backbone.")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -838,7 +833,7 @@ def test_a_pretrained_swin_of_mmselfsup_follows_the_rule_of_classifiers(family):
         assert_same_function(model.backbone.embed, pooled, size)
     body = Network(model.backbone, build_classifier(model.backbone, 0))
     names = {"container": "SimMIM's pre-training in mmselfsup", "prefix": "backbone."}
-    record(report, body, pooled, BUILT, **names)
+    record_against(report, body, pooled, BUILT, **names)
 
 
 def test_a_file_from_before_version_3_of_openmmlab_brings_masks_that_are_ignored():
