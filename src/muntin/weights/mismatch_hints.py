@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from muntin import configs
 from muntin.errors import ConfigError, ShapeError, shorten
 from muntin.models.vit import ViTConfig
-from muntin.weights.dialects import DIALECTS, family_name
+from muntin.weights.dialects import family_name
 from muntin.weights.inferred_fields import infer_fields
-from muntin.weights.key_maps import KeyMap, RenamedState, first_key
+from muntin.weights.key_maps import RenamedState, first_key
 from muntin.weights.state_matching import MatchResult
+from muntin.weights.state_search import name_family
 
 Retry = Callable[[nn.Module], tuple[RenamedState, MatchResult]]
 
@@ -182,17 +183,9 @@ def _write(fields: Mapping[str, Any]) -> str:
 
 def _other_family(mismatch: Mismatch) -> str:
     """Name the family and dialect of the weights, if they belong to another family."""
-    state, own = mismatch.state, (mismatch.dialect, type(mismatch.backbone.config))
-    if 2 * len(mismatch.result.unexpected) <= len(state):
-        return ""
-    for name, other in DIALECTS.items():
-        for kind, names in other.key_maps.items():
-            if (name, kind) == own or not isinstance(names, KeyMap):
-                continue
-            if not names.read(state).unknown:
-                family = family_name(kind)
-                return f"these are weights of a {family} in the dialect {name!r}"
-    return ""
+    state = mismatch.state
+    named = name_family(state) if 2 * len(mismatch.result.unexpected) > len(state) else ""
+    return f"these are weights of {named}" if named else ""
 
 
 def _sum_up(result: MatchResult) -> str:
