@@ -516,6 +516,14 @@ def loaded(config, state, num_classes=NUM_CLASSES):
     return model, load_weights(model, state)
 
 
+def record_against(report, model, theirs, size, *, container, prefix) -> None:
+    """Add a row to the table of layouts; `theirs` is computed by a twin of this file."""
+    ours = model if isinstance(model, Network) else lambda images: model(images)[-1]
+    with torch.no_grad():
+        difference = distance(ours(batch_images(size)), theirs(batch_images(size)))
+    record(model, report, difference, container, prefix)
+
+
 # Microsoft.
 
 
@@ -743,6 +751,10 @@ def test_a_swin_v2_of_mmpretrain_has_the_windows_of_its_file(references):
     assert report.resized == ()
     for size in (BUILT, ALIGNED, SMALLER):
         assert_same_function(model, lambda x: openmmlab_logits(weights, x, twin, False), size)
+    names = {"container": "mmpretrain, a window a stage", "prefix": "backbone."}
+    record_against(
+        report, model, lambda x: openmmlab_logits(weights, x, twin, False), BUILT, **names
+    )
     # What is written has them too, and the model is the same after reading.
     again = build(config)
     load_weights(again, to_dialect(model, "openmmlab"))
@@ -800,6 +812,9 @@ def test_a_swin_of_mmpose_shifts_on_every_map_though_it_has_one_norm(key):
             norm(weights, "norm2", openmmlab_maps(weights, x)[-1]).permute(0, 3, 1, 2)
         ]
         assert_maps(body, expected, size)
+    last = lambda x: expected(x)[-1]  # noqa: E731
+    container = "a checkpoint of mmpose 0.x" if "keypoint" in key else "a checkpoint of mmpose"
+    record_against(report, body, last, BUILT, container=container, prefix="backbone.")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -816,6 +831,9 @@ def test_a_pretrained_swin_of_mmselfsup_follows_the_rule_of_classifiers(family):
     pooled = lambda x: peer.norm(peer_maps(peer, x)[-1]).mean((1, 2))  # noqa: E731
     for size in (BUILT, ALIGNED, ODD):
         assert_same_function(model.backbone.embed, pooled, size)
+    body = Network(model.backbone, build_classifier(model.backbone, 0))
+    names = {"container": "SimMIM's pre-training in mmselfsup", "prefix": "backbone."}
+    record_against(report, body, pooled, BUILT, **names)
 
 
 def test_a_file_from_before_version_3_of_openmmlab_brings_masks_that_are_ignored():

@@ -363,6 +363,7 @@ def _example(kind: type[Any]) -> object:
         "window_size": 7,
         "img_size": (224, 224),
         "patch_size": 16,
+        "global_blocks": (0,),
     }
     required = {entry.name for entry in fields(kind) if entry.default is MISSING}
     if not required <= sizes.keys():
