@@ -312,7 +312,7 @@ def build_adopted(backbone: nn.Module, fields: Mapping[str, Any], where: str) ->
     except ConfigError as error:
         reason = str(error)
     message = (
-        f"{where} must describe the model of the weights beside it, but {changed} needs {reason}. "
+        f"config.json beside {where} must describe its model, but {changed} needs {reason}. "
         f"Correct the file, or delete it to ignore it. The model is unchanged."
     )
     raise WeightError(message)

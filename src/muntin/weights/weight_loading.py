@@ -165,8 +165,7 @@ def load_weights(
         _note_conversion(matched, reading, model, raw, opened.state)
     _reject_mismatches(matched, reading, opened, backbone, theirs)
     _reject_nonfinite(matched.values, opened.where)
-    stated_in = getattr(opened.stated, "where", opened.where)
-    other = build_adopted(backbone, opened.stated_fields, stated_in)
+    other = build_adopted(backbone, opened.stated_fields, opened.where)
     own = model.state_dict()
     with torch.no_grad():
         for key, tensor in matched.values.items():
