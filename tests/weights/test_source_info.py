@@ -112,6 +112,15 @@ def test_a_folder_of_transformers(case, tmp_path):
     )
 
 
+def test_a_swin_v2_with_another_window_keeps_the_offsets_of_its_source(tmp_path):
+    theirs = randomise(_swin("Swinv2", window_size=8))
+    theirs.save_pretrained(tmp_path)
+    fields = {**STAGES, "img_size": 64}
+    model = muntin.create_model("swinv2_tiny", num_classes=3, window_size=4, **fields)
+    report = muntin.load_weights(model, tmp_path)
+    assert report.adopted["pretrained_windows"] == (8, 8)
+
+
 def test_what_the_caller_set_is_kept_with_a_warning(tmp_path):
     randomise(_vit()).save_pretrained(tmp_path)
     fields = {**VIT, "num_heads": 4, "mlp_ratio": 100 / 48}

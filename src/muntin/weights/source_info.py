@@ -180,6 +180,8 @@ def _read_transformers(
         body = {"layer_norm_eps": eps, **body}
         fields = {ours: body[theirs] for theirs, ours in names.items() if theirs in body}
         implied = dict(known)
+        if "pretrained_windows" in fields:  # theirs may be longer
+            fields["pretrained_windows"] = fields["pretrained_windows"][: len(fields["depths"])]
         if "intermediate_size" in body:
             fields["mlp_ratio"] = _ratio(body["intermediate_size"], body["hidden_size"])
         if body.get("use_swiglu_ffn"):
