@@ -15,6 +15,7 @@ from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin import Swin, SwinConfig
 from muntin.models.vit import ViT, ViTConfig
+from muntin.models.vit_det import ViTDet, ViTDetConfig
 from muntin.ops.positions import SIZE_RULES
 
 SWIN = SwinConfig(
@@ -28,6 +29,16 @@ SWIN = SwinConfig(
     drop_path_rate=0.0,
 )
 VIT = ViTConfig(embed_dim=12, depth=2, num_heads=3, patch_size=8, img_size=(32, 32))
+VIT_DET = ViTDetConfig(
+    embed_dim=12,
+    depth=2,
+    num_heads=3,
+    global_blocks=(-1,),
+    window_size=3,
+    patch_size=8,
+    img_size=(32, 32),
+    pretrain_img_size=(16, 16),
+)
 
 CONFIGS = {
     "swin": SWIN,
@@ -47,6 +58,8 @@ CONFIGS = {
     "vit, registers without positions": replace(
         VIT, registers=1, prefix_positions=False, pool="token_and_mean"
     ),
+    "vit_det": VIT_DET,
+    "vit_det, two maps": replace(VIT_DET, out_indices=(0, -1), window_size=2),
     "vit, two maps": replace(VIT, out_indices=(0, -1), out_norm="none"),
 }
 # Batch 1, not square, smaller than a window, one patch, no multiple of anything.
@@ -56,7 +69,7 @@ tables = pytest.mark.parametrize("name", CONFIGS)
 
 
 def build(config):
-    return Swin(config) if isinstance(config, SwinConfig) else ViT(config)
+    return {SwinConfig: Swin, ViTConfig: ViT, ViTDetConfig: ViTDet}[type(config)](config)
 
 
 def pixels(batch, height, width):
@@ -138,7 +151,7 @@ def test_meta_device_builds_the_same_parameters(name):
     assert {key: tensor.shape for key, tensor in body.state_dict().items()} == real
 
 
-@pytest.mark.parametrize("name", ["swin", "vit", "swin, window a stage", "vit, mean"])
+@pytest.mark.parametrize("name", ["swin", "vit", "swin, window a stage", "vit, mean", "vit_det"])
 @pytest.mark.parametrize("size", [(32, 32), (37, 59)])
 def test_export_equals_eager(name, size):
     body = build(CONFIGS[name]).eval()
@@ -245,6 +258,11 @@ WRONG = [
     (VIT, {"out_indices": (1, 0)}, r"out_indices.*\(1, 0\)"),
     (VIT, {"out_indices": (0,)}, 'out_norm="last".*out_indices|out_indices.*out_norm="last"'),
     (VIT, {"drop_path_rate": -0.1}, "drop_path_rate.*-0.1"),
+    (VIT_DET, {"global_blocks": (2,)}, r"global_blocks.*depth=2.*\(2,\)"),
+    (VIT_DET, {"num_heads": 5}, "num_heads=5.*embed_dim=12"),
+    (VIT_DET, {"pretrain_img_size": (4, 32)}, r"patch of 8"),
+    (VIT_DET, {"window_size": 0}, "window"),
+    (VIT_DET, {"out_indices": (2,)}, "out_indices.*0 to 1"),
 ]
 
 

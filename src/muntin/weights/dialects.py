@@ -15,6 +15,7 @@ from muntin.errors import WeightError, shorten, unknown_name
 from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
+from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
 from muntin.nn.layers import Activation
 from muntin.ops.positions import SizeRuleName
@@ -23,7 +24,7 @@ from muntin.weights.head_keys import add_head_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, Limits, first_key, match
 from muntin.weights.parameter_resizing import crop_table
 from muntin.weights.prefix_positions import move_positions
-from muntin.weights.window_buffers import built_window
+from muntin.weights.window_buffers import built_window, differing_stages, shrink_windows
 
 NATIVE = "muntin"
 _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
@@ -197,6 +198,7 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
         return {key: tensor.clone() for key, tensor in state.items()}
     names = key_map(name, config, head_of(model))
     _reject_beyond_limits(name, config, head_of(model))
+    _reject_other_windows(name, config, head_of(model))
     tensors = {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
     rule = DIALECTS[name].built_rule
     # Detectors and segmenters, with a norm for each map, never shrink a window.
@@ -220,6 +222,7 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
 def _reject_beyond_limits(name: str, config: object, head: nn.Module | None) -> None:
     """Raise if models of the ecosystem would compute something else from the same tensors."""
     for key, allowed in DIALECTS[name].limits.get(type(config), {}).items():
+        allowed = allowed(config) if callable(allowed) else allowed
         # Only classifiers pool.
         matters = key != "pool" or (isinstance(head, LinearHead) and head.num_classes > 0)
         value = attrgetter(*key.split(", "))(config)
@@ -230,6 +233,28 @@ def _reject_beyond_limits(name: str, config: object, head: nn.Module | None) -> 
                 f"tensors compute. Choose another dialect."
             )
             raise WeightError(message)
+
+
+def _reject_other_windows(name: str, config: object, head: nn.Module | None) -> None:
+    """Raise if a classifier of the ecosystem has other windows at `img_size`, by its size rule."""
+    of_classes = isinstance(head, LinearHead) or (head is None and _has_last_norm(config))
+    if not isinstance(config, SwinConfig) or not of_classes or name == "detectron2":
+        return
+    shrinks = name == "openmmlab" and isinstance(config, SwinV2Config)
+    theirs = shrink_windows(config) if shrinks else config  # type: ignore[arg-type]
+    rule = DIALECTS[name].size_rule
+    if stages := differing_stages(config, theirs, rule):
+        message = (
+            f"windows of the dialect {name!r} must be those of the model at "
+            f"img_size={config.img_size}, but differ in stage {stages[0]} (counted from 0; "
+            f"window_size={config.window_size}, size_rule={config.size_rule!r} here, {rule!r} "
+            f"there). Choose another dialect, or change window_size (muntin.zoo.change_model)."
+        )
+        raise WeightError(message)
+
+
+def _has_last_norm(config: object) -> bool:
+    return getattr(config, "out_norm", "") == "last"
 
 
 def _written_positions(dialect: str, config: ViTConfig) -> int:

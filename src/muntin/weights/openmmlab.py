@@ -31,7 +31,7 @@ from muntin.weights.key_maps import (
     same_names,
     square_index,
 )
-from muntin.weights.window_buffers import window_rows
+from muntin.weights.window_buffers import shrink_windows, window_rows
 
 _ORDER = (0, 2, 1, 3)
 
@@ -80,11 +80,13 @@ def _swin(config: SwinConfig) -> KeyMap:
 
 def _swin_v2(config: SwinV2Config) -> KeyMap:
     theirs = _THEIRS + "attn.w_msa."
+    # Windows of classifiers never shrink; the published ones have smaller ones in late stages.
+    windows = config if config.out_norm == "each" else shrink_windows(config)
     return KeyMap(
         (
             Row((theirs + "q_bias", theirs + "v_bias"), _OURS + "attn.qv_bias", STACKED),
             *same_names("logit_scale", "cpb_mlp.{k}.{p}", theirs=theirs, ours=_OURS + "attn."),
-            *window_rows(theirs, config),
+            *window_rows(theirs, windows),
             # The norm follows the reduction, so its channels are not in unfold order.
             Row(("stages.{i+1}.downsample.norm.{p}",), _MERGING + "norm.{p}"),
             Row(("stages.{i+1}.downsample.reduction.{p}",), _MERGING + "reduction.{p}", UNFOLDED),

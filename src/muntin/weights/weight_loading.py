@@ -57,6 +57,7 @@ class LoadReport:
         others: Where further weights for the model lie, which `part` of `load_weights` selects.
         beside: Their names of tensors next to the weights that are no part of the model.
         dropped: Their names of a classifier that was not loaded although the model's is random.
+        assumed: What was assumed about the source, since nothing says it; empty if nothing.
     """
 
     dialect: str
@@ -76,6 +77,7 @@ class LoadReport:
     others: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    assumed: str = ""
 
     def summary(self) -> str:
         """Summarize the report in one line."""
@@ -91,6 +93,7 @@ class LoadReport:
             *((name, f"{name} set to {value!r}") for name, value in self.adopted.items()),
             (self.stated_in, f"described by {Path(self.stated_in).name} beside them"),
             (self.conventions, f"head conventions set to {self.conventions}"),
+            (self.assumed, f"assumed: {self.assumed}"),
             (self.license, f"license {self.license}"),
         )
         start = f"{self.dialect} weights from {self.source}: {len(self.renamed)} renamed"
@@ -224,6 +227,7 @@ def _report(
         others=opened.others,
         beside=tuple(reading.beside),
         dropped=tuple(dropped) if fresh else (),
+        assumed=matched.assumed,
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.ops.positions import SIZE_RULES, SizeRuleName, log_offsets
-from muntin.ops.windows import lay_out
+from muntin.ops.windows import WindowLayout, lay_out
 from muntin.shapes import Size
 from muntin.weights.key_maps import RenamedState, Row, fill, match, square_index
 
@@ -45,11 +45,36 @@ def read_windows(reading: RenamedState, state: Mapping[str, Tensor]) -> dict[int
 
 def built_window(config: SwinConfig, stage: int, rule: SizeRuleName) -> Size:
     """Actual window of a stage at `img_size`, (height, width) in tokens."""
+    return _lay_out_stage(config, stage, rule).window
+
+
+def _lay_out_stage(config: SwinConfig, stage: int, rule: SizeRuleName) -> WindowLayout:
+    """Windows of the shifted blocks of a stage at `img_size`."""
     height, width = config.grid
     for _ in range(stage):
         height, width = -(-height // 2), -(-width // 2)
     side = config.windows[stage]
-    return lay_out((height, width), (side, side), False, SIZE_RULES[rule]).window
+    return lay_out((height, width), (side, side), True, SIZE_RULES[rule])
+
+
+def differing_stages(config: SwinConfig, theirs: SwinConfig, rule: SizeRuleName) -> list[int]:
+    """List the stages that another config and rule cut into other windows at `img_size`."""
+    pairs = [
+        (_lay_out_stage(config, stage, config.size_rule), _lay_out_stage(theirs, stage, rule))
+        for stage in range(len(config.depths))
+    ]
+    return [
+        stage
+        for stage, (one, other) in enumerate(pairs)
+        if (one.window, one.shift, one.pad) != (other.window, other.shift, other.pad)
+    ]
+
+
+def shrink_windows(config: SwinV2Config) -> SwinV2Config:
+    """Return the config with a window a stage that is not larger than the map at `img_size`."""
+    stages = range(len(config.depths))
+    sides = tuple(min(built_window(config, stage, "muntin")) for stage in stages)
+    return config if sides == config.windows else replace(config, window_size=sides)
 
 
 def fit_windows(
