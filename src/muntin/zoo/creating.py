@@ -185,7 +185,8 @@ def _with_conventions(config: HeadConfig, head: str | HeadConfig, origin: str) -
         called = repr(head) if isinstance(head, str) else "a custom config"
         message = (
             f"conventions={origin!r} requires one of the published heads faster_rcnn, mask_rcnn, "
-            f"cascade_rcnn, cascade_mask_rcnn, or keypoint_rcnn of torchvision, got {called}. Remove conventions."
+            f"cascade_rcnn, cascade_mask_rcnn, or keypoint_rcnn of torchvision, got {called}. "
+            f"Remove conventions."
         )
         raise ConfigError(message)
     kind = "cascade" if len(config.stage_ious) > 1 else "rcnn"
