@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.jit._trace import is_tracing
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from muntin.shapes import Float
@@ -32,7 +33,9 @@ def attend(
 
     Without dropout, derivatives of every order exist.
     """
-    run = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scale)
+    run: Callable[..., Tensor] = partial(
+        F.scaled_dot_product_attention, dropout_p=dropout, scale=scale
+    )
 
     def compute_plainly(*inputs: Tensor | None) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
@@ -54,7 +57,7 @@ def is_recorded(x: Tensor) -> bool:
 
     Numbers read from it would become constants of a graph, and what is made must not be kept.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
+    if torch.compiler.is_compiling() or is_tracing() or is_transformed():
         return True
     return x.is_meta or type(x) is not Tensor  # a subclass may hold no numbers (FakeTensor)
 

@@ -27,6 +27,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.jit._trace import is_tracing
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
 from muntin.ops.dot_attention import attend, differentiate_by, is_recorded, is_transformed
@@ -95,7 +96,7 @@ def find_obstacle(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: floa
 
 def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> BackendName:
     """Select the back end of "auto"."""
-    if torch.jit.is_tracing():
+    if is_tracing():
         return "reference"  # a trace is checked without gradients, and must be the same graph
     if qkv.device.type != "cpu":
         half = qkv.is_cuda and qkv.dtype != torch.float32
