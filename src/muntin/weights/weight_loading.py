@@ -291,7 +291,7 @@ def _adopt_windows(
     """Give a Swin V2 the windows of its source: of its buffers, or else of its config."""
     if not isinstance(backbone, SwinV2):
         return {}
-    old = backbone.config
+    old: Any = backbone.config
     new, others = fit_windows(old, recorded, rule)
     if isinstance(source, SwinV2Config) and not recorded:
         new = scale_offsets(new, source, rule)
