@@ -29,6 +29,7 @@ from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_c
 from muntin.models.vit import PatchEmbed
 from muntin.models.vit_presets import ViTSize, vit_preset
 from muntin.nn.layers import DropPath, Mlp, drop_path_schedule, init_linear_weights
+from muntin.ops.dot_product_attention import attend
 from muntin.ops.positions import (
     SIZE_RULES,
     SizeRuleName,
@@ -151,7 +152,7 @@ class OffsetAttention(nn.Module):
         key = key.flatten(2, 3)
         key = torch.cat([key, places.expand(*key.shape[:2], -1, -1)], dim=-1)
         value = F.pad(value.flatten(2, 3), (0, extra))
-        x = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :-extra]
+        x = attend(query, key, value, scale=1.0)[..., :-extra]
         return self.proj(x.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
 
     def _score_offsets(
