@@ -346,7 +346,6 @@ def test_report_is_frozen_and_its_summary_is_one_line():
         "ignored",
         "size_rule",
         "size_evidence",
-        "windows",
         "conventions",
         "adopted",
         "stated_in",
