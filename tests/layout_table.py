@@ -6,7 +6,7 @@
     record_layout(
         container="torch.save of {'teacher': ...}",  # what surrounds the tensors
         prefix="backbone.",                          # what their names begin with
-        report=load_weights(model, state),           # says dialect
+        report=load_weights(model, state),           # says dialect; or its name
         model=model,                                 # says family
         peer="timm",                                 # what wrote it: a library, or "twin"
         difference=(ours - theirs).abs().max(),      # must be below `bound`
@@ -44,7 +44,7 @@ def record_layout(
     *,
     container: str,
     prefix: str,
-    report: LoadReport,
+    report: LoadReport | str,
     model: nn.Module,
     peer: str,
     difference: Tensor | float,
@@ -55,7 +55,8 @@ def record_layout(
     test = os.environ["PYTEST_CURRENT_TEST"].partition("[")[0].partition(" ")[0]
     family = family_name(type(backbone_of(model).config))
     names = f"`{prefix}`" if prefix else "none"
-    cells = (family, report.dialect, container, names, peer, f"< {bound:.0e}", test)
+    dialect = report if isinstance(report, str) else report.dialect
+    cells = (family, dialect, container, names, peer, f"< {bound:.0e}", test)
     row = f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
     if row not in rows():
         assert os.environ.get(_WRITE), f"{PAGE.name} lacks this row: {row}\n{__doc__}"

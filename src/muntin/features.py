@@ -290,7 +290,7 @@ def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN40
 
     `problem` is a clause of a message, or empty; `count` the number of stages or blocks.
     """
-    problem = problem or _find_output_problem(
+    problem = problem or find_output_problem(
         config.out_indices,
         max(count, 1),
         getattr(config, "out_norm", "none"),
@@ -301,12 +301,15 @@ def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN40
         raise ConfigError(message)
 
 
-def _find_output_problem(
+def find_output_problem(
     out_indices: tuple[int, ...], count: int, out_norm: str, drop_path_rate: float
 ) -> str:
+    """Describe what is wrong with the output fields for so many stages or blocks; maybe empty."""
     known = [index % count for index in out_indices if -count <= index < count]
     if not out_indices or len(known) < len(out_indices):
-        return f"out_indices must be from 0 to {count - 1}, got {out_indices}"
+        return (
+            f"out_indices must be from 0 to {count - 1}, or from -{count} to -1, got {out_indices}"
+        )
     if known != sorted(set(known)):
         return f"out_indices must be strictly increasing, got {out_indices}"
     if out_norm == "last" and known[-1] != count - 1:

@@ -68,10 +68,8 @@ def open_published(
     *,
     model: str = "",
     head: str = "",
-    conventions: str = "",
     dialect: str = "auto",
     class_names: tuple[str, ...] = (),
-    head_rows: str | Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> tuple[Run, LoadReport]:
     """Write a run folder from the weights of a published or a fine-tuned model.
@@ -87,13 +85,10 @@ def open_published(
         head: Empty for a classifier, or "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn",
             "cascade_rcnn", "mask_rcnn_vitdet", "cascade_mask_rcnn_vitdet", "upernet"; for the 17
             keypoints of COCO "simple_baseline", "vitpose", "vitpose_simple" or "keypoint_rcnn".
-        conventions: Origin of the weights of an R-CNN: "openmmlab" (also Microsoft), "detectron2"
-            or "torchvision"; default: as their names say.
-        dialect: As in `load_weights`.
+        dialect: As in `load_weights`; also the origin of an R-CNN, whose conventions it gets.
         class_names: By class number without background.
-        head_rows: As in `load_weights`, for classifiers.
         settings: Fields as text that differ from the zoo: of the backbone's config, or, behind
-            "head.", of the head's.
+            "head.", of the head's; for a classifier "head.rows", as `head_rows` of `load_weights`.
 
     Raises:
         ConfigError: The model or the classes are not known, or do not fit.
@@ -109,10 +104,11 @@ def open_published(
     beside = read_source_info(source)
     name, entry = find_source_model(model, beside, texts)
     if head:
-        read = _read_dense(source, name, entry, class_names, (head, conventions, of_head))
+        read = _read_dense(source, name, entry, class_names, (head, dialect, of_head))
     else:
-        if of_head or conventions:
-            message = f"fields of a head require --head, got {conventions or dict(of_head)}."
+        head_rows = of_head.pop("rows", None)
+        if of_head:
+            message = f"fields of a head require --head, got {of_head}."
             raise ConfigError(message)
         opened = open_weights(source, dialect, _shell(entry))
         if "img_size" in texts and opened.stated is not None:
@@ -153,11 +149,11 @@ def _read_dense(
     class_names: tuple[str, ...],
     chosen: tuple[str, str, dict[str, str]],
 ) -> _Read:
-    head, conventions, texts = chosen
+    head, dialect, texts = chosen
     task = task_of_head(head)
-    if not conventions and "rcnn" in head and not head.endswith("_small"):
-        found = open_weights(source, "auto", _shell(entry)).dialect
-        conventions = found if found in CONVENTIONS else ""
+    if dialect == "auto" and "rcnn" in head and not head.endswith("_small"):
+        dialect = open_weights(source, "auto", _shell(entry)).dialect
+    conventions = dialect if dialect in CONVENTIONS else ""
     beside = read_source_info(source)
     class_names = class_names or _default_names(task)
     skeleton = COCO_PERSON if task.kind == "keypoints" else None

@@ -204,18 +204,18 @@ def test_suppression_may_keep_another_of_two_boxes(count, swapped, passes):
     boxes = torch.cat([corners, corners + 20], 1)
     scores, masks = torch.linspace(0.9, 0.3, count), torch.rand(count, 1, 4, 4)
     truth = Instances(boxes, scores, torch.zeros(count, dtype=torch.long), masks)
-    moved = boxes.clone()
+    moved, select = boxes.clone(), SelectConfig()
     moved[5 : 5 + swapped] += 7  # scores far from the cut-off of the list
-    assert difference_of_instances([truth], [truth], 128, 1e-3) == 0
-    found = difference_of_instances([truth], [truth._replace(boxes=moved)], 128, 1e-3)
+    assert difference_of_instances([truth], [truth], 128, 1e-3, select) == 0
+    found = difference_of_instances([truth], [truth._replace(boxes=moved)], 128, 1e-3, select)
     assert (found <= 1e-3) == passes
     other = masks.clone()
     other[9, 0, 1, 1] += 0.2
     assert difference_of_instances(
-        [truth], [truth._replace(masks=other)], 128, 1e-3
+        [truth], [truth._replace(masks=other)], 128, 1e-3, select
     ) == pytest.approx(0.2, rel=1e-3)
     broken = truth._replace(scores=scores.clone().fill_(float("nan")))
-    assert np.isnan(difference_of_instances([truth], [broken], 128, 1e-3))
+    assert np.isnan(difference_of_instances([truth], [broken], 128, 1e-3, select))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 """Record the graph of every family by each tool that has one, and compare its outputs.
 
 A program that runs without the checks of the tests: in some tools sizes are tensors or symbols. It
-prints one JSON object: by the name of each case the largest difference, or the error.
+prints one JSON object: by the name of each case the largest difference, or the error. The argument
+"slow" adds cases.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +22,9 @@ import torch
 
 from tests.models.small_families import FAMILIES, SWINS, build, compare, draw
 
-# Hiera takes half a minute to export, and Swin more.
-FREE = ("vit", "beit", "vitpose", "google", "deit", "deit3")
+FREE = ("vit", "vitpose", "deit3")
+# Of these an export with free sizes, or a conversion for OpenVINO, takes many seconds.
+SLOW = ("beit", "google", "deit", "swin_v2", "t2t")
 
 
 def trace(name: str, learns: bool) -> float:
@@ -92,26 +94,26 @@ def export_free_sizes(name: str, size: tuple[int, int]) -> float:
         return max(compare(program(one), network(one)) for one in images)
 
 
-def list_cases(folder: Path) -> dict[str, Callable[[], float]]:
+def list_cases(folder: Path, slow: Sequence[str]) -> dict[str, Callable[[], float]]:
     """Every case by its name; those of libraries that are missing are left out."""
     cases: dict[str, Callable[[], float]] = {}
     for name in FAMILIES:
-        cases[f"trace {name}"] = partial(trace, name, True)
-        cases[f"trace without gradients {name}"] = partial(trace, name, False)
-        if find_spec("onnxruntime") and find_spec("onnx"):
+        for learns in (True, False) if name in (*SWINS, *slow) else (True,):
+            cases[f"trace {name}, gradients {learns}"] = partial(trace, name, learns)
+        chosen = name in ("swin", "swin_v2", "vit", "t2t", "vit_det", "hiera", *slow)
+        if chosen and find_spec("onnxruntime") and find_spec("onnx"):
             cases[f"onnx {name}"] = partial(export_to_onnx, name, name in SWINS, folder)
     for name in (*SWINS, "vit"):
         cases[f"trace in training {name}"] = partial(trace_training, name)
-        if find_spec("openvino"):
+        if find_spec("openvino") and name in ("swin", *slow):
             cases[f"openvino {name}"] = partial(convert_to_openvino, name)
-        if find_spec("tensorboard"):
+        if find_spec("tensorboard") and name != "swin_timm":
             cases[f"tensorboard {name}"] = partial(draw_in_tensorboard, name, folder)
     for name in SWINS:
         cases[f"trace with padding {name}"] = partial(trace_with_padding, name)
-    for name in FREE:
-        cases[f"export at 64x64 {name}"] = partial(export_free_sizes, name, (64, 64))
-    cases["export at 96x64 vit"] = partial(export_free_sizes, "vit", (96, 64))
-    cases["export at 96x64 beit"] = partial(export_free_sizes, "beit", (96, 64))
+    for name in (*FREE, *slow):
+        for size in (64, 64), (96, 64):
+            cases[f"export {name} at {size}"] = partial(export_free_sizes, name, size)
     return cases
 
 
@@ -120,7 +122,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     found: dict[str, float | str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, case in list_cases(Path(folder)).items():
+        for name, case in list_cases(Path(folder), SLOW if "slow" in sys.argv else ()).items():
             try:
                 found[name] = case()
             except Exception as error:

@@ -27,6 +27,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_det": ("vitdet_base", {**VIT, "global_blocks": (1,), "window_size": 3}),
     "t2t": ("t2t_vit_7", {"depth": 1}),
     "t2t_transformer": ("t2t_vit_7", {"depth": 1, "token_attention": "transformer"}),
+    "vit_det": (
+        "vitdet_base",
+        {**VIT, "global_blocks": (1,), "window_size": 3, "pretrain_img_size": 64},
+    ),
+    "dino": ("vit_tiny_patch16_224", {**VIT, "size_rule": "dino"}),
     "hiera": ("hiera_tiny_224", HIERA),
 }
 SWINS = ("swin", "swin_timm", "swin_v2")

@@ -17,6 +17,7 @@ from muntin.heads.classification_head import LinearHead
 from muntin.heads.network import Network
 from muntin.models.swin import Swin, SwinConfig
 from muntin.models.vit import ViT, ViTConfig
+from tests.layout_table import record_layout
 
 TOLERANCE = 1e-5
 NUM_CLASSES = 5
@@ -174,13 +175,26 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
-def assert_equal_outputs(model: nn.Module, peer: nn.Module, size: tuple[int, int]) -> None:
-    """Logits and input gradients agree at this size, on random pixels."""
+def assert_equal_outputs(model: nn.Module, peer: nn.Module, size: tuple[int, int]) -> float:
+    """Logits and input gradients agree at this size, on random pixels; the difference of logits."""
     images = batch_images(size)
     logits, gradient = logits_and_gradient(model, images)
     their_logits, their_gradient = logits_and_gradient(lambda x: run_peer(peer, x), images)
     assert distance(logits, their_logits) < TOLERANCE
     assert distance(gradient, their_gradient) < TOLERANCE
+    return float((logits - their_logits).abs().max())
+
+
+def record_plain(model: nn.Module, dialect: str, peer: str, difference: float) -> None:
+    """Add the row of a state dict as the peer itself has it."""
+    record_layout(
+        container="its state dict",
+        prefix="",
+        report=dialect,
+        model=model,
+        peer=peer,
+        difference=difference,
+    )
 
 
 def with_windows(window_size: int | tuple[int, ...], img_size: tuple[int, int]) -> SwinConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm.models.beit
@@ -21,6 +22,7 @@ from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_files import write_weights
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo import change_model
+from tests.layout_table import record_layout
 from tests.parity.peers import (
     NUM_CLASSES,
     TOLERANCE,
@@ -200,10 +202,16 @@ def test_equals_facebook(configs, name, chunks):
     report = load_weights(body, peer.state_dict())
     assert report.size_rule == ("timm" if body.config.registers else "dino")
     assert report.ignored == ("mask_token",)
+    gaps = []
     for size in SIZES:
         images = batch_images(size)
         with torch.no_grad():
-            assert distance(body.embed(images), peer(images)) < TOLERANCE
+            gaps.append(distance(body.embed(images), peer(images)))
+    chunked = "blocks.0.0." if chunks else ""
+    record_layout(
+        container="DINOv2", prefix=chunked, report=report, model=body, peer="twin",
+        difference=max(gaps),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["layer scale", "registers"])
@@ -242,10 +250,16 @@ def test_equals_transformers_from_file_and_from_memory(tmp_path, configs, name):
         report = load_weights(model, source)
         assert report.dialect == "transformers"
         assert [key.rpartition(".")[2] for key in report.ignored] == ["mask_token"]
+        gaps = []
         for size in [*SIZES, (45, 40)]:
             images = batch_images(size)
             with torch.no_grad():
-                assert distance(model(images), run_peer(peer, images)) < TOLERANCE
+                gaps.append(distance(model(images), run_peer(peer, images)))
+        record_layout(
+            container="folder" if isinstance(source, Path) else "state dict in memory",
+            prefix=f"{peer.base_model_prefix}.", report=report, model=model, peer="transformers",
+            difference=max(gaps),
+        )  # fmt: skip
     write_weights(tmp_path / "ours" / "model.safetensors", to_dialect(model, "transformers"))
     peer.config.save_pretrained(tmp_path / "ours")
     again, info = type(peer).from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -308,7 +322,11 @@ def test_beit_equals_transformers(tmp_path):
         assert (report.dialect, report.ignored) == ("transformers", ())
         images = batch_images((32, 32))
         with torch.no_grad():
-            assert distance(model(images), run_peer(peer, images)) < TOLERANCE
+            gap = distance(model(images), run_peer(peer, images))
+        record_layout(
+            container="folder" if isinstance(source, Path) else "state dict in memory",
+            prefix="beit.", report=report, model=model, peer="transformers", difference=gap,
+        )  # fmt: skip
     write_weights(tmp_path / "ours" / "model.safetensors", to_dialect(model, "transformers"))
     peer_config.save_pretrained(tmp_path / "ours")
     again, info = type(peer).from_pretrained(tmp_path / "ours", output_loading_info=True)

@@ -24,6 +24,7 @@ from tests.parity.peers import (
     distance,
     logits_and_gradient,
     perturb,
+    record_plain,
 )
 
 pytestmark = pytest.mark.parity
@@ -67,7 +68,7 @@ def test_small_model_equals_its_peer(dialect, size):
     config = replace(SMALL, img_size=size)
     peer, model = perturb(PEERS[dialect](config)), build(config)
     assert load_weights(model, peer.state_dict()).dialect == dialect
-    assert_equal_outputs(model, peer, size)
+    record_plain(model, dialect, dialect, assert_equal_outputs(model, peer, size))
 
 
 @pytest.mark.parametrize("size", [(96, 64), (128, 192)])

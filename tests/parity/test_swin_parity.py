@@ -24,6 +24,7 @@ from tests.parity.peers import (
     logits_and_gradient,
     network,
     perturb,
+    record_plain,
     run_peer,
     with_windows,
 )
@@ -61,7 +62,7 @@ def loaded(dialect: str, config=SWIN, **changes):
 )
 def test_small_swin_equals_its_peer(dialect, size, attention):
     model, peer = loaded(dialect, attention=attention)
-    assert_equal_outputs(model, peer, size)
+    record_plain(model, dialect, dialect, assert_equal_outputs(model, peer, size))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 64), (46, 58), (4, 6), (60, 8)])

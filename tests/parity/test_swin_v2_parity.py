@@ -18,7 +18,14 @@ from muntin.heads.network import Network
 from muntin.models.swin_v2 import SwinV2, SwinV2Config, swin_v2_preset
 from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_loading import load_weights
-from tests.parity.peers import NUM_CLASSES, assert_equal_outputs, batch_images, perturb, run_peer
+from tests.parity.peers import (
+    NUM_CLASSES,
+    assert_equal_outputs,
+    batch_images,
+    perturb,
+    record_plain,
+    run_peer,
+)
 
 pytestmark = pytest.mark.parity
 
@@ -115,7 +122,7 @@ def loaded(dialect, config=SMALL, **changes):
 )
 def test_small_model_equals_its_peer(dialect, size, attention):
     model, peer = loaded(dialect, attention=attention)
-    assert_equal_outputs(model, peer, size)
+    record_plain(model, dialect, dialect, assert_equal_outputs(model, peer, size))
 
 
 BUILT = {

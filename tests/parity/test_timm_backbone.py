@@ -15,6 +15,7 @@ from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo import (
     change_model,
+    create,
     create_backbone,
     create_model,
     describe_models,
@@ -124,6 +125,21 @@ def test_an_image_of_any_size():
         create_backbone("timm:hiera_tiny_224")(torch.rand(1, 3, 50, 62))
 
 
+def test_maps_round_as_those_of_timm():
+    images = torch.rand(1, 3, 61, 70)
+    body = create_backbone("timm:test_convnext").eval()
+    peer = timm.create_model("test_convnext").eval()
+    peer.load_state_dict(body.net.state_dict(), strict=False)
+    theirs = peer.forward_intermediates(images, intermediates_only=True)
+    assert [m.shape[2:] for m in body(images)] == [m.shape[2:] for m in theirs[-4:]]
+    assert body(images)[0].shape[2:] == (15, 17)  # rounded down
+    segmenter = create("semantic", "timm:test_convnext", head="light_small", num_classes=3)
+    features = segmenter.features(images.repeat(2, 1, 1, 1))
+    assert segmenter.head(features).shape == (2, 3, 15, 17)
+    labels = torch.zeros(2, 61, 70, dtype=torch.long)
+    assert segmenter.head.losses(features, labels)["pixels"].isfinite().all()
+
+
 def test_positions_that_timm_does_not_resize_are_refused():
     state = timm.create_model("pit_ti_224", num_classes=3).state_dict()
     model = create_model("timm:pit_ti_224", num_classes=3, img_size=160)
@@ -152,6 +168,12 @@ def test_maps_can_be_chosen():
     assert [tuple(m.shape[2:]) for m in body(torch.rand(1, 3, 64, 96))] == [(16, 24), (4, 6)]
     with pytest.raises(ConfigError, match="0 to 4"):
         create_backbone("timm:resnet10t", out_indices=(1, 7))
+    last = create_backbone("timm:resnet10t", out_indices=(-4, -1))
+    assert last.spec.channels == (64, 512)
+    assert [m.shape[1] for m in last(torch.rand(1, 3, 64, 96))] == [64, 512]
+    for indices in ((3, 1), (4, -1)):  # timm gives maps in order, and each once
+        with pytest.raises(ConfigError, match="increasing"):
+            create_backbone("timm:resnet10t", out_indices=indices)
 
 
 def test_the_zoo_knows_them():

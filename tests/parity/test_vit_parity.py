@@ -24,6 +24,7 @@ from tests.parity.peers import (
     distance,
     network,
     perturb,
+    record_plain,
     run_peer,
 )
 
@@ -51,7 +52,7 @@ def test_small_vit_equals_its_peer(dialect, config, size):
     peer = perturb(VITS[dialect](config))
     model = network(config)
     assert load_weights(model, peer.state_dict()).size_rule == dialect
-    assert_equal_outputs(model, peer, size)
+    record_plain(model, dialect, dialect, assert_equal_outputs(model, peer, size))
 
 
 @pytest.mark.parametrize("size", [(224, 224), pytest.param((256, 336), marks=pytest.mark.slow)])

@@ -462,21 +462,37 @@ def big_vision(state, prefix="params/", stacked=False) -> State:
 # How ours are compared.
 
 
-def assert_same_function(ours: Callable, theirs: Callable, size) -> None:
-    """Outputs and input gradients agree."""
-    for mine, other in zip(
-        logits_and_gradient(ours, batch_images(size)),
-        logits_and_gradient(theirs, batch_images(size)),
-        strict=True,
-    ):
-        assert distance(mine, other) < TOLERANCE
+def assert_same_function(ours: Callable, theirs: Callable, size) -> float:
+    """Outputs and input gradients agree; the difference of outputs."""
+    pairs = list(
+        zip(
+            logits_and_gradient(ours, batch_images(size)),
+            logits_and_gradient(theirs, batch_images(size)),
+            strict=True,
+        )
+    )
+    assert all(distance(mine, other) < TOLERANCE for mine, other in pairs)
+    return float((pairs[0][0] - pairs[0][1]).abs().max())
 
 
-def assert_maps(body, expected, size) -> None:
+def assert_maps(body, expected, size) -> float:
+    """Maps agree; the largest difference."""
     with torch.no_grad():
         images = batch_images(size)
-        for ours, theirs in zip(body(images), expected(images), strict=True):
-            assert distance(ours, theirs) < TOLERANCE
+        pairs = list(zip(body(images), expected(images), strict=True))
+        assert all(distance(ours, theirs) < TOLERANCE for ours, theirs in pairs)
+        return max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
+
+
+def record(model, report, difference, container, prefix="", peer="twin") -> None:
+    record_layout(
+        container=container,
+        prefix=prefix,
+        report=report,
+        model=model,
+        peer=peer,
+        difference=difference,
+    )
 
 
 def assert_there_and_back(model, dialect, fresh, wanted=None) -> None:
@@ -500,19 +516,12 @@ def loaded(config, state, num_classes=NUM_CLASSES):
     return model, load_weights(model, state)
 
 
-def record(report, model, theirs, size, *, container, prefix) -> None:
+def record_against(report, model, theirs, size, *, container, prefix) -> None:
     """Add a row to the table of layouts; `theirs` is computed by a twin of this file."""
     ours = model if isinstance(model, Network) else lambda images: model(images)[-1]
     with torch.no_grad():
         difference = distance(ours(batch_images(size)), theirs(batch_images(size)))
-    record_layout(
-        container=container,
-        prefix=prefix,
-        report=report,
-        model=model,
-        peer="twin",
-        difference=difference,
-    )
+    record(model, report, difference, container, prefix)
 
 
 # Microsoft.
@@ -530,7 +539,7 @@ def test_a_plain_file_of_microsoft_equals_its_peer(family):
     assert not report.reset
     assert not report.resized
     for size in (BUILT, ALIGNED):
-        assert_same_function(model, peer, size)
+        record(model, report, assert_same_function(model, peer, size), "{'model': ...}")
     assert_there_and_back(model, "microsoft", build(config), weights)
 
 
@@ -556,9 +565,10 @@ def test_an_encoder_of_simmim_leaves_decoder_and_mask_behind(family, bias):
     assert (report.dialect, report.size_rule) == ("microsoft", "microsoft")
     assert set(report.ignored) == {*under("encoder.", derived), *decoder}
     assert report.reset == ("head.fc.weight", "head.fc.bias")
-    assert_same_function(
+    difference = assert_same_function(
         model.backbone.embed, lambda x: peer.norm(peer_maps(peer, x)[-1]).mean((1, 2)), BUILT
     )
+    record(model, report, difference, "SimMIM with its decoder", "encoder.")
 
 
 @pytest.mark.parametrize("others", [DETECTOR, SEGMENTER], ids=["detection", "segmentation"])
@@ -575,7 +585,10 @@ def test_a_fork_of_microsoft_gives_normalised_maps_at_odd_sizes(others):
         assert_maps(body, lambda images: normalised(peer_maps(peer, images), weights), size)
     twin = openmmlab(weights, "V1")
     for size in (HALF_A_PATCH, SMALL, TINY):
-        assert_maps(body, lambda images: normalised(openmmlab_maps(twin, images), weights), size)
+        difference = assert_maps(
+            body, lambda images: normalised(openmmlab_maps(twin, images), weights), size
+        )
+        record(body, report, difference, "fork for detection or segmentation", "backbone.")
     assert_there_and_back(body, "microsoft", Swin(body.config), weights)
 
 
@@ -623,7 +636,10 @@ def test_a_detector_of_detectron2_gives_normalised_maps_at_odd_sizes():
     assert (report.dialect, report.size_rule) == ("detectron2", "openmmlab")
     assert set(report.ignored) == {*under("backbone.bottom_up.", derived), *DETECTRON}
     for size in (ALIGNED, ODD):
-        assert_maps(body, lambda images: normalised(peer_maps(peer, images), weights), size)
+        difference = assert_maps(
+            body, lambda images: normalised(peer_maps(peer, images), weights), size
+        )
+        record(body, report, difference, "detector", "backbone.bottom_up.")
     written = under("backbone.bottom_up.", weights)
     assert_there_and_back(body, "detectron2", Swin(body.config), written)
 
@@ -670,7 +686,10 @@ def test_a_classifier_of_openmmlab_equals_peer_and_twin(family):
     for size in (ALIGNED, ODD):
         assert_same_function(model, peer, size)
     for size in (ODD, HALF_A_PATCH):
-        assert_same_function(model, lambda x: openmmlab_logits(weights, x, config), size)
+        difference = assert_same_function(
+            model, lambda x: openmmlab_logits(weights, x, config), size
+        )
+        record(model, report, difference, "classifier of mmpretrain", "backbone.")
     wanted = {name: file[name] for name in file if name not in report.ignored}
     assert_there_and_back(model, "openmmlab", build(config), wanted)
 
@@ -695,7 +714,10 @@ def test_a_dense_file_of_openmmlab_gives_normalised_maps(others):
     assert set(report.ignored) == {*under("backbone.", derived), *others}
     assert_maps(body, lambda images: normalised(peer_maps(peer, images), weights), ALIGNED)
     for size in (ODD, HALF_A_PATCH, BUILT, SMALL, TINY):
-        assert_maps(body, lambda x: normalised(openmmlab_maps(weights, x), weights), size)
+        difference = assert_maps(
+            body, lambda x: normalised(openmmlab_maps(weights, x), weights), size
+        )
+        record(body, report, difference, "mmdetection or mmsegmentation", "backbone.")
     assert_there_and_back(body, "openmmlab", Swin(body.config), weights)
 
 
@@ -730,7 +752,9 @@ def test_a_swin_v2_of_mmpretrain_has_the_windows_of_its_file(references):
     for size in (BUILT, ALIGNED, SMALLER):
         assert_same_function(model, lambda x: openmmlab_logits(weights, x, twin, False), size)
     names = {"container": "mmpretrain, a window a stage", "prefix": "backbone."}
-    record(report, model, lambda x: openmmlab_logits(weights, x, twin, False), BUILT, **names)
+    record_against(
+        report, model, lambda x: openmmlab_logits(weights, x, twin, False), BUILT, **names
+    )
     # What is written has them too, and the model is the same after reading.
     again = build(config)
     load_weights(again, to_dialect(model, "openmmlab"))
@@ -790,7 +814,7 @@ def test_a_swin_of_mmpose_shifts_on_every_map_though_it_has_one_norm(key):
         assert_maps(body, expected, size)
     last = lambda x: expected(x)[-1]  # noqa: E731
     container = "a checkpoint of mmpose 0.x" if "keypoint" in key else "a checkpoint of mmpose"
-    record(report, body, last, BUILT, container=container, prefix="backbone.")
+    record_against(report, body, last, BUILT, container=container, prefix="backbone.")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -809,7 +833,7 @@ def test_a_pretrained_swin_of_mmselfsup_follows_the_rule_of_classifiers(family):
         assert_same_function(model.backbone.embed, pooled, size)
     body = Network(model.backbone, build_classifier(model.backbone, 0))
     names = {"container": "SimMIM's pre-training in mmselfsup", "prefix": "backbone."}
-    record(report, body, pooled, BUILT, **names)
+    record_against(report, body, pooled, BUILT, **names)
 
 
 def test_a_file_from_before_version_3_of_openmmlab_brings_masks_that_are_ignored():
@@ -852,7 +876,8 @@ def test_a_vit_of_mmpretrain_equals_its_peer(config):
     model, report = loaded(config, {"state_dict": file | tensors("data_preprocessor.mean")})
     assert (report.dialect, report.size_rule) == ("openmmlab", "mmpretrain")
     assert report.ignored == ("data_preprocessor.mean",)
-    assert_same_function(model, peer, BUILT)
+    difference = assert_same_function(model, peer, BUILT)
+    record(model, report, difference, "classifier of mmpretrain", "backbone.", "timm")
     assert_there_and_back(model, "openmmlab", build(config), file)
 
 
@@ -866,7 +891,9 @@ def test_a_vit_of_mmseg_equals_its_peer():
     body = ViT(VIT).eval()
     report = load_weights(body, file | SEGMENTER)
     assert (report.dialect, set(report.ignored)) == ("openmmlab", set(SEGMENTER))
-    assert_same_function(body.embed, lambda x: peer.forward_features(x)[:, 0], BUILT)
+    theirs = lambda x: peer.forward_features(x)[:, 0]  # noqa: E731
+    difference = assert_same_function(body.embed, theirs, BUILT)
+    record(body, report, difference, "mmsegmentation", "backbone.", "timm")
     assert_there_and_back(body, "openmmlab", ViT(VIT))
 
 
@@ -891,8 +918,9 @@ VITS = {
 def test_a_file_of_google_is_read_as_timm_reads_it(tmp_path, kind, layout):
     model, weights = google(VITS[kind])
     peer = read_by_timm(tmp_path / "w.npz", LAYOUTS[layout](weights), VITS[kind])
-    assert_same_function(model, peer, BUILT)
+    difference = assert_same_function(model, peer, BUILT)
     fresh, report = loaded(VITS[kind], tmp_path / "w.npz")
+    record(fresh, report, difference, f"npz of {layout}", peer="timm")
     assert (report.dialect, report.size_rule) == ("google", "google")
     assert report.adopted == {"activation": "gelu_tanh"}
     assert fresh.backbone.config.activation == "gelu_tanh"

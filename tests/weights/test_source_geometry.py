@@ -17,6 +17,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 import muntin
 from muntin.errors import WeightError
+from muntin.published import open_published
 from muntin.weights.dialects import to_dialect
 from muntin.zoo.weight_conversion import convert_weights
 from tests.parity.peers import TOLERANCE, distance, perturb
@@ -178,6 +179,24 @@ def test_tables_of_a_grid_that_is_no_square_are_resized_by_rows_and_columns():
         assert distance(run(changed, new), run(peer, new)) < TOLERANCE
 
 
+def test_a_square_that_nothing_tells_is_said():
+    model = vit((96, 160))
+    report = muntin.load_weights(model, to_dialect(vit((64, 64)), "timm"))
+    assert "square" in report.assumed
+    assert report.assumed in report.summary()
+    told = muntin.load_weights(model, to_dialect(vit((64, 64)), "timm"), made_with={"img_size": 64})
+    assert not told.assumed
+    assert not muntin.load_weights(vit((96, 96)), to_dialect(vit((64, 64)), "timm")).assumed
+
+
+def test_a_file_that_describes_another_size_is_not_believed(tmp_path):
+    save_file(dict(vit((96, 96)).state_dict()), tmp_path / "model.safetensors")
+    described = {"architecture": "vit", "pretrained_cfg": {"input_size": [3, 64, 64]}}
+    (tmp_path / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    assert not muntin.load_weights(vit((96, 96)), tmp_path).resized
+    assert muntin.load_weights(vit((64, 64)), tmp_path).resized == ("backbone.pos_embed",)
+
+
 def test_a_grid_that_nothing_tells_is_asked_for():
     source = vit((64, 256))
     state = to_dialect(source, "timm")
@@ -255,6 +274,26 @@ def test_a_vitpose_may_have_another_size(dialect, new):
     muntin.load_weights(model, state)
     muntin.load_weights(source, state)
     assert distance(run(model, new), run(source, new)) < TOLERANCE
+
+
+def test_a_published_vitpose_is_fine_tuned_at_another_size(tmp_path):
+    source = muntin.create_pose_estimator("vitpose_base", head="vitpose", num_keypoints=17, **SMALL)
+    perturb(source)
+    save_file(dict(source.state_dict()), tmp_path / "vitpose.safetensors")
+    settings = {key: str(value) for key, value in SMALL.items()}
+    run_of, _ = open_published(
+        tmp_path / "vitpose.safetensors",
+        tmp_path / "run",
+        model="vitpose_base",
+        head="vitpose",
+        settings=settings,
+    )
+    for new in ((128, 96), (96, 128)):
+        model = muntin.create_pose_estimator(
+            "vitpose_base", head="vitpose", num_keypoints=17, img_size=new, **SMALL
+        ).eval()
+        muntin.load_weights(model, run_of.path)  # as `muntin train pose ... --weights RUN` does
+        assert distance(run(model, new), run(source, new)) < TOLERANCE
 
 
 @pytest.mark.parametrize("size", [(250, 190), (252, 196), (240, 183), (257, 193)])

@@ -8,6 +8,7 @@ import pickle
 import re
 import resource
 import signal
+import struct
 import sys
 import types
 
@@ -235,3 +236,62 @@ def test_bad_arrays_are_one_clear_line(tmp_path, name):
     with pytest.raises(WeightError, match=re.escape(str(path))):
         read_weights(path)
     assert not (tmp_path / "was-here").exists()
+
+
+ARRAYS = {
+    "rows": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "columns": np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
+    "other byte order": np.arange(3, dtype=">i4"),
+    "number": np.array(2.5, dtype=np.float16),
+    "empty": np.zeros((0, 4), dtype=np.uint8),
+    "truth": np.array([True, False]),
+}
+LEFT_OUT = {"text": np.array(["a"]), "objects": np.array([None, 1]), "scalar": np.float64(1.0)}
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_arrays_of_pickles_are_built_from_shape_type_and_bytes(tmp_path, protocol):
+    content = {**ARRAYS, **LEFT_OUT}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol))
+    torch.save(content, tmp_path / "w.pth", pickle_protocol=2)
+    np.savez_compressed(tmp_path / "w.npz", **ARRAYS)
+    for name in ("w.pkl", "w.pth", "w.npz"):
+        read = read_weights(tmp_path / name).tensors
+        found = {key: getattr(value, "tensor", value) for key, value in read.items()}
+        for key, array in ARRAYS.items():
+            wanted = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+            assert found[key].dtype is wanted.dtype
+            assert torch.equal(found[key], wanted)
+        assert not any(isinstance(found.get(key), torch.Tensor) for key in LEFT_OUT)
+
+
+def raw(data):
+    """Bytes, as pickles of protocol 2 hold them."""
+    text = data.decode("latin1").encode()
+    return b"c_codecs\nencode\nX" + struct.pack("<I", len(text)) + text + b"X\6\0\0\0latin1\x86R"
+
+
+def dtype(code):
+    return b"cnumpy\ndtype\nX" + struct.pack("<I", len(code)) + code + b"\x85R"
+
+
+FIELDS = b"(K\3X\1\0\0\0|(" + dtype(b"f4") + b"(M\xe8\x03ttNNK\x08K\1K\0tb"
+START = b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + raw(b"b") + b"\x87R"
+HOSTILE = {
+    # numpy would take each of these pickles, and read or write beyond its memory.
+    "an array over a buffer": b"cnumpy\nndarray\n(K\2\x85" + dtype(b"f4") + raw(b"1234") + b"tR",
+    "a type with parts": START + b"(K\1K\1\x85" + dtype(b"V8") + FIELDS
+    + b"\x89" + raw(b"12345678") + b"tb",
+    "too few bytes": START + b"(K\1M\xe8\x03\x85" + dtype(b"f4") + b"\x89" + raw(b"1234") + b"tb",
+    "too many bytes": START + b"(K\1K\1\x85" + dtype(b"f4") + b"\x89" + raw(b"12345678") + b"tb",
+    "a size": b"c__builtin__\nbytes\n(M\xe8\x03tR",
+    "another codec": b"c_codecs\nencode\nX\1\0\0\0aX\3\0\0\0hex\x86R",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_arrays_are_refused(tmp_path, name):
+    path = tmp_path / "w.pkl"
+    path.write_bytes(b"\x80\2}X\1\0\0\0a" + HOSTILE[name] + b"s.")
+    with pytest.raises(WeightError, match=re.escape(str(path))):
+        read_weights(path)

@@ -355,6 +355,7 @@ def test_report_is_frozen_and_its_summary_is_one_line():
         "others",
         "beside",
         "dropped",
+        "assumed",
     ]
 
 

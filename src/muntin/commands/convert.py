@@ -33,10 +33,7 @@ def convert(
     from_: Annotated[str, typer.Option("--from", help="Format of IN; auto detects it.")] = "auto",
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            help="Fields of the model config: img_size=96, or of --head: head.channels=128.",
-        ),
+        typer.Option("--set", help="Fields of model and head: img_size=96, head.box_dim=64."),
     ] = None,
     part: PartOption = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
@@ -52,41 +49,18 @@ def convert(
 ) -> None:
     """Convert weights between libraries without loss, or a published model to a run."""
     source, changed = with_part(source, part), parse_settings(settings)
-    if to == "run" or head or classes:
-        _check_run(to, head or "--classes")
-        from muntin.published import open_published, read_class_names
-
-        run, report = open_published(
-            source,
-            target,
-            model=model,
-            head=head,
-            # Heads follow OpenMMLab and Microsoft unless another origin is given.
-            conventions=from_ if head and from_ not in ("auto", "microsoft", "openmmlab") else "",
-            dialect=from_,
-            class_names=read_class_names(classes) if classes else (),
-            head_rows=head_rows or None,
-            settings=changed,
-        )
-        names = run.classes.names
-        typer.echo(f"read: {report.summary()}")
-        pre = run.preprocessing
-        typer.echo(f"images: {pre.img_size}, {pre.fit}, mean {pre.mean}, std {pre.std}")
-        shown = shorten(names, limit=3)
-        typer.echo(f"written: {run.path} ({run.config.task}, {len(names)} classes: {shown})")
-        typer.echo(f"next: muntin predict {run.path} IMAGE...")
+    if head_rows:
+        changed["head.rows"] = head_rows
+    if to == "run":
+        _write_run(source, target, changed, (model, head, from_, classes))
         return
+    if head or classes:
+        message = f"--head and --classes require --to run, got --to {to}."
+        raise ConfigError(message)
     from muntin.zoo.weight_conversion import convert_weights
 
     done = convert_weights(
-        source,
-        target,
-        name=model,
-        to=to,
-        dialect=from_,
-        settings=changed.items(),
-        head_rows=head_rows or None,
-        force=force,
+        source, target, name=model, to=to, dialect=from_, settings=changed.items(), force=force
     )
     typer.echo(f"read: {done.report.summary()}")
     kept = f"{done.num_classes} classes" if done.num_classes else "no classifier"
@@ -100,7 +74,24 @@ def convert(
         typer.echo(f"licence: {done.report.license}")
 
 
-def _check_run(to: str, option: str) -> None:
-    if to != "run":
-        message = f"--head and --classes require --to run, got --to {to} and {option}."
-        raise ConfigError(message)
+def _write_run(
+    source: str, target: str, settings: dict[str, str], options: tuple[str, str, str, str]
+) -> None:
+    from muntin.published import open_published, read_class_names
+
+    model, head, dialect, classes = options
+    run, report = open_published(
+        source,
+        target,
+        model=model,
+        head=head,
+        dialect=dialect,
+        class_names=read_class_names(classes) if classes else (),
+        settings=settings,
+    )
+    pre, names = run.preprocessing, run.classes.names
+    typer.echo(f"read: {report.summary()}")
+    typer.echo(f"images: {pre.img_size}, {pre.fit}, mean {pre.mean}, std {pre.std}")
+    shown = shorten(names, limit=3)
+    typer.echo(f"written: {run.path} ({run.config.task}, {len(names)} classes: {shown})")
+    typer.echo(f"next: muntin predict {run.path} IMAGE...")

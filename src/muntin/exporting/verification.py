@@ -127,7 +127,7 @@ def difference_of_instances(
     said: Sequence[Instances],
     side: int,
     limit: float,
-    select: SelectConfig | None = None,
+    select: SelectConfig,
 ) -> float:
     """Largest difference of box edges, scores and masks between matched detections of a batch.
 
@@ -137,7 +137,9 @@ def difference_of_instances(
     matched, unmatched = [0.0], []
     for wanted, given in zip(truth, said, strict=True):
         for one, other in ((wanted, given), (given, wanted)):
-            cut = _find_cut(other, select or SelectConfig())
+            # Below this score a detection would not be in the other list.
+            full = len(other.scores) >= select.max_detections
+            cut = float(other.scores.min()) if full else select.score_threshold
             for row in range(len(one.boxes)):
                 difference, best = _find_match(one, row, other, side)
                 if difference > limit:
@@ -151,12 +153,6 @@ def difference_of_instances(
     if len(unmatched) > MAX_UNMATCHED * sum(len(one.boxes) for one in [*truth, *said]):
         matched += unmatched
     return float(torch.tensor(matched).max())  # NaN stays NaN
-
-
-def _find_cut(found: Instances, select: SelectConfig) -> float:
-    """The score below which a detection would not be in this list."""
-    full = len(found.scores) >= select.max_detections
-    return float(found.scores.min()) if full else select.score_threshold
 
 
 def _find_match(one: Instances, row: int, other: Instances, side: int) -> tuple[float, int]:

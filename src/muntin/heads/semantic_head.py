@@ -111,7 +111,10 @@ class SemanticHead(Head):
         return {"classifier": (1, 0), "aux.2": (1, 0)}
 
     def forward(self, features: Features) -> Float[Tensor, "B K h w"]:
-        """Compute logits at the resolution of the finest map: image size / stride, rounded up."""
+        """Compute logits at the resolution of the finest map: image size / stride, rounded up.
+
+        Over a body of timm whose maps round down, they have the size of its finest map.
+        """
         logits = self._classify(self._read(features)[0])
         high, wide = (-(-side // self.stride) for side in features.image_size)
         return logits if self.neck is None else _fit_cells(logits, (high, wide))

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.nn.layers import Activation, DropPath, Mlp, drop_path_schedule, init_linear_weights
-from muntin.ops.dot_product_attention import attend
+from muntin.ops.dot_attention import attend
 from muntin.ops.positions import SIZE_RULES, SizeRuleName, fit_patches, resample_grid
 from muntin.ops.windows import WindowLayout, cut_heads, join_heads
 from muntin.shapes import Bool, Float, Int, Size
@@ -147,9 +147,8 @@ class MaskUnitAttention(nn.Module):
         # 3, B, nW, h, N, d -> 3, B, nW*h, N, d: windows are batches of attention.
         q, k, v = cut_heads(self.qkv(x), layout, 3, self.num_heads).flatten(2, 3).unbind(0)
         if self.pools:
-            q = _pool(q.reshape(*q.shape[:2], *window, q.shape[3]), 2).flatten(
-                2, 3
-            )  # B, nW*h, N/4, d
+            q = q.reshape(*q.shape[:2], *window, q.shape[3])
+            q = _pool(q, 2).flatten(2, 3)  # B, nW*h, N/4, d
             layout = _whole_windows((size[0] // 2, size[1] // 2), (window[0] // 2, window[1] // 2))
         out = attend(q, k, v)
         # Not unflatten: see `ops.window_attention`.

@@ -30,7 +30,7 @@ from muntin.errors import ShapeError
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
 from muntin.models.vit import ViTBlock, ViTConfig
 from muntin.nn.layers import Mlp, drop_path_schedule, init_linear_weights
-from muntin.ops.dot_product_attention import attend
+from muntin.ops.dot_attention import attend
 from muntin.ops.positions import Resampling, resample_grid
 from muntin.shapes import Float, Int, Size
 
@@ -242,10 +242,8 @@ class TokensToToken(nn.Module):
             x = _unfold(x, split)  # B, N, C
             if layer is not None:
                 # Re-structurisation: B, N, C -> B, C, H, W (equation 1).
-                x = layer(x).transpose(1, 2)
-                x = x.reshape(*x.shape[:2], *size)  # B, C, H, W
-        x = self.project(x)
-        return x.reshape(x.shape[0], *size, x.shape[2])
+                x = layer(x).transpose(1, 2).reshape(x.shape[0], -1, *size)  # B, C, H, W
+        return self.project(x).reshape(x.shape[0], *size, -1)
 
 
 class T2TViT(Backbone):

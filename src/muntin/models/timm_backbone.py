@@ -24,7 +24,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError, ShapeError, missing_extra, unknown_name
-from muntin.features import Backbone, Features, FeatureSpec, TokenMask
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
 from muntin.shapes import Float, Int, Size
 
 _UNDECAYED = ("relative_position_bias_table", "logit_scale", "pos_embed", "_token")
@@ -131,9 +131,10 @@ class TimmBackbone(Backbone):
                 f"Choose another model."
             )
             raise ConfigError(message)
-        if any(not -found <= index < found for index in config.out_indices):
-            message = f"out_indices of {config.name} must be from 0 to {found - 1}, got "
-            raise ConfigError(message + f"{config.out_indices}.")
+        problem = find_output_problem(config.out_indices or (0,), found, "none", 0.0)
+        if problem:
+            message = f"{config.name}: {problem}."
+            raise ConfigError(message)
 
     @property
     def spec(self) -> FeatureSpec:
@@ -161,6 +162,7 @@ class TimmBackbone(Backbone):
         """Prepare a run, which begins when a part is read: timm has a pass for each of them.
 
         The vector is what the model's own classifier reads. `Features.compute_both` takes one pass.
+        Sides of the maps round as those of timm's model: ConvNeXt rounds them down.
         """
         self._refuse_mask(mask)
         return Features(
@@ -237,7 +239,7 @@ class TimmBackbone(Backbone):
 
     def _indices(self) -> list[int]:
         count = len(self.net.feature_info)
-        return list(self.config.out_indices or range(max(count - 4, 0), count))
+        return [i % count for i in self.config.out_indices or range(max(count - 4, 0), count)]
 
     @property
     def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]

@@ -41,7 +41,7 @@ from muntin.nn.layers import (
     init_linear_weights,
     without_key_bias,
 )
-from muntin.ops.dot_product_attention import attend
+from muntin.ops.dot_attention import attend
 from muntin.ops.positions import (
     SIZE_RULES,
     SizeRuleName,

@@ -29,7 +29,7 @@ from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_c
 from muntin.models.vit import PatchEmbed
 from muntin.models.vit_presets import ViTSize, vit_preset
 from muntin.nn.layers import DropPath, Mlp, drop_path_schedule, init_linear_weights
-from muntin.ops.dot_product_attention import attend
+from muntin.ops.dot_attention import attend
 from muntin.ops.positions import (
     SIZE_RULES,
     SizeRuleName,
@@ -138,7 +138,7 @@ class OffsetAttention(nn.Module):
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         """Attend over all tokens of the map."""
         _, height, width, _ = x.shape
-        qkv = self.qkv(x).unflatten(3, (3, self.num_heads, -1))  # B, H, W, 3, h, d
+        qkv = self.qkv(x).reshape(*x.shape[:3], 3, self.num_heads, -1)  # B, H, W, 3, h, d
         query, key, value = qkv.permute(3, 0, 4, 1, 2, 5).unbind(0)  # B, h, H, W, d
         q_down, q_across = self._score_offsets(query)
         # Score of a pair: q k / sqrt(d) + (q down)[row of k] + (q across)[column of k]. As one
@@ -152,8 +152,8 @@ class OffsetAttention(nn.Module):
         # Added, not expanded: graphs of the older ONNX exporter would fix the batch.
         key = torch.cat([key, 0 * key[..., :1] + places], dim=-1)
         value = F.pad(value.flatten(2, 3), (0, extra))
-        x = attend(query, key, value, scale=1.0)[..., :-extra]
-        return self.proj(x.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
+        out = attend(query, key, value, scale=1.0)[..., :-extra]
+        return self.proj(out.transpose(1, 2).reshape(x.shape))
 
     def _score_offsets(
         self, query: Float[Tensor, "B h H W d"]
@@ -197,7 +197,7 @@ class ViTDetBlock(nn.Module):
         # Zeros fill up the last windows, and take part in them.
         layout = lay_out((x.shape[1], x.shape[2]), side, False, SIZE_RULES["openmmlab"])
         windows = cut_windows(x, layout)  # B, nW, N, C
-        attended = self.attn(windows.flatten(0, 1).unflatten(1, side)).flatten(1, 2)
+        attended = self.attn(windows.reshape(-1, *side, x.shape[3]))
         return join_windows(attended.view_as(windows), layout)
 
 

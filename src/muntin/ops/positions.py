@@ -83,13 +83,13 @@ def resample_offsets(
     sequence, as microsoft/SimMIM@d3e29bc and timm 1.0.31 (`resize_rel_pos_bias_table`, linear
     between them), compared in tests/weights/test_parameter_resizing.py; it suits larger windows.
     """
-    if _are_equal(old, new):
+    if _are_equal(old, new, how):
         return table
     grid = table.t().reshape(1, -1, 2 * old[0] - 1, 2 * old[1] - 1).float()
     size = (2 * new[0] - 1, 2 * new[1] - 1)
     if how == "geometric":
         rows, columns = (
-            torch.tensor(_space_geometrically(*sides), device=table.device)
+            torch.tensor(_space_geometrically(*map(int, sides)), device=table.device)
             for sides in zip(grid.shape[2:], size, strict=True)
         )
         grid = rows @ grid @ columns.t()
@@ -181,14 +181,14 @@ def resample_grid(
             f"tokens, got {embedding.shape[1]}. Check img_size and patch_size."
         )
         raise ShapeError(message)
-    if _are_equal(old, new):
+    if _are_equal(old, new, how):
         return embedding
     prefix, grid = embedding[:, :num_prefix], embedding[:, num_prefix:]
     image = grid.reshape(1, *old, -1).permute(0, 3, 1, 2).float()  # 1, C, H, W
     # In the default memory order PyTorch 2.15 gets a grid that is one token wide wrong.
     image = image.contiguous(memory_format=torch.channels_last)
     if how == "offset":
-        scale = [(after + 0.1) / before for before, after in zip(old, new, strict=True)]
+        scale = [(int(after) + 0.1) / before for before, after in zip(old, new, strict=True)]
         image = F.interpolate(image, scale_factor=scale, mode="bicubic")
     else:
         image = F.interpolate(image, size=new, **RESAMPLINGS[how])
@@ -200,19 +200,21 @@ def resample_line(
     vectors: Float[Tensor, "positions C"], length: int
 ) -> Float[Tensor, "new_positions C"]:
     """Resize vectors of evenly spaced offsets linearly, as facebookresearch/detectron2@02b5c4e."""
-    if vectors.shape[0] == length:
+    if _are_equal(vectors.shape[:1], (length,), "linear"):
         return vectors
     return F.interpolate(vectors.t()[None], size=length, mode="linear")[0].t()
 
 
-def _are_equal(old: Size, new: Size) -> bool:
-    """Whether nothing is to be resized; False if a graph is exported and the new size is free."""
-    if not torch.compiler.is_exporting():
+def _are_equal(old: tuple[int, ...], new: tuple[int, ...], how: str) -> bool:
+    """Whether nothing is to be resized; False for a free size of an exported graph.
+
+    There a comparison would fix the size. Resizing to the old one has weights of 1 and 0, with two
+    exceptions, whose graphs do have a fixed size.
+    """
+    if not torch.compiler.is_exporting() or how in ("offset", "geometric"):
         return old == new
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-    # A plain comparison would fix the size that the graph is exported at. At the old size, resizing
-    # has weights of 1 and 0.
     return all(statically_known_true(a == b) for a, b in zip(old, new, strict=True))
 
 

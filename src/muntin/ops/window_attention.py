@@ -21,20 +21,16 @@ A new back end is a function with the same arguments and a row in `BACKENDS`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.jit._trace import is_tracing
 
 from muntin.errors import ConfigError, ShapeError, unknown_name
-from muntin.ops.dot_product_attention import (
-    attend,
-    differentiate_by,
-    is_recorded,
-    is_transformed,
-)
+from muntin.ops.dot_attention import attend, differentiate_by, is_recorded, is_transformed
 from muntin.ops.triton import window_support
 from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads, pad_map, partition
 from muntin.shapes import Float, Int
@@ -100,7 +96,7 @@ def find_obstacle(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: floa
 
 def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> BackendName:
     """Select the back end of "auto"."""
-    if torch.jit.is_tracing():
+    if is_tracing():
         return "reference"  # a trace is checked without gradients, and must be the same graph
     if qkv.device.type != "cpu":
         half = qkv.is_cuda and qkv.dtype != torch.float32
@@ -183,19 +179,17 @@ def _fused(
     geometry = [*layout.size, *layout.window, *layout.shift, *layout.pad, int(layout.pad_first)]
     tensors = (qkv, bias, fill, temperature)
     out: Tensor = torch.ops.muntin.window_attention(*tensors, geometry, scale)
-
-    def compute_plainly(*given: Tensor) -> Tensor:
-        rest = iter(given)
-        qkv, bias, fill, temperature = (None if one is None else next(rest) for one in tensors)
-        assert qkv is not None
-        assert bias is not None
-        return window_attention(
-            qkv, bias, layout, scale=scale, fill=fill, temperature=temperature, backend="reference"
-        )
-
     if is_recorded(qkv) or out.grad_fn is None:
         return out
-    return differentiate_by(compute_plainly, out, *(one for one in tensors if one is not None))
+    return differentiate_by(partial(_compute_plainly, layout, scale), out, *tensors)
+
+
+def _compute_plainly(
+    layout: WindowLayout, scale: float, qkv: Tensor, bias: Tensor, *others: Tensor | None
+) -> Tensor:
+    return window_attention(
+        qkv, bias, layout, scale=scale, fill=others[0], temperature=others[1], backend="reference"
+    )
 
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {
@@ -209,8 +203,7 @@ BACKENDS: dict[str, Callable[..., Tensor]] = {
 class _ExplicitAttention(torch.autograd.Function):
     """The formula of the reference; saves queries, keys, values and attention weights.
 
-    What it saves are outputs too: so a gradient that has a graph depends on them, and second
-    derivatives pass through the gradient as first ones do.
+    These are outputs too, so that a gradient with a graph of its own depends on them.
     """
 
     @staticmethod
@@ -264,9 +257,8 @@ class _ExplicitAttention(torch.autograd.Function):
             (weights.transpose(1, 2), grad_out, 1.0),
         )
         if torch.is_grad_enabled() or of_parts is not None:
-            grad_parts = torch.stack([factor * (one @ other) for one, other, factor in products])
-            grad_parts = grad_parts.view_as(parts)
-            grad_parts = grad_parts if of_parts is None else grad_parts + of_parts
+            stacked = torch.stack([factor * (one @ other) for one, other, factor in products])
+            grad_parts = stacked.view_as(parts) + (0 if of_parts is None else of_parts)
         else:
             # In place: no copy of three gradients into one, but no second derivative either.
             grad_parts = torch.empty_like(parts)

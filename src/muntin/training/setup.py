@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from muntin.configs import with_texts
+from muntin.configs import to_dict, with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.dense_transforms import DetectionAugmentConfig
 from muntin.data.splitting import describe_split, split
@@ -360,7 +360,7 @@ def _initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> 
     if not entry.weights:
         return Choice("", ("weights: random; no published weights are known for this model",))
     try:
-        report = load_weights(network, entry.weights)
+        report = load_weights(network, entry.weights, made_with=to_dict(entry.config))
     # Only "auto" may end with random weights; a source that the user named must exist.
     except WeightError as error:
         return Choice("", (f"weights: random; {entry.weights} is not available ({error})",))

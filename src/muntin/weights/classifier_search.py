@@ -78,4 +78,4 @@ def choose_classifier(linears: Sequence[LinearLayer], num_classes: int) -> Linea
 
 def is_classifier(name: str) -> bool:
     """Whether a tensor of this name belongs to a classifier, or to another head."""
-    return any(_HEAD.fullmatch(part) for part in name.split(".")[:-1])
+    return any(re.fullmatch(rf"\w*heads?|{_HEAD.pattern}", part) for part in name.split(".")[:-1])

@@ -222,6 +222,7 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
 def _reject_beyond_limits(name: str, config: object, head: nn.Module | None) -> None:
     """Raise if models of the ecosystem would compute something else from the same tensors."""
     for key, allowed in DIALECTS[name].limits.get(type(config), {}).items():
+        allowed = allowed(config) if callable(allowed) else allowed
         # Only classifiers pool.
         matters = key != "pool" or (isinstance(head, LinearHead) and head.num_classes > 0)
         value = attrgetter(*key.split(", "))(config)

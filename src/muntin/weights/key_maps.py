@@ -252,10 +252,11 @@ class HeadMap(KeyMap):
 KeyMaps = Mapping[type, KeyMap | Callable[[Any], KeyMap]]
 """By config class of the family: a key map, or a function that makes one from the config."""
 
-Limits = Mapping[type, Mapping[str, tuple[Any, ...]]]
+Limits = Mapping[type, Mapping[str, tuple[Any, ...] | Callable[[Any], tuple[Any, ...]]]]
 """By config class of the family: values of its fields that models of an ecosystem can have.
 
-A key names a field, or several that depend on each other, separated by ", ".
+A key names a field, or several that depend on each other, separated by ", "; the values may be
+those for a config.
 """
 
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from muntin import configs
-from muntin.errors import ConfigError, ShapeError, shorten
+from muntin.errors import ConfigError, ShapeError, WeightError, shorten
 from muntin.models.vit import ViTConfig
-from muntin.weights.dialects import DIALECTS, family_name
+from muntin.weights.dialects import family_name
 from muntin.weights.inferred_fields import infer_fields
-from muntin.weights.key_maps import KeyMap, RenamedState, first_key
+from muntin.weights.key_maps import RenamedState, first_key
+from muntin.weights.prefix_positions import TOKENS
 from muntin.weights.state_matching import MatchResult
-
-Retry = Callable[[nn.Module], tuple[RenamedState, MatchResult]]
+from muntin.weights.state_search import name_family
 
 # Parts that no family here has, by their names in files.
 _LACKING = {
@@ -50,7 +50,7 @@ class Mismatch:
     dialect: str
     reading: RenamedState
     result: MatchResult
-    retry: Retry
+    retry: Callable[[nn.Module], tuple[RenamedState, MatchResult]]
 
 
 def describe_mismatches(mismatch: Mismatch) -> str:
@@ -115,12 +115,10 @@ def _find_lacking(mismatch: Mismatch) -> list[str]:
 def _find_nameless_tokens(mismatch: Mismatch) -> list[str]:
     """Positions of tokens that are not in the file."""
     config, tensors = mismatch.backbone.config, mismatch.reading.tensors
-    positions = tensors.get("pos_embed")
-    if not isinstance(config, ViTConfig) or positions is None or not mismatch.result.causes:
+    if not (isinstance(config, ViTConfig) and "pos_embed" in tensors and mismatch.result.causes):
         return []
-    tokens = [name for name in ("cls_token", "dist_token", "reg_token") if name in tensors]
-    count = sum(tensors[name].shape[1] for name in tokens)
-    rest = positions.shape[1] - config.grid[0] * config.grid[1]
+    count = sum(tensors[name].shape[1] for name in TOKENS if name in tensors)
+    rest = tensors["pos_embed"].shape[1] - config.grid[0] * config.grid[1]
     if not count < rest <= count + 8:
         return []
     return [f"positions for {rest} tokens before the patches, with {count} such tokens"]
@@ -133,7 +131,7 @@ def _remaining(mismatch: Mismatch, fields: Mapping[str, Any]) -> str:
         with torch.device("meta"):
             other = family(configs.replace(mismatch.backbone.config, fields))
         reading, result = mismatch.retry(other)
-    except (ConfigError, ShapeError) as error:
+    except (ConfigError, ShapeError, WeightError) as error:
         return str(error)
     head = reading.tensors.get("head.fc.weight")
     if head is not None and "head.fc.weight" in mismatch.result.mismatched:
@@ -145,15 +143,9 @@ def _remaining(mismatch: Mismatch, fields: Mapping[str, Any]) -> str:
     return _list_problems(reading, result)
 
 
-_UNSAID = {
-    "num_heads": "the weights do not say num_heads; this many are as wide as the model's",
-    "pool": "the weights do not say what is pooled; this is usual for their norms",
-}
-
-
 def _drop_needless(mismatch: Mismatch, fields: dict[str, Any]) -> dict[str, Any]:
     # What the shapes do not tell cannot be tried either.
-    for name in [name for name in fields if name not in _UNSAID]:
+    for name in [name for name in fields if name not in ("num_heads", "pool")]:
         fewer = {other: value for other, value in fields.items() if other != name}
         if fewer and not _remaining(mismatch, fewer):
             fields = fewer
@@ -162,15 +154,11 @@ def _drop_needless(mismatch: Mismatch, fields: dict[str, Any]) -> dict[str, Any]
 
 def _advise(mismatch: Mismatch, fields: Mapping[str, Any]) -> str:
     has = {name: getattr(mismatch.backbone.config, name) for name in fields}
-    tabled = any(name.endswith("bias_table") for name in mismatch.reading.tensors)
-    unsaid = [
-        words
-        for name, words in _UNSAID.items()
-        if name in fields
-        and not (name == "num_heads" and tabled)
-        and fields[name] != "token_and_mean"
-    ]
-    note = f" ({'; '.join(unsaid)})" if unsaid else ""
+    note = ""
+    if fields.get("pool") in ("token", "mean"):
+        note = " (they do not say what is pooled; this is usual for their norms)"
+    elif isinstance(fields.get("num_heads"), int):
+        note = " (they do not say num_heads; this many are as wide as the model's)"
     return (
         f"the model has {_write(has)}; build it with {_write(fields)}, then the weights fit{note}"
     )
@@ -182,17 +170,10 @@ def _write(fields: Mapping[str, Any]) -> str:
 
 def _other_family(mismatch: Mismatch) -> str:
     """Name the family and dialect of the weights, if they belong to another family."""
-    state, own = mismatch.state, (mismatch.dialect, type(mismatch.backbone.config))
-    if 2 * len(mismatch.result.unexpected) <= len(state):
-        return ""
-    for name, other in DIALECTS.items():
-        for kind, names in other.key_maps.items():
-            if (name, kind) == own or not isinstance(names, KeyMap):
-                continue
-            if not names.read(state).unknown:
-                family = family_name(kind)
-                return f"these are weights of a {family} in the dialect {name!r}"
-    return ""
+    own = f"a {family_name(type(mismatch.backbone.config))} in the dialect {mismatch.dialect!r}"
+    foreign = 2 * len(mismatch.result.unexpected) > len(mismatch.state)
+    other = name_family(mismatch.state) if foreign else ""
+    return f"these are weights of {other}" if other not in ("", own) else ""
 
 
 def _sum_up(result: MatchResult) -> str:

@@ -26,7 +26,7 @@ from muntin.weights.state_search import (
     is_beside,
 )
 from muntin.weights.weight_files import fetch, is_hub_id, license_of, read_weights
-from muntin.weights.weight_folders import SUFFIXES
+from muntin.weights.weight_folders import SUFFIXES, reject_url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +130,7 @@ def _resolve_source(
     if not str(source).strip():
         message = f"weights must be a file, a folder or a hub id, got {str(source)!r}."
         raise WeightError(message)
+    reject_url(str(source))
     path = Path(source).expanduser()
     text = str(source).removeprefix("hf-hub:")
     # "runs/flowers" may be a hub id or a mistyped path: a path if the folder "runs" exists.

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from muntin.models.vit import ViTConfig
 
-_TOKENS = ("cls_token", "dist_token", "reg_token")
+TOKENS = ("cls_token", "dist_token", "reg_token")
+"""Tokens before those of the patches, in their order."""
 
 
 def move_positions(
@@ -31,7 +32,7 @@ def move_positions(
     positions = tensors.get("pos_embed")
     if config.shared_position or positions is None:
         return {}
-    tokens = [name for name in _TOKENS if name in tensors]
+    tokens = [name for name in TOKENS if name in tensors]
     ends = [sum(tensors[name].shape[1] for name in tokens[: n + 1]) for n in range(len(tokens))]
     if held is None:
         held = _count_held(positions, config, [wanted, 0, *ends])

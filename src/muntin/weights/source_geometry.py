@@ -56,7 +56,8 @@ def read_made_with(folder: Path) -> dict[str, Any]:
         if isinstance(content.get("model"), dict):  # a run
             return {key: value for key, value in content["model"].items() if key in _FIELDS}
         timm = content.get("pretrained_cfg", content).get("input_size")
-        size = timm[1:] if timm else content.get("backbone_config", content).get("image_size")
+        size = content.get("backbone_config", content).get("image_size") or (timm and timm[1:])
+        size = content.get("model_args", {}).get("img_size") or size
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
     return {"img_size": size} if size else {}
@@ -68,7 +69,10 @@ def find_source(
     made_with: Mapping[str, Any] | None,
     tensors: Mapping[str, Tensor],
 ) -> Any:  # noqa: ANN401
-    """Return the config that the weights were made with; None if their `img_size` is not known."""
+    """Return the config that the weights were made with; None if their `img_size` is not known.
+
+    `made_with` is what the caller says, `texts` what files say, `tensors` the renamed weights.
+    """
     fields = {**json.loads(texts.get(MADE_WITH, "{}")), **(made_with or {})}
     kernel = tensors.get("patch_embed.proj.weight")
     if kernel is not None and kernel.ndim == 4:
@@ -77,11 +81,23 @@ def find_source(
     if "img_size" not in known:
         return None
     try:
-        return replace(config, known)
+        source = replace(config, known)
     except ConfigError:
-        if made_with:  # not what a file happens to say of a model of another family
+        if made_with:
             raise
         return None
+    # A file beside the weights may describe another model, or the size of its pre-training.
+    return source if made_with or _agrees(source, tensors) else None
+
+
+def _agrees(source: Any, tensors: Mapping[str, Tensor]) -> bool:  # noqa: ANN401
+    """Whether the numbers of positions and offsets are those of the grid, and of a few tokens."""
+    for name, tensor in tensors.items():
+        if name in _POSITIONS and not 0 <= tensor.shape[1] - math.prod(source.grid) <= 2:
+            return False
+        if name not in _POSITIONS and is_on_grid(name):
+            return len(tensor) - 3 == _count_offsets(source.grid)
+    return True
 
 
 def read_as_timm(
@@ -110,8 +126,9 @@ class Resizer:
 
     def fits(self, name: str, tensor: Tensor, own: Tensor) -> bool:
         """Whether a tensor needs no resizing: one with as many positions may have another grid."""
-        on_grid = name in _POSITIONS or (name.startswith("blocks.") and name.endswith(_TABLE))
-        moved = on_grid and self.source is not None and self.source.grid != self.config.grid
+        moved = (
+            is_on_grid(name) and self.source is not None and self.source.grid != self.config.grid
+        )
         return tensor.shape == own.shape and not moved
 
     def resize(self, name: str, tensor: Tensor, own: Tensor) -> Tensor:
@@ -190,6 +207,12 @@ class Resizer:
 
 _POSITIONS = ("pos_embed", "absolute_pos_embed")
 _TABLE = ".relative_position_bias_table"
+
+
+def is_on_grid(name: str) -> bool:
+    """Whether a parameter has an entry for each patch of the grid, or for each of its offsets."""
+    name = name.removeprefix("backbone.")
+    return name in _POSITIONS or (name.startswith("blocks.") and name.endswith(_TABLE))
 
 
 def _count_offsets(grid: Size) -> int:

@@ -147,6 +147,8 @@ def read_source_info(source: object) -> SourceInfo | None:
 def _folder_of(source: object) -> Path | None:
     if not isinstance(source, str | Path):
         return None
+    if "#" in str(source) and not Path(source).exists():  # a part of a file
+        source = str(source).partition("#")[0]
     path = Path(source).expanduser()
     if path.exists():
         return path if path.is_dir() else path.parent if _BESIDE.fullmatch(path.name) else None

@@ -21,7 +21,7 @@ from muntin.ops.positions import SIZE_RULES, SizeRuleName, TableInterpolation
 from muntin.weights.dialects import backbone_of, head_of
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.prefix_positions import move_positions
-from muntin.weights.source_geometry import Resizer
+from muntin.weights.source_geometry import Resizer, is_on_grid
 
 
 @dataclass(slots=True)
@@ -41,6 +41,7 @@ class MatchResult:
     mismatched: dict[str, str] = field(default_factory=dict)
     causes: list[str] = field(default_factory=list)
     has_head: bool = False
+    assumed: str = ""
 
 
 def model_key(name: str, model: nn.Module) -> str:
@@ -79,6 +80,9 @@ def match_state(
         known = heads.may_ignore(name) or name in unbuilt()
         theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
         (result.ignored if known else result.unexpected).extend(theirs)
+    grid = getattr(backbone.config, "grid", (1, 1))
+    if source is None and grid[0] != grid[1] and any(map(is_on_grid, result.resized)):
+        result.assumed = "positions are of a square, or of 4:3 in a ViTPose (made_with)"
     _reset_pooled_norm(result, own)
     _reset_deeper_head(result)
     settled = {*result.values, *result.reset, *result.mismatched}

@@ -314,10 +314,10 @@ def is_beside(name: str, found: FoundState) -> bool:
     Where the backbone has no prefix of its own, only heads, projectors, losses, counters and the
     like are not: anything else may belong to it, and would change its outputs.
     """
-    if found.body_prefix:
-        return not name.startswith(found.body_prefix)
-    tensor = found.state[name]
-    return bool(_BESIDE.match(name)) or (not tensor.ndim and not tensor.is_floating_point())
+    if not name.startswith(found.body_prefix):
+        return True
+    counter = not found.state[name].ndim and not found.state[name].is_floating_point()
+    return counter or bool(_BESIDE.match(name.removeprefix(found.body_prefix)))
 
 
 def describe_unknown(content: Mapping[str, Any], config: object, where: str) -> str:
@@ -327,7 +327,7 @@ def describe_unknown(content: Mapping[str, Any], config: object, where: str) -> 
         there = shorten(map(str, content)) or "nothing"
         return f"{where} must hold named tensors, got {there}. Pass a state dict."
     keys = [key for tensors in mappings for key in tensors]
-    owner = name_stranger(keys) or next(filter(None, map(_name_family, mappings)), "")
+    owner = name_stranger(keys) or next(filter(None, map(name_family, mappings)), "")
     if owner:
         return (
             f"weights from {where} must be those of a {family_name(type(config))}, got those of "
@@ -339,7 +339,7 @@ def describe_unknown(content: Mapping[str, Any], config: object, where: str) -> 
     )
 
 
-def _name_family(tensors: Mapping[str, Tensor]) -> str:
+def name_family(tensors: Mapping[str, Tensor]) -> str:
     """Family and dialect of the tensors in a mapping, if one explains nearly all of them."""
     for dialect, row in DIALECTS.items():
         for kind in row.key_maps:
@@ -366,6 +366,7 @@ def _example(kind: type[Any]) -> object:
         "window_size": 7,
         "img_size": (224, 224),
         "patch_size": 16,
+        "global_blocks": (0,),
     }
     required = {entry.name for entry in fields(kind) if entry.default is MISSING}
     return kind(**{name: value for name, value in sizes.items() if name in required})

@@ -121,6 +121,13 @@ def _encode(text: object, encoding: object = "") -> bytes:
     return text.encode("latin1")
 
 
+def _empty_bytes(*given: object) -> bytes:
+    if given:  # a size: any amount of memory
+        message = f"builtins.bytes of {given}"
+        raise pickle.UnpicklingError(message)
+    return b""
+
+
 class _Dictionary:
     """Stands for subclasses of dict: their items become those of an ordinary dictionary."""
 
@@ -136,6 +143,7 @@ _ARRAYS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _DType,
     "numpy.ndarray": _NdArray,
     "_codecs.encode": _encode,
+    "builtins.bytes": _empty_bytes,
 }
 # Strangers in training checkpoints; the first are dictionaries.
 _DICTIONARIES = (
@@ -173,7 +181,8 @@ _LIBRARIES = ("torch", "timm", "torchvision", "transformers", "omegaconf", "ligh
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 (pickle's signature)
         """Return what stands for the class or function of this name, if it is listed."""
-        found = ALLOWED.get(f"{module}.{name}")
+        # Protocol 2 has the names of Python 2.
+        found = ALLOWED.get(f"{module.replace('__builtin__', 'builtins')}.{name}")
         if found is None:
             message = f"GLOBAL {module}.{name} is not allowed"
             raise pickle.UnpicklingError(message)

@@ -230,9 +230,15 @@ KEY_MAPS: KeyMaps = {
 }
 
 
+def _list_pools(config: ViTConfig) -> tuple[str, ...]:
+    if config.relative_pos_bias:  # BEiT
+        return ("token", "mean")
+    return ("token_and_mean",) if config.layer_scale else ("token",)
+
+
 LIMITS: Limits = {
     ViTConfig: {
-        "pool": ("token",),
+        "pool": _list_pools,
         "patch_padding, shared_position": ((0, False), (2, True)),  # ViTPose has both
     }
 }

@@ -26,7 +26,6 @@ from muntin.weights.weight_folders import (
     find_file,
     read_index,
     reject_torchscript,
-    reject_url,
 )
 
 # First bytes of torch.save files: a zip archive, or a pickle (before PyTorch 1.6).
@@ -49,7 +48,6 @@ class WeightFile:
 
 def read_weights(path: str | Path) -> WeightFile:
     """Read a weight file, or those of a folder, without executing code from them; on the CPU."""
-    reject_url(str(path))
     file = find_file(Path(path).expanduser())
     if file.name.endswith(INDEX):
         return _read_shards(file)
@@ -90,6 +88,7 @@ def _read_file(file: Path) -> WeightFile:
 
 def _read_content(file: Path) -> WeightFile:
     suffix = file.suffix.lower()
+    reject_torchscript(file)
     try:
         if suffix == ".safetensors":
             with safetensors.safe_open(file, framework="pt") as opened:
@@ -97,7 +96,6 @@ def _read_content(file: Path) -> WeightFile:
                 return WeightFile(file, tensors, dict(opened.metadata() or {}))
         if suffix == ".npz":
             return WeightFile(file, read_archive(file))
-        reject_torchscript(file)
         content = read_pickle(file) if suffix == ".pkl" else read_torch(file)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -92,10 +92,11 @@ def reject_url(source: str) -> None:
 
 def reject_torchscript(file: Path) -> None:
     """Raise for a zip archive that holds a program."""
-    if not zipfile.is_zipfile(file):
+    try:
+        with zipfile.ZipFile(file) as archive:
+            inside = {name.partition("/")[2] for name in archive.namelist()}
+    except (OSError, ValueError, zipfile.BadZipFile):  # no archive, or a damaged one
         return
-    with zipfile.ZipFile(file) as archive:
-        inside = {name.partition("/")[2] for name in archive.namelist()}
     if "constants.pkl" in inside:
         message = (
             f"{str(file)!r} is a TorchScript program, which also holds code. Write its weights "

@@ -57,6 +57,7 @@ class LoadReport:
         others: Where further weights for the model lie, which `part` of `load_weights` selects.
         beside: Their names of tensors next to the weights that are no part of the model.
         dropped: Their names of a classifier that was not loaded although the model's is random.
+        assumed: What was assumed about the source, since nothing says it; empty if nothing.
     """
 
     dialect: str
@@ -76,6 +77,7 @@ class LoadReport:
     others: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    assumed: str = ""
 
     def summary(self) -> str:
         """Summarize the report in one line."""
@@ -91,6 +93,7 @@ class LoadReport:
             *((name, f"{name} set to {value!r}") for name, value in self.adopted.items()),
             (self.stated_in, f"described by {Path(self.stated_in).name} beside them"),
             (self.conventions, f"head conventions set to {self.conventions}"),
+            (self.assumed, f"assumed: {self.assumed}"),
             (self.license, f"license {self.license}"),
         )
         start = f"{self.dialect} weights from {self.source}: {len(self.renamed)} renamed"
@@ -128,9 +131,8 @@ def load_weights(
             windows are copied exactly.
         head_rows: For a head with fewer classes than the source's (22k to 1k): the source's class
             id for each class of the model, or a text file with one id per line.
-        made_with: Fields of the config of the model that the weights come from, as far as no
-            file says them: ``{"img_size": (256, 128)}`` for positions that are no square;
-            "window_size" and "pretrained_windows" for a Swin V2.
+        made_with: Fields of the config that the weights were made with, if no file says them:
+            "img_size", where positions are no square; for Swin V2, those of windows.
 
     Returns:
         A report.
@@ -156,23 +158,18 @@ def load_weights(
         found = dataclasses.replace(opened.found, state=read_as_timm(backbone, raw, known))
         opened = dataclasses.replace(opened, found=found)
     reading = rename_state(opened, model)
-    if head_rows is not None:
-        _select_rows(reading.tensors, read_head_rows(head_rows), model, opened.where)
+    rows = None if head_rows is None else read_head_rows(head_rows)
+    _select_rows(reading.tensors, rows, model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule, evidence = own_rule, ""
-    if opened.dialect != NATIVE:
-        nesting = (
-            f"{family_name(type(backbone.config))} under {'.'.join(map(str, opened.found.path))!r}"
-        )
-        rule, evidence = DIALECTS[opened.dialect].find_size_rule([*opened.found.state, nesting])
+    rule, evidence = _find_rule(opened, backbone, own_rule)
     theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
     if opened.state is not raw:
         _note_conversion(matched, reading, model, raw, opened.state)
     _reject_mismatches(matched, reading, opened, backbone, theirs)
     _reject_nonfinite(matched.values, opened.where)
-    where = opened.stated.where if opened.stated else opened.where
-    other = build_adopted(backbone, opened.stated_fields, where)
+    stated_in = getattr(opened.stated, "where", opened.where)
+    other = build_adopted(backbone, opened.stated_fields, stated_in)
     own = model.state_dict()
     with torch.no_grad():
         for key, tensor in matched.values.items():
@@ -188,7 +185,24 @@ def load_weights(
         size_rule=rule if adopts else "",
         size_evidence=evidence if adopts else "",
         adopted=adopted,
+        class_names=_select_names(report.class_names, rows),
     )
+
+
+def _find_rule(
+    opened: OpenedWeights, backbone: nn.Module, own: SizeRuleName
+) -> tuple[SizeRuleName, str]:
+    """The size rule of the source, and what tells it."""
+    if opened.dialect == NATIVE:
+        return own, ""
+    family = family_name(type(backbone.config))
+    nesting = f"{family} under {'.'.join(map(str, opened.found.path))!r}"
+    return DIALECTS[opened.dialect].find_size_rule([*opened.found.state, nesting])
+
+
+def _select_names(names: tuple[str, ...], rows: list[int] | None) -> tuple[str, ...]:
+    known = rows is not None and max(rows) < len(names)
+    return tuple(names[row] for row in rows or ()) if known else names if rows is None else ()
 
 
 def _report(
@@ -214,6 +228,7 @@ def _report(
         others=opened.others,
         beside=tuple(reading.beside),
         dropped=tuple(dropped) if fresh else (),
+        assumed=matched.assumed,
     )
 
 
@@ -280,7 +295,11 @@ def read_head_rows(rows: Sequence[int] | str | Path) -> list[int]:
         raise WeightError(message) from error
 
 
-def _select_rows(tensors: dict[str, Tensor], rows: list[int], model: nn.Module, where: str) -> None:
+def _select_rows(
+    tensors: dict[str, Tensor], rows: list[int] | None, model: nn.Module, where: str
+) -> None:
+    if rows is None:
+        return
     own = model.state_dict().get("head.fc.weight")
     if own is not None and len(rows) != len(own):
         message = (

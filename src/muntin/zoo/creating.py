@@ -74,7 +74,7 @@ def create(
     backbone = build_dense_backbone(model, fields, finest=config.finest)
     network = Network(backbone, task_row.build_head(backbone, classes, config))
     if weights is not None:
-        load_into(network, weights, architecture)
+        load_into(network, weights, architecture, model)
     return network
 
 

@@ -229,7 +229,7 @@ def create_model(
     backbone = build_backbone(config)
     model = Network(backbone, build_classifier(backbone, num_classes))
     if weights is not None:
-        load_into(model, weights, architecture)
+        load_into(model, weights, architecture, name)
     return model
 
 
@@ -291,8 +291,9 @@ def create_backbone(
         architecture: Fields of the model's config.
 
     Returns:
-        The backbone; ``.spec`` holds channels and strides. Maps have a final norm only with
-        ``out_norm="last"``.
+        The backbone; ``.spec`` holds channels and strides. Sides of the maps are image sides /
+        stride, rounded up, or as the size rule or timm's own model says (ConvNeXt: down). Maps
+        have a final norm only with ``out_norm="last"``.
 
     Raises:
         ConfigError: The model or a field is unknown, or the fields are inconsistent.
@@ -311,16 +312,24 @@ def create_backbone(
         changed["out_indices"] = out_indices
     backbone = build_backbone(model_config(name, changed))
     if weights is not None:
-        load_into(backbone, weights, architecture)
+        load_into(backbone, weights, architecture, name)
     return backbone
 
 
-def load_into(model: nn.Module, weights: str | Path, requested: Mapping[str, Any]) -> None:
-    """Load weights; fields that the caller set are kept, with a warning if the source differs."""
+def load_into(
+    model: nn.Module, weights: str | Path, requested: Mapping[str, Any], name: str = ""
+) -> None:
+    """Load weights; fields that the caller set are kept, with a warning if the source differs.
+
+    `name` is that of the zoo, which knows with which config its published weights were made.
+    """
     from muntin.weights.source_info import adopt, build_adopted, set_config
     from muntin.weights.weight_loading import load_weights
 
-    report = load_weights(model, weights)
+    entry = find_model(name) if name else None
+    published = entry is not None and entry.weights == str(weights).removeprefix("hf-hub:")
+    made_with = to_dict(entry.config) if published and entry else None
+    report = load_weights(model, weights, made_with=made_with)
     body: Any = model.backbone if isinstance(model, Network) else model
     if report.dropped:
         message = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,6 @@ def convert_weights(
     to: str,
     dialect: str = "auto",
     settings: Iterable[tuple[str, str]] = (),
-    head_rows: Sequence[int] | str | Path | None = None,
     force: bool = False,
 ) -> Conversion:
     """Read weights of any ecosystem, write them for another, read them back and compare every bit.
@@ -76,7 +75,7 @@ def convert_weights(
     nesting that the ecosystem's loader expects), or ``.npz`` for "google"; `name` a model of the
     zoo, or empty if files beside the weights state it; `to` a dialect, or "muntin". `settings` are
     fields in which the architecture differs from the zoo, with values as text: ``("img_size",
-    "96")``; `head_rows` as in `load_weights`.
+    "96")``; "head.rows" is as `head_rows` of `load_weights`.
     """
     target = Path(target)
     if target.suffix not in (".safetensors", ".pth", ".pt", ".npz"):
@@ -88,7 +87,9 @@ def convert_weights(
     if target.exists() and not force:
         message = f"target {str(target)!r} already exists. Choose another path, or use --force."
         raise WeightError(message)
-    name, entry = find_source_model(name, read_source_info(source), dict(settings))
+    texts = dict(settings)
+    head_rows = texts.pop("head.rows", None)
+    name, entry = find_source_model(name, read_source_info(source), texts)
     config = entry.config
     with torch.device("meta"):
         shell = build_backbone(config)
@@ -96,8 +97,7 @@ def convert_weights(
     info = inspect_weights(opened, shell)
     config = _with_norm_of(info, config)
     if head_rows is not None:
-        head_rows = read_head_rows(head_rows)
-        info = dataclasses.replace(info, num_classes=len(head_rows))
+        info = dataclasses.replace(info, num_classes=len(read_head_rows(head_rows)))
     model = _build(config, info)
     report = load_weights(model, opened, head_rows=head_rows)
     if report.resized:
