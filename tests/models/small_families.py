@@ -24,7 +24,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "google": ("vit_tiny_patch16_224", {**VIT, "size_rule": "google"}),
     "deit": ("deit_tiny_distilled_patch16_224", VIT),
     "deit3": ("deit3_small_patch16_224", VIT),
-    "vit_det": ("vitdet_base", {**VIT, "global_blocks": (1,), "window_size": 3}),
     "t2t": ("t2t_vit_7", {"depth": 1}),
     "t2t_transformer": ("t2t_vit_7", {"depth": 1, "token_attention": "transformer"}),
     "vit_det": (
