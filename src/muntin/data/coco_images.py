@@ -62,6 +62,10 @@ def find_images(
     Images that are not there, or are there twice, are noted; two ids of one file share its image.
     """
     rows = _name_rows(images, json_path)
+    if len(rows) < len(images):
+        keys = Counter(plain_id(row["id"]) for row in images)
+        twice = shorten((key for key, count in keys.items() if count > 1), limit=5)
+        findings.warn(json_path, f"several images have the id {twice} and one file: taken as one")
     names = [name for name, _ in rows.values()]
     wanted = "" if "trainval" in json_path.lower() else part
     paths = _match([clean_name(name) for name in names], tree, json_path, wanted)
