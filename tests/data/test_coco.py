@@ -602,7 +602,7 @@ def test_an_id_of_two_equal_images_is_named(tmp_path):
 def test_many_files_one_a_image_are_not_opened(tmp_path):
     for number in range(30):
         touch(tmp_path, f"{number}.jpg")
-        write(tmp_path / f"{number}.json", {"shapes": []})
+        write(tmp_path / f"{number}.json", {"forms": []})
     with pytest.raises(DataError, match=r"30 \.json, .* COCO"):
         list_detect(tmp_path)
 

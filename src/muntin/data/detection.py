@@ -17,6 +17,7 @@ from torchvision.ops import box_iou
 
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
+from muntin.data.labelme import LABELME
 from muntin.data.objects import AnnotationReport, ObjectRequest
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
 from muntin.data.voc import VOC
@@ -25,7 +26,10 @@ from muntin.errors import plural, shorten
 from muntin.run_lengths import box_of, mask_area, to_run_lengths
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
 
-READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO, VOC, YOLO)
+OUTLINED: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO, LABELME, YOLO)
+"""Layouts whose objects may have masks."""
+
+READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (*OUTLINED[:-1], VOC, YOLO)
 """Layouts of annotated objects, in the order in which they are tried."""
 
 
