@@ -15,21 +15,37 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
+from muntin.data.box_table import BOX_TABLE
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
+from muntin.data.cvat import CVAT
+from muntin.data.label_studio import LABEL_STUDIO
 from muntin.data.labelme import LABELME
 from muntin.data.objects import AnnotationReport, ObjectRequest
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
+from muntin.data.via import VIA
 from muntin.data.voc import VOC
 from muntin.data.yolo import YOLO
 from muntin.errors import plural, shorten
 from muntin.run_lengths import box_of, mask_area, to_run_lengths
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
 
-OUTLINED: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO, LABELME, YOLO)
+OUTLINED: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
+    COCO,
+    LABELME,
+    CVAT,
+    VIA,
+    LABEL_STUDIO,
+    YOLO,
+)
 """Layouts whose objects may have masks."""
 
-READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (*OUTLINED[:-1], VOC, YOLO)
+READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
+    *OUTLINED[:-1],
+    VOC,
+    YOLO,
+    BOX_TABLE,
+)
 """Layouts of annotated objects, in the order in which they are tried."""
 
 

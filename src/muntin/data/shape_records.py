@@ -68,7 +68,7 @@ class ImageShapes:
 
     `names` are names that the image may have, the likeliest first, paths perhaps of another
     machine, with or without a suffix. `size` and `part`, the set, are known where the file has
-    them.
+    them. With `fractions`, corners are fractions of the sides of the image.
     """
 
     file: str
@@ -76,6 +76,7 @@ class ImageShapes:
     size: Size | None = None
     part: str = ""
     shapes: list[Shape] = field(default_factory=list)
+    fractions: bool = False
 
 
 def list_shapes(
@@ -201,6 +202,10 @@ def _list_image(
     except DataError as error:
         request.findings.warn(path, f"left out: {error}")
         return None
+    for record in records:
+        if record.fractions:
+            for shape in record.shapes:
+                shape.corners = [(x * size[1], y * size[0]) for x, y in shape.corners]
     annotations = [
         one for record in records for one in _join_groups(record.shapes, ids, filled, size)
     ]
