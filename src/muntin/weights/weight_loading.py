@@ -28,12 +28,11 @@ from muntin.weights.dialects import (
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.head_rows import read_head_rows, select_names, select_rows
 from muntin.weights.key_maps import RenamedState
-from muntin.weights.mismatch_hints import Mismatch, describe_mismatches
+from muntin.weights.mismatch_hints import reject_mismatches
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
 from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
 from muntin.weights.source_info import adopt, build_adopted, set_config
 from muntin.weights.state_matching import MatchResult, match_state, model_key
-from muntin.weights.state_search import name_stranger
 from muntin.weights.window_buffers import fit_windows, read_windows
 
 
@@ -164,7 +163,7 @@ def load_weights(
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
     if opened.state is not raw:
         _note_conversion(matched, reading, model, raw, opened.state)
-    _reject_mismatches(matched, reading, opened, backbone, theirs)
+    reject_mismatches(matched, reading, opened, backbone, theirs)
     _reject_nonfinite(matched.values, opened.where)
     other = build_adopted(backbone, opened.stated_fields, opened.where)
     _copy(matched.values, model)
@@ -309,7 +308,7 @@ def _adopt_windows(
     """Give a Swin V2 the windows of its source: of its buffers, or else of its config."""
     if not isinstance(backbone, SwinV2):
         return {}
-    old = backbone.config
+    old: Any = backbone.config
     new, others = fit_windows(old, recorded, rule)
     if isinstance(source, SwinV2Config) and not recorded:
         new = scale_offsets(new, source, rule)
@@ -323,29 +322,6 @@ def _adopt_windows(
         set_config(backbone, new)
     names = ("window_size", "pretrained_windows")
     return {name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
-
-
-def _reject_mismatches(
-    matched: MatchResult,
-    reading: RenamedState,
-    opened: OpenedWeights,
-    backbone: Any,  # noqa: ANN401 (any family)
-    source: Any,  # noqa: ANN401 (the same)
-) -> None:
-    def retry(other: nn.Module) -> tuple[RenamedState, MatchResult]:
-        again = rename_state(opened, other)
-        return again, match_state(other, again, opened.dialect, "muntin", "bicubic", source)
-
-    mismatch = Mismatch(backbone, opened.state, opened.dialect, reading, matched, retry)
-    problems = describe_mismatches(mismatch)
-    if problems:
-        owner = name_stranger(opened.state)
-        message = (
-            f"weights from {opened.where} ({opened.dialect}) do not match "
-            f"{family_name(type(backbone.config))}: {problems}. "
-            f"{f'They may be those of {owner}. ' if owner else ''}The model is unchanged."
-        )
-        raise WeightError(message)
 
 
 def _reject_nonfinite(values: Mapping[str, Tensor], where: str) -> None:
