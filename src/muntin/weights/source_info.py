@@ -234,8 +234,8 @@ def _ratio(wide: int, narrow: int) -> float:
 
 def _read_timm(values: Mapping[str, Any], where: str) -> SourceInfo:
     published = values["pretrained_cfg"]
-    arguments = dict(values.get("model_args") or {})
-    fields = {_TIMM_NAMES.get(key, key): value for key, value in arguments.items()}
+    arguments: dict[str, Any] = dict(values.get("model_args") or {})
+    fields: dict[str, Any] = {_TIMM_NAMES.get(key, key): value for key, value in arguments.items()}
     if "no_embed_class" in fields:
         fields["prefix_positions"] = not fields.pop("no_embed_class")
     pool = fields.pop("global_pool", values.get("global_pool", ""))
