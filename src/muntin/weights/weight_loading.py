@@ -29,7 +29,12 @@ from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.mismatch_hints import Mismatch, describe_mismatches
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
-from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
+from muntin.weights.source_geometry import (
+    compare_states,
+    find_source,
+    read_as_timm,
+    scale_offsets,
+)
 from muntin.weights.source_info import adopt, build_adopted, set_config
 from muntin.weights.state_matching import MatchResult, match_state, model_key
 from muntin.weights.state_search import name_stranger
@@ -122,17 +127,14 @@ def load_weights(
             under any names, or a hub id such as "timm/swin_tiny_patch4_window7_224.ms_in1k". The
             network is not used if the path exists.
         part: Which of several sets of weights in the file: names in its location, such as
-            "teacher". Default: the most complete; of equal ones averaged weights before teachers,
-            and these before others.
+            "teacher". Default: the most complete; of equal ones averaged weights, then teachers.
         dialect: "auto", or one of "muntin", "microsoft", "timm", "torchvision", "transformers",
             "openmmlab", "detectron2", "google".
         resampling: How relative position bias tables of another window are resized: "bicubic", or
-            "geometric", which keeps small offsets in place; default: as the size rule says. Equal
-            windows are copied exactly.
+            "geometric", which keeps small offsets in place; default: as the size rule says.
         head_rows: For a head with fewer classes than the source's (22k to 1k): the source's class
             id for each class of the model, or a text file with one id per line.
-        made_with: Fields of the config that the weights were made with, if no file says them:
-            "img_size", where positions are no square; for Swin V2, those of windows.
+        made_with: Fields of the source's config that no file says: ``{"img_size": (256, 128)}``.
 
     Returns:
         A report.
@@ -152,11 +154,7 @@ def load_weights(
     if resampling not in (None, "bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, model, part)
-    raw = opened.state
-    if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
-        known = find_source(backbone.config, opened.texts, made_with, {})
-        found = dataclasses.replace(opened.found, state=read_as_timm(backbone, raw, known))
-        opened = dataclasses.replace(opened, found=found)
+    raw, opened = opened.state, _convert_for_timm(opened, backbone, made_with)
     reading = rename_state(opened, model)
     rows = None if head_rows is None else read_head_rows(head_rows)
     _select_rows(reading.tensors, rows, model, opened.where)
@@ -164,8 +162,9 @@ def load_weights(
     rule, evidence = _find_rule(opened, backbone, own_rule)
     theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
-    if opened.state is not raw:
-        _note_conversion(matched, reading, model, raw, opened.state)
+    ignored, resized = compare_states(raw, opened.state, dict(reading.pairs))
+    matched.ignored += ignored
+    matched.resized += [model_key(name, model) for name in resized]
     _reject_mismatches(matched, reading, opened, backbone, theirs)
     _reject_nonfinite(matched.values, opened.where)
     stated_in = getattr(opened.stated, "where", opened.where)
@@ -177,8 +176,7 @@ def load_weights(
     adopted = {} if other is None else adopt(backbone, other)
     if adopts := rule != own_rule and hasattr(backbone.config, "size_rule"):
         set_config(backbone, dataclasses.replace(backbone.config, size_rule=rule))
-    recorded = read_windows(reading, opened.found.state)
-    adopted |= _adopt_windows(backbone, matched, recorded, theirs, rule)
+    adopted |= _adopt_windows(backbone, matched, read_windows(reading, opened.state), theirs, rule)
     report = _report(opened, reading, matched, model)
     return dataclasses.replace(
         report,
@@ -195,8 +193,8 @@ def _find_rule(
     """The size rule of the source, and what tells it."""
     if opened.dialect == NATIVE:
         return own, ""
-    family = family_name(type(backbone.config))
-    nesting = f"{family} under {'.'.join(map(str, opened.found.path))!r}"
+    path = ".".join(map(str, opened.found.path))
+    nesting = f"{family_name(type(backbone.config))} under {path!r}"
     return DIALECTS[opened.dialect].find_size_rule([*opened.found.state, nesting])
 
 
@@ -318,21 +316,15 @@ def _select_rows(
         tensors[name] = tensors[name][rows]
 
 
-def _note_conversion(
-    matched: MatchResult,
-    reading: RenamedState,
-    model: nn.Module,
-    raw: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-) -> None:
-    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
-    ours = dict(reading.pairs)
-    there = {id(tensor) for tensor in state.values()}
-    matched.ignored += [
-        k for k, tensor in raw.items() if k not in state and id(tensor) not in there
-    ]
-    changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
-    matched.resized += [model_key(ours[key], model) for key in changed]
+def _convert_for_timm(
+    opened: OpenedWeights, backbone: nn.Module, made_with: Mapping[str, Any] | None
+) -> OpenedWeights:
+    """Let timm convert weights of its names, or of ours, for a model that it implements."""
+    if not isinstance(backbone, TimmBackbone) or opened.dialect not in ("timm", NATIVE):
+        return opened
+    source = find_source(backbone.config, opened.texts, made_with, {})
+    state = read_as_timm(backbone, opened.state, source)
+    return dataclasses.replace(opened, found=dataclasses.replace(opened.found, state=state))
 
 
 def _adopt_windows(
