@@ -33,6 +33,7 @@ from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
+from muntin.training.defaults import normalise_as
 from muntin.zoo.model_building import create_model, find_model
 
 Source = Run | Predictor | Network | Path | str
@@ -184,7 +185,7 @@ def _wrap(
 
 
 def _open_name(name: str, weights: str | Path | None, img_size: Size | None) -> OpenedModel:
-    entry = find_model(name)
+    entry = normalise_as(find_model(name), weights).value
     # Our models accept any size; many timm models are built for one.
     fixed = img_size is not None and isinstance(entry.config, TimmConfig)
     made_for: dict[str, Any] = {"img_size": img_size} if fixed else {}

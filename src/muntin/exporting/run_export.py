@@ -34,6 +34,7 @@ from muntin.scoring.evaluator import score
 from muntin.shapes import Size
 from muntin.staging import staged
 from muntin.tasks.task import Task
+from muntin.training.defaults import normalise_as
 from muntin.zoo.model_building import canonical_name, create_model, find_model
 
 MAX_CALIBRATION_IMAGES = 200
@@ -242,7 +243,7 @@ def _open(source: Run | Path | str, weights: str | Path | None) -> tuple[Run, Ne
         )
         raise RunError(message)
     name = canonical_name(str(source))
-    entry = find_model(name)
+    entry = normalise_as(find_model(name), weights).value
     network = create_model(name, weights=weights).eval()
     body: Any = network.backbone
     head: Any = network.head

@@ -153,9 +153,12 @@ def rename_state(opened: OpenedWeights, model: nn.Module) -> RenamedState:
     found, head = opened.found, head_of(model)
     strict = False
     if found.dialect == NATIVE:
-        names = {key: key.removeprefix("backbone.") for key in found.state}
+        own = {} if found.body_prefix else backbone_of(model).state_dict()
+        # Beside a bare backbone in a module of others.
+        others = [key for key in found.state if own and key not in own and is_beside(key, found)]
+        names = {key: key.removeprefix("backbone.") for key in found.state if key not in others}
         tensors = {ours: found.state[key] for key, ours in names.items()}
-        reading = RenamedState(tensors=tensors, pairs=list(names.items()))
+        reading = RenamedState(tensors=tensors, pairs=list(names.items()), unknown=others)
     else:
         theirs = key_map(found.dialect, backbone_of(model).config, head)
         reading = theirs.read(found.state)

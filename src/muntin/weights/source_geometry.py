@@ -114,17 +114,6 @@ def read_as_timm(
     return rest | {prefix + key: tensor for key, tensor in adapted.items()}
 
 
-def compare_states(
-    raw: Mapping[str, Tensor], state: Mapping[str, Tensor], ours: Mapping[str, str]
-) -> tuple[list[str], list[str]]:
-    """What a conversion dropped (their names) and resized (names in `ours`)."""
-    # Tensors that were only renamed are the same objects.
-    there = {id(tensor) for tensor in state.values()}
-    dropped = [key for key, one in raw.items() if key not in state and id(one) not in there]
-    common = (key for key in state if key in raw and key in ours)
-    return dropped, [ours[key] for key in common if raw[key].shape != state[key].shape]
-
-
 @dataclass(frozen=True, slots=True)
 class Resizer:
     """Resizes tensors for a model; `source` is the config that they were made with, or None."""

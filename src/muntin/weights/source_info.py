@@ -180,6 +180,8 @@ def _read_transformers(
         body = {"layer_norm_eps": eps, **body}
         fields = {ours: body[theirs] for theirs, ours in names.items() if theirs in body}
         implied = dict(known)
+        if "pretrained_windows" in fields:  # theirs may be longer
+            fields["pretrained_windows"] = fields["pretrained_windows"][: len(fields["depths"])]
         if "intermediate_size" in body:
             fields["mlp_ratio"] = _ratio(body["intermediate_size"], body["hidden_size"])
         if body.get("use_swiglu_ffn"):
@@ -312,7 +314,7 @@ def build_adopted(backbone: nn.Module, fields: Mapping[str, Any], where: str) ->
     except ConfigError as error:
         reason = str(error)
     message = (
-        f"{where} must describe the model of the weights beside it, but {changed} needs {reason}. "
+        f"config.json beside {where} must describe its model, but {changed} needs {reason}. "
         f"Correct the file, or delete it to ignore it. The model is unchanged."
     )
     raise WeightError(message)

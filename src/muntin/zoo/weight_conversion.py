@@ -20,6 +20,7 @@ from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.vit import ViTConfig
 from muntin.weights.dialects import to_dialect
+from muntin.weights.head_rows import read_head_rows
 from muntin.weights.opened_weights import open_weights
 from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.source_info import read_source_info
@@ -29,7 +30,6 @@ from muntin.weights.weight_loading import (
     WeightInfo,
     inspect_weights,
     load_weights,
-    read_head_rows,
 )
 from muntin.zoo.model_building import find_model
 from muntin.zoo.model_zoo import BackboneConfig, build_backbone
