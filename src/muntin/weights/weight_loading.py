@@ -296,23 +296,6 @@ def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     )
 
 
-def _note_conversion(
-    matched: MatchResult,
-    reading: RenamedState,
-    model: nn.Module,
-    raw: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-) -> None:
-    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
-    ours = dict(reading.pairs)
-    there = {id(tensor) for tensor in state.values()}
-    matched.ignored += [
-        k for k, tensor in raw.items() if k not in state and id(tensor) not in there
-    ]
-    changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
-    matched.resized += [model_key(ours[key], model) for key in changed]
-
-
 def _adopt_windows(
     backbone: nn.Module,
     matched: MatchResult,
