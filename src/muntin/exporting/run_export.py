@@ -20,6 +20,7 @@ from muntin.data.transforms import Preprocessing
 from muntin.engines.engine_network import EngineNetwork, canvas_of, head_info, make_graph
 from muntin.engines.engine_table import FORMATS, Format, require
 from muntin.engines.graphs import Graph, Precision, Runner
+from muntin.engines.trial import try_file
 from muntin.errors import ConfigError, RunError, unknown_name
 from muntin.exporting.quantisation import Quantised, quantise
 from muntin.exporting.verification import Row, compare, comparison_images, require_agreement
@@ -173,6 +174,7 @@ class _Exporter:
         return EngineNetwork(lambda *_: runner, [canvas], front, finds=finds, groups=None)
 
     def compare(self, path: Path, canvas: Size, store: ImageCache | None) -> list[Row]:
+        try_file(path, self.precision)
         engine = self.engine(self.kind.open(path, self.precision)[0], canvas)
         finds, precision = self.run.task.detects, self.precision
         return [
