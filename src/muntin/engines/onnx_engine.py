@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, quiet
-from muntin.engines.trial import try_file
+from muntin.engines.isolation import try_file
 from muntin.errors import ConfigError
 
 OPSET = 20

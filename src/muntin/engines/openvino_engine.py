@@ -27,8 +27,8 @@ from muntin.engines.graphs import (
     quiet,
     silence_telemetry,
 )
+from muntin.engines.isolation import try_file
 from muntin.engines.onnx_engine import write_onnx
-from muntin.engines.trial import try_file
 from muntin.errors import RunError
 
 NOTE = "muntin"

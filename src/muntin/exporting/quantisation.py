@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from muntin.engines.engine_table import time_runners
 from muntin.engines.graphs import Graph, Runner
+from muntin.engines.isolation import try_file
 from muntin.engines.onnx_engine import open_onnx, write_onnx
 from muntin.engines.openvino_engine import (
     compile_openvino,
@@ -31,7 +32,6 @@ from muntin.engines.openvino_engine import (
     to_openvino,
     try_openvino,
 )
-from muntin.engines.trial import try_file
 from muntin.errors import ConfigError
 
 FLOAT_SHARES = (0.0, 0.125, 0.25, 0.5)

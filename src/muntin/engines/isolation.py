@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Open an exported file in a process of its own first: an engine that crashes would end this one.
 
-`python -m muntin.engines.trial FILE` is that process. It imports the engine only, not PyTorch.
+`python -m muntin.engines.isolation FILE` is that process. It imports the engine only, not PyTorch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from muntin.errors import RunError
 
-COMMAND = (sys.executable, "-m", "muntin.engines.trial")
+COMMAND = (sys.executable, "-m", "muntin.engines.isolation")
 
 _ENGINES = {".xml": "OpenVINO", ".onnx": "ONNX Runtime"}
 

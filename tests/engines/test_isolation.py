@@ -12,6 +12,7 @@ from torch import nn
 from muntin.data.transforms import Preprocessing
 from muntin.engines.engine_network import make_graph
 from muntin.engines.graphs import Graph
+from muntin.engines.isolation import try_file
 from muntin.engines.onnx_engine import write_onnx
 from muntin.engines.openvino_engine import (
     compile_openvino,
@@ -20,7 +21,6 @@ from muntin.engines.openvino_engine import (
     try_openvino,
     write_openvino,
 )
-from muntin.engines.trial import try_file
 from muntin.errors import RunError
 from muntin.samples import Classes
 from muntin.tasks.task_table import find_task
