@@ -174,35 +174,6 @@ def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tupl
     return groups
 
 
-def resume_request(request: Request, has_out: bool) -> Request:
-    """Return the request of the run in `out`, which the user must have given."""
-    free = ("task", "data", "val", "out")
-    plain = Request(**{name: getattr(request, name) for name in free}, machine=MachineConfig())
-    # Everything else must have its default.
-    words = {"machine": "options of the machine such as --device", "base": "--config"}
-    given = [f.name for f in fields(plain) if getattr(request, f.name) != getattr(plain, f.name)]
-    given = [words.get(name, name) for name in given]
-    if given:
-        message = (
-            f"a resumed run keeps its settings, got {', '.join(given)} with --resume. Omit "
-            f"them, or start a new run with another --out."
-        )
-        raise ConfigError(message)
-    if not has_out:
-        message = "--resume needs a run folder, got no --out. Pass the run folder as --out."
-        raise ConfigError(message)
-    if not Path(request.out).is_dir():
-        message = (
-            f"--resume needs an existing run folder, got --out {request.out}. Check the path, or "
-            f"omit --resume to start a new run there."
-        )
-        raise RunError(message)
-    base = Run.open(request.out).config
-    val = request.val or base.val
-    # Weights come from the checkpoint: loading others first would waste time.
-    return replace(request, val=val, weights="none", machine=base.machine, base=base)
-
-
 def repeat_request(request: Request) -> Request:
     """Fill in weights and validation images of a run that is repeated with --config."""
     folder, base = Path(request.out), request.base
@@ -233,20 +204,3 @@ def read_config(path: str | Path) -> RunConfig:
     except RunError as error:
         message = f"config must be the config.json of a run: {error}"
         raise ConfigError(message) from error
-
-
-def check_same_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:
-    """Check that a resumed run gets the images it started with; they may have been moved."""
-    saved = read_json(folder / "split.json")
-    # The validation images are compared by path, as their metrics select the best epoch.
-    same = (
-        saved["train"][1:] == [len(train)]
-        and saved["val"][1:] == [[entry.path for entry in val.entries]]
-        and Run.open(folder).classes == run.classes
-    )
-    if not same:
-        message = (
-            f"a run must be resumed with the images it started with, got others in {train.source} "
-            f"(see {folder / 'split.json'}). Restore them, or start a new run with --config."
-        )
-        raise RunError(message)
