@@ -90,6 +90,9 @@ def choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
 MIN_SIDE = 32
 """Pixels; smaller images leave no cell in the coarsest level of a pyramid."""
 
+MIN_CLASSIFIED_SIDE = 8
+"""Pixels; smaller images show nothing that could be learnt."""
+
 MAX_SIDE = 2**15
 """Pixels; activations of larger images fit into no memory."""
 
@@ -118,6 +121,20 @@ def _check_recompute(request: Request, settings: Mapping[str, list[tuple[str, st
         raise ConfigError(message)
 
 
+def require_sides(size: Size, task: Task) -> None:
+    """Refuse images of a size that cannot be trained."""
+    least = MIN_SIDE if task.dense else MIN_CLASSIFIED_SIDE
+    if min(size) < least:
+        message = (
+            f"img_size must be at least {least} pixels for {task.name}, got {tuple(size)}. "
+            f"Increase it."
+        )
+        raise ConfigError(message)
+    if max(size) > MAX_SIDE:
+        message = f"img_size must be at most {MAX_SIDE} pixels a side, got {tuple(size)}."
+        raise ConfigError(message)
+
+
 def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
     """Check names and settings before any data is read."""
     task = task_of(request)
@@ -132,15 +149,8 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
     if request.head and task.dense:
         _check_head_of_other_task(request.head, task)
         find_head(request.head, task.dense.heads)
-    if task.dense and any(request.img_size) and min(request.img_size) < MIN_SIDE:
-        message = (
-            f"img_size must be at least {MIN_SIDE} pixels for {task.name}, got "
-            f"{request.img_size}. Increase it."
-        )
-        raise ConfigError(message)
-    if max(request.img_size) > MAX_SIDE:
-        message = f"img_size must be at most {MAX_SIDE} pixels a side, got {request.img_size}."
-        raise ConfigError(message)
+    if any(request.img_size):
+        require_sides(request.img_size, task)
     unused = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
     if unused and (task.detects or task.top_down):
         message = f"train.{min(unused)} has no effect on {task.name}. Omit it."
