@@ -348,6 +348,16 @@ def test_nothing(masks, images):
     assert np.isnan(curves.mean).all()
 
 
+def test_false_alarms_are_what_is_found_where_nothing_is():
+    box = [10, 10, 20, 20]
+    metric = DetectionMetric(("a",), masks=False)
+    found = [detections([box] * n, [0.9, 0.5, 0.3][:n], [0] * n) for n in (3, 1, 0, 2)]
+    truth = [objects([]), objects([]), objects([]), objects([box], [0])]
+    metric.update(found, truth)
+    counts = [tuple(metric.false_alarms(at).values()) for at in (0.5, 0.95, 0.0)]
+    assert counts == [(3, 2, 3, 0.5), (3, 0, 0, 0.95), (3, 2, 4, 0.0)]
+
+
 def test_nothing_found():
     figures = compute_metric([(detections([], []), objects([[0, 0, 5, 5]]))]).compute()
     assert (figures["box_ap"], figures["best_f1"], figures["best_threshold"]) == (0.0, 0.0, None)

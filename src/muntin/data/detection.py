@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -51,7 +52,17 @@ def list_detect(
     reader, source, found = find_reader(path, readers, what="annotated objects")
     request = ObjectRequest(class_names=class_names, masks=masks)
     listings = reader.read(source, found, request)
-    return _join(reader.name, listings, request.findings, str(source.path), masks)
+    data = _join(reader.name, listings, request.findings, str(source.path), masks)
+    return data if class_names is not None else _require_objects(data)
+
+
+def _require_objects(data: DataSets) -> DataSets:
+    """Report a training set without objects; a trained run is also scored on such images."""
+    if data.fault or data.train is None or any(len(e.objects or ()) for e in data.train.entries):
+        return data
+    what = "no annotated object: nothing to train on"
+    problem = Problem(file="train", what=what, severity="error")
+    return replace(data, problems=(problem, *data.problems))
 
 
 def _join(
@@ -71,9 +82,6 @@ def _join(
     if bare:
         what = f"none of {without} objects has a mask: use the task detect, which needs boxes only"
         problems.insert(0, Problem(file=source, what=what, severity="error"))
-    elif "train" in sets and not counts[0]:
-        what = "no annotated object: nothing to train on or to evaluate"
-        problems.insert(0, Problem(file="train", what=what, severity="error"))
     left_out = findings.summary()
     notes = [f"{kind}, {sizes}, {objects} of {classes}", left_out, *findings.notes]
     return join_parts(sets, notes, problems=problems, left_out=left_out)

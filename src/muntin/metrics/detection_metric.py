@@ -128,6 +128,24 @@ class DetectionMetric:
             raise ConfigError(message)
         return self._evaluate(kind)[1]
 
+    def false_alarms(self, threshold: float) -> dict[str, Any]:
+        """Count what is found, from a score of `threshold` on, in images without any object.
+
+        `num_without_objects` images, `num_with_false_alarms` of them, `num_false_alarms`
+        detections there, and the threshold.
+        """
+        alarms = [
+            int((found.scores >= threshold).sum())
+            for found, truth in self._images
+            if not len(truth)
+        ]
+        return {
+            "num_without_objects": len(alarms),
+            "num_with_false_alarms": sum(count > 0 for count in alarms),
+            "num_false_alarms": sum(alarms),
+            "false_alarm_threshold": threshold,
+        }
+
     def _check(self, found: Detections, truth: Objects) -> None:
         ids = np.concatenate([found.class_ids, truth.class_ids])
         if len(ids) and not 0 <= ids.min() <= ids.max() < len(self.class_names):
