@@ -154,8 +154,10 @@ def _look(listing: Listing, one: CheckedImage) -> tuple[Pixels, list[Problem]]:
     except DataError as error:
         return Counter(), [Problem(file=file, what=str(error), severity="error")]
     problems = []
-    if found.labels.shape != one.size:
-        high, wide = found.labels.shape
+    high, wide = found.labels.shape
+    # Made before the image was turned by its orientation, which is then not applied.
+    as_stored = one.facts is not None and one.facts.orientation >= 5 and (wide, high) == one.size
+    if (high, wide) != one.size and not as_stored:
         what = (
             f"{high} x {wide} pixels (height x width), its image {entry.path!r} has "
             f"{one.size[0]} x {one.size[1]}: make one of them again"
