@@ -31,6 +31,7 @@ from muntin.shapes import Size
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import task_of_head
+from muntin.weights.head_rows import read_head_rows
 from muntin.weights.opened_weights import OpenedWeights, open_weights
 from muntin.weights.source_info import SourceInfo, read_source_info
 from muntin.weights.source_preprocessing import of_timm, of_torchvision
@@ -39,7 +40,6 @@ from muntin.weights.weight_loading import (
     LoadReport,
     inspect_weights,
     load_weights,
-    read_head_rows,
 )
 from muntin.zoo.creating import create, resolve_head
 from muntin.zoo.model_building import canonical_name, find_model

@@ -7,8 +7,8 @@ import pytest
 
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
+from muntin.data.image_formats import image_suffixes
 from muntin.data.listing import list_classify
-from muntin.data.trees import IMAGE_SUFFIXES
 from muntin.errors import DataError
 
 
@@ -133,7 +133,7 @@ def test_awkward_names(tmp_path):
     assert read_bytes(data.train.source, names[0]) == names[0].encode()
 
 
-@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+@pytest.mark.parametrize("suffix", image_suffixes())
 def test_suffixes(tmp_path, suffix):
     data = list_classify(make(tmp_path, f"cats/1{suffix}", f"dogs/2{suffix.upper()}"))
     assert len(data.train) == 2

@@ -472,3 +472,23 @@ def test_hundreds_of_masks_in_one_image():
     figures = metric.compute()
     assert figures["max_detections"] == count
     assert figures["mask_ap"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_what_is_found_in_a_region_of_unknown_class_is_no_mistake(masks):
+    boxes = [[0, 0, 40, 40], [100, 100, 180, 160]]
+    drawn = [[0, 0, 40, 0, 40, 40, 0, 40]]
+    second = objects(boxes[:1], [1], masks=(drawn,) if masks else ())
+    truth = objects(boxes, [0, -1], crowd=[False, True], masks=(drawn, None) if masks else ())
+    places = [boxes[0], boxes[1], boxes[1], [60, 0, 90, 30]]
+    found = []
+    for box in places:
+        bitmap = np.zeros((200, 200), bool)
+        bitmap[box[1] : box[3], box[0] : box[2]] = True
+        found.append(encode_mask(bitmap))
+    rows = detections(places, [0.5, 0.9, 0.8, 0.7], [0, 0, 1, 1], masks=tuple(found))
+    other = detections(places[:1], [0.6], [1], masks=tuple(found[:1]))
+    figures = compute_metric([(rows, truth), (other, second)], 2, masks=masks).compute()
+    kind = "mask" if masks else "box"
+    # Of class 1, only what is found in no region, at 0.7, goes before the object at 0.6.
+    assert figures[f"{kind}_ap_per_class"] == pytest.approx([1.0, 0.5])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -13,7 +14,10 @@ import pytest
 import torch
 
 from muntin.errors import WeightError
+from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_files import fetch, is_hub_id, write_weights
+from muntin.weights.weight_loading import load_weights
+from muntin.zoo import create_model
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -79,6 +83,7 @@ def test_offline_variable_is_respected(cache, monkeypatch):
 
 SCRIPT = """
 from muntin.errors import WeightError
+from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_files import fetch
 try:
     fetch("owner/net", timeout_s=0.5)
@@ -112,3 +117,18 @@ def test_a_silent_network_times_out(tmp_path):
     assert "'owner/net'" in line
     assert "\n" not in line
     assert seconds < 30
+
+
+def test_the_configuration_beside_weights_in_the_cache(cache):
+    fields = {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    model = create_model("vit_tiny", num_classes=2, **fields)
+    path = put(cache, "owner/net", "model.safetensors")
+    write_weights(path, to_dialect(model, "transformers"))
+    stated = {
+        "model_type": "vit", "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3,
+        "image_size": 32, "layer_norm_eps": 1e-12, "id2label": {"1": "b", "0": "a"},
+    }  # fmt: skip
+    path.with_name("config.json").write_text(json.dumps(stated))
+    report = load_weights(model, "owner/net")
+    assert report.adopted == {"num_heads": 3, "norm_eps": 1e-12}
+    assert report.class_names == ("a", "b")

@@ -18,6 +18,7 @@ from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import write_weights
+from tests.layout_table import record_layout
 
 STAGES = {"embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}
 VIT = {"img_size": 64, "embed_dim": 48, "depth": 2}
@@ -93,13 +94,31 @@ def test_a_folder_of_transformers(case, tmp_path):
     report = muntin.load_weights(model, tmp_path)
     assert dict(report.adopted) == adopted
     assert all(f"{field} set to" in report.summary() for field in adopted)
+    gaps = []
     for size in ((64, 64), (96, 128), (128, 64)):
         images = torch.randn(2, 3, *size)
         # A new one for each size: theirs remembers the last.
         theirs = type(make()).from_pretrained(tmp_path).eval()
         options = {"interpolate_pos_encoding": True} if case in ("vit", "hiera") else {}
         with torch.no_grad():
-            assert (model(images) - theirs(images, **options).logits).abs().max() < 1e-5
+            gaps.append((model(images) - theirs(images, **options).logits).abs().max())
+    record_layout(
+        container="folder with config.json (norms, GELU, heads, windows)",
+        prefix=f"{theirs.base_model_prefix}.",
+        report=report,
+        model=model,
+        peer="transformers",
+        difference=max(gaps),
+    )
+
+
+def test_a_swin_v2_with_another_window_keeps_the_offsets_of_its_source(tmp_path):
+    theirs = randomise(_swin("Swinv2", window_size=8))
+    theirs.save_pretrained(tmp_path)
+    fields = {**STAGES, "img_size": 64}
+    model = muntin.create_model("swinv2_tiny", num_classes=3, window_size=4, **fields)
+    report = muntin.load_weights(model, tmp_path)
+    assert report.adopted["pretrained_windows"] == (8, 8)
 
 
 def test_what_the_caller_set_is_kept_with_a_warning(tmp_path):
@@ -202,4 +221,12 @@ def test_what_timm_states(tmp_path):
     assert report.class_names == ("a", "b", "c")
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert (model(images) - theirs(images)).abs().max() < 1e-5
+        difference = (model(images) - theirs(images)).abs().max()
+    record_layout(
+        container="folder with config.json (timm's hub)",
+        prefix="",
+        report=report,
+        model=model,
+        peer="timm",
+        difference=difference,
+    )

@@ -49,8 +49,7 @@ def convert(
 ) -> None:
     """Convert weights between libraries without loss, or a published model to a run."""
     source, changed = with_part(source, part), parse_settings(settings)
-    if head_rows:
-        changed["head.rows"] = head_rows
+    changed |= {"head.rows": head_rows} if head_rows else {}
     if to == "run":
         _write_run(source, target, changed, (model, head, from_, classes))
         return

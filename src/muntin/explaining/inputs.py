@@ -33,6 +33,7 @@ from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
+from muntin.training.defaults import normalise_as
 from muntin.zoo.model_building import create_model, find_model
 
 Source = Run | Predictor | Network | Path | str
@@ -184,7 +185,7 @@ def _wrap(
 
 
 def _open_name(name: str, weights: str | Path | None, img_size: Size | None) -> OpenedModel:
-    entry = find_model(name)
+    entry = normalise_as(find_model(name), weights).value
     # Our models accept any size; many timm models are built for one.
     fixed = img_size is not None and isinstance(entry.config, TimmConfig)
     made_for: dict[str, Any] = {"img_size": img_size} if fixed else {}
@@ -269,8 +270,9 @@ def open_context(
     centre.
     """
     check_point(point)
-    predictor, pixels = model.predictor, open_image(image)
-    pre, size = predictor.preprocessing, (pixels.shape[0], pixels.shape[1])
+    predictor, pre = model.predictor, model.predictor.preprocessing
+    pixels = open_image(image, pre.value_range)
+    size = (pixels.shape[0], pixels.shape[1])
     region = (0, 0, size[1], size[0])
     # Top-down: the whole image counts as one instance; no detector runs here.
     batch = predictor.prepare(pixels, boxes=[region] if predictor.task.top_down else None)

@@ -164,18 +164,24 @@ VITDET = replace(
 )
 """Heads of detectron2's project ViTDet (Li et al. 2022, arXiv 2203.16527, appendix)."""
 
-_DETECTRON2_CASCADE = {
-    "stage_ious": CASCADE.stage_ious,
-    "stage_stds": (*_STDS[:2], (1 / 30, 1 / 30, 1 / 15, 1 / 15)),
-    "class_agnostic": True,
-}
-CASCADE_VITDET = replace(VITDET, **_DETECTRON2_CASCADE)
+_DETECTRON2_CASCADE = replace(
+    MASK_RCNN,
+    stage_ious=CASCADE.stage_ious,
+    stage_stds=(*_STDS[:2], (1 / 30, 1 / 30, 1 / 15, 1 / 15)),
+    class_agnostic=True,
+)
+CASCADE_VITDET = replace(
+    VITDET,
+    stage_ious=_DETECTRON2_CASCADE.stage_ious,
+    stage_stds=_DETECTRON2_CASCADE.stage_stds,
+    class_agnostic=True,
+)
 
 CONVENTIONS: dict[str, dict[str, RCNNConfig]] = {
     "openmmlab": {"rcnn": MASK_RCNN, "cascade": CASCADE},
     "detectron2": {
         "rcnn": MASK_RCNN,
-        "cascade": replace(MASK_RCNN, **_DETECTRON2_CASCADE),
+        "cascade": _DETECTRON2_CASCADE,
     },
     "torchvision": {
         "rcnn": replace(

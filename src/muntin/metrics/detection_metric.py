@@ -100,6 +100,7 @@ class DetectionMetric:
             message = f"found and truth must be equally long, got {len(found)} and {len(truth)}."
             raise ShapeError(message)
         for image, objects in zip(found, truth, strict=True):
+            objects = _spread_regions(objects, len(self.class_names))
             self._check(image, objects)
             whole = np.isfinite(image.boxes).all(axis=1) & np.isfinite(image.scores)
             kept = image if whole.all() else image.select(np.flatnonzero(whole))
@@ -190,6 +191,23 @@ def _address(image: tuple[Detections, Objects]) -> tuple[str | bytes, ...]:
     found, truth = image
     columns = (found.scores, found.boxes, found.class_ids, truth.boxes, truth.class_ids)
     return (found.path, *(column.tobytes() for column in columns))
+
+
+def _spread_regions(truth: Objects, num_classes: int) -> Objects:
+    """Give a region of unknown class (a crowd, -1) to each class, as COCO's matching needs it."""
+    unknown = np.flatnonzero(truth.crowd & (truth.class_ids == -1))
+    if not len(unknown):
+        return truth
+    known = np.flatnonzero(~truth.crowd | (truth.class_ids != -1))
+    rows = np.r_[known, np.repeat(unknown, num_classes)]
+    ids = np.r_[truth.class_ids[known], np.tile(np.arange(num_classes), len(unknown))]
+    return Objects(
+        boxes=truth.boxes[rows],
+        class_ids=ids,
+        crowd=truth.crowd[rows],
+        areas=truth.areas[rows],
+        masks=tuple(truth.masks[row] for row in rows) if truth.masks else (),
+    )
 
 
 def _is_crowd(kind: Kind, truth: Objects) -> NDArray[np.bool_]:

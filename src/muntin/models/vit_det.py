@@ -63,14 +63,13 @@ class ViTDetConfig:
         drop_path_rate: Stochastic depth at the last block; rises linearly from 0.
         out_indices: Blocks whose tokens `forward` returns as maps, without a norm; -1 is the last
             block.
-        size_rule: Whether images that are no multiple of the patch are padded, cropped or refused,
-            and how absolute positions are resized.
+        size_rule: Whether images that are no multiple of the patch are padded, cropped or refused.
     """
 
     embed_dim: int
     depth: int
     num_heads: int
-    global_blocks: tuple[int, ...]
+    global_blocks: tuple[int, ...] = ()
     window_size: int = 14
     patch_size: int = 16
     img_size: Size = (1024, 1024)
@@ -150,7 +149,8 @@ class OffsetAttention(nn.Module):
         extra = places.shape[1]
         query = torch.cat([query * query.shape[-1] ** -0.5, q_down, q_across], dim=-1).flatten(2, 3)
         key = key.flatten(2, 3)
-        key = torch.cat([key, places.expand(*key.shape[:2], -1, -1)], dim=-1)
+        # Added, not expanded: graphs of the older ONNX exporter would fix the batch.
+        key = torch.cat([key, 0 * key[..., :1] + places], dim=-1)
         value = F.pad(value.flatten(2, 3), (0, extra))
         out = attend(query, key, value, scale=1.0)[..., :-extra]
         return self.proj(out.transpose(1, 2).reshape(x.shape))
@@ -166,10 +166,8 @@ class OffsetAttention(nn.Module):
             ).to(query.dtype)
             for table, side in ((self.rel_pos_h, height), (self.rel_pos_w, width))
         )  # d, H, H and d, W, W
-        return (
-            torch.einsum("bnhwc,chk->bnhwk", query, down),
-            torch.einsum("bnhwc,cwk->bnhwk", query, across),
-        )
+        q_across = (query.transpose(2, 3) @ across.transpose(0, 1)).transpose(2, 3)
+        return query @ down.transpose(0, 1), q_across
 
 
 class ViTDetBlock(nn.Module):
@@ -248,7 +246,7 @@ class ViTDet(Backbone):
         images = fit_patches(images, config.patch_size, rule.patch_vit or rule.patch)
         x = self.patch_embed(images).permute(0, 2, 3, 1)  # B, H, W, C
         size = (x.shape[1], x.shape[2])
-        positions = resample_grid(self.pos_embed, old=config.grid, new=size, how=rule.positions)
+        positions = resample_grid(self.pos_embed, old=config.grid, new=size, how="bicubic")
         x = x + positions.view(1, *size, -1)
         maps = []
         for index, block in enumerate(self.blocks):

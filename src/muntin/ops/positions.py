@@ -24,7 +24,7 @@ from muntin.errors import ShapeError
 from muntin.shapes import Float, Size
 
 Resampling = Literal["bicubic", "antialiased", "aligned", "offset", "linear"]
-TableInterpolation = Literal["bicubic", "geometric"]
+TableInterpolation = Literal["bicubic", "geometric", "linear"]
 
 
 def expand_relative_position_bias(
@@ -82,6 +82,7 @@ def resample_offsets(
     (utils.py). "geometric" keeps small offsets in place and spaces large ones in a geometric
     sequence, as microsoft/SimMIM@d3e29bc and timm 1.0.31 (`resize_rel_pos_bias_table`, linear
     between them), compared in tests/weights/test_parameter_resizing.py; it suits larger windows.
+    "linear" is transformers' way with the tables of BEiT.
     """
     if _are_equal(old, new, how):
         return table
@@ -94,7 +95,8 @@ def resample_offsets(
         )
         grid = rows @ grid @ columns.t()
     else:
-        grid = F.interpolate(grid, size=size, mode="bicubic")  # 1, h, 2M-1, 2M-1
+        mode = "bilinear" if how == "linear" else how
+        grid = F.interpolate(grid, size=size, mode=mode)  # 1, h, 2M-1, 2M-1
     return grid.flatten(2)[0].t().to(table.dtype)
 
 
@@ -274,7 +276,12 @@ SIZE_RULES: dict[SizeRuleName, SizeRule] = {
         patch="crop", pad="before_shift", shrink="never", shift="side", positions="aligned"
     ),
     "transformers": SizeRule(
-        patch="pad", pad="before_shift", shrink="both", shift="both", patch_vit="crop"
+        patch="pad",
+        pad="before_shift",
+        shrink="both",
+        shift="both",
+        tables="linear",
+        patch_vit="crop",
     ),
     # Its Swin V2 decides once, from the size that it was built for, and its Swin anew each time.
     "transformers_v2": SizeRule(patch="pad", pad="before_shift", shrink="built", shift="side"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -232,9 +233,9 @@ def is_small(model: BackboneConfig) -> bool:
     return min(model.img_size) < 128
 
 
-def normalise_as(entry: ModelEntry, weights: str) -> Choice[ModelEntry]:
+def normalise_as(entry: ModelEntry, weights: str | Path | None) -> Choice[ModelEntry]:
     """Normalise images as for the weights: a run says how, or files beside them may."""
-    stated = None if weights in ("none", "", "auto") else read_source_info(weights)
+    stated = None if weights in (None, "none", "", "auto") else read_source_info(weights)
     pre = None if stated is None else stated.preprocessing
     if pre is None or (pre.mean, pre.std) == (entry.mean, entry.std):
         return Choice(entry, ())
@@ -252,6 +253,7 @@ def choose_preprocessing(
         std=_per_channel(entry.std, model.in_chans),
         interpolation="bilinear",
         in_chans=model.in_chans,
+        value_range=data.range,
     )
     if kind == "segmentation":
         return replace(

@@ -18,6 +18,7 @@ from muntin.run_config import RunConfig
 from muntin.runs import WEIGHTS, Run, is_run, read_json
 from muntin.samples import Listing
 from muntin.shapes import Size
+from muntin.staging import refuse_existing
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import TASKS, find_task
 from muntin.zoo.model_building import canonical_name, model_config
@@ -194,6 +195,10 @@ def repeat_request(request: Request) -> Request:
             f"--resume to continue it."
         )
         raise RunError(message)
+    refuse_existing([folder], [request.data, request.val], option="--out", force=True)
+    if not (folder / "config.json").exists():  # then these files are not those of a run
+        names = ("classes.json", "preprocessing.json", "split.json", "journal.jsonl")
+        refuse_existing([folder / name for name in names], (), option="--out", force=None)
     if base is None:
         return request
     if base.task != request.task:

@@ -8,12 +8,12 @@ that make the weights fit are advised. What the weights have and no field gives 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from muntin import configs
 from muntin.errors import ConfigError, ShapeError, WeightError, shorten
@@ -21,9 +21,10 @@ from muntin.models.vit import ViTConfig
 from muntin.weights.dialects import family_name
 from muntin.weights.inferred_fields import infer_fields
 from muntin.weights.key_maps import RenamedState, first_key
+from muntin.weights.opened_weights import OpenedWeights, rename_state
 from muntin.weights.prefix_positions import TOKENS
-from muntin.weights.state_matching import MatchResult
-from muntin.weights.state_search import name_family
+from muntin.weights.state_matching import MatchResult, match_state
+from muntin.weights.state_search import name_family, name_stranger
 
 # Parts that no family here has, by their names in files.
 _LACKING = {
@@ -43,20 +44,40 @@ _LACKING = {
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Weights that were matched to a model; `retry` reads and matches them for another backbone."""
+    """Weights that were matched to a model; `source` is the config they were made with, or None."""
 
-    backbone: Any
-    state: Mapping[str, Tensor]
-    dialect: str
-    reading: RenamedState
     result: MatchResult
-    retry: Callable[[nn.Module], tuple[RenamedState, MatchResult]]
+    reading: RenamedState
+    opened: OpenedWeights
+    backbone: Any
+    source: Any
+
+    def retry(self, other: nn.Module) -> tuple[RenamedState, MatchResult]:
+        """Read and match them for another backbone."""
+        again = rename_state(self.opened, other)
+        dialect = self.opened.dialect
+        return again, match_state(other, again, dialect, "muntin", "bicubic", self.source)
 
 
-def describe_mismatches(mismatch: Mismatch) -> str:
-    """Describe all mismatches with the likely cause; empty if everything matches."""
-    problems = _list_problems(mismatch.reading, mismatch.result)
-    return f"{problems}. Likely cause: {_find_cause(mismatch)}" if problems else ""
+def reject_mismatches(
+    result: MatchResult,
+    reading: RenamedState,
+    opened: OpenedWeights,
+    backbone: Any,  # noqa: ANN401 (any family)
+    source: Any,  # noqa: ANN401 (the same)
+) -> None:
+    """Raise `WeightError` with all mismatches and their likely cause, if there are any."""
+    problems = _list_problems(reading, result)
+    if not problems:
+        return
+    cause = _find_cause(Mismatch(result, reading, opened, backbone, source))
+    owner = name_stranger(opened.state)
+    message = (
+        f"weights from {opened.where} ({opened.dialect}) do not match "
+        f"{family_name(type(backbone.config))}: {problems}. Likely cause: {cause}. "
+        f"{f'They may be those of {owner}. ' if owner else ''}The model is unchanged."
+    )
+    raise WeightError(message)
 
 
 def _list_problems(reading: RenamedState, result: MatchResult) -> str:
@@ -90,7 +111,7 @@ def _find_cause(mismatch: Mismatch) -> str:
         return _advise(mismatch, _drop_needless(mismatch, fields))
     if reading.duplicates:
         return "the file mixes two naming schemes, or two models"
-    if 2 * len(result.unexpected) > len(mismatch.state):
+    if 2 * len(result.unexpected) > len(mismatch.opened.state):
         return "these are weights of another kind of model"
     causes = list(dict.fromkeys(cause.rstrip(".") for cause in result.causes))
     if fields:
@@ -170,9 +191,10 @@ def _write(fields: Mapping[str, Any]) -> str:
 
 def _other_family(mismatch: Mismatch) -> str:
     """Name the family and dialect of the weights, if they belong to another family."""
-    own = f"a {family_name(type(mismatch.backbone.config))} in the dialect {mismatch.dialect!r}"
-    foreign = 2 * len(mismatch.result.unexpected) > len(mismatch.state)
-    other = name_family(mismatch.state) if foreign else ""
+    opened = mismatch.opened
+    own = f"a {family_name(type(mismatch.backbone.config))} in the dialect {opened.dialect!r}"
+    foreign = 2 * len(mismatch.result.unexpected) > len(opened.state)
+    other = name_family(opened.state) if foreign else ""
     return f"these are weights of {other}" if other not in ("", own) else ""
 
 

@@ -81,7 +81,8 @@ def match_state(
         theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
         (result.ignored if known else result.unexpected).extend(theirs)
     grid = getattr(backbone.config, "grid", (1, 1))
-    if source is None and grid[0] != grid[1] and any(map(is_on_grid, result.resized)):
+    uneven = grid[0] != grid[1] or getattr(backbone.config, "shared_position", False)
+    if source is None and uneven and any(map(is_on_grid, result.resized)):
         result.assumed = "positions are of a square, or of 4:3 in a ViTPose (made_with)"
     _reset_pooled_norm(result, own)
     _reset_deeper_head(result)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from muntin.errors import WeightError, shorten
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
-from muntin.models.timm_backbone import TimmConfig
 from muntin.weights.classifier_search import LinearLayer, find_linears
 from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, family_name, find_key_map
 from muntin.weights.key_maps import KeyMap, Row, first_key
@@ -341,22 +340,20 @@ def describe_unknown(content: Mapping[str, Any], config: object, where: str) -> 
 
 def name_family(tensors: Mapping[str, Tensor]) -> str:
     """Family and dialect of the tensors in a mapping, if one explains nearly all of them."""
+    fewest, named = len(tensors) // 10, ""
     for dialect, row in DIALECTS.items():
         for kind in row.key_maps:
             key_map = find_key_map(dialect, _example(kind), required=False)
-            if key_map is None:
-                continue
-            names = _Names(dialect, key_map, list(_FIRST_WEIGHTS))
+            names = _Names(dialect, key_map or KeyMap(()), list(_FIRST_WEIGHTS))
             for place in _places(names, tensors):
-                if 10 * _count_unknown(place, tensors) <= len(tensors):
-                    return f"a {family_name(kind)} in the dialect {dialect!r}"
-    return ""
+                count = _count_unknown(place, tensors)
+                if count < fewest or (count == fewest and not named):
+                    fewest, named = count, f"a {family_name(kind)} in the dialect {dialect!r}"
+    return named
 
 
 def _example(kind: type[Any]) -> object:
-    """A config of a family; sizes do not matter."""
-    if kind is TimmConfig:
-        return None
+    """A config of a family; sizes do not matter. None if it needs more than sizes."""
     many = issubclass(kind, SwinConfig)
     sizes = {
         "embed_dim": 96,
@@ -369,7 +366,9 @@ def _example(kind: type[Any]) -> object:
         "global_blocks": (0,),
     }
     required = {entry.name for entry in fields(kind) if entry.default is MISSING}
-    return kind(**{name: value for name, value in sizes.items() if name in required})
+    if not required <= sizes.keys():
+        return None
+    return kind(**{name: sizes[name] for name in required})
 
 
 def name_stranger(keys: Iterable[str]) -> str:

@@ -52,7 +52,7 @@ def build_array(shape: Sequence[int], code: str, order: str, data: bytes) -> Ten
 class LeftOut:
     """Replaces an object that is not needed: it ignores its arguments and its state."""
 
-    def __new__(cls, *_args: object, **_options: object) -> LeftOut:
+    def __new__(cls, *_args: object) -> LeftOut:
         """Create the replacement, whatever the arguments are."""
         return super().__new__(cls)
 

@@ -156,7 +156,9 @@ SIZE_EVIDENCE: tuple[tuple[str, SizeRuleName], ...] = (
     # DINOv2; with registers its models resize as timm's do.
     (r"^register_tokens$", "timm"),
     (r"^mask_token$", "dino"),
-    (r"^blocks\.\d+\.gamma_1$", "facebook"),  # DeiT III, BEiT
+    # BEiT has names of DeiT III in timm too.
+    (r"^blocks\.\d+\.attn\.relative_position_bias_table$", "timm"),
+    (r"^blocks\.\d+\.gamma_1$", "facebook"),  # DeiT III
     # DeiT, MAE and the many scripts that were written from theirs.
     (r"^ViT under 'model'$", "facebook"),
 )

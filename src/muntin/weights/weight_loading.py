@@ -26,13 +26,13 @@ from muntin.weights.dialects import (
     inner_model,
 )
 from muntin.weights.head_keys import adopt_conventions
+from muntin.weights.head_rows import read_head_rows, select_names, select_rows
 from muntin.weights.key_maps import RenamedState
-from muntin.weights.mismatch_hints import Mismatch, describe_mismatches
+from muntin.weights.mismatch_hints import reject_mismatches
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
 from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
 from muntin.weights.source_info import adopt, build_adopted, set_config
 from muntin.weights.state_matching import MatchResult, match_state, model_key
-from muntin.weights.state_search import name_stranger
 from muntin.weights.window_buffers import fit_windows, read_windows
 
 
@@ -127,8 +127,7 @@ def load_weights(
         dialect: "auto", or one of "muntin", "microsoft", "timm", "torchvision", "transformers",
             "openmmlab", "detectron2", "google".
         resampling: How relative position bias tables of another window are resized: "bicubic", or
-            "geometric", which keeps small offsets in place; default: as the size rule says. Equal
-            windows are copied exactly.
+            "geometric", which keeps small offsets in place; default: as the size rule says.
         head_rows: For a head with fewer classes than the source's (22k to 1k): the source's class
             id for each class of the model, or a text file with one id per line.
         made_with: Fields of the config that the weights were made with, if no file says them:
@@ -154,26 +153,20 @@ def load_weights(
     opened = open_weights(source, dialect, model, part)
     raw = opened.state
     if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
-        known = find_source(backbone.config, opened.texts, made_with, {})
-        found = dataclasses.replace(opened.found, state=read_as_timm(backbone, raw, known))
-        opened = dataclasses.replace(opened, found=found)
+        opened = _convert_as_timm(opened, backbone, made_with)
     reading = rename_state(opened, model)
     rows = None if head_rows is None else read_head_rows(head_rows)
-    _select_rows(reading.tensors, rows, model, opened.where)
+    select_rows(reading.tensors, rows, model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
     rule, evidence = _find_rule(opened, backbone, own_rule)
     theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
     if opened.state is not raw:
         _note_conversion(matched, reading, model, raw, opened.state)
-    _reject_mismatches(matched, reading, opened, backbone, theirs)
+    reject_mismatches(matched, reading, opened, backbone, theirs)
     _reject_nonfinite(matched.values, opened.where)
-    stated_in = getattr(opened.stated, "where", opened.where)
-    other = build_adopted(backbone, opened.stated_fields, stated_in)
-    own = model.state_dict()
-    with torch.no_grad():
-        for key, tensor in matched.values.items():
-            own[key].copy_(tensor)
+    other = build_adopted(backbone, opened.stated_fields, opened.where)
+    _copy(matched.values, model)
     adopted = {} if other is None else adopt(backbone, other)
     if adopts := rule != own_rule and hasattr(backbone.config, "size_rule"):
         set_config(backbone, dataclasses.replace(backbone.config, size_rule=rule))
@@ -185,8 +178,38 @@ def load_weights(
         size_rule=rule if adopts else "",
         size_evidence=evidence if adopts else "",
         adopted=adopted,
-        class_names=_select_names(report.class_names, rows),
+        class_names=select_names(report.class_names, rows),
     )
+
+
+def _convert_as_timm(
+    opened: OpenedWeights, backbone: TimmBackbone, made_with: Mapping[str, Any] | None
+) -> OpenedWeights:
+    known = find_source(backbone.config, opened.texts, made_with, {})
+    state = read_as_timm(backbone, opened.state, known)
+    return dataclasses.replace(opened, found=dataclasses.replace(opened.found, state=state))
+
+
+def _note_conversion(
+    matched: MatchResult,
+    reading: RenamedState,
+    model: nn.Module,
+    raw: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+) -> None:
+    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
+    ours = dict(reading.pairs)
+    there = {id(tensor) for tensor in state.values()}
+    matched.ignored += [k for k, one in raw.items() if k not in state and id(one) not in there]
+    changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
+    matched.resized += [model_key(ours[key], model) for key in changed]
+
+
+def _copy(values: Mapping[str, Tensor], model: nn.Module) -> None:
+    own = model.state_dict()
+    with torch.no_grad():
+        for key, tensor in values.items():
+            own[key].copy_(tensor)
 
 
 def _find_rule(
@@ -198,11 +221,6 @@ def _find_rule(
     family = family_name(type(backbone.config))
     nesting = f"{family} under {'.'.join(map(str, opened.found.path))!r}"
     return DIALECTS[opened.dialect].find_size_rule([*opened.found.state, nesting])
-
-
-def _select_names(names: tuple[str, ...], rows: list[int] | None) -> tuple[str, ...]:
-    known = rows is not None and max(rows) < len(names)
-    return tuple(names[row] for row in rows or ()) if known else names if rows is None else ()
 
 
 def _report(
@@ -278,63 +296,6 @@ def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     )
 
 
-def read_head_rows(rows: Sequence[int] | str | Path) -> list[int]:
-    """Read class ids, one per line, from a file; a list is returned unchanged."""
-    if not isinstance(rows, (str, Path)):
-        if not all(isinstance(row, int) for row in rows):
-            message = f"head_rows must be integers, got {shorten(rows)}."
-            raise WeightError(message)
-        return list(rows)
-    try:
-        return [int(line) for line in Path(rows).read_text(encoding="utf-8").split()]
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        message = (
-            f"head_rows {str(rows)!r} must be a text file with one class id per line: {reason}."
-        )
-        raise WeightError(message) from error
-
-
-def _select_rows(
-    tensors: dict[str, Tensor], rows: list[int] | None, model: nn.Module, where: str
-) -> None:
-    if rows is None:
-        return
-    own = model.state_dict().get("head.fc.weight")
-    if own is not None and len(rows) != len(own):
-        message = (
-            f"head_rows must have one entry for each of the model's {len(own)} classes, got "
-            f"{len(rows)}."
-        )
-        raise WeightError(message)
-    for name in [name for name in tensors if name.startswith("head.fc")]:
-        count = tensors[name].shape[0]
-        if not rows or min(rows) < 0 or max(rows) >= count:
-            message = (
-                f"head_rows must be class ids from 0 to {count - 1} of {where}, got "
-                f"{f'{min(rows)} to {max(rows)}' if rows else 'none'}. Check head_rows."
-            )
-            raise WeightError(message)
-        tensors[name] = tensors[name][rows]
-
-
-def _note_conversion(
-    matched: MatchResult,
-    reading: RenamedState,
-    model: nn.Module,
-    raw: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-) -> None:
-    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
-    ours = dict(reading.pairs)
-    there = {id(tensor) for tensor in state.values()}
-    matched.ignored += [
-        k for k, tensor in raw.items() if k not in state and id(tensor) not in there
-    ]
-    changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
-    matched.resized += [model_key(ours[key], model) for key in changed]
-
-
 def _adopt_windows(
     backbone: nn.Module,
     matched: MatchResult,
@@ -345,7 +306,7 @@ def _adopt_windows(
     """Give a Swin V2 the windows of its source: of its buffers, or else of its config."""
     if not isinstance(backbone, SwinV2):
         return {}
-    old = backbone.config
+    old: Any = backbone.config
     new, others = fit_windows(old, recorded, rule)
     if isinstance(source, SwinV2Config) and not recorded:
         new = scale_offsets(new, source, rule)
@@ -359,29 +320,6 @@ def _adopt_windows(
         set_config(backbone, new)
     names = ("window_size", "pretrained_windows")
     return {name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
-
-
-def _reject_mismatches(
-    matched: MatchResult,
-    reading: RenamedState,
-    opened: OpenedWeights,
-    backbone: Any,  # noqa: ANN401 (any family)
-    source: Any,  # noqa: ANN401 (the same)
-) -> None:
-    def retry(other: nn.Module) -> tuple[RenamedState, MatchResult]:
-        again = rename_state(opened, other)
-        return again, match_state(other, again, opened.dialect, "muntin", "bicubic", source)
-
-    mismatch = Mismatch(backbone, opened.state, opened.dialect, reading, matched, retry)
-    problems = describe_mismatches(mismatch)
-    if problems:
-        owner = name_stranger(opened.state)
-        message = (
-            f"weights from {opened.where} ({opened.dialect}) do not match "
-            f"{family_name(type(backbone.config))}: {problems}. "
-            f"{f'They may be those of {owner}. ' if owner else ''}The model is unchanged."
-        )
-        raise WeightError(message)
 
 
 def _reject_nonfinite(values: Mapping[str, Tensor], where: str) -> None:

@@ -10,7 +10,7 @@ have it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -121,7 +121,11 @@ def window_rows(theirs: str, config: SwinV2Config, flat: bool = False) -> tuple[
         index = square_index(offsets[0, ..., 0].reshape(-1, 1))
         index = index.flatten() if flat else index
         rows += [
-            Row((prefix + _TABLE,), marker, derive=lambda _, offsets=offsets: offsets),
-            Row((prefix + "relative_position_index",), marker, derive=lambda _, i=index: i),
+            Row((prefix + _TABLE,), marker, derive=_constant(offsets)),
+            Row((prefix + "relative_position_index",), marker, derive=_constant(index)),
         ]
     return tuple(rows)
+
+
+def _constant(tensor: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda _: tensor

@@ -174,14 +174,19 @@ def _with_conventions(config: HeadConfig, head: str | HeadConfig, origin: str) -
         return config
     if origin not in CONVENTIONS:
         raise ConfigError(unknown_name("conventions", origin, CONVENTIONS))
-    # A head of keypoints is a detector with more layers before its heatmaps.
-    layers = {name: getattr(config, name, 0) for name in ("mask_convs", "mask_dim")}
-    published = [replace(row, **layers) for row in CONVENTIONS["openmmlab"].values()]
+    published = list(CONVENTIONS["openmmlab"].values())
+    if origin == "torchvision" and isinstance(config, RCNNConfig):
+        # Its head of keypoints is a detector with more layers before the heatmaps.
+        published = [
+            replace(row, mask_convs=config.mask_convs, mask_dim=config.mask_dim)
+            for row in published
+        ]
     if not isinstance(config, RCNNConfig) or not isinstance(head, str) or config not in published:
         called = repr(head) if isinstance(head, str) else "a custom config"
         message = (
             f"conventions={origin!r} requires one of the published heads faster_rcnn, mask_rcnn, "
-            f"cascade_rcnn, cascade_mask_rcnn and keypoint_rcnn, got {called}. Remove conventions."
+            f"cascade_rcnn, cascade_mask_rcnn, or keypoint_rcnn of torchvision, got {called}. "
+            f"Remove conventions."
         )
         raise ConfigError(message)
     kind = "cascade" if len(config.stage_ious) > 1 else "rcnn"
@@ -189,4 +194,6 @@ def _with_conventions(config: HeadConfig, head: str | HeadConfig, origin: str) -
         known = ", ".join(name for name, kinds in CONVENTIONS.items() if kind in kinds)
         message = f"conventions of a {kind} must be one of {known}, got {origin!r}."
         raise ConfigError(message)
-    return replace(CONVENTIONS[origin][kind], **layers)
+    return replace(
+        CONVENTIONS[origin][kind], mask_convs=config.mask_convs, mask_dim=config.mask_dim
+    )
