@@ -14,14 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from muntin.data.checking import THREADS, CheckedImage, Parts, Report, Summary, check
-from muntin.data.coco import COCO
-from muntin.data.detection import list_detect
+from muntin.data.detection import OUTLINED, list_detect
 from muntin.data.mask_folders import MASK_FOLDERS, name_value
 from muntin.data.mask_folders import propose_table as propose_table
 from muntin.data.mask_layouts import MaskRequest
 from muntin.data.mask_values import count_values, read_mask
 from muntin.data.readers import Reader, Source, find_reader, join_parts
-from muntin.data.yolo import YOLO
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Listing, MaskEncoding, Problem, warning
 
@@ -30,7 +28,7 @@ BACKGROUND = "background"
 
 def _recognise(source: Source) -> str | None:
     """The name of the layout of objects."""
-    named = (reader.name for reader in (COCO, YOLO) if reader.recognise(source) is not None)
+    named = (reader.name for reader in OUTLINED if reader.recognise(source) is not None)
     return next(named, None)
 
 
@@ -76,7 +74,7 @@ OBJECT_MASKS: Reader[MaskRequest, DataSets] = Reader(
     name="masks of objects",
     recognise=_recognise,
     read=_read,
-    looks_for="COCO or YOLO annotations with masks",
+    looks_for=f"outlines of objects ({', '.join(reader.name for reader in OUTLINED)})",
     file="a COCO .json or a data.yaml",
     example="""
         data.yaml  train: images/train
