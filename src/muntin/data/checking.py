@@ -209,7 +209,9 @@ def _find_twins(seen: Sequence[CheckedImage], *, compare_classes: bool) -> Itera
             what = f"the same image is in {' and '.join(parts)}: {names}"
             yield warning(first.entry.path, what)
         if compare_classes and len({frozenset(one.entry.class_ids) for one in twins}) > 1:
-            yield warning(first.entry.path, f"the same image has another class as {names}")
+            paths = [repr(one.entry.path) for one in others if one.entry.path != first.entry.path]
+            twins_are = f"as {shorten(paths, limit=3)}" if paths else "further down in the table"
+            yield warning(first.entry.path, f"the same image has another class {twins_are}")
 
 
 def _find_tiny(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
