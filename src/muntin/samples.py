@@ -29,7 +29,8 @@ class Objects:
     Attributes:
         boxes: Left, top, right and bottom edge; (0, 0) is the outer corner of the image.
         crowd: Whether a row is a group of objects (COCO: iscrowd), which is excluded from
-            training, and whose detections are neither correct nor wrong.
+            training, and whose detections are neither correct nor wrong. A class of -1 is a
+            region of any class: what is there is unknown, because its annotation is faulty.
         areas: For COCO's small, medium and large; of the mask if available, 0 if unknown.
         masks: As annotated, None for objects without; empty if no object of the set has one.
         keypoints: x, y and visibility of each: 2 visible, 1 occluded, 0 unknown; (0, 0) is the

@@ -353,4 +353,18 @@ MASK_FOLDERS: Reader[MaskRequest, DataSets] = Reader(
     looks_for="folders such as images and masks with the same names below them, names such as "
     "7.jpg and 7_mask.png",
     reject=_reject,
+    example="""
+        classes.json  {"0": "road", "1": "car", "2": "sky"}
+        images/train/1.jpg
+        images/val/2.jpg
+        masks/train/1.png  0 1 2
+        masks/val/2.png  0 2
+
+        classes.json  {"land": "#8429F6", "water": "#E2A929"}
+        images/1.jpg
+        masks/1.png  #8429F6 #E2A929
+
+        7.jpg
+        7_mask.png  0 1
+    """,
 )

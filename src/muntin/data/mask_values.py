@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Sequence
+from math import ceil
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -183,11 +184,17 @@ def draw_objects(objects: Objects, size: Size, encoding: MaskEncoding) -> Int[np
     """Draw the classes of all pixels; where objects overlap, the smaller one is seen.
 
     `encoding` holds the number that objects of each class have; -1 for the background. Where there
-    is no object, pixels are -1 if the background is no class.
+    is no object, pixels are -1 if the background is no class; so are those in the box of an
+    object without a mask, or of a faulty annotation.
     """
     label_of = {value: label for label, value in enumerate(encoding.values)}
     background = label_of.get(-1, IGNORED)
     labels = np.full(size, background, np.int16)
+    for box, mask in zip(objects.boxes, objects.masks, strict=False):
+        if mask is None:
+            left, top, right, bottom = box
+            rows, columns = slice(int(top), ceil(bottom)), slice(int(left), ceil(right))
+            labels[rows, columns] = IGNORED
     for place in np.argsort(-objects.areas, kind="stable"):
         mask = objects.masks[place]
         if mask is not None:

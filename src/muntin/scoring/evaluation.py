@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from muntin.data.archives import read_bytes
 from muntin.data.batches import evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig, change_reading
-from muntin.data.decoding import decode
+from muntin.data.entry_images import read_pixels
 from muntin.data.pose import is_whole, list_pose
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
+from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.prediction.from_run import find_threshold, load
 from muntin.runs import Run, read_json
@@ -112,7 +112,9 @@ def evaluate(
         settings: Changed options of reading this data: ``{"data.ignored": "background"}``.
 
     Returns:
-        Named figures in [0, 1], per class too, and `num_images`.
+        Named figures in [0, 1], per class too, and `num_images`. Of objects, also what is found in
+        images without any, see `DetectionMetric.false_alarms`; of keypoints, with a detector, see
+        `PoseMetric`.
 
     Raises:
         RunError: The run folder is incomplete.
@@ -139,7 +141,10 @@ def evaluate(
     scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:
         draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
-    return scored.figures
+    alarms = {}
+    if isinstance(scored.metric, DetectionMetric):  # precision alone says nothing of them
+        alarms = scored.metric.false_alarms(find_threshold(run).score)
+    return {**scored.figures, **alarms}
 
 
 def _score_detected(
@@ -153,10 +158,8 @@ def _score_detected(
     finder = Run.open(detector)
     predictor = load(run, device=device, detector=finder, detector_threshold=MIN_SCORE)
     listing = _held_out(list_pose(data, classes=run.classes, whole=True), run.task, data)
-    images = (
-        decode(read_bytes(listing.source, entry.path), where=entry.path)
-        for entry in listing.entries
-    )
+    value_range = run.preprocessing.value_range
+    images = (read_pixels(listing.source, entry, value_range)[0] for entry in listing.entries)
     answers = list(predictor.stream(images, tta=tta))
     indices = torch.arange(len(listing))
     truth = run.task.ground_truth(listing, run.classes)[indices]
