@@ -8,6 +8,7 @@ the run lengths in column-major order. Its size hardly depends on that of the im
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,16 @@ def to_run_lengths(segmentation: Segmentation, size: Size) -> RunLengths:
     if isinstance(segmentation["counts"], list):
         return _as_text(coco_mask.frPyObjects(segmentation, height, width))
     return _as_text(segmentation)
+
+
+def merge_masks(masks: Sequence[Segmentation], size: Size) -> Segmentation | None:
+    """Join the masks of the parts of an object; None where there is no part."""
+    if len(masks) < 2:
+        return masks[0] if masks else None
+    polygons = [polygon for mask in masks if isinstance(mask, list) for polygon in mask]
+    if all(isinstance(mask, list) for mask in masks):
+        return polygons
+    return _as_text(coco_mask.merge([to_run_lengths(mask, size) for mask in masks]))
 
 
 def _as_text(mask: RunLengths) -> RunLengths:

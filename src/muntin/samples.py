@@ -29,7 +29,8 @@ class Objects:
     Attributes:
         boxes: Left, top, right and bottom edge; (0, 0) is the outer corner of the image.
         crowd: Whether a row is a group of objects (COCO: iscrowd), which is excluded from
-            training, and whose detections are neither correct nor wrong.
+            training, and whose detections are neither correct nor wrong. A class of -1 is a
+            region of any class: what is there is unknown, because its annotation is faulty.
         areas: For COCO's small, medium and large; of the mask if available, 0 if unknown.
         masks: As annotated, None for objects without; empty if no object of the set has one.
         keypoints: x, y and visibility of each: 2 visible, 1 occluded, 0 unknown; (0, 0) is the
@@ -63,14 +64,18 @@ class MaskEncoding:
 
     Attributes:
         kind: "index": palette indices or grey values; "color": colours, red << 16 | green << 8 |
-            blue; "objects": no files, masks are rasterised from annotated objects.
+            blue; "alpha": opacities; "objects": no files, masks are rasterised from annotated
+            objects.
         values: The value of each class, by class number.
         ignored: Values of pixels that are excluded from training and scoring.
+        tolerance: Largest distance at which a pixel takes the nearest of these values, of colours
+            in any channel; for masks that were smoothed or stored with loss. 0: equal values only.
     """
 
-    kind: Literal["index", "color", "objects"]
+    kind: Literal["index", "color", "alpha", "objects"]
     values: tuple[int, ...]
     ignored: tuple[int, ...] = ()
+    tolerance: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

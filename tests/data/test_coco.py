@@ -283,11 +283,20 @@ BOXES = {
 def test_faulty_boxes_are_left_out(tmp_path, box, what):
     rows = [note(1), note(2, (0, 0, 30, 30)), note(17, box)]
     data = list_detect(one_set(tmp_path, coco(rows)))
-    assert len(only(data)) == 2
-    (problem,) = data.problems
+    problem = next(one for one in data.problems if one.severity == "warning")
     assert (problem.file, problem.severity) == ("1.jpg", "warning")
     assert problem.what == f"annotation 17 left out, {what}"
     assert "; 1 annotation left out: 1 " in data.note
+    if "area" in what or "outside" in what:  # hides nothing
+        assert only(data).crowd.tolist() == [False, False]
+    elif "negative" in what:  # neither learnt nor scored
+        objects = only(data)
+        assert (objects.class_ids[2], objects.crowd.tolist()) == (-1, [False, False, True])
+        assert objects.boxes[2].tolist() == [10, 5, 14, 10]
+    else:  # anywhere in the image
+        assert len(data.train) == 0
+        assert "; 1 image left out with annotations that do not tell where they are" in data.note
+        assert data.problems[0].severity == "error"
 
 
 def test_other_faulty_annotations_are_left_out(tmp_path):
@@ -299,7 +308,8 @@ def test_other_faulty_annotations_are_left_out(tmp_path):
         "text",
     ]
     data = list_detect(one_set(tmp_path, coco(rows)))
-    assert len(only(data)) == 1
+    assert only(data).class_ids.tolist() == [0, -1, -1]
+    assert only(data).crowd.tolist() == [False, True, True]
     assert sorted((problem.file, problem.what) for problem in data.problems) == [
         ("1.jpg", "annotation 2 left out, duplicate: the same as annotation 1"),
         ("1.jpg", "annotation 3 left out, of an unknown class: category_id 99"),
@@ -329,7 +339,7 @@ def test_area_that_is_not_said(tmp_path):
         del row["area"]
     root = one_set(tmp_path, coco(rows))
     assert only(list_detect(root)).areas.tolist() == [200, 42, 25]
-    assert only(list_detect(root, masks=True)).areas.tolist() == [200]
+    assert only(list_detect(root, masks=True)).areas.tolist() == [200, 42, 25]
 
 
 def test_box_that_is_not_said_is_that_of_the_mask(tmp_path):
@@ -339,9 +349,12 @@ def test_box_that_is_not_said_is_that_of_the_mask(tmp_path):
     for row in rows:
         del row["bbox"]
     rows[2]["segmentation"] = [[1, 2, 3]]
-    data = list_detect(one_set(tmp_path, coco(rows)))
-    assert only(data).boxes.tolist() == [[10, 10, 30, 20], [20, 4, 50, 7]]
-    assert "and its mask is of no use: an odd number of coordinates (3)" in whats(data)[0]
+    root = one_set(tmp_path, coco(rows))
+    data = list_detect(root)
+    assert len(data.train) == 0
+    assert "and its mask is of no use: an odd number of coordinates (3)" in whats(data)[1]
+    write(root / "instances.json", coco(rows[:2]))
+    assert only(list_detect(root)).boxes.tolist() == [[10, 10, 30, 20], [20, 4, 50, 7]]
 
 
 # ---- masks
@@ -379,12 +392,13 @@ MASKS = {
 
 
 @pytest.mark.parametrize(("mask", "what"), MASKS.values(), ids=MASKS)
-def test_broken_masks_are_left_out(tmp_path, mask, what):
+def test_objects_with_broken_masks_are_boxes(tmp_path, mask, what):
     rows = [note(1, segmentation=SQUARE), note(2, (1, 1, 5, 5), segmentation=mask)]
     root = one_set(tmp_path, coco(rows))
     data = list_detect(root, masks=True)
-    assert len(only(data)) == 1
-    assert whats(data) == [f"annotation 2 left out, with a broken mask: {what}"]
+    assert only(data).masks == (SQUARE, None)
+    assert not only(data).crowd.any()
+    assert whats(data)[0] == f"annotation 2: its mask is broken, {what}"
     assert list_detect(root).problems == ()
 
 
@@ -396,7 +410,8 @@ def test_slivers_beside_a_polygon_are_dropped():
 def test_objects_without_a_mask(tmp_path, empty):
     rows = [note(1, segmentation=SQUARE), note(2, (1, 1, 5, 5), segmentation=empty)]
     data = list_detect(one_set(tmp_path, coco(rows)), masks=True)
-    assert whats(data) == ["annotation 2 left out, without a mask"]
+    assert whats(data) == ["1 of 2 objects without a mask: box and class are learnt"]
+    assert only(data).class_ids.tolist() == [0, 0]
     assert data.problems[0].severity == "warning"
 
 
@@ -405,7 +420,7 @@ def test_no_mask_at_all(tmp_path):
     (problem,) = data.problems
     assert problem.severity == "error"
     assert problem.what.startswith("none of 2 objects has a mask")
-    assert "2 annotations left out: 2 without a mask" in data.note
+    assert "; 2 objects without a mask" in data.note
 
 
 def test_masks_decide_whether_equal_boxes_are_duplicates(tmp_path):
@@ -531,18 +546,63 @@ def test_size_that_is_not_said_is_read_from_the_image(tmp_path):
     assert "left out: its size is not in the JSON, and '2.png' must be an image" in whats(data)[0]
 
 
-def test_two_files_for_one_set(tmp_path):
+def test_two_versions_of_one_set(tmp_path):
     touch(tmp_path, "1.jpg")
     for name in ("instances_train2014.json", "instances_train2017.json"):
         write(tmp_path / name, coco([note()]))
-    with pytest.raises(DataError, match=r"JSON for train, got instances_train2014\.json, i"):
+    with pytest.raises(DataError, match=r"got 'instances_train2014\.json' and 'inst.*'?1\.jpg"):
         list_detect(tmp_path)
+
+
+@pytest.mark.parametrize("same_images", [True, False])
+def test_several_files_of_one_set_are_joined(tmp_path, same_images):
+    """Batches of images, or a file for each class of the same images."""
+    second = "1.jpg" if same_images else "2.jpg"
+    touch(tmp_path, "images/1.jpg", f"images/{second}")
+    write(tmp_path / "batch1.json", coco([note(1)]))
+    rows = coco([note(1, (1, 1, 5, 5))])
+    rows["annotations"][0]["category_id"] = rows["categories"][1]["id"]
+    rows["images"][0]["file_name"] = second
+    write(tmp_path / "batch2.json", rows)
+    data = list_detect(tmp_path)
+    assert data.train.class_names == ("cat", "dog")
+    found = [(one.path, one.objects.class_ids.tolist()) for one in data.train.entries]
+    wanted = [("images/1.jpg", [0]), ("images/2.jpg", [1])]
+    assert found == ([("images/1.jpg", [0, 1])] if same_images else wanted)
+    assert "train: 2 files joined, batch1.json, batch2.json" in data.note
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_crowds_that_are_all_there_is(tmp_path, masks):
+    """CVAT exports brushed masks as crowds with run lengths; other crowds teach nothing."""
+    brushed = [note(1, segmentation=rle(), iscrowd=1), note(2, (1, 1, 5, 5), iscrowd=1)]
+    brushed[1]["segmentation"] = rle()
+    root = one_set(tmp_path, coco(brushed))
+    data = list_detect(root, masks=masks)
+    assert only(data).crowd.tolist() == [False, False]
+    assert data.problems == ()
+    assert "all of 2 annotations are crowds with run lengths" in data.note
+    brushed[1]["segmentation"] = SQUARE
+    write(root / "instances.json", coco(brushed))
+    data = list_detect(root, masks=masks)
+    assert data.problems[0].severity == "error"
+    assert data.problems[0].what.startswith("each of 2 objects is a crowd")
+    brushed[1]["iscrowd"] = 0
+    write(root / "instances.json", coco(brushed))
+    assert only(list_detect(root, masks=masks)).crowd.tolist() == [True, False]
+
+
+def test_an_id_of_two_equal_images_is_named(tmp_path):
+    rows = coco([note(1)])
+    rows["images"] *= 2
+    data = list_detect(one_set(tmp_path, rows))
+    assert whats(data) == ["several images have the id 1 and one file: taken as one"]
 
 
 def test_many_files_one_a_image_are_not_opened(tmp_path):
     for number in range(30):
         touch(tmp_path, f"{number}.jpg")
-        write(tmp_path / f"{number}.json", {"shapes": []})
+        write(tmp_path / f"{number}.json", {"forms": []})
     with pytest.raises(DataError, match=r"30 \.json, .* COCO"):
         list_detect(tmp_path)
 

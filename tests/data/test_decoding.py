@@ -272,5 +272,5 @@ def test_large_images_are_opened_without_a_word(monkeypatch, tmp_path: Path):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         assert decode(data, where="a.png").shape == (20, 30, 3)
         assert read_size(str(tmp_path), "a.png") == (20, 30)
-        assert read_values(data, where="a.png", as_colors=False).shape == (20, 30)
+        assert read_values(data, where="a.png", kind="index").shape == (20, 30)
         assert limit == Image.MAX_IMAGE_PIXELS

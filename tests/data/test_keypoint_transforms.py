@@ -189,6 +189,32 @@ def test_half_a_body_is_half_of_the_points():
     assert all(5 <= sum(half) <= 7 for half in halves), "the margin may show a neighbour"
 
 
+@pytest.mark.parametrize("place", ["corner", "both ends", "middle"])
+@pytest.mark.parametrize("size", [(64, 64), (96, 64)])
+def test_a_crop_never_loses_its_subject(place, size):
+    """Whole images of 480 x 640: the subject may be anywhere, as in an open field."""
+    points = {
+        "corner": [[610, 450], [620, 455], [625, 470]],
+        "both ends": [[5, 5], [630, 470], [0, 0]],
+        "middle": [[300, 200], [310, 210], [330, 250]],
+    }[place]
+    rows = [[*point, 2] for point in points]
+    rows[2][2] = 0 if place == "both ends" else 2
+    one = objects(rows, (0, 0, 640, 480))
+    pre = replace(PRE, img_size=size, padding=1.0)
+    frame = crop_box(one.boxes[0], pre)
+    region = crop_region(dotted(np.array(rows)[:1], (480, 640)), frame, pre)
+    target = to_keypoints(one, 0, frame, region)
+    config = KeypointAugmentConfig()
+    for seed in range(60):
+        image, moved = augment(region.pixels, target, config, pre, seed, SKELETON)
+        known = int(moved.known.sum())
+        assert 2 * known >= int(target.known.sum()), (seed, known)
+        point = moved.points[0]
+        if moved.known[0] and point.min() > 12 and (point < torch.tensor(size[::-1]) - 13).all():
+            assert (brightest(image, point) - point).abs().max() < 2.5, seed
+
+
 @pytest.mark.parametrize("box", [(10, 10, 10.2, 10.2), (395, 295, 400, 300), (-500, 0, -400, 50)])
 def test_strange_boxes(box):
     pixels = smooth_image()

@@ -95,6 +95,20 @@ def test_archives_of_parts(tmp_path, kind, top):
     assert data.val.entries[0].path == f"{top}val/cats/3.jpg"
 
 
+@pytest.mark.parametrize("more", [(), ("val/emus/",), ("val/emus/", "test/emus/", "test/gnus/")])
+def test_classes_come_from_train(tmp_path, more):
+    names = (*PARTS, "train/emus/5.jpg", "test/dogs/6.jpg", *more)
+    data = list_classify(make(tmp_path, *names))
+    for part in data.parts.values():
+        assert part.class_names == ("cats", "dogs", "emus")
+    assert data.train.class_counts == (1, 1, 1)
+    assert data.val.class_counts == (1, 1, 0)
+    assert [entry.class_ids for entry in data.test.entries] == [(1,)]
+    assert "val has no image of emus; test has no image of cats, emus" in data.note
+    alone = list_classify(tmp_path / "test", class_names=("cats", "dogs", "emus"))
+    assert [entry.class_ids for entry in alone.train.entries] == [(1,)]
+
+
 def test_one_part_of_several_is_one_set(tmp_path):
     make(tmp_path, *PARTS)
     data = list_classify(tmp_path / "val")
@@ -207,9 +221,9 @@ def test_table_errors(tmp_path):
 CASES = {
     "one class": (("cats/1.jpg",), r"needs at least two classes, got cats in"),
     "a class without images": ((*TWO, "emus/"), r"none in emus .*remove the folder"),
-    "a part's class without images": (
-        (*PARTS, "val/emus/note.txt"),
-        r"hold images, got none in val/emus",
+    "train's class without images": (
+        (*PARTS, "train/emus/note.txt"),
+        r"hold images, got none in train/emus",
     ),
     "empty folder": (("cats/",), r"No images in .* \(it is empty\). Expected one folder a class"),
     "no images": (("cats/1.txt", "2.txt"), r"No images in .* \(2 other files\)"),
@@ -222,11 +236,7 @@ CASES = {
     ),
     "other classes": (
         (*PARTS, "val/emus/1.jpg"),
-        r"same classes, got others in 'val/': .*emus",
-    ),
-    "missing class": (
-        (*PARTS, "train/emus/1.jpg"),
-        r"got others in 'val/': it lacks emus. Make",
+        r"images in train, got none for emus, which 'val/'",
     ),
     "two parts of one name": (
         (*PARTS, "valid/cats/1.jpg"),

@@ -345,12 +345,41 @@ def test_a_missing_partner_is_said_aloud(tmp_path):
         (("Left Ear", "nose", "Right Ear"), ((0, 2),)),
         (("pawLF", "pawRF", "pawLH", "pawRH"), ((0, 1), (2, 3))),
         (("leftover", "bright"), ()),
+        (("leftear", "rightear", "lefteye", "righteye"), ((0, 1), (2, 3))),
+        (("earleft", "upright", "earright"), ((0, 2),)),
+        (("Lhip", "Rhip", "lear", "rear"), ((0, 1), (2, 3))),
+        (("hip.L", "hip.R", "forepaw_L1", "forepaw_R1"), ((0, 1), (2, 3))),
+        (("FL", "FR", "RL", "RR"), ((0, 1), (2, 3))),
+        (("LF", "RF", "LR", "RR"), ((0, 1), (2, 3))),
+        (
+            ("left_eye_left", "left_eye_right", "right_eye_left", "right_eye_right"),
+            ((0, 3), (1, 2)),
+        ),
+        (("oreille gauche", "oreille droite", "oeil gauche", "oeil droit"), ((0, 1), (2, 3))),
+        (("\u5de6\u8033", "\u53f3\u8033"), ((0, 1),)),
+        (("rear", "front"), ()),
     ],
 )
 def test_partners_by_their_names(tmp_path, names, pairs):
     points = [10, 10, 2] * len(names)
     listing = list_pose(coco(tmp_path, [person(points=points)], keypoints=names)).train
     assert listing.skeleton.flip_pairs == pairs
+    assert listing.skeleton.mirrored == bool(pairs)
+
+
+@pytest.mark.parametrize(
+    ("rows", "edges", "said"),
+    [
+        ([[1, 2], [2, 3]], ((0, 1), (1, 2)), "edges: 2"),
+        ([[0, 1], [1, 2]], ((0, 1), (1, 2)), "counts from 0"),
+        ([[0, 1], [1, 3]], ((0, 2),), "left out of the skeleton: [0, 1]"),
+    ],
+)
+def test_a_skeleton_counts_from_one_or_from_zero(tmp_path, rows, edges, said):
+    root = coco(tmp_path, [person()], keypoints=("nose", "ear", "tail"), skeleton=rows)
+    data = list_pose(root)
+    assert data.train.skeleton.edges == edges
+    assert said in data.note
 
 
 @pytest.mark.parametrize(("edges", "pairs"), [("edges", "flip_pairs"), ("links", "pairs")])

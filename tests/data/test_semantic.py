@@ -204,7 +204,7 @@ def test_values_that_stand_for_nothing(tmp_path):
 
 def test_0_and_255_where_three_classes_are_named(tmp_path):
     data_set(tmp_path, stripes(255, 255, 0))
-    (tmp_path / "classes.txt").write_text("ground\nroad\n")
+    (tmp_path / "classes.txt").write_text("ground\nroad\nwater\n")
     report = check_semantic(tmp_path)
     assert any("no pixels in train of road" in one.what for one in report.problems)
 

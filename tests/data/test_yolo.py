@@ -68,9 +68,9 @@ def test_polygons(tmp_path):
     assert objects.boxes[0].tolist() == [10, 20, 50, 40]
     assert objects.masks == ()
     data = list_detect(root, masks=True)
-    assert only(data).masks == ([[10, 20, 50, 20, 50, 40, 10, 40]],)
-    assert only(data).areas.tolist() == [800]
-    assert whats(data) == ["line 2 left out, without a mask"]
+    assert only(data).masks == ([[10, 20, 50, 20, 50, 40, 10, 40]], None)
+    assert np.allclose(only(data).areas, [800, 320])
+    assert whats(data) == ["1 of 2 objects without a mask: box and class are learnt"]
     (root / "1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     (problem,) = list_detect(root, masks=True).problems
     assert problem.severity == "error"
@@ -223,19 +223,30 @@ def test_classes_of_a_run(tmp_path):
             "or an odd number from 7 on for a polygon",
         ),
         (
-            "0 0.1 0.1 0.2 0.2 0.9",
+            "0 0.1 0.1 0.2 0.2 1.9",
             "without a box of four numbers: 6 numbers, must be 5, "
             "or an odd number from 7 on for a polygon",
         ),
+        ("0 50 40 20 10", "in pixels, not in fractions of the image: 50"),
     ],
 )
 def test_faulty_rows_are_left_out(tmp_path, row, what):
     data = list_detect(one(tmp_path, f"0 0.5 0.5 0.25 0.5\n{row}\n1 0.5 0.5 0.25 0.5\n"))
-    assert len(only(data)) == 2
-    (problem,) = data.problems
+    problem = next(one for one in data.problems if one.severity == "warning")
     assert (problem.file, problem.severity) == ("1.txt", "warning")
     assert problem.what == f"line 2 left out, {what}"
     assert "; 1 annotation left out: 1 " in data.note
+    hidden = any(word in what for word in ("finite", "numbers", "pixels"))
+    region = "negative" in what or "class" in what
+    assert len(data.train) == (0 if hidden else 1)
+    if not hidden:
+        assert only(data).crowd.tolist() == ([False, True, False] if region else [False, False])
+
+
+def test_a_sixth_number_is_a_confidence(tmp_path):
+    data = list_detect(one(tmp_path, "0 0.5 0.5 0.2 0.5 0.87\n"))
+    assert data.problems == ()
+    assert np.allclose(only(data).boxes, [[40, 20, 60, 60]])
 
 
 def test_boxes_over_the_edge_are_cut(tmp_path):
@@ -269,7 +280,7 @@ def test_image_that_cannot_be_read_is_left_out(tmp_path):
         ({"classes.txt": " \n"}, r"got neither"),
         ({"classes.txt": "a\nb", "obj.names": "a\nc"}, r"several that differ: classes\.txt, obj\."),
         ({"classes.txt": "a\na"}, r"a name of its own under names, .* got \['a', 'a'\] in"),
-        ({"data.yaml": "names: {1: a, 2: b}\nnc: 2"}, r"numbers from 0 on, got \{'1': 'a', '2'"),
+        ({"data.yaml": "names: {1: a, x: b}\nnc: 2"}, r"or by number, got \{'1': 'a', 'x'"),
         ({"data.yaml": "names: 2\nnc: 2"}, r"'data\.yaml' must give each class a name .*got '2'"),
         (
             {"data.yaml": "names: [a\nnc: 2"},
@@ -297,6 +308,31 @@ def test_faulty_layouts(tmp_path, names, match):
         (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=match):
         list_detect(tmp_path)
+
+
+def test_numbers_of_classes_may_have_gaps(tmp_path):
+    root = one(tmp_path, "7 0.5 0.5 0.2 0.1\n2 0.5 0.5 0.2 0.2\n3 0.2 0.2 0.1 0.1\n")
+    write(root, "data.yaml", "names: {7: dog, 2: cat}\nnc: 8\ntrain: .\n")
+    data = list_detect(root)
+    assert data.train.class_names == ("cat", "dog")
+    assert only(data).class_ids.tolist() == [1, 0, -1]
+    assert whats(data) == ["line 3 left out, of an unknown class: 3, the classes are 2, 7"]
+    assert "nc" not in data.note
+
+
+@pytest.mark.parametrize("home", ["elsewhere", "set/real"])
+def test_images_by_a_link(tmp_path, home):
+    image(tmp_path, f"{home}/train/1.jpg", f"{home}/val/2.jpg")
+    write(tmp_path, "set/labels/train/1.txt", "0 0.5 0.5 0.2 0.1")
+    write(tmp_path, "set/labels/val/2.txt", "0 0.5 0.5 0.2 0.1")
+    (tmp_path / "set/images").symlink_to(tmp_path / home, target_is_directory=True)
+    text = "path: {}\ntrain: images/train\nval: images/val\nnames: [a]\n"
+    for path in (".", tmp_path / "set", ""):
+        write(tmp_path, "set/data.yaml", text.format(path))
+        for place in (tmp_path / "set", tmp_path / "set/data.yaml"):
+            data = list_detect(place)
+            assert [len(part.entries[0].objects) for part in data.parts.values()] == [1, 1]
+            assert data.problems == ()
 
 
 def test_no_text_at_all(tmp_path):

@@ -348,6 +348,16 @@ def test_nothing(masks, images):
     assert np.isnan(curves.mean).all()
 
 
+def test_false_alarms_are_what_is_found_where_nothing_is():
+    box = [10, 10, 20, 20]
+    metric = DetectionMetric(("a",), masks=False)
+    found = [detections([box] * n, [0.9, 0.5, 0.3][:n], [0] * n) for n in (3, 1, 0, 2)]
+    truth = [objects([]), objects([]), objects([]), objects([box], [0])]
+    metric.update(found, truth)
+    counts = [tuple(metric.false_alarms(at).values()) for at in (0.5, 0.95, 0.0)]
+    assert counts == [(3, 2, 3, 0.5), (3, 0, 0, 0.95), (3, 2, 4, 0.0)]
+
+
 def test_nothing_found():
     figures = compute_metric([(detections([], []), objects([[0, 0, 5, 5]]))]).compute()
     assert (figures["box_ap"], figures["best_f1"], figures["best_threshold"]) == (0.0, 0.0, None)
@@ -462,3 +472,23 @@ def test_hundreds_of_masks_in_one_image():
     figures = metric.compute()
     assert figures["max_detections"] == count
     assert figures["mask_ap"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_what_is_found_in_a_region_of_unknown_class_is_no_mistake(masks):
+    boxes = [[0, 0, 40, 40], [100, 100, 180, 160]]
+    drawn = [[0, 0, 40, 0, 40, 40, 0, 40]]
+    second = objects(boxes[:1], [1], masks=(drawn,) if masks else ())
+    truth = objects(boxes, [0, -1], crowd=[False, True], masks=(drawn, None) if masks else ())
+    places = [boxes[0], boxes[1], boxes[1], [60, 0, 90, 30]]
+    found = []
+    for box in places:
+        bitmap = np.zeros((200, 200), bool)
+        bitmap[box[1] : box[3], box[0] : box[2]] = True
+        found.append(encode_mask(bitmap))
+    rows = detections(places, [0.5, 0.9, 0.8, 0.7], [0, 0, 1, 1], masks=tuple(found))
+    other = detections(places[:1], [0.6], [1], masks=tuple(found[:1]))
+    figures = compute_metric([(rows, truth), (other, second)], 2, masks=masks).compute()
+    kind = "mask" if masks else "box"
+    # Of class 1, only what is found in no region, at 0.7, goes before the object at 0.6.
+    assert figures[f"{kind}_ap_per_class"] == pytest.approx([1.0, 0.5])

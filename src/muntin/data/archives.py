@@ -150,6 +150,8 @@ def _walk(source: str) -> tuple[list[str], list[str]]:
             names_of_folders.clear()
             continue
         seen.add(real)
+        # A folder that is also linked to is listed under the name that somebody chose for it.
+        names_of_folders.sort(key=lambda name: (not Path(here, name).is_symlink(), name))
         inside = os.path.relpath(here, source).replace(os.sep, "/")
         prefix = "" if inside == "." else inside + "/"
         files.extend(prefix + name for name in names_of_files)

@@ -64,14 +64,14 @@ def require_fractions(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
 
 
 def require_corners(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
-    """Refuse VOC boxes if the second corner of most is not right of and below the first."""
+    """Refuse boxes if the second corner of most is not right of and below the first."""
     boxes = boxes[np.isfinite(boxes).all(axis=1)]
     left, top, right, bottom = boxes.T
     wrong = (right < left) | (bottom < top)
     if len(boxes) and wrong.mean() > 0.5:
         message = (
-            f"VOC boxes must have xmax > xmin and ymax > ymin, got the opposite for {wrong.sum()} "
-            f"of {len(boxes)} in {where}. If the last two numbers are width and height, write "
+            f"Boxes must have xmax > xmin and ymax > ymin, got the opposite for {wrong.sum()} of "
+            f"{len(boxes)} in {where}. If the last two numbers are width and height, write "
             f"xmin + width and ymin + height instead; if corners are swapped, swap them."
         )
         raise DataError(message)

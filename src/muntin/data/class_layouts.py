@@ -83,10 +83,13 @@ def _read_folders(place: Source, tree: Tree, class_names: Sequence[str] | None) 
     sets: dict[str, Listing] = {}
     names = class_names
     for part in (part for part in PARTS if part in folders):
-        sets[part] = listing = _list_set(folders[part], class_names)
-        if class_names is None:
-            names = names or listing.class_names
-            _require_same_classes(listing.class_names, names, folders[part])
+        # The first set, which is train wherever there is one, decides what the classes are.
+        if class_names is None and names is not None:
+            _require_known_classes(folders[part], names)
+        sets[part] = listing = _list_set(folders[part], names)
+        names = names or listing.class_names
+    if lacking := find_lacking(sets):
+        notes.append(lacking)
     sizes = count_parts({part: len(listing) for part, listing in sets.items()})
     num_classes = next(iter(sets.values())).num_classes
     note = f"{' + '.join(sets)} folders of class folders, {sizes} of {num_classes} classes"
@@ -148,13 +151,14 @@ def _list_set(folder: _Folder, class_names: Sequence[str] | None) -> Listing:
     for name in folder.cut(folder.tree.images):
         found[name.partition("/")[0]].append(folder.prefix + name)
     empty = [f"{folder.prefix}{top}" for top, images in found.items() if not images]
-    if empty:
+    if empty and class_names is None:
         message = (
             f"Every class folder must hold images, got none in {shorten(empty)} of {source!r}. "
             f"Put images there or remove the folder."
         )
         raise DataError(message)
-    names, ids = order_classes(map(clean_class_name, found), class_names, folder.where)
+    kept = [clean_class_name(top) for top, images in found.items() if images]
+    names, ids = order_classes(kept, class_names, folder.where)
     entries = [
         Entry(path=path, class_ids=(ids[clean_class_name(top)],))
         for top, images in found.items()
@@ -178,18 +182,30 @@ def order_classes(
     return number_classes(names, names, wanted, where)
 
 
-def _require_same_classes(names: Sequence[str], expected: Sequence[str], folder: _Folder) -> None:
-    missing = [name for name in expected if name not in set(names)]
-    extra = [name for name in names if name not in set(expected)]
-    if not missing and not extra:
-        return
-    parts = [f"it lacks {shorten(missing)}"] if missing else []
-    parts += [f"it also has {shorten(extra)}"] if extra else []
-    message = (
-        f"All sets of {folder.tree.source!r} must have the same classes, got others in "
-        f"{folder.prefix!r}: {' and '.join(parts)}. Make the class folders the same."
+def _require_known_classes(folder: _Folder, known: Sequence[str]) -> None:
+    """Refuse classes that no image of the training set teaches."""
+    tops = {name.partition("/")[0] for name in folder.cut(folder.tree.images) if "/" in name}
+    extra = sorted({clean_class_name(top) for top in tops} - set(known))
+    if extra:
+        message = (
+            f"Every class must have images in train, got none for {shorten(extra)}, which "
+            f"{folder.prefix!r} of {folder.tree.source!r} has. Move some of its images to train, "
+            f"or remove its folder."
+        )
+        raise DataError(message)
+
+
+def find_lacking(sets: Mapping[str, Listing]) -> str:
+    """Name the classes of which a set other than train has no image; empty if there are none."""
+    lacking = {
+        part: [n for n, count in zip(one.class_names, one.class_counts, strict=True) if not count]
+        for part, one in sets.items()
+    }
+    return "; ".join(
+        f"{part} has no image of {shorten(names)}"
+        for part, names in lacking.items()
+        if names and part != "train"
     )
-    raise DataError(message)
 
 
 CLASS_FOLDERS: Reader[Sequence[str] | None, DataSets] = Reader(
@@ -197,6 +213,15 @@ CLASS_FOLDERS: Reader[Sequence[str] | None, DataSets] = Reader(
     recognise=lambda source: None if source.is_file else source.tree,
     read=_read_folders,
     looks_for="one folder a class",
+    example="""
+        train/cat/1.jpg
+        train/dog/1.jpg
+        val/cat/2.jpg
+        val/dog/2.jpg
+
+        cat/1.jpg
+        dog/1.jpg
+    """,
 )
 
 
@@ -304,7 +329,10 @@ def _read_csv(source: Source, place: Path, class_names: Sequence[str] | None) ->
     if class_names is None and "train" in sets:
         _require_learnt(sets["train"], place)
     sizes = count_parts({part: len(listing) for part, listing in sets.items()})
-    return join_parts(sets, [f"{note}, sets by its split column: {sizes}"])
+    lacking = find_lacking(sets)
+    return join_parts(
+        sets, [f"{note}, sets by its split column: {sizes}", *filter(None, [lacking])]
+    )
 
 
 def _part_of(row: Row, place: Path) -> str:
@@ -335,4 +363,13 @@ CLASS_TABLE: Reader[Sequence[str] | None, DataSets] = Reader(
     read=_read_csv,
     looks_for="a CSV with the columns path and class",
     file="a .csv",
+    example="""
+        labels.csv  path,class,split
+          | images/1.jpg,cat,train
+          | images/2.jpg,dog,train
+          | images/3.jpg,cat,val
+        images/1.jpg
+        images/2.jpg
+        images/3.jpg
+    """,
 )

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.archives import read_bytes
 from muntin.data.box_units import require_widths
+from muntin.data.coco_files import Files, explain, name_lacking, recognise
 from muntin.data.coco_images import Id, ImageRecord, Row, find_images, plain_id
 from muntin.data.coco_keypoints import Points, common_points, points_of
 from muntin.data.objects import (
@@ -37,19 +37,13 @@ from muntin.data.readers import (
     explain_some,
     number_classes,
 )
-from muntin.data.trees import PARTS, Tree, part_in, part_of, read_json
+from muntin.data.trees import Tree, read_json
 from muntin.errors import DataError, shorten
 from muntin.run_lengths import box_of, clean_segmentation
 from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
 
-# Other files that lie beside the instances of COCO.
-_OTHER_KINDS = ("captions_", "image_info_", "panoptic_", "stuff_")
-_MAX_TO_OPEN = 24
-_KEYS = ("images", "annotations", "categories")
-
-_Files = tuple[dict[str, str], list[str]]
-"""The JSON of each part, and those that belong to no part."""
+_CROWD = (1, True, "1")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,53 +64,25 @@ class _File:
         return (row for row in self.annotations if isinstance(row, dict))
 
 
-def _recognise(source: Source, *, keypoints: bool = False) -> _Files | None:
-    if not source.is_file:
-        files, loose = _find(source.tree, keypoints)
-        return (files, loose) if files else None
-    if source.suffix != ".json":
-        return None
-    # A file that the user names is read whatever it looks like: errors then name what is missing.
-    part = part_in(source.path.stem) or part_of(source.name.split("/")[:-1]) or "train"
-    return {part: source.name}, []
-
-
-def _find(tree: Tree, keypoints: bool) -> _Files:
-    """The JSON of each set; of several, those of keypoints if wanted."""
-    every = [
-        name
-        for name in tree.with_suffix(".json")
-        if not name.rpartition("/")[2].lower().startswith(_OTHER_KINDS)
-    ]
-    if len(every) > _MAX_TO_OPEN:  # one per image, as LabelMe writes them
-        every = [name for name in every if "coco" in name.lower() or _is_named_like_coco(name)]
-    found = [name for name in every if _is_named_like_coco(name) or _looks_like_coco(tree, name)]
-    by_part: dict[str, list[str]] = defaultdict(list)
-    for name in found:
-        *folders, file = name.split("/")
-        by_part[part_in(file.rpartition(".")[0]) or part_of(folders)].append(name)
-    if len(found) == 1:
-        (part,) = by_part
-        return {part or "train": found[0]}, []
-    parts = {
-        part: _choose(by_part[part], part, tree, keypoints) for part in PARTS if part in by_part
-    }
-    loose = by_part[""]
-    if loose and not parts:
-        parts, loose = {"train": _choose(loose, "train", tree, keypoints)}, []
-    return parts, loose
-
-
-def _read(source: Source, found: _Files, request: ObjectRequest) -> dict[str, Listing]:
+def _read(source: Source, found: Files, request: ObjectRequest) -> dict[str, Listing]:
     tree, findings = source.tree, request.findings
     files, loose = found
     if loose:
         findings.notes.append(f"left out, of no set: {shorten(loose)}")
-    read = [_read_file(tree, part, path, request.masks) for part, path in files.items()]
+    read = [
+        _read_file(tree, part, path, request.masks)
+        for part, paths in files.items()
+        for path in paths
+    ]
+    _read_brushed(read, findings)
     for file in read:
         _tell_twins(file, findings)
         file.found = find_images(file.images, tree, file.path, file.part, findings)
         require_widths(*_boxes_and_sizes(file), where=repr(file.path))
+    for part, paths in files.items():
+        if len(paths) > 1:
+            _refuse_versions([file for file in read if file.part == part], tree.source)
+            findings.notes.append(f"{part}: {len(paths)} files joined, {shorten(paths)}")
     points, skeleton = None, None
     if request.keypoints:
         points = common_points({file.path: file.points for file in read}, tree.source, findings)
@@ -128,48 +94,58 @@ def _read(source: Source, found: _Files, request: ObjectRequest) -> dict[str, Li
     meant = [name for name in listed if name in used or not _is_leftover(name, parents)]
     names, ids = number_classes(meant, used, request.class_names, repr(tree.source))
     keypoint_names = () if points is None else points.names
-    return {
-        file.part: make_listing(
-            tree.source, _list_images(file, ids, request, keypoint_names), names, skeleton
+    listings = {}
+    for part in files:
+        mine = [file for file in read if file.part == part]
+        entries = _list_images(mine, ids, request, keypoint_names)
+        listings[part] = make_listing(tree.source, entries, names, skeleton)
+    return listings
+
+
+def _read_brushed(files: Sequence[_File], findings: AnnotationReport) -> None:
+    """Read crowds as objects where there is nothing else: CVAT exports what was brushed so."""
+    rows = [row for file in files for row in file.rows()]
+    brushed = [
+        row.get("iscrowd") in _CROWD and isinstance(row.get("segmentation"), dict) for row in rows
+    ]
+    if rows and all(brushed):
+        for row in rows:
+            row["iscrowd"] = 0
+        findings.notes.append(
+            f"all of {len(rows)} annotations are crowds with run lengths, as CVAT exports masks "
+            f"that were drawn with a brush: read as objects"
         )
-        for file in read
-    }
 
 
-def _is_named_like_coco(path: str) -> bool:
-    name = path.rpartition("/")[2].lower()
-    return name.startswith(("instances", "person_keypoints")) or name.endswith("coco.json")
-
-
-def _looks_like_coco(tree: Tree, path: str) -> bool:
-    data = read_bytes(tree.source, path)
-    return b'"images"' in data and b'"annotations"' in data
-
-
-def _choose(files: list[str], part: str, tree: Tree, keypoints: bool) -> str:
-    """The one file of a part: objects of all classes, unless keypoints are wanted."""
-    wanted = "person_keypoints" if keypoints else "instances"
-    named = [name for name in files if name.rpartition("/")[2].lower().startswith(wanted)]
-    chosen = named or files
-    if len(chosen) > 1:
-        message = (
-            f"There must be one COCO JSON for {part}, got {shorten(chosen)} in {tree.source!r}. "
-            f"Give the one that is meant, or move the others away."
-        )
-        raise DataError(message)
-    return chosen[0]
+def _refuse_versions(files: Sequence[_File], source: str) -> None:
+    """Refuse several files of the same images and classes: two versions, of which one is meant."""
+    for place, one in enumerate(files):
+        for other in files[place + 1 :]:
+            shared = {image.path for image in one.found.values() if image.path} & {
+                image.path for image in other.found.values()
+            }
+            if shared and _used_classes(one) & _used_classes(other):
+                message = (
+                    f"Several COCO JSONs of one set must describe different images, or different "
+                    f"classes of them, got {one.path!r} and {other.path!r} in {source!r}, which "
+                    f"both have {shorten(sorted(shared), limit=2)}. Give the one that is meant, or "
+                    f"move the other away."
+                )
+                raise DataError(message)
 
 
 def _read_file(tree: Tree, part: str, path: str, masks: bool) -> _File:
     def forget(row: Row) -> Row:
         if "bbox" in row and "area" in row:
-            row.pop("segmentation", None)
+            mask = row.pop("segmentation", None)
+            if isinstance(mask, dict):  # remembered that it was run lengths
+                row["segmentation"] = {}
         return row
 
     data = read_json(tree.source, path, hook=None if masks else forget)
     got = "a list" if isinstance(data, list) else f"a {type(data).__name__}"
     if isinstance(data, dict):
-        got = f"{lacks} in it" if (lacks := _name_lacking(data)) else ""
+        got = f"{lacks} in it" if (lacks := name_lacking(data)) else ""
     if got:
         message = (
             f"A COCO JSON must be an object with the lists images, annotations and categories, "
@@ -256,28 +232,29 @@ def _is_leftover(name: str, parents: Mapping[str, str]) -> bool:
 
 
 def _list_images(
-    file: _File, ids: Mapping[str, int], request: ObjectRequest, keypoint_names: Sequence[str]
-) -> Iterator[Entry]:
-    findings = request.findings
-    rows = _by_image(file, findings)
-    for image in dict.fromkeys(file.found.values()):
-        if not image.path:
-            continue
-        annotations = []
-        for where, row in rows.get(image, ()):
-            name = file.categories.get(_id_of(row, "category_id"))
-            if name is None:
-                detail = f"category_id {row.get('category_id')!r}"
-                findings.leave_out(image.path, where, UNKNOWN_CLASS, detail)
-                continue
-            one = _read_annotation(row, where, ids[name], image.size)
-            if isinstance(one, Annotation):
-                annotations.append(one)
-            else:
-                findings.leave_out(image.path, where, *one)
-        yield make_entry(
-            image.path, image.size, annotations, request, keypoint_names=keypoint_names
-        )
+    files: Sequence[_File],
+    ids: Mapping[str, int],
+    request: ObjectRequest,
+    keypoint_names: Sequence[str],
+) -> Iterator[Entry | None]:
+    """The images of one part, each with what any of its files says."""
+    images: dict[str, ImageRecord] = {}
+    found: dict[str, list[Annotation]] = defaultdict(list)
+    for file in files:
+        rows = _by_image(file, request.findings)
+        for image in file.found.values():
+            images.setdefault(image.path, image)
+        for image, mine in rows.items():
+            for where, row in mine:
+                name = file.categories.get(_id_of(row, "category_id"))
+                one = _read_annotation(row, where, image.size)
+                one.class_id = -1 if name is None else ids[name]
+                if name is None and one.fault is None:
+                    one.fault = UNKNOWN_CLASS, f"category_id {row.get('category_id')!r}"
+                found[image.path].append(one)
+    for path, image in images.items():
+        if path:
+            yield make_entry(path, image.size, found[path], request, keypoint_names=keypoint_names)
 
 
 def _by_image(file: _File, findings: AnnotationReport) -> dict[ImageRecord, list[tuple[str, Row]]]:
@@ -305,68 +282,64 @@ def _id_of(row: Row, key: str) -> Id:
     return "" if plain is None else plain
 
 
-def _read_annotation(
-    row: Row, where: str, class_id: int, size: Size
-) -> Annotation | tuple[str, str]:
-    """The annotation, or why it cannot be read."""
+def _read_annotation(row: Row, where: str, size: Size) -> Annotation:
     segmentation = row.get("segmentation")
     bbox = row.get("bbox")
     try:
         if not bbox and segmentation:
             mask, fault = clean_segmentation(segmentation, size)
             if mask is None:
-                return NO_BOX, f"and its mask is of no use: {fault}"
+                detail = f"and its mask is of no use: {fault}"
+                return Annotation(where=where, fault=(NO_BOX, detail))
             box = box_of(mask, size)
         else:
             x, y, width, height = map(float, bbox or ())
             box = (x, y, x + width, y + height)
     except (TypeError, ValueError):
-        return NO_BOX, f"bbox {bbox!r}"
+        return Annotation(where=where, fault=(NO_BOX, f"bbox {bbox!r}"))
     area = row.get("area")
     return Annotation(
         where=where,
-        class_id=class_id,
         box=box,
-        crowd=row.get("iscrowd") in (1, True, "1"),
+        crowd=row.get("iscrowd") in _CROWD,
         area=float(area) if isinstance(area, int | float) else None,
         segmentation=segmentation,
         keypoints=row.get("keypoints"),
     )
 
 
-def _explain(tree: Tree, path: str) -> str:
-    """Explain why a JSON is not recognised as COCO."""
-    try:
-        if not read_bytes(tree.source, path).strip():
-            return f"{path!r} is empty"
-        values = read_json(tree.source, path)
-    except DataError:
-        return f"{path!r} is no JSON that is whole"
-    if not isinstance(values, dict):
-        return f"{path!r} holds a {type(values).__name__}, not an object with images"
-    return f"{path!r} has {_name_lacking(values)}"
-
-
-def _name_lacking(values: Row) -> str:
-    lacking = [key for key in _KEYS if not isinstance(values.get(key), list)]
-    return f"no {' and no '.join(lacking)}" if lacking else ""
-
-
 COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="COCO",
-    recognise=_recognise,
+    recognise=recognise,
     read=_read,
     looks_for="COCO (a JSON with images, annotations and categories, such as "
     "annotations/instances_train.json)",
     file="a COCO .json",
     reject=count_others(".json", "none of them COCO"),
+    example="""
+        annotations/instances_train.json  {"images": [
+          |   {"id": 7, "file_name": "1.jpg", "height": 24, "width": 32}],
+          | "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [4, 5, 10, 8],
+          |   "area": 80, "iscrowd": 0, "segmentation": [[4, 5, 14, 5, 14, 13, 4, 13]]}],
+          | "categories": [{"id": 3, "name": "cat"}]}
+        train/1.jpg
+    """,
 )
 
 COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="COCO",
-    recognise=partial(_recognise, keypoints=True),
+    recognise=partial(recognise, keypoints=True),
     read=_read,
     looks_for="COCO (a JSON such as annotations/person_keypoints_train.json)",
     file="a COCO .json",
-    reject=explain_some(".json", _explain),
+    reject=explain_some(".json", explain),
+    example="""
+        annotations/person_keypoints_train.json  {"images": [
+          |   {"id": 7, "file_name": "1.jpg", "height": 24, "width": 32}],
+          | "annotations": [{"id": 1, "image_id": 7, "category_id": 1, "bbox": [4, 5, 10, 8],
+          |   "area": 80, "iscrowd": 0, "keypoints": [6, 7, 2, 12, 7, 2], "num_keypoints": 2}],
+          | "categories": [{"id": 1, "name": "cat", "keypoints": ["left_ear", "right_ear"],
+          |   "skeleton": [[1, 2]]}]}
+        train/1.jpg
+    """,
 )

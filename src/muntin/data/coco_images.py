@@ -62,9 +62,13 @@ def find_images(
     Images that are not there, or are there twice, are noted; two ids of one file share its image.
     """
     rows = _name_rows(images, json_path)
+    if len(rows) < len(images):
+        keys = Counter(plain_id(row["id"]) for row in images)
+        twice = shorten((key for key, count in keys.items() if count > 1), limit=5)
+        findings.warn(json_path, f"several images have the id {twice} and one file: taken as one")
     names = [name for name, _ in rows.values()]
     wanted = "" if "trainval" in json_path.lower() else part
-    paths = _match([clean_name(name) for name in names], tree, json_path, wanted)
+    paths = match_names([clean_name(name) for name in names], tree, json_path, wanted)
     missing = [name for name, path in zip(names, paths, strict=True) if not path]
     if missing and len(missing) == len(rows):
         message = (
@@ -112,7 +116,11 @@ def _name_rows(images: Sequence[Any], json_path: str) -> dict[Id, tuple[str, Row
     return rows
 
 
-def _match(names: list[str], tree: Tree, json_path: str, part: str) -> list[str | None]:
+def match_names(names: list[str], tree: Tree, json_path: str, part: str) -> list[str | None]:
+    """Find the image of each name, as `clean_name` gives it; None where it is not there.
+
+    `json_path` is the file that holds the names, `part` the set that it describes; or "".
+    """
     folded = [fold(name) for name in names]
     alike = Counter(name.rpartition("/")[2] for name in folded)
     places = [_places(name, tree, alone=alike[name.rpartition("/")[2]] == 1) for name in folded]

@@ -17,10 +17,13 @@ class Points(NamedTuple):
     names: tuple[str, ...]
     edges: tuple[tuple[int, int], ...]
     odd: tuple[str, ...] = ()
+    first: int = 1  # what the file counts from
 
 
 def points_of(category: Mapping[str, Any]) -> Points:
     """Give the keypoints of a category and the lines between them, which COCO counts from 1.
+
+    Lines with a keypoint 0 and none beyond the last but one are counted from 0, as some tools do.
 
     Example:
         >>> points_of({"keypoints": ["nose", "tail"], "skeleton": [[1, 2], [2, 7], [1, 1]]})
@@ -29,17 +32,21 @@ def points_of(category: Mapping[str, Any]) -> Points:
     names = tuple(map(str, category["keypoints"]))
     rows = category.get("skeleton") or []
     rows = rows if isinstance(rows, list) else [rows]
+    listed = [number for row in rows if isinstance(row, list) for number in row]
+    first = 0 if 0 in listed and len(names) not in listed else 1
+    last = first + len(names) - 1
     return Points(
         names=names,
-        edges=tuple((row[0] - 1, row[1] - 1) for row in rows if _is_edge(row, len(names))),
-        odd=tuple(f"{row}" for row in rows if not _is_edge(row, len(names))),
+        edges=tuple((row[0] - first, row[1] - first) for row in rows if _is_edge(row, first, last)),
+        odd=tuple(f"{row}" for row in rows if not _is_edge(row, first, last)),
+        first=first,
     )
 
 
-def _is_edge(row: object, most: int) -> bool:
+def _is_edge(row: object, first: int, last: int) -> bool:
     if not isinstance(row, list) or len(row) != 2 or row[0] == row[1]:
         return False
-    return all(type(number) is int and 1 <= number <= most for number in row)
+    return all(type(number) is int and first <= number <= last for number in row)
 
 
 def common_points(
@@ -63,6 +70,8 @@ def common_points(
                 )
                 findings.warn(path, what)
                 findings.notes.append(f"lines left out of the skeleton: {shorten(points.odd)}")
+            if not points.first:
+                findings.notes.append(f"the skeleton of category {name!r} counts from 0")
     found = {name: points for classes in every.values() for name, points in classes.items()}
     if len({points.names for points in found.values()}) == 1:
         return next(iter(found.values()))

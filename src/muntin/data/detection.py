@@ -9,22 +9,43 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torchvision.ops import box_iou
 
+from muntin.data.box_table import BOX_TABLE
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
-from muntin.data.objects import NO_MASK, AnnotationReport, ObjectRequest
+from muntin.data.cvat import CVAT
+from muntin.data.label_studio import LABEL_STUDIO
+from muntin.data.labelme import LABELME
+from muntin.data.objects import AnnotationReport, ObjectRequest
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
+from muntin.data.via import VIA
 from muntin.data.voc import VOC
 from muntin.data.yolo import YOLO
 from muntin.errors import plural, shorten
 from muntin.run_lengths import box_of, mask_area, to_run_lengths
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
 
-READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO, VOC, YOLO)
+OUTLINED: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
+    COCO,
+    LABELME,
+    CVAT,
+    VIA,
+    LABEL_STUDIO,
+    YOLO,
+)
+"""Layouts whose objects may have masks."""
+
+READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
+    *OUTLINED[:-1],
+    VOC,
+    YOLO,
+    BOX_TABLE,
+)
 """Layouts of annotated objects, in the order in which they are tried."""
 
 
@@ -39,8 +60,9 @@ def list_detect(
 
     Invalid annotations are left out and reported in `problems`: boxes without area or outside their
     image, numbers that are not finite, unknown classes and images, duplicate annotations, broken
-    masks, missing images, with `masks` also objects without one. Boxes are clipped to the image.
-    Images without objects stay.
+    masks, missing images. Boxes are clipped to the image. Images without objects stay. Where a
+    faulty annotation has a box, that region is neither learnt nor scored: a crowd of class -1;
+    where it has none, its image is left out. With `masks`, an object without one stays as a box.
 
     `path` is a folder, a .zip or .tar, a COCO .json, or the data.yaml of a YOLO data set. Class
     numbers follow `class_names`, those of a trained run; else the numbers of COCO's categories, the
@@ -51,31 +73,37 @@ def list_detect(
     reader, source, found = find_reader(path, readers, what="annotated objects")
     request = ObjectRequest(class_names=class_names, masks=masks)
     listings = reader.read(source, found, request)
-    return _join(reader.name, listings, request.findings, str(source.path), masks)
+    data = _join(reader.name, listings, request.findings, str(source.path), masks)
+    return data if class_names is not None else _require_objects(data)
+
+
+def _require_objects(data: DataSets) -> DataSets:
+    """Report a training set without objects; a trained run is also scored on such images."""
+    if data.fault or data.train is None or _objects_of_classes(data.train):
+        return data
+    crowds = sum(_count(entry) for entry in data.train.entries)
+    what = "no annotated object: nothing to train on"
+    if crowds:
+        what = f"each of {plural(crowds, 'object')} is a crowd or difficult: nothing to train on"
+    problem = Problem(file="train", what=what, severity="error")
+    return replace(data, problems=(problem, *data.problems))
 
 
 def _join(
     kind: str, listings: Mapping[str, Listing], findings: AnnotationReport, source: str, masks: bool
 ) -> DataSets:
     sizes = count_parts({part: len(listing) for part, listing in listings.items()})
-    counts = [
-        sum(len(entry.objects) for entry in listing.entries if entry.objects is not None)
-        for listing in listings.values()
-    ]
+    counts = [sum(map(_count, listing.entries)) for listing in listings.values()]
     objects = f"{' + '.join(map(str, counts))} object{'s' * (counts != [1])}"
     sets = name_parts(listings)
     classes = plural(next(iter(sets.values())).num_classes, "class", "classes")
-    without = findings.count(NO_MASK)
-    bare = masks and without > 0 and not findings.num_masks
-    problems = findings.problems(without=NO_MASK if bare else "")
-    if bare:
-        what = f"none of {without} objects has a mask: use the task detect, which needs boxes only"
+    problems, bare = findings.problems(), findings.num_bare
+    if bare and not findings.num_masks:
+        what = f"none of {bare} objects has a mask: use the task detect, which needs boxes only"
         problems.insert(0, Problem(file=source, what=what, severity="error"))
-    elif "train" in sets and not counts[0]:
-        what = "no annotated object: nothing to train on or to evaluate"
-        problems.insert(0, Problem(file="train", what=what, severity="error"))
     left_out = findings.summary()
-    notes = [f"{kind}, {sizes}, {objects} of {classes}", left_out, *findings.notes]
+    boxes = f"{plural(bare, 'object')} without a mask" if bare else ""
+    notes = [f"{kind}, {sizes}, {objects} of {classes}", left_out, boxes, *findings.notes]
     return join_parts(sets, notes, problems=problems, left_out=left_out)
 
 
@@ -92,7 +120,7 @@ def check_detect(path: str | os.PathLike[str], *, masks: bool = False) -> Report
 
 def _look_at_objects(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
     entries = [entry for listing in parts.values() for entry in listing.entries]
-    sizes = [len(entry.objects) for entry in entries if entry.objects is not None]
+    sizes = [_count(entry) for entry in entries]
     return Summary(
         problems=[
             *(problem for one in seen for problem in _judge_objects(one.entry)),
@@ -139,6 +167,11 @@ def _judge_classes(parts: Parts) -> Iterator[Problem]:
         yield warning(part, what)
 
 
+def _count(entry: Entry) -> int:
+    """Count annotated objects, crowds too; not the regions of faulty annotations."""
+    return 0 if entry.objects is None else int((entry.objects.class_ids >= 0).sum())
+
+
 def _objects_of_classes(listing: Listing) -> Counter[str]:
     counts: Counter[str] = Counter()
     for entry in listing.entries:
@@ -153,13 +186,13 @@ def _describe(parts: Parts) -> Iterator[str]:
         every = [entry.objects for entry in listing.entries if entry.objects is not None]
         counts = _objects_of_classes(listing)
         classes = shorten((f"{name} {counts[name]}" for name in listing.class_names), limit=12)
-        total = sum(len(objects) for objects in every)
+        total = sum(map(_count, listing.entries))
         images = plural(len(listing), "image")
         yield f"{part}: {images}, {plural(total, 'object')}; {classes}"
         if not total:
             continue
-        most = plural(max(len(objects) for objects in every), "object")
-        bare = plural(sum(not len(objects) for objects in every), "image")
+        most = plural(max(map(_count, listing.entries)), "object")
+        bare = plural(sum(not _count(entry) for entry in listing.entries), "image")
         yield f"{part}: {bare} without objects, at most {most} in an image"
         areas = np.concatenate([objects.areas for objects in every])
         small, large = (areas < _SMALL).mean(), (areas >= _MEDIUM).mean()
@@ -167,5 +200,7 @@ def _describe(parts: Parts) -> Iterator[str]:
             f"{part}: objects small {small:.0%}, medium {1 - small - large:.0%}, large {large:.0%} "
             f"(areas below 32 x 32 and below 96 x 96 pixels, as COCO has it)"
         )
-        if crowd := sum(int(objects.crowd.sum()) for objects in every):
+        if crowd := sum(int(objects.crowd[objects.class_ids >= 0].sum()) for objects in every):
             yield f"{part}: crowds or difficult, neither learnt nor scored: {crowd}"
+        if faulty := sum(int((objects.class_ids < 0).sum()) for objects in every):
+            yield f"{part}: regions of faulty annotations, neither learnt nor scored: {faulty}"

@@ -82,15 +82,19 @@ class KeypointAugmentConfig(Augmentation):
     def augment(
         self, sample: Sample, pre: Preprocessing, seed: int, skeleton: Skeleton | None = None
     ) -> Sample:
-        """See `Augmentation`; keypoints that come to lie outside the crop are unknown."""
+        """See `Augmentation`; keypoints that come to lie outside the crop are unknown.
+
+        Where most of what is looked at would lie outside, the crop is moved until it holds all.
+        """
         rng = np.random.default_rng(seed)
         target = sample.target
         assert isinstance(target, Keypoints), "crops of instances have keypoints"
         assert skeleton is not None, "data sets with keypoints have a skeleton"
         points, known = target.points.double().numpy(), target.known.numpy()
-        frame = target.frame.double().numpy()
+        frame, subject = target.frame.double().numpy(), points[known]
         if rng.random() < self.half_body and known.sum() >= HALF_BODY_FROM:
-            frame = crop_box(_half(points, known, rng), pre)
+            subject = _half(subject, rng)
+            frame = crop_box(_box_around(subject), pre)
         middle, sides = _middle_and_sides(frame)
         factor = 1 + self.scale * float(np.clip(rng.normal(), -1, 1))
         shift = self.shift * np.clip(rng.normal(size=2), -1, 1)
@@ -100,6 +104,9 @@ class KeypointAugmentConfig(Augmentation):
         middle, sides = middle + shift * sides, sides * factor
         frame = np.concatenate([middle - sides / 2, middle + sides / 2])
         affine = crop_transform(frame, pre, angle=np.deg2rad(angle), mirrored=mirrored)
+        limits = np.array([pre.img_size[1] - 1, pre.img_size[0] - 1])
+        if 2 * _inside(affine(subject), limits).sum() < len(subject):
+            affine = _hold(affine, subject, limits)
         image = jitter_colors(_warp(sample.pixels, affine, pre.img_size), self.jitter, rng)
         if rng.random() < self.occlude:
             image = _cover(image, pre, rng)
@@ -107,11 +114,9 @@ class KeypointAugmentConfig(Augmentation):
         if mirrored:
             order = list(skeleton.partners)
             moved, known = moved[order], known[order]
-        limits = np.array([pre.img_size[1] - 1, pre.img_size[0] - 1])
-        inside = ((moved >= -0.5) & (moved <= limits + 0.5)).all(axis=1)
         keypoints = Keypoints(
             points=torch.from_numpy(moved).float(),
-            known=torch.from_numpy(known & inside),
+            known=torch.from_numpy(known & _inside(moved, limits)),
             frame=torch.tensor([0.0, 0.0, *limits], dtype=torch.float32),
         )
         return Sample(image, sample.size, keypoints)
@@ -239,16 +244,34 @@ def _warp(image: Tensor, affine: Affine, size: Size) -> UInt8[Tensor, "C h w"]:
     return values[0].round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _half(
-    points: NDArray[np.float64], known: NDArray[np.bool_], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """The box of one half of the known points, with a margin as large again as half of it."""
-    there = points[known]
+def _inside(points: NDArray[np.float64], limits: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether points lie in a crop, whose last pixel is at `limits`."""
+    within: NDArray[np.bool_] = ((points >= -0.5) & (points <= limits + 0.5)).all(axis=1)
+    return within
+
+
+def _hold(affine: Affine, points: NDArray[np.float64], limits: NDArray[np.int64]) -> Affine:
+    """Move the crop by as little as needed, and widen it where needed, to hold all points."""
+    seen = affine(points)
+    scale = min(1.0, float((limits / np.maximum(np.ptp(seen, axis=0), 1e-9)).min()))
+    middle = limits / 2
+    seen = scale * (seen - middle) + middle
+    shift = np.maximum(-seen.min(axis=0), np.minimum(limits - seen.max(axis=0), 0))
+    return Affine(scale * affine.matrix, scale * (affine.offset - middle) + middle + shift)
+
+
+def _half(there: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """One half of the points along their longer extent."""
     axis = int(np.argmax(np.ptp(there, axis=0)))
     order = np.argsort(there[:, axis], kind="stable")
     half = len(order) // 2
-    chosen = there[order[:half] if rng.random() < 0.5 else order[-half:]]
-    low, high = chosen.min(axis=0), chosen.max(axis=0)
+    chosen: NDArray[np.float64] = there[order[:half] if rng.random() < 0.5 else order[-half:]]
+    return chosen
+
+
+def _box_around(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The box of the points, with a margin as large again as half of it."""
+    low, high = points.min(axis=0), points.max(axis=0)
     margin = np.maximum((high - low) / 4, 4.0)
     return np.concatenate([low - margin, high + margin])
 

@@ -3,22 +3,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from muntin.data.batches import Batch, fit, stack_images
 from muntin.data.cache import ImageCache
 from muntin.data.classification_transforms import BATCH_DRAWS
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 from muntin.data.transforms import Augmentation, Preprocessing, Sample
+from muntin.data.worker_memory import share, suit_workers
 from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
@@ -79,7 +82,7 @@ class _Images(Dataset[_Item]):
 def _collate(rows: list[_Item], pre: Preprocessing) -> Batch:
     samples, indices, weights = zip(*rows, strict=True)
     images, originals, targets = zip(*samples, strict=True)
-    return Batch(
+    batch = Batch(
         images=stack_images(list(images), pre),
         sizes=torch.tensor([image.shape[1:] for image in images]),
         originals=torch.tensor(originals),
@@ -88,6 +91,9 @@ def _collate(rows: list[_Item], pre: Preprocessing) -> Batch:
         num_real=len(rows),
         targets=None if targets[0] is None else targets,
     )
+    # Here, where a failure reaches the process that trains: the thread that sends batches would
+    # drop this one, and the training would wait for it forever.
+    return batch if get_worker_info() is None else share(batch)
 
 
 _Share = tuple[NDArray[np.int64], NDArray[np.float32], int]
@@ -183,17 +189,28 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """The images of a listing in order, fitted as for prediction; processes take turns by batch."""
+    """The images of a listing in order, fitted as for prediction; processes take turns by batch.
 
-    def __init__(self, store: ImageCache, *, batch_size: int, processes: Processes = ALONE) -> None:
+    With a `limit` only so many of them, the first ones.
+    """
+
+    def __init__(
+        self,
+        store: ImageCache,
+        *,
+        batch_size: int,
+        processes: Processes = ALONE,
+        limit: int | None = None,
+    ) -> None:
         self.store = store
         self.batch_size = batch_size
         self.processes = processes
+        self.limit = limit
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches; an image that cannot be read has weight 0."""
         rank, world, workers = self.processes
-        size, count = self.store.pre.img_size, len(self.store)
+        size, count = self.store.pre.img_size, len(range(len(self.store))[: self.limit])
         starts = range(0, count, self.batch_size)[rank::world]
         keys = (
             [(0, index, 1.0, size) for index in range(start, min(start + self.batch_size, count))]
@@ -204,22 +221,33 @@ class EvalLoader:
 
 
 def _run_workers(images: _Images, keys: Iterator[list[_Key]], workers: int) -> Iterator[Batch]:
+    collate = partial(_collate, pre=images.store.pre)
+    first = next(keys, [])
+    if workers and first:
+        workers = suit_workers(workers, lambda: collate([images[key] for key in first]))
     loader = DataLoader(
         images,
-        batch_sampler=keys,
+        batch_sampler=chain([first] if first else [], keys),
         num_workers=workers,
-        collate_fn=partial(_collate, pre=images.store.pre),
+        collate_fn=collate,
         prefetch_factor=2 if workers else None,
         worker_init_fn=_leave_signals,
     )
+    others = set(multiprocessing.active_children())
+    loaded = iter(loader)
+    started = set(multiprocessing.active_children()) - others
     try:
-        for batch in loader:
+        for batch in loaded:
             unread = batch.weights == UNREAD
             if unread.any():
                 images.store.retry(batch.indices[unread].tolist())
                 batch = replace(batch, weights=batch.weights.clamp(min=0))
             yield batch
     finally:
+        del loaded  # asks the workers to end, and waits for some seconds
+        for process in started:
+            if process.is_alive():
+                process.kill()  # it hangs: the training would wait for it when it ends
         images.store.warn()
 
 

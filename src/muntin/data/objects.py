@@ -22,9 +22,11 @@ from muntin.shapes import Size
 
 BAD_KEYPOINTS = "with keypoints that are no numbers"
 NO_BOX = "without a box of four numbers"
-NO_MASK = "without a mask"
 UNKNOWN_CLASS = "of an unknown class"
 WRONG_KEYPOINTS = "with a wrong number of keypoints"
+NOWHERE: Edges = (math.nan, math.nan, math.nan, math.nan)
+"""The box of an annotation that does not tell where its object is."""
+
 _TOLERANCE = 1.0  # pixels that a box may reach over the edge before it is reported
 
 Fault = tuple[str, str]
@@ -37,15 +39,17 @@ class Annotation:
 
     `where` finds it there: "annotation 17", "line 3". The box is in pixels; segmentation and
     keypoints (three numbers each) are as they came, and are read only where they are wanted.
+    With a `fault`, it teaches nothing; nor does the image where it is, `box` or all of it.
     """
 
     where: str
-    class_id: int
-    box: Edges
+    class_id: int = -1
+    box: Edges = NOWHERE
     crowd: bool = False
     area: float | None = None
     segmentation: Any = None
     keypoints: Any = None
+    fault: Fault | None = None
 
 
 class AnnotationReport:
@@ -54,6 +58,10 @@ class AnnotationReport:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.num_masks = 0
+        self.num_bare = 0  # objects without a mask where masks are wanted
+        self._bare: list[Problem] = []
+        self.num_hidden = 0  # images left out with an annotation that may be anywhere
+        self.num_emptied = 0  # images of whose annotations none is left
         self.num_apart = 0  # boxes that hold none of their keypoints
         self._found: list[tuple[str, Problem]] = []
 
@@ -66,27 +74,40 @@ class AnnotationReport:
         """Record a problem that training can live with."""
         self._found.append(("", warning(file, what)))
 
-    def problems(self, *, without: str = "") -> list[Problem]:
-        """Give all problems, but for the annotations left out for one kind of reason."""
-        return [problem for kind, problem in self._found if not kind or kind != without]
+    def count_masks(self, objects: Sequence[Annotation], file: str) -> None:
+        """Count the objects of an image that have a mask, and name those that have none."""
+        bare = sum(one.segmentation is None for one in objects)
+        self.num_masks += len(objects) - bare
+        self.num_bare += bare
+        if bare:
+            whole = plural(len(objects), "object")
+            what = f"{bare} of {whole} without a mask: box and class are learnt"
+            self._bare.append(warning(file, what))
 
-    def count(self, kind: str) -> int:
-        """Count the annotations left out for one kind of reason."""
-        return sum(found == kind for found, _ in self._found)
+    def problems(self) -> list[Problem]:
+        """Give all problems; masks are missing only where there are some."""
+        return [problem for _, problem in self._found] + (self._bare if self.num_masks else [])
 
     def summary(self) -> str:
         """Summarise in one line how many annotations are left out and why; "" if none is."""
         counts = Counter(kind for kind, _ in self._found if kind)
         kinds = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
-        return f"{plural(counts.total(), 'annotation')} left out: {kinds}" if counts else ""
+        lines = [f"{plural(counts.total(), 'annotation')} left out: {kinds}"] if counts else []
+        if self.num_hidden:
+            images = plural(self.num_hidden, "image")
+            lines.append(f"{images} left out with annotations that do not tell where they are")
+        if self.num_emptied:
+            images = plural(self.num_emptied, "image now looks", "images now look")
+            lines.append(f"{images} empty: none of the annotations is left")
+        return "; ".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectRequest:
     """What a reader of annotated objects is asked for.
 
-    Class numbers follow `class_names`, those of a trained run. With `masks`, objects without one
-    are left out; otherwise masks are not kept. With `keypoints`, classes without any are left out,
+    Class numbers follow `class_names`, those of a trained run. With `masks`, masks are kept; an
+    object without one has its box and class. With `keypoints`, classes without any are left out,
     and the skeletons of the listings have names and edges only.
     """
 
@@ -98,14 +119,15 @@ class ObjectRequest:
 
 def make_listing(
     source: str,
-    entries: Iterable[Entry],
+    entries: Iterable[Entry | None],
     class_names: tuple[str, ...],
     skeleton: Skeleton | None = None,
 ) -> Listing:
-    """List images with objects in the order of their names."""
+    """List images with objects in the order of their names, without those left out (None)."""
+    kept = [entry for entry in entries if entry is not None]
     return Listing(
         source=source,
-        entries=tuple(sorted(entries, key=lambda entry: entry.path)),
+        entries=tuple(sorted(kept, key=lambda entry: entry.path)),
         class_names=class_names,
         multi_label=True,
         skeleton=skeleton,
@@ -120,16 +142,22 @@ def make_entry(
     *,
     file: str = "",
     keypoint_names: Sequence[str] = (),
-) -> Entry:
+) -> Entry | None:
     """Look at the annotations of an image and keep what can be learnt from, in the same order.
 
-    Boxes end at the edge of the image. An area that the file does not say is that of the mask, or
-    of the box where masks are not wanted. Groups of objects do not give an image their class.
-    Problems are reported for `file`, or the image; `keypoint_names` are empty where they are not
-    wanted.
+    A faulty annotation becomes an ignored region, so that its object is not taken for background;
+    None, the image is left out, where one does not tell where its object is. Boxes end at the edge
+    of the image. An area that the file does not say is that of the mask, or of the box where masks
+    are not wanted. Groups of objects do not give an image their class. Problems are reported for
+    `file`, or the image; `keypoint_names` are empty where they are not wanted.
     """
+    findings, masks = request.findings, request.masks
     kept, points = _keep(annotations, size, file or path, request, keypoint_names)
-    masks = request.masks
+    if any(one.box is NOWHERE for one in kept):
+        findings.num_hidden += 1
+        findings.warn(path, "left out: an annotation that cannot be read may be anywhere in it")
+        return None
+    findings.num_emptied += bool(annotations) and not kept
     areas = [0.0 if keypoint_names and not one.area else _area_of(one, size, masks) for one in kept]
     objects = Objects(
         boxes=np.array([one.box for one in kept], np.float64).reshape(-1, 4),
@@ -156,13 +184,11 @@ def _keep(
     beyond: list[tuple[str, float]] = []
     points: list[NDArray[np.float64]] = []
     for one in annotations:
-        known, wrong = None, None
-        if keypoint_names:
-            known, wrong = _clean_keypoints(one.keypoints, len(keypoint_names))
-        if fault := _fault_of(one, size, masks) or wrong:
-            findings.leave_out(file, one.where, *fault)
+        known, wrong = _clean_keypoints(one.keypoints, len(keypoint_names))
+        one.fault = one.fault or _fault_of(one, size) or (wrong if keypoint_names else None)
+        if not _settle(one, size, file, request):
             continue
-        twin = seen.setdefault((one.class_id, one.crowd, one.box), one)
+        twin = one if one.fault else seen.setdefault((one.class_id, one.crowd, one.box), one)
         if twin is not one and (not masks or twin.segmentation == one.segmentation):
             findings.leave_out(file, one.where, "duplicate", f"the same as {twin.where}")
             continue
@@ -170,34 +196,62 @@ def _keep(
         if excess > _TOLERANCE:
             beyond.append((one.where, excess))
         kept.append(one)
-        if known is not None:
+        if keypoint_names and not one.fault:
             _look_at_points(known, one, size, file, findings, keypoint_names)
-            points.append(known)
+        points.append(known)
     if beyond:
         most = max(excess for _, excess in beyond)
         names = shorten((where for where, _ in beyond), limit=3)
         what = f"boxes reach up to {most:.4g} pixels over the edge of the image, cut ({names})"
         findings.warn(file, what)
-    findings.num_masks += len(kept) if masks else 0
+    if masks:
+        findings.count_masks([one for one in kept if not one.crowd], file)
     return kept, points
 
 
-def _clean_keypoints(values: object, count: int) -> tuple[NDArray[np.float64] | None, Fault | None]:
-    """(count, 3) x, y and visibility, zeros where there is nothing; or what is wrong."""
+def _settle(one: Annotation, size: Size, file: str, request: ObjectRequest) -> bool:
+    """Make a faulty annotation an ignored region, and look at masks; False: nothing is left."""
+    findings = request.findings
+    if one.fault:
+        findings.leave_out(file, one.where, *one.fault)
+        region = _region_of(one.box, size)
+        if region is None:
+            return False
+        one.class_id, one.crowd, one.box, one.segmentation = -1, True, region, None
+    elif request.masks:
+        one.segmentation, broken = clean_segmentation(one.segmentation, size)
+        if broken:
+            findings.warn(file, f"{one.where}: its mask is broken, {broken}")
+    return True
+
+
+def _region_of(box: Edges, size: Size) -> Edges | None:
+    """Where in its image a faulty annotation is, `NOWHERE` if unknown, None if not in it."""
+    if not all(map(math.isfinite, box)):
+        return NOWHERE
+    height, width = size
+    left, right = sorted(min(max(x, 0.0), width) for x in box[::2])
+    top, bottom = sorted(min(max(y, 0.0), height) for y in box[1::2])
+    return (left, top, right, bottom) if right > left and bottom > top else None
+
+
+def _clean_keypoints(values: object, count: int) -> tuple[NDArray[np.float64], Fault | None]:
+    """(count, 3) x, y and visibility, zeros where there is nothing; and what is wrong."""
+    nothing = np.zeros((count, 3))
     if values is None or (isinstance(values, Sequence) and not len(values)):
-        return np.zeros((count, 3)), None
+        return nothing, None
     if not isinstance(values, Sequence) or isinstance(values, str):
-        return None, (BAD_KEYPOINTS, f"{values!r}"[:60])
+        return nothing, (BAD_KEYPOINTS, f"{values!r}"[:60])
     if len(values) != 3 * count:
-        return None, (WRONG_KEYPOINTS, f"{len(values)} numbers, 3 x {count} needed")
+        return nothing, (WRONG_KEYPOINTS, f"{len(values)} numbers, 3 x {count} needed")
     odd = [v for v in values if isinstance(v, bool) or not isinstance(v, int | float)]
     odd = odd or [v for v in values if not math.isfinite(v)]
     if odd:
-        return None, (BAD_KEYPOINTS, f"{odd[0]!r}")
+        return nothing, (BAD_KEYPOINTS, f"{odd[0]!r}")
     points = np.array(values, np.float64).reshape(count, 3)
     strange = points[~np.isin(points[:, 2], (0, 1, 2)), 2]
     if len(strange):
-        return None, ("with a visibility that is not 0, 1 or 2", f"{strange[0]:g}")
+        return nothing, ("with a visibility that is not 0, 1 or 2", f"{strange[0]:g}")
     points[points[:, 2] == 0] = 0
     return points, None
 
@@ -241,8 +295,8 @@ def _describe_box(box: Edges) -> str:
     return f"x from {left} to {right}, y from {top} to {bottom}"
 
 
-def _fault_of(one: Annotation, size: Size, masks: bool) -> Fault | None:
-    """What is wrong with an annotation, if anything; its mask is cleaned."""
+def _fault_of(one: Annotation, size: Size) -> Fault | None:
+    """What is wrong with the box of an annotation, if anything."""
     left, top, right, bottom = one.box
     height, width = size
     kind = ""
@@ -255,14 +309,7 @@ def _fault_of(one: Annotation, size: Size, masks: bool) -> Fault | None:
     elif right <= 0 or bottom <= 0 or left >= width or top >= height:
         detail = f"{_describe_box(one.box)}; the image is {height} x {width} (height x width)"
         return "outside the image", detail
-    if kind:
-        return kind, _describe_box(one.box)
-    if not masks:
-        return None
-    one.segmentation, fault = clean_segmentation(one.segmentation, size)
-    if fault:
-        return "with a broken mask", fault
-    return None if one.segmentation else (NO_MASK, "")
+    return (kind, _describe_box(one.box)) if kind else None
 
 
 def _cut(one: Annotation, size: Size) -> float:

@@ -14,23 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from muntin.data.checking import THREADS, CheckedImage, Parts, Report, Summary, check
-from muntin.data.coco import COCO
-from muntin.data.detection import list_detect
-from muntin.data.mask_folders import MASK_FOLDERS, name_value
+from muntin.data.detection import OUTLINED, list_detect
+from muntin.data.mask_folders import BACKGROUND, MASK_FOLDERS, name_value
 from muntin.data.mask_folders import propose_table as propose_table
 from muntin.data.mask_layouts import MaskRequest
 from muntin.data.mask_values import count_values, read_mask
 from muntin.data.readers import Reader, Source, find_reader, join_parts
-from muntin.data.yolo import YOLO
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Listing, MaskEncoding, Problem, warning
-
-BACKGROUND = "background"
 
 
 def _recognise(source: Source) -> str | None:
     """The name of the layout of objects."""
-    named = (reader.name for reader in (COCO, YOLO) if reader.recognise(source) is not None)
+    named = (reader.name for reader in OUTLINED if reader.recognise(source) is not None)
     return next(named, None)
 
 
@@ -76,8 +72,14 @@ OBJECT_MASKS: Reader[MaskRequest, DataSets] = Reader(
     name="masks of objects",
     recognise=_recognise,
     read=_read,
-    looks_for="COCO or YOLO annotations with masks",
+    looks_for=f"outlines of objects ({', '.join(reader.name for reader in OUTLINED)})",
     file="a COCO .json or a data.yaml",
+    example="""
+        data.yaml  train: images/train
+          | names: [cat, dog]
+        images/train/1.jpg
+        labels/train/1.txt  1 0.25 0.25 0.75 0.25 0.5 0.75
+    """,
 )
 
 READERS: tuple[Reader[MaskRequest, DataSets], ...] = (MASK_FOLDERS, OBJECT_MASKS)
@@ -101,7 +103,13 @@ def list_semantic(
     """
     reader, source, found = find_reader(path, READERS, what="masks")
     request = MaskRequest(classes=classes, colors=colors, ignored=ignored)
-    return reader.read(source, found, request)
+    data = reader.read(source, found, request)
+    names = next(iter(data.parts.values())).class_names
+    if classes is None and len(names) == 1:
+        what = f"all that has a class is {names[0]!r}: one class is no task, give another a value"
+        single = Problem(file="masks", what=what, severity="error")
+        return replace(data, problems=(single, *data.problems))
+    return data
 
 
 Pixels = Counter[int]

@@ -26,9 +26,18 @@ FILE = "skeleton.json"
 _FORMER_KEYS = {"links": "edges", "pairs": "flip_pairs"}
 
 _SIDES = {
-    "left": "right", "right": "left", "l": "r", "r": "l", "lh": "rh", "rh": "lh", "lf": "rf",
-    "rf": "lf",
+    "left": ("right",), "right": ("left",), "l": ("r",), "r": ("l",), "lh": ("rh",), "rh": ("lh",),
+    "lf": ("rf",), "rf": ("lf",), "gauche": ("droite", "droit"), "droite": ("gauche",),
+    "droit": ("gauche",), "links": ("rechts",), "rechts": ("links",), "linke": ("rechte",),
+    "rechte": ("linke",), "izquierda": ("derecha",), "derecha": ("izquierda",),
+    "izquierdo": ("derecho",), "derecho": ("izquierdo",), "sinistra": ("destra",),
+    "destra": ("sinistra",), "sinistro": ("destro",), "destro": ("sinistro",),
+    "esquerda": ("direita",), "direita": ("esquerda",), "\u5de6": ("\u53f3",),
+    "\u53f3": ("\u5de6",),
 }  # fmt: skip
+_INSIDE = re.compile("left|right|\u5de6|\u53f3")  # also written together: earleft
+_LETTERS = {"l": "r", "r": "l"}
+_NO_SIDES = re.compile("bright|upright|leftover")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^A-Za-z]+")
 
 COCO_PERSON = Skeleton(
@@ -221,24 +230,52 @@ def _sigmas_from(values: object, names: tuple[str, ...]) -> dict[str, float]:
 
 def _guess_pairs(names: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], list[str]]:
     """Pairs of names that differ in the side alone, and names of a side without a partner."""
-    numbers = {_fold(_WORDS.findall(name)): number for number, name in enumerate(names)}
-    pairs, lonely = [], []
-    for number, name in enumerate(names):
-        words = _WORDS.findall(name)
-        others = [
-            _fold([*words[:place], _SIDES[word.lower()], *words[place + 1 :]])
-            for place, word in enumerate(words)
-            if word.lower() in _SIDES
-        ]
-        if not others:
-            continue
-        partner = next((numbers[other] for other in others if other in numbers), None)
-        if partner is None:
-            lonely.append(name)
-        elif number < partner:
-            pairs.append((number, partner))
-    return tuple(pairs), lonely
+    numbers = {name.lower(): number for number, name in enumerate(names)}
+    partners: dict[int, int] = {}
+    for swapped in (_swap_words, _swap_inside, _swap_letters):  # the surest first
+        found = {}
+        for number, name in enumerate(names):
+            others = [numbers[other] for other in swapped(name) if other in numbers]
+            # Any word may begin with r: such a partner must be the only one.
+            if number not in partners and (len(others) == 1 or (others and swapped is _swap_words)):
+                found[number] = others[0]
+        partners |= {one: other for one, other in found.items() if found.get(other) == one}
+    lonely = [
+        name
+        for number, name in enumerate(names)
+        if number not in partners
+        and (_swap_words(name) or _swap_inside(_NO_SIDES.sub("", name.lower())))
+    ]
+    return tuple((one, two) for one, two in sorted(partners.items()) if one < two), lonely
 
 
-def _fold(words: Sequence[str]) -> str:
-    return "".join(words).lower()
+def _swap_words(name: str) -> list[str]:
+    """The name on the other side, in small letters: all words swapped that are a side, or one."""
+    words = [word.lower() for word in _WORDS.findall(name)]
+    places = [place for place, word in enumerate(words) if word in _SIDES]
+    # The right corner of a left eye becomes the left corner of a right eye.
+    every = ["".join(_SIDES.get(word, (word,))[0] for word in words)] if len(places) > 1 else []
+    return every + [
+        "".join([*words[:place], other, *words[place + 1 :]])
+        for place in places
+        for other in _SIDES[words[place]]
+    ]
+
+
+def _swap_inside(name: str) -> list[str]:
+    name = name.lower()
+    return [
+        name[: side.start()] + _SIDES[side.group()][0] + name[side.end() :]
+        for side in _INSIDE.finditer(name)
+    ]
+
+
+def _swap_letters(name: str) -> list[str]:
+    """With l and r exchanged at the beginning or the end of a word: lear, Rhip, FL."""
+    ends = {end for word in _WORDS.finditer(name) for end in (word.start(), word.end() - 1)}
+    name = name.lower()
+    return [
+        name[:place] + _LETTERS[name[place]] + name[place + 1 :]
+        for place in sorted(ends)
+        if name[place] in _LETTERS
+    ]

@@ -24,6 +24,7 @@ from muntin.data.archives import read_bytes
 from muntin.data.box_units import require_corners
 from muntin.data.objects import (
     NO_BOX,
+    NOWHERE,
     Annotation,
     AnnotationReport,
     ObjectRequest,
@@ -33,10 +34,12 @@ from muntin.data.objects import (
 from muntin.data.readers import Reader, Source, clean_class_name, count_others, number_classes
 from muntin.data.trees import PARTS, Tree, clean_name, fold, read_size, read_text, sort_into_parts
 from muntin.errors import DataError, plural
+from muntin.run_lengths import Edges
 from muntin.samples import Listing
 from muntin.shapes import Size
 
 _LIST = re.compile(r"(?P<root>.*/)?imagesets/main/(?P<set>train|val|trainval|test)\.txt")
+_ROOT = re.compile(rb"<(\w+:)?annotation[\s>]")
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -54,7 +57,7 @@ class _File:
 def _recognise(source: Source) -> list[str] | None:
     """Every XML, if the first begins as VOC does."""
     found = [] if source.is_file else source.tree.with_suffix(".xml")
-    known = found and b"<annotation" in read_bytes(source.tree.source, found[0])[:2000]
+    known = found and _ROOT.search(read_bytes(source.tree.source, found[0])[:2000])
     return found if known else None
 
 
@@ -83,9 +86,7 @@ def _read(source: Source, xmls: list[str], request: ObjectRequest) -> dict[str, 
     listings = {}
     for part, files in read.items():
         entries = [
-            make_entry(
-                file.image, file.size, _annotations(file, ids, findings), request, file=file.path
-            )
+            make_entry(file.image, file.size, _annotations(file, ids), request, file=file.path)
             for file in files
         ]
         if entries:
@@ -178,6 +179,8 @@ def _read_file(
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         findings.warn(path, f"not an XML that is whole, left out with its image: {error}")
         return None
+    for node in root.iter():  # names as if there were no namespace
+        node.tag = str(node.tag).rpartition("}")[2]
     filename = (root.findtext("filename") or "").strip()
     image = _find_image(by_stem, path, filename)
     if image is None:
@@ -201,10 +204,10 @@ def _number(text: str | None) -> float:
     return value if value < float("inf") else 0.0
 
 
-def _read_box(node: ElementTree.Element) -> tuple[tuple[float, ...], str]:
+def _read_box(node: ElementTree.Element) -> tuple[Edges | None, str]:
     """The edges of an object, none where one is missing, and what came instead."""
     if node.find("bndbox") is None:
-        return (), "no bndbox"
+        return None, "no bndbox"
     edges: list[float] = []
     faults: list[str] = []
     for name in _EDGES:
@@ -213,30 +216,26 @@ def _read_box(node: ElementTree.Element) -> tuple[tuple[float, ...], str]:
             edges.append(float(text))  # type: ignore[arg-type]
         except (TypeError, ValueError):
             faults.append(f"no {name}" if text is None else f"{name} is {text.strip()!r}")
-    return (() if faults else tuple(edges)), ", ".join(faults)
+    if faults:
+        return None, ", ".join(faults)
+    left, top, right, bottom = edges
+    return (left, top, right, bottom), ""
 
 
-def _annotations(
-    file: _File, ids: Mapping[str, int], findings: AnnotationReport
-) -> list[Annotation]:
+def _annotations(file: _File, ids: Mapping[str, int]) -> list[Annotation]:
     rows = []
     for number, (node, name) in enumerate(zip(file.objects, file.names(), strict=True), 1):
         where = f"object {number} ({name or 'no name'})"
         box, fault = _read_box(node)
-        if fault:
-            findings.leave_out(file.path, where, NO_BOX, fault)
-        elif not name:
-            findings.leave_out(file.path, where, "without a class name")
-        else:
-            left, top, right, bottom = box
-            rows.append(
-                Annotation(
-                    where=where,
-                    class_id=ids[name],
-                    box=(left, top, right, bottom),
-                    crowd=(node.findtext("difficult") or "").strip() in ("1", "true", "True"),
-                )
+        rows.append(
+            Annotation(
+                where=where,
+                class_id=ids.get(name, -1),
+                box=box or NOWHERE,
+                crowd=(node.findtext("difficult") or "").strip() in ("1", "true", "True"),
+                fault=(NO_BOX, fault) if fault else None if name else ("without a class name", ""),
             )
+        )
     return rows
 
 
@@ -246,4 +245,13 @@ VOC: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=_read,
     looks_for="Pascal VOC (Annotations/*.xml)",
     reject=count_others(".xml", "none of them VOC"),
+    example="""
+        Annotations/1.xml  <annotation><filename>1.jpg</filename>
+          | <size><width>32</width><height>24</height><depth>3</depth></size>
+          | <object><name>cat</name><difficult>0</difficult>
+          | <bndbox><xmin>4</xmin><ymin>5</ymin><xmax>14</xmax><ymax>13</ymax></bndbox>
+          | </object></annotation>
+        ImageSets/Main/train.txt  1
+        JPEGImages/1.jpg
+    """,
 )

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """YOLO: one text per image, one row an object.
 
-A row is the class number and centre x, centre y, width and height as fractions of the image, or
-the class number and the points of a polygon (x, y, x, y ...). The text of `images/a/1.jpg` is
-`labels/a/1.txt`, or lies beside the image; an image without one has no objects.
+A row is the class number and centre x, centre y, width and height as fractions of the image,
+perhaps with a confidence behind, or the class number and the points of a polygon (x, y, x, y ...).
+The text of `images/a/1.jpg` is `labels/a/1.txt`, or lies beside the image; an image without one has
+no objects.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from muntin.data.objects import (
     UNKNOWN_CLASS,
     Annotation,
     AnnotationReport,
+    Fault,
     ObjectRequest,
     make_entry,
     make_listing,
@@ -26,9 +28,13 @@ from muntin.data.objects import (
 from muntin.data.readers import Reader, Source, count_others, number_classes
 from muntin.data.trees import Tree, open_tree, read_size, read_text
 from muntin.data.yolo_layout import Layout, PartLayout, find_yolo, label_of, read_layout
-from muntin.errors import DataError, plural
+from muntin.errors import DataError, plural, shorten
+from muntin.run_lengths import Edges
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size
+
+_WITH_CONFIDENCE = 5  # numbers behind the class
+_MOST = 2  # no fraction of an image is larger
 
 
 class _Row(NamedTuple):
@@ -37,6 +43,7 @@ class _Row(NamedTuple):
     where: str
     class_number: int
     numbers: list[float]
+    fault: Fault | None = None
 
 
 class _File(NamedTuple):
@@ -67,11 +74,12 @@ def _read(source: Source, found: str, request: ObjectRequest) -> dict[str, Listi
         )
         raise DataError(message)
     every = [row for files in read.values() for file in files for row in file.rows]
-    boxes = [row.numbers[:4] for row in every]  # of a polygon, its first two points
+    # Of a polygon, its first two points.
+    boxes = [row.numbers[:4] for row in every if len(row.numbers) >= 4]
     require_fractions(np.array(boxes, np.float64).reshape(-1, 4), where=repr(tree.source))
     listed = layout.class_names
-    used = {listed[row.class_number] for row in every if row.class_number in range(len(listed))}
-    names, ids = number_classes(listed, used, request.class_names, repr(tree.source))
+    used = {listed[row.class_number] for row in every if row.class_number in listed}
+    names, ids = number_classes(listed.values(), used, request.class_names, repr(tree.source))
     listings = {}
     for name, files in read.items():
         place = layout.parts[name].tree
@@ -90,7 +98,7 @@ def _read_part(
         labels = label_of(image, part.tree)
         without += labels is None
         try:
-            rows = _read_rows(part.tree, labels, layout.has_keypoints, findings) if labels else []
+            rows = _read_rows(part.tree, labels, layout.has_keypoints) if labels else []
         except DataError as error:
             findings.warn(image, f"left out: {error}")
             continue
@@ -104,36 +112,36 @@ def _read_part(
     return files
 
 
-def _read_rows(
-    tree: Tree, labels: str, has_keypoints: bool, findings: AnnotationReport
-) -> list[_Row]:
-    rows = []
-    for number, line in enumerate(read_text(tree.source, labels).splitlines(), 1):
-        cells = line.split()
-        if not cells:
-            continue
-        where = f"line {number}"
-        try:
-            class_number, *numbers = map(float, cells)
-        except ValueError:
-            findings.leave_out(labels, where, "not numbers", repr(line.strip()[:60]))
-            continue
-        if has_keypoints:
-            numbers = numbers[:4]
-        if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-            detail = f"{len(cells)} numbers, must be 5, or an odd number from 7 on for a polygon"
-            findings.leave_out(labels, where, NO_BOX, detail)
-        elif not class_number.is_integer():
-            findings.leave_out(labels, where, UNKNOWN_CLASS, cells[0])
-        else:
-            rows.append(_Row(where=where, class_number=int(class_number), numbers=numbers))
-    return rows
+def _read_rows(tree: Tree, labels: str, has_keypoints: bool) -> list[_Row]:
+    lines = enumerate(read_text(tree.source, labels).splitlines(), 1)
+    return [
+        _read_row(f"line {number}", line, has_keypoints) for number, line in lines if line.strip()
+    ]
+
+
+def _read_row(where: str, line: str, has_keypoints: bool) -> _Row:
+    cells = line.split()
+    try:
+        class_number, *numbers = map(float, cells)
+    except ValueError:
+        return _Row(where, -1, [], ("not numbers", repr(line.strip()[:60])))
+    if has_keypoints or (len(numbers) == _WITH_CONFIDENCE and 0 <= numbers[-1] <= 1):
+        numbers = numbers[:4]
+    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+        detail = f"{len(cells)} numbers, must be 5, or an odd number from 7 on for a polygon"
+        return _Row(where, -1, [], (NO_BOX, detail))
+    fault = None
+    if not class_number.is_integer():
+        class_number, fault = -1, (UNKNOWN_CLASS, cells[0])
+    elif max(numbers) > _MOST:
+        fault = ("in pixels, not in fractions of the image", f"{max(numbers):g}")
+    return _Row(where, int(class_number), numbers, fault)
 
 
 def _list_images(
     files: Sequence[_File],
     tree: Tree,
-    names: Sequence[str],
+    names: Mapping[int, str],
     ids: Mapping[str, int],
     request: ObjectRequest,
 ) -> Iterator[Entry]:
@@ -144,18 +152,27 @@ def _list_images(
         except DataError as error:
             findings.warn(file.image, f"left out: {error}")
             continue
-        annotations = []
-        for row in file.rows:
-            if 0 <= row.class_number < len(names):
-                class_id = ids[names[row.class_number]]
-                annotations.append(_to_pixels(row, class_id, size, request.masks))
-            else:
-                detail = f"{row.class_number}, the classes are 0 to {len(names) - 1}"
-                findings.leave_out(file.labels, row.where, UNKNOWN_CLASS, detail)
+        annotations = [_annotate(row, names, ids, size) for row in file.rows]
         yield make_entry(file.image, size, annotations, request, file=file.labels)
 
 
-def _to_pixels(row: _Row, class_id: int, size: Size, masks: bool) -> Annotation:
+def _annotate(
+    row: _Row, names: Mapping[int, str], ids: Mapping[str, int], size: Size
+) -> Annotation:
+    fault = row.fault
+    if fault is None and row.class_number not in names:
+        numbers = f"0 to {max(names)}" if max(names) < len(names) else shorten(map(str, names))
+        fault = UNKNOWN_CLASS, f"{row.class_number}, the classes are {numbers}"
+    if fault is not None and fault[0] != UNKNOWN_CLASS:
+        return Annotation(where=row.where, fault=fault)
+    box, polygon = _to_pixels(row, size)
+    class_id = -1 if fault else ids[names[row.class_number]]
+    return Annotation(
+        where=row.where, class_id=class_id, box=box, segmentation=polygon, fault=fault
+    )
+
+
+def _to_pixels(row: _Row, size: Size) -> tuple[Edges, list[list[float]] | None]:
     height, width = size
     polygon = None
     if len(row.numbers) == 4:
@@ -168,8 +185,7 @@ def _to_pixels(row: _Row, class_id: int, size: Size, masks: bool) -> Annotation:
         ys = [y * height for y in row.numbers[1::2]]
         box = min(xs), min(ys), max(xs), max(ys)
         polygon = [[number for point in zip(xs, ys, strict=True) for number in point]]
-    segmentation = polygon if masks else None
-    return Annotation(where=row.where, class_id=class_id, box=box, segmentation=segmentation)
+    return box, polygon
 
 
 YOLO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
@@ -179,4 +195,18 @@ YOLO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     looks_for="YOLO (data.yaml, labels/*.txt)",
     file="a data.yaml",
     reject=count_others(".txt", "none of them named like an image"),
+    example="""
+        data.yaml  train: images/train
+          | val: images/val
+          | names: [cat, dog]
+        images/train/1.jpg
+        images/val/2.jpg
+        labels/train/1.txt  0 0.5 0.5 0.25 0.25
+        labels/val/2.txt  1 0.5 0.5 0.25 0.25
+
+        classes.txt  cat
+          | dog
+        images/1.jpg
+        labels/1.txt  1 0.25 0.25 0.75 0.25 0.5 0.75
+    """,
 )

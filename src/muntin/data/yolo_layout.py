@@ -9,6 +9,7 @@ end of its path below the folder of the `data.yaml`.
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,11 +45,12 @@ class PartLayout(NamedTuple):
 class Layout:
     """A YOLO data set before its texts are read; `notes` say what was passed over.
 
-    With `has_keypoints`, rows go on behind the box.
+    Classes have the numbers that rows give them, in ascending order, perhaps with gaps. With
+    `has_keypoints`, rows go on behind the box.
     """
 
     parts: Mapping[str, PartLayout]
-    class_names: tuple[str, ...]
+    class_names: Mapping[int, str]
     has_keypoints: bool = False
     notes: tuple[str, ...] = ()
 
@@ -95,7 +97,7 @@ def read_layout(tree: Tree, settings: str) -> Layout:
             raise DataError(message)
         notes.append(f"the paths in {settings} are not there; sets by the names of the folders")
     names = _read_names(values.get("names"), settings, tree.source)
-    if values.get("nc", str(len(names))) != str(len(names)):
+    if values.get("nc", str(len(names))) not in (str(len(names)), str(max(names) + 1)):
         notes.append(
             f"{settings} has nc: {values['nc']} and names {len(names)} classes; names count"
         )
@@ -145,21 +147,24 @@ def _is_settings(tree: Tree, path: str) -> bool:
     return "names:" in text and any(f"{key}:" in text for key in ("train", "val", "path", "nc"))
 
 
-def _read_names(names: object, settings: str, source: str) -> tuple[str, ...]:
-    if isinstance(names, dict):
-        numbers = [str(number) for number in range(len(names))]
-        names = [names[number] for number in numbers] if set(numbers) == set(names) else names
-    cleaned = [clean_class_name(name) for name in names] if isinstance(names, list) else []
-    if not cleaned or len(set(cleaned)) < len(cleaned):
+def _read_names(names: object, settings: str, source: str) -> dict[int, str]:
+    rows = dict(enumerate(names)) if isinstance(names, list) else names
+    rows = rows if isinstance(rows, dict) else {}
+    cleaned = {
+        int(number): clean_class_name(name)
+        for number, name in rows.items()
+        if str(number).isdecimal()
+    }
+    if not cleaned or len(cleaned) < len(rows) or len(set(cleaned.values())) < len(cleaned):
         message = (
             f"{settings!r} must give each class a name of its own under names, as a list or by "
-            f"numbers from 0 on, got {names!r} in {source!r}. Correct the file."
+            f"number, got {names!r} in {source!r}. Correct the file."
         )
         raise DataError(message)
-    return tuple(cleaned)
+    return dict(sorted(cleaned.items()))
 
 
-def _read_name_list(tree: Tree) -> tuple[str, ...]:
+def _read_name_list(tree: Tree) -> dict[int, str]:
     found = [name for name in tree.files if name.rpartition("/")[2].lower() in _NAME_LISTS]
     lists = {tuple(read_text(tree.source, name).split("\n")) for name in found}
     cleaned = {tuple(name for line in lines if (name := clean_class_name(line))) for lines in lists}
@@ -213,8 +218,10 @@ def _outside(
     root = Path(tree.source).resolve()
     if not root.is_dir():
         return None
-    place = (root / settings).parent.joinpath(base, written).resolve()
-    if not place.is_dir() or place.is_relative_to(root):
+    named = (root / settings).parent.joinpath(base, written)
+    place = named.resolve()
+    inside = Path(os.path.normpath(named)).is_relative_to(root)  # perhaps by a link
+    if not place.is_dir() or inside or place.is_relative_to(root):
         return None
     above = [folder for folder in (place, *place.parents) if folder.name.lower() == "images"]
     # Texts lie beside the folder of the images, not in it.

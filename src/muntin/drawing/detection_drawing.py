@@ -93,8 +93,8 @@ def _truth_marks(objects: Objects, class_names: Sequence[str]) -> list[_Mark]:
     # The smallest come first, that is on top.
     for row in np.argsort(objects.areas, kind="stable"):
         class_id, crowd = int(objects.class_ids[row]), bool(objects.crowd[row])
-        name = clean_label(class_names[class_id], class_id)
-        text = f"{name} (crowd)" if crowd else name
+        name = clean_label(class_names[class_id], class_id) if class_id >= 0 else "unknown"
+        text = f"{name} (crowd)" if crowd and class_id >= 0 else name
         mask = objects.masks[row] if objects.masks else None
         box = np.asarray(objects.boxes[row], np.float64)
         marks.append(_Mark(box, class_id, name, text, mask, crowd))

@@ -23,7 +23,14 @@ from torch import Tensor, nn
 
 from muntin.configs import check_range
 from muntin.features import FeatureSpec
-from muntin.nn.conv_norm import ChannelNorm, ConvNorm, NormName, Upsample, build_norm
+from muntin.nn.conv_norm import (
+    ChannelNorm,
+    ConvNorm,
+    NormName,
+    StridedConv,
+    Upsample,
+    build_norm,
+)
 from muntin.shapes import Float, Size
 
 
@@ -58,7 +65,7 @@ class _Extra(nn.Module):
         self.count = config.extra_levels
         count = config.extra_levels if config.extra == "conv" else 0
         self.convs = nn.ModuleList(
-            nn.Conv2d(config.channels, config.channels, 3, stride=2, padding=1)
+            StridedConv(config.channels, config.channels, 3, stride=2, padding=1)
             for _ in range(count)
         )
 

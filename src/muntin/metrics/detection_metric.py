@@ -100,6 +100,7 @@ class DetectionMetric:
             message = f"found and truth must be equally long, got {len(found)} and {len(truth)}."
             raise ShapeError(message)
         for image, objects in zip(found, truth, strict=True):
+            objects = _spread_regions(objects, len(self.class_names))
             self._check(image, objects)
             whole = np.isfinite(image.boxes).all(axis=1) & np.isfinite(image.scores)
             kept = image if whole.all() else image.select(np.flatnonzero(whole))
@@ -127,6 +128,24 @@ class DetectionMetric:
             message = 'kind must be "box" without masks, got "mask". Set masks=True.'
             raise ConfigError(message)
         return self._evaluate(kind)[1]
+
+    def false_alarms(self, threshold: float) -> dict[str, Any]:
+        """Count what is found, from a score of `threshold` on, in images without any object.
+
+        `num_without_objects` images, `num_with_false_alarms` of them, `num_false_alarms`
+        detections there, and the threshold.
+        """
+        alarms = [
+            int((found.scores >= threshold).sum())
+            for found, truth in self._images
+            if not len(truth)
+        ]
+        return {
+            "num_without_objects": len(alarms),
+            "num_with_false_alarms": sum(count > 0 for count in alarms),
+            "num_false_alarms": sum(alarms),
+            "false_alarm_threshold": threshold,
+        }
 
     def _check(self, found: Detections, truth: Objects) -> None:
         ids = np.concatenate([found.class_ids, truth.class_ids])
@@ -172,6 +191,23 @@ def _address(image: tuple[Detections, Objects]) -> tuple[str | bytes, ...]:
     found, truth = image
     columns = (found.scores, found.boxes, found.class_ids, truth.boxes, truth.class_ids)
     return (found.path, *(column.tobytes() for column in columns))
+
+
+def _spread_regions(truth: Objects, num_classes: int) -> Objects:
+    """Give a region of unknown class (a crowd, -1) to each class, as COCO's matching needs it."""
+    unknown = np.flatnonzero(truth.crowd & (truth.class_ids == -1))
+    if not len(unknown):
+        return truth
+    known = np.flatnonzero(~truth.crowd | (truth.class_ids != -1))
+    rows = np.r_[known, np.repeat(unknown, num_classes)]
+    ids = np.r_[truth.class_ids[known], np.tile(np.arange(num_classes), len(unknown))]
+    return Objects(
+        boxes=truth.boxes[rows],
+        class_ids=ids,
+        crowd=truth.crowd[rows],
+        areas=truth.areas[rows],
+        masks=tuple(truth.masks[row] for row in rows) if truth.masks else (),
+    )
 
 
 def _is_crowd(kind: Kind, truth: Objects) -> NDArray[np.bool_]:

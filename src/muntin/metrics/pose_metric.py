@@ -59,6 +59,8 @@ class PoseMetric:
       (`Poses.above`) on are matched one-to-one to ground-truth instances by OKS (above 0.1), best
       first. Instances without a match have no distances, and their keypoints count as missed in
       `pck`; poses without a match count in `oks_ap` only, as do those below the threshold.
+    - `num_without_objects`, `num_false_alarms`: with a detector, images without an instance, and
+      the poses from `score_threshold` on that are found there.
     - `oks_area`: rule for the area of instances without an annotated one.
     - `num_subjects`, `num_images`, `keypoint_names`.
     """
@@ -173,8 +175,21 @@ class PoseMetric:
             "keypoint_names": list(self.skeleton.names),
             "num_subjects": len(self._pairs),
             "num_found": int(sum(np.isfinite(predicted).all() for predicted, _, _ in self._pairs)),
-            **({"threshold": self.score_threshold} if self.score_threshold else {}),
+            **(
+                {"threshold": self.score_threshold, **self._alarms()}
+                if self.score_threshold
+                else {}
+            ),
             "num_images": self.num_images,
+        }
+
+    def _alarms(self) -> dict[str, float]:
+        empty = [path for path, one in self._truth.items() if not len(one.objects)]
+        found = [pose.above(self.score_threshold) for path in empty for pose in self._found[path]]
+        return {
+            "threshold": self.score_threshold,
+            "num_without_objects": len(empty),
+            "num_false_alarms": sum(map(len, found)),
         }
 
     def _average_precision(self) -> dict[str, float | None]:

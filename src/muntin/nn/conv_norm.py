@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -86,6 +87,25 @@ class ConvNorm(nn.Module):
     def forward(self, maps: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out H W"]:
         """Apply all three."""
         return self.activation(self.norm(self.conv(maps)))
+
+
+class StridedConv(nn.Conv2d):
+    """Convolution with a stride and padding, which is right in bf16 too.
+
+    Source:
+        Where a map is no wider or higher than the padding, columns of the kernel see zeros only,
+        and PyTorch on a CPU leaves their gradients in bf16 unwritten: any number, NaN included
+        (tests/nn/test_bf16_gradients.py). Such maps have few cells: fp32 costs nothing there.
+    """
+
+    def forward(self, maps: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out h w"]:  # type: ignore[override]
+        """Convolve."""
+        device = maps.device.type
+        reach = max(int(side) for side in self.padding)
+        if device != "cpu" or min(maps.shape[2:]) > reach or not torch.is_grad_enabled():
+            return super().forward(maps)
+        with torch.autocast(device, enabled=False):
+            return super().forward(maps.to(self.weight.dtype))
 
 
 class Upsample(nn.ConvTranspose2d):

@@ -18,6 +18,7 @@ from muntin.data.entry_images import choose_range, read_pixels
 from muntin.data.pose import is_whole, list_pose
 from muntin.data.value_ranges import UNSET
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
+from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.prediction.from_run import find_threshold, load
 from muntin.runs import Run, read_json
@@ -113,7 +114,9 @@ def evaluate(
         settings: Changed options of reading this data: ``{"data.ignored": "background"}``.
 
     Returns:
-        Named figures in [0, 1], per class too, and `num_images`.
+        Named figures in [0, 1], per class too, and `num_images`. Of objects, also what is found in
+        images without any, see `DetectionMetric.false_alarms`; of keypoints, with a detector, see
+        `PoseMetric`.
 
     Raises:
         RunError: The run folder is incomplete.
@@ -144,7 +147,10 @@ def evaluate(
     scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:
         draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
-    return scored.figures
+    alarms = {}
+    if isinstance(scored.metric, DetectionMetric):  # precision alone says nothing of them
+        alarms = scored.metric.false_alarms(find_threshold(run).score)
+    return {**scored.figures, **alarms}
 
 
 def _score_detected(

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label Studio's JSON (and JSON-MIN): a list of tasks, regions in percent of the image.
+
+Rectangles are turned clockwise about their first corner. What a brush drew is packed runs of the
+values of an RGBA image, whose alpha channel is the mask. Of several annotations of a task the first
+that was not cancelled counts, a ground truth before others; tasks without one are left out.
+
+Source:
+    https://labelstud.io/guide/export and the format of the runs, @thi.ng/rle-pack.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+
+from muntin.data.archives import read_bytes
+from muntin.data.coco_images import plain_id
+from muntin.data.objects import ObjectRequest
+from muntin.data.readers import Reader, Source, clean_class_name
+from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, list_shapes, rotated_box
+from muntin.data.trees import read_json
+from muntin.errors import DataError, plural
+from muntin.run_lengths import Segmentation, encode_mask
+from muntin.samples import Listing
+from muntin.shapes import Size
+
+_MAX_TO_OPEN = 24
+_UPLOADED = re.compile(r"(.*/)?[0-9a-f]{8}-(?P<name>[^/]+)")  # names are made unique by a prefix
+
+Row = Mapping[str, Any]
+
+
+def _recognise(source: Source) -> list[str] | None:
+    if source.is_file:
+        names = [source.name] if source.suffix == ".json" else []
+    else:
+        names = source.tree.with_suffix(".json")[:_MAX_TO_OPEN]
+    data = ((name, read_bytes(source.tree.source, name)) for name in names)
+    found = [
+        name for name, text in data if b'"original_width"' in text and text.lstrip()[:1] == b"["
+    ]
+    return found or None
+
+
+def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[str, Listing]:
+    records = []
+    without = several = 0
+    for path in found:
+        for number, task in enumerate(read_json(source.tree.source, path)):
+            if not isinstance(task, dict):
+                message = f"Every task of {path!r} must be an object, got {task!r} as {number}."
+                raise DataError(message)
+            annotations = _annotations_of(task)
+            several += len(annotations) > 1
+            without += not annotations
+            if annotations:
+                rows = [row for row in annotations[0] if isinstance(row, dict)]
+                records.append(_read_task(path, task, rows))
+    if several:
+        request.findings.notes.append(
+            f"{plural(several, 'task')} with several annotations: the first of each is read"
+        )
+    if without:
+        request.findings.notes.append(f"{plural(without, 'task')} without an annotation left out")
+    return list_shapes(source, records, request)
+
+
+def _annotations_of(task: Row) -> list[Sequence[Any]]:
+    """The regions of each annotation of a task, the one that counts first."""
+    given = task.get("annotations", task.get("completions"))
+    if not isinstance(given, list):  # JSON-MIN: the regions under the name of their control
+        rows = [v for v in task.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        regions = [{**row, "value": row} for value in rows for row in value]
+        return [regions] if regions else []
+    good = [row for row in given if isinstance(row, dict) and not row.get("was_cancelled")]
+    good.sort(key=lambda row: not row.get("ground_truth"))
+    return [row["result"] for row in good if isinstance(row.get("result"), list)]
+
+
+def _read_task(path: str, task: Row, rows: Sequence[Row]) -> ImageShapes:
+    sides = next(
+        ((row.get("original_height"), row.get("original_width")) for row in rows), (None, None)
+    )
+    height, width = (plain_id(side) for side in sides)
+    known = isinstance(height, int) and isinstance(width, int) and min(height, width) > 0
+    size = (int(height or 0), int(width or 0)) if known else None
+    names = [*_names_of(task)]
+    record = ImageShapes(file=path, names=names or ["a task without an image"], size=size)
+    found: dict[object, Shape] = {}
+    for number, row in enumerate(rows, 1):
+        value = row.get("value")
+        if not isinstance(value, dict) or row.get("type") in ("choices", "textarea", "rating"):
+            continue
+        # A shape and its label may be two rows of one id.
+        shape = found.setdefault(
+            row.get("id", f"row {number}"),
+            Shape(where=f"region {number} of task {task.get('id')}"),
+        )
+        labels = [v for k, v in value.items() if k.endswith("labels") and isinstance(v, list) and v]
+        shape.label = clean_class_name(labels[0][0]) if labels else shape.label
+        if size:
+            _read_value(value, shape, size)
+    record.shapes = list(found.values())
+    return record
+
+
+def _names_of(task: Row) -> Iterator[str]:
+    """The names that the image may have: as it is given, and before it was uploaded."""
+    data = task.get("data", task)
+    values = [*data.values()] if isinstance(data, dict) else []
+    texts = [unquote(v) for v in values if isinstance(v, str) and re.search(r"\.\w{2,5}($|\?)", v)]
+    for text in [*texts, task.get("file_upload")]:
+        if isinstance(text, str) and text:
+            name = text.rpartition("?d=")[2] if "?d=" in text else text.partition("?")[0]
+            yield name
+            if found := _UPLOADED.fullmatch(name):
+                yield found["name"]
+
+
+def _read_value(value: Row, shape: Shape, size: Size) -> None:
+    """Read the geometry of a region; numbers are percent of the sides of the image."""
+    height, width = size
+
+    def number(name: str, side: int, default: float = math.nan) -> float:
+        given = value.get(name, default)
+        return float(given) * side / 100 if isinstance(given, int | float) else math.nan
+
+    x, y = number("x", width), number("y", height)
+    turn = number("rotation", 100, 0)
+    if "rle" in value:
+        shape.kind, shape.outline = "area", _read_brush(value["rle"], size)
+    elif "points" in value:
+        points = _points_of(value["points"], size)
+        shape.kind = "area"
+        shape.outline = [[n for point in points for n in point]] if len(points) > 2 else None
+    elif "radiusX" in value:
+        radii = number("radiusX", width), number("radiusY", height)
+        shape.kind, shape.outline = "area", ellipse((x, y), radii, turn)
+    elif "height" in value and turn:
+        sides = number("width", width), number("height", height)
+        shape.kind, shape.outline = "area", rotated_box(x, y, sides, turn, (x, y))
+    elif "height" in value:
+        shape.corners = [(x, y), (x + number("width", width), y + number("height", height))]
+    elif "x" in value:
+        shape.kind, shape.corners = "points", [(x, y)]
+
+
+def _points_of(values: object, size: Size) -> list[Point]:
+    try:
+        return [
+            (float(x) * size[1] / 100, float(y) * size[0] / 100)
+            for x, y in values  # type: ignore[attr-defined]
+        ]
+    except (TypeError, ValueError):
+        return []
+
+
+def _read_brush(packed: object, size: Size) -> Segmentation | None:
+    """The mask of an image from packed runs; None where they are broken or of another size.
+
+    32 bits say how many values there are, 5 how long a value is, four times 4 how long each kind of
+    count is. A run is one bit (1: one value for all; 0: a value each), two bits for the kind of its
+    count, the count, and its values; lengths and counts are stored less one.
+    """
+    try:
+        bits = np.unpackbits(np.array(packed, np.uint8))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    place = 0
+
+    def read(length: int) -> int:
+        nonlocal place
+        if place + length > len(bits):
+            raise EOFError
+        place += length
+        return int("".join(map(str, bits[place - length : place])), 2)
+
+    try:
+        total, length = read(32), read(5) + 1
+        counts = [read(4) + 1 for _ in range(4)]
+        if total != 4 * size[0] * size[1]:
+            return None
+        values = np.zeros(total, bool)
+        done = 0
+        while done < total:
+            repeated = read(1)
+            end = done + read(counts[read(2)]) + 1
+            if repeated:
+                values[done:end] = read(length) > 0
+            else:
+                values[done:end] = [read(length) > 0 for _ in range(end - done)]
+            done = end
+    except (EOFError, ValueError):
+        return None
+    return encode_mask(values.reshape(*size, 4)[:, :, 3], size=size)
+
+
+LABEL_STUDIO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
+    name="Label Studio",
+    recognise=_recognise,
+    read=_read,
+    looks_for="Label Studio (its JSON, a list of tasks)",
+    file="a JSON of Label Studio",
+    example="""
+        export.json  [{"id": 1, "data": {"image": "/data/upload/1/0a1b2c3d-1.jpg"}, "annotations": [
+          | {"result": [{"id": "a", "type": "polygonlabels",
+          |   "original_width": 32, "original_height": 24, "value":
+          |   {"points": [[10, 20], [50, 20], [50, 60]], "polygonlabels": ["cat"]}}]}]}]
+        images/1.jpg
+    """,
+)

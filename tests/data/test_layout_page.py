@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every row of READERS has an example, which it reads, and the page shows them all."""
+
+import pytest
+
+from tests.data.layout_page import GROUPS, PAGE, can_use, files_of, page, variants
+
+CASES = [
+    pytest.param(tasks[0], reader, readers, tree, id=f"{tasks[0]}-{reader.name}-{number}")
+    for _, tasks, readers in GROUPS
+    for reader in readers
+    for number, tree in enumerate(variants(reader))
+]
+
+
+def test_every_layout_has_an_example():
+    missing = [reader.name for _, _, readers in GROUPS for reader in readers if not reader.example]
+    assert not missing, f"rows of READERS lack `example`, see tests/data/layout_page.py: {missing}"
+
+
+@pytest.mark.parametrize(("task", "reader", "readers", "tree"), CASES)
+def test_an_example_is_read_without_a_problem_by_its_reader(task, reader, readers, tree):
+    assert can_use(task, reader, readers, tree)
+
+
+def test_the_page_shows_the_rows():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m tests.data.layout_page"
+
+
+def test_a_tree_is_paths_and_texts():
+    tree = "a.yaml  names: [x]\n  | train: b\n  |   c: 1\nb/1.jpg\nm/1.png  0 255"
+    found = [("a.yaml", "names: [x]\ntrain: b\n  c: 1"), ("b/1.jpg", ""), ("m/1.png", "0 255")]
+    assert [*files_of(tree)] == found
