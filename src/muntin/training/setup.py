@@ -15,7 +15,7 @@ from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.dense_transforms import DetectionAugmentConfig
 from muntin.data.entry_images import choose_range
-from muntin.data.splitting import describe_split, split
+from muntin.data.grouping import split_apart
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import HeadConfig, Network
@@ -340,8 +340,10 @@ def _list_splits(
             "no validation split found: validating on the test split, which selects the best epoch"
         )
     if val is None:
-        train, val = split(train, fraction=config.val_fraction, seed=seed)
-        notes.append(describe_split(train, val))
+        train, val, said = split_apart(
+            train, groups=config.groups, fraction=config.val_fraction, seed=seed
+        )
+        notes += said
     if not len(val):
         message = (
             f"the validation split must have at least one image, got none of the {len(train)} in "
