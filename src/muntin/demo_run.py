@@ -23,11 +23,11 @@ from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.result_drawing import annotated_poses, draw_pose_pair, draw_semantic_pair
 from muntin.drawing.saving import save_image
-from muntin.errors import RunError
 from muntin.prediction.from_run import load
 from muntin.results import Detections, Labels, Poses, SemanticMap
 from muntin.samples import DataSets, Entry, Listing
 from muntin.scoring.evaluation import evaluate
+from muntin.staging import refuse_existing
 from muntin.synthetic.datasets import write_classify, write_coco, write_frames, write_maps
 from muntin.tasks.task_table import find_task
 from muntin.training.session import TrainedRun, train
@@ -83,17 +83,13 @@ def demo(
 
     Raises:
         ConfigError: The task is unknown.
-        RunError: The folder already contains a run.
+        RunError: The folder already contains a run, or data.
     """
     plan = _DEMOS[find_task(task).name]
     console = Console()
     out = Path(out or f"demo-{task}")
     data, run_folder = out / "data", out / "run"
-    if run_folder.exists():
-        message = (
-            f"--out must be a new folder, got {out}, which contains a run. Choose another folder."
-        )
-        raise RunError(message)
+    refuse_existing([run_folder, data], (), option="--out", force=None)
     console.print(f"Generating images of shapes in {data} ...", highlight=False)
     (write_data or plan.write_data)(data)
     limit = max_time_s or plan.max_time_s

@@ -64,14 +64,18 @@ class MaskEncoding:
 
     Attributes:
         kind: "index": palette indices or grey values; "color": colours, red << 16 | green << 8 |
-            blue; "objects": no files, masks are rasterised from annotated objects.
+            blue; "alpha": opacities; "objects": no files, masks are rasterised from annotated
+            objects.
         values: The value of each class, by class number.
         ignored: Values of pixels that are excluded from training and scoring.
+        tolerance: Largest distance at which a pixel takes the nearest of these values, of colours
+            in any channel; for masks that were smoothed or stored with loss. 0: equal values only.
     """
 
-    kind: Literal["index", "color", "objects"]
+    kind: Literal["index", "color", "alpha", "objects"]
     values: tuple[int, ...]
     ignored: tuple[int, ...] = ()
+    tolerance: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

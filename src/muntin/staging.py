@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of results that are written as a whole or not at all."""
+"""Files of results: written as a whole or not at all, and never over an input."""
 
 from __future__ import annotations
 
@@ -7,18 +7,45 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from muntin.errors import RunError, cannot_write
 
 
+def refuse_existing(
+    places: Iterable[Path], inputs: Iterable[str | Path], *, option: str, force: bool | None
+) -> None:
+    """Refuse to write over an input, or, unless `force`, over any file.
+
+    Raises:
+        RunError: With the first file in question, and `option`, which led to it. It offers --force
+            unless that is None.
+    """
+    given = {os.path.normcase(os.path.realpath(each)) for each in inputs if str(each)}
+    for place in places:
+        if os.path.normcase(os.path.realpath(place)) in given:
+            message = f"{option} must not lead to an input, got {place}. Choose another name."
+            raise RunError(message)
+        if place.exists() and not force:
+            message = f"{option} must not lead to existing files, got {place}. Choose another name"
+            message += "." if force is None else ", or replace them with --force."
+            raise RunError(message)
+
+
 @contextlib.contextmanager
-def staged(folder: Path, named: Path | None = None) -> Iterator[Path]:
+def staged(
+    folder: Path,
+    named: Path | None = None,
+    *,
+    inputs: Iterable[str | Path] = (),
+    force: bool = True,
+) -> Iterator[Path]:
     """Yield a temporary folder whose files move to their destination if the block succeeds.
 
     After any error, Ctrl-C included, nothing is left behind and existing files are unchanged. An
-    error of the folder names it, or what was to be written to it.
+    error of the folder names it, or what was to be written to it. Inputs are never replaced, other
+    files only with `force`.
     """
     fresh = not folder.exists()
     try:  # before the work begins
@@ -28,6 +55,9 @@ def staged(folder: Path, named: Path | None = None) -> Iterator[Path]:
         raise RunError(cannot_write(named or folder, error)) from error
     try:
         yield stage
+        made = (path for path in stage.rglob("*") if path.is_file())
+        places = (folder / path.relative_to(stage) for path in made)
+        refuse_existing(places, inputs, option="--out", force=force)
         _move_files(stage, folder)
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -98,9 +98,9 @@ def test_predict_skips_unreadable_images(muntin, run, tmp_path):
     assert len(json.loads(stdout)) == 18
     assert len(err.splitlines()) == 1
     assert "zero.png" in err
-    drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    drawn = sorted((tmp_path / "drawn").rglob("*.png"))
     assert len(drawn) == 18
-    assert drawn[0] == "00000_ash_0.png"
+    assert drawn[0] == tmp_path / "drawn" / "ash" / "0.png", "named as inputs, below one folder"
     code, stdout, err = muntin("predict", run, data / "birch", tmp_path / "gone.png", "--json")
     assert (code, len(json.loads(stdout))) == (1, 6)
     assert "gone.png" in err

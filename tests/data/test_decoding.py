@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.decoding import decode, decode_with_facts, open_image
+from muntin.data.decoding import Decoding, decode, decode_with_facts, open_image
 from muntin.data.mask_values import read_values
 from muntin.data.trees import read_size
+from muntin.data.value_ranges import UNSET
 from muntin.errors import DataError
 
 SMOOTH = np.stack(
@@ -81,7 +82,8 @@ def test_black_and_white():
 @pytest.mark.parametrize("how", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled(how):
     values = np.array([[0, 257, 128 * 257, 65535, 128, 129]], np.uint16)
-    pixels, facts = decode_with_facts(packed(Image.fromarray(values), how), where="x")
+    data = packed(Image.fromarray(values), how)
+    pixels, facts = decode_with_facts(data, where="x", how=Decoding(value_range=UNSET))
     assert facts.mode.startswith("I;16")
     assert pixels[0, :, 0].tolist() == [0, 1, 128, 255, 0, 1]
 
@@ -97,7 +99,7 @@ def test_16_bit_grey_is_scaled(how):
 )
 def test_32_bit_integers(values, expected):
     image = Image.fromarray(np.array(values, np.int32))
-    pixels = decode(packed(image, "TIFF"), where="x")
+    pixels = decode(packed(image, "TIFF"), where="x", value_range=UNSET)
     assert pixels[0, :, 2].tolist() == expected
 
 
@@ -114,7 +116,7 @@ def test_32_bit_integers(values, expected):
 )
 def test_float_images(values, expected):
     image = Image.fromarray(np.array(values, np.float32))
-    pixels = decode(packed(image, "TIFF"), where="x")
+    pixels = decode(packed(image, "TIFF"), where="x", value_range=UNSET)
     assert pixels[0, :, 0].tolist() == expected
 
 
@@ -270,5 +272,5 @@ def test_large_images_are_opened_without_a_word(monkeypatch, tmp_path: Path):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         assert decode(data, where="a.png").shape == (20, 30, 3)
         assert read_size(str(tmp_path), "a.png") == (20, 30)
-        assert read_values(data, where="a.png", as_colors=False).shape == (20, 30)
+        assert read_values(data, where="a.png", kind="index").shape == (20, 30)
         assert limit == Image.MAX_IMAGE_PIXELS

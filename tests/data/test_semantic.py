@@ -204,7 +204,7 @@ def test_values_that_stand_for_nothing(tmp_path):
 
 def test_0_and_255_where_three_classes_are_named(tmp_path):
     data_set(tmp_path, stripes(255, 255, 0))
-    (tmp_path / "classes.txt").write_text("ground\nroad\n")
+    (tmp_path / "classes.txt").write_text("ground\nroad\nwater\n")
     report = check_semantic(tmp_path)
     assert any("no pixels in train of road" in one.what for one in report.problems)
 
@@ -311,6 +311,22 @@ def test_objects_are_drawn_the_smaller_on_top(tmp_path):
     report = check_semantic(tmp_path)
     assert report.ok
     assert any("dog 8.3% (in 1)" in line for line in report.lines)
+
+
+def test_what_is_there_without_an_outline_is_ignored(tmp_path):
+    """The box of an object without a mask, and the region of a faulty annotation."""
+    root = coco(
+        tmp_path, [(0, (0, 0, 2, 2)), (1, (3, 0, 2, 3)), (0, (6, 3, 2, 3)), (1, (0, 4, 1, 1))]
+    )
+    place = root / "annotations" / "instances_train.json"
+    values = json.loads(place.read_text())
+    values["annotations"][1]["segmentation"] = []
+    values["annotations"][2]["category_id"] = 99
+    place.write_text(json.dumps(values))
+    wanted = np.zeros(SIZE, int)
+    wanted[0:2, 0:2], wanted[4, 0] = 1, 2
+    wanted[0:3, 3:5] = wanted[3:6, 6:8] = IGNORED
+    assert (labels(list_semantic(root).train) == wanted).all()
 
 
 def test_objects_without_a_background(tmp_path):

@@ -27,6 +27,7 @@ from tests.parity.test_swin_v2_parity import timm_peer as timm_swin_v2
 
 EXPECTED = {
     "vit": {"positions-similarity", "positions-class-token"},
+    "registers": {"positions-similarity", "positions-class-token"},
     "swin": {"positions-relative-bias"},
     "swin_v2": {"positions-relative-bias", "positions-continuous-bias"},
     "hiera": {"positions-similarity"},

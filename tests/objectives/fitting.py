@@ -26,6 +26,7 @@ from muntin.zoo.model_building import model_config
 from muntin.zoo.model_zoo import build_backbone
 
 SIDE, PATCH, DIM = 32, 8, 16
+PLAIN = {"batch_size": 4, "epochs": 4, "learning_rate": 3e-3, "lr_batch": 0, "warmup": 0.0}
 PRE = Preprocessing(img_size=(SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
 MODEL = model_config(
     "vit_tiny_patch16_224",
@@ -33,7 +34,10 @@ MODEL = model_config(
 )
 
 
-def fit_objective(folder: Path, name: str, objective, head: nn.Module, **options) -> FitResult:
+def fit_objective(
+    folder: Path, name: str, objective, head: nn.Module, *,
+    fabric: Fabric | None = None, clock=time.monotonic, train=None, **options,
+) -> FitResult:  # fmt: skip
     """Train four epochs of three steps, and write the run folder `name`."""
     if not (folder / "set").exists():
         sizes = {"num_train_per_class": 2, "num_val_per_class": 1, "size": (SIDE, SIDE)}
@@ -42,7 +46,7 @@ def fit_objective(folder: Path, name: str, objective, head: nn.Module, **options
     config = RunConfig(
         task="classify", data="", model_name="vit", model=MODEL,
         machine=MachineConfig(device="cpu", compile="off", workers=0),
-        train=TrainConfig(batch_size=4, epochs=4, learning_rate=3e-3, lr_batch=0, warmup=0.0),
+        train=TrainConfig(**{**PLAIN, **(train or {})}),
         augment=AugmentConfig(),
     )  # fmt: skip
     run = Run(
@@ -54,7 +58,8 @@ def fit_objective(folder: Path, name: str, objective, head: nn.Module, **options
     prepared = PreparedRun(
         run=run, network=network, train=data.train, val=data.val, keep_batch=True, notes=()
     )
-    fabric = Fabric(accelerator="cpu", devices=1)
-    begun = time.monotonic()
-    loop = Loop(fabric, prepared, objective, Reporter(None))
+    run.path.mkdir(exist_ok=True)
+    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    begun = clock()
+    loop = Loop(fabric, prepared, objective, Reporter(None), clock)
     return loop.fit(started=begun, **options)

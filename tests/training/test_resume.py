@@ -10,8 +10,11 @@ import pytest
 from safetensors.torch import load_file
 
 from muntin.errors import ConfigError, RunError
-from muntin.runs import read_journal
-from tests.small import image, train_small, write_images
+from muntin.recipes import MachineConfig
+from muntin.runs import Run, read_journal
+from muntin.training.request import Request
+from muntin.training.resume import resume_request
+from tests.small import MODEL, image, train_small, write_images
 
 PLAIN = {"train.optimizer": "adamw", "train.start_size": 1}
 MIXED = {
@@ -104,22 +107,83 @@ def test_a_finished_run_stays_as_it_is(data, tmp_path):
     assert again.epochs == 2
 
 
+@pytest.fixture(scope="module")
+def begun(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "begun"
+    train_small(data, folder, settings=PLAIN, seed=3, stop_after=1)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"epochs": 5}, "epochs"),
+        ({"epochs": 1}, r"train\.epochs must be at least 2, got 1"),
+        ({"max_time_s": 9.0}, r"train\.max_time_s must be left out"),
+        ({"settings": {"train.max_time_s": 9}}, r"train\.max_time_s"),
         ({"seed": 1}, "seed"),
-        ({"max_time_s": 9.0}, "max_time_s"),
         ({"img_size": 32}, "img_size"),
         ({"recipe": "finetune"}, "recipe"),
         ({"weights": "x.safetensors"}, "weights"),
-        ({"devices": 2}, "machine"),
-        ({"settings": {"train.seed": 2}}, "settings"),
+        ({"devices": 2}, "devices"),
+        ({"precision": "bf16"}, "precision"),
+        ({"batch_size": 8}, "batch_size"),
+        ({"model": "swin_tiny"}, "model"),
+        ({"head": "fcos"}, "head"),
+        ({"settings": {"train.seed": 2}}, r"train\.seed"),
+        ({"settings": {"model.depths": "1,2"}}, r"model\.depths"),
+        ({"settings": {"data.strict": "true"}}, r"data\.strict"),
+        ({"settings": {"augment.mixup": 0.5}}, r"augment\.mixup"),
+        ({"settings": {"machine.compile": "on"}}, r"machine\.compile"),
     ],
 )
-def test_a_resumed_run_takes_no_new_settings(data, tmp_path, changed, named):
-    with pytest.raises(ConfigError, match=rf"\b{named}\b.*--resume"):
-        train_small(data, tmp_path / "run", resume=True, **changed)
+def test_a_resumed_run_takes_no_other_settings(data, begun, changed, named):
+    with pytest.raises(ConfigError, match=rf"{named}\b.*--resume"):
+        train_small(data, begun, resume=True, **changed)
+
+
+SAME = {
+    "model": MODEL, "weights": "none", "recipe": "small-data", "batch_size": 4, "img_size": 16,
+    "seed": 3, "device": "cpu", "precision": "fp32", "epochs": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("same", [*({name: value} for name, value in SAME.items()), SAME])
+def test_values_that_are_the_same_are_no_change(begun, same):
+    options = {**same}
+    if "img_size" in same:
+        options["img_size"] = (16, 16)
+    where = {name: options.pop(name) for name in ("device", "precision") if name in options}
+    request = Request(
+        task="classify", data="x", out=str(begun), machine=MachineConfig(**where), **options,
+        settings=(("train.optimizer", "adamw"), ("model.embed_dim", "16"), ("train.epochs", "2")),
+        base=Run.open(begun).config,
+    )  # fmt: skip
+    assert resume_request(request, True).base == Run.open(begun).config
+
+
+def test_a_run_goes_on_for_longer(data, tmp_path):
+    """Bit for bit, where the rate does not depend on the length: as if it had begun so."""
+    settings = {**PLAIN, "train.warmup": 0, "train.decay": "steps", "train.steps": "1,1"}
+    longer = train_small(data, tmp_path / "longer", settings=settings, epochs=3)
+    short = train_small(data, tmp_path / "short", settings=settings, epochs=1)
+    assert train_small(data, short.path, resume=True, epochs=3).epochs == 3
+    assert Run.open(short.path).config.train.epochs == 3
+    for (left, rest), (right, other) in [(state_of(longer.path), state_of(short.path))]:
+        assert all(left[name].equal(right[name]) for name in left)
+        assert rest["position"] == other["position"]
+    # What is still longer needs no option once it was given.
+    assert train_small(data, short.path, resume=True, settings={"train.epochs": 4}).epochs == 4
+
+
+def test_the_rate_is_that_of_the_longer_run(data, tmp_path):
+    settings = {**PLAIN, "train.warmup": 0, "train.decay": "linear", "train.min_lr": 0}
+    short = train_small(data, tmp_path / "short", settings=settings, epochs=1)
+    train_small(data, short.path, resume=True, epochs=4)
+    lines, steps = read_journal(short.path), 4
+    peak = Run.open(short.path).config.train.learning_rate
+    # The last step of an epoch: of one at first, then of four.
+    expected = [1 - (steps - 1) / steps, *(1 - (n * steps - 1) / (4 * steps) for n in (2, 3, 4))]
+    assert [line["learning_rate"] / peak for line in lines] == pytest.approx(expected)
 
 
 def test_resuming_needs_a_run(data, tmp_path):

@@ -28,6 +28,7 @@ from muntin.benching.result_rows import (
 )
 from muntin.engines.engine_table import ENGINES, is_installed
 from muntin.engines.graphs import Graph, Precision, Runner
+from muntin.engines.onnx_engine import start_onnx
 from muntin.engines.openvino_engine import (
     compile_model,
     compile_openvino,
@@ -35,6 +36,7 @@ from muntin.engines.openvino_engine import (
     quantise_int8,
     to_openvino,
     trim_example,
+    try_openvino,
 )
 from muntin.inference.inference_network import build_inference
 from muntin.zoo.costs import count_costs
@@ -84,36 +86,10 @@ def bench_inference(request: BenchRequest) -> dict[str, Any]:
     return request.describe("inference", compare_rows(rows), gmacs=gmacs, ceilings=ceilings)
 
 
-def _make_cases(
-    owner: str, graph: Graph, engines: Sequence[str], log: Callable[[str], None]
-) -> Iterator[BenchmarkCase]:
-    cut = trim_example(graph)
-    for name in engines:
-        engine = ENGINES[name]
-        if not engine.installed:
-            log(f"skipped {owner} in {name}: not installed")
-            continue
-        precisions: list[Precision] = [*engine.precisions]
-        if name == "openvino" and is_installed("nncf"):
-            precisions.append("int8")
-        for precision in precisions:
-            log(f"starting {owner} {name} {precision}")
-            graphs = {name: graph}
-            if name == "openvino" and owner != OURS and len(cut.example[0]) < len(graph.example[0]):
-                graphs[f"{name} split batch"] = cut
-            for variant, shown in graphs.items():
-                runner = _start(name, shown, precision, ours=owner == OURS)
-                yield BenchmarkCase(
-                    owner=owner,
-                    variant=variant,
-                    precision=precision,
-                    run=partial(_logits, runner, [graph.example[0].numpy()]),
-                    aside=variant != name,
-                )
-
-
 def _start(name: str, graph: Graph, precision: Precision, *, ours: bool) -> Runner:
     """Start as the library's users would: muntin by torch.export, peers by OpenVINO's guide."""
+    if name == "onnxruntime":
+        return start_onnx(graph, precision, apart=True)
     if name != "openvino":
         return ENGINES[name].start(graph, precision)
     ov = import_openvino()
@@ -132,7 +108,46 @@ def _start(name: str, graph: Graph, precision: Precision, *, ours: bool) -> Runn
             for _ in range(NUM_CALIBRATION_BATCHES)
         ]
         model = quantise_int8(model, rows, smooth=not ours)
+    try_openvino(model, precision)
     return compile_openvino(model, precision)
+
+
+def _make_cases(
+    owner: str,
+    graph: Graph,
+    engines: Sequence[str],
+    log: Callable[[str], None],
+    start: Callable[..., Runner] = _start,
+) -> Iterator[BenchmarkCase]:
+    cut, inputs = trim_example(graph), [graph.example[0].numpy()]
+    for name in engines:
+        engine = ENGINES[name]
+        if not engine.installed:
+            log(f"skipped {owner} in {name}: not installed")
+            continue
+        precisions: list[Precision] = [*engine.precisions]
+        if name == "openvino" and is_installed("nncf"):
+            precisions.append("int8")
+        for precision in precisions:
+            log(f"starting {owner} {name} {precision}")
+            graphs = {name: graph}
+            if name == "openvino" and owner != OURS and len(cut.example[0]) < len(graph.example[0]):
+                graphs[f"{name} split batch"] = cut
+            for variant, shown in graphs.items():
+                try:
+                    runner = start(name, shown, precision, ours=owner == OURS)
+                    runner(inputs)
+                except Exception as error:  # of an engine; the other rows are wanted nevertheless
+                    said = " ".join(str(error).split())[:200]
+                    log(f"skipped {owner} {variant} {precision}: it cannot run this model: {said}")
+                    continue
+                yield BenchmarkCase(
+                    owner=owner,
+                    variant=variant,
+                    precision=precision,
+                    run=partial(_logits, runner, inputs),
+                    aside=variant != name,
+                )
 
 
 def _logits(runner: Runner, inputs: list[NDArray[Any]]) -> NDArray[np.float32]:

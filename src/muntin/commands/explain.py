@@ -46,6 +46,7 @@ def explain(
     ] = None,
     weights: ZooWeightsOption = "",
     part: PartOption = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace files in --out.")] = False,
     img_size: SizeOption = "",
 ) -> int:
     """Explain predictions of a model on one offline HTML page."""
@@ -65,6 +66,7 @@ def explain(
             sections=names,
             weights=with_part(weights, part) or None,
             img_size=size if img_size else None,
+            force=force,
             say=lambda line: typer.echo(line, err=True),
         )
     except KeyboardInterrupt:

@@ -23,6 +23,7 @@ from muntin.commands.values import (
 from muntin.commands.video_prediction import (
     JsonList,
     Output,
+    plan_files,
     predict_videos,
     split_videos,
     write_pose_table,
@@ -39,7 +40,11 @@ MIN_TILING_RATIO = 3
 def predict(
     run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
     images: Annotated[list[str], typer.Argument(help="Images, folders, glob patterns or videos.")],
-    out: Annotated[str, typer.Option(help="Folder for annotated images.")] = "",
+    out: Annotated[str, typer.Option(help="Folder for annotated images, named as inputs.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace results in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip inputs whose results are in --out.")
+    ] = False,
     as_json: JsonOption = False,
     threshold: Annotated[
         float | None,
@@ -77,6 +82,9 @@ def predict(
     videos, others = split_videos(images)
     paths, missing = _find_all(others) if others else ([], False)
     opened = Run.open(run)
+    names, paths, videos = plan_files(
+        out, opened.task.kind, paths, videos, force=force, resume=resume
+    )
     min_score, reason = _choose_threshold(opened, threshold)
     options: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
     # Without a detector the threshold selects results, not boxes.
@@ -87,6 +95,7 @@ def predict(
     with JsonList() as document:
         output = Output(
             folder=out,
+            names=names,
             min_score=min_score,
             scorer=opened.path.name,
             document=document if as_json else None,
@@ -144,7 +153,7 @@ def _show_results(results: Iterable[Any], output: Output) -> tuple[int, int]:
     poses: list[Poses] = []
     for result in results:
         if output.folder:
-            _draw(number, result, output)
+            _draw(result, output)
             poses += [result] if isinstance(result, Poses) else []
         if output.document is None:
             typer.echo(f"{result.path}: {_describe(result, output.min_score)}")
@@ -188,19 +197,15 @@ def _describe_thresholds(detector: str, threshold: float | None) -> None:
     typer.echo(f"score threshold of keypoints: {DEFAULT_SCORE_THRESHOLD:g}; others are not drawn")
 
 
-def _draw(number: int, result: Any, output: Output) -> None:  # noqa: ANN401 (one of muntin.results)
+def _draw(result: Any, output: Output) -> None:  # noqa: ANN401 (one of muntin.results)
     from muntin.drawing.saving import save_image, save_labels
     from muntin.prediction.predictor import draw
     from muntin.results import Detections, Poses, SemanticMap
 
-    path, folder = Path(result.path), Path(output.folder)
-    name = "_".join(filter(None, (f"{number:05}", path.parent.name[-40:], path.stem[-40:])))
-    scored = isinstance(result, Detections | Poses)
-    save_image(
-        draw(path, result.above(output.min_score) if scored else result), folder / f"{name}.png"
-    )
+    shown = result.above(output.min_score) if isinstance(result, Detections | Poses) else result
+    save_image(draw(Path(result.path), shown), output.place(result.path, ".png"))
     if isinstance(result, SemanticMap):
-        save_labels(result.labels, folder / f"{name}_labels.png")
+        save_labels(result.labels, output.place(result.path, "_labels.png"))
 
 
 def _describe(result: Any, min_score: float) -> str:  # noqa: ANN401 (one of muntin.results)

@@ -10,12 +10,14 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from muntin.commands.values import to_json
+
+POSES = "poses.csv"
 
 MAX_BUFFER = 2**24
 """Characters held in memory; longer lists go to a temporary file."""
@@ -60,20 +62,62 @@ class JsonList(ExitStack):
 class Output:
     """Where results go: an empty folder writes nothing, without document each prints a line.
 
-    The scorer is the name of the run, for the CSV tables of poses.
+    The scorer is the name of the run, for the CSV tables of poses. `names` are the names of the
+    files of each input, without their endings.
     """
 
     folder: str
+    names: Mapping[str, str]
     min_score: float
     scorer: str
     document: JsonList | None
 
-    def write_poses(self, poses: Sequence[Any], name: str, frames: Sequence[str] = ()) -> None:
+    def place(self, source: str, ending: str) -> Path:
+        """The file of a result."""
+        return Path(self.folder) / f"{self.names[source]}{ending}"
+
+    def write_poses(self, poses: Sequence[Any], place: Path, frames: Sequence[str] = ()) -> None:
         """Write a CSV table, if there are poses."""
         from muntin.prediction.video import write_poses
 
         if poses:
-            write_poses(Path(self.folder) / name, poses, scorer=self.scorer, frames=frames)
+            write_poses(place, poses, scorer=self.scorer, frames=frames)
+
+
+def plan_files(
+    folder: str, kind: str, paths: list[Path], videos: list[str], *, force: bool, resume: bool
+) -> tuple[dict[str, str], list[Path], list[str]]:
+    """Name the results of inputs; give also the images and videos that are to be predicted.
+
+    With `resume` these are the inputs whose files are not all there. Before any work an error tells
+    that a file is an input, or exists and is not to be replaced.
+    """
+    from muntin.prediction.result_names import name_results
+    from muntin.staging import refuse_existing
+
+    if not folder:
+        return {}, paths, videos
+    poses = kind == "keypoints"
+    endings = {
+        str(path): (".png", *(("_labels.png",) * (kind == "segmentation"))) for path in paths
+    }
+    endings |= dict.fromkeys(videos, (".mp4", *((".csv",) * poses)))
+    table = [POSES] if poses and paths else []
+    names = name_results(endings, table)
+    files = {
+        source: [Path(folder) / f"{names[source]}{each}" for each in endings[source]]
+        for source in names
+    }
+    done = {source for source in files if resume and all(p.exists() for p in files[source])}
+    left = [place for source in files if source not in done for place in files[source]]
+    refuse_existing(left, endings, option="--out", force=force or resume)
+    # The table holds all images of a call: it cannot be continued.
+    refuse_existing([Path(folder) / name for name in table], endings, option="--out", force=force)
+    return (
+        names,
+        [path for path in paths if str(path) not in done],
+        [video for video in videos if video not in done],
+    )
 
 
 Stream = Callable[[Iterator[Any]], Iterator[Any]]
@@ -133,17 +177,16 @@ def _predict_video(stream: Stream, video: str, output: Output) -> int:
         for _ in frames():
             pass
         return count
-    stem = Path(video).stem
     drawn = (draw(pixels, result) for pixels, result in frames())
-    write_video(Path(output.folder) / f"{stem}.mp4", drawn, frame_rate(video))
-    output.write_poses(poses, f"{stem}.csv")
+    write_video(output.place(video, ".mp4"), drawn, frame_rate(video))
+    output.write_poses(poses, output.place(video, ".csv"))
     return count
 
 
 def write_pose_table(poses: Sequence[Any], output: Output) -> None:
     """Write the poses of images to ``poses.csv``, with paths relative to its folder."""
     places = [_relative_to(output.folder, one.path) for one in poses]
-    output.write_poses(poses, "poses.csv", places)
+    output.write_poses(poses, Path(output.folder) / POSES, places)
 
 
 def _relative_to(folder: str, path: str) -> str:

@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from muntin.data.box_units import require_corners
+from muntin.data.image_formats import is_image_name
 from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, clean_class_name
 from muntin.data.shape_records import ImageShapes, Shape, list_shapes
-from muntin.data.trees import IMAGE_SUFFIXES, Tree, part_in, part_named, read_text
+from muntin.data.trees import Tree, part_in, part_named, read_text
 from muntin.errors import DataError
 from muntin.samples import Listing
 
@@ -80,7 +81,7 @@ def _open_table(tree: Tree, name: str) -> _Table | None:
         return name, rows, columns, 1
     for order in (_PLAIN, _AUTOML):
         cells = [*rows[0], *[""] * 9]
-        image = cells[order["image"]].lower().endswith(IMAGE_SUFFIXES)
+        image = is_image_name(cells[order["image"]])
         numbers = [cells[order[side]] for side in _CORNERS]
         if image and (all(map(_is_number, numbers)) or not any(numbers)):
             return name, rows, order, 0

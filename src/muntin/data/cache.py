@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muntin.data.archives import read_bytes
 from muntin.data.data_config import DataConfig
-from muntin.data.decoding import decode
+from muntin.data.entry_images import read_pixels
 from muntin.data.joint_transforms import Window, to_box_targets
 from muntin.data.keypoint_transforms import crop_box, crop_region, to_keypoints
 from muntin.data.mask_values import LabelFile, read_mask
@@ -147,8 +146,16 @@ class ImageCache:
         """Decode an image; without `keep` only the transform resizes it: once is enough."""
         entry = self.listing.entries[index]
         try:
-            data = read_bytes(self.listing.source, entry.path)
-            decoded = decode(data, where=entry.path, shrink_hint=self._hint)
+            labels = None
+            if masks and self.listing.encoding is not None:
+                labels = torch.from_numpy(self._read_mask(self.listing, entry).labels)
+            decoded, _ = read_pixels(
+                self.listing.source,
+                entry,
+                self.pre.value_range,
+                size=None if labels is None else (labels.shape[0], labels.shape[1]),
+                shrink_hint=self._hint,
+            )
             pixels = to_tensor(decoded, self.pre.in_chans)
             original: Size = (pixels.shape[1], pixels.shape[2])
             _require_size(entry, original)
@@ -156,7 +163,7 @@ class ImageCache:
                 return self._cut_out(entry, entry.box, pixels)
             if keep or self.pre.fit != "center_crop":
                 pixels = self._shrink(pixels)
-            return Sample(pixels, original, self._read_target(entry, pixels, original, masks))
+            return Sample(pixels, original, self._read_target(entry, pixels, original, labels))
         except (DataError, OSError) as error:
             if self.strict:
                 message = f"{error} data.strict=true makes this an error. See muntin check."
@@ -172,14 +179,13 @@ class ImageCache:
         return Sample(region.pixels, (image.shape[1], image.shape[2]), keypoints)
 
     def _read_target(
-        self, entry: Entry, pixels: Tensor, original: Size, masks: bool
+        self, entry: Entry, pixels: Tensor, original: Size, labels: Tensor | None
     ) -> Target | None:
         size = (pixels.shape[1], pixels.shape[2])
         if self.listing.encoding is None:
             return None if entry.objects is None else to_box_targets(entry.objects, original, size)
-        if not masks:
+        if labels is None:
             return None
-        labels = torch.from_numpy(self._read_mask(self.listing, entry).labels)
         if labels.shape != original:
             message = (
                 f"The mask {entry.mask!r} must have the size of its image, {original}, got "

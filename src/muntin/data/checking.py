@@ -12,18 +12,16 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from muntin.data.archives import read_bytes
 from muntin.data.data_config import DataConfig
-from muntin.data.decoding import ImageInfo, decode_with_facts
+from muntin.data.decoding import ImageInfo
 from muntin.data.duplicates import ImageHash, hash_image
-from muntin.data.grouping import (
-    IDENTICAL,
-    find_relations,
-    give_groups,
-    split_apart,
-)
+from muntin.data.entry_images import measure_range, read_pixels
+from muntin.data.grouping import IDENTICAL, find_relations, give_groups, split_apart
+from muntin.data.image_formats import format_of_suffix
+from muntin.data.value_ranges import ValueRange
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
 from muntin.shapes import Size
@@ -33,8 +31,6 @@ THREADS = 2
 
 _TINY = 8  # pixels
 _AT_ONCE = 1024
-
-_SUFFIX_FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "jfif": "JPEG", "tif": "TIFF", "pgm": "PPM"}
 
 Parts = Mapping[str, Listing]
 
@@ -85,9 +81,8 @@ class CheckedImage:
         """Whether the suffix is that of another format."""
         if self.facts is None:
             return False
-        suffix = self.entry.path.rpartition(".")[2].lower()
-        found = "JPEG" if self.facts.format == "MPO" else self.facts.format
-        return found != _SUFFIX_FORMATS.get(suffix, suffix.upper())
+        named = format_of_suffix(PurePosixPath(self.entry.path).suffix)
+        return {named, self.facts.format} not in ({self.facts.format}, {"JPEG", "MPO"})
 
 
 class Summary(NamedTuple):
@@ -117,7 +112,8 @@ def check(
     except DataError as error:
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task=task, source=str(path), problems=(problem,))
-    seen = list(_read_all(parts))
+    measured = measure_range(next(iter(parts.values())))
+    seen = list(_read_all(parts, measured.value_range))
     good = [one for one in seen if not one.fault]
     found = look_at(parts, good)
     unsplit = list(_find_unsplit(parts, groups, good, notes))
@@ -133,13 +129,20 @@ def check(
         *_find_parted(good),
         *_find_tiny(good),
         *unsplit,
+        *([warning("train", measured.warning)] if measured.warning else []),
         *found.problems,
         *_find_parted_groups(parts),
     ]
     return Report(
         task=task,
         source=str(path),
-        lines=(data.note, *notes, *found.lines, *_describe_images(good)),
+        lines=(
+            data.note,
+            *notes,
+            *found.lines,
+            *_describe_images(good),
+            *filter(None, [measured.note]),
+        ),
         counts=(
             ("pictures", len(seen)),
             *((part, len(listing)) for part, listing in parts.items()),
@@ -152,9 +155,9 @@ def check(
     )
 
 
-def _read_all(parts: Parts) -> Iterator[CheckedImage]:
+def _read_all(parts: Parts, value_range: ValueRange) -> Iterator[CheckedImage]:
     work = (
-        (part, listing.source, entry)
+        (part, listing.source, entry, value_range)
         for part, listing in parts.items()
         for entry in _one_per_image(listing)
     )
@@ -170,9 +173,9 @@ def _one_per_image(listing: Listing) -> Sequence[Entry]:
     return [first[path] for path in sorted(first)]
 
 
-def _look(part: str, source: str, entry: Entry) -> CheckedImage:
+def _look(part: str, source: str, entry: Entry, value_range: ValueRange) -> CheckedImage:
     try:
-        pixels, facts = decode_with_facts(read_bytes(source, entry.path), where=entry.path)
+        pixels, facts = read_pixels(source, entry, value_range)
     except DataError as error:
         return CheckedImage(part=part, entry=entry, fault=str(error))
     size = (pixels.shape[0], pixels.shape[1])
@@ -206,7 +209,9 @@ def _find_twins(seen: Sequence[CheckedImage], *, compare_classes: bool) -> Itera
             what = f"the same image is in {' and '.join(parts)}: {names}"
             yield warning(first.entry.path, what)
         if compare_classes and len({frozenset(one.entry.class_ids) for one in twins}) > 1:
-            yield warning(first.entry.path, f"the same image has another class as {names}")
+            paths = [repr(one.entry.path) for one in others if one.entry.path != first.entry.path]
+            twins_are = f"as {shorten(paths, limit=3)}" if paths else "further down in the table"
+            yield warning(first.entry.path, f"the same image has another class {twins_are}")
 
 
 def _find_tiny(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
@@ -272,5 +277,7 @@ def _describe_images(seen: Sequence[CheckedImage]) -> Iterator[str]:
     yield "pixel formats: " + ", ".join(f"{mode} {count}" for mode, count in modes.most_common())
     if rotated := sum(one.facts is not None and one.facts.orientation != 1 for one in seen):
         yield f"{plural(rotated, 'image')} rotated by EXIF orientation"
+    if kept := sum(one.facts is not None and one.facts.kept_as_stored for one in seen):
+        yield f"{plural(kept, 'image')} not rotated by EXIF orientation, as annotated before it"
     if renamed := sum(one.is_misnamed for one in seen):
         yield f"{plural(renamed, 'image')} with a suffix of another format, read anyway"

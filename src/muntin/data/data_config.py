@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from muntin.configs import check_range, with_texts
+from muntin.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,8 @@ class DataConfig:
         colors: What classes are stored as in masks, ``road:#6EC1E4`` or ``road:3`` each; a table in
             the data or the masks themselves define them otherwise.
         ignored: Values of masks that are not learnt, ``#000000`` or ``255``.
+        range: Values of images of more than 8 bits that become 0 and 255, ``1000,1400``; 0,0
+            measures the training images.
     """
 
     strict: bool = False
@@ -43,6 +46,7 @@ class DataConfig:
     short_side: int = 0
     colors: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    range: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         """Refuse fractions that leave nothing."""
@@ -51,6 +55,9 @@ class DataConfig:
         check_range("data.cache_mib", self.cache_mib, 0, 10**9)
         check_range("data.scale", self.scale, 0, 10)
         check_range("data.short_side", self.short_side, 0, 10**5)
+        if self.range != (0, 0) and not self.range[0] < self.range[1]:
+            message = f"data.range must be a lower and a higher value, got {self.range}."
+            raise ConfigError(message)
 
     @staticmethod
     def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:

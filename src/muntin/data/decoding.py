@@ -2,30 +2,29 @@
 """From the bytes of an image file to 8-bit RGB, through Pillow.
 
 EXIF orientation is applied. Of several frames the first is taken. Transparency is dropped, not
-composited, as torchvision and timm do, hence what published weights were trained with. 16-bit grey
-is divided by 257 and rounded; integers beyond 16 bits are stretched from lowest to highest. Floats
-within [0, 1] are multiplied by 255, within [0, 255] rounded, others stretched; NaN is 0. Of 16-bit
-RGB, Pillow keeps the high byte; it converts CMYK and the like without a colour profile.
+composited, as torchvision and timm do, hence what published weights were trained with. Values of
+more than 8 bits become 8 by a range, see `muntin.data.value_ranges`; of more than three channels
+the first three are read, of two the first. Pillow converts CMYK and the like without a profile.
 """
 
 from __future__ import annotations
 
 import io
-import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from muntin.data.deep_images import has_deep_mode, is_deep, read_deep, read_tiff
+from muntin.data.image_formats import HEAD, is_camera_raw, open_header, way_out
+from muntin.data.value_ranges import OWN, UNSET, ValueRange, apply_range, apply_type_rule
 from muntin.errors import DataError, first_line
-from muntin.shapes import UInt8
+from muntin.shapes import Size, UInt8
 
 MAX_PIXELS = 500_000_000
 """Images with more pixels are refused: a few kB can unpack to fill the memory."""
-
-# Not every reader that Pillow has: some start other programs (EPS).
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -37,70 +36,128 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-_limit_lock = threading.Lock()
+_BACK = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageInfo:
     """Format of a file before it was converted to 8-bit RGB, in Pillow's names ("MPO", "I;16").
 
-    The EXIF orientation is 1 to 8; 1 = as stored.
+    The EXIF orientation is 1 to 8; 1 = as stored. With `kept_as_stored` it was not applied, as the
+    annotations have the size before it.
     """
 
     format: str
     mode: str
     orientation: int = 1
+    kept_as_stored: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoding:
+    """How images are decoded.
+
+    Attributes:
+        value_range: Values of more than 8 bits that become 0 and 255; those of the image itself by
+            default, `UNSET` for runs without.
+        size: (height, width) that the annotations of the image have, None if unknown. Where the
+            image has it before its EXIF orientation is applied, and not after, it is not applied.
+        shrink_hint: A JPEG that is at least twice as large as needed is decoded at 1/2, 1/4 or 1/8
+            of its size, such that no side becomes shorter than this many pixels. Faster, and
+            approximate: other pixels than decoding in full and resizing.
+    """
+
+    value_range: ValueRange = OWN
+    size: Size | None = None
+    shrink_hint: int | None = None
+
+
+PLAIN = Decoding()
 
 
 def decode(
-    data: bytes, *, where: str, shrink_hint: int | None = None
+    data: bytes, *, where: str, shrink_hint: int | None = None, value_range: ValueRange = OWN
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode an image file, whole in `data`, to writable and contiguous pixels.
-
-    With `shrink_hint`, a JPEG that is at least twice as large as needed is decoded at 1/2, 1/4 or
-    1/8 of its size, such that no side becomes shorter than this many pixels. Faster, and
-    approximate: other pixels than decoding in full and resizing.
-    """
-    return decode_with_facts(data, where=where, shrink_hint=shrink_hint)[0]
+    """Decode an image file, whole in `data`, to writable and contiguous pixels; see `Decoding`."""
+    how = Decoding(shrink_hint=shrink_hint, value_range=value_range)
+    return decode_with_facts(data, where=where, how=how)[0]
 
 
 def decode_with_facts(
-    data: bytes, *, where: str, shrink_hint: int | None = None
+    data: bytes, *, where: str, how: Decoding = PLAIN
 ) -> tuple[UInt8[np.ndarray, "H W 3"], ImageInfo]:
-    """Decode an image file and describe its format; see `decode`."""
+    """Decode an image file and describe its format.
+
+    Raises:
+        DataError: The file is empty, too large, broken, or of a format that is not read.
+    """
     if not data:
         message = f"An image must hold data, got 0 bytes in {where!r}. Fetch it again or remove it."
         raise DataError(message)
     try:
+        if is_camera_raw(where):
+            message = "unknown format"
+            raise OSError(message)
         with open_header(io.BytesIO(data)) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                message = (
-                    f"An image must have at most {MAX_PIXELS // 10**6} million pixels, "
-                    f"got {height} x {width} in {where!r}. Make it smaller or cut it into tiles."
-                )
-                raise DataError(message)
-            if shrink_hint is not None and image.format in ("JPEG", "MPO"):
+            _refuse_large(image.size, where)
+            if how.shrink_hint is not None and image.format in ("JPEG", "MPO"):
                 # Shorter sides than the hint are never made: both are kept at least as long.
-                image.draft(image.mode, (shrink_hint, shrink_hint))
-            return _read(image)
+                image.draft(image.mode, (how.shrink_hint, how.shrink_hint))
+            return _read(image, how, data)
     except DataError:
         raise
     except Exception as error:  # each of Pillow's readers has its own ways to fail
+        values = read_tiff(data) if isinstance(error, UnidentifiedImageError) else None
+        if values is not None:
+            _refuse_large((values.shape[1], values.shape[0]), where)
+            pixels = _to_rgb(Image.fromarray(_to_8_bits(values, how.value_range)))
+            return pixels, ImageInfo(format="TIFF", mode=str(values.dtype))
+        advice = "Fetch it again or remove it."
+        if other := way_out(where, b"" if is_camera_raw(where) else data[:HEAD]):
+            advice = f"Its format is not read: {other}."
         message = (
-            f"{where!r} must be an image that can be read (JPEG, PNG, BMP, GIF, WebP, TIFF, PPM), "
-            f"got {len(data)} bytes that cannot: {_first_line(error)}. "
-            f"Fetch it again or remove it."
+            f"{where!r} must be an image that can be read (JPEG, PNG, TIFF, WebP or another format "
+            f"of Pillow), got {len(data)} bytes that cannot: {_first_line(error)}. {advice}"
         )
         raise DataError(message) from error
 
 
-def open_image(image: str | Path | Image.Image | np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
+def _refuse_large(size: tuple[int, int], where: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        message = (
+            f"An image must have at most {MAX_PIXELS // 10**6} million pixels, "
+            f"got {height} x {width} in {where!r}. Make it smaller or cut it into tiles."
+        )
+        raise DataError(message)
+
+
+def decode_values(data: bytes) -> np.ndarray | None:
+    """Give the values of an image of more than 8 bits, (H, W) or (H, W, 3); None for any other."""
+    try:
+        with open_header(io.BytesIO(data)) as image:
+            if not is_deep(image) or image.width * image.height > MAX_PIXELS:
+                return None
+            return read_deep(image, data)
+    except UnidentifiedImageError:
+        values = read_tiff(data)
+        return None if values is None or values.dtype.itemsize == 1 else values
+    except Exception:  # whoever decodes it names the fault
+        return None
+
+
+def open_image(
+    image: str | Path | Image.Image | np.ndarray, value_range: ValueRange = OWN
+) -> UInt8[np.ndarray, "H W 3"]:
     """Bring what a user may hold to an 8-bit RGB array; never a view of what was given.
 
     The EXIF orientation of a PIL image is applied. An array is uint8, H W (grey), H W 1, H W 3
-    (RGB, not BGR) or H W 4 (RGBA; A is dropped).
+    (RGB, not BGR) or H W 4 (RGBA; A is dropped); with a range, of any other numbers too.
     """
     if isinstance(image, str | Path):
         try:
@@ -111,15 +168,15 @@ def open_image(image: str | Path | Image.Image | np.ndarray) -> UInt8[np.ndarray
                 f"Check the path."
             )
             raise DataError(message) from error
-        return decode(data, where=str(image))
+        return decode(data, where=str(image), value_range=value_range)
     if isinstance(image, Image.Image):
         try:
-            return _read(image)[0]
+            return _read(image, Decoding(value_range=value_range))[0]
         except Exception as error:
             message = f"The PIL image must be readable, got: {_first_line(error)}. Open it again."
             raise DataError(message) from error
     if isinstance(image, np.ndarray):
-        return _from_array(image)
+        return _from_array(image, value_range)
     message = (
         f"An image must be a path, a PIL image or a uint8 array (H W 3, RGB), "
         f"got {type(image).__name__}. Convert it to one of these."
@@ -127,10 +184,11 @@ def open_image(image: str | Path | Image.Image | np.ndarray) -> UInt8[np.ndarray
     raise DataError(message)
 
 
-def _from_array(image: np.ndarray) -> np.ndarray:
+def _from_array(image: np.ndarray, value_range: ValueRange) -> np.ndarray:
     channels = image.shape[2] if image.ndim == 3 else 1
+    deep = value_range not in (UNSET, OWN) and image.dtype != np.uint8 and image.dtype.kind in "iuf"
     if (
-        image.dtype != np.uint8
+        (image.dtype != np.uint8 and not deep)
         or image.ndim not in (2, 3)
         or channels not in (1, 3, 4)
         or not image.size
@@ -142,30 +200,33 @@ def _from_array(image: np.ndarray) -> np.ndarray:
         )
         raise DataError(message)
     pixels = image.reshape(*image.shape[:2], channels)[..., :3]
+    pixels = apply_range(pixels, value_range) if deep else pixels
     return _to_rgb(Image.fromarray(pixels[..., 0] if channels == 1 else pixels))
 
 
-def open_header(file: io.BytesIO | Path) -> Image.Image:
-    """Open an image and read its header; `MAX_PIXELS` is checked by the caller.
-
-    Pillow's own limit, which is global, is lifted for as long as that takes.
-    """
-    with _limit_lock:
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            return Image.open(file, formats=_FORMATS)
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
-def _read(image: Image.Image) -> tuple[np.ndarray, ImageInfo]:
-    stored = image.mode
-    image.load()  # order matters: of a TIFF, Pillow itself applies the orientation here
-    orientation = _orientation(image)
-    facts = ImageInfo(format=image.format or "", mode=stored, orientation=orientation)
-    if orientation != 1:
-        image = image.transpose(_UPRIGHT[orientation])
+def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, ImageInfo]:  # noqa: ANN401
+    kind, mode = image.format, image.mode
+    stored = _orientation(image) if kind == "TIFF" else 1
+    deep = how.value_range != UNSET and (is_deep(image) if data else has_deep_mode(mode))
+    values = None
+    if deep and data:
+        values = read_deep(image, data)
+        turned = stored if kind == "TIFF" else _orientation(image)
+    else:
+        image.load()  # order matters: of a TIFF, Pillow itself applies the orientation here
+        turned = _orientation(image)
+        values = np.asarray(image) if has_deep_mode(image.mode) else None
+    orientation = turned
+    if values is not None:
+        image = Image.fromarray(_to_8_bits(values, how.value_range, mode))
+    if turned != 1:
+        image = image.transpose(_UPRIGHT[turned])
+    elif stored != 1:
+        orientation = stored
+    kept = False
+    if how.size == image.size and how.size != image.size[::-1] and orientation in _BACK:
+        image, orientation, kept = image.transpose(_BACK[orientation]), 1, True
+    facts = ImageInfo(format=kind or "", mode=mode, orientation=orientation, kept_as_stored=kept)
     return _to_rgb(image), facts
 
 
@@ -180,29 +241,15 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # else Pillow warns that it drops the transparency
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
-    if mode == "F":
-        values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-        low, high = float(values.min()), float(values.max())
-        if low >= 0 and high <= 1:
-            values = values * 255
-        elif low < 0 or high > 255:
-            values = (values - low) * 255 / ((high - low) or 1)
-        return np.rint(values).astype(np.uint8)
-    wide = values.astype(np.int64)
-    low, high = int(wide.min()), int(wide.max())
-    if mode == "I" and low >= 0 and high <= 255:
-        return wide.astype(np.uint8)
-    if low >= 0 and high <= 65535:
-        return ((wide + 128) // 257).astype(np.uint8)
-    return np.rint((wide - low) * 255 / (high - low)).astype(np.uint8)
+def _to_8_bits(values: np.ndarray, value_range: ValueRange, mode: str = "") -> np.ndarray:
+    if value_range != UNSET and values.dtype != np.uint8:
+        return apply_range(values, value_range)
+    return apply_type_rule(values, is_16_bit=mode.startswith("I;16"))
 
 
 def _first_line(error: Exception) -> str:

@@ -8,13 +8,18 @@ from collections.abc import Iterator, Sequence
 
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.class_layouts import CLASS_FOLDERS, CLASS_TABLE
+from muntin.data.label_columns import LABEL_COLUMNS
 from muntin.data.readers import Reader, find_reader
 from muntin.errors import plural, shorten
 from muntin.samples import DataSets, Problem, warning
 
 _IMBALANCE = 20
 
-READERS: tuple[Reader[Sequence[str] | None, DataSets], ...] = (CLASS_TABLE, CLASS_FOLDERS)
+READERS: tuple[Reader[Sequence[str] | None, DataSets], ...] = (
+    LABEL_COLUMNS,
+    CLASS_TABLE,
+    CLASS_FOLDERS,
+)
 """Layouts of labelled images, in the order in which they are tried."""
 
 

@@ -189,17 +189,28 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """The images of a listing in order, fitted as for prediction; processes take turns by batch."""
+    """The images of a listing in order, fitted as for prediction; processes take turns by batch.
 
-    def __init__(self, store: ImageCache, *, batch_size: int, processes: Processes = ALONE) -> None:
+    With a `limit` only so many of them, the first ones.
+    """
+
+    def __init__(
+        self,
+        store: ImageCache,
+        *,
+        batch_size: int,
+        processes: Processes = ALONE,
+        limit: int | None = None,
+    ) -> None:
         self.store = store
         self.batch_size = batch_size
         self.processes = processes
+        self.limit = limit
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches; an image that cannot be read has weight 0."""
         rank, world, workers = self.processes
-        size, count = self.store.pre.img_size, len(self.store)
+        size, count = self.store.pre.img_size, len(range(len(self.store))[: self.limit])
         starts = range(0, count, self.batch_size)[rank::world]
         keys = (
             [(0, index, 1.0, size) for index in range(start, min(start + self.batch_size, count))]

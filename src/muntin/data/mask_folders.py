@@ -7,16 +7,21 @@ Without a table, the values of some masks define them, so that errors are report
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
 
-from muntin.data.archives import read_bytes
 from muntin.data.mask_layouts import MaskRequest, Pair, Pairs, pair_masks
+from muntin.data.mask_levels import (
+    MAX_COLORS,
+    MAX_SAMPLED,
+    WHOLE,
+    MaskSample,
+    find_levels,
+    gather,
+    sample_masks,
+    tolerance_of,
+)
 from muntin.data.mask_tables import MaskTable, find_table, parse_colors, parse_value
-from muntin.data.mask_values import count_values, has_colors, read_values
 from muntin.data.readers import (
     Reader,
     Source,
@@ -29,26 +34,11 @@ from muntin.data.readers import (
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem, warning
 
-MAX_SAMPLED = 200
-"""Masks that are sampled to find their values."""
+BACKGROUND, FOREGROUND = "background", "foreground"
 
-MAX_COLORS = 64
-"""More colours than this are not classes: masks were stored lossily, or are photographs."""
+_KINDS = {"index": "class numbers", "color": "colours", "alpha": "opacities"}
 
 _LOSSY = (".jpg", ".jpeg", ".jfif")
-
-
-class _Values(NamedTuple):
-    """The values of some masks, with pixels and a first mask of each, and masks that are broken.
-
-    `colored`: some masks can only be read as colours.
-    """
-
-    colored: bool
-    counts: Mapping[int, int]
-    first: Mapping[int, str]
-    broken: Mapping[str, str]
-    num_masks: int
 
 
 def _recognise(source: Source) -> Pairs | None:
@@ -68,9 +58,11 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     table = parse_colors(request.colors) or find_table(tree, [pair.mask for pair in every])
     if table is None and classes is not None and classes.encoding is not None:
         table = _table_of(classes, classes.encoding)
-    seen = _look(tree.source, every, as_colors=table is not None and table.kind == "color")
     notes: list[str] = []
+    seen = _sample(tree.source, every, table, notes)
     names, encoding = _decide(tree.source, table, seen, notes)
+    if classes is None or BACKGROUND in classes.names:
+        names, encoding = _add_background(names, encoding, seen, notes)
     if extra := tuple(parse_value(value, "data.ignored")[1] for value in request.ignored):
         kept = [i for i, value in enumerate(encoding.values) if value not in extra]
         names = tuple(names[i] for i in kept)
@@ -89,7 +81,7 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
         for part, found in pairs.parts.items()
     }
     sizes = count_parts({part: len(found) for part, found in pairs.parts.items()})
-    note = f"masks as {'colours' if encoding.kind == 'color' else 'class numbers'}, {sizes}"
+    note = f"masks as {_KINDS[encoding.kind]}, {sizes}"
     note += f", {plural(len(names), 'class', 'classes')}: {shorten(names, limit=8)}"
     strange = _strange_values(seen, encoding)
     alone = [warning(path, "has no mask, left out") for path in pairs.without_mask]
@@ -119,12 +111,35 @@ def _table_of(classes: Classes, encoding: MaskEncoding) -> MaskTable:
     return replace(table, kind=encoding.kind, values=encoding.values, ignored=encoding.ignored)
 
 
+def _sample(
+    source: str, pairs: Sequence[Pair], table: MaskTable | None, notes: list[str]
+) -> MaskSample:
+    """Look at the masks; of those that were smoothed or stored with loss, see the levels."""
+    kind = table.kind if table is not None and table.kind != "index" else None
+    limit = MAX_SAMPLED if table is not None and table.values else 5 * MAX_SAMPLED
+    seen = sample_masks(source, [pair.mask for pair in pairs], kind=kind, limit=limit)
+    if not seen.counts or (table is not None and table.kind == "index" and seen.kind == "color"):
+        return seen
+    levels = find_levels(seen, () if table is None else (*table.values, *table.ignored))
+    if not levels:
+        return seen
+    tolerance = tolerance_of(levels, seen.kind)
+    shown = shorten((name_value(value, seen.kind) for value in levels), limit=8)
+    rule = (
+        "each pixel takes the nearer"
+        if tolerance == WHOLE
+        else (f"a pixel takes one that is at most {tolerance} away, others are ignored")
+    )
+    notes.append(f"masks were smoothed or stored with loss: of {shown}, {rule}")
+    return replace(seen, counts=gather(seen, levels, tolerance), tolerance=tolerance)
+
+
 def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
     """Propose a classes.json: a placeholder name for every colour in masks, most frequent first."""
     _, place, pairs = find_reader(path, (MASK_FOLDERS,), what="masks")
     source = place.tree.source
-    seen = _look(source, pairs.every)
-    if not seen.colored:
+    seen = sample_masks(source, [pair.mask for pair in pairs.every])
+    if seen.kind != "color":
         message = f"Masks in {source!r} must hold colours, got numbers: no table is needed."
         raise DataError(message)
     _refuse_many(seen, source)
@@ -132,35 +147,8 @@ def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
     return {f"class {number}": _hex(value) for number, value in enumerate(ranked)}
 
 
-def _look(source: str, pairs: Sequence[Pair], *, as_colors: bool = False) -> _Values:
-    """Sample the values of masks evenly; as colours if any of them needs it."""
-    chosen = [pair.mask for pair in pairs[:: max(1, len(pairs) // MAX_SAMPLED)]]
-    counts: Counter[int] = Counter()
-    first: dict[int, str] = {}
-    broken: dict[str, str] = {}
-
-    def is_colored(mask: str) -> bool:
-        try:
-            return has_colors(read_bytes(source, mask), where=mask)
-        except (DataError, OSError) as error:
-            broken[mask] = str(error)
-            return False
-
-    def count(mask: str) -> dict[int, int]:
-        data = read_bytes(source, mask)
-        return count_values(read_values(data, where=mask, as_colors=colored))
-
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        colored = any(list(pool.map(is_colored, chosen))) or as_colors
-        good = [mask for mask in chosen if mask not in broken]
-        for mask, found in zip(good, pool.map(count, good), strict=True):
-            counts.update(found)
-            first = dict.fromkeys(found, mask) | first
-    return _Values(colored, counts, first, broken, len(good))
-
-
 def _decide(
-    source: str, table: MaskTable | None, seen: _Values, notes: list[str]
+    source: str, table: MaskTable | None, seen: MaskSample, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
     if not seen.counts:
         message = (
@@ -170,7 +158,7 @@ def _decide(
         raise DataError(message)
     if table is None:
         return _from_values(source, seen, notes)
-    if table.kind == "index" and seen.colored:
+    if table.kind == "index" and seen.kind == "color":
         message = (
             f"{table.origin} gives class numbers, but the masks in {source!r} hold colours: "
             f"{shorten(map(_hex, sorted(seen.counts)), limit=6)}. Give each class a colour, in a "
@@ -190,60 +178,93 @@ def _decide(
     if not table.values:
         return _number_classes(table, seen, notes)
     ignored = table.ignored
-    if table.kind == "index" and 255 not in (*table.values, *ignored):
+    if table.kind == "index" and 255 not in (*table.values, *ignored) and not seen.tolerance:
         ignored = (*ignored, 255)
-    if table.kind == "index" and 0 in seen.counts and 0 not in (*table.values, *ignored):
+    zero = table.kind == "index" and 0 in seen.counts and len(table.values) > 1
+    if zero and 0 not in (*table.values, *ignored):
         notes.append(f"0 is in the masks and not in {table.origin}: it is ignored")
         ignored = (*ignored, 0)
-    return table.names, MaskEncoding(kind=table.kind, values=table.values, ignored=ignored)
+    return table.names, _encode(seen, table.values, ignored)
+
+
+def _encode(
+    seen: MaskSample, values: tuple[int, ...], ignored: tuple[int, ...] = ()
+) -> MaskEncoding:
+    return MaskEncoding(kind=seen.kind, values=values, ignored=ignored, tolerance=seen.tolerance)
+
+
+def _add_background(
+    names: tuple[str, ...], encoding: MaskEncoding, seen: MaskSample, notes: list[str]
+) -> tuple[tuple[str, ...], MaskEncoding]:
+    """Make a class of the only value beside that of a single class."""
+    others = {*seen.counts} - {*encoding.values, *encoding.ignored}
+    if len(names) != 1 or len(others) != 1 or names == (BACKGROUND,):
+        return names, encoding
+    (other,) = others
+    shown = name_value(other, encoding.kind)
+    notes.append(f"{shown} is all that no class has: it is the class {BACKGROUND}")
+    return (BACKGROUND, *names), replace(encoding, values=(other, *encoding.values))
 
 
 def _number_classes(
-    table: MaskTable, seen: _Values, notes: list[str]
+    table: MaskTable, seen: MaskSample, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
     """Numbers in order; ADE20K and others begin at 1 and keep 0 for what has no class."""
-    count = len(table.names)
-    most = max((value for value in seen.counts if value != 255), default=0)
+    count, whole = len(table.names), tuple(sorted(seen.counts))
+    without = tuple(value for value in whole if value != 255 or seen.tolerance)
+    most = max(without, default=0)
+    chosen = without if most > count and len(without) == count else whole
+    if len(chosen) == count and not any(0 < value < count for value in chosen):
+        notes.append(f"{table.origin} names the values {shorten(chosen, limit=8)} in this order")
+        rest = () if 255 in chosen or seen.tolerance else (255,)
+        return table.names, _encode(seen, chosen, rest)
+    if count == 1 and len(whole) == 2:
+        return table.names, _encode(seen, whole[1:])
     start = int(most == count)
     if start:
         notes.append(f"values go to {most} and {table.origin} names {count}: 0 is ignored")
     values = tuple(range(start, start + count))
     ignored = tuple(value for value in ((0, 255) if start else (255,)) if value not in values)
-    return table.names, MaskEncoding(kind="index", values=values, ignored=ignored)
+    return table.names, _encode(seen, values, ignored)
 
 
 def _from_values(
-    source: str, seen: _Values, notes: list[str]
+    source: str, seen: MaskSample, notes: list[str]
 ) -> tuple[tuple[str, ...], MaskEncoding]:
-    values = sorted(seen.counts)
-    if seen.colored:
+    """Classes are the values that occur; of two, the lower or black one is the background."""
+    values = tuple(sorted(seen.counts))
+    colored = seen.kind == "color"
+    if colored:
         _refuse_many(seen, source)
-        notes.append(
-            "classes have the names of their colours; a classes.json beside the images gives "
-            f'others: {{"road": "{_hex(values[-1])}", ...}}'
-        )
-        return tuple(map(_hex, values)), MaskEncoding(kind="color", values=tuple(values))
-    if set(values) <= {0, 255} and 255 in values:
-        notes.append("masks hold 0 and 255: background and foreground (data.ignored=255 otherwise)")
-        return ("background", "foreground"), MaskEncoding(kind="index", values=(0, 255))
-    numbers = [value for value in values if value != 255]
-    if (len(numbers) > MAX_COLORS and len(numbers) < max(numbers) / 2) or max(numbers) > 1000:
+    void = 255 in values and len(values) > 2 and not (colored or seen.tolerance)
+    numbers = tuple(value for value in values if value != 255) if void else values
+    if not colored and (len(numbers) > MAX_COLORS and len(numbers) < max(numbers) / 2):
         message = (
             f"Masks must hold class numbers, got {len(numbers)} values up to {max(numbers)} in "
             f"{source!r}, such as in {seen.first[max(numbers)]!r}. Are these masks of classes, "
             f"and stored without loss (PNG)?"
         )
         raise DataError(message)
-    count = max(numbers) + 1
+    ignored = () if colored or seen.tolerance or 255 in numbers else (255,)
+    shown = [name_value(value, seen.kind) for value in numbers]
+    if len(numbers) == 2 and not (colored and numbers[0]):
+        advice = f"data.ignored={shown[1]} otherwise"
+        notes.append(f"masks hold {shown[0]} and {shown[1]}: background and foreground ({advice})")
+        return (BACKGROUND, FOREGROUND), _encode(seen, numbers, ignored)
+    if colored:
+        notes.append(
+            "classes have the names of their colours; a classes.json beside the images gives "
+            f'others: {{"road": "{shown[-1]}", ...}}'
+        )
+        return tuple(shown), _encode(seen, numbers)
     notes.append(
-        "classes have numbers for names, 0 among them (data.ignored=0 if it is no class); "
-        "a classes.txt or classes.json beside the images gives others"
+        "classes have the numbers that occur for names, 0 among them (data.ignored=0 if it is no "
+        "class); a classes.txt or classes.json beside the images gives others"
     )
-    names = tuple(f"class {number}" for number in range(count))
-    return names, MaskEncoding(kind="index", values=tuple(range(count)), ignored=(255,))
+    return tuple(f"class {number}" for number in numbers), _encode(seen, numbers, ignored)
 
 
-def _refuse_many(seen: _Values, source: str) -> None:
+def _refuse_many(seen: MaskSample, source: str) -> None:
     if len(seen.counts) <= MAX_COLORS:
         return
     message = (
@@ -272,7 +293,7 @@ def _entries(pairs: Sequence[Pair]) -> tuple[Entry, ...]:
     )
 
 
-def _strange_values(seen: _Values, encoding: MaskEncoding) -> list[Problem]:
+def _strange_values(seen: MaskSample, encoding: MaskEncoding) -> list[Problem]:
     """A problem if sampled masks have values of no class, or no others."""
     known = {*encoding.values, *encoding.ignored}
     strange = sorted(value for value in seen.counts if value not in known)
@@ -295,7 +316,7 @@ def _strange_values(seen: _Values, encoding: MaskEncoding) -> list[Problem]:
     return [Problem(file="masks", what=what, severity="error" if share > 0.5 else "warning")]
 
 
-def name_value(value: int, kind: Literal["index", "color", "objects"]) -> str:
+def name_value(value: int, kind: str) -> str:
     """Write a value of a mask as people know it.
 
     Example:

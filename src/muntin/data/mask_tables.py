@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from muntin.data.mask_values import Stored
 from muntin.data.readers import clean_class_name
 from muntin.data.trees import Tree, fold, read_json, read_text
 from muntin.errors import DataError, shorten
@@ -34,7 +35,7 @@ class MaskTable:
     """
 
     names: tuple[str, ...]
-    kind: Literal["index", "color"] = "index"
+    kind: Stored = "index"
     values: tuple[int, ...] = ()
     ignored: tuple[int, ...] = ()
     origin: str

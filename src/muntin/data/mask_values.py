@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the bytes of a mask file, or from objects, to the class of each pixel.
 
-Values are never rounded, mixed or scaled; of a palette, the encoding takes the index or the colour.
+Values are not scaled; of a palette, the encoding takes the index or the colour. They are compared
+exactly, except where masks were stored with loss: see `MaskEncoding.tolerance`.
 """
 
 from __future__ import annotations
 
 import io
+from collections import Counter
+from collections.abc import Sequence
 from math import ceil
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,7 @@ from muntin.samples import Entry, Listing, MaskEncoding, Objects
 from muntin.shapes import Int, Size
 from muntin.targets import IGNORED
 
+_LOSSY = ("JPEG", "MPO", "AVIF", "WEBP")  # the last one also without loss
 _INDEXED = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -32,19 +36,41 @@ class LabelFile(NamedTuple):
     strange: dict[int, int]
 
 
-def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, "H W"]:
+Stored = Literal["index", "color", "alpha"]
+"""How a file holds the class of a pixel."""
+
+
+class MaskContent(NamedTuple):
+    """What one mask holds: pixels of each value by the way to read it, "index" only if it can.
+
+    `inside` counts those that lie in the middle of 3 x 3 pixels of one value: what smoothing and
+    lossy formats add lies along edges and has hardly any. `palette` is that of a GIF, whose writers
+    number colours as they like.
+    """
+
+    pixels: dict[Stored, Counter[int]]
+    inside: dict[Stored, Counter[int]]
+    palette: dict[int, int]
+    lossy: bool
+
+
+def read_values(data: bytes, *, where: str, kind: Stored) -> Int[np.ndarray, "H W"]:
     """Read the values of a mask file: one number a pixel.
 
-    Values are colours (0xRRGGBB), or else indices: of a palette, or the grey value. An image of
-    three equal channels is grey; any other that has colours where indices are wanted is refused.
+    Values are colours (0xRRGGBB), opacities from 0 to 255, or else indices: of a palette, or the
+    grey value. An image of three equal channels is grey; any other that has colours where indices
+    are wanted is refused.
     """
+    return _values(_open(data, where), where, kind)
+
+
+def _open(data: bytes, where: str) -> Image.Image:
     try:
-        with open_header(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                message = f"A mask must have at most {MAX_PIXELS} pixels, got more in {where!r}."
-                raise DataError(message)
-            image.load()
-            return _values(image, where, as_colors)
+        image = open_header(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            message = f"A mask must have at most {MAX_PIXELS} pixels, got more in {where!r}."
+            raise DataError(message)
+        image.load()
     except DataError:
         raise
     except Exception as error:  # each of Pillow's readers has its own ways to fail
@@ -56,45 +82,95 @@ def read_values(data: bytes, *, where: str, as_colors: bool) -> Int[np.ndarray, 
             f"or remove it with its image."
         )
         raise DataError(message) from error
+    return image
 
 
-def _values(image: Image.Image, where: str, as_colors: bool) -> NDArray[np.int32]:
-    if as_colors or image.mode not in _INDEXED:
-        pixels = np.asarray(image.convert("RGB")).astype(np.int32)
-        red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-        if as_colors:
-            return red << 16 | green << 8 | blue
-        if (red == green).all() and (red == blue).all():
-            return red
-        message = (
-            f"The mask {where!r} must hold class numbers, got colours. Name them in "
-            f'a classes.json beside the images: {{"road": "#6EC1E4", ...}}.'
-        )
-        raise DataError(message)
-    return np.asarray(image).astype(np.int32)
+def _values(image: Image.Image, where: str, kind: Stored) -> NDArray[np.int32]:
+    if kind == "alpha":
+        return np.asarray(image.convert("RGBA"))[..., 3].astype(np.int32)
+    if kind == "index" and image.mode in _INDEXED:
+        return np.asarray(image).astype(np.int32)
+    rounding = 8 if image.format in _LOSSY else 0
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # else Pillow warns that it drops the transparency
+    pixels = np.asarray(image.convert("RGB")).astype(np.int32)
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    if kind == "color":
+        return red << 16 | green << 8 | blue
+    if max(abs(red - green).max(), abs(red - blue).max()) <= rounding:
+        return green
+    message = (
+        f"The mask {where!r} must hold class numbers, got colours. Name them in "
+        f'a classes.json beside the images: {{"road": "#6EC1E4", ...}}.'
+    )
+    raise DataError(message)
 
 
-def has_colors(data: bytes, *, where: str) -> bool:
-    """Whether a mask can only be read as colours: more than one channel, and not all equal."""
-    try:
-        read_values(data, where=where, as_colors=False)
-    except DataError:
-        read_values(data, where=where, as_colors=True)  # raises for broken files
-        return True
-    return False
+def look_into(data: bytes, *, where: str) -> MaskContent:
+    """Count what a mask file holds, in every way in which it can be read."""
+    image = _open(data, where)
+    kinds: list[Stored] = ["index", "color"]
+    if "A" in image.getbands():
+        kinds.append("alpha")
+    pixels: dict[Stored, Counter[int]] = {}
+    inside: dict[Stored, Counter[int]] = {}
+    for kind in kinds:
+        try:
+            values = _values(image, where, kind)
+        except DataError:
+            continue  # colours alone
+        pixels[kind] = Counter(count_values(values))
+        inside[kind] = Counter(count_values(_inside(values)))
+    palette: dict[int, int] = {}
+    if image.format == "GIF" and image.mode == "P":
+        index, color = (_values(image, where, kind).ravel() for kind in kinds[:2])
+        palette = dict(zip(index.tolist(), color.tolist(), strict=True))
+    lossy = image.format in _LOSSY and not (image.format == "WEBP" and b"VP8 " not in data[:4096])
+    return MaskContent(pixels, inside, palette, lossy)
 
 
-def count_values(values: Int[np.ndarray, "H W"]) -> dict[int, int]:
+def _inside(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Give the values in the middle of 3 x 3 equal ones."""
+    same = (values[:, :-2] == values[:, 1:-1]) & (values[:, 1:-1] == values[:, 2:])
+    rows = values[:, 1:-1]
+    whole = same[:-2] & same[1:-1] & same[2:]
+    whole &= (rows[:-2] == rows[1:-1]) & (rows[1:-1] == rows[2:])
+    return rows[1:-1][whole]
+
+
+def count_values(values: Int[np.ndarray, "..."]) -> dict[int, int]:
     """Give the number of pixels of each value."""
+    if values.size and values.min() >= 0 and values.max() < 2**16:
+        counts = np.bincount(values.ravel())
+        found = np.flatnonzero(counts)
+        return dict(zip(found.tolist(), counts[found].tolist(), strict=True))
     found, counts = np.unique(values, return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
+def measure_distances(
+    first: Sequence[int], second: Sequence[int], kind: str
+) -> Int[np.ndarray, "N M"]:
+    """Give the distances of values: for colours, the largest difference of a channel."""
+    shifts = np.array([16, 8, 0] if kind == "color" else [0])
+    bits = 255 if kind == "color" else -1
+    a, b = (np.array(one, np.int64)[:, None] >> shifts & bits for one in (first, second))
+    distances: NDArray[np.int64] = abs(a[:, None] - b[None]).max(axis=2)
+    return distances
+
+
 def read_labels(data: bytes, encoding: MaskEncoding, *, where: str) -> LabelFile:
     """Read a mask file, whole in `data`, as classes; values of no class are ignored too."""
-    values = read_values(data, where=where, as_colors=encoding.kind == "color")
+    assert encoding.kind != "objects", "masks of objects have no file"
+    values = read_values(data, where=where, kind=encoding.kind)
     known = np.array([*encoding.values, *encoding.ignored], np.int64)
     labels = np.r_[np.arange(len(encoding.values)), np.full(len(encoding.ignored), IGNORED)]
+    if encoding.tolerance:
+        found, places = np.unique(values, return_inverse=True)
+        distances = measure_distances(found.tolist(), known.tolist(), encoding.kind)
+        near = labels[distances.argmin(axis=1)]
+        near = np.where(distances.min(axis=1) <= encoding.tolerance, near, IGNORED)
+        return LabelFile(labels=near[places].reshape(values.shape).astype(np.int16), strange={})
     order = np.argsort(known)
     places = np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)
     found = order[places]

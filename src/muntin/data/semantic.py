@@ -15,15 +15,13 @@ from dataclasses import replace
 
 from muntin.data.checking import THREADS, CheckedImage, Parts, Report, Summary, check
 from muntin.data.detection import OUTLINED, list_detect
-from muntin.data.mask_folders import MASK_FOLDERS, name_value
+from muntin.data.mask_folders import BACKGROUND, MASK_FOLDERS, name_value
 from muntin.data.mask_folders import propose_table as propose_table
 from muntin.data.mask_layouts import MaskRequest
 from muntin.data.mask_values import count_values, read_mask
 from muntin.data.readers import Reader, Source, find_reader, join_parts
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Listing, MaskEncoding, Problem, warning
-
-BACKGROUND = "background"
 
 
 def _recognise(source: Source) -> str | None:
@@ -105,7 +103,13 @@ def list_semantic(
     """
     reader, source, found = find_reader(path, READERS, what="masks")
     request = MaskRequest(classes=classes, colors=colors, ignored=ignored)
-    return reader.read(source, found, request)
+    data = reader.read(source, found, request)
+    names = next(iter(data.parts.values())).class_names
+    if classes is None and len(names) == 1:
+        what = f"all that has a class is {names[0]!r}: one class is no task, give another a value"
+        single = Problem(file="masks", what=what, severity="error")
+        return replace(data, problems=(single, *data.problems))
+    return data
 
 
 Pixels = Counter[int]
@@ -152,8 +156,10 @@ def _look(listing: Listing, one: CheckedImage) -> tuple[Pixels, list[Problem]]:
     except DataError as error:
         return Counter(), [Problem(file=file, what=str(error), severity="error")]
     problems = []
-    if found.labels.shape != one.size:
-        high, wide = found.labels.shape
+    high, wide = found.labels.shape
+    # Made before the image was turned by its orientation, which is then not applied.
+    as_stored = one.facts is not None and one.facts.orientation >= 5 and (wide, high) == one.size
+    if (high, wide) != one.size and not as_stored:
         what = (
             f"{high} x {wide} pixels (height x width), its image {entry.path!r} has "
             f"{one.size[0]} x {one.size[1]}: make one of them again"

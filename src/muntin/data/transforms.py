@@ -65,6 +65,8 @@ class Preprocessing:
             attends to as a whole; otherwise as little as a batch needs.
         interpolation: How images are resized (always with antialiasing).
         in_chans: 3 for RGB; 1 for luminance.
+        value_range: Values of images of more than 8 bits that become 0 and 255, the same for all;
+            (0, 0), of runs without: by the type and the values of each image.
     """
 
     img_size: Size
@@ -81,6 +83,7 @@ class Preprocessing:
     pad_to_size: bool = False
     interpolation: Interpolation = "bicubic"
     in_chans: int = 3
+    value_range: tuple[float, float] = (0.0, 0.0)
 
     @staticmethod
     def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, quiet
+from muntin.engines.isolation import try_file
 from muntin.errors import ConfigError
 
 OPSET = 20
@@ -69,9 +70,11 @@ def open_onnx(path: Path, precision: Precision) -> tuple[Runner, str]:
     return run, session.get_modelmeta().custom_metadata_map.get(NOTE, "")
 
 
-def start_onnx(graph: Graph, precision: Precision) -> Runner:
-    """Export the graph to a temporary file and open it."""
+def start_onnx(graph: Graph, precision: Precision, *, apart: bool = False) -> Runner:
+    """Export the graph to a temporary file and open it; `apart`, in a process of its own first."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_onnx(graph, path, "", any_batch=False)
+        if apart:
+            try_file(path)
         return open_onnx(path, precision)[0]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ from muntin.explaining.position_embedding import show_positions
 from muntin.explaining.retrieval import Gallery, embed_folder, show_retrieval
 from muntin.prediction.batch import ImageLike
 from muntin.shapes import Size
-from muntin.staging import staged
+from muntin.staging import refuse_existing, staged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -112,6 +113,7 @@ def explain(
     sections: str | Sequence[str] = (),
     weights: str | Path | None = None,
     img_size: Size | None = None,
+    force: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> Page:
     """Visualise how a model processes images, on one HTML page with captions and formulas.
@@ -131,6 +133,7 @@ def explain(
         sections: One or several of `muntin.explaining.SECTIONS`; all when empty.
         weights: For a zoo name: a file, folder or hub id; random initialisation when omitted.
         img_size: (height, width) in pixels to resize images to. Default: the model's own.
+        force: Whether to replace files in `out`; an image of `images` never is.
         say: Called with each progress message.
 
     Returns:
@@ -143,10 +146,8 @@ def explain(
 
     Example:
         >>> import numpy as np
-        >>> page = explain(
-        ...     "swin_nano", np.zeros((32, 48, 3), np.uint8), getfixture("tmp_path"),
-        ...     sections=["cut"],
-        ... )
+        >>> image, folder = np.zeros((32, 48, 3), np.uint8), getfixture("tmp_path")
+        >>> page = explain("swin_nano", image, folder, sections=["cut"])
         >>> page.path.name
         'page.html'
     """
@@ -159,7 +160,7 @@ def explain(
         raise DataError(message)
     destination = Path(out)
     # Tensors created in inference mode can never require gradients, and attribution needs them.
-    with staged(destination) as stage, torch.inference_mode(False):
+    with _stage(destination, batch_images, force=force) as stage, torch.inference_mode(False):
         opened = open_model(model, weights=weights, img_size=img_size)
         other = None if compare is None else open_model(compare, img_size=img_size)
         session = _Session(
@@ -180,6 +181,15 @@ def explain(
         missing=tuple(dict.fromkeys(session.missing)),
         left_out=tuple(left_out),
     )
+
+
+def _stage(
+    folder: Path, images: Sequence[ImageLike], *, force: bool
+) -> contextlib.AbstractContextManager[Path]:
+    """Stage the files of a page; an existing page is met before any work."""
+    refuse_existing([folder / "page.html"], (), option="--out", force=force)
+    given = [image for image in images if isinstance(image, str | Path)]
+    return staged(folder, inputs=given, force=force)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

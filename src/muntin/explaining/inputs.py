@@ -270,8 +270,9 @@ def open_context(
     centre.
     """
     check_point(point)
-    predictor, pixels = model.predictor, open_image(image)
-    pre, size = predictor.preprocessing, (pixels.shape[0], pixels.shape[1])
+    predictor, pre = model.predictor, model.predictor.preprocessing
+    pixels = open_image(image, pre.value_range)
+    size = (pixels.shape[0], pixels.shape[1])
     region = (0, 0, size[1], size[0])
     # Top-down: the whole image counts as one instance; no detector runs here.
     batch = predictor.prepare(pixels, boxes=[region] if predictor.task.top_down else None)

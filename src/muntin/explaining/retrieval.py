@@ -25,6 +25,7 @@ from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.listing import list_classify
 from muntin.data.transforms import normalise
+from muntin.data.value_ranges import ValueRange
 from muntin.drawing.style import INK, clean_label, colour_of
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.context import Context
@@ -102,7 +103,8 @@ def embed_folder(context: Context, folder: Path | str, *, limit: int = MAX_IMAGE
     splits, an archive, a CSV file), or any folder of images.
     """
     rows, class_names = _list(folder)
-    images = _read(rows[place] for place in spread(len(rows), limit))
+    chosen = (rows[place] for place in spread(len(rows), limit))
+    images = _read(chosen, context.pre.value_range)
     found: list[tuple[str, int, NDArray[np.uint8]]] = []
     vectors: list[NDArray[np.float32]] = []
     while batch := list(islice(images, BATCH_SIZE)):
@@ -138,11 +140,13 @@ def _list(folder: Path | str) -> tuple[list[tuple[str, str, int]], tuple[str, ..
     return sorted(rows), listings[0].class_names
 
 
-def _read(rows: Iterable[tuple[str, str, int]]) -> Iterator[tuple[str, int, NDArray[np.uint8]]]:
+def _read(
+    rows: Iterable[tuple[str, str, int]], value_range: ValueRange
+) -> Iterator[tuple[str, int, NDArray[np.uint8]]]:
     """(path, class, pixels) of every image that can be read."""
     for source, path, class_id in rows:
         try:
-            pixels = decode(read_bytes(source, path), where=path)
+            pixels = decode(read_bytes(source, path), where=path, value_range=value_range)
         except DataError as error:
             warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=3)
             continue

@@ -23,12 +23,14 @@ from torch import Tensor, nn
 
 from muntin.engines.engine_table import time_runners
 from muntin.engines.graphs import Graph, Runner
+from muntin.engines.isolation import try_file
 from muntin.engines.onnx_engine import open_onnx, write_onnx
 from muntin.engines.openvino_engine import (
     compile_openvino,
     quantise_int8,
     save_openvino,
     to_openvino,
+    try_openvino,
 )
 from muntin.errors import ConfigError
 
@@ -173,6 +175,7 @@ class _OpenVino:
         return self.model.clone()
 
     def start(self, model: Any) -> Runner:  # noqa: ANN401 (openvino.Model)
+        try_openvino(model, "fp32")
         return compile_openvino(model, "fp32")
 
     def names(self, marks: Sequence[float]) -> list[str]:
@@ -208,6 +211,7 @@ class _Onnx:
     def start(self, model: Any) -> Runner:  # noqa: ANN401 (onnx.ModelProto)
         with tempfile.TemporaryDirectory() as folder:
             self.write(model, Path(folder) / "model.onnx", "")
+            try_file(Path(folder) / "model.onnx")
             return open_onnx(Path(folder) / "model.onnx", "int8")[0]
 
     def names(self, marks: Sequence[float]) -> list[str]:

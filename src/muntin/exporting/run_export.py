@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from muntin.data.transforms import Preprocessing
 from muntin.engines.engine_network import EngineNetwork, canvas_of, head_info, make_graph
 from muntin.engines.engine_table import FORMATS, Format, require
 from muntin.engines.graphs import Graph, Precision, Runner
+from muntin.engines.isolation import try_file
 from muntin.errors import ConfigError, RunError, unknown_name
 from muntin.exporting.quantisation import Quantised, quantise
 from muntin.exporting.verification import Row, compare, comparison_images, require_agreement
@@ -32,7 +33,7 @@ from muntin.samples import Classes, Listing
 from muntin.scoring.evaluation import pick_part
 from muntin.scoring.evaluator import score
 from muntin.shapes import Size
-from muntin.staging import staged
+from muntin.staging import refuse_existing, staged
 from muntin.tasks.task import Task
 from muntin.training.defaults import normalise_as
 from muntin.zoo.model_building import canonical_name, create_model, find_model
@@ -103,7 +104,7 @@ def export(
     kind = FORMATS.get(format)
     if kind is None:
         raise ConfigError(unknown_name("format", format, FORMATS))
-    path = _target(Path(out), kind, force=force)
+    path = _target(Path(out), kind, (weights or "", data), force=force)
     _check_precision(kind, precision, data)
     packages = (*kind.packages, *kind.readers, *(("nncf",) if precision == "int8" else ()))
     require(packages, f"exporting to {format}")
@@ -173,6 +174,7 @@ class _Exporter:
         return EngineNetwork(lambda *_: runner, [canvas], front, finds=finds, groups=None)
 
     def compare(self, path: Path, canvas: Size, store: ImageCache | None) -> list[Row]:
+        try_file(path, self.precision)
         engine = self.engine(self.kind.open(path, self.precision)[0], canvas)
         finds, precision = self.run.task.detects, self.precision
         return [
@@ -189,7 +191,7 @@ class _Exporter:
             return self.compare(path, other, None)
 
 
-def _target(path: Path, kind: Format, *, force: bool) -> Path:
+def _target(path: Path, kind: Format, given: Sequence[Path | str], *, force: bool) -> Path:
     if path.is_dir():
         message = f"OUT must be a file, got the folder {path}. Name a file in it."
         raise RunError(message)
@@ -201,9 +203,8 @@ def _target(path: Path, kind: Format, *, force: bool) -> Path:
             )
             raise ConfigError(message)
         path = path.with_name(path.name + kind.suffix)
-    if path.exists() and not force:
-        message = f"OUT must not exist, got {path}. Choose another name, or add --force."
-        raise RunError(message)
+    written = [path, path.with_suffix(".bin")] if kind.suffix == ".xml" else [path]
+    refuse_existing(written, given, option="OUT", force=force)
     return path
 
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from muntin.data.batches import fit, padded_size, stack_images
 from muntin.data.decoding import open_image
+from muntin.data.image_formats import is_image_file
 from muntin.data.transforms import Preprocessing, to_tensor
-from muntin.data.trees import IMAGE_SUFFIXES
+from muntin.data.value_ranges import UNSET, ValueRange
 from muntin.errors import DataError, MuntinWarning
 from muntin.shapes import Size, UInt8
 from muntin.tasks.task import DEFAULT_OPTIONS, ImageMeta, PredictOptions
@@ -55,11 +56,11 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
             message = f"a path to images must not be empty, got {str(text)!r}. Check the command."
             raise DataError(message)
         if place.is_dir():
-            here = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            here = sorted(path for path in place.rglob("*") if is_image_file(path))
         else:
             here = [place] if place.exists() else _match(place)
         if not here:
-            what = f"none of {', '.join(IMAGE_SUFFIXES)}" if place.is_dir() else "nothing"
+            what = "no file of an image format" if place.is_dir() else "nothing"
             message = f"no image found at {str(place)!r}: got {what}. Check the path."
             raise DataError(message)
         found += here
@@ -84,11 +85,13 @@ def read_images(
     boxes: Iterable[Any] | None = None,
     *,
     strict: bool = True,
+    value_range: ValueRange = UNSET,
 ) -> Iterator[LoadedImage]:
     """Read images one at a time, in order; lazily.
 
     `boxes` are the instances in each image (of a single image: its boxes). Unless `strict`, an
-    image that cannot be read is left out, with a warning that names it.
+    image that cannot be read is left out, with a warning that names it. `value_range` is that of
+    `Preprocessing`.
     """
     single = isinstance(images, (str, Path, Image.Image, np.ndarray))
     if not single and not isinstance(images, Iterable):
@@ -103,11 +106,14 @@ def read_images(
         raise DataError(message)
     many = cast("Iterable[ImageLike]", [images] if single else images)
     given = None if boxes is None else iter([boxes] if single else boxes)
-    return _read(many, given, strict)
+    return _read(many, given, strict, value_range)
 
 
 def _read(
-    images: Iterable[ImageLike], given: Iterator[Any] | None, strict: bool
+    images: Iterable[ImageLike],
+    given: Iterator[Any] | None,
+    strict: bool,
+    value_range: ValueRange,
 ) -> Iterator[LoadedImage]:
     for image in images:
         path = str(image) if isinstance(image, (str, Path)) else ""
@@ -116,7 +122,7 @@ def _read(
             message = f"boxes must be given for every image, got too few: {image!r} has none."
             raise DataError(message)
         try:
-            pixels = open_image(image)
+            pixels = open_image(image, value_range)
         except DataError as error:
             if strict:
                 raise

@@ -172,7 +172,7 @@ class Predictor:
             ConfigError: The task does not support tiles, scales or boxes (before anything is read).
         """
         options = _check_options(self.task, tta, tile, scales, boxes is not None)
-        return self._stream(read_images(images, boxes, strict=strict), options)
+        return self._stream(self._read(images, boxes, strict=strict), options)
 
     def prepare(
         self,
@@ -189,7 +189,7 @@ class Predictor:
         give a batch at a time. Arguments and errors are those of `stream`.
         """
         options = _check_options(self.task, tta, tile, scales, boxes is not None)
-        cropped = list(self._crop(read_images(images, boxes), options))
+        cropped = list(self._crop(self._read(images, boxes), options))
         crops = [crop for image in cropped for crop in image.crops]
         return self._batch(crops, cropped, options)
 
@@ -223,6 +223,16 @@ class Predictor:
         _check_record("decode", raw, RawBatch, "run")
         found = iter(self._decode_crops(raw))
         return [merge([next(found) for _ in range(count)]) for count, merge in raw.merges]
+
+    def _read(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        boxes: Iterable[Any] | None,
+        *,
+        strict: bool = True,
+    ) -> Iterator[LoadedImage]:
+        value_range = self.preprocessing.value_range
+        return read_images(images, boxes, strict=strict, value_range=value_range)
 
     def _stream(self, images: Iterator[LoadedImage], options: PredictOptions) -> Iterator[Any]:
         """Fill batches across images; an image is done when the last of its crops is."""

@@ -7,7 +7,6 @@ import contextlib
 import csv
 import io
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 from muntin.errors import DataError, RunError, cannot_write
 from muntin.results import Poses
 from muntin.runs import write_text
+from muntin.staging import staged
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
@@ -69,27 +69,22 @@ def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction)
     """
     av = _import_av()
     path = Path(path)
-    partial = path.with_name(f"partial-{path.name}")  # PyAV derives the format from the suffix
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(partial), mode="w") as container:
-            stream: Any = None
-            for image in images:
-                if stream is None:
-                    stream = _add_stream(av, container, image, rate)
-                sheet = Image.new("RGB", (stream.width, stream.height), "white")
-                sheet.paste(image)
-                frame = av.VideoFrame.from_ndarray(np.asarray(sheet), format="rgb24")
-                for packet in stream.encode(frame):
+    with staged(path.parent, named=path) as stage:
+        try:
+            with av.open(str(stage / path.name), mode="w") as container:
+                stream: Any = None
+                for image in images:
+                    if stream is None:
+                        stream = _add_stream(av, container, image, rate)
+                    sheet = Image.new("RGB", (stream.width, stream.height), "white")
+                    sheet.paste(image)
+                    frame = av.VideoFrame.from_ndarray(np.asarray(sheet), format="rgb24")
+                    for packet in stream.encode(frame):
+                        container.mux(packet)
+                for packet in stream.encode() if stream is not None else ():
                     container.mux(packet)
-            for packet in stream.encode() if stream is not None else ():
-                container.mux(packet)
-        os.replace(partial, path)
-    except (av.error.FFmpegError, OSError) as error:
-        raise RunError(cannot_write(path, error)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        except (av.error.FFmpegError, OSError) as error:
+            raise RunError(cannot_write(path, error)) from error
     return path
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from muntin.data.archives import read_bytes
 from muntin.data.batches import evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig, change_reading
-from muntin.data.decoding import decode
+from muntin.data.entry_images import read_pixels
 from muntin.data.pose import is_whole, list_pose
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.metrics.detection_metric import DetectionMetric
@@ -159,10 +158,8 @@ def _score_detected(
     finder = Run.open(detector)
     predictor = load(run, device=device, detector=finder, detector_threshold=MIN_SCORE)
     listing = _held_out(list_pose(data, classes=run.classes, whole=True), run.task, data)
-    images = (
-        decode(read_bytes(listing.source, entry.path), where=entry.path)
-        for entry in listing.entries
-    )
+    value_range = run.preprocessing.value_range
+    images = (read_pixels(listing.source, entry, value_range)[0] for entry in listing.entries)
     answers = list(predictor.stream(images, tta=tta))
     indices = torch.arange(len(listing))
     truth = run.task.ground_truth(listing, run.classes)[indices]

@@ -16,7 +16,9 @@ from torchvision.ops import box_iou
 
 from muntin.data.archives import read_bytes
 from muntin.data.cache import ImageCache
-from muntin.data.decoding import decode
+from muntin.data.decoding import Decoding, decode_with_facts
+from muntin.data.entry_images import read_pixels
+from muntin.data.value_ranges import OWN
 from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_errors, draw_precision_recall
@@ -193,7 +195,9 @@ def _(
 
     def draw(mean: float, row: int) -> Thumbnail:
         truth, answer = outputs.truth[metric.owners[row]], outputs.answers[metric.owners[row]]
-        pixels = decode(read_bytes(scored.listing.source, truth.path), where=truth.path)
+        how = Decoding(size=answer.size)
+        data = read_bytes(scored.listing.source, truth.path)
+        pixels, _ = decode_with_facts(data, where=truth.path, how=how)
         wanted = [truth.row] if truth.row >= 0 else range(len(truth.objects))
         annotated = annotated_poses(truth.objects, wanted, metric.skeleton)
         pair = draw_pose_pair(pixels, annotated, answer.above(metric.score_threshold))
@@ -207,9 +211,10 @@ def _format(value: float | None) -> str:
 
 
 def _open(scored: Scored, row: int) -> tuple[str, NDArray[np.uint8]]:
-    """Path and pixels of the image of an output."""
-    path = scored.listing.entries[int(scored.outputs.indices[row])].path
-    return path, decode(read_bytes(scored.listing.source, path), where=path)
+    """Path and pixels of the image of an output, turned as it was scored."""
+    entry = scored.listing.entries[int(scored.outputs.indices[row])]
+    size = scored.outputs.answers[row].size
+    return entry.path, read_pixels(scored.listing.source, entry, OWN, size=size)[0]
 
 
 def _caption(drawn: Image.Image, text: str, path: str, *, parts: int = 2) -> Thumbnail:

@@ -130,6 +130,10 @@ def defer_interrupts() -> Iterator[list[int]]:
         yield received
 
 
+class Stopped(Exception):
+    """Raised by a signal while the training only waits."""
+
+
 class Interruption(ExitStack):
     """Context in which the first Ctrl-C requests a stop, and the second one acts as usual.
 
@@ -138,13 +142,29 @@ class Interruption(ExitStack):
 
     def __init__(self, stop_after: int = 0) -> None:
         super().__init__()
-        self._left, self._requested = stop_after, False
+        self._left, self._requested, self._waits = stop_after, False, False
         self.enter_context(_handle(self._request, signal.SIGINT, signal.SIGTERM))
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self._requested = True
         # Restores the handlers, so that a second signal ends a step that hangs.
         self.close()
+        if self._waits:
+            self._waits = False
+            raise Stopped
+
+    @contextmanager
+    def waiting(self, fabric: Fabric) -> Iterator[None]:
+        """Context that changes no weights, which a signal leaves at once by `Stopped`.
+
+        Reading may hang, and a validation takes longer than a scheduler waits. One of several
+        processes never leaves alone: the others would wait for it.
+        """
+        self._waits = fabric.world_size == 1
+        try:
+            yield
+        finally:
+            self._waits = False
 
     def requested(self, fabric: Fabric) -> bool:
         """Whether to stop after the current step; the same answer in all processes."""

@@ -253,6 +253,7 @@ def choose_preprocessing(
         std=_per_channel(entry.std, model.in_chans),
         interpolation="bilinear",
         in_chans=model.in_chans,
+        value_range=data.range,
     )
     if kind == "segmentation":
         return replace(

@@ -8,32 +8,35 @@ resumed is bit-equal to one that was not (on one device, without a time limit).
 from __future__ import annotations
 
 import json
+import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from muntin.data.batches import Batch, evaluation_batch
+from muntin.data.batches import Batch
 from muntin.data.cache import ImageCache
-from muntin.data.loading import EvalLoader, Processes, TrainLoader
+from muntin.data.loading import Processes, TrainLoader
+from muntin.data.worker_memory import describe_failure
 from muntin.devices import memory_mib
+from muntin.errors import MuntinWarning, TrainingError
 from muntin.objectives.objective import Objective
 from muntin.runs import WEIGHTS, append_journal, drop_epochs_from, write_results
-from muntin.scoring.evaluator import Outputs, Scored
+from muntin.scoring.evaluator import Scored
 from muntin.shapes import Size
-from muntin.training.checkpoint import Interruption, read_checkpoint, write_checkpoint
+from muntin.training.checkpoint import Interruption, Stopped, read_checkpoint, write_checkpoint
+from muntin.training.deadline import Clock, Deadline
 from muntin.training.optimization import img_size_at, lr_factor
 from muntin.training.progress import Reporter, format_duration, write_events, writes_events
 from muntin.training.request import PreparedRun
 from muntin.training.trainer import Trainer, class_balanced_shares
+from muntin.training.validation import Validation
 from muntin.weights.weight_files import write_weights
-
-VALIDATION_SHARE = 0.04
-"""Under a time limit, at most about this share of the time is spent on validation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +77,12 @@ class Loop:
     """Trains the network of a prepared run in place, and writes the run folder."""
 
     def __init__(
-        self, fabric: Fabric, prepared: PreparedRun, objective: Objective[Any], reporter: Reporter
+        self,
+        fabric: Fabric,
+        prepared: PreparedRun,
+        objective: Objective[Any],
+        reporter: Reporter,
+        clock: Clock = time.monotonic,
     ) -> None:
         run, network = prepared.run, prepared.network
         self.fabric, self.run, self.reporter = fabric, run, reporter
@@ -101,21 +109,35 @@ class Loop:
         )
         # Sizes that are multiples of the coarsest stride need no padding.
         self.stride = network.spec.strides[-1]
-        self.started = self._validated_at = time.monotonic()
-        self._validation_s = self._images_per_s = 0.0
+        self.clock, self.deadline = clock, Deadline(limit_s=self.config.max_time_s)
+        self.deadline.expect_saving(sum(p.numel() for p in network.parameters()))
+        self.validation = Validation(
+            self.trainer, self.val, self._processes(), deadline=self.deadline, clock=clock
+        )
+        self.started = self._stepped_at = clock()
+        self._images_per_s = 0.0
+        self._safe = self.state
         self._best: Scored | None = None
 
     def fit(self, *, started: float, resume: bool = False, stop_after: int = 0) -> FitResult:
         """Train until the last epoch, the time limit, early stopping or an interruption.
 
-        A time limit counts from `started`, a `time.monotonic`. `stop_after` stops after that many
+        A time limit counts from `started`, a time of the clock. `stop_after` stops after that many
         steps as if interrupted; 0 = never.
         """
-        self.started = self._validated_at = started
+        self.started = self.validation.ended = started
         if resume:
             self._load()
-        with Interruption(stop_after) as interruption:
-            interrupted = self._run_all(interruption)
+        with Interruption(stop_after) as self.interruption:
+            try:
+                interrupted = self._run_all()
+            except Stopped:
+                self.state = self._safe
+                interrupted = self._stop()
+            except RuntimeError as error:
+                if failure := describe_failure(error):
+                    raise TrainingError(failure) from error
+                raise
         return FitResult(
             figures=self.state.figures,
             epochs=self.state.epoch,
@@ -130,53 +152,59 @@ class Loop:
 
     def _elapsed(self) -> float:
         """Seconds of training, those before a resume included."""
-        return self.state.elapsed_s + time.monotonic() - self.started
+        return self.state.elapsed_s + self.clock() - self.started
 
     def _progress(self) -> float:
         """Finished part of the training in [0, 1], by steps or by time, whichever is larger."""
         steps = self.state.epoch * len(self.loader) + self.state.step
         done = steps / (self.config.epochs * len(self.loader))
-        limit = self.config.max_time_s
-        if limit:
-            # Time for what follows the last step: validation, saving, images.
-            reserve = 5 + 0.01 * limit + 1.5 * self._validation_s
-            done = max(done, self._elapsed() / max(limit - reserve, 1e-9))
+        if self.config.max_time_s:
+            done = max(done, self.deadline.progress(self._elapsed()))
             # Clocks differ: all processes must stop at the same step.
             if self.fabric.world_size > 1:
                 done = float(self.fabric.broadcast(done))
         return min(done, 1.0)
 
-    def _run_all(self, interruption: Interruption) -> bool:
+    def _run_all(self) -> bool:
         """Train until the end; return whether it was interrupted."""
         state, config = self.state, self.config
         # Even the shortest time limit allows one step and one validation.
         over = state.epoch >= config.epochs or (self._progress() >= 1 and state.best_epoch)
         if over:
             self.reporter.note("The run has already finished: nothing to train.")
+        elif config.max_time_s:
+            self.validation.estimate(self.interruption)
         while not over:
-            if not self._train_epoch(interruption):
-                self._save()
-                return True
+            if not self._train_epoch():
+                return self._stop()
             over = self._end_epoch()
             if config.early_stop and state.stale >= config.early_stop:
                 self.reporter.note(
-                    f"Early stopping: no improvement in the {state.stale} epochs since epoch "
-                    f"{state.best_epoch}."
+                    f"Early stopping: no improvement in {state.stale} validations; the best epoch "
+                    f"is {state.best_epoch}."
                 )
                 break
         return False
 
-    def _train_epoch(self, interruption: Interruption) -> bool:
+    def _stop(self) -> bool:
+        """Save the run to be resumed."""
+        self.trainer.require_finite()
+        self._save()
+        return True
+
+    def _train_epoch(self) -> bool:
         """Train the rest of the current epoch; False if interrupted."""
-        done, size = self._train_at(self._size(self._progress()), interruption)
+        self._stepped_at = self.clock()
+        done, size = self._train_at(self._size(self._progress()))
         while done and size:
-            done, size = self._train_at(size, interruption)
+            done, size = self._train_at(size)
         return done
 
-    def _train_at(self, size: Size, interruption: Interruption) -> tuple[bool, Size | None]:
+    def _train_at(self, size: Size) -> tuple[bool, Size | None]:
         """Train with one image size; return whether to continue, and the next size."""
         state, accumulate, progress = self.state, self.config.accumulate, self._progress()
-        since, images = time.monotonic(), 0
+        since, images = self.clock(), 0
+        self._safe = replace(state)
         # Another image size needs other batches: the loaders continue at the current step.
         for views in self._batches(size):
             batch = views[0]
@@ -184,26 +212,49 @@ class Loop:
             first = state.step - state.step % accumulate
             end = min(first + accumulate, len(self.loader))  # the last group may have fewer steps
             share, last = 1 / (end - first), state.step + 1 == end
-            value = self.trainer.accumulate_gradients(
-                views, state.epoch, state.step, share=share, last=last
-            )
-            if last:
-                self.trainer.update_weights(lr_factor(self.config, progress))
+            factor = lr_factor(self.config, progress) if last else None
+            value = self._learn(views, share, factor)
             state.step += 1
-            state.loss_sum += value
-            state.num_seen += int(batch.weights.sum())
+            if value is not None:
+                state.loss_sum += value
+                state.num_seen += int(batch.weights.sum())
             images += batch.num_real
-            self._images_per_s = images / (time.monotonic() - since)
+            before, self._stepped_at = self._stepped_at, self.clock()
+            self.deadline.add_step(self._stepped_at - before)
+            self._images_per_s = images / max(self._stepped_at - since, 1e-9)
             progress = self._progress()
             self._report_step(size, progress)
             # Accumulated gradients are not part of a checkpoint: stop only after a weight update.
-            if interruption.requested(self.fabric) and last:
+            if last:
+                self._safe = replace(state)
+            if self.interruption.requested(self.fabric) and last:
                 return False, None
             if progress >= 1:
                 return True, None
             if (next_size := self._size(progress)) != size:
                 return True, next_size
         return True, None
+
+    def _learn(self, views: tuple[Batch, ...], share: float, factor: float | None) -> float | None:
+        """Learn from a batch; with `factor`, update the weights. None if the step is left out.
+
+        A step that fails in half precision is left out, and all that follow are made in fp32.
+        """
+        state, trainer = self.state, self.trainer
+        last = factor is not None
+        try:
+            value = trainer.accumulate_gradients(
+                views, state.epoch, state.step, share=share, last=last
+            )
+        except TrainingError as error:
+            if not trainer.leave_half_precision():
+                raise
+            text = f"{str(error).partition('. ')[0]}: left out. Training goes on in fp32"
+            warnings.warn(text, MuntinWarning, stacklevel=2)
+            return None
+        if factor is not None:
+            trainer.update_weights(factor)
+        return value
 
     def _batches(self, size: Size) -> Iterator[tuple[Batch, ...]]:
         """Batches of the rest of the epoch, one for each view."""
@@ -213,7 +264,13 @@ class Loop:
                 stack.enter_context(closing(loader.batches(epoch, step, size)))
                 for loader in (self.loader, *self.more_views)
             ]
-            yield from zip(*views, strict=True)
+            together = zip(*views, strict=True)
+            while True:
+                with self.interruption.waiting(self.fabric):
+                    batches = next(together, None)
+                if batches is None:
+                    return
+                yield batches
 
     def _size(self, progress: float) -> Size:
         return img_size_at(self.config, self.run.preprocessing.img_size, self.stride, progress)
@@ -240,12 +297,13 @@ class Loop:
 
     def _end_epoch(self) -> bool:
         """Validate and save; return whether the training is over."""
-        state = self.state
-        if state.epoch == 0 and state.step < len(self.loader):
-            steps = f"{state.step} of {len(self.loader)} steps"
-            self.reporter.note(f"Time limit reached after {steps} of epoch 1.")
+        state, steps = self.state, self.state.step
+        self.trainer.require_finite()
+        self.deadline.closing_s = self.clock() - self._stepped_at
+        last = state.epoch + 1 == self.config.epochs or self._progress() >= 1
+        due = last or self.validation.is_due(first=not state.best_epoch)
+        scored = self.validation.score(self.interruption) if due else None
         state.epoch, state.step = state.epoch + 1, 0
-        last = state.epoch == self.config.epochs or self._progress() >= 1
         line: dict[str, Any] = {
             "epoch": state.epoch,
             "train_loss": self._mean_loss(),
@@ -254,8 +312,8 @@ class Loop:
             "memory_mib": round(memory_mib()),
         }
         state.loss_sum, state.num_seen = 0.0, 0
-        if last or self._should_validate():
-            scored = self._validate()
+        saving = self.clock()
+        if scored is not None:
             numbers = {k: v for k, v in scored.figures.items() if isinstance(v, (int, float))}
             line.update({f"val_{name}": value for name, value in numbers.items()})
             self._update_best(scored)
@@ -267,7 +325,13 @@ class Loop:
                 write_events(self.run.path, line)
         self._report_epoch(line)
         self._save()
-        return last
+        self.deadline.saving_s = self.clock() - saving
+        # What was only estimated may have left time for more; the last weights are validated.
+        over = state.epoch == self.config.epochs or (due and self._progress() >= 1)
+        if over and state.epoch == 1 and steps < len(self.loader):
+            part = f"{steps} of {len(self.loader)} steps"
+            self.reporter.note(f"Time limit reached after {part} of epoch 1.")
+        return over
 
     def _mean_loss(self) -> float:
         # Sums: processes may have seen different numbers of images.
@@ -277,43 +341,15 @@ class Loop:
             sums = gathered.cpu()
         return float(sums[0] / max(float(sums[1]), 1))
 
-    def _should_validate(self) -> bool:
-        # Clocks differ: a process that validated alone would wait for the others forever.
-        since = time.monotonic() - self._validated_at
-        due = not self.config.max_time_s or since * VALIDATION_SHARE >= self._validation_s
-        return bool(self.fabric.broadcast(due)) if self.fabric.world_size > 1 else due
-
-    def _validate(self) -> Scored:
-        """Evaluate the weights that would be saved."""
-        start, fabric, cache = time.monotonic(), self.fabric, self.val
-        loader = EvalLoader(
-            cache,
-            batch_size=evaluation_batch(cache.pre, self.config.validation_batch),
-            processes=self._processes(),
-        )
-        outputs = self.objective.evaluate(
-            self.trainer.best_network, loader, fabric.device, fabric.autocast
-        )
-        scored = self.objective.score(self._gather(outputs), cache.listing)
-        self._validated_at = time.monotonic()
-        self._validation_s = self._validated_at - start
-        return scored
-
-    def _gather(self, outputs: Outputs) -> list[Outputs]:
-        parts: list[Any] = [outputs] * self.fabric.world_size
-        if len(parts) > 1:
-            # As objects: outputs of detectors differ in length from image to image.
-            torch.distributed.all_gather_object(parts, outputs)
-        return parts
-
     def _update_best(self, scored: Scored) -> None:
         state = self.state
-        _, value = self.objective.goal(scored.figures)
-        if state.best is not None and value <= state.best:
-            state.stale += 1
+        rank = self._rank(scored.figures)
+        best = None if state.best is None else self._rank(state.figures)
+        state.stale = 0 if best is None or rank > best else state.stale + 1
+        # Of equals the later one is kept, which learnt more, as where nothing has been found yet.
+        if best is not None and rank < best:
             return
-        state.best, state.best_epoch, state.stale = value, state.epoch, 0
-        state.figures = scored.figures
+        state.best, state.best_epoch, state.figures = rank[0], state.epoch, scored.figures
         if self.fabric.is_global_zero:
             self._best = scored
             metadata = {
@@ -327,9 +363,15 @@ class Loop:
             write_weights(self.run.path / WEIGHTS, weights, metadata)
             write_results(self.run.path, state.epoch, scored.figures)
 
+    def _rank(self, figures: dict[str, Any]) -> tuple[float, float]:
+        """What an epoch is compared by: the goal, then the loss in validation, if there is one."""
+        loss = figures.get("loss")
+        finite = isinstance(loss, float) and math.isfinite(loss)
+        return self.objective.goal(figures)[1], -loss if finite else -math.inf
+
     def _report_epoch(self, line: dict[str, Any]) -> None:
         parts = [self._title(ended=True), f"loss {line['train_loss']:.3f}"]
-        goal, _ = self.objective.goal(self.state.figures)
+        goal = self.objective.goal(self.state.figures)[0] if self.state.best_epoch else ""
         for name, digits in ((goal, 4), ("loss", 3)):
             if f"val_{name}" in line:
                 parts.append(f"val {name} {line[f'val_{name}']:.{digits}f}")

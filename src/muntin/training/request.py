@@ -18,6 +18,7 @@ from muntin.run_config import RunConfig
 from muntin.runs import WEIGHTS, Run, is_run, read_json
 from muntin.samples import Listing
 from muntin.shapes import Size
+from muntin.staging import refuse_existing
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import TASKS, find_task
 from muntin.zoo.model_building import canonical_name, model_config
@@ -90,6 +91,9 @@ def choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
 MIN_SIDE = 32
 """Pixels; smaller images leave no cell in the coarsest level of a pyramid."""
 
+MIN_CLASSIFIED_SIDE = 8
+"""Pixels; smaller images show nothing that could be learnt."""
+
 MAX_SIDE = 2**15
 """Pixels; activations of larger images fit into no memory."""
 
@@ -118,6 +122,20 @@ def _check_recompute(request: Request, settings: Mapping[str, list[tuple[str, st
         raise ConfigError(message)
 
 
+def require_sides(size: Size, task: Task) -> None:
+    """Refuse images of a size that cannot be trained."""
+    least = MIN_SIDE if task.dense else MIN_CLASSIFIED_SIDE
+    if min(size) < least:
+        message = (
+            f"img_size must be at least {least} pixels for {task.name}, got {tuple(size)}. "
+            f"Increase it."
+        )
+        raise ConfigError(message)
+    if max(size) > MAX_SIDE:
+        message = f"img_size must be at most {MAX_SIDE} pixels a side, got {tuple(size)}."
+        raise ConfigError(message)
+
+
 def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
     """Check names and settings before any data is read."""
     task = task_of(request)
@@ -132,15 +150,8 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
     if request.head and task.dense:
         _check_head_of_other_task(request.head, task)
         find_head(request.head, task.dense.heads)
-    if task.dense and any(request.img_size) and min(request.img_size) < MIN_SIDE:
-        message = (
-            f"img_size must be at least {MIN_SIDE} pixels for {task.name}, got "
-            f"{request.img_size}. Increase it."
-        )
-        raise ConfigError(message)
-    if max(request.img_size) > MAX_SIDE:
-        message = f"img_size must be at most {MAX_SIDE} pixels a side, got {request.img_size}."
-        raise ConfigError(message)
+    if any(request.img_size):
+        require_sides(request.img_size, task)
     unused = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
     if unused and (task.detects or task.top_down):
         message = f"train.{min(unused)} has no effect on {task.name}. Omit it."
@@ -174,35 +185,6 @@ def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tupl
     return groups
 
 
-def resume_request(request: Request, has_out: bool) -> Request:
-    """Return the request of the run in `out`, which the user must have given."""
-    free = ("task", "data", "val", "out")
-    plain = Request(**{name: getattr(request, name) for name in free}, machine=MachineConfig())
-    # Everything else must have its default.
-    words = {"machine": "options of the machine such as --device", "base": "--config"}
-    given = [f.name for f in fields(plain) if getattr(request, f.name) != getattr(plain, f.name)]
-    given = [words.get(name, name) for name in given]
-    if given:
-        message = (
-            f"a resumed run keeps its settings, got {', '.join(given)} with --resume. Omit "
-            f"them, or start a new run with another --out."
-        )
-        raise ConfigError(message)
-    if not has_out:
-        message = "--resume needs a run folder, got no --out. Pass the run folder as --out."
-        raise ConfigError(message)
-    if not Path(request.out).is_dir():
-        message = (
-            f"--resume needs an existing run folder, got --out {request.out}. Check the path, or "
-            f"omit --resume to start a new run there."
-        )
-        raise RunError(message)
-    base = Run.open(request.out).config
-    val = request.val or base.val
-    # Weights come from the checkpoint: loading others first would waste time.
-    return replace(request, val=val, weights="none", machine=base.machine, base=base)
-
-
 def repeat_request(request: Request) -> Request:
     """Fill in weights and validation images of a run that is repeated with --config."""
     folder, base = Path(request.out), request.base
@@ -213,6 +195,10 @@ def repeat_request(request: Request) -> Request:
             f"--resume to continue it."
         )
         raise RunError(message)
+    refuse_existing([folder], [request.data, request.val], option="--out", force=True)
+    if not (folder / "config.json").exists():  # then these files are not those of a run
+        names = ("classes.json", "preprocessing.json", "split.json", "journal.jsonl")
+        refuse_existing([folder / name for name in names], (), option="--out", force=None)
     if base is None:
         return request
     if base.task != request.task:
@@ -233,20 +219,3 @@ def read_config(path: str | Path) -> RunConfig:
     except RunError as error:
         message = f"config must be the config.json of a run: {error}"
         raise ConfigError(message) from error
-
-
-def check_same_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:
-    """Check that a resumed run gets the images it started with; they may have been moved."""
-    saved = read_json(folder / "split.json")
-    # The validation images are compared by path, as their metrics select the best epoch.
-    same = (
-        saved["train"][1:] == [len(train)]
-        and saved["val"][1:] == [[entry.path for entry in val.entries]]
-        and Run.open(folder).classes == run.classes
-    )
-    if not same:
-        message = (
-            f"a run must be resumed with the images it started with, got others in {train.source} "
-            f"(see {folder / 'split.json'}). Restore them, or start a new run with --config."
-        )
-        raise RunError(message)

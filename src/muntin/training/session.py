@@ -29,14 +29,8 @@ from muntin.training.machine import build_fabric, choose_machine
 from muntin.training.memory_budget import fit_memory
 from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
-from muntin.training.request import (
-    PreparedRun,
-    Request,
-    check_same_data,
-    read_config,
-    repeat_request,
-    resume_request,
-)
+from muntin.training.request import PreparedRun, Request, read_config, repeat_request
+from muntin.training.resume import check_same_data, resume_request
 from muntin.training.setup import prepare
 from muntin.training.trainer import build_objective
 
@@ -106,7 +100,8 @@ def train(
         devices: Number of devices, each with its own process.
         seed: Random seed; -1 = 0, or that of `config`.
         out: The run folder; empty = ``runs/NAME``, numbered, after the name of the data.
-        resume: Continue the run in `out`.
+        resume: Go on with the run in `out`. Larger `epochs` or `max_time_s`, over all sittings,
+            make it longer: the learning rate is that of the longer run at the part reached.
         settings: Any field of the configs, such as ``{"train.learning_rate": 1e-4}``.
         config: ``config.json`` of a run to repeat.
         quiet: Print nothing.
@@ -158,11 +153,13 @@ def _start(request: Request) -> PreparedRun:
 
 
 def _resume(request: Request, has_out: bool) -> PreparedRun:
-    """Prepare a run that continues, with the config that it wrote: defaults may have changed."""
+    """Prepare a run that goes on, with the config that it wrote: defaults may have changed."""
     request = resume_request(request, has_out)
     prepared = prepare(request)
     run = replace(prepared.run, config=request.base or prepared.run.config)
     check_same_data(run.path, run, prepared.train, prepared.val)
+    # It may go on for longer, which the next --resume must know.
+    write_json(run.path / "config.json", run.config.to_dict())
     return replace(prepared, run=run, notes=(f"resuming {run.path}",))
 
 

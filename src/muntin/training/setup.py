@@ -11,18 +11,19 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from muntin.configs import to_dict, with_texts
+from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.dense_transforms import DetectionAugmentConfig
+from muntin.data.entry_images import measure_range
 from muntin.data.grouping import split_apart
-from muntin.errors import ConfigError, DataError, MuntinWarning, WeightError, shorten
+from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import HeadConfig, Network
 from muntin.nn.mimetic_init import init_mimetic
 from muntin.recipes import Recipe, TrainConfig, find_recipe
 from muntin.run_config import RunConfig
-from muntin.runs import Run, is_run
-from muntin.samples import Classes, Listing
+from muntin.runs import Run
+from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.training.defaults import (
@@ -41,6 +42,7 @@ from muntin.training.defaults import (
     normalise_as,
     use_instance_crop,
 )
+from muntin.training.initial_weights import find_continued, find_origin, initialize, warn_of_fresh
 from muntin.training.machine import check_attention, resolve_machine, use_available_attention
 from muntin.training.optimization import check_freeze, scaled_learning_rate
 from muntin.training.progress import writes_events
@@ -51,12 +53,11 @@ from muntin.training.request import (
     check_request,
     choose_seed,
     group_settings,
+    require_sides,
     task_of,
 )
-from muntin.weights.state_matching import class_tensors
-from muntin.weights.weight_loading import load_weights
 from muntin.zoo.model_building import canonical_name, dense_config, find_model, model_config
-from muntin.zoo.model_zoo import BackboneConfig, ModelEntry
+from muntin.zoo.model_zoo import BackboneConfig
 
 Value = TypeVar("Value")
 
@@ -85,7 +86,8 @@ class _RunBuilder:
         self.train, self.val = self.take(_list_splits(request, self.task, self.data, self.seed))
         measure = measure_instances if self.task.top_down else measure_objects
         self.statistics = measure(self.train) if self.task.dense else None
-        self.origin = _find_origin(request, self.task)
+        self.origin = find_origin(request, self.task)
+        self.continued = find_continued(request)
 
     def take(self, choice: Choice[Value]) -> Value:
         """Collect the notes of a choice."""
@@ -126,7 +128,7 @@ class _RunBuilder:
         # Here and not earlier: the initial weights must not depend on how the data were listed.
         torch.manual_seed(self.seed)
         network = run.build_network()
-        source = self.take(_initialize(network, run, self.request.weights, entry))
+        source = self.take(initialize(network, run, self.request.weights, entry))
         # The license is known for published weights only.
         license_ = entry.license if source == entry.weights else ""
         run = replace(run, config=replace(run.config, weights=source, license=license_))
@@ -145,27 +147,26 @@ class _RunBuilder:
         request, origin = self.request, self.origin
         changed: dict[str, Any] = {}
         original: Size = (0, 0)
+        why = ""
         kind, device = self.task.recipe_kind, self.machine.device
         name = request.model or (origin.model_name if origin else "")
         if self.statistics is not None and (origin is None or origin.task != request.task):
-            default, size = default_model(kind, self.statistics.size, request.weights, device)
+            images = self.statistics.size
+            default, size = default_model(kind, images, request.weights, device)
+            if not name and request.weights == "auto":
+                warn_of_fresh(kind, images, device, default)
             name = name or default
             if not any(request.img_size):
+                why = ", by the size of images and objects (--img-size)"
                 original, changed["img_size"] = size, enlarge_img_size(self.statistics, size)
-                shown = "x".join(map(str, changed["img_size"]))
-                why = "by the size of images and objects (--img-size)"
-                self.notes.append(f"model {name} at {shown} pixels, {why}")
         elif not name:
+            why = ", by the size of the images (--model)"
             size = median_size(self.train)
             name, changed["img_size"] = default_model(kind, size, request.weights, device)
-            pixels = changed["img_size"][0]
-            self.notes.append(
-                f"model {name} at {pixels} pixels, by the size of the images (--model)"
-            )
+            if request.weights == "auto":
+                warn_of_fresh(kind, size, device, name)
         name = canonical_name(name)
         find_model(name)
-        if "img_size" not in changed:  # otherwise a note above names it
-            self.notes.append(f"model {name}")
         if any(request.img_size):
             changed["img_size"] = request.img_size
         if origin is not None and not request.model:
@@ -175,7 +176,11 @@ class _RunBuilder:
             config = replace(free, **changed)
         else:
             config = model_config(name, changed)
-        return name, with_texts(config, self.settings["model"]), original
+        config = with_texts(config, self.settings["model"])
+        require_sides(config.img_size, self.task)
+        shown = "x".join(map(str, config.img_size))
+        self.notes.append(f"model {name} at {shown} pixels{why}")
+        return name, config, original
 
     def choose_head(self, model: BackboneConfig) -> HeadConfig | None:
         origin = self.origin
@@ -193,7 +198,11 @@ class _RunBuilder:
 
     def adapt_data_config(self, model: BackboneConfig) -> Choice[DataConfig]:
         """Set the fields that depend on model and images, unless the user set them."""
-        data = self.data
+        measured = measure_range(self.train, self.data.range)
+        data = replace(self.data, range=measured.value_range)
+        self.notes += [measured.note] if measured.note else []
+        if measured.warning:
+            warnings.warn(measured.warning, MuntinWarning, stacklevel=2)
         if self.statistics is None:
             if is_small(model) and "crop_fraction" not in dict(self.settings["data"]):
                 data = replace(data, crop_fraction=1.0)
@@ -255,6 +264,9 @@ class _RunBuilder:
         if name == "auto" and self.base is not None:
             name = self.base.train.recipe
         kind = self.task.recipe_kind
+        if name == "auto" and self.continued is not None:
+            name = self.continued.recipe
+            self.notes.append(f"recipe {name}: that of {self.request.weights} (--recipe)")
         if name == "auto":
             name, why = default_recipe(len(self.train), pretrained=bool(source), kind=kind)
             self.notes.append(f"recipe {name}: {why} (--recipe)")
@@ -264,6 +276,9 @@ class _RunBuilder:
         """Choose the training config: of the recipe, then the options, then ``--set``."""
         request, count = self.request, len(self.train)
         config = self.base.train if self.base is not None else recipe.train
+        # A recipe that the user names has its own rates.
+        if self.continued is not None and self.request.recipe == "auto":
+            config = self.continued
         options = ("epochs", "max_time_s", "batch_size")
         given = {name: value for name in options if (value := getattr(request, name))}
         config = replace(config, seed=self.seed, **given)
@@ -338,58 +353,3 @@ def _list_splits(
         )
         raise DataError(message)
     return Choice((train, val), tuple(notes))
-
-
-def _find_origin(request: Request, task: Task) -> RunConfig | None:
-    """Config that gives model and head: that of the repeated run, else that of `--weights RUN`."""
-    if request.base is not None or request.model or not is_run(request.weights):
-        return request.base
-    config = Run.open(request.weights).config
-    # Dense tasks add a norm for each map, which a classifier does not have.
-    return None if config.task != request.task and task.dense is None else config
-
-
-def _initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> Choice[str]:
-    """Load the initial weights; return their source, empty for random ones.
-
-    Of a run of another task only the backbone is loaded; of one with other classes everything
-    but the class-specific layers. `entry` names the published weights of the model.
-    """
-    if weights in ("none", ""):
-        return Choice("", ("weights: random (--weights none)",))
-    if weights != "auto":
-        return Choice(weights, _load_requested(network, run, weights))
-    if not entry.weights:
-        return Choice("", ("weights: random; no published weights are known for this model",))
-    try:
-        report = load_weights(network, entry.weights, made_with=to_dict(entry.config))
-    # Only "auto" may end with random weights; a source that the user named must exist.
-    except WeightError as error:
-        return Choice("", (f"weights: random; {entry.weights} is not available ({error})",))
-    license_ = entry.license or "not stated"
-    return Choice(entry.weights, (f"weights: {report.summary()}; license {license_}",))
-
-
-def _load_requested(network: Network, run: Run, weights: str) -> tuple[str, ...]:
-    origin = Run.open(weights) if is_run(weights) else None
-    # A head of another task has other layers.
-    if origin is not None and origin.config.task != run.config.task:
-        report = load_weights(network.backbone, weights)
-        return (f"weights: {report.summary()}; backbone only",)
-    # Kept to be restored: loading overwrites layers of equal shape, whatever their classes.
-    state = network.state_dict()
-    fresh = {name: state[name].clone() for name in class_tensors(network)}
-    note = f"weights: {load_weights(network, weights).summary()}"
-    if origin is None or _output_names(origin.classes) == _output_names(run.classes):
-        return (note,)
-    network.load_state_dict(fresh, strict=False)
-    reset = (
-        f"{weights} has different classes, or in a different order "
-        f"({shorten(_output_names(origin.classes))}): class-specific layers keep random weights"
-    )
-    return note, reset
-
-
-def _output_names(classes: Classes) -> tuple[str, ...]:
-    """Names of the keypoints in pose tasks, else of the classes."""
-    return classes.names if classes.skeleton is None else classes.skeleton.names

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import Precision
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -111,6 +112,24 @@ def _average_by(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None
     return average
 
 
+def _norm(gradients: list[Tensor]) -> float:
+    """Euclidean norm of all values together."""
+    return float(torch.stack(torch._foreach_norm(gradients)).norm()) if gradients else 0.0
+
+
+def _not_finite(value: Any, path: str = "") -> list[str]:  # noqa: ANN401 (nested, as a checkpoint)
+    """Paths of the tensors of a nested state that hold NaN or an infinity."""
+    if isinstance(value, Tensor):
+        whole = not value.is_floating_point() or bool(torch.isfinite(value).all())
+        return [] if whole else [path]
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return []
+    start = f"{path}." if path else ""
+    return [name for key, part in value.items() for name in _not_finite(part, f"{start}{key}")]
+
+
 class Trainer:
     """Network, objective, optimizers and averaged weights; `config` has a resolved batch size."""
 
@@ -142,7 +161,7 @@ class Trainer:
         # Network and losses in one graph: the compiler can fuse across the border between them.
         step = torch.compile(step) if compiled else step
         self._step, *self._optimizers = fabric.setup(step, *optimizers)
-        self._averaged = None
+        self._averaged, self._left_half = None, False
         if config.ema_decay:
             # Outside the module that DDP wraps: averages have no gradients to synchronise.
             average = _average_by(config.ema_decay)
@@ -184,15 +203,44 @@ class Trainer:
             # mean over the images of the whole batch, even if processes have different numbers.
             fabric.backward(total * (share * fabric.world_size / views[0].num_real))
         # Checked before the update, so that NaN never reaches the weights.
-        value = float(total.detach())
+        value, place = float(total.detach()), f"epoch {epoch + 1}, step {step + 1}"
         if not math.isfinite(value):
-            message = (
-                f"the loss must stay finite, got {value} at epoch {epoch + 1}, step {step + 1}. "
-                f"Lower train.learning_rate (now {self.config.learning_rate:g}), or use "
-                f"--precision fp32. Weights of finished epochs are kept."
-            )
-            raise TrainingError(message)
+            self._report_divergence("loss", f"{value} at {place}")
+        # A scaled loss overflows now and then, and the scaler leaves out such a step itself.
+        if last and getattr(fabric.strategy.precision, "scaler", None) is None:
+            named = self.network.named_parameters()
+            gradients = {name: p.grad for name, p in named if p.grad is not None}
+            norm = _norm(list(gradients.values()))
+            if not math.isfinite(norm):
+                name = next(iter(_not_finite(gradients)), "all parameters together")
+                self._report_divergence("gradient", f"a norm of {norm} ({name}) at {place}")
         return value
+
+    def _report_divergence(self, what: str, got: str) -> NoReturn:
+        message = (
+            f"the {what} must stay finite, got {got}. Lower train.learning_rate (now "
+            f"{self.config.learning_rate:g}), or use --precision fp32. Weights of finished epochs "
+            f"are kept."
+        )
+        raise TrainingError(message)
+
+    def require_finite(self) -> None:
+        """Refuse weights, averages or moments that are NaN or infinite: they must not be kept."""
+        if wrong := _not_finite(self.state()):
+            self._report_divergence("state", f"other values in {wrong[0]}")
+
+    def leave_half_precision(self) -> bool:
+        """Drop the gradients of a failed step and go on in fp32; False if that is no way out."""
+        precision = self.fabric.strategy.precision
+        # Processes fail at different steps, and the half residual stream needs half precision.
+        if type(precision) is Precision or self.fabric.world_size > 1:
+            return False
+        if self.config.residual == "half" or _not_finite(self.network.state_dict()):
+            return False
+        self.fabric.strategy.precision, self._left_half = Precision(), True
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
+        return True
 
     def update_weights(self, lr_factor: float) -> None:
         """Update the weights; `lr_factor` scales the full learning rate of each group."""
@@ -221,9 +269,12 @@ class Trainer:
             # updates.
             "precision": self.fabric.strategy.precision.state_dict(),
         }
-        # Only if not empty: checkpoints of older runs have no such key.
-        objective = self.objective.state()
-        return {**state, "objective": objective} if objective else state
+        # Only if not empty: checkpoints of older runs have no such keys.
+        if objective := self.objective.state():
+            state["objective"] = objective
+        if self._left_half:
+            state["left_half_precision"] = True
+        return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state`."""
@@ -232,5 +283,7 @@ class Trainer:
             self._averaged.load_state_dict(state["averaged"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        if state.get("left_half_precision"):
+            self.leave_half_precision()
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.objective.load_state(state.get("objective", {}))

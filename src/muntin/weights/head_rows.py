@@ -52,23 +52,6 @@ def select_rows(
         tensors[name] = tensors[name][rows]
 
 
-def _note_conversion(
-    matched: MatchResult,
-    reading: RenamedState,
-    model: nn.Module,
-    raw: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-) -> None:
-    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
-    ours = dict(reading.pairs)
-    there = {id(tensor) for tensor in state.values()}
-    matched.ignored += [
-        k for k, tensor in raw.items() if k not in state and id(tensor) not in there
-    ]
-    changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
-    matched.resized += [model_key(ours[key], model) for key in changed]
-
-
 def select_names(names: tuple[str, ...], rows: list[int] | None) -> tuple[str, ...]:
     """Names of the rows that are kept, if those of all are known."""
     known = rows is not None and max(rows) < len(names)

@@ -17,7 +17,7 @@ from muntin.errors import MuntinWarning, WeightError, unknown_name
 from muntin.weights.classifier_search import choose_classifier
 from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, head_of, inner_model, key_map
 from muntin.weights.key_maps import HeadMap, RenamedState
-from muntin.weights.source_geometry import MADE_WITH, read_made_with
+from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.source_info import SourceInfo, read_source_info
 from muntin.weights.state_search import (
     FoundState,
@@ -92,11 +92,10 @@ def open_weights(
     found = states[0]
     nesting = ".".join(found.path)
     stated = read_source_info(source)
-    if stated is not None and stated.dialect != found.dialect:
-        stated = None
     if stated is not None:
         geometry = {**stated.fields, **json.loads(texts.get(MADE_WITH, "{}"))}
         texts = {**texts, MADE_WITH: json.dumps(geometry)}
+        stated = stated if stated.dialect == found.dialect else None
     return OpenedWeights(
         found=found,
         texts=texts,
@@ -141,7 +140,6 @@ def _resolve_source(
         texts["license"] = license_of(text)
     file = read_weights(path)
     texts |= {key: value for key, value in file.metadata.items() if value}
-    texts.setdefault(MADE_WITH, json.dumps(read_made_with(file.path.parent)))
     if "NC" in texts.get("license", ""):
         message = f"weights from {source} have the license {texts['license']}: no commercial use."
         warnings.warn(message, MuntinWarning, stacklevel=4)

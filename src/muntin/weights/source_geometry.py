@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,20 +46,6 @@ _ADVICE = (
     f'{MADE_WITH}={{"img_size": (H, W)}}), or write a file that says it: muntin convert IN OUT '
     f"--to muntin --set img_size=H,W"
 )
-
-
-def read_made_with(folder: Path) -> dict[str, Any]:
-    """Read what config.json beside a weight file says of its model; empty if there is none."""
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if isinstance(content.get("model"), dict):  # a run
-            return {key: value for key, value in content["model"].items() if key in _FIELDS}
-        timm = content.get("pretrained_cfg", content).get("input_size")
-        size = content.get("backbone_config", content).get("image_size") or (timm and timm[1:])
-        size = content.get("model_args", {}).get("img_size") or size
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
-    return {"img_size": size} if size else {}
 
 
 def find_source(

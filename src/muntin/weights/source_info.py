@@ -31,7 +31,9 @@ from muntin.weights.dialects import NATIVE
 from muntin.weights.source_preprocessing import of_timm, of_transformers
 from muntin.weights.weight_files import fetch, is_hub_id
 
-_BESIDE = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+_BESIDE = re.compile(
+    r"((pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|weights\.safetensors)"
+)
 """Names of weight files that a configuration belongs to."""
 
 
@@ -139,7 +141,7 @@ def read_source_info(source: object) -> SourceInfo | None:
         return _read_timm(values, where)
     if "model_type" in values or "backbone_config" in values:
         return _read_transformers(values, _read_json(folder / "preprocessor_config.json"), where)
-    if "schema" in values and isinstance(values.get("model"), Mapping):
+    if "task" in values and isinstance(values.get("model"), Mapping):
         return _read_run(values["model"], folder)
     return None  # of another program
 
@@ -174,7 +176,8 @@ def _read_transformers(
     values: Mapping[str, Any], images: Mapping[str, Any], where: str
 ) -> SourceInfo:
     body = values.get("backbone_config") or values
-    family, fields, implied = None, {}, {}
+    family, implied = None, {}
+    fields = {"img_size": body["image_size"]} if "image_size" in body else {}
     if body.get("model_type") in _KINDS:
         family, names, eps, known = _KINDS[body["model_type"]]
         body = {"layer_norm_eps": eps, **body}
@@ -212,7 +215,10 @@ def _read_transformers(
 
 
 def _read_run(body: Mapping[str, Any], folder: Path) -> SourceInfo:
-    names = ("norm_eps", "outer_norm_eps", "activation", "num_heads", "pretrained_windows")
+    names = (
+        "norm_eps", "outer_norm_eps", "activation", "num_heads", "pretrained_windows", "img_size",
+        "patch_size", "window_size",
+    )  # fmt: skip
     images = _read_json(folder / "preprocessing.json")
     where = str(folder / "config.json")
     preprocessing, problem = _try_preprocessing(
@@ -234,8 +240,10 @@ def _ratio(wide: int, narrow: int) -> float:
 
 def _read_timm(values: Mapping[str, Any], where: str) -> SourceInfo:
     published = values["pretrained_cfg"]
-    arguments = dict(values.get("model_args") or {})
-    fields = {_TIMM_NAMES.get(key, key): value for key, value in arguments.items()}
+    arguments: dict[str, Any] = dict(values.get("model_args") or {})
+    fields: dict[str, Any] = {_TIMM_NAMES.get(key, key): value for key, value in arguments.items()}
+    if published.get("input_size"):
+        fields.setdefault("img_size", published["input_size"][1:])
     if "no_embed_class" in fields:
         fields["prefix_positions"] = not fields.pop("no_embed_class")
     pool = fields.pop("global_pool", values.get("global_pool", ""))

@@ -169,6 +169,7 @@ _HUB_FILES = (
 )
 BESIDE_WEIGHTS = ("config.json", "preprocessor_config.json")
 """Files of the hub and of transformers that describe the model and its images."""
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".pkl")
 _TIMEOUT_S = 4.0
 
 
@@ -192,19 +193,50 @@ def license_of(hub_id: str) -> str:
     return "CC-BY-NC-4.0" if _NON_COMMERCIAL.match(hub_id) else ""
 
 
+FOLDER_VARIABLE = "MUNTIN_WEIGHTS"
+WAYS_OUT = (
+    f"set a mirror (HF_ENDPOINT), name a folder of downloaded weights ({FOLDER_VARIABLE}), or pass "
+    f"a local file (--weights FILE)"
+)
+"""How to get published weights where the hub cannot be reached."""
+
+
+def _in_folder(repo: str) -> Path | None:
+    """Find weights in the folder that the user named: a folder or a file of the name.
+
+    Names are ``owner/name``, ``name``, and ``name`` without the tag behind its dot.
+    """
+    named = os.environ.get(FOLDER_VARIABLE, "")
+    if not named:
+        return None
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        message = f"{FOLDER_VARIABLE} must name a folder of weights, got {named!r}. Correct it."
+        raise WeightError(message)
+    name = repo.rpartition("/")[2]
+    for stem in dict.fromkeys((repo, name, name.partition(".")[0])):
+        inner = (folder / stem / file for file in _HUB_FILES)
+        outer = (folder / f"{stem}{suffix}" for suffix in _SUFFIXES)
+        if found := next((path for path in (*inner, *outer) if path.is_file()), None):
+            return found
+    return None
+
+
 def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
-    """Return the cached weight file of ``owner/name@revision``, or download it."""
+    """Return the weight file of ``owner/name@revision``: of the folder, the cache, or the hub."""
+    repo, _, revision = hub_id.partition("@")
+    if (stored := _in_folder(repo)) is not None:
+        return stored
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    repo, _, revision = hub_id.partition("@")
     cached = _in_cache(repo, revision)
     if cached is not None:
         return cached
     folder = huggingface_hub.constants.HF_HUB_CACHE
     tried = f"weights {hub_id!r} not found locally or in the cache {folder}"
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        message = f"{tried}, and HF_HUB_OFFLINE is set. Unset it, or pass a local file."
+        message = f"{tried}, and HF_HUB_OFFLINE is set. Unset it, {WAYS_OUT}."
         raise WeightError(message)
     try:
         # A short metadata request first: a download retries for minutes without a network.
@@ -235,7 +267,7 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
             raise
         message = (
             f"{tried}, and the download failed ({first_line(error)}). "
-            f"Check the network connection, or pass a local file."
+            f"Check the network connection, {WAYS_OUT}."
         )
         raise WeightError(message) from error
     message = (

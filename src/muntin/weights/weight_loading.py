@@ -190,6 +190,21 @@ def _convert_as_timm(
     return dataclasses.replace(opened, found=dataclasses.replace(opened.found, state=state))
 
 
+def _note_conversion(
+    matched: MatchResult,
+    reading: RenamedState,
+    model: nn.Module,
+    raw: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+) -> None:
+    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
+    ours = dict(reading.pairs)
+    there = {id(tensor) for tensor in state.values()}
+    matched.ignored += [k for k, one in raw.items() if k not in state and id(one) not in there]
+    changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
+    matched.resized += [model_key(ours[key], model) for key in changed]
+
+
 def _copy(values: Mapping[str, Tensor], model: nn.Module) -> None:
     own = model.state_dict()
     with torch.no_grad():

@@ -32,7 +32,7 @@ def find_source_model(
     if not name:
         name = _stated_name(beside)
         if beside is not None and beside.family is not None:
-            config = configs.from_dict(beside.family, _whole(beside), where=beside.where)
+            config: Any = configs.from_dict(beside.family, _whole(beside), where=beside.where)
             entry = dataclasses.replace(MODELS[name], config=config)
             return name, _with_texts(entry, settings)
     entry = find_model(name)

@@ -19,6 +19,7 @@ from muntin.errors import WeightError, shorten
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.vit import ViTConfig
+from muntin.staging import refuse_existing
 from muntin.weights.dialects import to_dialect
 from muntin.weights.head_rows import read_head_rows
 from muntin.weights.opened_weights import open_weights
@@ -84,9 +85,9 @@ def convert_weights(
             f"Change the suffix."
         )
         raise WeightError(message)
-    if target.exists() and not force:
-        message = f"target {str(target)!r} already exists. Choose another path, or use --force."
-        raise WeightError(message)
+    given = Path(str(source).rpartition("#")[0] or source)
+    inside = given.iterdir() if given.is_dir() else ()
+    refuse_existing([target], [source, given, *inside], option="OUT", force=force)
     texts = dict(settings)
     head_rows = texts.pop("head.rows", None)
     name, entry = find_source_model(name, read_source_info(source), texts)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weights that a training starts with, and what the run that they come from says."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from muntin.configs import to_dict
+from muntin.errors import MuntinWarning, WeightError, shorten
+from muntin.heads.network import Network
+from muntin.recipes import RECIPES, TrainConfig
+from muntin.run_config import RunConfig
+from muntin.runs import Run, is_run
+from muntin.samples import Classes, TaskKind
+from muntin.shapes import Size
+from muntin.tasks.task import Task
+from muntin.tasks.task_table import find_task
+from muntin.training.defaults import Choice, default_model
+from muntin.training.request import Request
+from muntin.weights.state_matching import class_tensors
+from muntin.weights.weight_files import WAYS_OUT
+from muntin.weights.weight_loading import load_weights
+from muntin.zoo.model_zoo import MODELS, ModelEntry
+
+FRESH_WEIGHTS = "fresh weights instead of published ones"
+
+
+def warn_of_fresh(kind: TaskKind, size: Size, device: str, name: str) -> None:
+    """Warn where only for lack of published weights the default model is the one of this name."""
+    hoped, _ = default_model(kind, size, "auto", device, is_available=lambda hub_id: True)
+    if hoped != name:
+        text = f"{FRESH_WEIGHTS}, and a small model: {MODELS[hoped].weights!r} cannot be had. "
+        warnings.warn(f"{text}To use them, {WAYS_OUT}", MuntinWarning, stacklevel=4)
+
+
+def find_origin(request: Request, task: Task) -> RunConfig | None:
+    """Config that gives model and head: that of the repeated run, else that of `--weights RUN`."""
+    if request.base is not None or request.model or not is_run(request.weights):
+        return request.base
+    config = Run.open(request.weights).config
+    # Dense tasks add a norm for each map, which a classifier does not have.
+    return None if config.task != request.task and task.dense is None else config
+
+
+_KEPT = ("optimizer", "lr_batch", "layer_decay", "betas")
+AFTER_SCRATCH = 0.1
+"""Part of the peak learning rates of a run from random weights that suits its trained ones: the
+full rates would undo what it has learnt, and those for published weights barely move small models.
+"""
+
+
+def find_continued(request: Request) -> TrainConfig | None:
+    """How to go on from a run of this task whose weights are loaded; None without one.
+
+    By its own recipe and optimizer. Its rates are kept where it went on from other weights itself,
+    and divided by ten where it began with random ones.
+    """
+    if request.base is not None or not is_run(request.weights):
+        return None
+    config = Run.open(request.weights).config
+    known = RECIPES[find_task(config.task).recipe_kind]
+    if config.task != request.task or config.train.recipe not in known:
+        return None
+    train, part = config.train, 1.0 if config.weights else AFTER_SCRATCH
+    return replace(
+        known[train.recipe].train,
+        **{name: getattr(train, name) for name in _KEPT},
+        learning_rate=part * train.learning_rate,
+        muon_learning_rate=part * train.muon_learning_rate,
+        start_size=1.0,  # small images at first would undo what was learnt from large ones
+    )
+
+
+def initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> Choice[str]:
+    """Load the initial weights; return their source, empty for random ones.
+
+    Of a run of another task only the backbone is loaded; of one with other classes everything
+    but the class-specific layers. `entry` names the published weights of the model.
+    """
+    if weights in ("none", ""):
+        return Choice("", ("weights: random (--weights none)",))
+    if weights != "auto":
+        return Choice(weights, _load_requested(network, run, weights))
+    if not entry.weights:
+        return Choice("", ("weights: random; no published weights are known for this model",))
+    try:
+        report = load_weights(network, entry.weights, made_with=to_dict(entry.config))
+    # Only "auto" may end with random weights; a source that the user named must exist.
+    except WeightError as error:
+        warnings.warn(f"{FRESH_WEIGHTS}: {error}", MuntinWarning, stacklevel=2)
+        return Choice("", (f"weights: random; {entry.weights} is not available",))
+    license_ = entry.license or "not stated"
+    return Choice(entry.weights, (f"weights: {report.summary()}; license {license_}",))
+
+
+def _load_requested(network: Network, run: Run, weights: str) -> tuple[str, ...]:
+    origin = Run.open(weights) if is_run(weights) else None
+    # A head of another task has other layers.
+    if origin is not None and origin.config.task != run.config.task:
+        report = load_weights(network.backbone, weights)
+        return (f"weights: {report.summary()}; backbone only",)
+    # Kept to be restored: loading overwrites layers of equal shape, whatever their classes.
+    state = network.state_dict()
+    fresh = {name: state[name].clone() for name in class_tensors(network)}
+    note = f"weights: {load_weights(network, weights).summary()}"
+    if origin is None or _output_names(origin.classes) == _output_names(run.classes):
+        return (note,)
+    network.load_state_dict(fresh, strict=False)
+    reset = (
+        f"{weights} has different classes, or in a different order "
+        f"({shorten(_output_names(origin.classes))}): class-specific layers keep random weights"
+    )
+    return note, reset
+
+
+def _output_names(classes: Classes) -> tuple[str, ...]:
+    """Names of the keypoints in pose tasks, else of the classes."""
+    return classes.names if classes.skeleton is None else classes.skeleton.names

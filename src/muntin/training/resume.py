@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Going on with a run: with the settings and the images that it has, and perhaps for longer."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from muntin.configs import with_texts
+from muntin.errors import ConfigError, RunError
+from muntin.heads.head_table import find_head
+from muntin.recipes import MachineConfig, TrainConfig
+from muntin.run_config import RunConfig
+from muntin.runs import Run, read_json
+from muntin.samples import Listing
+from muntin.training.request import Request, group_settings, task_of
+from muntin.zoo.model_building import canonical_name
+
+_LENGTHS = ("epochs", "max_time_s")
+
+
+def resume_request(request: Request, has_out: bool) -> Request:
+    """Return the request of the run in `out`, which the user must have given.
+
+    Settings must be those of the run, except for a larger `epochs` or `max_time_s`, over all
+    sittings: the learning rate then has the value that it would have had in the longer run at this
+    point. `machine.workers` may change, since it has no influence on the result.
+    """
+    if not has_out:
+        message = "--resume needs a run folder, got no --out. Pass the run folder as --out."
+        raise ConfigError(message)
+    if not Path(request.out).is_dir():
+        message = (
+            f"--resume needs an existing run folder, got --out {request.out}. Check the path, or "
+            f"omit --resume to start a new run there."
+        )
+        raise RunError(message)
+    base = Run.open(request.out).config
+    settings = group_settings(request.settings)
+    given = {name: value for name in _LENGTHS if (value := getattr(request, name))}
+    train = with_texts(replace(base.train, **given), settings["train"], group="train")
+    _require_longer(train, base.train)
+    train = replace(base.train, **{name: getattr(train, name) for name in _LENGTHS})
+    if changed := _find_changes(request, base, settings):
+        message = (
+            f"a resumed run keeps its settings, got another {', '.join(changed)} with --resume. "
+            f"Omit them, or start a new run with another --out."
+        )
+        raise ConfigError(message)
+    machine = with_texts(base.machine, settings["machine"], group="machine")
+    return Request(
+        task=request.task,
+        data=request.data,
+        out=request.out,
+        val=request.val or base.val,
+        # Weights come from the checkpoint: loading others first would waste time.
+        weights="none",
+        machine=machine,
+        base=replace(base, train=train, machine=machine),
+    )
+
+
+def _require_longer(train: TrainConfig, before: TrainConfig) -> None:
+    for name in _LENGTHS:
+        new, old = getattr(train, name), getattr(before, name)
+        unlimited = name == "max_time_s" and not new
+        if new != old and not unlimited and (new < old or not old):
+            least = f"at least {old:g}" if old else "left out: the run has no limit of time"
+            message = (
+                f"train.{name} must be {least}, got {new:g} with --resume: a run goes on for as "
+                f"long as it was begun, or for longer."
+            )
+            raise ConfigError(message)
+
+
+def _find_changes(
+    request: Request, base: RunConfig, settings: dict[str, list[tuple[str, str]]]
+) -> list[str]:
+    """Names of what was given and differs from the run."""
+    train, machine = base.train, base.machine
+    # What is given, what stands for "not given", and what is the same as in the run.
+    values: dict[str, tuple[Any, ...]] = {
+        "model": (request.model and canonical_name(request.model), "", base.model_name),
+        "weights": (request.weights, "auto", base.weights or "none"),
+        "recipe": (request.recipe, "auto", train.recipe),
+        "batch_size": (
+            request.batch_size, 0, train.batch_size, train.batch_size * train.accumulate
+        ),
+        "img_size": (request.img_size, (0, 0), tuple(base.model.img_size)),
+        "seed": (request.seed, -1, train.seed),
+    }  # fmt: skip
+    for field in fields(MachineConfig):
+        same = (field.default, getattr(machine, field.name))
+        values[field.name] = (getattr(request.machine, field.name), *same)
+    changed = [name for name, (given, *same) in values.items() if given not in same]
+    if request.base is not None and replace(request.base, train=train) != base:
+        changed.append("--config")
+    if request.head and not _is_head(request, settings["head"], base):
+        changed.append("head")
+    free = {*_LENGTHS, "workers"}
+    for group in settings:
+        config = getattr(base, "data_config" if group == "data" else group)
+        for name, text in settings[group]:
+            if name in free and group in ("train", "machine"):
+                continue
+            if config is None or with_texts(config, [(name, text)], group=group) != config:
+                changed.append(f"{group}.{name}")
+    return changed
+
+
+def _is_head(request: Request, rows: list[tuple[str, str]], base: RunConfig) -> bool:
+    """Whether the head of the run is the requested one, as far as it was not adapted to images."""
+    dense, has = task_of(request).dense, base.head
+    if dense is None or has is None:
+        return False
+    head = with_texts(find_head(request.head, dense.heads), rows, group="head")
+    if type(head) is not type(has):
+        return False
+    adapted = ("select", "proposals", "pre_nms")
+    kept = {name: getattr(has, name) for name in adapted if hasattr(has, name)}
+    return bool(replace(head, **kept) == has)
+
+
+def check_same_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:
+    """Check that a resumed run gets the images it started with; they may have been moved."""
+    saved = read_json(folder / "split.json")
+    # The validation images are compared by path, as their metrics select the best epoch.
+    same = (
+        saved["train"][1:] == [len(train)]
+        and saved["val"][1:] == [[entry.path for entry in val.entries]]
+        and Run.open(folder).classes == run.classes
+    )
+    if not same:
+        message = (
+            f"a run must be resumed with the images it started with, got others in {train.source} "
+            f"(see {folder / 'split.json'}). Restore them, or start a new run with --config."
+        )
+        raise RunError(message)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Validation during training: when it is due, what it costs, and its figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from muntin.data.batches import evaluation_batch
+from muntin.data.cache import ImageCache
+from muntin.data.loading import EvalLoader, Processes
+from muntin.scoring.evaluator import Outputs, Scored
+from muntin.training.checkpoint import Interruption
+from muntin.training.deadline import Clock, Deadline
+from muntin.training.trainer import Trainer
+
+VALIDATION_SHARE = 0.04
+"""Under a time limit, at most about this share of the time is spent on validation."""
+
+
+class Validation:
+    """Scores the weights of a trainer that would be saved, on the images of `cache`."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        cache: ImageCache,
+        processes: Processes,
+        *,
+        deadline: Deadline,
+        clock: Clock,
+    ) -> None:
+        self.trainer, self.cache, self.processes = trainer, cache, processes
+        self.deadline, self.clock = deadline, clock
+        self.ended = clock()
+        """When the last one ended; at first, when training began."""
+
+    def is_due(self, *, first: bool) -> bool:
+        """Whether there is time for one before training ends; `first` if there was none yet."""
+        # Clocks differ: a process that validated alone would wait for the others forever.
+        fabric = self.trainer.fabric
+        due = self.deadline.allows_validation(
+            self.clock() - self.ended, VALIDATION_SHARE, first=first
+        )
+        return bool(fabric.broadcast(due)) if fabric.world_size > 1 else due
+
+    def score(self, interruption: Interruption) -> Scored:
+        """Compute the figures; a signal leaves it at once."""
+        start = self.clock()
+        with interruption.waiting(self.trainer.fabric):
+            parts = self._gather(self._evaluate())
+            scored = self.trainer.objective.score(parts, self.cache.listing)
+        self.ended = self.clock()
+        self.deadline.validation_s = self.ended - start
+        return scored
+
+    def estimate(self, interruption: Interruption) -> None:
+        """Time a few images, after as many that only warm up, so that the first is not late."""
+        count, fabric = len(self.cache), self.trainer.fabric
+        few = max(1, min(evaluation_batch(self.cache.pre), count // 20))
+        if fabric.is_global_zero:
+            for _ in range(2):
+                start = self.clock()
+                with interruption.waiting(fabric):
+                    self.trainer.objective.score([self._evaluate(few)], self.cache.listing)
+            # Starting the workers counts again for every few images: rather too much.
+            self.deadline.validation_s = (self.clock() - start) * count / few / fabric.world_size
+        if fabric.world_size > 1:
+            self.deadline.validation_s = float(fabric.broadcast(self.deadline.validation_s))
+
+    def _evaluate(self, limit: int | None = None) -> Outputs:
+        """Run the network over this process's share of the images, or of the first few."""
+        trainer, pre = self.trainer, self.cache.pre
+        batch = evaluation_batch(pre, trainer.config.validation_batch)
+        loader = EvalLoader(
+            self.cache,
+            batch_size=min(batch, limit or batch),
+            processes=self.processes,
+            limit=limit,
+        )
+        # Of the strategy: the precision may have changed since the beginning.
+        autocast = trainer.fabric.strategy.precision.forward_context
+        return trainer.objective.evaluate(
+            trainer.best_network, loader, trainer.fabric.device, autocast
+        )
+
+    def _gather(self, outputs: Outputs) -> list[Outputs]:
+        parts: list[Any] = [outputs] * self.trainer.fabric.world_size
+        if len(parts) > 1:
+            # As objects: outputs of detectors differ in length from image to image.
+            torch.distributed.all_gather_object(parts, outputs)
+        return parts

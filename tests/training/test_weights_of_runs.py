@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weights that a training starts with: of a run, of a folder, or fresh ones with a warning."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from muntin.errors import ConfigError, MuntinWarning, WeightError
+from muntin.training.machine import choose_machine
+from muntin.training.request import Request
+from muntin.training.setup import prepare
+from muntin.weights.weight_files import fetch
+from tests.small import MODEL, train_small, write_images
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "trees")
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    settings = {"train.learning_rate": 4e-3, "train.muon_learning_rate": 1e-2}
+    folder = tmp_path_factory.mktemp("runs") / "trees"
+    return train_small(data, folder, settings=settings, weights="none", epochs=1).path
+
+
+def request_of(data, **options):
+    machine = choose_machine(None, "fp32", "cpu", 1)
+    return Request(task="classify", data=str(data), out="nowhere", machine=machine, **options)
+
+
+def test_a_run_goes_on_with_its_recipe_and_a_tenth_of_its_rates(data, trained):
+    prepared = prepare(request_of(data, weights=str(trained), epochs=2))
+    config = prepared.run.config.train
+    assert (config.recipe, config.optimizer, config.epochs) == ("small-data", "muon", 2)
+    assert config.learning_rate == pytest.approx(4e-4)
+    assert config.muon_learning_rate == pytest.approx(1e-3)
+    assert config.start_size == 1
+    assert any(f"recipe small-data: that of {trained}" in note for note in prepared.notes)
+
+
+def test_what_went_on_once_keeps_its_rates(data, trained, tmp_path):
+    second = train_small(data, tmp_path / "second", weights=str(trained), model="", img_size=16)
+    config = prepare(request_of(data, weights=str(second.path))).run.config.train
+    assert config.learning_rate == pytest.approx(4e-4)
+
+
+def test_a_recipe_or_a_rate_that_is_given_goes_first(data, trained):
+    named = prepare(request_of(data, weights=str(trained), recipe="finetune")).run.config.train
+    assert (named.recipe, named.learning_rate) == ("finetune", 1e-3)
+    rows = (("train.learning_rate", "0.5"),)
+    given = prepare(request_of(data, weights=str(trained), settings=rows)).run.config.train
+    assert (given.recipe, given.learning_rate) == ("small-data", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, "16x16"),
+        ({"img_size": (24, 24)}, "24x24"),
+        ({"settings": (("model.img_size", "16,32"),)}, "16x32"),
+        ({"model": MODEL, "img_size": (8, 8)}, "8x8"),
+    ],
+)
+def test_the_size_that_is_told_is_the_one_that_is_used(data, options, size):
+    prepared = prepare(request_of(data, weights="none", **options))
+    (note,) = [note for note in prepared.notes if note.startswith("model ")]
+    assert f" at {size} pixels" in note
+    assert "x".join(map(str, prepared.run.preprocessing.img_size)) == size
+
+
+@pytest.mark.parametrize(
+    "options", [{"img_size": (3, 3)}, {"settings": (("model.img_size", "16,4"),)}]
+)
+def test_images_can_be_too_small(data, options):
+    with pytest.raises(ConfigError, match=r"img_size must be at least 8 pixels.*(3, 3|16, 4)"):
+        prepare(request_of(data, weights="none", **options))
+
+
+def told(data, **options):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        prepared = prepare(request_of(data, **options))
+    return prepared, [str(one.message) for one in found if one.category is MuntinWarning]
+
+
+def test_fresh_weights_instead_of_published_ones_are_a_warning(tmp_path):
+    data = write_images(tmp_path / "large", each=2, side=100)
+    _, (default,) = told(data)
+    named, (asked,) = told(data, model="swin_tiny", img_size=(32, 32))
+    for text in (default, asked):
+        assert text.startswith("fresh weights instead of published ones")
+        for way in ("swin_tiny", "--weights FILE", "HF_ENDPOINT", "MUNTIN_WEIGHTS"):
+            assert way in text
+    assert named.run.config.weights == ""
+    assert told(data, weights="none")[1] == []
+    assert told(write_images(tmp_path / "small", each=2))[1] == [], "none are published for these"
+
+
+NAME = "timm/net.in1k"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "timm/net.in1k/model.safetensors", "net.in1k/pytorch_model.bin", "net.in1k.safetensors",
+        "net.in1k.pth", "net.pth",
+    ],
+)  # fmt: skip
+def test_a_folder_of_downloaded_weights(tmp_path, monkeypatch, place):
+    monkeypatch.setenv("MUNTIN_WEIGHTS", str(tmp_path))
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    save_file({"x": torch.zeros(1)}, tmp_path / place)
+    assert fetch(NAME) == tmp_path / place
+    with pytest.raises(WeightError, match="timm/other"):
+        fetch("timm/other.in1k")
+
+
+def test_a_folder_that_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUNTIN_WEIGHTS", str(tmp_path / "none"))
+    with pytest.raises(WeightError, match=r"MUNTIN_WEIGHTS.*none"):
+        fetch(NAME)
+
+
+def test_the_default_model_takes_them_from_there(tmp_path, monkeypatch):
+    data = write_images(tmp_path / "large", each=2, side=100)
+    prepared = prepare(request_of(data, model="swin_tiny", img_size=(32, 32), weights="none"))
+    name = "swin_tiny_patch4_window7_224.ms_in1k"
+    (tmp_path / "weights").mkdir()
+    state = {k.removeprefix("backbone."): v for k, v in prepared.network.state_dict().items()}
+    save_file(state, tmp_path / "weights" / f"{name}.safetensors")
+    monkeypatch.setenv("MUNTIN_WEIGHTS", str(tmp_path / "weights"))
+    found, texts = told(data, img_size=(32, 32))
+    assert texts == []
+    assert found.run.config.weights == f"timm/{name}"
+    key = "backbone.patch_embed.proj.weight"
+    assert found.network.state_dict()[key].equal(prepared.network.state_dict()[key])
