@@ -4,8 +4,8 @@
 The hash has 64 bits: which of the lowest frequencies of a grey image of 32 x 32 pixels lie above
 their median. Two images are alike if at most `DISTANCE` bits differ and their colours, at 8 x 8
 pixels, have a correlation above `CORRELATION`: copies that were encoded again, made smaller,
-lightened or blurred are; copies that were cut, turned or mirrored are not, or not always. On 3,000
-images of CIFAR-10, 72 aerial images and 150 of nuclei no two different ones were.
+lightened or blurred are; copies that were cut, turned or mirrored are not, or not always. On 72
+aerial images and 150 of nuclei no two different ones are, on 3,000 images of CIFAR-10 one pair is.
 
 Source:
     Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions" (pHash).
