@@ -85,7 +85,8 @@ def files_with_rows() -> list[str]:
     return [
         path.relative_to(ROOT).as_posix()
         for path in sorted((ROOT / "tests").rglob("test_*.py"))
-        if path != here and re.search(r"\brecord_(layout|plain)\(", path.read_text(encoding="utf-8"))
+        if path != here
+        and re.search(r"\brecord_(layout|plain)\(", path.read_text(encoding="utf-8"))
     ]
 
 
