@@ -82,6 +82,15 @@ def test_same_image_in_two_classes(folder):
     assert "train/cats/1.png: the same image has another class as 'train/dogs/again" in text
 
 
+def test_a_table_that_names_an_image_twice(folder):
+    rows = "train/cats/1.png,cats\ntrain/cats/1.png,dogs\ntrain/dogs/1.png,dogs\n"
+    (folder / "labels.csv").write_text("path,class\n" + rows)
+    found = [text for text in texts(check_classify(folder / "labels.csv")) if "same image" in text]
+    assert found == [
+        "warning: train/cats/1.png: the same image has another class further down in the table"
+    ]
+
+
 def test_same_bytes_other_sides_are_not_the_same_image(folder):
     for name, size in (("a", (8, 18)), ("b", (18, 8))):
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(folder / f"train/cats/{name}.png")

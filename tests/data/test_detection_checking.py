@@ -140,6 +140,19 @@ def test_classes_without_objects(folder):
     assert "train: crowds or difficult, neither learnt nor scored: 1" in report.lines
 
 
+def test_nothing_is_left_of_train(folder):
+    """Every image of it has an annotation that may be anywhere."""
+    place = folder / "annotations/instances_train.json"
+    values = json.loads(place.read_text())
+    for row in values["annotations"]:
+        row["bbox"] = [1, 2]
+        row.pop("segmentation", None)
+    place.write_text(json.dumps(values))
+    report = check_detect(folder)
+    assert not report.ok
+    assert "no annotated object" in report.problems[0].what
+
+
 def test_objects_without_a_mask_matter_only_when_masks_are_wanted(folder):
     add(folder, (1, 1, 20, 20))
     assert check_detect(folder).problems == ()

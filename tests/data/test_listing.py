@@ -220,11 +220,6 @@ def test_table_errors(tmp_path):
 
 CASES = {
     "one class": (("cats/1.jpg",), r"needs at least two classes, got cats in"),
-    "a class without images": ((*TWO, "emus/"), r"none in emus .*remove the folder"),
-    "train's class without images": (
-        (*PARTS, "train/emus/note.txt"),
-        r"hold images, got none in train/emus",
-    ),
     "empty folder": (("cats/",), r"No images in .* \(it is empty\). Expected one folder a class"),
     "no images": (("cats/1.txt", "2.txt"), r"No images in .* \(2 other files\)"),
     "a folder of archives": (("train.zip", "test.zip"), r"archives itself: test.zip, train.zip"),
@@ -253,10 +248,33 @@ def test_errors(tmp_path, case):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_errors_in_archives(tmp_path, kind):
-    with pytest.raises(DataError, match=r"none in emus"):
-        list_classify(packed(tmp_path, kind, *TWO, "emus/"))
+EMPTY = {"one set": (*TWO, "emus/"), "train": (*PARTS, "train/emus/note.txt")}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+@pytest.mark.parametrize("names", EMPTY.values(), ids=EMPTY)
+def test_an_empty_class_folder_is_reported(tmp_path, kind, names):
+    """It stops a training, but not the look at everything else."""
+    root = make(tmp_path, *names) if kind == "folder" else packed(tmp_path, kind, *names)
+    data = list_classify(root)
+    assert [problem.file.rpartition("/")[2] for problem in data.problems] == ["emus"]
+    assert data.fault
+    assert list_classify(root, class_names=(*data.train.class_names, "emus")).problems == ()
+
+
+def test_a_column_a_class(tmp_path):
+    make(tmp_path, "train/1.jpg", "train/2.jpg", "valid/1.jpg")
+    (tmp_path / "train/_classes.csv").write_text("filename, dog, cat\n1.jpg, 1, 1\n2.jpg, 0, 0\n")
+    text = "filename,dog,cat\n1.jpg,0,1\n9.jpg,0,1\n"
+    (tmp_path / "valid/_classes.csv").write_text(text)
+    data = list_classify(tmp_path)
+    assert data.train.multi_label
+    assert data.train.class_names == ("dog", "cat")
+    assert [entry.class_ids for entry in data.train.entries] == [(0, 1), ()]
+    assert [(entry.path, entry.class_ids) for entry in data.val.entries] == [("valid/1.jpg", (1,))]
+    assert [problem.file for problem in data.problems] == ["valid/_classes.csv"]
+    single = list_classify(tmp_path / "train/_classes.csv", class_names=("cat", "dog", "emu"))
+    assert [entry.class_ids for entry in single.train.entries] == [(0, 1), ()]
 
 
 def test_wrong_paths(tmp_path):

@@ -313,6 +313,22 @@ def test_objects_are_drawn_the_smaller_on_top(tmp_path):
     assert any("dog 8.3% (in 1)" in line for line in report.lines)
 
 
+def test_what_is_there_without_an_outline_is_ignored(tmp_path):
+    """The box of an object without a mask, and the region of a faulty annotation."""
+    root = coco(
+        tmp_path, [(0, (0, 0, 2, 2)), (1, (3, 0, 2, 3)), (0, (6, 3, 2, 3)), (1, (0, 4, 1, 1))]
+    )
+    place = root / "annotations" / "instances_train.json"
+    values = json.loads(place.read_text())
+    values["annotations"][1]["segmentation"] = []
+    values["annotations"][2]["category_id"] = 99
+    place.write_text(json.dumps(values))
+    wanted = np.zeros(SIZE, int)
+    wanted[0:2, 0:2], wanted[4, 0] = 1, 2
+    wanted[0:3, 3:5] = wanted[3:6, 6:8] = IGNORED
+    assert (labels(list_semantic(root).train) == wanted).all()
+
+
 def test_objects_without_a_background(tmp_path):
     coco(tmp_path, [(1, (2, 1, 2, 2))])
     data = list_semantic(tmp_path, ignored=["background"]).train

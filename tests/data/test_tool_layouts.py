@@ -123,10 +123,12 @@ VIA_SHAPES = {
     "rect": ({"kind": "rect", "x": 4, "y": 5, "width": 10, "height": 8}, [4, 5, 14, 13]),
     "circle": ({"kind": "circle", "cx": 20, "cy": 15, "r": 10}, [10, 5, 30, 25]),
     "ellipse": (
-        {"kind": "ellipse", "cx": 20, "cy": 15, "rx": 10, "ry": 5, "theta": math.pi / 2}, [15, 5, 25, 25],
+        {"kind": "ellipse", "cx": 20, "cy": 15, "rx": 10, "ry": 5, "theta": math.pi / 2},
+        [15, 5, 25, 25],
     ),
     "polygon": (
-        {"kind": "polygon", "all_points_x": [4, 14, 14], "all_points_y": [5, 5, 13]}, [4, 5, 14, 13],
+        {"kind": "polygon", "all_points_x": [4, 14, 14], "all_points_y": [5, 5, 13]},
+        [4, 5, 14, 13],
     ),
 }  # fmt: skip
 

@@ -6,10 +6,9 @@ Training fails on an error; a warning makes its metrics less reliable.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -18,9 +17,10 @@ from typing import NamedTuple
 
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import ImageInfo
+from muntin.data.duplicates import ImageHash, hash_image
 from muntin.data.entry_images import measure_range, read_pixels
+from muntin.data.grouping import IDENTICAL, find_relations, give_groups, split_apart
 from muntin.data.image_formats import format_of_suffix
-from muntin.data.splitting import split
 from muntin.data.value_ranges import ValueRange
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
@@ -67,14 +67,11 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedImage:
-    """One image after it was read: either what it is, upright, or why it cannot be read (`fault`).
-
-    Digests are equal for equal pixels.
-    """
+    """One image after it was read: what it is, upright, or why it cannot be read (`fault`)."""
 
     part: str
     entry: Entry
-    digest: bytes = b""
+    hash: ImageHash | None = None
     size: Size = (0, 0)
     facts: ImageInfo | None = None
     fault: str = ""
@@ -101,21 +98,25 @@ def check(
     path: str | os.PathLike[str],
     list_data: Callable[[], DataSets],
     look_at: Callable[[Parts, Sequence[CheckedImage]], Summary],
+    groups: str = "auto",
 ) -> Report:
     """Read every image of a data set; `look_at` judges the sets and the images that can be read.
 
-    Faulty data never raises: a layout that cannot be read gives one error.
+    Faulty data never raises: a layout that cannot be read gives one error. `groups` as in
+    `DataConfig`.
     """
+    notes: list[str] = []
     try:
         data = list_data()
+        parts = {name: give_groups(one, groups, notes) for name, one in data.parts.items()}
     except DataError as error:
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task=task, source=str(path), problems=(problem,))
-    parts = data.parts
     measured = measure_range(next(iter(parts.values())))
     seen = list(_read_all(parts, measured.value_range))
     good = [one for one in seen if not one.fault]
     found = look_at(parts, good)
+    unsplit = list(_find_unsplit(parts, groups, good, notes))
     problems = [
         *data.problems,
         *(
@@ -125,22 +126,30 @@ def check(
         ),
         *_find_other_sizes(good),
         *_find_twins(good, compare_classes=parts[next(iter(parts))].kind == "classification"),
+        *_find_parted(good),
         *_find_tiny(good),
-        *_find_unsplit(parts),
+        *unsplit,
         *([warning("train", measured.warning)] if measured.warning else []),
         *found.problems,
+        *_find_parted_groups(parts),
     ]
     return Report(
         task=task,
         source=str(path),
-        lines=(data.note, *found.lines, *_describe_images(good), *filter(None, [measured.note])),
+        lines=(
+            data.note,
+            *notes,
+            *found.lines,
+            *_describe_images(good),
+            *filter(None, [measured.note]),
+        ),
         counts=(
             ("pictures", len(seen)),
             *((part, len(listing)) for part, listing in parts.items()),
             *found.counts,
             ("unreadable", len(seen) - len(good)),
             ("misnamed", sum(one.is_misnamed for one in good)),
-            ("duplicates", len(good) - len({one.digest for one in good})),
+            ("duplicates", len(good) - len({one.hash.digest for one in good if one.hash})),
         ),
         problems=tuple(sorted(problems, key=lambda problem: problem.severity != "error")),
     )
@@ -170,8 +179,7 @@ def _look(part: str, source: str, entry: Entry, value_range: ValueRange) -> Chec
     except DataError as error:
         return CheckedImage(part=part, entry=entry, fault=str(error))
     size = (pixels.shape[0], pixels.shape[1])
-    digest = hashlib.blake2b(pixels.data, digest_size=16, salt=size[1].to_bytes(8, "little"))
-    return CheckedImage(part=part, entry=entry, digest=digest.digest(), size=size, facts=facts)
+    return CheckedImage(part=part, entry=entry, hash=hash_image(pixels), size=size, facts=facts)
 
 
 def _find_other_sizes(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
@@ -192,7 +200,7 @@ def _find_twins(seen: Sequence[CheckedImage], *, compare_classes: bool) -> Itera
     """Name the images that are in several sets, and those that have another class elsewhere."""
     same: dict[bytes, list[CheckedImage]] = defaultdict(list)
     for one in seen:
-        same[one.digest].append(one)
+        same[b"" if one.hash is None else one.hash.digest].append(one)
     for twins in same.values():
         first, *others = twins
         names = shorten((repr(one.entry.path) for one in others), limit=3)
@@ -201,7 +209,9 @@ def _find_twins(seen: Sequence[CheckedImage], *, compare_classes: bool) -> Itera
             what = f"the same image is in {' and '.join(parts)}: {names}"
             yield warning(first.entry.path, what)
         if compare_classes and len({frozenset(one.entry.class_ids) for one in twins}) > 1:
-            yield warning(first.entry.path, f"the same image has another class as {names}")
+            paths = [repr(one.entry.path) for one in others if one.entry.path != first.entry.path]
+            twins_are = f"as {shorten(paths, limit=3)}" if paths else "further down in the table"
+            yield warning(first.entry.path, f"the same image has another class {twins_are}")
 
 
 def _find_tiny(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
@@ -211,11 +221,48 @@ def _find_tiny(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
             yield warning(one.entry.path, what)
 
 
-def _find_unsplit(parts: Parts) -> Iterator[Problem]:
-    """Report a data set that has no validation set and is too small to split."""
+def _find_parted_groups(parts: Parts) -> Iterator[Problem]:
+    where: dict[str, dict[str, None]] = defaultdict(dict)
+    for part, listing in parts.items():
+        for entry in listing.entries:
+            if entry.group:
+                where[entry.group][part] = None
+    for group, found in where.items():
+        if len(found) > 1:
+            what = f"group {group!r} is in {' and '.join(found)}, so scores will be too high"
+            yield warning(group, what)
+
+
+def _find_parted(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
+    """Name copies that are in several sets, but for equal pixels, which `_find_twins` names."""
+    if len({one.part for one in seen}) < 2:
+        return
+    relations = find_relations([one.entry.path for one in seen], [one.hash for one in seen])
+    for kind, keys in relations.items():
+        related: dict[Hashable, list[CheckedImage]] = defaultdict(list)
+        for one, key in zip(seen, keys, strict=True):
+            if key is not None and kind != IDENTICAL:
+                related[key].append(one)
+        for found in related.values():
+            parts = {one.part: one.entry.path for one in reversed(found)}
+            if len(parts) > 1:
+                names = ", ".join(f"{path!r} in {part}" for part, path in sorted(parts.items()))
+                what = f"{len(found)} images {kind} are in several sets, so scores will be too high"
+                yield warning(found[0].entry.path, f"{what}: {names}")
+
+
+def _find_unsplit(
+    parts: Parts, groups: str, seen: Sequence[CheckedImage], notes: list[str]
+) -> Iterator[Problem]:
+    """Report a data set that has no validation set and is too small to split; or what it keeps."""
     if set(parts) == {"train"}:
+        hashes = {one.entry.path: one.hash for one in seen}
+        fraction = DataConfig().val_fraction
         try:
-            split(parts["train"], fraction=DataConfig().val_fraction, seed=0)
+            _, _, said = split_apart(
+                parts["train"], groups=groups, fraction=fraction, seed=0, hashes=hashes
+            )
+            notes += said[:-1]  # the numbers are those of another seed
         except DataError as error:
             yield warning("train", str(error))
 

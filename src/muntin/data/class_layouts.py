@@ -25,7 +25,7 @@ from muntin.data.readers import (
 )
 from muntin.data.trees import PARTS, Tree, part_named
 from muntin.errors import DataError, plural, shorten
-from muntin.samples import DataSets, Entry, Listing
+from muntin.samples import DataSets, Entry, Listing, Problem
 
 EXPECTED = (
     "Expected one folder a class (cats/1.jpg, dogs/2.jpg), or train/ and val/ folders of those."
@@ -73,27 +73,29 @@ def _read_folders(place: Source, tree: Tree, class_names: Sequence[str] | None) 
         raise DataError(message)
     top = _look_through(_Folder(tree))
     notes: list[str] = []
+    problems: list[Problem] = []
     if others:
         notes.append(f"{plural(others, 'file')} other than images left out")
     folders = _find_parts(top, notes)
     if not folders:
-        train = _list_set(top, class_names)
+        train = _list_set(top, class_names, problems)
         size = f"{plural(len(train), 'image')} of {train.num_classes} classes"
-        return join_parts({"train": train}, [f"one set in class folders, {size}", *notes])
+        said = [f"one set in class folders, {size}", *notes]
+        return join_parts({"train": train}, said, problems=problems)
     sets: dict[str, Listing] = {}
     names = class_names
     for part in (part for part in PARTS if part in folders):
         # The first set, which is train wherever there is one, decides what the classes are.
         if class_names is None and names is not None:
             _require_known_classes(folders[part], names)
-        sets[part] = listing = _list_set(folders[part], names)
+        sets[part] = listing = _list_set(folders[part], names, problems)
         names = names or listing.class_names
     if lacking := find_lacking(sets):
         notes.append(lacking)
     sizes = count_parts({part: len(listing) for part, listing in sets.items()})
     num_classes = next(iter(sets.values())).num_classes
     note = f"{' + '.join(sets)} folders of class folders, {sizes} of {num_classes} classes"
-    return join_parts(sets, [note, *notes])
+    return join_parts(sets, [note, *notes], problems=problems)
 
 
 def _look_through(folder: _Folder) -> _Folder:
@@ -139,7 +141,9 @@ def _find_parts(folder: _Folder, notes: list[str]) -> Mapping[str, _Folder]:
     return parts
 
 
-def _list_set(folder: _Folder, class_names: Sequence[str] | None) -> Listing:
+def _list_set(
+    folder: _Folder, class_names: Sequence[str] | None, problems: list[Problem]
+) -> Listing:
     source = folder.tree.source
     if loose := folder.loose:
         message = (
@@ -151,12 +155,9 @@ def _list_set(folder: _Folder, class_names: Sequence[str] | None) -> Listing:
     for name in folder.cut(folder.tree.images):
         found[name.partition("/")[0]].append(folder.prefix + name)
     empty = [f"{folder.prefix}{top}" for top, images in found.items() if not images]
-    if empty and class_names is None:
-        message = (
-            f"Every class folder must hold images, got none in {shorten(empty)} of {source!r}. "
-            f"Put images there or remove the folder."
-        )
-        raise DataError(message)
+    if class_names is None:
+        what = "no image in this class folder: put images there or remove it"
+        problems += [Problem(file=name, what=what, severity="error") for name in empty]
     kept = [clean_class_name(top) for top, images in found.items() if images]
     names, ids = order_classes(kept, class_names, folder.where)
     entries = [

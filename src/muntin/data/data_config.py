@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from muntin.configs import check_range, with_texts
 from muntin.errors import ConfigError
@@ -20,6 +20,9 @@ class DataConfig:
             a count and a warning.
         val_fraction: Part of the training images kept for validation when the set has no part
             of its own.
+        groups: Images that this keeps together: "auto" those of a groups.csv, copies and frames of
+            a video; a regular expression for paths, such as ``([^/]+)_[0-9]+``, gives the groups
+            itself; "none" keeps only groups that the data name.
         crop_fraction: Part of the resized image's side that evaluation reads from its middle; all
             of it for models of less than 128 pixels unless it is set.
         sampler: "shuffle" shows every image once an epoch; "balanced" draws classes evenly.
@@ -35,6 +38,7 @@ class DataConfig:
 
     strict: bool = False
     val_fraction: float = 0.1
+    groups: str = "auto"
     crop_fraction: float = 0.9
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     cache_mib: int = 2048
@@ -54,6 +58,11 @@ class DataConfig:
         if self.range != (0, 0) and not self.range[0] < self.range[1]:
             message = f"data.range must be a lower and a higher value, got {self.range}."
             raise ConfigError(message)
+
+    @staticmethod
+    def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Repeat the split of earlier versions, which did not look for copies."""
+        return {"groups": "none", **values}
 
 
 def change_reading(reading: DataConfig, settings: Mapping[str, object]) -> DataConfig:

@@ -230,7 +230,7 @@ def _read(source: Source, paths: Sequence[str], request: ObjectRequest) -> dict[
                 f"{table.path!r} and {shorten(first.keypoints)} in {first.path!r}."
             )
             raise DataError(message)
-    by_part: dict[str, list[Entry]] = defaultdict(list)
+    by_part: dict[str, list[Entry | None]] = defaultdict(list)
     seen: dict[str, str] = {}
     for table in tables:
         *folders, file = table.path.split("/")
@@ -252,7 +252,7 @@ def _read(source: Source, paths: Sequence[str], request: ObjectRequest) -> dict[
     }
 
 
-def _read_frame(tree: Tree, table: _Table, frame: _Frame, request: ObjectRequest) -> Entry:
+def _read_frame(tree: Tree, table: _Table, frame: _Frame, request: ObjectRequest) -> Entry | None:
     size = read_size(tree.source, frame.path)
     annotations = []
     for number, points in enumerate(frame.instances):

@@ -117,10 +117,12 @@ _THIN = 2  # pixels
 _MIN_OVERLAP = 0.25  # of a box and that of the mask
 
 
-def check_detect(path: str | os.PathLike[str], *, masks: bool = False) -> Report:
+def check_detect(
+    path: str | os.PathLike[str], *, masks: bool = False, groups: str = "auto"
+) -> Report:
     """Check a data set of objects, given as to `list_detect`."""
     task = "instance" if masks else "detect"
-    return check(task, path, lambda: list_detect(path, masks=masks), _look_at_objects)
+    return check(task, path, lambda: list_detect(path, masks=masks), _look_at_objects, groups)
 
 
 def _look_at_objects(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:

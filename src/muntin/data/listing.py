@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.class_layouts import CLASS_FOLDERS, CLASS_TABLE
+from muntin.data.label_columns import LABEL_COLUMNS
 from muntin.data.readers import Reader, find_reader
 from muntin.errors import plural, shorten
 from muntin.samples import DataSets, Problem, warning
 
 _IMBALANCE = 20
 
-READERS: tuple[Reader[Sequence[str] | None, DataSets], ...] = (CLASS_TABLE, CLASS_FOLDERS)
+READERS: tuple[Reader[Sequence[str] | None, DataSets], ...] = (
+    LABEL_COLUMNS,
+    CLASS_TABLE,
+    CLASS_FOLDERS,
+)
 """Layouts of labelled images, in the order in which they are tried."""
 
 
@@ -37,14 +41,14 @@ def list_classify(
     return reader.read(source, found, class_names)
 
 
-def check_classify(path: str | os.PathLike[str]) -> Report:
+def check_classify(path: str | os.PathLike[str], *, groups: str = "auto") -> Report:
     """Check a data set of classes, given as to `list_classify`."""
-    return check("classify", path, lambda: list_classify(path), _look_at_classes)
+    return check("classify", path, lambda: list_classify(path), _look_at_classes, groups)
 
 
 def _look_at_classes(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
     return Summary(
-        problems=[*_judge_classes(parts), *_find_parted_groups(parts)],
+        problems=list(_judge_classes(parts)),
         lines=list(_describe_classes(parts)),
         counts=[("classes", next(iter(parts.values())).num_classes)],
     )
@@ -74,18 +78,6 @@ def _judge_classes(parts: Parts) -> Iterator[Problem]:
             f"multi-label data; if each should have one class, fill the empty cells"
         )
         yield warning(part, what)
-
-
-def _find_parted_groups(parts: Parts) -> Iterator[Problem]:
-    where: dict[str, dict[str, None]] = defaultdict(dict)
-    for part, listing in parts.items():
-        for entry in listing.entries:
-            if entry.group:
-                where[entry.group][part] = None
-    for group, found in where.items():
-        if len(found) > 1:
-            what = f"group {group!r} is in {' and '.join(found)}, so scores will be too high"
-            yield warning(group, what)
 
 
 def _describe_classes(parts: Parts) -> Iterator[str]:

@@ -136,9 +136,9 @@ def _join(
     return join_parts(sets, notes, problems=problems, left_out=findings.summary())
 
 
-def check_pose(path: str | os.PathLike[str]) -> Report:
+def check_pose(path: str | os.PathLike[str], *, groups: str = "auto") -> Report:
     """Check a data set of keypoints, given as to `list_pose`."""
-    return check("pose", path, lambda: list_pose(path), _look_at_poses)
+    return check("pose", path, lambda: list_pose(path), _look_at_poses, groups)
 
 
 def _look_at_poses(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:

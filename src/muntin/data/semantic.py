@@ -121,6 +121,7 @@ def check_semantic(
     *,
     colors: Sequence[str] = (),
     ignored: Sequence[str] = (),
+    groups: str = "auto",
 ) -> Report:
     """Check a data set of masks, given as to `list_semantic`."""
 
@@ -140,9 +141,10 @@ def check_semantic(
         num_classes = next(iter(parts.values())).num_classes
         return Summary(problems=problems, lines=lines, counts=[("classes", num_classes)])
 
-    return check(
-        "semantic", path, lambda: list_semantic(path, colors=colors, ignored=ignored), look_at
-    )
+    def list_data() -> DataSets:
+        return list_semantic(path, colors=colors, ignored=ignored)
+
+    return check("semantic", path, list_data, look_at, groups)
 
 
 def _look(listing: Listing, one: CheckedImage) -> tuple[Pixels, list[Problem]]:

@@ -117,22 +117,22 @@ def locate_records(
     found: dict[str, list[ImageShapes]] = defaultdict(list)
     paths = [_find_beside(record, tree) for record in records]
     tries = range(max((len(record.names) for record in records), default=0))
-    for place, part in itertools.product(tries, {record.part for record in records}):
+    for turn, part in itertools.product(tries, {record.part for record in records}):
         rest = [
             number
             for number, record in enumerate(records)
-            if not paths[number] and record.part == part and place < len(record.names)
+            if not paths[number] and record.part == part and turn < len(record.names)
         ]
-        names = [clean_name(records[number].names[place]) for number in rest]
+        names = [clean_name(records[number].names[turn]) for number in rest]
         matched = match_names(names, tree, "", part)
-        for number, name, path in zip(rest, names, matched, strict=True):
+        for number, name, match in zip(rest, names, matched, strict=True):
             home = posixpath.dirname(records[number].file)
             alike = stems.get(fold(name).rpartition("/")[2], [])
             alike = [one for one in alike if posixpath.dirname(one) == home] or alike
-            paths[number] = path or (alike[0] if len(alike) == 1 else None)
-    for record, path in zip(records, paths, strict=True):
-        if path:
-            found[path].append(record)
+            paths[number] = match or (alike[0] if len(alike) == 1 else None)
+    for record, place in zip(records, paths, strict=True):
+        if place:
+            found[place].append(record)
         else:
             findings.warn(record.file, f"its image {record.names[0]!r} is not there, left out")
     if not found:
@@ -243,16 +243,17 @@ def _join_groups(
 
 
 def _box_of_shape(shape: Shape, size: Size) -> Edges:
-    points = shape.corners
-    if shape.outline and not isinstance(shape.outline, list):
+    if isinstance(shape.outline, dict):
         return box_of(shape.outline, size)
+    points = shape.corners
     if shape.outline:
-        polygons = [iter(polygon) for polygon in shape.outline]
-        points = [pair for numbers in polygons for pair in zip(numbers, numbers, strict=True)]
+        xs = [x for polygon in shape.outline for x in polygon[::2]]
+        ys = [y for polygon in shape.outline for y in polygon[1::2]]
+        points = [*zip(xs, ys, strict=True)]
     if len(points) < 2 or not all(math.isfinite(number) for point in points for number in point):
         return NOWHERE
-    xs, ys = zip(*points, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
+    across, down = zip(*points, strict=True)
+    return min(across), min(down), max(across), max(down)
 
 
 def _rectangle(shape: Shape) -> Segmentation | None:

@@ -237,7 +237,8 @@ def _guess_pairs(names: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], l
         for number, name in enumerate(names):
             others = [numbers[other] for other in swapped(name) if other in numbers]
             # Any word may begin with r: such a partner must be the only one.
-            if number not in partners and (len(others) == 1 or (others and swapped is _swap_words)):
+            sure = len(others) == 1 or (others and swapped is _swap_words)
+            if number not in partners and sure:
                 found[number] = others[0]
         partners |= {one: other for one, other in found.items() if found.get(other) == one}
     lonely = [

@@ -144,7 +144,7 @@ def _list_images(
     names: Mapping[int, str],
     ids: Mapping[str, int],
     request: ObjectRequest,
-) -> Iterator[Entry]:
+) -> Iterator[Entry | None]:
     findings = request.findings
     for file in files:
         try:

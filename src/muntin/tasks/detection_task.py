@@ -72,7 +72,7 @@ def _task(
         list_data=lambda path, classes, data: list_detect(
             path, class_names=None if classes is None else classes.names, masks=masks
         ),
-        check_data=lambda path, data: check_detect(path, masks=masks),
+        check_data=lambda path, data: check_detect(path, masks=masks, groups=data.groups),
         make_head=lambda backbone, classes, config: build_detector(
             backbone, len(classes.names), config, masks=masks
         ),
