@@ -28,7 +28,7 @@ from PIL import Image
 
 from muntin.data import detection, listing, pose, semantic
 from muntin.data.data_config import DataConfig
-from muntin.data.image_formats import is_image_name
+from muntin.data.image_formats import is_image
 from muntin.data.readers import Reader, Source, find_reader
 from muntin.tasks.task_table import TASKS
 
@@ -76,7 +76,7 @@ def write_tree(tree: str, root: Path) -> Path:
     for number, (path, text) in enumerate(files_of(tree)):
         place = root / path
         place.parent.mkdir(parents=True, exist_ok=True)
-        if is_image_name(place.name):
+        if is_image(place.name):
             place.write_bytes(_draw(text, number, place.suffix.lower()))
         else:
             place.write_text(text + "\n", encoding="utf-8")

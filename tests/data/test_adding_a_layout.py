@@ -13,8 +13,8 @@ from muntin.data.trees import read_size, read_text
 
 
 def recognise(source):
-    """One boxes.csv for all images: file, class, left, top, right, bottom."""
-    return None if source.is_file else source.tree.find("boxes.csv")
+    """One boxes.toy for all images: file, class, left, top, right, bottom."""
+    return None if source.is_file else source.tree.find("boxes.toy")
 
 
 def read(source, found, request):
@@ -37,14 +37,14 @@ def read(source, found, request):
     return {"train": make_listing(source.tree.source, entries, names)}
 
 
-TOY = Reader(name="toy", recognise=recognise, read=read, looks_for="a boxes.csv")
+TOY = Reader(name="toy", recognise=recognise, read=read, looks_for="a boxes.toy")
 
 
 def write_toy(root):
     for name in ("a.png", "b.png"):
         Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(root / name)
     text = "file,class,left,top,right,bottom\na.png,cat,1,2,30,20\na.png,dog,5,5,70,30\n"
-    (root / "boxes.csv").write_text(text + "a.png,cat,9,9,9,9\n")
+    (root / "boxes.toy").write_text(text + "a.png,cat,9,9,9,9\n")
 
 
 def test_a_layout_of_ones_own_is_read_like_any_other(tmp_path):

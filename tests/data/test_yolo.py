@@ -357,7 +357,7 @@ def test_nothing_that_is_annotated(tmp_path):
         DataError, match=match + r".*Looked for COCO .*VOC .*YOLO .*Give the folder"
     ):
         list_detect(root)
-    with pytest.raises(DataError, match=r"data\.yaml .*the file"):
+    with pytest.raises(DataError, match=r"data\.yaml.*the file"):
         list_detect(root / "readme.txt")
     for path in (root / "gone", ""):
         with pytest.raises(DataError, match=r"found nothing at .*Check the path"):

@@ -8,9 +8,16 @@ import signal
 import threading
 
 import pytest
+import torch
 from lightning_fabric import Fabric
 
-from muntin.training.checkpoint import Interruption, defer_interrupts
+from muntin.heads.classification_head import LinearHead
+from muntin.objectives.objective import Objective
+from muntin.objectives.reconstruction_objective import MeanLoss
+from muntin.runs import read_journal
+from muntin.scoring.evaluator import Outputs, Scored, join_outputs
+from muntin.training.checkpoint import Interruption, Stopped, defer_interrupts
+from tests.objectives.fitting import DIM, fit_objective
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +66,67 @@ def test_the_parent_process_defers_to_its_children():
     with defer_interrupts() as received:
         os.kill(os.getpid(), signal.SIGINT)
     assert received == [signal.SIGINT]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_wait_at_once(fabric, number):
+    with Interruption() as interruption:
+        with pytest.raises(Stopped), interruption.waiting(fabric):
+            os.kill(os.getpid(), number)
+        assert interruption.requested(fabric)
+
+
+def test_a_signal_before_a_wait_lets_the_step_end(fabric):
+    with Interruption() as interruption:
+        with interruption.waiting(fabric):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.requested(fabric)
+
+
+class Signalled(Objective):
+    """A signal arrives during validation number `at`."""
+
+    def __init__(self, at=0):
+        self.at, self.validations = at, 0
+
+    def prepare(self, views, device):
+        return views[0].images.float() / 255
+
+    def losses(self, network, inputs):
+        logits = network.head(network.features(inputs))
+        return {"loss": (logits - 1).square().mean(dim=1)}
+
+    def evaluate(self, network, loader, device, autocast):
+        self.validations += 1
+        if self.validations == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        with torch.no_grad():
+            losses = torch.cat([self.losses(network, b.images / 255)["loss"] for b in loader])
+        empty = torch.empty(0)
+        return Outputs(answers=empty, truth=empty, losses=losses, indices=empty)
+
+    def score(self, parts, listing):
+        outputs, metric = join_outputs(parts), MeanLoss()
+        metric.update(outputs.losses)
+        return Scored(figures=metric.compute(), metric=metric, outputs=outputs, listing=listing)
+
+    def goal(self, figures):
+        return "loss", -figures["loss"]
+
+
+def test_a_signal_during_validation_loses_nothing(tmp_path):
+    def run(name, at=0, **options):
+        torch.manual_seed(1)
+        return fit_objective(tmp_path, name, Signalled(at), LinearHead(DIM, 4), **options)
+
+    whole = run("whole")
+    stopped = run("parts", at=2)
+    assert (stopped.interrupted, stopped.epochs) == (True, 1)
+    resumed = run("parts", resume=True)
+    assert (resumed.interrupted, resumed.epochs) == (False, 4)
+    assert resumed.figures == whole.figures
+    losses = [
+        [line["train_loss"] for line in read_journal(tmp_path / n)] for n in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from muntin.data.box_units import require_corners
-from muntin.data.image_formats import is_image_name
+from muntin.data.image_formats import is_image
 from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, clean_class_name
 from muntin.data.shape_records import ImageShapes, Shape, list_shapes
@@ -81,7 +81,7 @@ def _open_table(tree: Tree, name: str) -> _Table | None:
         return name, rows, columns, 1
     for order in (_PLAIN, _AUTOML):
         cells = [*rows[0], *[""] * 9]
-        image = is_image_name(cells[order["image"]])
+        image = is_image(cells[order["image"]])
         numbers = [cells[order[side]] for side in _CORNERS]
         if image and (all(map(_is_number, numbers)) or not any(numbers)):
             return name, rows, order, 0

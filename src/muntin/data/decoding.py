@@ -10,6 +10,7 @@ the first three are read, of two the first. Pillow converts CMYK and the like wi
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from muntin.data.deep_images import has_deep_mode, is_deep, read_deep, read_tiff
-from muntin.data.image_formats import HEAD, is_camera_raw, open_header, way_out
+from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import OWN, UNSET, ValueRange, apply_range, apply_type_rule
-from muntin.errors import DataError, first_line
+from muntin.errors import DataError, MuntinWarning, first_line
 from muntin.shapes import Size, UInt8
 
 MAX_PIXELS = 500_000_000
 """Images with more pixels are refused: a few kB can unpack to fill the memory."""
 
+_MOST = 0.95  # of the values
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,26 +38,23 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BACK = {
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
+_BACK = {5: _UPRIGHT[5], 6: _UPRIGHT[8], 7: _UPRIGHT[7], 8: _UPRIGHT[6]}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ImageInfo:
     """Format of a file before it was converted to 8-bit RGB, in Pillow's names ("MPO", "I;16").
 
     The EXIF orientation is 1 to 8; 1 = as stored. With `kept_as_stored` it was not applied, as the
-    annotations have the size before it.
+    annotations have the size before it. `outside` is the share of the values that their range
+    does not hold.
     """
 
     format: str
     mode: str
     orientation: int = 1
     kept_as_stored: bool = False
+    outside: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,8 +100,7 @@ def decode_with_facts(
         raise DataError(message)
     try:
         if is_camera_raw(where):
-            message = "unknown format"
-            raise OSError(message)
+            raise OSError("unknown format")  # noqa: EM101
         with open_header(io.BytesIO(data)) as image:
             _refuse_large(image.size, where)
             if how.shrink_hint is not None and image.format in ("JPEG", "MPO"):
@@ -116,9 +114,9 @@ def decode_with_facts(
         if values is not None:
             _refuse_large((values.shape[1], values.shape[0]), where)
             pixels = _to_rgb(Image.fromarray(_to_8_bits(values, how.value_range)))
-            return pixels, ImageInfo(format="TIFF", mode=str(values.dtype))
+            return pixels, ImageInfo("TIFF", str(values.dtype))
         advice = "Fetch it again or remove it."
-        if other := way_out(where, b"" if is_camera_raw(where) else data[:HEAD]):
+        if other := way_out(where, data):
             advice = f"Its format is not read: {other}."
         message = (
             f"{where!r} must be an image that can be read (JPEG, PNG, TIFF, WebP or another format "
@@ -168,7 +166,16 @@ def open_image(
                 f"Check the path."
             )
             raise DataError(message) from error
-        return decode(data, where=str(image), value_range=value_range)
+        how = Decoding(value_range=value_range)
+        pixels, facts = decode_with_facts(data, where=str(image), how=how)
+        if facts.outside > _MOST:
+            low, high = value_range
+            text = (
+                f"{facts.outside:.0%} of the values of {str(image)!r} are outside {low:g} to "
+                f"{high:g}, the range (data.range) that the run was trained with"
+            )
+            warnings.warn(text, MuntinWarning, stacklevel=3)
+        return pixels
     if isinstance(image, Image.Image):
         try:
             return _read(image, Decoding(value_range=value_range))[0]
@@ -207,26 +214,24 @@ def _from_array(image: np.ndarray, value_range: ValueRange) -> np.ndarray:
 def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, ImageInfo]:  # noqa: ANN401
     kind, mode = image.format, image.mode
     stored = _orientation(image) if kind == "TIFF" else 1
-    deep = how.value_range != UNSET and (is_deep(image) if data else has_deep_mode(mode))
-    values = None
-    if deep and data:
+    values, outside, (low, high) = None, 0.0, how.value_range
+    if data and how.value_range != UNSET and is_deep(image):
         values = read_deep(image, data)
-        turned = stored if kind == "TIFF" else _orientation(image)
     else:
-        image.load()  # order matters: of a TIFF, Pillow itself applies the orientation here
-        turned = _orientation(image)
+        image.load()
         values = np.asarray(image) if has_deep_mode(image.mode) else None
-    orientation = turned
+    turned = _orientation(image)  # order matters: of a TIFF, Pillow may have applied it by now
     if values is not None:
+        if how.value_range != UNSET:
+            outside = float(np.mean((values < low) | (values > high)))
         image = Image.fromarray(_to_8_bits(values, how.value_range, mode))
     if turned != 1:
         image = image.transpose(_UPRIGHT[turned])
-    elif stored != 1:
-        orientation = stored
-    kept = False
-    if how.size == image.size and how.size != image.size[::-1] and orientation in _BACK:
-        image, orientation, kept = image.transpose(_BACK[orientation]), 1, True
-    facts = ImageInfo(format=kind or "", mode=mode, orientation=orientation, kept_as_stored=kept)
+    orientation = turned if turned != 1 else stored
+    kept = how.size == image.size != image.size[::-1] and orientation in _BACK
+    if kept:
+        image, orientation = image.transpose(_BACK[orientation]), 1
+    facts = ImageInfo(kind or "", mode, orientation, kept, outside)
     return _to_rgb(image), facts
 
 

@@ -19,6 +19,7 @@ from muntin.data.box_table import BOX_TABLE
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
 from muntin.data.cvat import CVAT
+from muntin.data.instance_masks import INSTANCE_MASKS
 from muntin.data.label_studio import LABEL_STUDIO
 from muntin.data.labelme import LABELME
 from muntin.data.objects import AnnotationReport, ObjectRequest
@@ -37,14 +38,16 @@ OUTLINED: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
     VIA,
     LABEL_STUDIO,
     YOLO,
+    INSTANCE_MASKS,
 )
 """Layouts whose objects may have masks."""
 
 READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
-    *OUTLINED[:-1],
+    *OUTLINED[:-2],
     VOC,
     YOLO,
     BOX_TABLE,
+    INSTANCE_MASKS,
 )
 """Layouts of annotated objects, in the order in which they are tried."""
 
@@ -70,6 +73,8 @@ def list_detect(
     DataError tells that the layout is unknown, or a whole file in another unit or order than its
     format requires.
     """
+    if masks:  # VOC has boxes, and masks in files beside them
+        readers = sorted(readers, key=lambda reader: reader not in OUTLINED)
     reader, source, found = find_reader(path, readers, what="annotated objects")
     request = ObjectRequest(class_names=class_names, masks=masks)
     listings = reader.read(source, found, request)

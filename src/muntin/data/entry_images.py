@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from muntin.data.archives import read_bytes
 from muntin.data.decoding import Decoding, ImageInfo, decode_values, decode_with_facts
 from muntin.data.image_formats import format_of_suffix
 from muntin.data.value_ranges import LEVELS, UNSET, ValueRange, robust_range, used_levels
-from muntin.errors import DataError
+from muntin.errors import DataError, MuntinWarning
 from muntin.samples import Entry, Listing
 from muntin.shapes import Size, UInt8
 
@@ -56,30 +57,37 @@ class MeasuredRange:
 
 def measure_range(listing: Listing, given: ValueRange = UNSET) -> MeasuredRange:
     """Measure the range of the images of more than 8 bits, or judge the `given` one."""
-    found: list[NDArray[Any]] = []
-    entries = listing.entries
-    for entry in entries[:: -(-len(entries) // MAX_IMAGES) or 1]:
+    found: list[NDArray[np.float64]] = []
+    for entry in listing.entries[:: -(-len(listing) // MAX_IMAGES) or 1]:
         if format_of_suffix(f".{entry.path.rpartition('.')[2]}") in _EIGHT_BITS:
             continue
-        try:
+        with contextlib.suppress(DataError):  # reading the data names it
             values = decode_values(read_bytes(listing.source, entry.path))
-        except DataError:  # reading the data names it
-            continue
-        if values is not None:
-            rows, columns = (-(-side // _SIDE) for side in values.shape[:2])
-            found.append(values[::rows, ::columns].astype(np.float64).ravel())
+            if values is not None:
+                rows, columns = (-(-side // _SIDE) for side in values.shape[:2])
+                found.append(values[::rows, ::columns].astype(np.float64).ravel())
     if not found:
         return MeasuredRange()
     measured = robust_range(np.concatenate(found))
     chosen = measured if given == UNSET else given
-    low, high = (f"{value:g}" for value in chosen)
-    note = f"images of more than 8 bits: values {low} to {high} become 0 to 255 (data.range)"
     few = sum(used_levels(values, chosen) < _FEW for values in found)
-    text = ""
-    if 4 * few >= len(found):
-        text = (
-            f"{few} of {len(found)} images of more than 8 bits use fewer than {_FEW} of {LEVELS} "
-            f"levels: data.range is {low},{high} and values are {measured[0]:g} to "
-            f"{measured[1]:g}. Set data.range to the values that matter"
-        )
-    return MeasuredRange(value_range=chosen, note=note, warning=text)
+    text = (
+        f"{few} of {len(found)} images of more than 8 bits use fewer than {_FEW} of {LEVELS} "
+        f"levels: data.range is {chosen[0]:g},{chosen[1]:g}, their values are {measured[0]:g} to "
+        f"{measured[1]:g}. Set data.range to the values that matter"
+    )
+    return MeasuredRange(
+        value_range=chosen,
+        note=f"values {chosen[0]:g} to {chosen[1]:g} of images of more than 8 bits become 0 to 255 "
+        "(data.range)",
+        warning=text if 4 * few >= len(found) else "",
+    )
+
+
+def choose_range(train: Listing, val: Listing, given: ValueRange) -> MeasuredRange:
+    """Measure the range of `train`; warn where it or `val` uses little of it, or of a given one."""
+    found = measure_range(train, given)
+    others = found if val is train else measure_range(val, found.value_range)
+    for text in dict.fromkeys(filter(None, (found.warning, others.warning))):
+        warnings.warn(text, MuntinWarning, stacklevel=3)
+    return found

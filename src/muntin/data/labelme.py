@@ -120,7 +120,7 @@ def _read_mask(text: object, corner: Point, size: Size | None) -> Segmentation |
     if not isinstance(text, str) or size is None:
         return None
     try:
-        values = read_values(base64.b64decode(text), where="mask", as_colors=False)
+        values = read_values(base64.b64decode(text), where="mask", kind="index")
     except (binascii.Error, ValueError, DataError):
         return None
     left, top = max(round(corner[0]), 0), max(round(corner[1]), 0)

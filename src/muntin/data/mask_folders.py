@@ -21,7 +21,13 @@ from muntin.data.mask_levels import (
     sample_masks,
     tolerance_of,
 )
-from muntin.data.mask_tables import MaskTable, find_table, parse_colors, parse_value
+from muntin.data.mask_tables import (
+    MaskTable,
+    find_table,
+    parse_colors,
+    parse_value,
+    recognise_camvid,
+)
 from muntin.data.readers import (
     Reader,
     Source,
@@ -38,6 +44,7 @@ BACKGROUND, FOREGROUND = "background", "foreground"
 
 _KINDS = {"index": "class numbers", "color": "colours", "alpha": "opacities"}
 
+_VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 _LOSSY = (".jpg", ".jpeg", ".jfif")
 
 
@@ -50,16 +57,24 @@ def _recognise(source: Source) -> Pairs | None:
 
 def _reject(source: Source) -> list[str]:
     pairs = pair_masks(source.tree)
-    return [f"{len(pairs.without_mask)} without a mask, {len(pairs.without_image)} masks alone"]
+    reasons = [f"{len(pairs.without_mask)} without a mask, {len(pairs.without_image)} masks alone"]
+    if count := len(source.tree.with_suffix(*_VOLUMES)):
+        what = "of voxels (NIfTI and the like), which are not read: save their slices as PNG"
+        reasons.append(f"{plural(count, 'file')} {what}")
+    return reasons
 
 
 def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     tree, classes, every = source.tree, request.classes, pairs.every
-    table = parse_colors(request.colors) or find_table(tree, [pair.mask for pair in every])
+    table = parse_colors(request.colors) or find_table(
+        tree, [pair.mask for pair in every], wanted=() if classes is None else classes.names
+    )
     if table is None and classes is not None and classes.encoding is not None:
         table = _table_of(classes, classes.encoding)
     notes: list[str] = []
     seen = _sample(tree.source, every, table, notes)
+    if table is None and seen.kind == "index":
+        table = recognise_camvid([pair.mask for pair in every], seen.counts)
     names, encoding = _decide(tree.source, table, seen, notes)
     if classes is None or BACKGROUND in classes.names:
         names, encoding = _add_background(names, encoding, seen, notes)
@@ -83,6 +98,7 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     sizes = count_parts({part: len(found) for part, found in pairs.parts.items()})
     note = f"masks as {_KINDS[encoding.kind]}, {sizes}"
     note += f", {plural(len(names), 'class', 'classes')}: {shorten(names, limit=8)}"
+    note += f" (by {table.origin})" if table is not None else ""
     strange = _strange_values(seen, encoding)
     alone = [warning(path, "has no mask, left out") for path in pairs.without_mask]
     alone += [warning(path, "is a mask without an image, left out") for path in pairs.without_image]
@@ -97,7 +113,7 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
         left_out.append(f"{plural(count, 'mask')} without an image left out")
     return join_parts(
         name_parts(listings),
-        [note, *left_out, *notes],
+        [note, *left_out, *pairs.notes, *notes],
         problems=[*strange, *alone],
         left_out="; ".join(left_out),
     )

@@ -243,9 +243,9 @@ def _join_groups(
 
 
 def _box_of_shape(shape: Shape, size: Size) -> Edges:
-    points = shape.corners
-    if shape.outline and not isinstance(shape.outline, list):
+    if isinstance(shape.outline, dict):
         return box_of(shape.outline, size)
+    points = shape.corners
     if shape.outline:
         xs = [x for polygon in shape.outline for x in polygon[::2]]
         ys = [y for polygon in shape.outline for y in polygon[1::2]]

@@ -21,13 +21,7 @@ from typing import Any, TypeVar
 
 from muntin.data.archives import is_archive, list_files, read_bytes
 from muntin.data.decoding import decode
-from muntin.data.image_formats import (
-    begins_like_image,
-    has_no_suffix,
-    is_image_name,
-    open_header,
-    read_head,
-)
+from muntin.data.image_formats import is_image, open_header
 from muntin.errors import DataError
 from muntin.shapes import Size
 
@@ -80,7 +74,7 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
     every, folders = list_files(source)
     files = tuple(name for name in every if not _is_hidden(name))
     root = Path(source) if Path(source).is_dir() else None
-    images = tuple(name for name in files if is_image_name(name) or _is_unnamed_image(root, name))
+    images = tuple(name for name in files if is_image(name, root))
     by_name: dict[str, list[str]] = defaultdict(list)
     for path in images:
         by_name[fold(path.rpartition("/")[2])].append(path)
@@ -197,11 +191,6 @@ def read_size(source: str, path: str) -> Size:
                 return (width, height) if turned else (height, width)
     height, width = decode(read_bytes(source, path), where=path).shape[:2]
     return height, width
-
-
-def _is_unnamed_image(root: Path | None, name: str) -> bool:
-    """Whether a file of a folder that has no ending begins like an image."""
-    return root is not None and has_no_suffix(name) and begins_like_image(read_head(root / name))
 
 
 def _is_hidden(name: str) -> bool:

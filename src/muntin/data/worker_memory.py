@@ -36,23 +36,20 @@ def suit_workers(wanted: int, make_batch: Callable[[], Batch], free: int | None 
     """Number of workers, at most `wanted`, whose batches fit into `free` bytes of shared memory.
 
     `free` is what the machine has, if left out. `make_batch` makes one batch, which is measured
-    only where less than 4 GiB a worker are free. Fewer workers than wanted are a warning.
+    only where less than 2 GiB a worker are free. Fewer workers than wanted are a warning.
     """
     free = free_shared_bytes() if free is None else free
-    if free is None or free >= wanted * 2**32:
+    if free is None or free >= wanted * 2**31:
         return wanted
     needed = round(AHEAD * _MARGIN * count_bytes(make_batch()))
     workers = min(wanted, free // max(needed, 1))
     if workers < wanted:
-        how = (
-            f"{workers} of {wanted} worker processes read"
-            if workers
-            else "the training process reads"
-        )
+        how = f"{workers} of them" if workers else "the training process"
+        # No amounts that change with every epoch: it is told once.
         text = (
-            f"{SHARED} has {free / 2**20:.1f} MiB free and a worker process needs about "
-            f"{needed / 2**20:.1f} MiB for its batches: {how} will read the images. For "
-            f"more, give the container more (docker run --shm-size=2g), or lower --batch-size"
+            f"{SHARED} is too small for the batches of {wanted} worker processes: {how} "
+            f"will read the images. For more, give the container more (docker run --shm-size=2g), "
+            f"or lower --batch-size"
         )
         warnings.warn(text, MuntinWarning, stacklevel=2)
     return workers

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from muntin.data.image_formats import is_image_name
+from muntin.data.image_formats import is_image
 from muntin.data.readers import clean_class_name
 from muntin.data.trees import (
     Tree,
@@ -243,7 +243,7 @@ def _inside(tree: Tree, settings: str, base: str, written: str) -> Sequence[str]
     lines = [clean_name(line) for line in read_text(tree.source, found).splitlines()]
     folder = found.rpartition("/")[0]
     places = (_locate(tree, home, line) or _locate(tree, folder, line) for line in lines)
-    return [place for place in places if place and is_image_name(place)]
+    return [place for place in places if place and is_image(place)]
 
 
 def _locate(tree: Tree, home: str, path: str) -> str | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from muntin.data.batches import fit, padded_size, stack_images
 from muntin.data.decoding import open_image
-from muntin.data.image_formats import is_image_file
+from muntin.data.image_formats import is_image
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.data.value_ranges import UNSET, ValueRange
 from muntin.errors import DataError, MuntinWarning
@@ -56,7 +56,7 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
             message = f"a path to images must not be empty, got {str(text)!r}. Check the command."
             raise DataError(message)
         if place.is_dir():
-            here = sorted(path for path in place.rglob("*") if is_image_file(path))
+            here = sorted(path for path in place.rglob("*") if is_image(path.name, path.parent))
         else:
             here = [place] if place.exists() else _match(place)
         if not here:

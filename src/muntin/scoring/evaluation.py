@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from muntin.data.batches import evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig, change_reading
-from muntin.data.entry_images import read_pixels
+from muntin.data.entry_images import choose_range, read_pixels
 from muntin.data.pose import is_whole, list_pose
+from muntin.data.value_ranges import UNSET
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
@@ -129,10 +131,14 @@ def evaluate(
             draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
         return scored.figures
     reading = change_reading(run.config.data_config, settings or {})
+    if "data.range" in (settings or {}):
+        run = replace(run, preprocessing=replace(run.preprocessing, value_range=reading.range))
     parts = run.task.list_data(data, run.classes, reading)
     listing = pick_part(parts, run.task, data, run.classes)
     _warn_about_training_images(listing, run)
     _warn_about_missing_boxes(listing, run)
+    if run.preprocessing.value_range != UNSET:
+        choose_range(listing, listing, run.preprocessing.value_range)  # warns
     if tta and run.task.detects:
         message = f"tta does not suit a {run.task.name} run with this head. Leave it out."
         raise ConfigError(message)

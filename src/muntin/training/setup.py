@@ -14,7 +14,7 @@ import torch
 from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.dense_transforms import DetectionAugmentConfig
-from muntin.data.entry_images import measure_range
+from muntin.data.entry_images import choose_range
 from muntin.data.grouping import split_apart
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.heads.head_table import AnyHeadConfig
@@ -198,11 +198,9 @@ class _RunBuilder:
 
     def adapt_data_config(self, model: BackboneConfig) -> Choice[DataConfig]:
         """Set the fields that depend on model and images, unless the user set them."""
-        measured = measure_range(self.train, self.data.range)
-        data = replace(self.data, range=measured.value_range)
-        self.notes += [measured.note] if measured.note else []
-        if measured.warning:
-            warnings.warn(measured.warning, MuntinWarning, stacklevel=2)
+        found = choose_range(self.train, self.val, self.data.range)
+        data = replace(self.data, range=found.value_range)
+        self.notes += filter(None, [found.note])
         if self.statistics is None:
             if is_small(model) and "crop_fraction" not in dict(self.settings["data"]):
                 data = replace(data, crop_fraction=1.0)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes: as many as shared memory holds, and what happens when one ends or hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from muntin.data.batches import Batch
+from muntin.data.worker_memory import AHEAD, count_bytes, describe_failure, share, suit_workers
+from muntin.errors import MuntinWarning
+from muntin.targets import BoxTargets, LabelMap
+from tests.small import write_images
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def batch_of(side: int, targets=None) -> Batch:
+    ones = torch.ones(2, 2, dtype=torch.long)
+    return Batch(
+        images=torch.zeros(2, 3, side, side, dtype=torch.uint8), sizes=ones, originals=ones,
+        indices=torch.arange(2), weights=torch.ones(2), num_real=2, targets=targets,
+    )  # fmt: skip
+
+
+def test_bytes_are_whole_pages_of_every_tensor():
+    assert count_bytes(batch_of(64)) == 2 * 3 * 64 * 64 + 4 * 4096
+    labels = LabelMap(torch.zeros(100, 100, dtype=torch.int16))  # 20,000 bytes: five pages
+    assert count_bytes(batch_of(64, (labels,))) == count_bytes(batch_of(64)) + 5 * 4096
+    boxes = BoxTargets.empty((5, 5))  # nothing in any of its tensors
+    assert count_bytes(batch_of(64, (boxes, boxes))) == count_bytes(batch_of(64))
+
+
+NEEDED = round(AHEAD * 1.5 * count_bytes(batch_of(64)))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "free", "workers"),
+    [
+        (2, 2**33, 2), (2, 2 * NEEDED, 2), (2, 2 * NEEDED - 1, 1), (2, NEEDED - 1, 0), (2, 0, 0),
+        (16, 5 * NEEDED, 5), (1, NEEDED, 1),
+    ],
+)  # fmt: skip
+def test_as_many_workers_as_fit(wanted, free, workers, recwarn):
+    assert suit_workers(wanted, lambda: batch_of(64), free) == workers
+    assert [one.category for one in recwarn] == [MuntinWarning] * (workers < wanted)
+    for one in recwarn:
+        assert "/dev/shm" in str(one.message)
+        assert "--shm-size" in str(one.message)
+
+
+def test_nothing_is_read_where_there_is_enough():
+    def fail() -> Batch:
+        raise AssertionError
+
+    assert suit_workers(3, fail, 3 * 2**31) == 3
+
+
+def test_a_batch_is_the_same_in_shared_memory():
+    labels = LabelMap(torch.arange(6, dtype=torch.int16).view(2, 3))
+    batch = share(replace(batch_of(4, (labels,)), indices=torch.tensor([7, 8])))
+    assert batch.images.is_shared()
+    assert batch.targets[0].labels.is_shared()
+    assert batch.indices.tolist() == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("DataLoader worker (pid 5) is killed by signal: Bus error. It is possible", True),
+        ("DataLoader worker (pid(s) 5, 6) exited unexpectedly", True),
+        ("Caught RuntimeError in DataLoader worker process 0.\nTraceback\nRuntimeError: unable to "
+         "allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)", True),
+        ("unable to open shared memory object </torch_1> in read-write mode: Too many", True),
+        ("Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: a bug", False),
+        ("shapes cannot be multiplied", False),
+    ],
+)  # fmt: skip
+def test_failures_are_told_in_one_line(text, told):
+    line = describe_failure(RuntimeError(text))
+    assert bool(line) == told
+    assert "\n" not in line
+    if told:
+        assert "machine.workers=0" in line
+
+
+# A training whose workers end, or hang, in the second epoch.
+SCRIPT = """
+import os, signal, sys, time
+from dataclasses import dataclass
+from muntin.data.classification_transforms import AugmentConfig
+from muntin.errors import MuntinError
+from muntin.training import session
+from torch.utils.data import get_worker_info
+
+data, out, what = sys.argv[1:]
+pid = os.getpid()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spoiled(AugmentConfig):
+    def augment(self, sample, pre, seed, skeleton=None):
+        if os.getpid() != pid and os.path.exists(out + "/results.json"):
+            if what == "end":
+                os.kill(os.getpid(), signal.SIGKILL)
+            print("hangs", flush=True)
+            time.sleep(1000)
+        return AugmentConfig.augment(self, sample, pre, seed, skeleton)
+
+
+if __name__ == "__main__":
+    from muntin.training.loop import Loop
+    from muntin.training.progress import Reporter
+    from muntin.training.machine import build_fabric, choose_machine
+    from muntin.training.request import Request
+    from muntin.training.setup import prepare
+    from muntin.training.trainer import build_objective
+    from dataclasses import replace
+    from tests.small import MODEL, SETTINGS
+
+    rows = {**SETTINGS, "machine.workers": 1, "train.start_size": 1, "data.cache_mib": 0}
+    request = Request(
+        task="classify", data=data, out=out, model=MODEL, img_size=(16, 16), epochs=3,
+        batch_size=4, weights="none", machine=choose_machine(None, "fp32", "cpu", 1),
+        settings=tuple((name, str(value)) for name, value in rows.items()),
+    )
+    prepared = prepare(request)
+    prepared.run.write()
+    config = replace(prepared.run.config, augment=Spoiled(auto="trivialaugment"))
+    prepared = replace(prepared, run=replace(prepared.run, config=config))
+    fabric = build_fabric(config.machine, 1)
+    objective = build_objective(prepared.run, prepared.train, fabric.device)
+    try:
+        fitted = Loop(fabric, prepared, objective, Reporter(None)).fit(started=time.monotonic())
+        print("interrupted", fitted.interrupted, fitted.epochs, flush=True)
+    except MuntinError as error:
+        print(type(error).__name__, error, flush=True)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"# a test\n{SCRIPT}")
+    data = write_images(tmp_path / "trees", each=6)
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "MUNTIN_NO_HOOK": "1"}
+    env["CUDA_VISIBLE_DEVICES"] = ""
+
+    def run(what: str) -> subprocess.Popen[str]:
+        command = [sys.executable, script, data, tmp_path / "run", what]
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+    return run
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals of Linux")
+def test_a_worker_that_ends_is_one_line(start):
+    said, _ = start("end").communicate(timeout=200)
+    assert said.strip().splitlines()[-1].startswith("TrainingError the processes that read images")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals of Linux")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_for_a_worker_that_hangs(start, tmp_path, number):
+    process = start("hang")
+    assert process.stdout is not None
+    while "hangs" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(0.2)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert said.strip().splitlines()[-1] == "interrupted True 1"
+    state = json.loads((tmp_path / "run" / "last.ckpt" / "state.json").read_text())
+    assert (state["position"]["epoch"], state["position"]["step"]) == (1, 0)
