@@ -10,27 +10,32 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from muntin.errors import RunError, cannot_write
+from muntin.errors import MuntinError, RunError, cannot_write
 
 
 def refuse_existing(
-    places: Iterable[Path], inputs: Iterable[str | Path], *, option: str, force: bool | None
+    places: Iterable[Path],
+    inputs: Iterable[str | Path],
+    *,
+    option: str,
+    force: bool | None,
+    error: type[MuntinError] = RunError,
 ) -> None:
     """Refuse to write over an input, or, unless `force`, over any file.
 
     Raises:
-        RunError: With the first file in question, and `option`, which led to it. It offers --force
-            unless that is None.
+        RunError: (or `error`) With the first file in question, and `option`, which led to it. It
+            offers --force unless that is None.
     """
     given = {os.path.normcase(os.path.realpath(each)) for each in inputs if str(each)}
     for place in places:
         if os.path.normcase(os.path.realpath(place)) in given:
             message = f"{option} must not lead to an input, got {place}. Choose another name."
-            raise RunError(message)
+            raise error(message)
         if place.exists() and not force:
             message = f"{option} must not lead to existing files, got {place}. Choose another name"
             message += "." if force is None else ", or replace them with --force."
-            raise RunError(message)
+            raise error(message)
 
 
 @contextlib.contextmanager

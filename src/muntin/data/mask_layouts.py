@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from muntin.data.image_formats import is_image
 from muntin.data.trees import (
-    IMAGE_SUFFIXES,
     PARTS,
     Tree,
     clean_name,
@@ -210,7 +210,7 @@ def _same_end(path: str, name: str) -> int:
 
 def _stem(path: str) -> str:
     name = fold(clean_name(path)).rpartition("/")[2]
-    return name.rpartition(".")[0] if name.endswith(IMAGE_SUFFIXES) else name
+    return name.rpartition(".")[0] if is_image(name) else name
 
 
 def _channel_of(path: str) -> int:

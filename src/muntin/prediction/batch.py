@@ -24,8 +24,8 @@ from muntin.errors import DataError, MuntinWarning
 from muntin.shapes import Size, UInt8
 from muntin.tasks.task import DEFAULT_OPTIONS, ImageMeta, PredictOptions
 
-ImageLike = str | Path | Image.Image | NDArray[np.uint8]
-"""A path, a PIL image, or an (H, W, 3) uint8 RGB array."""
+ImageLike = str | Path | Image.Image | NDArray[Any]
+"""A path, a PIL image, or an (H, W, 3) RGB array: uint8, or values that a run has a range for."""
 
 
 class LoadedImage(NamedTuple):

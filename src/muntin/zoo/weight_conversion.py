@@ -87,7 +87,8 @@ def convert_weights(
         raise WeightError(message)
     given = Path(str(source).rpartition("#")[0] or source)
     inside = given.iterdir() if given.is_dir() else ()
-    refuse_existing([target], [source, given, *inside], option="OUT", force=force)
+    sources = [source, given, *inside]
+    refuse_existing([target], sources, option="OUT", force=force, error=WeightError)
     texts = dict(settings)
     head_rows = texts.pop("head.rows", None)
     name, entry = find_source_model(name, read_source_info(source), texts)
