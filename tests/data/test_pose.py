@@ -485,3 +485,117 @@ def test_mirror_mouse(data_root):
     assert len(data.train.skeleton.names) == 17
     assert not data.train.skeleton.mirrored
     assert check_pose(data_root / "mirror_mouse_pose").ok
+
+
+def test_unique_body_parts_belong_to_the_scene(tmp_path):
+    head = (
+        "scorer,me,me,me,me,me,me\nindividuals,m1,m1,m2,m2,single,single\n"
+        "bodyparts,nose,nose,nose,nose,corner,corner\ncoords,x,y,x,y,x,y\n"
+    )
+    rows = "a.png,10,10,50,40,3.5,4.5\nb.png,10,10,,,,\n"
+    data = list_pose(labelled(tmp_path, rows, head=head))
+    found = [
+        (e.path, e.instance, *e.class_ids, points_of(data.train, n))
+        for n, e in enumerate(data.train.entries)
+    ]
+    assert found == [
+        ("a.png", 0, 0, [[10, 10, 2], [0, 0, 0]]),
+        ("a.png", 1, 0, [[50, 40, 2], [0, 0, 0]]),
+        ("a.png", 2, 1, [[0, 0, 0], [3.5, 4.5, 2]]),
+        ("b.png", 0, 0, [[10, 10, 2], [0, 0, 0]]),
+    ]
+    assert data.train.entries[2].box == (0, 0, 80, 60)
+    assert data.train.class_names == ("subject", "scene")
+    assert not data.problems
+
+
+def yolo(root: Path, settings: str, **texts: str) -> Path:
+    images(root, *(f"images/{part}/{part}.png" for part in texts))
+    (root / "data.yaml").write_text(
+        "names: [cow, dog]\n" + "".join(f"{part}: images/{part}\n" for part in texts) + settings,
+        encoding="utf-8",
+    )
+    for part, text in texts.items():
+        (root / "labels" / part).mkdir(parents=True, exist_ok=True)
+        (root / "labels" / part / f"{part}.txt").write_text(text, encoding="utf-8")
+    return root
+
+
+BOX = "0.5 0.5 0.5 0.5"
+
+
+@pytest.mark.parametrize(
+    ("settings", "row", "points"),
+    [
+        ("kpt_shape: [2, 3]", "0.25 0.5 2 0.5 0.25 1", [[20, 30, 2], [40, 15, 1]]),
+        ("kpt_shape: [2, 3]", "0.25 0.5 2 0.5 0.25 0", [[20, 30, 2], [0, 0, 0]]),
+        ("kpt_shape: [2, 2]", "0.25 0.5 0 0", [[20, 30, 2], [0, 0, 0]]),
+        ("kpt_shape: [2, 2]", "0.3 0.5 -1 -1", [[24, 30, 2], [0, 0, 0]]),
+    ],
+)
+@pytest.mark.parametrize("data", ["", "data.yaml"])
+def test_yolo_pose(tmp_path, settings, row, points, data):
+    sets = list_pose(
+        yolo(tmp_path, settings, train=f"1 {BOX} {row}\n\n", val=f"0 {BOX} {row}") / data
+    )
+    assert sets.train.entries[0].box == (20, 15, 60, 45)
+    assert [listing.entries[0].class_ids for listing in (sets.train, sets.val)] == [(1,), (0,)]
+    assert points_of(sets.train) == points
+    assert points_of(sets.val) == points
+    assert sets.train.skeleton.names == ("point 0", "point 1")
+    assert not sets.problems
+    assert not sets.train.skeleton.mirrored
+    assert "YOLO pose" in check_pose(tmp_path / data).lines[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "names", "pairs", "mirrored"),
+    [
+        ("flip_idx: [0, 2, 1]", ("point 0", "point 1", "point 2"), ((1, 2),), True),
+        ("flip_idx: [0, 1, 2]", ("point 0", "point 1", "point 2"), (), True),
+        ("flip_idx: [1, 2, 0]", ("point 0", "point 1", "point 2"), (), False),
+        ("flip_idx: [1, 0]", ("point 0", "point 1", "point 2"), (), False),
+        ("kpt_names: {0: [a, l_b, r_b]}", ("a", "l_b", "r_b"), ((1, 2),), True),
+        ("kpt_names: {0: a, 1: b, 2: c}", ("a", "b", "c"), (), False),
+        (
+            "kpt_names: [a, left, right]\nflip_idx: [1, 0, 2]",
+            ("a", "left", "right"),
+            ((0, 1),),
+            True,
+        ),
+    ],
+)
+def test_flips_and_names_of_yolo(tmp_path, settings, names, pairs, mirrored):
+    row = f"0 {BOX} 0.1 0.1 2 0.2 0.2 2 0.3 0.3 2"
+    sets = list_pose(yolo(tmp_path, f"kpt_shape: [3, 3]\n{settings}\n", train=row))
+    skeleton = sets.train.skeleton
+    assert (skeleton.names, skeleton.flip_pairs, skeleton.mirrored) == (names, pairs, mirrored)
+
+
+def test_seventeen_points_in_the_order_of_coco_have_their_names(tmp_path):
+    flips = "[0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]"
+    row = f"0 {BOX} " + "0.5 0.5 2 " * 17
+    data = list_pose(yolo(tmp_path, f"kpt_shape: [17, 3]\nflip_idx: {flips}\n", train=row))
+    assert data.train.skeleton == COCO_PERSON
+
+
+def test_faulty_rows_of_yolo_are_no_background(tmp_path):
+    rows = (
+        f"0 {BOX} 0.5 0.5 2\n0 {BOX} 0.5 0.5\n7 0.1 0.1 0.2 0.2 0.5 0.5 2\n"
+        "0 0.8 0.8 0.1 0.1 0.8 0.8 5\n"
+    )
+    root = yolo(tmp_path, "kpt_shape: [1, 3]", train=rows)
+    data = list_pose(root)
+    assert [entry.instance for entry in data.train.entries] == [0]
+    text = said(data)
+    assert "line 2 left out, with a wrong number of keypoints: 7 numbers, 8 needed" in text
+    assert "line 3 left out, of an unknown class: 7" in text
+    assert "line 4 left out, with a visibility" in text
+    crowd = list_pose(root, whole=True).train.entries[0].objects.crowd
+    assert crowd.tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize("shape", ["17", "[0, 3]", "[17, 4]", "[a, 2]"])
+def test_a_shape_of_keypoints_that_is_none(tmp_path, shape):
+    with pytest.raises(DataError, match=r"kpt_shape in 'data.yaml'"):
+        list_pose(yolo(tmp_path, f"kpt_shape: {shape}\n", train=f"0 {BOX} 0.5 0.5 2"))

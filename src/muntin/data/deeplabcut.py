@@ -2,7 +2,8 @@
 """DeepLabCut: a CSV of keypoints whose first rows name scorer, body parts and x or y.
 
 A row is a frame, named in its first cell or, in newer files, in its first three. Empty cells are
-points that are not visible. A row "individuals" distinguishes several instances in a frame.
+points that are not visible. A row "individuals" distinguishes several instances in a frame; body
+parts of the individual "single" belong to the scene, which is an instance of its own: the image.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from muntin.shapes import Size
 SUBJECT = "subject"
 """Class name of every instance: these files name none."""
 
+SCENE = "scene"
+"""Class name of the image as a whole, where body parts belong to no individual."""
+
 _MARGIN = 0.1  # around the points of an individual, relative to their extent
 
 _HEAD = ("scorer", "individuals", "bodyparts", "coords")
@@ -51,12 +55,13 @@ class _Frame(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """One CSV; whether it distinguishes individuals."""
+    """One CSV; whether it distinguishes individuals, and which row of a frame is the scene."""
 
     path: str
     keypoints: tuple[str, ...]
     has_individuals: bool
     frames: list[_Frame]
+    scene: int = -1
 
 
 def _recognise(source: Source) -> list[str] | None:
@@ -109,7 +114,7 @@ def _read_table(tree: Tree, path: str, findings: AnnotationReport) -> _Table:
     people = head.get("individuals", [""] * len(parts))
     columns = _find_columns(head["coords"], parts, people, first, path)
     keypoints = tuple(dict.fromkeys(part for _, part in columns))
-    names = list(dict.fromkeys(one for one, _ in columns if one != _ALONE)) or [_ALONE]
+    names = list(dict.fromkeys(one for one, _ in columns))
     frames: list[_Frame] = []
     seen: dict[str, str] = {}
     for number, row in enumerate(rows[count:], count + 1):
@@ -129,7 +134,8 @@ def _read_table(tree: Tree, path: str, findings: AnnotationReport) -> _Table:
             continue
         seen[image] = where
         frames.append(_Frame(image, where, instances))
-    return _Table(path, keypoints, "individuals" in head, frames)
+    scene = names.index(_ALONE) if len(names) > 1 and _ALONE in names else -1
+    return _Table(path, keypoints, "individuals" in head, frames, scene)
 
 
 _Columns = dict[tuple[str, str], tuple[int, int]]
@@ -205,8 +211,6 @@ def _read_points(
 ) -> NDArray[np.float64]:
     points = np.zeros((len(names), len(keypoints), 3))
     for (one, part), (x, y) in columns.items():
-        if one not in names:  # of no individual: every instance has it
-            continue
         message = f"{part} is ({row[x]}, {row[y]})"
         try:
             values = [float(row[place]) if row[place].strip() else math.nan for place in (x, y)]
@@ -246,9 +250,9 @@ def _read(source: Source, paths: Sequence[str], request: ObjectRequest) -> dict[
     if "" in by_part or not parts:  # what is of no part is learnt from
         parts["train"] = [*parts.get("train", []), *by_part[""]]
     skeleton = Skeleton(names=first.keypoints)
+    names = (SUBJECT, SCENE) if any(table.scene >= 0 for table in tables) else (SUBJECT,)
     return {
-        part: make_listing(tree.source, entries, (SUBJECT,), skeleton)
-        for part, entries in parts.items()
+        part: make_listing(tree.source, entries, names, skeleton) for part, entries in parts.items()
     }
 
 
@@ -260,9 +264,10 @@ def _read_frame(tree: Tree, table: _Table, frame: _Frame, request: ObjectRequest
         if table.has_individuals:
             if not (points[:, 2] > 0).any():
                 continue  # this one is not in the image
-            where, box = f"{where}, individual {number + 1}", _box_around(points, size)
-        values = points.ravel().tolist()
-        annotations.append(Annotation(where=where, class_id=0, box=box, keypoints=values))
+            where = f"{where}, individual {number + 1}"
+            box = box if number == table.scene else _box_around(points, size)
+        values, scene = points.ravel().tolist(), int(number == table.scene)
+        annotations.append(Annotation(where=where, class_id=scene, box=box, keypoints=values))
     return make_entry(
         frame.path, size, annotations, request, file=table.path, keypoint_names=table.keypoints
     )

@@ -19,10 +19,15 @@ from muntin.data.deeplabcut import DEEPLABCUT
 from muntin.data.objects import AnnotationReport, ObjectRequest
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
 from muntin.data.skeletons import build_skeleton
+from muntin.data.yolo_pose import YOLO_POSE
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, Problem, warning
 
-READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (COCO_KEYPOINTS, DEEPLABCUT)
+READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
+    COCO_KEYPOINTS,
+    DEEPLABCUT,
+    YOLO_POSE,
+)
 """Layouts of keypoints, in the order in which they are tried; entries are whole images."""
 
 
@@ -45,7 +50,7 @@ def list_pose(
     listings, findings = reader.read(source, found, request), request.findings
     raw = next(iter(listings.values())).skeleton
     assert raw is not None, "readers of keypoints give their names"
-    skeleton = build_skeleton(raw.names, raw.edges, source.tree, findings.notes)
+    skeleton = build_skeleton(raw, source.tree, findings.notes)
     if classes is not None and classes.skeleton is not None:
         listings = {part: _follow(one, classes, source.path) for part, one in listings.items()}
     else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -60,23 +60,22 @@ COCO_PERSON = Skeleton(
 """The 17 keypoints of COCO; tolerances as its own evaluation has them."""
 
 
-def build_skeleton(
-    names: Sequence[str], edges: Sequence[tuple[int, int]], tree: Tree, notes: list[str]
-) -> Skeleton:
+def build_skeleton(raw: Skeleton, tree: Tree, notes: list[str]) -> Skeleton:
     """Gather what is known of keypoints; `notes` says what was chosen, and why.
 
-    `edges` are those of the annotations, perhaps none; a skeleton.json may lie in `tree`.
+    `raw` is what the annotations say, names at least; a skeleton.json may lie in `tree`.
     """
-    names = tuple(names)
+    names, edges = raw.names, raw.edges
     given = _read_file(tree, names)
     known = COCO_PERSON if names == COCO_PERSON.names else None
-    pairs, lonely = _guess_pairs(names)
+    pairs, lonely = (raw.flip_pairs, []) if raw.mirrored else _guess_pairs(names)
+    origin = "(the annotations)" if raw.mirrored else "(by their names)"
     if "flip_pairs" in given:
         pairs, lonely = _pairs_from(given["flip_pairs"], names), []
         _refuse_twice(pairs, names)
-    mirrored = given.get("mirrored", bool(pairs) and not lonely)
+        origin = f"({FILE})"
+    mirrored = given.get("mirrored", raw.mirrored or (bool(pairs) and not lonely))
     if mirrored:
-        origin = f"({FILE})" if "flip_pairs" in given else "(by their names)"
         listed = shorten(f"{names[left]}/{names[right]}" for left, right in pairs)
         notes.append(f"images are flipped, with the flip pairs {listed or 'none'} {origin}")
     elif lonely:
@@ -237,8 +236,7 @@ def _guess_pairs(names: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], l
         for number, name in enumerate(names):
             others = [numbers[other] for other in swapped(name) if other in numbers]
             # Any word may begin with r: such a partner must be the only one.
-            sure = len(others) == 1 or (others and swapped is _swap_words)
-            if number not in partners and sure:
+            if number not in partners and (len(others) == 1 or (others and swapped is _swap_words)):
                 found[number] = others[0]
         partners |= {one: other for one, other in found.items() if found.get(other) == one}
     lonely = [

@@ -75,7 +75,7 @@ def read_layout(tree: Tree, settings: str) -> Layout:
     """Find the images and class names of a data set; `settings` is its `data.yaml`, or ""."""
     if not settings:
         return Layout(parts=_parts_by_folder(tree), class_names=_read_name_list(tree))
-    values = _load(tree, settings)
+    values = read_settings(tree, settings)
     parts: dict[str, PartLayout] = {}
     notes = []
     for part, keys in _KEYS.items():
@@ -129,7 +129,8 @@ def label_of(image: str, tree: Tree) -> str | None:
     return tree.find(f"{stem}.txt")
 
 
-def _load(tree: Tree, settings: str) -> dict[str, Any]:
+def read_settings(tree: Tree, settings: str) -> dict[str, Any]:
+    """Read the values of a `data.yaml`, all scalars as text."""
     try:
         # Every scalar stays a text: a class may be called no, and yes.
         values = yaml.load(read_text(tree.source, settings), Loader=yaml.BaseLoader)
