@@ -366,8 +366,8 @@ class Loop:
     def _rank(self, figures: dict[str, Any]) -> tuple[float, float]:
         """What an epoch is compared by: the goal, then the loss in validation, if there is one."""
         loss = figures.get("loss")
-        finite = isinstance(loss, float) and math.isfinite(loss)
-        return self.objective.goal(figures)[1], -loss if finite else -math.inf
+        known = isinstance(loss, float) and math.isfinite(loss)
+        return self.objective.goal(figures)[1], -float(loss or 0.0) if known else -math.inf
 
     def _report_epoch(self, line: dict[str, Any]) -> None:
         parts = [self._title(ended=True), f"loss {line['train_loss']:.3f}"]
