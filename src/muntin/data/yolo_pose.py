@@ -133,7 +133,7 @@ def _skeleton_of(values: Mapping[str, Any], count: int, notes: list[str]) -> Ske
 
 def _read_rows(tree: Tree, image: str) -> list[_Row]:
     labels = label_of(image, tree)
-    rows = []
+    rows: list[_Row] = []
     lines = read_text(tree.source, labels).splitlines() if labels else []
     for number, line in enumerate(lines, 1):
         try:
