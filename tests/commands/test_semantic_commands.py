@@ -85,6 +85,7 @@ def broken(root, how):
             Image.fromarray(labels[:40].copy()).save(path)
         if how == "numbers beyond the names":
             Image.fromarray(labels + np.uint8(100)).save(path)
+            (root / "classes.txt").write_text("background\ndisc\n", encoding="utf-8")
         if how == "broken":
             path.write_bytes(b"no image")
         if how == "no masks":

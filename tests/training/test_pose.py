@@ -167,7 +167,7 @@ def test_a_run_is_a_start(frames, tmp_path):
     first = train_poses(frames, tmp_path / "first", epochs=1)
     config = prepared(frames, weights=str(first.path))
     assert config.weights == str(first.path)
-    assert config.train.recipe == "finetune"
+    assert config.train.recipe == "small-data"
 
 
 def test_published_recipe_by_name(scenes):

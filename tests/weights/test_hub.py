@@ -108,7 +108,7 @@ def test_no_network_fails_fast_with_one_line(tmp_path):
     line, seconds = run_without_network(tmp_path, "http://127.0.0.1:9")
     assert "'owner/net'" in line
     assert "\n" not in line
-    assert seconds < 30
+    assert seconds < 120
 
 
 def test_a_silent_network_times_out(tmp_path):
@@ -116,7 +116,7 @@ def test_a_silent_network_times_out(tmp_path):
         line, seconds = run_without_network(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert "'owner/net'" in line
     assert "\n" not in line
-    assert seconds < 30
+    assert seconds < 120
 
 
 def test_the_configuration_beside_weights_in_the_cache(cache):

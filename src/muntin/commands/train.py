@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -35,6 +36,8 @@ def train(
     config: Annotated[str, typer.Option(help="Repeat a run from its config.json.")] = "",
 ) -> int:
     """Train a model on your images."""
+    # Before the libraries are imported, which takes seconds of the time limit.
+    started = time.monotonic()
     from muntin.training.session import train as run_training
 
     run = run_training(
@@ -57,6 +60,7 @@ def train(
         resume=resume,
         settings=values.parse_settings(settings),
         config=config or None,
+        started=started,
     )
     if not run.interrupted:
         typer.echo(f"next: muntin predict {run.path} IMAGE...")

@@ -109,8 +109,8 @@ def plan_files(
         for source in names
     }
     done = {source for source in files if resume and all(p.exists() for p in files[source])}
-    left = [place for source in files if source not in done for place in files[source]]
-    refuse_existing(left, endings, option="--out", force=force or resume)
+    places = [place for each in files.values() for place in each]
+    refuse_existing(places, endings, option="--out", force=force or resume)
     # The table holds all images of a call: it cannot be continued.
     refuse_existing([Path(folder) / name for name in table], endings, option="--out", force=force)
     return (

@@ -116,7 +116,7 @@ def _read(source: Source, tables: Sequence[_Table], request: ObjectRequest) -> d
         request.findings.notes.append("no number above 1: boxes are fractions of the image")
         for record in records.values():
             record.fractions = True
-    return list_shapes(source, [*records.values()], request)
+    return list_shapes(source.tree, [*records.values()], request)
 
 
 def _describe(columns: Mapping[str, int], header: Sequence[str]) -> str:

@@ -159,7 +159,8 @@ def _list_set(
         what = "no image in this class folder: put images there or remove it"
         problems += [Problem(file=name, what=what, severity="error") for name in empty]
     kept = [clean_class_name(top) for top, images in found.items() if images]
-    names, ids = order_classes(kept, class_names, folder.where)
+    where = folder.where + (f" (no image in {shorten(empty)})" if empty else "")
+    names, ids = order_classes(kept, class_names, where)
     entries = [
         Entry(path=path, class_ids=(ids[clean_class_name(top)],))
         for top, images in found.items()

@@ -27,7 +27,7 @@ def points_of(category: Mapping[str, Any]) -> Points:
 
     Example:
         >>> points_of({"keypoints": ["nose", "tail"], "skeleton": [[1, 2], [2, 7], [1, 1]]})
-        Points(names=('nose', 'tail'), edges=((0, 1),), odd=('[2, 7]', '[1, 1]'))
+        Points(names=('nose', 'tail'), edges=((0, 1),), odd=('[2, 7]', '[1, 1]'), first=1)
     """
     names = tuple(map(str, category["keypoints"]))
     rows = category.get("skeleton") or []

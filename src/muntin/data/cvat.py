@@ -44,7 +44,7 @@ def _recognise(source: Source) -> list[str] | None:
 
 def _read(source: Source, xmls: Sequence[str], request: ObjectRequest) -> dict[str, Listing]:
     records = [record for path in xmls for record in _read_file(source.tree, path)]
-    return list_shapes(source, records, request)
+    return list_shapes(source.tree, records, request)
 
 
 def _read_file(tree: Tree, path: str) -> list[ImageShapes]:

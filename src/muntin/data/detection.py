@@ -94,6 +94,10 @@ def _require_objects(data: DataSets) -> DataSets:
     return replace(data, problems=(problem, *data.problems))
 
 
+def _has_mask(entry: Entry) -> bool:
+    return entry.objects is not None and any(mask is not None for mask in entry.objects.masks)
+
+
 def _join(
     kind: str, listings: Mapping[str, Listing], findings: AnnotationReport, source: str, masks: bool
 ) -> DataSets:
@@ -103,7 +107,7 @@ def _join(
     sets = name_parts(listings)
     classes = plural(next(iter(sets.values())).num_classes, "class", "classes")
     problems, bare = findings.problems(), findings.num_bare
-    if bare and not findings.num_masks:
+    if bare and not any(map(_has_mask, next(iter(sets.values())).entries)):
         what = f"none of {bare} objects has a mask: use the task detect, which needs boxes only"
         problems.insert(0, Problem(file=source, what=what, severity="error"))
     left_out = findings.summary()

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -40,9 +41,13 @@ _BORDER = {"index": 255, "color": 0xE0E0C0}
 
 
 class _Files(NamedTuple):
-    """The files that hold the objects of each image; `classes` tells that others hold classes."""
+    """The files that hold the objects of each image, and files that are no images.
+
+    `classes` tells that masks of classes lie beside them, `numbered` that a file has several.
+    """
 
     masks: Mapping[str, list[str]]
+    others: Set[str]
     classes: bool = False
     numbered: bool = True
 
@@ -50,30 +55,28 @@ class _Files(NamedTuple):
 def _recognise(source: Source) -> _Files | None:
     if source.is_file:
         return None
-    found = {
-        one["stem"]: path for path in source.tree.images if (one := _OBJECTS.match(fold(path)))
-    }
-    pairs = pair_masks(source.tree).every
+    tree = source.tree
+    images, masks, _ = find_keys(tree)
+    found = {one["stem"]: path for path in tree.images if (one := _OBJECTS.match(fold(path)))}
+    pairs = pair_masks(tree).every
+    others = {*tree.images} - {*images.values()} - {pair.image for pair in pairs}
     if found:
-        stems = {
-            pair.image: fold(pair.image).rpartition("/")[2].rpartition(".")[0] for pair in pairs
-        }
-        masks = {path: [found[stem]] for path, stem in stems.items() if stem in found}
-        return _Files(masks, classes=True) if masks else None
+        stems = {one.image: fold(one.image).rpartition("/")[2].rpartition(".")[0] for one in pairs}
+        objects = {path: [found[stem]] for path, stem in stems.items() if stem in found}
+        return _Files(objects, others, classes=True) if objects else None
     if pairs:
-        masks = {pair.image: [pair.mask] for pair in pairs if not _CLASSES.match(fold(pair.mask))}
-        return _Files(masks) if masks else None
-    masks = _group(source.tree)
-    return _Files(masks, numbered=False) if masks else None
+        objects = {one.image: [one.mask] for one in pairs if not _CLASSES.match(fold(one.mask))}
+        return _Files(objects, others) if objects else None
+    objects = _group(images, masks)
+    return _Files(objects, others, numbered=False) if objects else None
 
 
-def _group(tree: Tree) -> dict[str, list[str]]:
+def _group(images: Mapping[Key, str], masks: Mapping[Key, list[str]]) -> dict[str, list[str]]:
     """Give the masks of each image where every object has a file of its own.
 
     They lie beside the only image of a folder (7/images/7.png, 7/masks/a.png), in a folder of its
     name (masks/7/1.png), or have its name and a number (masks/7_1.png).
     """
-    images, masks, _ = find_keys(tree)
     folders: dict[str, list[Key]] = defaultdict(list)
     for key in images:
         folders[key[0]].append(key)
@@ -124,7 +127,8 @@ def _read(source: Source, files: _Files, request: ObjectRequest) -> dict[str, Li
         records = list(pool.map(read_image, paths))
     if files.numbered and not files.classes:
         _judge_numbers(records, tree.source, findings)
-    return list_shapes(source, records, request)
+    files_of_images = tuple(path for path in tree.images if path not in files.others)
+    return list_shapes(replace(tree, images=files_of_images), records, request)
 
 
 def _judge_numbers(records: Sequence[ImageShapes], source: str, findings: AnnotationReport) -> None:

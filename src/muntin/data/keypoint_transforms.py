@@ -246,8 +246,7 @@ def _warp(image: Tensor, affine: Affine, size: Size) -> UInt8[Tensor, "C h w"]:
 
 def _inside(points: NDArray[np.float64], limits: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether points lie in a crop, whose last pixel is at `limits`."""
-    within: NDArray[np.bool_] = np.all((points >= -0.5) & (points <= limits + 0.5), axis=1)
-    return within
+    return np.logical_and.reduce((points >= -0.5) & (points <= limits + 0.5), axis=1)
 
 
 def _hold(affine: Affine, points: NDArray[np.float64], limits: NDArray[np.int64]) -> Affine:

@@ -68,7 +68,7 @@ def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[
         )
     if without:
         request.findings.notes.append(f"{plural(without, 'task')} without an annotation left out")
-    return list_shapes(source, records, request)
+    return list_shapes(source.tree, records, request)
 
 
 def _annotations_of(task: Row) -> list[Sequence[Any]]:

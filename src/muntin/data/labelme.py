@@ -135,7 +135,7 @@ def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[
             records.append(read_labelme(source.tree, path))
         except DataError as error:
             request.findings.warn(path, f"left out with its image: {error}")
-    return list_shapes(source, records, request)
+    return list_shapes(source.tree, records, request)
 
 
 LABELME: Reader[ObjectRequest, dict[str, Listing]] = Reader(

@@ -211,8 +211,9 @@ def _from_structure(values: Any, origin: str, wanted: Collection[str]) -> MaskTa
         at = {str(key): value for key, value in colors.items()}
         rows = {name: at.get(str(number), at.get(name, number)) for name, number in rows.items()}
     table = _from_rows(rows, origin)
-    more = known.get("ignored") if isinstance(known.get("ignored"), list) else []
-    return replace(table, ignored=(*table.ignored, *(parse_value(v, origin)[1] for v in more)))
+    more = known.get("ignored")
+    ignored = [parse_value(v, origin)[1] for v in more] if isinstance(more, list) else []
+    return replace(table, ignored=(*table.ignored, *ignored))
 
 
 def _rows_of(inner: Any, *, nested: bool) -> dict[str, Any] | list[str] | None:  # noqa: ANN401
@@ -274,15 +275,13 @@ def _read_csv(tree: Tree, path: str) -> MaskTable | None:
     reader = csv.DictReader(io.StringIO(read_text(tree.source, path)), skipinitialspace=True)
     columns = {_plain(name): name for name in reversed(reader.fieldnames or ()) if name}
     name = next((columns[key] for key in _NAMES if key in columns), None)
-    values = next(
-        (names for names in (("r", "g", "b"), ("red", "green", "blue")) if {*names} <= {*columns}),
-        (),
-    )
+    rgb = (["r", "g", "b"], ["red", "green", "blue"])
+    values = next((names for names in rgb if {*names} <= {*columns}), [])
     # A table of something else may have numbers too.
     ours = "class" in fold(path).rpartition("/")[2]
     numbers = [key for key in (*_COLORS, *_NUMBERS) if key in columns]
     if not values and numbers and (ours or numbers[0] == "pixelvalue"):
-        values = (numbers[0],)
+        values = numbers[:1]
     if name is None or not values:
         return None
     rows: dict[str, Any] = {}

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from muntin.data.archives import read_bytes
-from muntin.data.decoding import MAX_PIXELS, open_header
+from muntin.data.decoding import MAX_PIXELS
+from muntin.data.image_formats import open_header
 from muntin.errors import DataError
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Entry, Listing, MaskEncoding, Objects

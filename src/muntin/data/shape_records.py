@@ -27,7 +27,7 @@ from muntin.data.objects import (
     make_entry,
     make_listing,
 )
-from muntin.data.readers import Source, number_classes
+from muntin.data.readers import number_classes
 from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of, read_size
 from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Edges, Segmentation, box_of, merge_masks
@@ -80,10 +80,10 @@ class ImageShapes:
 
 
 def list_shapes(
-    source: Source, records: Sequence[ImageShapes], request: ObjectRequest
+    tree: Tree, records: Sequence[ImageShapes], request: ObjectRequest
 ) -> dict[str, Listing]:
     """List the images of records, and their shapes as objects; classes in the order of names."""
-    tree, findings = source.tree, request.findings
+    findings = request.findings
     placed = locate_records(records, tree, findings)
     areas = [
         shape

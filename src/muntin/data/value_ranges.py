@@ -15,6 +15,7 @@ them are stretched from lowest to highest; floats within [0, 1] are multiplied b
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +89,9 @@ def apply_range(values: NDArray[np.generic], value_range: ValueRange) -> UInt8[n
     if math.isinf(low) or math.isinf(high):
         own = robust_range(values)
         low, high = own[0] if math.isinf(low) else low, own[1] if math.isinf(high) else high
-    exact = np.float32 if values.dtype.itemsize <= 2 else np.float64
-    scaled = (values.astype(exact) - exact(low)) * exact(255 / ((high - low) or 1))
+    exact = np.dtype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
+    scaled: NDArray[Any] = values.astype(exact)
+    scaled = (scaled - exact.type(low)) * exact.type(255 / ((high - low) or 1))
     if scaled.dtype.kind == "f":
         scaled[~np.isfinite(scaled)] = 0
     return np.rint(scaled.clip(0, 255)).astype(np.uint8)

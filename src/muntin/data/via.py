@@ -56,7 +56,7 @@ def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[
         name = str(row.get("filename") or "")
         part = part_in(path.rpartition("/")[2].rpartition(".")[0]) if len(found) > 1 else ""
         records.append(ImageShapes(file=path, names=[name], part=part, shapes=shapes))
-    return list_shapes(source, records, request)
+    return list_shapes(source.tree, records, request)
 
 
 def _read_images(source: Source, path: str) -> list[dict[str, Any]]:

@@ -119,7 +119,7 @@ def _same_images(parts: Mapping[str, PartLayout]) -> bool:
 
 def label_of(image: str, tree: Tree) -> str | None:
     """Find the text of an image: its path with labels for images, else the one beside it."""
-    stem = image.rpartition(".")[0]
+    stem = posixpath.splitext(image)[0]
     parts = stem.split("/")
     for place in range(len(parts) - 2, -1, -1):
         if parts[place].lower() in ("images", "jpegimages"):

@@ -133,13 +133,15 @@ class DetectionMetric:
         """Count what is found, from a score of `threshold` on, in images without any object.
 
         `num_without_objects` images, `num_with_false_alarms` of them, `num_false_alarms`
-        detections there, and the threshold.
+        detections there, and the threshold; nothing where every image has objects.
         """
         alarms = [
             int((found.scores >= threshold).sum())
             for found, truth in self._images
             if not len(truth)
         ]
+        if not alarms:
+            return {}
         return {
             "num_without_objects": len(alarms),
             "num_with_false_alarms": sum(count > 0 for count in alarms),

@@ -183,14 +183,12 @@ class PoseMetric:
             "num_images": self.num_images,
         }
 
-    def _alarms(self) -> dict[str, float]:
+    def _alarms(self) -> dict[str, int]:
         empty = [path for path, one in self._truth.items() if not len(one.objects)]
+        if not empty:
+            return {}
         found = [pose.above(self.score_threshold) for path in empty for pose in self._found[path]]
-        return {
-            "threshold": self.score_threshold,
-            "num_without_objects": len(empty),
-            "num_false_alarms": sum(map(len, found)),
-        }
+        return {"num_without_objects": len(empty), "num_false_alarms": sum(map(len, found))}
 
     def _average_precision(self) -> dict[str, float | None]:
         names = ("oks_ap", "oks_ap50", "oks_ap75", "oks_ar")

@@ -98,7 +98,7 @@ class StridedConv(nn.Conv2d):
         (tests/nn/test_bf16_gradients.py). Such maps have few cells: fp32 costs nothing there.
     """
 
-    def forward(self, maps: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out h w"]:  # type: ignore[override]
+    def forward(self, maps: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out h w"]:
         """Convolve."""
         device = maps.device.type
         reach = max(int(side) for side in self.padding)

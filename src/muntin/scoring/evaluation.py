@@ -147,10 +147,14 @@ def evaluate(
     scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:
         draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
-    alarms = {}
-    if isinstance(scored.metric, DetectionMetric):  # precision alone says nothing of them
-        alarms = scored.metric.false_alarms(find_threshold(run).score)
-    return {**scored.figures, **alarms}
+    return {**scored.figures, **_count_false_alarms(scored.metric, run)}
+
+
+def _count_false_alarms(metric: object, run: Run) -> dict[str, Any]:
+    """What a detector finds in images without objects: precision alone says nothing of it."""
+    if not isinstance(metric, DetectionMetric):
+        return {}
+    return metric.false_alarms(find_threshold(run).score)
 
 
 def _score_detected(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from muntin.configs import to_dict
 from muntin.errors import MuntinWarning, WeightError, shorten
@@ -17,11 +18,13 @@ from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
 from muntin.training.defaults import Choice, default_model
-from muntin.training.request import Request
 from muntin.weights.state_matching import class_tensors
 from muntin.weights.weight_files import WAYS_OUT
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo.model_zoo import MODELS, ModelEntry
+
+if TYPE_CHECKING:
+    from muntin.training.request import Request
 
 FRESH_WEIGHTS = "fresh weights instead of published ones"
 

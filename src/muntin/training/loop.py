@@ -30,10 +30,10 @@ from muntin.runs import WEIGHTS, append_journal, drop_epochs_from, write_results
 from muntin.scoring.evaluator import Scored
 from muntin.shapes import Size
 from muntin.training.checkpoint import Interruption, Stopped, read_checkpoint, write_checkpoint
-from muntin.training.deadline import Clock, Deadline
 from muntin.training.optimization import img_size_at, lr_factor
 from muntin.training.progress import Reporter, format_duration, write_events, writes_events
 from muntin.training.request import PreparedRun
+from muntin.training.time_limit import Clock, TimeLimit
 from muntin.training.trainer import Trainer, class_balanced_shares
 from muntin.training.validation import Validation
 from muntin.weights.weight_files import write_weights
@@ -109,10 +109,10 @@ class Loop:
         )
         # Sizes that are multiples of the coarsest stride need no padding.
         self.stride = network.spec.strides[-1]
-        self.clock, self.deadline = clock, Deadline(limit_s=self.config.max_time_s)
-        self.deadline.expect_saving(sum(p.numel() for p in network.parameters()))
+        self.clock, self.time_limit = clock, TimeLimit(limit_s=self.config.max_time_s)
+        self.time_limit.expect_saving(sum(p.numel() for p in network.parameters()))
         self.validation = Validation(
-            self.trainer, self.val, self._processes(), deadline=self.deadline, clock=clock
+            self.trainer, self.val, self._processes(), time_limit=self.time_limit, clock=clock
         )
         self.started = self._stepped_at = clock()
         self._images_per_s = 0.0
@@ -159,7 +159,7 @@ class Loop:
         steps = self.state.epoch * len(self.loader) + self.state.step
         done = steps / (self.config.epochs * len(self.loader))
         if self.config.max_time_s:
-            done = max(done, self.deadline.progress(self._elapsed()))
+            done = max(done, self.time_limit.progress(self._elapsed()))
             # Clocks differ: all processes must stop at the same step.
             if self.fabric.world_size > 1:
                 done = float(self.fabric.broadcast(done))
@@ -220,7 +220,7 @@ class Loop:
                 state.num_seen += int(batch.weights.sum())
             images += batch.num_real
             before, self._stepped_at = self._stepped_at, self.clock()
-            self.deadline.add_step(self._stepped_at - before)
+            self.time_limit.add_step(self._stepped_at - before)
             self._images_per_s = images / max(self._stepped_at - since, 1e-9)
             progress = self._progress()
             self._report_step(size, progress)
@@ -299,7 +299,7 @@ class Loop:
         """Validate and save; return whether the training is over."""
         state, steps = self.state, self.state.step
         self.trainer.require_finite()
-        self.deadline.closing_s = self.clock() - self._stepped_at
+        self.time_limit.closing_s = self.clock() - self._stepped_at
         last = state.epoch + 1 == self.config.epochs or self._progress() >= 1
         due = last or self.validation.is_due(first=not state.best_epoch)
         scored = self.validation.score(self.interruption) if due else None
@@ -325,7 +325,7 @@ class Loop:
                 write_events(self.run.path, line)
         self._report_epoch(line)
         self._save()
-        self.deadline.saving_s = self.clock() - saving
+        self.time_limit.saving_s = self.clock() - saving
         # What was only estimated may have left time for more; the last weights are validated.
         over = state.epoch == self.config.epochs or (due and self._progress() >= 1)
         if over and state.epoch == 1 and steps < len(self.loader):
@@ -366,8 +366,8 @@ class Loop:
     def _rank(self, figures: dict[str, Any]) -> tuple[float, float]:
         """What an epoch is compared by: the goal, then the loss in validation, if there is one."""
         loss = figures.get("loss")
-        finite = isinstance(loss, float) and math.isfinite(loss)
-        return self.objective.goal(figures)[1], -loss if finite else -math.inf
+        known = isinstance(loss, float) and math.isfinite(loss)
+        return self.objective.goal(figures)[1], -float(loss or 0.0) if known else -math.inf
 
     def _report_epoch(self, line: dict[str, Any]) -> None:
         parts = [self._title(ended=True), f"loss {line['train_loss']:.3f}"]

@@ -78,6 +78,7 @@ def train(
     quiet: bool = False,
     stop_after: int = 0,
     pictures: bool = True,
+    started: float = 0.0,
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -100,23 +101,23 @@ def train(
         devices: Number of devices, each with its own process.
         seed: Random seed; -1 = 0, or that of `config`.
         out: The run folder; empty = ``runs/NAME``, numbered, after the name of the data.
-        resume: Go on with the run in `out`. Larger `epochs` or `max_time_s`, over all sittings,
-            make it longer: the learning rate is that of the longer run at the part reached.
+        resume: Go on with the run in `out`, perhaps for longer (`training.resume`).
         settings: Any field of the configs, such as ``{"train.learning_rate": 1e-4}``.
         config: ``config.json`` of a run to repeat.
         quiet: Print nothing.
         stop_after: Stop after this many steps, as if interrupted; 0 = never.
         pictures: Whether to draw into the ``pictures`` of the run.
+        started: The `time.monotonic` that a time limit counts from; 0 = now.
 
     Raises:
         ConfigError: A name or a setting is invalid.
         DataError: The data cannot be used.
         WeightError: The requested weights are not available.
-        TrainingError: The loss is NaN or infinite.
+        TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
     # First of all: a time limit includes reading the data and loading the weights.
-    started = time.monotonic()
+    started = started or time.monotonic()
     base = read_config(config) if isinstance(config, (str, Path)) else config
     request = Request(
         task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=str(val),
@@ -127,14 +128,20 @@ def train(
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
     )  # fmt: skip
     prepared = _resume(request, bool(out)) if resume else _start(request)
-    reporter = Reporter(None if quiet else Console())
-    for note in prepared.notes:
-        reporter.note(note)
+    reporter = _tell(prepared, quiet)
     work = partial(
         _work, prepared=prepared, resume=resume, started=started, stop_after=stop_after,
         quiet=quiet, pictures=pictures,
     )  # fmt: skip
     return _finish(prepared.run, _launch(prepared.run, work), reporter, pictures)
+
+
+def _tell(prepared: PreparedRun, quiet: bool) -> Reporter:
+    """Print what was chosen automatically."""
+    reporter = Reporter(None if quiet else Console())
+    for note in prepared.notes:
+        reporter.note(note)
+    return reporter
 
 
 def _start(request: Request) -> PreparedRun:

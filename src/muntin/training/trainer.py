@@ -261,7 +261,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """State that steps change, for a checkpoint."""
-        state = {
+        state: dict[str, Any] = {
             "network": self.network.state_dict(),
             "averaged": None if self._averaged is None else self._averaged.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,8 +12,10 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, Processes
 from muntin.scoring.evaluator import Outputs, Scored
 from muntin.training.checkpoint import Interruption
-from muntin.training.deadline import Clock, Deadline
-from muntin.training.trainer import Trainer
+from muntin.training.time_limit import Clock, TimeLimit
+
+if TYPE_CHECKING:
+    from muntin.training.trainer import Trainer
 
 VALIDATION_SHARE = 0.04
 """Under a time limit, at most about this share of the time is spent on validation."""
@@ -28,11 +30,11 @@ class Validation:
         cache: ImageCache,
         processes: Processes,
         *,
-        deadline: Deadline,
+        time_limit: TimeLimit,
         clock: Clock,
     ) -> None:
         self.trainer, self.cache, self.processes = trainer, cache, processes
-        self.deadline, self.clock = deadline, clock
+        self.time_limit, self.clock = time_limit, clock
         self.ended = clock()
         """When the last one ended; at first, when training began."""
 
@@ -40,7 +42,7 @@ class Validation:
         """Whether there is time for one before training ends; `first` if there was none yet."""
         # Clocks differ: a process that validated alone would wait for the others forever.
         fabric = self.trainer.fabric
-        due = self.deadline.allows_validation(
+        due = self.time_limit.allows_validation(
             self.clock() - self.ended, VALIDATION_SHARE, first=first
         )
         return bool(fabric.broadcast(due)) if fabric.world_size > 1 else due
@@ -52,7 +54,7 @@ class Validation:
             parts = self._gather(self._evaluate())
             scored = self.trainer.objective.score(parts, self.cache.listing)
         self.ended = self.clock()
-        self.deadline.validation_s = self.ended - start
+        self.time_limit.validation_s = self.ended - start
         return scored
 
     def estimate(self, interruption: Interruption) -> None:
@@ -65,9 +67,9 @@ class Validation:
                 with interruption.waiting(fabric):
                     self.trainer.objective.score([self._evaluate(few)], self.cache.listing)
             # Starting the workers counts again for every few images: rather too much.
-            self.deadline.validation_s = (self.clock() - start) * count / few / fabric.world_size
+            self.time_limit.validation_s = (self.clock() - start) * count / few / fabric.world_size
         if fabric.world_size > 1:
-            self.deadline.validation_s = float(fabric.broadcast(self.deadline.validation_s))
+            self.time_limit.validation_s = float(fabric.broadcast(self.time_limit.validation_s))
 
     def _evaluate(self, limit: int | None = None) -> Outputs:
         """Run the network over this process's share of the images, or of the first few."""

@@ -18,7 +18,7 @@ _WRITTEN_PER_S = 200e6  # bytes; slow for a disk, so that the first checkpoint i
 
 
 @dataclass(kw_only=True, slots=True)
-class Deadline:
+class TimeLimit:
     """What follows the last step, in seconds as measured, or estimated before the first time.
 
     `step_s` is a whole step with the wait for its batch, `closing_s` the end of the worker

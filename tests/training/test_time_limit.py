@@ -11,7 +11,7 @@ from muntin.heads.classification_head import LinearHead
 from muntin.objectives.objective import Objective
 from muntin.objectives.reconstruction_objective import MeanLoss
 from muntin.scoring.evaluator import Outputs, Scored, join_outputs
-from muntin.training.deadline import Deadline
+from muntin.training.time_limit import TimeLimit
 from tests.objectives.fitting import DIM, fit_objective
 
 
@@ -97,13 +97,13 @@ def test_even_the_shortest_limit_allows_a_step_and_a_validation(tmp_path):
 
 
 def test_what_is_reserved():
-    deadline = Deadline(limit_s=100.0, validation_s=10.0, saving_s=2.0, closing_s=1.0)
+    time_limit = TimeLimit(limit_s=100.0, validation_s=10.0, saving_s=2.0, closing_s=1.0)
     for seconds in (4.0, 1.0):
-        deadline.add_step(seconds)
-    assert deadline.reserve_s == pytest.approx(0.9 * 4 + 1.1 * 13 + 5)
-    assert deadline.progress(50.0) == pytest.approx(50 / (100 - deadline.reserve_s))
-    assert Deadline(limit_s=0.0, validation_s=9.0).progress(1e9) == 0.0
-    assert not deadline.allows_validation(200.0, 0.04, first=False)
-    assert deadline.allows_validation(250.0, 0.04, first=False)
-    assert not deadline.allows_validation(0.0, 0.04, first=True)
-    assert Deadline(limit_s=0.0, validation_s=9.0).allows_validation(0.0, 0.04, first=False)
+        time_limit.add_step(seconds)
+    assert time_limit.reserve_s == pytest.approx(0.9 * 4 + 1.1 * 13 + 5)
+    assert time_limit.progress(50.0) == pytest.approx(50 / (100 - time_limit.reserve_s))
+    assert TimeLimit(limit_s=0.0, validation_s=9.0).progress(1e9) == 0.0
+    assert not time_limit.allows_validation(200.0, 0.04, first=False)
+    assert time_limit.allows_validation(250.0, 0.04, first=False)
+    assert not time_limit.allows_validation(0.0, 0.04, first=True)
+    assert TimeLimit(limit_s=0.0, validation_s=9.0).allows_validation(0.0, 0.04, first=False)

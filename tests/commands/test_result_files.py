@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands write, beside inputs, other files and results of before."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from muntin.prediction.video import write_video
+from tests.commands.cli_errors import fails_with
+from tests.exporting.runs import write_run
+
+pytestmark = pytest.mark.filterwarnings("ignore::muntin.errors.MuntinWarning")
+KINDS = {"classify": [], "fcos": [], "pose": ["poses.csv"], "semantic": []}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return {kind: write_run(folder / kind, kind, side=64).path for kind in KINDS}
+
+
+def draw(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((40, 52, 3), value, np.uint8)).save(path)
+    return path
+
+
+def clip(path):
+    return write_video(path, [Image.new("RGB", (64, 48))] * 2, Fraction(5))
+
+
+def content(folder):
+    """Bytes of all files, by path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_are_called_like_images(muntin, runs, tmp_path, kind):
+    for place in ("new/mon/a.png", "new/tue/a.png", "new/tue/b.jpg", "new/tue/b.png"):
+        draw(tmp_path / place, 90)
+    names = ["mon/a.png", "tue/a.png", "tue/b.jpg.png", "tue/b.png.png"]
+    if kind == "semantic":
+        names += [name.removesuffix(".png") + "_labels.png" for name in names]
+    assert muntin("predict", runs[kind], tmp_path / "new", "--out", tmp_path / "out")[0] == 0
+    assert [*content(tmp_path / "out")] == sorted([*names, *KINDS[kind]])
+    one = ["predict", runs[kind], tmp_path / "new" / "tue" / "b.jpg", "--out", tmp_path / "one"]
+    assert muntin(*one)[0] == 0
+    assert {"b.png", *KINDS[kind]} <= {*content(tmp_path / "one")}
+
+
+@pytest.mark.parametrize("kind", ["classify", "pose"])
+def test_videos_of_one_name_and_a_video_in_out(muntin, runs, tmp_path, kind):
+    given = [clip(tmp_path / name) for name in ("v/clip.mp4", "v/clip.avi", "w/clip.mp4")]
+    before = content(tmp_path)
+    for flag in ([], ["--force"], ["--resume"]):
+        found = muntin("predict", runs[kind], given[0], "--out", tmp_path / "v", *flag)
+        assert fails_with(found, "--out", str(given[0]))
+    assert content(tmp_path) == before
+    assert muntin("predict", runs[kind], *given, "--out", tmp_path / "out")[0] == 0
+    names = ["v/clip.avi.mp4", "v/clip.mp4.mp4", "w/clip.mp4"]
+    names += [name.removesuffix(".mp4") + ".csv" for name in names] * (kind == "pose")
+    assert [*content(tmp_path / "out")] == sorted(names)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_of_before_are_replaced_or_continued_if_asked(muntin, runs, tmp_path, kind):
+    images, out = [draw(tmp_path / f"new/{n}.png", 40 * n) for n in range(3)], tmp_path / "out"
+    call = ["predict", runs[kind], tmp_path / "new", "--out", out]
+    assert muntin("predict", runs[kind], images[1], "--out", out)[0] == 0
+    (out / "1.png").write_bytes(b"of before")
+    before = content(out)
+    assert fails_with(muntin(*call), str(out), "--force")
+    assert content(out) == before
+    if kind == "pose":  # one table holds the poses of all images
+        assert fails_with(muntin(*call, "--resume"), "poses.csv")
+    else:
+        assert muntin(*call, "--resume")[0] == 0
+        assert before.items() <= content(out).items()
+        assert {"0.png", "1.png", "2.png"} <= {*content(out)}
+    assert muntin(*call, "--force")[0] == 0
+    assert content(out)["1.png"] != b"of before"
+
+
+def test_an_image_in_out_is_not_drawn_over(muntin, runs, tmp_path):
+    image = draw(tmp_path / "a.png", 9)
+    before = content(tmp_path)
+    call = ["predict", runs["classify"], image, "--out", tmp_path, "--force"]
+    assert fails_with(muntin(*call), str(image))
+    assert content(tmp_path) == before
+    assert muntin(*call[:2], draw(tmp_path / "b.jpg", 9), *call[3:])[0] == 0  # b.png is new
+
+
+def test_other_verbs_write_over_nothing(muntin, runs, tmp_path):
+    run, data = runs["classify"], tmp_path / "data"
+    image = draw(data / "ash" / "a.png", 9)
+    draw(data / "birch" / "b.png", 90)
+    (data / "classes.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_text("weights")
+    weights, page = run / "weights.safetensors", tmp_path / "page"
+    before, of_run = content(tmp_path), content(run)
+    given = ["--weights=none", "--model=swin_nano", "--epochs=1"]
+    explain = ["explain", run, image, "--sections=cut", "--out"]
+    calls = {
+        "data": ["train", "classify", data, "--out", data, *given],
+        "classes.json": ["train", "classify", data / "..", "--out", data, *given],
+        "pytorch_model.bin": [
+            "export", run, tmp_path / "pytorch_model.xml", "--format=openvino",
+        ],
+        "weights.safetensors": [
+            "convert", run, weights, "--to=timm", "--model=swin_nano", "--force",
+        ],
+    }  # fmt: skip
+    for name, call in calls.items():
+        assert fails_with(muntin(*call), name)
+    assert (content(tmp_path), content(run)) == (before, of_run)
+    assert muntin(*explain, page)[0] == 0
+    assert fails_with(muntin(*explain, page), "page.html", "--force")
+    assert muntin(*explain, page, "--force")[0] == 0
