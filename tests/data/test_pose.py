@@ -599,3 +599,52 @@ def test_faulty_rows_of_yolo_are_no_background(tmp_path):
 def test_a_shape_of_keypoints_that_is_none(tmp_path, shape):
     with pytest.raises(DataError, match=r"kpt_shape in 'data.yaml'"):
         list_pose(yolo(tmp_path, f"kpt_shape: {shape}\n", train=f"0 {BOX} 0.5 0.5 2"))
+
+
+def labelme(root: Path, name: str, *shapes) -> Path:
+    images(root, f"{name}.png")
+    rows = [
+        {
+            "label": label, "group_id": group, "points": points,
+            "shape_type": "point" if len(points) == 1 else "rectangle",
+        }
+        for label, group, points in shapes
+    ]  # fmt: skip
+    value = {"imagePath": f"{name}.png", "imageHeight": 60, "imageWidth": 80, "shapes": rows}
+    (root / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    return root
+
+
+def test_points_of_labelme(tmp_path):
+    labelme(
+        tmp_path,
+        "a",
+        ("cow", 1, [[30, 40], [5, 10]]),
+        ("nose", 1, [[8, 12]]),
+        ("tail", 1, [[50, 50]]),
+        ("cow", None, [[40, 5], [70, 30]]),
+        ("nose", None, [[45, 9]]),
+        ("nose", 2, [[20, 50]]),
+        ("tail", 2, [[30, 55]]),
+    )
+    listing = list_pose(tmp_path).train
+    assert listing.skeleton.names == ("nose", "tail")
+    assert [points_of(listing, place) for place in range(3)] == [
+        [[8, 12, 2], [50, 50, 2]], [[45, 9, 2], [0, 0, 0]], [[20, 50, 2], [30, 55, 2]],
+    ]  # fmt: skip
+    assert [listing.entries[n].box for n in (0, 1)] == [(5, 10, 30, 40), (40, 5, 70, 30)]
+    assert [listing.class_names[e.class_ids[0]] for e in listing.entries] == ["cow"] * 2 + [
+        "subject"
+    ]
+    left, top, right, bottom = listing.entries[2].box
+    assert (left < 20, top < 50, right > 31, bottom > 56) == (True,) * 4
+
+
+def test_points_of_labelme_without_groups_are_one_subject(tmp_path):
+    labelme(tmp_path, "a", ("10", None, [[8, 12]]), ("2", None, [[50, 50]]))
+    labelme(tmp_path, "b", ("2", None, [[1, 2]]), ("2", None, [[3, 4]]))
+    data = list_pose(tmp_path)
+    assert data.train.skeleton.names == ("2", "10")
+    assert is_whole(data.train)
+    assert [points_of(data.train, n) for n in range(len(data.train))] == [[[50, 50, 2], [8, 12, 2]]]
+    assert "with a keypoint given twice: 2" in said(data)

@@ -265,7 +265,7 @@ def _read_frame(tree: Tree, table: _Table, frame: _Frame, request: ObjectRequest
             if not (points[:, 2] > 0).any():
                 continue  # this one is not in the image
             where = f"{where}, individual {number + 1}"
-            box = box if number == table.scene else _box_around(points, size)
+            box = box if number == table.scene else box_around(points, size)
         values, scene = points.ravel().tolist(), int(number == table.scene)
         annotations.append(Annotation(where=where, class_id=scene, box=box, keypoints=values))
     return make_entry(
@@ -273,7 +273,7 @@ def _read_frame(tree: Tree, table: _Table, frame: _Frame, request: ObjectRequest
     )
 
 
-def _box_around(points: NDArray[np.float64], size: Size) -> tuple[float, float, float, float]:
+def box_around(points: NDArray[np.float64], size: Size) -> tuple[float, float, float, float]:
     """The box of the points and a margin, inside the image; boxes end where pixels do."""
     known = points[points[:, 2] > 0, :2]
     low, high = known.min(axis=0), known.max(axis=0) + 1

@@ -103,7 +103,7 @@ def list_shapes(
             (_list_image(path, placed[path], tree, ids, filled, request) for path in paths),
             names,
         )
-        for part, paths in _sort_records(placed, findings).items()
+        for part, paths in sort_records(placed, findings).items()
     }
 
 
@@ -156,7 +156,7 @@ def _find_beside(record: ImageShapes, tree: Tree) -> str | None:
     return path if path in tree.by_name.get(fold(posixpath.basename(written)), ()) else None
 
 
-def _sort_records(
+def sort_records(
     placed: Mapping[str, Sequence[ImageShapes]], findings: AnnotationReport
 ) -> dict[str, list[str]]:
     """The images of each set, by what a file says, else by the names of their folders."""
@@ -221,7 +221,7 @@ def _join_groups(
             groups[(shape.label, shape.group) if shape.group else number].append(shape)
     for members in groups.values():
         first = members[0]
-        boxes = [_box_of_shape(shape, size) for shape in members]
+        boxes = [box_of_shape(shape, size) for shape in members]
         fault = next((shape.fault for shape in members if shape.fault), None)
         fault = fault or (None if first.label else UNNAMED)
         left, top = (min(box[side] for box in boxes) for side in (0, 1))
@@ -242,7 +242,8 @@ def _join_groups(
         )
 
 
-def _box_of_shape(shape: Shape, size: Size) -> Edges:
+def box_of_shape(shape: Shape, size: Size) -> Edges:
+    """Give the box around a shape; `NOWHERE` if it cannot be read."""
     if isinstance(shape.outline, dict):
         return box_of(shape.outline, size)
     points = shape.corners
