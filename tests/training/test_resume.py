@@ -43,6 +43,7 @@ CASES = {
         {**PLAIN, "data.sampler": "balanced", "train.class_weights": "true"},
         (6,),
     ),
+    "after the last step": (PLAIN, (8,)),
     "early in a frozen run": ({**PLAIN, "train.freeze": 1, "train.layer_decay": 0.7}, (5,)),
 }
 

@@ -168,8 +168,10 @@ class Loop:
     def _run_all(self) -> bool:
         """Train until the end; return whether it was interrupted."""
         state, config = self.state, self.config
-        # Even the shortest time limit allows one step and one validation.
-        over = state.epoch >= config.epochs or (self._progress() >= 1 and state.best_epoch)
+        # Even the shortest time limit allows one step and one validation. An epoch that was
+        # interrupted after its last step still needs its validation.
+        ended = state.best_epoch and not state.step and self._progress() >= 1
+        over = state.epoch >= config.epochs or ended
         if over:
             self.reporter.note("The run has already finished: nothing to train.")
         elif config.max_time_s:
