@@ -539,6 +539,12 @@ def test_shards_with_an_index(kind, tmp_path):
     shard = sorted(tmp_path.glob(f"*-of-*.{kind}"))[0]
     with pytest.raises(WeightError, match=rf"{shard.name}.*{index.name}"):
         load_weights(vit(), shard)
+    # Without the index, or with one of an unusual name, shard and folder give the same advice.
+    elsewhere = index.rename(tmp_path / "index.json")
+    for source in (shard, tmp_path):
+        with pytest.raises(WeightError, match=rf"{shard.name}.*{index.name}.*not in"):
+            load_weights(vit(), source)
+    elsewhere.rename(index)
     shard.unlink()
     with pytest.raises(WeightError, match=rf"{index.name}.*{shard.name}"):
         load_weights(vit(), tmp_path)
@@ -575,6 +581,16 @@ def test_a_folder_of_deepspeed(tmp_path):
             peer="timm",
             difference=largest_difference(model, peer, "vit"),
         )
+
+
+@pytest.mark.parametrize("latest", [None, "", ".", "..", "absent"])
+def test_a_folder_without_weights_is_refused(latest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if latest is not None:
+        (tmp_path / "latest").write_text(latest)
+    for source in (".", "./", pathlib.Path(), tmp_path):
+        with pytest.raises(WeightError, match=r"model\.safetensors.*none in"):
+            load_weights(vit(), source)
 
 
 def make_torchscript(folder):

@@ -32,19 +32,27 @@ def find_file(path: Path) -> Path:
     if not path.is_file():
         message = f"weights not found: {str(path)!r}. Check the path."
         raise WeightError(message)
-    shard = _SHARD.fullmatch(path.name)
-    if shard is not None and int(shard[2]) > 1:
-        message = (
-            f"{str(path)!r} is one of {int(shard[2])} shards: the others hold the rest of the "
-            f"weights. Pass their folder, or {shard[1]}{shard[3]}{INDEX}."
-        )
-        raise WeightError(message)
+    _reject_shard(path)
     if path.suffix.lower() not in SUFFIXES and not path.name.endswith(INDEX):
         message = (
             f"a weight file must end in {', '.join(SUFFIXES)}, got {str(path)!r}. Check the path."
         )
         raise WeightError(message)
     return path
+
+
+def _reject_shard(path: Path) -> None:
+    """Raise for a file that holds some of the weights, with the way to all of them."""
+    shard = _SHARD.fullmatch(path.name)
+    if shard is None or int(shard[2]) == 1:
+        return
+    index = path.with_name(f"{shard[1]}{shard[3]}{INDEX}")
+    absent = f", which is not in {str(path.parent)!r}. Copy or download it there, and pass it."
+    message = (
+        f"{str(path)!r} is one of {int(shard[2])} shards: the others hold the rest of the weights. "
+        f"They are read by their index, {index.name}{'. Pass it.' if index.is_file() else absent}"
+    )
+    raise WeightError(message)
 
 
 def _find_in_folder(folder: Path) -> Path:
@@ -58,9 +66,10 @@ def _find_in_folder(folder: Path) -> Path:
             raise WeightError(message)
         return found
     latest = folder / "latest"  # DeepSpeed: the name of the newest checkpoint
-    inner = folder / latest.read_text(encoding="utf-8").strip() if latest.is_file() else folder
-    if inner.is_dir() and inner.parent == folder:
-        return _find_in_folder(inner)
+    name = latest.read_text(encoding="utf-8").strip() if latest.is_file() else ""
+    # Only a folder in this one: with "." or ".." the search would not end.
+    if name not in ("", ".", "..") and "/" not in name and (folder / name).is_dir():
+        return _find_in_folder(folder / name)
     if list(folder.glob("*.distcp")):
         message = (
             f"{str(folder)!r} is a distributed checkpoint of PyTorch. Make one file of it: python "
@@ -73,6 +82,8 @@ def _find_in_folder(folder: Path) -> Path:
             f"them with the script beside them: python zero_to_fp32.py . weights.pth"
         )
         raise WeightError(message)
+    for path in sorted(folder.glob("*-of-*")):
+        _reject_shard(path)
     message = (
         f"weights folder must contain one of {', '.join(_IN_FOLDER)}, got none in "
         f"{str(folder)!r}. Pass the path of the file."
