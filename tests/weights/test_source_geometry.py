@@ -189,6 +189,16 @@ def test_a_square_that_nothing_tells_is_said():
     assert not muntin.load_weights(vit((96, 96)), to_dialect(vit((64, 64)), "timm")).assumed
 
 
+def test_a_grid_that_is_no_square_is_said_even_where_nothing_is_resized():
+    source, model = vit((64, 96)), vit((96, 64))
+    state = to_dialect(source, "timm")
+    assert "6 x 4" in muntin.load_weights(model, state).assumed
+    told = muntin.load_weights(model, state, made_with={"img_size": (64, 96)})
+    assert (told.assumed, told.resized) == ("", ("backbone.pos_embed",))
+    muntin.load_weights(source, state)
+    assert distance(run(model, (96, 64)), run(source, (96, 64))) < TOLERANCE
+
+
 def test_a_file_that_describes_another_size_is_not_believed(tmp_path):
     save_file(dict(vit((96, 96)).state_dict()), tmp_path / "model.safetensors")
     described = {"architecture": "vit", "pretrained_cfg": {"input_size": [3, 64, 64]}}
@@ -330,3 +340,34 @@ def test_a_swin_v2_keeps_the_offsets_of_its_own_window(changes):
     free = muntin.change_model(model, **changes, pretrained_windows=(0, 0, 0))
     assert free.backbone.config.pretrained_windows == (0, 0, 0)
     assert distance(run(free, size), run(twin, size)) > TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "made_with", [{"pretrained_windows": (2, 2, 2)}, {"window_size": 2}, {"img_size": (64, 64)}]
+)
+def test_windows_are_known_without_the_size_of_images(made_with):
+    fields = {**V2, **made_with}
+    source = perturb(muntin.create_model("swinv2_tiny_window8_256", num_classes=5, **fields))
+    model = muntin.create_model("swinv2_tiny_window8_256", num_classes=5, **V2).eval()
+    state = to_dialect(source, "timm")
+    state = {key: x for key, x in state.items() if "coords_table" not in key}
+    report = muntin.load_weights(model, state, made_with=made_with)
+    side = (made_with.get("window_size"),) * 3
+    references = made_with.get("pretrained_windows", side if side[0] else (0, 0, 0))
+    assert model.backbone.config.pretrained_windows == references
+    assert bool(report.adopted) == ("img_size" not in made_with)
+    twin = muntin.create_model(
+        "swinv2_tiny_window8_256", num_classes=5, **{**V2, "pretrained_windows": references}
+    ).eval()
+    twin.load_state_dict(source.state_dict())
+    assert distance(run(model, (64, 64)), run(twin, (64, 64))) < TOLERANCE
+
+
+def test_windows_that_are_no_squares_are_refused_before_anything_is_copied():
+    source = perturb(muntin.create_model("swinv2_tiny_window8_256", num_classes=5, **V2))
+    model = muntin.create_model("swinv2_tiny_window8_256", num_classes=5, **V2)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state = {k: x for k, x in to_dialect(source, "timm").items() if "coords_table" not in k}
+    with pytest.raises(muntin.errors.ConfigError, match=r"pretrained_windows.*\(64, 32\)"):
+        muntin.load_weights(model, state, made_with={"img_size": (64, 32)})
+    assert all(tensor.equal(before[key]) for key, tensor in model.state_dict().items())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import fields, replace
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from muntin.errors import WeightError
+from muntin.errors import ConfigError, WeightError
 from muntin.heads.classification_head import LinearHead, build_classifier
 from muntin.heads.network import Head, Network
 from muntin.models.hiera import Hiera, HieraConfig
@@ -312,6 +313,10 @@ def test_rows_of_a_large_head_make_a_small_one(tmp_path):
         load_weights(model, state, head_rows=[0, 9, 1])
     with pytest.raises(WeightError, match=r"\b3\b.*\b2\b"):
         load_weights(model, state, head_rows=[0, 1])
+    headless = {key: tensor for key, tensor in state.items() if not key.startswith("head.")}
+    for one, weights in ((model, headless), (model.backbone, state)):
+        with pytest.raises(WeightError, match=r"head_rows.*classifier"):
+            load_weights(one, weights, head_rows=[7, 0, 3])
     (tmp_path / "rows.txt").write_text("cat")
     with pytest.raises(WeightError, match=r"rows\.txt"):
         load_weights(model, state, head_rows=tmp_path / "rows.txt")
@@ -470,6 +475,31 @@ REJECTED = {
         changed(TIMM, "patch_embed.norm.bias", torch.ones(8, dtype=torch.int8)),
         r"torch\.int8.*backbone\.patch_embed\.norm\.bias",
     ),
+    "complex numbers": (
+        swin,
+        changed(TIMM, "patch_embed.norm.bias", torch.ones(8, dtype=torch.complex64)),
+        r"complex64.*backbone\.patch_embed\.norm\.bias.*real part",
+    ),
+    "more than float32 holds": (
+        swin,
+        changed(TIMM, "patch_embed.norm.bias", torch.full((8,), 1e300, dtype=torch.float64)),
+        r"1e\+300.*float32.*backbone\.patch_embed\.norm\.bias",
+    ),
+    "more than the model holds": (
+        lambda: swin().half(),
+        changed(TIMM, "patch_embed.norm.bias", torch.full((8,), 7e4)),
+        r"7e\+04.*float16.*backbone\.patch_embed\.norm\.bias",
+    ),
+    "sparse": (
+        swin,
+        changed(TIMM, "head.fc.weight", torch.zeros(5, 32).to_sparse()),
+        r"sparse_coo.*head\.fc\.weight.*to_dense",
+    ),
+    "without memory": (
+        swin,
+        changed(TIMM, "head.fc.weight", torch.zeros(5, 32, device="meta")),
+        r"meta.*head\.fc\.weight",
+    ),
     "nothing": (swin, {}, "state dict"),
 }
 
@@ -484,6 +514,28 @@ def test_mismatches_are_rejected_with_a_cause_and_change_nothing(name):
     assert "\n" not in str(caught.value)
     assert same(model.state_dict(), before)
     assert model.backbone.config == config
+
+
+ARGUMENTS = [
+    ({"made_with": "64x96"}, WeightError, "made_with.*'64x96'"),
+    ({"made_with": {"image_size": 64}}, ConfigError, "made_with.*'image_size'.*'img_size'"),
+    ({"made_with": {"depths": (1, 1)}}, ConfigError, "made_with.*'depths'"),
+    ({"made_with": {"pretrained_windows": (2, 2, 2)}}, ConfigError, "'pretrained_windows'"),
+    ({"made_with": {"img_size": "large"}}, ConfigError, "img_size in made_with.*'large'"),
+    ({"part": 3}, WeightError, r"part\b.*\b3\b"),
+    ({"dialect": 3}, WeightError, r"dialect\b.*\b3\b"),
+    ({"resampling": "cubic"}, WeightError, "resampling.*'cubic'.*'bicubic'"),
+    ({"head_rows": 3}, WeightError, r"head_rows\b.*\b3\b"),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "text"), ARGUMENTS)
+def test_an_argument_that_cannot_be_meant_is_named(given, error, text):
+    model = swin()
+    before = snapshot(model)
+    with pytest.raises(error, match=text):
+        inspect.unwrap(load_weights)(model, TIMM, **given)  # past the checks of the tests
+    assert same(model.state_dict(), before)
 
 
 def test_wrongly_forced_dialect_names_the_right_one():

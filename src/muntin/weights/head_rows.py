@@ -35,13 +35,20 @@ def select_rows(
     if rows is None:
         return
     own = model.state_dict().get("head.fc.weight")
-    if own is not None and len(rows) != len(own):
+    names = [name for name in tensors if name.startswith("head.fc")]
+    if own is None or not names:
+        message = (
+            f"head_rows must be of a classifier, but {where if own is not None else 'the model'} "
+            f"has none. Leave head_rows out."
+        )
+        raise WeightError(message)
+    if len(rows) != len(own):
         message = (
             f"head_rows must have one entry for each of the model's {len(own)} classes, got "
             f"{len(rows)}."
         )
         raise WeightError(message)
-    for name in [name for name in tensors if name.startswith("head.fc")]:
+    for name in names:
         count = tensors[name].shape[0]
         if not rows or min(rows) < 0 or max(rows) >= count:
             message = (

@@ -90,6 +90,7 @@ def open_weights(
     if not states:
         raise WeightError(describe_unknown(content, backbone_of(model).config, where))
     found = states[0]
+    _reject_hollow(found, where)
     nesting = ".".join(found.path)
     stated = read_source_info(source)
     if stated is not None:
@@ -103,6 +104,19 @@ def open_weights(
         others=tuple(state.location for state in states[1:]),
         stated=stated,
     )
+
+
+def _reject_hollow(found: FoundState, where: str) -> None:
+    """Raise for a tensor without memory for each of its values."""
+    for key, tensor in found.state.items():
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            kind = "the device meta, without values" if tensor.is_meta else str(tensor.layout)
+            advice = "Load the file again" if tensor.is_meta else "Call to_dense() of them"
+            message = (
+                f"weights from {where} must be dense tensors with values, got {kind} for {key}. "
+                f"{advice}. The model is unchanged."
+            )
+            raise WeightError(message)
 
 
 def _split_part(

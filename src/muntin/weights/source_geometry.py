@@ -10,6 +10,7 @@ positions, it is asked for.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from muntin.configs import replace
-from muntin.errors import ConfigError, ShapeError
+from muntin.errors import ConfigError, ShapeError, unknown_name
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import (
@@ -39,6 +40,7 @@ from muntin.weights.window_buffers import built_window
 MADE_WITH = "made_with"
 """Key of the metadata that holds these fields, as JSON."""
 _FIELDS = ("img_size", "patch_size", "window_size", "pretrained_windows")
+_WINDOWS = {"window_size", "pretrained_windows"}
 
 
 _ADVICE = (
@@ -57,22 +59,36 @@ def find_source(
     """Return the config that the weights were made with; None if their `img_size` is not known.
 
     `made_with` is what the caller says, `texts` what files say, `tensors` the renamed weights.
+    Windows that the caller says are those at the model's own `img_size`, unless he says that too.
     """
+    if made_with is not None:
+        _reject_useless(config, made_with)
     fields = {**json.loads(texts.get(MADE_WITH, "{}")), **(made_with or {})}
     kernel = tensors.get("patch_embed.proj.weight")
     if kernel is not None and kernel.ndim == 4:
         fields["patch_size"] = kernel.shape[-1]
     known = {key: fields[key] for key in _FIELDS if key in fields and hasattr(config, key)}
-    if "img_size" not in known:
+    if "img_size" not in known and not (made_with and _WINDOWS & known.keys()):
         return None
     try:
-        source = replace(config, known)
+        source = replace(config, known, where=MADE_WITH)
     except ConfigError:
         if made_with:
             raise
         return None
     # A file beside the weights may describe another model, or the size of its pre-training.
     return source if made_with or _agrees(source, tensors) else None
+
+
+def _reject_useless(config: Any, made_with: Mapping[str, Any]) -> None:  # noqa: ANN401
+    """Raise for fields that have no effect; a whole config is accepted."""
+    every = [field.name for field in dataclasses.fields(config)]
+    if set(every) <= made_with.keys():
+        return
+    names = [name for name in _FIELDS if name in every]
+    for key in made_with:
+        if key not in names:
+            raise ConfigError(unknown_name(f"field of {MADE_WITH}", key, names))
 
 
 def _agrees(source: Any, tensors: Mapping[str, Tensor]) -> bool:  # noqa: ANN401

@@ -80,10 +80,8 @@ def match_state(
         known = heads.may_ignore(name) or name in unbuilt()
         theirs = [pair[0] for pair in reading.pairs if pair[1] == name]
         (result.ignored if known else result.unexpected).extend(theirs)
-    grid = getattr(backbone.config, "grid", (1, 1))
-    uneven = grid[0] != grid[1] or getattr(backbone.config, "shared_position", False)
-    if source is None and uneven and any(map(is_on_grid, result.resized)):
-        result.assumed = "positions are of a square, or of 4:3 in a ViTPose (made_with)"
+    if source is None:
+        result.assumed = _assume_grid(result, backbone.config)
     _reset_pooled_norm(result, own)
     _reset_deeper_head(result)
     settled = {*result.values, *result.reset, *result.mismatched}
@@ -96,6 +94,17 @@ def match_state(
         if key not in settled and not key.endswith(".num_batches_tracked"):
             (result.reset if key in fresh else result.missing).append(key)
     return result
+
+
+def _assume_grid(result: MatchResult, config: object) -> str:
+    """What was assumed about the grid of the weights, if that of the model is no square."""
+    rows, columns = getattr(config, "grid", (1, 1))
+    uneven = rows != columns or getattr(config, "shared_position", False)
+    if not uneven or not any(map(is_on_grid, result.values)):
+        return ""
+    if any(map(is_on_grid, result.resized)):
+        return "positions are of a square, or of 4:3 in a ViTPose (made_with)"
+    return f"positions are of {rows} x {columns} patches, as the model's (made_with)"
 
 
 def _move_positions(reading: RenamedState, config: object, source: Any) -> None:  # noqa: ANN401

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -146,6 +147,7 @@ def load_weights(
         >>> load_weights(body, {"backbone." + k: v for k, v in body.state_dict().items()}).dialect
         'muntin'
     """
+    _check_types(dialect=dialect, part=part, head_rows=head_rows, made_with=made_with)
     model = inner_model(model)
     backbone: Any = backbone_of(model)
     if resampling not in (None, "bicubic", "geometric"):
@@ -164,22 +166,40 @@ def load_weights(
     if opened.state is not raw:
         _note_conversion(matched, reading, model, raw, opened.state)
     reject_mismatches(matched, reading, opened, backbone, theirs)
-    _reject_nonfinite(matched.values, opened.where)
+    _reject_values(matched.values, model.state_dict(), opened.where)
     other = build_adopted(backbone, opened.stated_fields, opened.where)
+    recorded = read_windows(reading, opened.found.state)
+    windows = _find_windows(other or backbone, matched, recorded, theirs, rule)
     _copy(matched.values, model)
     adopted = {} if other is None else adopt(backbone, other)
     if adopts := rule != own_rule and hasattr(backbone.config, "size_rule"):
         set_config(backbone, dataclasses.replace(backbone.config, size_rule=rule))
-    recorded = read_windows(reading, opened.found.state)
-    adopted |= _adopt_windows(backbone, matched, recorded, theirs, rule)
+    if windows:
+        set_config(backbone, dataclasses.replace(backbone.config, **windows))
     report = _report(opened, reading, matched, model)
     return dataclasses.replace(
         report,
         size_rule=rule if adopts else "",
         size_evidence=evidence if adopts else "",
-        adopted=adopted,
+        adopted=adopted | windows,
         class_names=select_names(report.class_names, rows),
     )
+
+
+def _check_types(**arguments: object) -> None:
+    for name, value in arguments.items():
+        kinds, words = _TYPES[name]
+        if not isinstance(value, kinds):
+            message = f"{name} must be {words}, got {value!r}."
+            raise WeightError(message)
+
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "dialect": ((str,), "text"),
+    "part": ((str,), "text: names in the location of the weights"),
+    "head_rows": ((Sequence, Path, NoneType), "a list of class ids, or a file of them"),
+    "made_with": ((Mapping, NoneType), "fields by name, such as {'img_size': (64, 96)}"),
+}
 
 
 def _convert_as_timm(
@@ -296,14 +316,14 @@ def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     )
 
 
-def _adopt_windows(
+def _find_windows(
     backbone: nn.Module,
     matched: MatchResult,
     recorded: Mapping[int, tuple[int, int]],
     source: object,
     rule: SizeRuleName,
 ) -> dict[str, Any]:
-    """Give a Swin V2 the windows of its source: of its buffers, or else of its config."""
+    """Windows that a Swin V2 takes from its source: of its buffers, or else of its config."""
     if not isinstance(backbone, SwinV2):
         return {}
     old: Any = backbone.config
@@ -316,28 +336,33 @@ def _adopt_windows(
         for key in matched.values
         if ".cpb_mlp." in key and key.removeprefix("backbone.").startswith(resized)
     ]
-    if new != old:
-        set_config(backbone, new)
     names = ("window_size", "pretrained_windows")
     return {name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
 
 
-def _reject_nonfinite(values: Mapping[str, Tensor], where: str) -> None:
-    """Raise for the first tensor that is not floating-point or not finite."""
+def _reject_values(values: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> None:
+    """Raise for the first tensor that is not real, or not finite in the types of the model."""
     for key, tensor in values.items():
         if key.endswith("num_batches_tracked"):  # integer counter of batch norms
             continue
         if not tensor.is_floating_point():
+            advice = "Take a real part" if tensor.is_complex() else "Dequantize quantized weights"
             message = (
-                f"weights from {where} must be floating-point, got {tensor.dtype} for {key}. "
-                f"Dequantize quantized weights first. The model is unchanged."
+                f"weights from {where} must be real and floating-point, got {tensor.dtype} for "
+                f"{key}. {advice} first. The model is unchanged."
             )
             raise WeightError(message)
         # NaN and infinity propagate to the sum, which is one fast pass; as finite values may
         # overflow it too, a non-finite sum is checked elementwise.
-        if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
-            message = (
-                f"weights from {where} must be finite, got NaN or infinity in {key}. The training "
-                f"run probably diverged; use an earlier checkpoint. The model is unchanged."
-            )
-            raise WeightError(message)
+        copied = tensor.to(own[key].dtype)
+        if copied.sum(dtype=torch.float32).isfinite() or copied.isfinite().all():
+            continue
+        got, advice = "NaN or infinity", "The training run probably diverged; use an earlier one"
+        if tensor.isfinite().all():
+            got = f"values up to {tensor.abs().max():.2g}, which {copied.dtype} cannot hold,"
+            advice = "Check how the file was made"
+        message = (
+            f"weights from {where} must be finite, got {got} in {key}. {advice}. The model is "
+            f"unchanged."
+        )
+        raise WeightError(message)
