@@ -130,6 +130,32 @@ def test_half_precision_stays_half_precision(tmp_path, dtype):
     assert back["norm.weight"].dtype is dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_positions_that_become_part_of_tokens_change_no_output(tmp_path, dtype):
+    fields = {"registers": 2, "img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    name = "vit_tiny_patch16_224"
+    model = create_model(name, num_classes=3, **fields).to(dtype).float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter).to(dtype))
+    state = {key: tensor.to(dtype) for key, tensor in model.state_dict().items()}
+    write_weights(tmp_path / "a.safetensors", state)
+    settings = [(key, str(value)) for key, value in fields.items()]
+    done = convert_weights(
+        tmp_path / "a.safetensors", tmp_path / "b.safetensors",
+        name=name, to="timm", settings=settings,
+    )  # fmt: skip
+    written = read_weights(done.path).tensors
+    assert written["pos_embed"].shape[1] == 4
+    assert written["head.weight"].dtype is dtype
+    body = model.backbone
+    assert torch.equal(written["cls_token"], body.cls_token + body.pos_embed[:, :1])
+    again = create_model(name, num_classes=3, **fields).eval()
+    load_weights(again, done.path)
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(again(images), model(images))
+
+
 def test_an_explicit_size_rule_is_kept(source):
     model = create_model(NANO, num_classes=6, weights=source, size_rule="muntin").eval()
     assert model(torch.rand(1, 3, 37, 50)).shape == (1, 6)

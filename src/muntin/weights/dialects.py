@@ -181,7 +181,8 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
         A state dict of copies, with the buffers that the ecosystem stores. Loading it back
         restores the same bits, except in "timm" and "microsoft" where a window of a classifier
         exceeds the map at `img_size`: these drop the entries of the bias table that are never
-        read.
+        read; and where the ecosystem's ViTs have no positions for class and distillation token
+        (timm's with registers): their sums with the tokens are restored.
 
     Raises:
         WeightError: The dialect is unknown, or cannot represent a part of the model.

@@ -23,6 +23,7 @@ from muntin.staging import refuse_existing
 from muntin.weights.dialects import to_dialect
 from muntin.weights.head_rows import read_head_rows
 from muntin.weights.opened_weights import open_weights
+from muntin.weights.prefix_positions import move_positions
 from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import write_weights, write_whole
@@ -111,12 +112,8 @@ def convert_weights(
         raise WeightError(message)
     _reject_fresh(report)
     body_only = info.num_classes == 0
-    state = {
-        # Half-precision weights are written in half precision; the float32 model between holds
-        # the same values exactly.
-        key: tensor.to(info.dtype) if tensor.is_floating_point() else tensor
-        for key, tensor in to_dialect(model.backbone if body_only else model, to).items()
-    }
+    written = to_dialect(model.backbone if body_only else model, to)
+    state = {key: _narrow(tensor, info.dtype) for key, tensor in written.items()}
     made_with = json.dumps({"img_size": config.img_size})
     texts = {"dialect": to, "model": name, "source": str(source), MADE_WITH: made_with}
     if report.class_names:
@@ -126,7 +123,7 @@ def convert_weights(
     _write(target, state, to, texts)
     again = _build(config, info)
     load_weights(again, target, to)
-    _compare(model.state_dict(), again.state_dict(), target)
+    _compare(model, again, target)
     return Conversion(
         path=target,
         report=report,
@@ -184,11 +181,30 @@ def _as_array(tensor: Tensor) -> NDArray[Any]:
     return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
-def _compare(before: Mapping[str, Tensor], after: Mapping[str, Tensor], path: Path) -> None:
-    other = [key for key in before if not torch.equal(before[key], after[key])]
+def _narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In the type of the file, if that holds the same values.
+
+    The float32 model between does, but not sums, as of a token and its position.
+    """
+    narrow = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
+
+
+def _compare(before: Network, after: Network, path: Path) -> None:
+    one, two = _list_summed(before), _list_summed(after)
+    other = [key for key in one if not torch.equal(one[key], two[key])]
     if other:
         message = (
             f"{path} differs from its source in {other[0]} and {len(other) - 1} more tensors. "
             f"Please report this, and do not use the file."
         )
         raise WeightError(message)
+
+
+def _list_summed(model: Network) -> dict[str, Tensor]:
+    """Tensors of a network, those of a ViT with the positions of its tokens added to these."""
+    config: Any = model.backbone.config
+    tensors = {key.removeprefix("backbone."): x for key, x in model.state_dict().items()}
+    if isinstance(config, ViTConfig):
+        tensors |= move_positions(tensors, config, 0, config.positioned_tokens)
+    return tensors
