@@ -17,7 +17,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import muntin
-from muntin.errors import MuntinWarning, WeightError
+from muntin.errors import ConfigError, MuntinWarning, WeightError
+from muntin.published import open_published
 from muntin.weights.weight_loading import load_weights
 from tests.layout_table import record_layout
 
@@ -441,6 +442,102 @@ def test_a_dropped_classifier_is_a_warning(head, tmp_path):
             weights=tmp_path / "lit.ckpt",
             **SMALL,
         )
+
+
+def norm(name, kind=nn.BatchNorm1d):
+    return under(f"{name}.", kind(48).state_dict())
+
+
+DEEPER = {
+    # head of a file, one of the layers that may lie between backbone and classifier, or behind it
+    "BNNeck": (norm("bottleneck") | layer("classifier", 48, 5), "bottleneck.weight"),
+    "a norm": (norm("norm", nn.LayerNorm) | layer("head", 48, 5), "norm.weight"),
+    "two layers": (layer("fc1", 48, 48) | layer("fc2", 48, 5), "fc1.weight"),
+    "a hidden layer": (layer("neck.0", 48, 48) | layer("head", 48, 5), "neck.0.weight"),
+    "a layer behind it": (layer("fc1", 48, 5) | layer("fc2", 5, 5), "fc2.weight"),
+    "logits that are scaled": (layer("fc", 48, 5) | {"scale.values": torch.ones(5)}, "fc.weight"),
+    "the pooler of transformers": (layer("vit.pooler.dense", 48, 48), "vit.pooler.dense.weight"),
+    "a norm in a model of transformers": (norm("bn"), "bn.weight"),
+    "pre-logits": (layer("backbone.pre_logits.fc", 48, 48) | layer("fc", 48, 5), "fc.weight"),
+}
+
+
+def vit_of_transformers():
+    config = transformers.ViTConfig(
+        image_size=64, patch_size=16, hidden_size=48, num_hidden_layers=2,
+        num_attention_heads=3, intermediate_size=192, num_labels=5,
+    )  # fmt: skip
+    return transformers.ViTForImageClassification(config).state_dict()
+
+
+@pytest.mark.parametrize("name", DEEPER)
+def test_a_classifier_on_another_layer_is_not_taken(name, tmp_path):
+    head, between = DEEPER[name]
+    foreign = "transformers" in name
+    state = vit_of_transformers() if foreign else under("backbone.", timm_vit(0).state_dict())
+    torch.save({"state_dict": state | head}, tmp_path / "lit.ckpt")
+    with pytest.warns(MuntinWarning, match="classifier"):
+        report = load_weights(vit(), tmp_path / "lit.ckpt")
+    assert set(report.reset) == {"head.fc.weight", "head.fc.bias"}
+    assert between in report.dropped
+    settings = {key: str(value) for key, value in {**SMALL, "img_size": 64}.items()}
+    with pytest.raises(ConfigError, match="classifier"):
+        open_published(tmp_path / "lit.ckpt", tmp_path / "run", model="vit_tiny", settings=settings)
+    assert not (tmp_path / "run").exists()
+
+
+ASIDE = {
+    "a second classifier": layer("age", 48, 3),
+    "one of as many classes": layer("head_of_genus", 48, 5),
+    "a projector": layer("projector.0", 48, 48) | norm("projector.1"),
+    "a projection head": layer("projection_head.layers.0", 48, 48),
+    "weights of classes": {"class_weights": torch.ones(5), "criterion.pos_weight": torch.ones(5)},
+    "a teacher": {
+        "teacher.conv.weight": torch.ones(48, 3, 3, 3),
+        "teacher.bn.bias": torch.ones(48),
+    },
+    "a counter": {"steps": torch.ones(48, dtype=torch.long)},
+}
+
+
+@pytest.mark.parametrize("name", ASIDE)
+def test_a_classifier_beside_others_is_taken(name):
+    linear = layer("classifier", 48, 5)
+    state = under("backbone.", timm_vit(0).state_dict()) | linear | ASIDE[name]
+    model = vit()
+    report = load_weights(model, {"state_dict": state})
+    assert (report.reset, report.dropped) == ((), ())
+    assert torch.equal(model.head.fc.weight, linear["classifier.weight"])
+
+
+def deit():
+    return muntin.create_model(
+        "vit_tiny_patch16_224", img_size=64, num_classes=5, distillation_token=True, **SMALL
+    ).eval()
+
+
+def test_a_classifier_of_the_class_token_alone_in_a_deit(tmp_path):
+    config = transformers.DeiTConfig(
+        image_size=64, patch_size=16, hidden_size=48, num_hidden_layers=2,
+        num_attention_heads=3, intermediate_size=192, num_labels=5, layer_norm_eps=1e-6,
+    )  # fmt: skip
+    peer = randomise(transformers.DeiTForImageClassification(config))
+    peer.save_pretrained(tmp_path / "theirs")
+    images = torch.randn(2, 3, 64, 64)
+    model = deit()
+    report = load_weights(model, tmp_path / "theirs")
+    assert (report.reset, report.dropped) == ((), ())
+    assert "class token only" in report.assumed
+    run, _ = open_published(tmp_path / "theirs", tmp_path / "run")
+    for one in (model, run.load_network()):
+        assert (one(images) - peer(images).logits).abs().max() < 1e-5
+    # What another classifier reads is not known.
+    body = timm_vit(0).state_dict() | {"dist_token": torch.zeros(1, 1, 48)}
+    body["pos_embed"] = torch.zeros(1, 18, 48)
+    with pytest.warns(MuntinWarning, match="classifier"):
+        report = load_weights(deit(), under("backbone.", body) | layer("classifier", 48, 5))
+    assert len(report.reset) == 4
+    assert report.dropped == ("classifier.weight", "classifier.bias")
 
 
 def test_our_own_files_are_recognised_by_more_than_a_prefix():

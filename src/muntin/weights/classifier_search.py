@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,31 +12,39 @@ from torch import Tensor
 # Names of classifiers; other layers are one only if they have as many outputs as the model.
 _HEAD = re.compile(r"(cls_|linear_)?heads?|\w*classifier|fc|linear")
 _NO_HEAD = re.compile(r"\w*(proj|predictor|prototype|queue|embed|memory)\w*")
+# What no classifier reads or is read by, whatever its shape.
+_ASIDE = re.compile(
+    r"\w*(projector|predictor|(projection|prediction)_head|prototype|queue|memory|decoder|criterion"
+    r"|loss|metric|accuracy|momentum|teacher)\w*|\w*weights?|ema\w*|center"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LinearLayer:
-    """A linear layer that stands alone in a file: perhaps the classifier of a backbone.
+class TensorGroup:
+    """Tensors of a file with the same first name on a level that they share with the backbone.
 
-    `name` is its first name on the level of the file that it shares with the backbone, `distance`
-    how many levels that is above the backbone; `tensors` are weight and perhaps bias, by their
-    names in the mapping.
+    `distance` is how many levels that is above the backbone; keys are those in the mapping.
     """
 
     name: str
     distance: int
     tensors: Mapping[str, Tensor]
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinearLayer(TensorGroup):
+    """A linear layer that stands alone in a file: weight and perhaps bias."""
+
     @property
-    def num_rows(self) -> int:
-        """Number of outputs."""
-        return len(next(iter(self.tensors.values())))
+    def weight(self) -> Tensor:
+        """Its matrix: outputs, inputs."""
+        return next(iter(self.tensors.values()))
 
 
-def find_linears(
-    names: Sequence[str], mappings: Mapping[tuple[str, ...], Mapping[str, Tensor]], channels: int
-) -> Iterator[LinearLayer]:
-    """Layers with this many inputs that are alone on a level of the file; nearest first.
+def group_tensors(
+    names: Sequence[str], mappings: Mapping[tuple[str, ...], Mapping[str, Tensor]]
+) -> list[TensorGroup]:
+    """Group all tensors of a file by level and first name, nearest first.
 
     `names` lead to the backbone: keys of mappings, then the parts of a prefix.
     """
@@ -49,14 +57,46 @@ def find_linears(
             distance = next(n for n, level in enumerate(levels) if whole.startswith(level))
             name = whole[len(levels[distance]) :].partition(".")[0]
             groups.setdefault((distance, name), {})[key] = tensor
-    for (distance, name), group in sorted(groups.items(), key=lambda item: item[0][0]):
-        weights = [key for key in group if key.endswith("weight") and group[key].ndim == 2]
-        rest = [key for key in group if key not in weights]
+    ordered = sorted(groups.items(), key=lambda item: item[0][0])
+    return [TensorGroup(name=name, distance=n, tensors=group) for (n, name), group in ordered]
+
+
+def find_linears(groups: Iterable[TensorGroup], channels: int) -> Iterator[LinearLayer]:
+    """Groups that are one linear layer with this many inputs."""
+    for group in groups:
+        tensors = group.tensors
+        weights = [key for key in tensors if key.endswith("weight") and tensors[key].ndim == 2]
+        rest = [key for key in tensors if key not in weights]
         if len(weights) != 1 or rest not in ([], [f"{weights[0].removesuffix('weight')}bias"]):
             continue
-        if group[weights[0]].shape[1] == channels:
-            ordered = {key: group[key] for key in (*weights, *rest)}
-            yield LinearLayer(name=name, distance=distance, tensors=ordered)
+        if tensors[weights[0]].shape[1] == channels:
+            ordered = {key: tensors[key] for key in (*weights, *rest)}
+            yield LinearLayer(name=group.name, distance=group.distance, tensors=ordered)
+
+
+def find_between(weight: Tensor, near: Iterable[Mapping[str, Tensor]]) -> list[str]:
+    """Names of tensors that may lie between the backbone and a classifier (K, C), or behind it.
+
+    Such are a linear layer or a norm that gives C values, or one that takes K. `near` are unused
+    tensors by the network that they belong to; one with maps is no such layer.
+    """
+    rows, channels = weight.shape[:2]
+    found = []
+    for tensors in near:
+        if any(tensor.ndim > 2 for tensor in tensors.values()):
+            continue
+        matrices = {key.rpartition(".")[0] for key in tensors if tensors[key].ndim == 2}
+        for key, tensor in tensors.items():
+            module, _, _ = key.rpartition(".")
+            if not tensor.is_floating_point() or any(map(_ASIDE.fullmatch, key.split(".")[:-1])):
+                continue
+            vector = tensor.ndim == 1 and module not in matrices
+            widths = (channels, rows) if module else (channels,)
+            if (vector and len(tensor) in widths) or (
+                tensor.ndim == 2 and (len(tensor) == channels or tensor.shape[1] == rows)
+            ):
+                found.append(key)
+    return found
 
 
 def choose_classifier(linears: Sequence[LinearLayer], num_classes: int) -> LinearLayer | None:
@@ -66,10 +106,10 @@ def choose_classifier(linears: Sequence[LinearLayer], num_classes: int) -> Linea
     there is none, or if several are equally likely.
     """
     fitting = [
-        ((layer.num_rows != num_classes, layer.distance, not _HEAD.fullmatch(layer.name)), layer)
+        ((len(layer.weight) != num_classes, layer.distance, not _HEAD.fullmatch(layer.name)), layer)
         for layer in linears
         if not _NO_HEAD.fullmatch(layer.name)
-        and (layer.num_rows == num_classes or _HEAD.fullmatch(layer.name))
+        and (len(layer.weight) == num_classes or _HEAD.fullmatch(layer.name))
     ]
     best = min((order for order, _ in fitting), default=None)
     chosen = [layer for order, layer in fitting if order == best]

@@ -88,7 +88,7 @@ class RenamedState:
     `pairs` are (their name, our name) of every tensor used, `duplicates` our names to which two of
     theirs map. Of their names, `ignored` are derived or unused, `unknown` match no row, and
     `missing` are absent although other parts of the same tensor exist; `beside` are no part of the
-    model.
+    model, `dropped` a classifier that was not taken and what it lies on. `assumed` is text.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -98,6 +98,8 @@ class RenamedState:
     missing: list[str] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    assumed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, unknown_name
-from muntin.weights.classifier_search import choose_classifier
+from muntin.weights.classifier_search import choose_classifier, find_between, find_linears
 from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, head_of, inner_model, key_map
 from muntin.weights.key_maps import HeadMap, RenamedState
 from muntin.weights.source_geometry import MADE_WITH
@@ -181,24 +181,84 @@ def rename_state(opened: OpenedWeights, model: nn.Module) -> RenamedState:
     beside = [key for key in reading.unknown if not strict and is_beside(key, found)]
     reading.unknown = [key for key in reading.unknown if key not in beside]
     reading.beside = [*(found.prefix + key for key in beside), *found.beside]
-    if not any(ours.startswith("head.") for ours in reading.tensors):
-        _adopt_classifier(reading, found, head)
+    if any(ours.startswith("head.") for ours in reading.tensors):
+        _drop_deeper(reading, found)
+    else:
+        _adopt_classifier(reading, found, model)
     return reading
 
 
-def _adopt_classifier(reading: RenamedState, found: FoundState, head: nn.Module | None) -> None:
-    """Take a linear layer beside the backbone as the classifier, whatever its name is."""
-    own = {} if head is None else head.state_dict()
-    if head is not None and set(own) not in ({"fc.weight"}, {"fc.weight", "fc.bias"}):
+def _drop_deeper(reading: RenamedState, found: FoundState) -> None:
+    """Ignore a classifier on top of another layer, which models here do not have."""
+    weight = reading.tensors.get("head.fc.weight")
+    between = [] if weight is None else _find_between(reading, found, weight, 0)
+    if not between:
         return
+    heads = [(theirs, ours) for theirs, ours in reading.pairs if ours.startswith("head.")]
+    reading.dropped = [*(theirs for theirs, _ in heads), *between]
+    reading.ignored += [theirs for theirs, _ in heads]
+    reading.pairs = [pair for pair in reading.pairs if pair not in heads]
+    reading.tensors = {k: x for k, x in reading.tensors.items() if not k.startswith("head.")}
+
+
+def _find_between(
+    reading: RenamedState, found: FoundState, weight: Tensor, distance: int
+) -> list[str]:
+    """Layers of the file that a classifier at this distance from the backbone may lie on."""
+    state = found.state
+    unused = [key for key in (*reading.ignored, *_inside(reading, found)) if key in state]
+    near: dict[str, dict[str, Tensor]] = {}
+    for key in unused:
+        near.setdefault(key.partition(".")[0], {})[key] = state[key]
+    outside = [group.tensors for group in found.groups if 0 < group.distance == distance]
+    others = [one for one in outside if not any(x is weight for x in one.values())]
+    named = [key for key in unused if "pre_logits" in key]
+    return list(dict.fromkeys([*named, *find_between(weight, [*near.values(), *others])]))
+
+
+def _inside(reading: RenamedState, found: FoundState) -> list[str]:
+    """Names, without the prefix, of unused tensors behind it."""
+    return [key.removeprefix(found.prefix) for key in reading.beside if key not in found.beside]
+
+
+def _adopt_classifier(reading: RenamedState, found: FoundState, model: nn.Module) -> None:
+    """Take a linear layer beside the backbone as the classifier, whatever its name is."""
+    body, head = backbone_of(model), head_of(model)
+    own = {} if head is None else head.state_dict()
+    if head is not None and set(own) not in ({"fc.weight"}, {"fc.weight", "fc.bias"}, _DISTILLED):
+        return
+    weight = own.get("fc.weight")
+    channels = body.spec.channels[-1] if weight is None else weight.shape[1]
     used = {found.prefix + key for key in found.state} - set(reading.beside)
-    linears = [layer for layer in found.linears if not used & layer.tensors.keys()]
-    layer = choose_classifier(linears, len(own.get("fc.weight", ())))
+    linears = find_linears(found.groups, channels)
+    free = [layer for layer in linears if not used & layer.tensors.keys()]
+    layer = choose_classifier(free, 0 if weight is None else len(weight))
     if layer is None:
+        return
+    # That of transformers' DeiTForImageClassification reads the class token only.
+    known = body.spec.embed_parts == 1 or (found.dialect, layer.name) == _OF_CLASS_TOKEN
+    between = _find_between(reading, found, layer.weight, layer.distance)
+    if between or not known:
+        reading.dropped = [*layer.tensors, *between]
         return
     reading.beside = [key for key in reading.beside if key not in layer.tensors]
     for key, name in zip(layer.tensors, ("head.fc.weight", "head.fc.bias"), strict=False):
         reading.tensors[name] = layer.tensors[key]
         reading.pairs.append((key, name))
-    if "fc.bias" in own and len(layer.tensors) == 1:
-        reading.tensors["head.fc.bias"] = torch.zeros(layer.num_rows)
+    if len(layer.tensors) == 1 and (head is None or "fc.bias" in own):
+        reading.tensors["head.fc.bias"] = torch.zeros(len(layer.weight))
+    if body.spec.embed_parts == 2:
+        _read_class_token(reading)
+
+
+_DISTILLED = {"fc.weight", "fc.bias", "fc_dist.weight", "fc_dist.bias"}
+_OF_CLASS_TOKEN = ("transformers", "classifier")
+
+
+def _read_class_token(reading: RenamedState) -> None:
+    """Make the mean of two classifiers that of the class token: twice its values, and zeros."""
+    for end in ("weight", "bias"):
+        tensor = reading.tensors[f"head.fc.{end}"]
+        reading.tensors[f"head.fc.{end}"] = 2 * tensor
+        reading.tensors[f"head.fc_dist.{end}"] = torch.zeros_like(tensor)
+    reading.assumed = "the classifier reads the class token only; of the other, all weights are 0"

@@ -83,7 +83,6 @@ def match_state(
     if source is None:
         result.assumed = _assume_grid(result, backbone.config)
     _reset_pooled_norm(result, own)
-    _reset_deeper_head(result)
     settled = {*result.values, *result.reset, *result.mismatched}
     result.has_head = any(key.startswith("head.") for key in settled)
     fresh = () if result.has_head or head is None else _reset_without_head(own, settled)
@@ -198,15 +197,6 @@ def _reset_pooled_norm(result: MatchResult, own: Mapping[str, Tensor]) -> None:
         result.unexpected = []
         result.ignored += norms
         result.reset += fresh
-
-
-def _reset_deeper_head(result: MatchResult) -> None:
-    """Reset a classifier on top of a pre-logits layer, which models here do not have."""
-    if any("pre_logits" in name for name in result.ignored):
-        heads = [key for key in result.values if key.startswith("head.")]
-        result.reset += heads
-        for key in heads:
-            del result.values[key]
 
 
 def _full_backbone_names(backbone: nn.Module) -> set[str]:

@@ -19,9 +19,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten
-from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
-from muntin.weights.classifier_search import LinearLayer, find_linears
+from muntin.weights.classifier_search import TensorGroup, group_tensors
 from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, family_name, find_key_map
 from muntin.weights.key_maps import KeyMap, Row, first_key
 from muntin.weights.stored_arrays import StoredArray
@@ -75,7 +74,7 @@ class FoundState:
         body_prefix: What precedes the backbone in the names of the dialect.
         state: The tensors behind the prefix, without it.
         beside: Names of the other tensors of the mapping.
-        linears: Linear layers that may be the classifier.
+        groups: All tensors of the file, by their place relative to the backbone.
         num_found: Number of the model's parameters that are there.
     """
 
@@ -85,7 +84,7 @@ class FoundState:
     state: Mapping[str, Tensor]
     body_prefix: str = ""
     beside: tuple[str, ...] = ()
-    linears: tuple[LinearLayer, ...] = field(default=(), repr=False)
+    groups: tuple[TensorGroup, ...] = field(default=(), repr=False)
     num_found: int = 0
 
     @property
@@ -134,8 +133,7 @@ def find_states(
                 f"{shorten(there) or 'none'}. Choose one of them."
             )
             raise WeightError(message)
-    channels = _head_channels(model)
-    return [_open(place, mappings, channels, places) for place in places]
+    return [_open(place, mappings, places) for place in places]
 
 
 def _rank(location: str) -> int:
@@ -276,18 +274,9 @@ def _count_unknown(place: _Place, tensors: Mapping[str, Tensor]) -> int:
     return len(others) - len(behind) + len(unknown)
 
 
-def _head_channels(model: nn.Module) -> int:
-    own = (
-        dict(model.named_parameters()).get("head.fc.weight") if isinstance(model, Network) else None
-    )
-    backbone: Any = backbone_of(model)
-    return backbone.spec.channels[-1] if own is None else own.shape[1]
-
-
 def _open(
     place: _Place,
     mappings: Mapping[Path, Mapping[str, Tensor]],
-    channels: int,
     places: list[_Place],
 ) -> FoundState:
     tensors, outer = mappings[place.path], place.outer
@@ -302,7 +291,7 @@ def _open(
         dialect=dialect,
         state=state if dialect == NATIVE else DIALECTS[dialect].normalise(state),
         beside=tuple(key for key in tensors if not key.startswith((outer, *others))),
-        linears=tuple(find_linears([*place.path, *inner], mappings, channels)),
+        groups=tuple(group_tensors([*place.path, *inner], mappings)),
         num_found=place.num_found,
     )
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muntin.errors import WeightError, shorten, unknown_name
+from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
@@ -27,7 +28,7 @@ from muntin.weights.dialects import (
     inner_model,
 )
 from muntin.weights.head_keys import adopt_conventions
-from muntin.weights.head_rows import read_head_rows, select_names, select_rows
+from muntin.weights.head_rows import select_names, select_rows
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.mismatch_hints import reject_mismatches
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
@@ -147,18 +148,15 @@ def load_weights(
         >>> load_weights(body, {"backbone." + k: v for k, v in body.state_dict().items()}).dialect
         'muntin'
     """
-    _check_types(dialect=dialect, part=part, head_rows=head_rows, made_with=made_with)
+    _check(resampling, dialect=dialect, part=part, head_rows=head_rows, made_with=made_with)
     model = inner_model(model)
     backbone: Any = backbone_of(model)
-    if resampling not in (None, "bicubic", "geometric"):
-        raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     opened = open_weights(source, dialect, model, part)
     raw = opened.state
     if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
         opened = _convert_as_timm(opened, backbone, made_with)
     reading = rename_state(opened, model)
-    rows = None if head_rows is None else read_head_rows(head_rows)
-    select_rows(reading.tensors, rows, model, opened.where)
+    rows = select_rows(reading.tensors, head_rows, model, opened.where)
     own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
     rule, evidence = _find_rule(opened, backbone, own_rule)
     theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
@@ -168,14 +166,14 @@ def load_weights(
     reject_mismatches(matched, reading, opened, backbone, theirs)
     _reject_values(matched.values, model.state_dict(), opened.where)
     other = build_adopted(backbone, opened.stated_fields, opened.where)
-    recorded = read_windows(reading, opened.found.state)
+    recorded = read_windows(reading, opened.state)
     windows = _find_windows(other or backbone, matched, recorded, theirs, rule)
     _copy(matched.values, model)
     adopted = {} if other is None else adopt(backbone, other)
-    if adopts := rule != own_rule and hasattr(backbone.config, "size_rule"):
-        set_config(backbone, dataclasses.replace(backbone.config, size_rule=rule))
-    if windows:
-        set_config(backbone, dataclasses.replace(backbone.config, **windows))
+    adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
+    changed = {**windows, **({"size_rule": rule} if adopts else {})}
+    if changed:
+        set_config(backbone, dataclasses.replace(backbone.config, **changed))
     report = _report(opened, reading, matched, model)
     return dataclasses.replace(
         report,
@@ -186,7 +184,10 @@ def load_weights(
     )
 
 
-def _check_types(**arguments: object) -> None:
+def _check(resampling: str | None, **arguments: object) -> None:
+    """Raise for an argument that cannot be meant."""
+    if resampling not in (None, "bicubic", "geometric"):
+        raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     for name, value in arguments.items():
         kinds, words = _TYPES[name]
         if not isinstance(value, kinds):
@@ -249,7 +250,13 @@ def _report(
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
     heads = [theirs for theirs, ours in reading.pairs if ours.startswith("head.")]
     fresh = [key for key in matched.reset if key.startswith("head.")]
-    dropped = heads or [key for key in reading.beside if is_classifier(key)]
+    dropped = reading.dropped or heads or [key for key in reading.beside if is_classifier(key)]
+    if reading.dropped and fresh:
+        message = (
+            f"the classifier is random: that of {opened.where} was not taken, since it may read "
+            f"something else than the model's does ({shorten(dropped, limit=4)})."
+        )
+        warnings.warn(message, MuntinWarning, stacklevel=3)
     return LoadReport(
         dialect=opened.dialect,
         source=opened.where,
@@ -266,7 +273,7 @@ def _report(
         others=opened.others,
         beside=tuple(reading.beside),
         dropped=tuple(dropped) if fresh else (),
-        assumed=matched.assumed,
+        assumed="; ".join(filter(None, (matched.assumed, reading.assumed))),
     )
 
 
@@ -297,9 +304,7 @@ def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
         or (isinstance(config, TimmConfig) and tensor.ndim == 4)
     ]
     first = tensors.get("tokens_to_token.attention1.norm1.weight")
-    # A classifier on a layer before it, from pre-training, has no counterpart here.
-    deeper = any("pre_logits" in name for name in reading.ignored)
-    head = None if deeper else tensors.get("head.fc.weight")
+    head = tensors.get("head.fc.weight")
     if not patches and first is None and not isinstance(config, TimmConfig):
         message = (
             f"weights from {opened.where} ({opened.dialect}) must be those of a "
