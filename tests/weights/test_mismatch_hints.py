@@ -9,9 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from timm.layers import SwiGLUPacked
+from timm.layers import RmsNorm, SwiGLUPacked
 from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -25,7 +27,7 @@ from muntin.models.t2t_vit import T2TViTConfig
 from muntin.models.vit import ViTConfig
 from muntin.weights.dialects import to_dialect
 from muntin.weights.weight_loading import load_weights
-from muntin.zoo import build_backbone
+from muntin.zoo import build_backbone, change_model
 from tests.parity.peers import TOLERANCE, batch_images, distance, perturb, run_peer
 
 VIT = ViTConfig(embed_dim=24, depth=2, num_heads=3, patch_size=8, img_size=(32, 32))
@@ -167,6 +169,14 @@ FAMILIES = {
     "Swin, positions": (SWIN, {"absolute_pos_embed": True}, "microsoft"),
     "Swin, no bias": (SWIN, {"qkv_bias": False, "mlp_ratio": 2.0}, "timm"),
     "Swin V2, heads": (V2, {"num_heads": (2, 4), "bias_hidden": 16}, "timm"),
+    "Swin V2, stages": (
+        V2,
+        {
+            "depths": (1, 1, 1), "num_heads": (1, 2, 4), "out_indices": (0, 1, 2),
+            "pretrained_windows": (0, 0, 0),
+        },
+        "timm",
+    ),
     "Swin V2, no bias": (V2, {"qkv_bias": False}, "timm"),
     "T2T-ViT": (T2T, {"token_attention": "transformer", "token_dim": 4, "depth": 3}, "timm"),
     "T2T-ViT, width": (T2T, {"embed_dim": 32, "num_heads": 4, "mlp_ratio": 2.0}, "timm"),
@@ -193,6 +203,24 @@ def test_advice_in_other_families_leads_to_the_source(name):
         assert distance(model(images), source(images)) < TOLERANCE
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(("config", "other"), [(SWIN, V2), (V2, SWIN)])
+def test_weights_of_the_other_swin_are_named(config, other, native):
+    source = build(other)
+    state = source.state_dict() if native else to_dialect(source, "timm")
+    name = type(other).__name__.removesuffix("Config")
+    with pytest.raises(WeightError, match=rf"these are weights of a {name}\b") as caught:
+        load_weights(build(config), state)
+    assert native == ("dialect" not in str(caught.value))
+
+
+@pytest.mark.parametrize("fields", [{"depths": (1, 3)}, {"embed_dim": 16}, {"mlp_ratio": 2.0}])
+def test_a_change_that_weights_do_not_follow_is_not_advised_back(fields):
+    with pytest.raises(WeightError, match=f"keep {next(iter(fields))}") as caught:
+        change_model(build(SWIN), **fields)
+    assert "build it with" not in str(caught.value)
+
+
 PLAIN = to_dialect(build(VIT), "timm")
 LACKING = {
     "convolutional stem": {"patch_embed.backbone.stem.conv.weight": torch.ones(8, 3, 7, 7)},
@@ -206,6 +234,41 @@ LACKING = {
     "positions for 2 tokens": {"pos_embed": torch.ones(1, 18, 24)},
     "pooling by attention": {"attn_pool.latent": torch.ones(1, 1, 24)},
 }
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"norm_layer": RmsNorm}, r"RMSNorm.*norm1\.bias"), ({"final_norm": False}, r"norm\.weight")],
+)
+def test_norms_of_another_kind_are_named(options, words):
+    with pytest.raises(WeightError, match=rf"{words}\).*timm:"):
+        load_weights(build(VIT), timm_vit(**options).state_dict())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["Swin", "Swin V2", "BEiT"])
+def test_the_advice_for_torchscript_leads_to_equal_outputs(kind, tmp_path):
+    swin = {"img_size": 32, "embed_dim": 8, "depths": (1, 2), "num_heads": (1, 2), "num_classes": 5}
+    peer, config = {
+        "Swin": lambda: (SwinTransformer(window_size=4, **swin), SWIN),
+        "Swin V2": lambda: (SwinTransformerV2(window_size=4, **swin), replace(V2, bias_hidden=512)),
+        "BEiT": lambda: (
+            Beit(**TIMM, **BEIT, init_values=0.1),
+            replace(
+                VIT, absolute_pos_embed=False, key_bias=False, layer_scale=0.1, pool="mean",
+                pool_norm="after", relative_pos_bias=True,
+            ),
+        ),
+    }[kind]()  # fmt: skip
+    images = batch_images((32, 32))
+    torch.jit.trace(perturb(peer).eval(), images).save(tmp_path / "model.pt")
+    with pytest.raises(WeightError, match="TorchScript") as caught:
+        load_weights(build(config), tmp_path / "model.pt")
+    advised = re.search(r"torch\.save\((.*), 'weights\.pth'\)", str(caught.value))[1]
+    model = build(config)
+    load_weights(model, eval(advised, {"torch": torch}))
+    with torch.no_grad():
+        assert distance(model(images), peer(images)) < TOLERANCE
 
 
 @pytest.mark.parametrize("words", LACKING)

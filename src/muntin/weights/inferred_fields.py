@@ -91,6 +91,8 @@ def _infer_swin(config: SwinConfig, reading: RenamedState) -> Fields:
     yield "depths", tuple(max(n for i, n in blocks if i == stage) + 1 for stage in stages)
     if len(stages) != len(config.depths):
         yield "out_indices", tuple(stages)
+        yield "pretrained_windows", (0,) * len(stages)
+        yield "window_size", max(config.windows)
     heads = [
         _first(tensors, rf"layers\.{stage}\..*\.(relative_position_bias_table|logit_scale)")
         for stage in stages

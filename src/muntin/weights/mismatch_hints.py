@@ -8,6 +8,7 @@ that make the weights fit are advised. What the weights have and no field gives 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from torch import nn
 from muntin import configs
 from muntin.errors import ConfigError, ShapeError, WeightError, shorten
 from muntin.models.vit import ViTConfig
-from muntin.weights.dialects import family_name
+from muntin.weights.dialects import NATIVE, family_name
 from muntin.weights.inferred_fields import infer_fields
 from muntin.weights.key_maps import RenamedState, first_key
 from muntin.weights.opened_weights import OpenedWeights, rename_state
@@ -44,13 +45,17 @@ _LACKING = {
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Weights that were matched to a model; `source` is the config they were made with, or None."""
+    """Weights that were matched to a model; `source` is the config they were made with, or None.
+
+    `made_with` is what the caller said about it.
+    """
 
     result: MatchResult
     reading: RenamedState
     opened: OpenedWeights
     backbone: Any
     source: Any
+    made_with: Mapping[str, Any]
 
     def retry(self, other: nn.Module) -> tuple[RenamedState, MatchResult]:
         """Read and match them for another backbone."""
@@ -65,12 +70,13 @@ def reject_mismatches(
     opened: OpenedWeights,
     backbone: Any,  # noqa: ANN401 (any family)
     source: Any,  # noqa: ANN401 (the same)
+    made_with: Mapping[str, Any] | None,
 ) -> None:
     """Raise `WeightError` with all mismatches and their likely cause, if there are any."""
     problems = _list_problems(reading, result)
     if not problems:
         return
-    cause = _find_cause(Mismatch(result, reading, opened, backbone, source))
+    cause = _find_cause(Mismatch(result, reading, opened, backbone, source, made_with or {}))
     owner = name_stranger(opened.state)
     message = (
         f"weights from {opened.where} ({opened.dialect}) do not match "
@@ -130,7 +136,7 @@ def _find_lacking(mismatch: Mismatch) -> list[str]:
     kernel = mismatch.reading.tensors.get("patch_embed.proj.weight")
     if kernel is not None and kernel.ndim == 5:
         found.append(f"patches of {kernel.shape[2]} frames (a kernel of {tuple(kernel.shape)})")
-    return found or _find_nameless_tokens(mismatch)
+    return found or _find_nameless_tokens(mismatch) or _find_lacking_norms(mismatch)
 
 
 def _find_nameless_tokens(mismatch: Mismatch) -> list[str]:
@@ -143,6 +149,18 @@ def _find_nameless_tokens(mismatch: Mismatch) -> list[str]:
     if not count < rest <= count + 8:
         return []
     return [f"positions for {rest} tokens before the patches, with {count} such tokens"]
+
+
+def _find_lacking_norms(mismatch: Mismatch) -> list[str]:
+    """What norms of another kind leave out, if nothing else is amiss."""
+    result, missing = mismatch.result, [*mismatch.result.missing]
+    if result.unexpected or result.mismatched or not missing:
+        return []
+    if all(re.search(r"norm\w*\.bias$", key) for key in missing):
+        return [f"norms without bias, as RMSNorm (no {missing[0]})"]
+    last = {key.removeprefix("backbone.") for key in missing} == {"norm.weight", "norm.bias"}
+    behind = last and isinstance(mismatch.backbone.config, ViTConfig)
+    return [f"a last block without a norm behind it (no {missing[0]})"] if behind else []
 
 
 def _remaining(mismatch: Mismatch, fields: Mapping[str, Any]) -> str:
@@ -175,6 +193,12 @@ def _drop_needless(mismatch: Mismatch, fields: dict[str, Any]) -> dict[str, Any]
 
 def _advise(mismatch: Mismatch, fields: Mapping[str, Any]) -> str:
     has = {name: getattr(mismatch.backbone.config, name) for name in fields}
+    said = {name: mismatch.made_with.get(name) for name in fields}
+    if all((tuple(x) if isinstance(x, list) else x) == fields[name] for name, x in said.items()):
+        return (
+            f"weights made with {_write(fields)} are not resized to {_write(has)}; keep "
+            f"{', '.join(fields)}, or create a model without these weights"
+        )
     note = ""
     if fields.get("pool") in ("token", "mean"):
         note = " (they do not say what is pooled; this is usual for their norms)"
@@ -193,8 +217,9 @@ def _other_family(mismatch: Mismatch) -> str:
     """Name the family and dialect of the weights, if they belong to another family."""
     opened = mismatch.opened
     own = f"a {family_name(type(mismatch.backbone.config))} in the dialect {opened.dialect!r}"
-    foreign = 2 * len(mismatch.result.unexpected) > len(opened.state)
-    other = name_family(opened.state) if foreign else ""
+    other = name_family(opened.state, len(mismatch.result.unexpected))
+    if opened.dialect == NATIVE:
+        other = other.partition(" in the dialect")[0]
     return f"these are weights of {other}" if other not in ("", own) else ""
 
 

@@ -327,9 +327,14 @@ def describe_unknown(content: Mapping[str, Any], config: object, where: str) -> 
     )
 
 
-def name_family(tensors: Mapping[str, Tensor]) -> str:
-    """Family and dialect of the tensors in a mapping, if one explains nearly all of them."""
+def name_family(tensors: Mapping[str, Tensor], below: int | None = None) -> str:
+    """Family and dialect of the tensors in a mapping, if one explains nearly all of them.
+
+    That is a tenth, and fewer than `below` do.
+    """
     fewest, named = len(tensors) // 10, ""
+    if below is not None:
+        fewest = min(fewest, below - 1)
     for dialect, row in DIALECTS.items():
         for kind in row.key_maps:
             key_map = find_key_map(dialect, _example(kind), required=False)

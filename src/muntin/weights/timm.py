@@ -54,7 +54,9 @@ def _swin(block: tuple[Row, ...]) -> KeyMap:
                 )
                 for row in (*block, *_MERGING)
             ),
-        )
+        ),
+        # Only in files of TorchScript.
+        unused=r"\.(relative_position_index|relative_coords_table|attn_mask)$",
     )
 
 
@@ -168,12 +170,16 @@ _CHUNKED = re.compile(r"^(.*\bblocks\.)\d+\.(\d+\.(norm|attn|ls|mlp))")
 
 
 def normalise(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Number the blocks through, and copy a table that all of them share to each.
+    """Number the blocks through, copy a table that all of them share to each, drop zero biases.
 
     facebookresearch/dinov2 trains with chunks of blocks, which keep their numbers; SimMIM and BEiT
-    pre-train with one table.
+    pre-train with one table. TorchScript stores keys' biases of Swin V2 and BEiT, which are 0.
     """
-    state = {_CHUNKED.sub(r"\1\2", key): tensor for key, tensor in state.items()}
+    state = {
+        _CHUNKED.sub(r"\1\2", key): tensor
+        for key, tensor in state.items()
+        if not key.endswith(".attn.k_bias") or tensor.is_meta or tensor.any()
+    }
     key = next((key for key in state if key.endswith(_SHARED)), "")
     if not key:
         return state

@@ -163,7 +163,7 @@ def load_weights(
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
     if opened.state is not raw:
         _note_conversion(matched, reading, model, raw, opened.state)
-    reject_mismatches(matched, reading, opened, backbone, theirs)
+    reject_mismatches(matched, reading, opened, backbone, theirs, made_with)
     _reject_values(matched.values, model.state_dict(), opened.where)
     other = build_adopted(backbone, opened.stated_fields, opened.where)
     recorded = read_windows(reading, opened.state)
