@@ -153,6 +153,53 @@ def test_nothing_visible_is_an_error(tmp_path):
     assert not check_pose(tmp_path).ok
 
 
+NUMBERED = {
+    "0, 7": (("0.png", "7.png"), ["0.png", "7.png"]),
+    "00,07": (("img0.png", "img007.png"), ["img0.png", "img007.png"]),
+    "7,0": (("v2 frame0_.png", "v2 frame7_.png"), ["v2 frame0_.png", "v2 frame7_.png"]),
+    "one is not there": (("img1.png", "img7.png"), []),
+    "one is there twice": (("img0.png", "img7.png", "mask7.png"), []),
+    "one is elsewhere": (("img0.png", "other/img7.png"), []),
+}
+
+
+@pytest.mark.parametrize(("names", "found"), NUMBERED.values(), ids=NUMBERED)
+def test_frames_by_number_are_found_all_or_none(tmp_path, names, found):
+    data = list_pose(labelled(tmp_path, "0,1,2,3,4\n07,1,2,3,4\n", *names))
+    assert [entry.path for entry in data.train.entries] == found
+    assert ("row 5 left out, of an image that is not there: 07" in said(data)) == (not found)
+
+
+def test_labels_of_a_network_beside_those_of_people(tmp_path):
+    rows = "a.png,1,2,3,4\nb.png,1,2,3,4\n"
+    root = labelled(tmp_path, rows, file="machinelabels-iter0.csv")
+    assert len(list_pose(root).train) == 2
+    data = list_pose(labelled(root, "a.png,7,2,3,4\n", file="CollectedData_me.csv"))
+    assert points_of(data.train)[0] == [7, 2, 2]
+    assert len(data.train) == 1
+    assert data.note.count("machinelabels-iter0.csv") == 1
+    assert not data.problems
+    (root / "more.csv").write_text(HEAD + rows)
+    data = list_pose(root)
+    assert [entry.path for entry in data.train.entries] == ["a.png", "b.png"]
+    (problem,) = data.problems
+    assert "1 row (row 4)" in problem.what
+    assert "CollectedData_me.csv" in problem.what
+
+
+def test_a_project_in_two_resolutions_with_a_frame_that_cannot_be_read(tmp_path):
+    root = images(tmp_path, "c.png", size=(30, 20))
+    labelled(root, "a.png,70,2,3,40\nb.png,1,2,3,4\nc.png,1,29,19,4\n", "a.png", "b.png")
+    (root / "b.png").write_bytes(b"nothing")
+    data = list_pose(root)
+    assert [(one.path, one.size) for one in data.train.entries] == [
+        ("a.png", (60, 80)), ("c.png", (30, 20)),
+    ]  # fmt: skip
+    assert points_of(data.train, 1) == [[1, 29, 2], [19, 4, 2]]
+    assert "1 image left out that cannot be read" in data.left_out
+    assert [one.file for one in data.problems] == ["b.png"]
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

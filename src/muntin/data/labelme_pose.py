@@ -20,7 +20,6 @@ from muntin.data.labelme import find_labelme, read_labelme
 from muntin.data.objects import Annotation, ObjectRequest, make_entry, make_listing
 from muntin.data.readers import Reader, Source, number_classes
 from muntin.data.shape_records import ImageShapes, Shape, box_of_shape, locate_records, sort_records
-from muntin.data.trees import read_size
 from muntin.errors import DataError
 from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
@@ -58,10 +57,8 @@ def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[
     def entries(paths: Sequence[str]) -> Iterator[Entry | None]:
         for path in paths:
             record = placed[path][0]
-            try:
-                size = record.size or read_size(tree.source, path)
-            except DataError as error:
-                findings.warn(path, f"left out: {error}")
+            size = record.size or findings.size_of(tree.source, path)
+            if size is None:
                 continue
             annotations = [
                 _annotate(one, keypoints, ids, size, grouped)

@@ -28,7 +28,7 @@ from muntin.data.objects import (
     make_listing,
 )
 from muntin.data.readers import number_classes
-from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of, read_size
+from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of
 from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Edges, Segmentation, box_of, merge_masks
 from muntin.samples import Entry, Listing
@@ -197,10 +197,8 @@ def _list_image(
     request: ObjectRequest,
 ) -> Entry | None:
     size = next((record.size for record in records if record.size), None)
-    try:
-        size = size or read_size(tree.source, path)
-    except DataError as error:
-        request.findings.warn(path, f"left out: {error}")
+    size = size or request.findings.size_of(tree.source, path)
+    if size is None:
         return None
     for record in records:
         if record.fractions:

@@ -26,7 +26,7 @@ from muntin.data.objects import (
     make_listing,
 )
 from muntin.data.readers import Reader, Source, count_others, number_classes
-from muntin.data.trees import Tree, open_tree, read_size, read_text
+from muntin.data.trees import Tree, open_tree, read_text
 from muntin.data.yolo_layout import Layout, PartLayout, find_yolo, label_of, read_layout
 from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Edges
@@ -147,10 +147,7 @@ def _list_images(
 ) -> Iterator[Entry | None]:
     findings = request.findings
     for file in files:
-        try:
-            size = read_size(tree.source, file.image)
-        except DataError as error:
-            findings.warn(file.image, f"left out: {error}")
+        if (size := findings.size_of(tree.source, file.image)) is None:
             continue
         annotations = [_annotate(row, names, ids, size) for row in file.rows]
         yield make_entry(file.image, size, annotations, request, file=file.labels)
