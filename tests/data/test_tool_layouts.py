@@ -291,6 +291,41 @@ def test_faulty_regions_of_label_studio_hide_their_image(tmp_path, value):
     assert len(data.train) == 0
 
 
+BRUSH_IMAGES = {
+    "by task": (("a/Task-2.png", "a/task 10.png", "a/other.png"), (0, 1), True),
+    "in order": (("p9.png", "p10.png"), (0, 1), False),
+    "uploaded": (("00000001-b.png", "00000002-c.png"), (0, 1), False),
+    "uploaded in another order": (("1f000001-c.png", "20000002-b.png"), (), False),
+    "as many are not there": (("p9.png",), (), False),
+}
+
+
+@pytest.mark.parametrize(("names", "places", "sure"), BRUSH_IMAGES.values(), ids=BRUSH_IMAGES)
+def test_masks_of_label_studio(tmp_path, names, places, sure):
+    """One file a region; of several annotations the first; labels with dashes."""
+    masks = {
+        "task-2-annotation-5-by-1-tag-cat-0": MASK, "task-2-annotation-5-by-1-tag-cat-1": ~MASK,
+        "task-10-annotation-7-by--tag-big-dog-0": MASK, "task-2-annotation-9-by-1-tag-owl-0": MASK,
+    }  # fmt: skip
+    (images(tmp_path, *names) / "masks").mkdir()
+    for name, bits in masks.items():
+        Image.fromarray(np.uint8(bits) * 255).save(tmp_path / "masks" / f"{name}.png")
+    if not places:
+        with pytest.raises(DataError, match=r"task-2\.jpg"):
+            list_detect(tmp_path)
+        return
+    data = list_detect(tmp_path, masks=True)
+    found = {entry.path: entry.objects for entry in data.train.entries}
+    first, second = (found[names[place]] for place in places)
+    assert data.train.class_names == ("big-dog", "cat")
+    assert [one.class_ids.tolist() for one in (first, second)] == [[1, 1], [0]]
+    for got, wanted in zip((*first.masks, *second.masks), (MASK, ~MASK, MASK), strict=True):
+        assert (decode_mask(got) == wanted).all()
+    assert "1 task with several annotations" in data.note
+    assert bool(data.problems) == (not sure)
+    assert list_semantic(tmp_path).train.class_names == ("background", "big-dog", "cat")
+
+
 # ---- CSV
 
 TABLES = {
