@@ -695,3 +695,77 @@ def test_points_of_labelme_without_groups_are_one_subject(tmp_path):
     assert is_whole(data.train)
     assert [points_of(data.train, n) for n in range(len(data.train))] == [[[50, 50, 2], [8, 12, 2]]]
     assert "with a keypoint given twice: 2" in said(data)
+
+
+SKELETON = (
+    '<skeleton label="cow"><points label="nose" points="{},12"/>'
+    '<points label="tail" occluded="1" points="50,50"/>'
+    '<points label="ear" outside="1" points="1,1"/></skeleton>'
+)
+TOOLS = {
+    "skeletons, one in a box of its class": (
+        "cvat", SKELETON.format(8) + SKELETON.format(31)
+        + '<box label="cow" xtl="5" ytl="10" xbr="30" ybr="55"/>'
+        + '<box label="pen" xtl="0" ytl="0" xbr="70" ybr="58"/>',
+        {"cow": [[[0, 0, 0], [8, 12, 2], [50, 50, 1]], [[0, 0, 0], [31, 12, 2], [50, 50, 1]]]},
+    ),
+    "points of a group": (
+        "cvat", '<box label="cow" group_id="3" xtl="5" ytl="10" xbr="30" ybr="40"/>'
+        '<points label="nose" group_id="3" points="8,12"/>'
+        '<points label="tail" group_id="3" occluded="1" points="50,50"/>',
+        {"cow": [[[8, 12, 2], [50, 50, 1]]]},
+    ),
+    "several points in one shape": (
+        "cvat", '<points label="cow" points="8,12;50,50"/><points label="cow" points="9,2;5,4"/>'
+        '<points label="cow" points="9,2;5,4;30,30"/><polyline label="x" points="1,1;2,2"/>',
+        {"cow": [[[8, 12, 2], [50, 50, 2]], [[9, 2, 2], [5, 4, 2]]]},
+    ),
+    "points alone": (
+        "cvat", '<points label="nose" points="8,12"/><points label="tail" points="50,50"/>',
+        {"subject": [[[8, 12, 2], [50, 50, 2]]]},
+    ),
+    "VIA": (
+        "via", [{"name": "point", "cx": 8, "cy": 12, "class": "nose"},
+        {"name": "point", "cx": 50, "cy": 50, "class": "tail"},
+        {"name": "rect", "x": 5, "y": 10, "width": 50, "height": 45, "class": "cow"}],
+        {"cow": [[[8, 12, 2], [50, 50, 2]]]},
+    ),
+    "Label Studio": (
+        "label studio", [{"x": 10, "y": 20, "keypointlabels": ["nose"], "parentID": "b"},
+        {"x": 62.5, "y": 50, "keypointlabels": ["tail"]},
+        {"x": 0, "y": 0, "width": 25, "height": 25, "rectanglelabels": ["cow"], "id": "b"},
+        {"x": 50, "y": 40, "width": 25, "height": 25, "rectanglelabels": ["cow"]}],
+        {"cow": [[[8, 12, 2], [0, 0, 0]], [[0, 0, 0], [50, 30, 2]]]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tool", "drawn", "wanted"), TOOLS.values(), ids=TOOLS)
+def test_points_of_tools(tmp_path, tool, drawn, wanted):
+    images(tmp_path, "1.png")
+    if tool == "cvat":
+        text = (
+            f'<annotations><image name="1.png" width="80" height="60">{drawn}</image></annotations>'
+        )
+    elif tool == "via":
+        rows = [{"shape_attributes": one, "region_attributes": one} for one in drawn]
+        text = json.dumps({"1": {"filename": "1.png", "regions": rows}})
+    else:
+        kinds = [next(key for key in one if key.endswith("labels")) for one in drawn]
+        rows = [
+            {"type": kind, "original_width": 80, "original_height": 60, "value": one}
+            | {"id": one.get("id", f"r{n}"), "parentID": one.get("parentID")}
+            for n, (kind, one) in enumerate(zip(kinds, drawn, strict=True))
+        ]
+        text = json.dumps(
+            [{"id": 1, "data": {"image": "1.png"}, "annotations": [{"result": rows}]}]
+        )
+    (tmp_path / f"file.{'xml' if tool == 'cvat' else 'json'}").write_text(text)
+    data = list_pose(tmp_path)
+    listing, found = data.train, {}
+    for number, entry in enumerate(listing.entries):
+        name = listing.class_names[entry.class_ids[0]]
+        found.setdefault(name, []).append(points_of(listing, number))
+    assert found == wanted
+    assert len(listing.skeleton.names) == len(next(iter(wanted.values()))[0])
+    assert not data.fault

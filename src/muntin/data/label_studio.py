@@ -63,6 +63,11 @@ def _recognise(source: Source) -> list[str] | None:
 def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[str, Listing]:
     if _MASK.search(found[0]):
         return _read_masks(source.tree, found, request)
+    return list_shapes(source.tree, read_records(source, found, request), request)
+
+
+def read_records(source: Source, found: Sequence[str], request: ObjectRequest) -> list[ImageShapes]:
+    """Read the regions of each task that has some annotation."""
     records = []
     without = several = 0
     for path in found:
@@ -79,7 +84,7 @@ def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[
     _note_several(several, request)
     if without:
         request.findings.notes.append(f"{plural(without, 'task')} without an annotation left out")
-    return list_shapes(source.tree, records, request)
+    return records
 
 
 def _note_several(count: int, request: ObjectRequest) -> None:
@@ -171,6 +176,9 @@ def _read_task(path: str, task: Row, rows: Sequence[Row]) -> ImageShapes:
         shape.label = clean_class_name(labels[0][0]) if labels else shape.label
         if size:
             _read_value(value, shape, size)
+    parents = {row["id"]: row["parentID"] for row in rows if row.get("parentID") and "id" in row}
+    for key, shape in found.items():
+        shape.group = str(parents.get(key, key if key in parents.values() else ""))
     record.shapes = list(found.values())
     return record
 
