@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every row of READERS has an example, which it reads, and the page shows them all."""
+"""Every row of READERS has example trees in the page, which it reads, and a row in its table."""
 
 import pytest
 
-from tests.data.layout_page import GROUPS, PAGE, can_use, files_of, page, variants
+from tests.data.layout_page import GROUPS, PAGE, can_use, files_of, page, trees_of
 
 CASES = [
     pytest.param(tasks[0], reader, readers, tree, id=f"{tasks[0]}-{reader.name}-{number}")
-    for _, tasks, readers in GROUPS
+    for kind, tasks, readers in GROUPS
     for reader in readers
-    for number, tree in enumerate(variants(reader))
+    for number, tree in enumerate(trees_of(kind, reader))
 ]
 
 
 def test_every_layout_has_an_example():
-    missing = [reader.name for _, _, readers in GROUPS for reader in readers if not reader.example]
-    assert not missing, f"rows of READERS lack `example`, see tests/data/layout_page.py: {missing}"
+    every = [(kind, reader) for kind, _, readers in GROUPS for reader in readers]
+    missing = [f"{kind}: {reader.name}" for kind, reader in every if not trees_of(kind, reader)]
+    assert not missing, f"sections are lacking in {PAGE.name}, see layout_page.py: {missing}"
 
 
 @pytest.mark.parametrize(("task", "reader", "readers", "tree"), CASES)

@@ -225,15 +225,6 @@ CLASS_FOLDERS: Reader[Sequence[str] | None, DataSets] = Reader(
     recognise=lambda source: None if source.is_file else source.tree,
     read=_read_folders,
     looks_for="one folder a class",
-    example="""
-        train/cat/1.jpg
-        train/dog/1.jpg
-        val/cat/2.jpg
-        val/dog/2.jpg
-
-        cat/1.jpg
-        dog/1.jpg
-    """,
 )
 
 
@@ -384,13 +375,4 @@ CLASS_TABLE: Reader[Sequence[str] | None, DataSets] = Reader(
     read=_read_csv,
     looks_for="a CSV with the columns path and class",
     file="a .csv",
-    example="""
-        labels.csv  path,class,split
-          | images/1.jpg,cat,train
-          | images/2.jpg,dog,train
-          | images/3.jpg,cat,val
-        images/1.jpg
-        images/2.jpg
-        images/3.jpg
-    """,
 )

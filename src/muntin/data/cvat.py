@@ -215,20 +215,4 @@ CVAT: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=read_shapes(read_records),
     looks_for="CVAT for images (an XML of annotations)",
     file="an annotations.xml of CVAT",
-    example="""
-        annotations.xml  <annotations>
-          | <image id="0" name="1.jpg" width="32" height="24">
-          |   <polygon label="cat" points="4,5;14,5;14,13;4,13"/>
-          |   <box label="dog" xtl="20" ytl="2" xbr="30" ybr="12"/></image>
-          | </annotations>
-        images/1.jpg
-
-        annotations.xml  <annotations><meta><task><start_frame>0</start_frame>
-          | <stop_frame>1</stop_frame></task></meta><track id="0" label="cat">
-          |   <polygon frame="0" outside="0" keyframe="1" points="4,5;14,5;14,13"/>
-          |   <polygon frame="1" outside="1" keyframe="1" points="4,5;14,5;14,13"/></track>
-          | </annotations>
-        images/frame_000000.png
-        images/frame_000001.png
-    """,
 )

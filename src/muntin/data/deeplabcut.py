@@ -318,13 +318,4 @@ DEEPLABCUT: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     looks_for="DeepLabCut (a CSV whose rows begin with scorer, bodyparts and coords)",
     file="a CSV of DeepLabCut",
     reject=explain_some(".csv", _explain),
-    example="""
-        labeled-data/video/CollectedData_ann.csv  scorer,ann,ann,ann,ann
-          | bodyparts,left_ear,left_ear,right_ear,right_ear
-          | coords,x,y,x,y
-          | labeled-data/video/img01.png,6.0,7.0,12.0,7.5
-          | labeled-data/video/img02.png,8.0,9.0,,
-        labeled-data/video/img01.png
-        labeled-data/video/img02.png
-    """,
 )

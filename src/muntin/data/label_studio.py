@@ -280,15 +280,4 @@ LABEL_STUDIO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=_read,
     looks_for="Label Studio (its JSON, a list of tasks)",
     file="a JSON of Label Studio",
-    example="""
-        export.json  [{"id": 1, "data": {"image": "/data/upload/1/0a1b2c3d-1.jpg"}, "annotations": [
-          | {"result": [{"id": "a", "type": "polygonlabels",
-          |   "original_width": 32, "original_height": 24, "value":
-          |   {"points": [[10, 20], [50, 20], [50, 60]], "polygonlabels": ["cat"]}}]}]}]
-        images/1.jpg
-
-        images/task-1.png
-        masks/task-1-annotation-1-by-1-tag-cat-0.png  0 255
-        masks/task-1-annotation-1-by-1-tag-dog-0.png  255 0
-    """,
 )

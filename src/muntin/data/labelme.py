@@ -144,10 +144,4 @@ LABELME: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=read_shapes(read_records),
     looks_for="LabelMe (a JSON an image, with shapes)",
     file="a JSON of LabelMe",
-    example="""
-        1.jpg
-        1.json  {"imagePath": "1.jpg", "imageHeight": 24, "imageWidth": 32, "imageData": null,
-          | "shapes": [{"label": "cat", "shape_type": "polygon", "group_id": null,
-          |   "points": [[4, 5], [14, 5], [14, 13], [4, 13]]}]}
-    """,
 )

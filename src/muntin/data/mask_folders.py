@@ -353,37 +353,4 @@ MASK_FOLDERS: Reader[MaskRequest, DataSets] = Reader(
     looks_for="folders such as images and masks with the same names below them (also train and "
     "trainannot, imagesTr and labelsTr), names such as 7.jpg and 7_mask.png",
     reject=_reject,
-    example="""
-        classes.json  {"0": "road", "1": "car", "2": "sky"}
-        images/train/1.jpg
-        images/val/2.jpg
-        masks/train/1.png  0 1 2
-        masks/val/2.png  0 2
-
-        classes.json  {"land": "#8429F6", "water": "#E2A929"}
-        images/1.jpg
-        masks/1.png  #8429F6 #E2A929
-
-        7.jpg
-        7_mask.png  0 1
-
-        train/1.png
-        trainannot/1.png  0 50 100
-        val/2.png
-        valannot/2.png  0 50
-
-        labelmap.txt  # label:color_rgb:parts:actions
-          | background:0,0,0::
-          | car:51,221,255::
-        ImageSets/Segmentation/train.txt  1
-        ImageSets/Segmentation/val.txt  2
-        JPEGImages/1.jpg
-        JPEGImages/2.jpg
-        SegmentationClass/1.png  #000000 #33DDFF
-        SegmentationClass/2.png  #33DDFF #000000
-
-        dataset.json  {"labels": {"background": 0, "tumour": 1}, "file_ending": ".png"}
-        imagesTr/case_1_0000.png
-        labelsTr/case_1.png  0 1
-    """,
 )

@@ -178,7 +178,6 @@ def _keypoint_reader(
     reader: Reader[ObjectRequest, dict[str, Listing]],
     read_records: _ReadRecords,
     marks: Sequence[bytes],
-    example: str,
 ) -> Reader[ObjectRequest, dict[str, Listing]]:
     """Make a reader of the points in files that a reader of objects recognises by `marks`."""
 
@@ -195,7 +194,6 @@ def _keypoint_reader(
         ),
         looks_for=f"points of {reader.looks_for}",
         file=reader.file,
-        example=example,
     )
 
 
@@ -204,50 +202,21 @@ SHAPE_KEYPOINTS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
         labelme.LABELME,
         labelme.read_records,
         [b'"point"'],
-        """
-        1.jpg
-        1.json  {"imagePath": "1.jpg", "imageHeight": 24, "imageWidth": 32, "imageData": null,
-          | "shapes": [{"label": "mouse", "shape_type": "rectangle", "group_id": 1,
-          |   "points": [[4, 5], [14, 13]]},
-          | {"label": "left_ear", "shape_type": "point", "group_id": 1, "points": [[6, 7]]},
-          | {"label": "right_ear", "shape_type": "point", "group_id": 1, "points": [[9, 7]]}]}
-        """,
     ),
     _keypoint_reader(
         cvat.CVAT,
         cvat.read_records,
         [b"<points", b"<skeleton"],
-        """
-        annotations.xml  <annotations>
-          | <image id="0" name="1.jpg" width="32" height="24"><skeleton label="mouse">
-          |   <points label="left_ear" outside="0" occluded="0" points="6,7"/>
-          |   <points label="right_ear" outside="0" occluded="1" points="9,7"/></skeleton></image>
-          | </annotations>
-        images/1.jpg
-        """,
     ),
     _keypoint_reader(
         via.VIA,
         via.read_records,
         [b'"point"'],
-        """
-        via_region_data.json  {"1.jpg123": {"filename": "1.jpg", "size": 123, "regions": [
-          | {"shape_attributes": {"name": "point", "cx": 6, "cy": 7},
-          |   "region_attributes": {"class": "left_ear"}}]}}
-        1.jpg
-        """,
     ),
     _keypoint_reader(
         label_studio.LABEL_STUDIO,
         label_studio.read_records,
         [b'"keypointlabels"'],
-        """
-        export.json  [{"id": 1, "data": {"image": "/data/upload/1/0a1b2c3d-1.jpg"}, "annotations": [
-          | {"result": [{"id": "a", "type": "keypointlabels",
-          |   "original_width": 32, "original_height": 24, "value":
-          |   {"x": 25, "y": 30, "width": 0.5, "keypointlabels": ["left_ear"]}}]}]}]
-        images/1.jpg
-        """,
     ),
 )
 """Readers of points, in the order in which they are tried."""

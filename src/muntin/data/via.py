@@ -39,9 +39,8 @@ def _recognise(source: Source) -> list[str] | None:
     found = []
     for name in names:
         data = read_bytes(source.tree.source, name)
-        if b'"_via_img_metadata"' in data or (b'"regions"' in data and b'"filename"' in data):
-            found.append(name)
-        elif b"region_shape_attributes" in data.partition(b"\n")[0]:
+        known = b'"_via_img_metadata"' in data or b"region_shape_attributes" in data[:300]
+        if known or (b'"regions"' in data and b'"filename"' in data):
             found.append(name)
     return found or None
 
@@ -176,15 +175,4 @@ VIA: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=read_shapes(read_records),
     looks_for="VIA (a JSON or CSV of images with regions, or a project)",
     file="a JSON or CSV of VIA",
-    example="""
-        via_region_data.json  {"1.jpg123": {"filename": "1.jpg", "size": 123, "regions": [
-          | {"shape_attributes": {"name": "polygon",
-          |   "all_points_x": [4, 14, 14, 4], "all_points_y": [5, 5, 13, 13]},
-          |   "region_attributes": {"class": "cat"}}]}}
-        1.jpg
-
-        via.csv  filename,region_id,region_shape_attributes,region_attributes
-          | 1.jpg,0,"{""name"":""circle"",""cx"":9,""cy"":9,""r"":5}","{""class"":""cat""}"
-        1.jpg
-    """,
 )

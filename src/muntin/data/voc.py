@@ -244,13 +244,4 @@ VOC: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=_read,
     looks_for="Pascal VOC (Annotations/*.xml)",
     reject=count_others(".xml", "none of them VOC"),
-    example="""
-        Annotations/1.xml  <annotation><filename>1.jpg</filename>
-          | <size><width>32</width><height>24</height><depth>3</depth></size>
-          | <object><name>cat</name><difficult>0</difficult>
-          | <bndbox><xmin>4</xmin><ymin>5</ymin><xmax>14</xmax><ymax>13</ymax></bndbox>
-          | </object></annotation>
-        ImageSets/Main/train.txt  1
-        JPEGImages/1.jpg
-    """,
 )

@@ -192,18 +192,4 @@ YOLO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     looks_for="YOLO (data.yaml, labels/*.txt)",
     file="a data.yaml",
     reject=count_others(".txt", "none of them named like an image"),
-    example="""
-        data.yaml  train: images/train
-          | val: images/val
-          | names: [cat, dog]
-        images/train/1.jpg
-        images/val/2.jpg
-        labels/train/1.txt  0 0.5 0.5 0.25 0.25
-        labels/val/2.txt  1 0.5 0.5 0.25 0.25
-
-        classes.txt  cat
-          | dog
-        images/1.jpg
-        labels/1.txt  1 0.25 0.25 0.75 0.25 0.5 0.75
-    """,
 )

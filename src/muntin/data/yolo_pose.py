@@ -179,16 +179,4 @@ YOLO_POSE: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     looks_for="YOLO (a data.yaml with kpt_shape, labels/*.txt)",
     file="a data.yaml",
     reject=_reject,
-    example="""
-        data.yaml  train: images/train
-          | val: images/val
-          | names: [mouse]
-          | kpt_shape: [3, 3]
-          | flip_idx: [0, 2, 1]
-          | kpt_names: {0: [nose, left ear, right ear]}
-        images/train/1.jpg
-        images/val/2.jpg
-        labels/train/1.txt  0 0.5 0.5 0.5 0.5 0.5 0.3 2 0.4 0.6 2 0.6 0.6 1
-        labels/val/2.txt  0 0.5 0.5 0.5 0.5 0.5 0.3 2 0.4 0.6 2 0 0 0
-    """,
 )
