@@ -10,14 +10,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from muntin.data.archives import read_bytes
 from muntin.data.mask_layouts import MaskRequest, Pair, Pairs, pair_masks
 from muntin.data.mask_levels import (
     MAX_COLORS,
     MAX_SAMPLED,
+    NUMBERED,
     WHOLE,
     MaskSample,
     find_levels,
     gather,
+    may_number_objects,
     sample_masks,
     tolerance_of,
 )
@@ -37,6 +40,7 @@ from muntin.data.readers import (
     name_parts,
     refuse_unknown,
 )
+from muntin.data.trees import Tree, fold
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem, warning
 
@@ -73,6 +77,8 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
         table = _table_of(classes, classes.encoding)
     notes: list[str] = []
     seen = _sample(tree.source, every, table, notes)
+    if table is None or (table.values == (0, 1) and classes is not None):
+        seen = _merge_objects(tree, every, seen, classes, notes)
     if table is None and seen.kind == "index":
         table = recognise_camvid([pair.mask for pair in every], seen.counts)
     names, encoding = _decide(tree.source, table, seen, notes)
@@ -148,6 +154,32 @@ def _sample(
     )
     notes.append(f"masks were smoothed or stored with loss: of {shown}, {rule}")
     return replace(seen, counts=gather(seen, levels, tolerance), tolerance=tolerance)
+
+
+def _merge_objects(
+    tree: Tree, pairs: Sequence[Pair], seen: MaskSample, classes: Classes | None, notes: list[str]
+) -> MaskSample:
+    """Make one level of the numbers of objects, where a run did or masks hold nothing else."""
+    masks = [pair.mask for pair in pairs]
+    marks = [name for name in tree.with_suffix(".txt")[:1] if _is_pascal(tree, name)]
+    marks += [mask for mask in masks if "pedmasks" in fold(mask).split("/")[:-1]]
+    if classes is not None and classes.encoding is not None:
+        merged = classes.encoding.tolerance == NUMBERED
+    else:
+        merged = may_number_objects(tree.source, masks, seen)
+        if merged and not marks and (max(seen.numbers) < 3 or len({*seen.numbers}) == 1):
+            what = "each mask holds 1 to n, in one area each: for numbers of objects, use instance"
+            notes.append(what)
+            return seen
+    if not merged:
+        return seen
+    what = "masks number objects, which are one class here (data.colors if they are classes)"
+    notes.append(what)
+    return replace(seen, counts=gather(seen, (0, 1), NUMBERED), tolerance=NUMBERED)
+
+
+def _is_pascal(tree: Tree, path: str) -> bool:
+    return b"PASCAL Annotation Version" in read_bytes(tree.source, path)[:100]
 
 
 def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
