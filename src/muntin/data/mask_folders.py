@@ -106,23 +106,35 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     note += f", {plural(len(names), 'class', 'classes')}: {shorten(names, limit=8)}"
     note += f" (by {table.origin})" if table is not None else ""
     strange = _strange_values(seen, encoding)
-    alone = [warning(path, "has no mask, left out") for path in pairs.without_mask]
-    alone += [warning(path, "is a mask without an image, left out") for path in pairs.without_image]
-    left_out = [one.what for one in strange]
-    if count := sum(pair.mask.lower().endswith(_LOSSY) for pair in every):
-        what = "stored as JPEG, which changes values near every edge: store masks as PNG"
-        left_out.append(f"{plural(count, 'mask')} {what}")
-        alone.append(warning("masks stored with loss", left_out[-1]))
-    if count := len(pairs.without_mask):
-        left_out.append(f"{plural(count, 'image')} without a mask left out")
-    if count := len(pairs.without_image):
-        left_out.append(f"{plural(count, 'mask')} without an image left out")
+    said, alone = _name_left_out(pairs)
+    left_out = [*(one.what for one in strange), *said]
     return join_parts(
         name_parts(listings),
         [note, *left_out, *pairs.notes, *notes],
         problems=[*strange, *alone],
         left_out="; ".join(left_out),
     )
+
+
+def _name_left_out(pairs: Pairs) -> tuple[list[str], list[Problem]]:
+    """Count files that are not read as they are, and name them."""
+    alone = [warning(path, "has no mask, left out") for path in pairs.without_mask]
+    alone += [warning(path, "is a mask without an image, left out") for path in pairs.without_image]
+    said = []
+    if pairs.num_channels:
+        said.append(f"of several channels _0000 alone is read: {pairs.num_channels} files left out")
+        alone.append(warning("imagesTr", said[-1]))
+    if count := sum(pair.mask.lower().endswith(_LOSSY) for pair in pairs.every):
+        what = "stored as JPEG, which changes values near every edge: store masks as PNG"
+        said.append(f"{plural(count, 'mask')} {what}")
+        alone.append(warning("masks stored with loss", said[-1]))
+    for count, what in (
+        (len(pairs.without_mask), ("image", "a mask")),
+        (len(pairs.without_image), ("mask", "an image")),
+    ):
+        if count:
+            said.append(f"{plural(count, what[0])} without {what[1]} left out")
+    return said, alone
 
 
 def _table_of(classes: Classes, encoding: MaskEncoding) -> MaskTable:
