@@ -3,7 +3,10 @@
 
 import pytest
 
-from tests.data.layout_page import GROUPS, PAGE, can_use, files_of, page, trees_of
+from muntin.data.data_config import DataConfig
+from muntin.data.grouping import give_groups
+from muntin.tasks.task_table import TASKS
+from tests.data.layout_page import GROUPS, PAGE, can_use, data_of, files_of, page, trees_of
 
 CASES = [
     pytest.param(tasks[0], reader, readers, tree, id=f"{tasks[0]}-{reader.name}-{number}")
@@ -22,6 +25,24 @@ def test_every_layout_has_an_example():
 @pytest.mark.parametrize(("task", "reader", "readers", "tree"), CASES)
 def test_an_example_is_read_without_a_problem_by_its_reader(task, reader, readers, tree):
     assert can_use(task, reader, readers, tree)
+
+
+@pytest.mark.parametrize(("task", "reader", "readers", "tree"), CASES)
+def test_groups_are_given_beside_every_layout(tmp_path, task, reader, readers, tree):
+    """By a groups.csv, which changes nothing else, and by a pattern."""
+    data = data_of(reader, tree, tmp_path)
+    before = TASKS[task].list_data(data, None, DataConfig()).train
+    rows = "".join(f"{entry.path},g\n" for entry in before.entries)
+    (tmp_path / "groups.csv").write_text(f"path,group\n{rows}", encoding="utf-8")
+    after = TASKS[task].list_data(data, None, DataConfig()).train
+    assert [entry.path for entry in after.entries] == [entry.path for entry in before.entries]
+    for groups, name in (("auto", "g"), (r"(\w)\.\w+$", None)):
+        notes = []
+        found = give_groups(after, groups, notes).entries
+        assert {entry.group for entry in found} == {
+            name or entry.path.rpartition(".")[0][-1] for entry in found
+        }
+        assert f"from {'groups.csv' if name else 'data.groups'}" in notes[0]
 
 
 def test_the_page_shows_the_rows():
