@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/reference/data.md, written from the rows of READERS: `python -m tests.data.layout_page`.
+"""docs/reference/data.md: `python -m tests.data.layout_page` writes its table from READERS.
 
-`Reader.example` is a small data set of this layout as text; blank lines separate variants:
+Its sections are written by hand. Each has the name of a row and small data sets of this layout:
 
     data.yaml  names: [cat, dog]          a path, two spaces, and the text of the file;
       | train: images/train               further lines of the text;
@@ -9,15 +9,15 @@
     masks/1.png  0 255                    an image of grey values in stripes;
     masks/2.png  #3C1098 #E2A929          one of colours.
 
-DATA is the folder, or, where the reader recognises no folder, the file in the first line. Every
-variant is written to a folder and read: the page lists the tasks that can use one, and the test of
-the page expects that the first task of the group can use them all.
+DATA is the folder, or, where the reader recognises no folder, the file in the first line. Each tree
+is written to a folder and read: the table lists the tasks that can use one, and the test of the
+page expects that the first task of the group can use them all.
 """
 
 from __future__ import annotations
 
-import inspect
 import io
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,9 +52,15 @@ its pixels.
 HEIGHT, WIDTH = 24, 32
 
 
-def variants(reader: Reader[Any, Any]) -> list[str]:
-    """The trees of a reader's example."""
-    return [part for part in inspect.cleandoc(reader.example).split("\n\n") if part.strip()]
+def sections() -> dict[str, str]:
+    """The text of each section by its title."""
+    _, *found = PAGE.read_text(encoding="utf-8").split("\n## ")
+    return {title: text for title, _, text in (one.partition("\n") for one in found)}
+
+
+def trees_of(kind: str, reader: Reader[Any, Any]) -> list[str]:
+    """The example trees of a layout."""
+    return re.findall(r"```\n(.*?)\n```", sections().get(f"{kind}: {reader.name}", ""), re.DOTALL)
 
 
 def files_of(tree: str) -> Iterator[tuple[str, str]]:
@@ -119,10 +125,10 @@ def can_use(task: str, reader: Reader[Any, Any], readers: Any, tree: str) -> boo
 def page() -> str:
     """The text of the page."""
     table = ["| tasks | layout | recognised by | DATA may also be |", "|---|---|---|---|"]
-    sections = []
+    written, shown = sections(), []
     for kind, tasks, readers in GROUPS:
         for reader in readers:
-            trees = variants(reader)
+            trees = trees_of(kind, reader)
             fit = [t for t in tasks if any(can_use(t, reader, readers, tree) for tree in trees)]
             title = f"{kind}: {reader.name}"
             anchor = "".join(c for c in title.lower() if c.isalnum() or c in " -").replace(" ", "-")
@@ -130,9 +136,8 @@ def page() -> str:
                 f"| {', '.join(fit)} | [{reader.name}](#{anchor}) | {reader.looks_for} "
                 f"| {reader.file or 'an archive'} |"
             )
-            shown = [f"```\n{tree}\n```\n" for tree in trees]
-            sections.append(f"## {title}\n\n" + "\nor\n\n".join(shown))
-    return "\n".join([INTRODUCTION, *table, "", *sections])
+            shown.append(f"## {title}\n{written.get(title, '').rstrip()}\n")
+    return "\n".join([INTRODUCTION, *table, "", *shown])
 
 
 if __name__ == "__main__":

@@ -211,11 +211,27 @@ def test_table_with_parts(tmp_path):
 def test_table_errors(tmp_path):
     with pytest.raises(DataError, match=r"split column must be .* got 'dev' for '0.jpg'"):
         list_classify(write_table(tmp_path, "path,class,split\n0.jpg,a,dev\n1.jpg,b,\n"))
-    text = "path,class,split\n0.jpg,a,train\n1.jpg,b,val\n2.jpg,c,val\n"
-    with pytest.raises(DataError, match=r"train, got none for b, c"):
-        list_classify(write_table(tmp_path, text))
     with pytest.raises(DataError, match=r"two classes, got a"):
         list_classify(write_table(tmp_path, "path,class\n0.jpg,a\n1.jpg,a\n"))
+
+
+@pytest.mark.parametrize("run", [None, ("b", "a")])
+@pytest.mark.parametrize("layout", ["folders", "table"])
+def test_images_of_classes_that_train_lacks_are_left_out_and_named(tmp_path, layout, run):
+    rows = [
+        ("train", "a"), ("train", "b"), ("val", "a"), ("val", "c"), ("val", "c"), ("test", "d"),
+    ]  # fmt: skip
+    if layout == "folders":
+        place = make(tmp_path, *(f"{part}/{one}/{i}.png" for i, (part, one) in enumerate(rows)))
+    else:
+        lines = "".join(f"{i}.jpg,{one},{part}\n" for i, (part, one) in enumerate(rows))
+        place = write_table(tmp_path, f"path,class,split\n{lines}")
+    data = list_classify(place, class_names=run)
+    assert {part: len(one) for part, one in data.parts.items()} == {"train": 2, "val": 1}
+    assert data.val.class_names == (run or ("a", "b"))
+    assert not data.fault
+    for text in (data.note, data.left_out, " ".join(one.file + one.what for one in data.problems)):
+        assert all(name in text for name in ("val", "c", "2", "test", "d", "1")), text
 
 
 CASES = {
@@ -228,10 +244,6 @@ CASES = {
     "loose in a part": (
         (*PARTS, "train/5.jpg"),
         r"outside in 'train/' of .* \(train/5.jpg\)",
-    ),
-    "other classes": (
-        (*PARTS, "val/emus/1.jpg"),
-        r"images in train, got none for emus, which 'val/'",
     ),
     "two parts of one name": (
         (*PARTS, "valid/cats/1.jpg"),

@@ -235,3 +235,49 @@ def test_a_single_named_class_has_a_background(tmp_path, colors):
     assert data.train.class_names == ("background", "road")
     assert not data.fault
     assert (labels(data) == drawn(0, 0, 1)).all()
+
+
+def numbered(root: Path, *masks, folder="masks"):
+    """Masks of squares in a row: each value is one square, or two for a value in a list."""
+    for place, values in enumerate(masks):
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        (root / folder).mkdir(exist_ok=True)
+        Image.new("RGB", SIZE[::-1]).save(root / "images" / f"{place}.png")
+        pixels = np.zeros(SIZE, np.uint8)
+        for number, value in enumerate(values):
+            pixels[9:40, 2 + 12 * number : 10 + 12 * number] = value
+        Image.fromarray(pixels).save(root / folder / f"{place}.png")
+    return root
+
+
+NUMBERS = {
+    "objects": ([(1, 2), (1, 2, 3), (1,), ()], "masks", True),
+    "one area of ten in two": ([(1, 2, 3, 4, 5, 1), (1, 2, 3, 4), (1,)], "masks", True),
+    "one folder says so": ([(1, 2), (1, 2)], "PedMasks", True),
+    "as many in each": ([(1, 2, 3), (1, 2, 3)], "masks", None),
+    "two at most": ([(1, 2), (1,)], "masks", None),
+    "a number is left out": ([(1, 2), (1, 3), (2,)], "masks", False),
+    "areas in parts": ([(1, 2, 1), (1, 2, 3, 2), (1,)], "masks", False),
+}
+
+
+@pytest.mark.parametrize(("masks", "folder", "objects"), NUMBERS.values(), ids=NUMBERS)
+def test_numbers_of_objects_are_no_classes(tmp_path, masks, folder, objects):
+    root = numbered(tmp_path / "a", *masks, folder=folder)
+    data = list_semantic(root)
+    most = max(value for values in masks for value in values)
+    assert data.train.num_classes == (2 if objects else most + 1)
+    assert ("number objects" in data.note) == (objects is True)
+    assert ("for numbers of objects" in data.note) == (objects is None)
+    if objects:
+        assert data.train.class_names == ("background", "foreground")
+        assert [labels(data, n).max() for n in range(len(masks))] == [int(any(v)) for v in masks]
+        assert [(labels(data, n) > 0).sum() for n in range(len(masks))] == [
+            248 * len(values) for values in masks
+        ]
+        listing = data.train
+        run = Classes(names=listing.class_names, multi_label=False, encoding=listing.encoding)
+        other = list_semantic(numbered(tmp_path / "b", (1, 2, 3)), classes=run)
+        assert labels(other).sum() == 3 * 248
+        colors = [f"c{n}:{n}" for n in range(most + 1)]
+        assert list_semantic(root, colors=colors).train.num_classes == most + 1

@@ -221,6 +221,12 @@ def test_nnunet(tmp_path):
     assert data.train.entries[0].path == "imagesTr/case_Tr_0000.png"
     assert [entry.path for entry in data.test.entries] == ["imagesTs/case_Ts_0000.png"]
     assert "2 files left out" in data.note
+    assert [one.file for one in data.problems] == ["imagesTr"]
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3]}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    with pytest.raises(DataError, match=r"regions .*whole \[1, 2, 3\].*data\.colors=NAME:0"):
+        list_semantic(tmp_path)
+    assert list_semantic(tmp_path, colors=("a:0", "b:1")).train.class_names == ("a", "b")
 
 
 def test_volumes_are_named(tmp_path):

@@ -153,6 +153,53 @@ def test_nothing_visible_is_an_error(tmp_path):
     assert not check_pose(tmp_path).ok
 
 
+NUMBERED = {
+    "0, 7": (("0.png", "7.png"), ["0.png", "7.png"]),
+    "00,07": (("img0.png", "img007.png"), ["img0.png", "img007.png"]),
+    "7,0": (("v2 frame0_.png", "v2 frame7_.png"), ["v2 frame0_.png", "v2 frame7_.png"]),
+    "one is not there": (("img1.png", "img7.png"), []),
+    "one is there twice": (("img0.png", "img7.png", "mask7.png"), []),
+    "one is elsewhere": (("img0.png", "other/img7.png"), []),
+}
+
+
+@pytest.mark.parametrize(("names", "found"), NUMBERED.values(), ids=NUMBERED)
+def test_frames_by_number_are_found_all_or_none(tmp_path, names, found):
+    data = list_pose(labelled(tmp_path, "0,1,2,3,4\n07,1,2,3,4\n", *names))
+    assert [entry.path for entry in data.train.entries] == found
+    assert ("row 5 left out, of an image that is not there: 07" in said(data)) == (not found)
+
+
+def test_labels_of_a_network_beside_those_of_people(tmp_path):
+    rows = "a.png,1,2,3,4\nb.png,1,2,3,4\n"
+    root = labelled(tmp_path, rows, file="machinelabels-iter0.csv")
+    assert len(list_pose(root).train) == 2
+    data = list_pose(labelled(root, "a.png,7,2,3,4\n", file="CollectedData_me.csv"))
+    assert points_of(data.train)[0] == [7, 2, 2]
+    assert len(data.train) == 1
+    assert data.note.count("machinelabels-iter0.csv") == 1
+    assert not data.problems
+    (root / "more.csv").write_text(HEAD + rows)
+    data = list_pose(root)
+    assert [entry.path for entry in data.train.entries] == ["a.png", "b.png"]
+    (problem,) = data.problems
+    assert "1 row (row 4)" in problem.what
+    assert "CollectedData_me.csv" in problem.what
+
+
+def test_a_project_in_two_resolutions_with_a_frame_that_cannot_be_read(tmp_path):
+    root = images(tmp_path, "c.png", size=(30, 20))
+    labelled(root, "a.png,70,2,3,40\nb.png,1,2,3,4\nc.png,1,29,19,4\n", "a.png", "b.png")
+    (root / "b.png").write_bytes(b"nothing")
+    data = list_pose(root)
+    assert [(one.path, one.size) for one in data.train.entries] == [
+        ("a.png", (60, 80)), ("c.png", (30, 20)),
+    ]  # fmt: skip
+    assert points_of(data.train, 1) == [[1, 29, 2], [19, 4, 2]]
+    assert "1 image left out that cannot be read" in data.left_out
+    assert [one.file for one in data.problems] == ["b.png"]
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
@@ -648,3 +695,77 @@ def test_points_of_labelme_without_groups_are_one_subject(tmp_path):
     assert is_whole(data.train)
     assert [points_of(data.train, n) for n in range(len(data.train))] == [[[50, 50, 2], [8, 12, 2]]]
     assert "with a keypoint given twice: 2" in said(data)
+
+
+SKELETON = (
+    '<skeleton label="cow"><points label="nose" points="{},12"/>'
+    '<points label="tail" occluded="1" points="50,50"/>'
+    '<points label="ear" outside="1" points="1,1"/></skeleton>'
+)
+TOOLS = {
+    "skeletons, one in a box of its class": (
+        "cvat", SKELETON.format(8) + SKELETON.format(31)
+        + '<box label="cow" xtl="5" ytl="10" xbr="30" ybr="55"/>'
+        + '<box label="pen" xtl="0" ytl="0" xbr="70" ybr="58"/>',
+        {"cow": [[[0, 0, 0], [8, 12, 2], [50, 50, 1]], [[0, 0, 0], [31, 12, 2], [50, 50, 1]]]},
+    ),
+    "points of a group": (
+        "cvat", '<box label="cow" group_id="3" xtl="5" ytl="10" xbr="30" ybr="40"/>'
+        '<points label="nose" group_id="3" points="8,12"/>'
+        '<points label="tail" group_id="3" occluded="1" points="50,50"/>',
+        {"cow": [[[8, 12, 2], [50, 50, 1]]]},
+    ),
+    "several points in one shape": (
+        "cvat", '<points label="cow" points="8,12;50,50"/><points label="cow" points="9,2;5,4"/>'
+        '<points label="cow" points="9,2;5,4;30,30"/><polyline label="x" points="1,1;2,2"/>',
+        {"cow": [[[8, 12, 2], [50, 50, 2]], [[9, 2, 2], [5, 4, 2]]]},
+    ),
+    "points alone": (
+        "cvat", '<points label="nose" points="8,12"/><points label="tail" points="50,50"/>',
+        {"subject": [[[8, 12, 2], [50, 50, 2]]]},
+    ),
+    "VIA": (
+        "via", [{"name": "point", "cx": 8, "cy": 12, "class": "nose"},
+        {"name": "point", "cx": 50, "cy": 50, "class": "tail"},
+        {"name": "rect", "x": 5, "y": 10, "width": 50, "height": 45, "class": "cow"}],
+        {"cow": [[[8, 12, 2], [50, 50, 2]]]},
+    ),
+    "Label Studio": (
+        "label studio", [{"x": 10, "y": 20, "keypointlabels": ["nose"], "parentID": "b"},
+        {"x": 62.5, "y": 50, "keypointlabels": ["tail"]},
+        {"x": 0, "y": 0, "width": 25, "height": 25, "rectanglelabels": ["cow"], "id": "b"},
+        {"x": 50, "y": 40, "width": 25, "height": 25, "rectanglelabels": ["cow"]}],
+        {"cow": [[[8, 12, 2], [0, 0, 0]], [[0, 0, 0], [50, 30, 2]]]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tool", "drawn", "wanted"), TOOLS.values(), ids=TOOLS)
+def test_points_of_tools(tmp_path, tool, drawn, wanted):
+    images(tmp_path, "1.png")
+    if tool == "cvat":
+        text = (
+            f'<annotations><image name="1.png" width="80" height="60">{drawn}</image></annotations>'
+        )
+    elif tool == "via":
+        rows = [{"shape_attributes": one, "region_attributes": one} for one in drawn]
+        text = json.dumps({"1": {"filename": "1.png", "regions": rows}})
+    else:
+        kinds = [next(key for key in one if key.endswith("labels")) for one in drawn]
+        rows = [
+            {"type": kind, "original_width": 80, "original_height": 60, "value": one}
+            | {"id": one.get("id", f"r{n}"), "parentID": one.get("parentID")}
+            for n, (kind, one) in enumerate(zip(kinds, drawn, strict=True))
+        ]
+        text = json.dumps(
+            [{"id": 1, "data": {"image": "1.png"}, "annotations": [{"result": rows}]}]
+        )
+    (tmp_path / f"file.{'xml' if tool == 'cvat' else 'json'}").write_text(text)
+    data = list_pose(tmp_path)
+    listing, found = data.train, {}
+    for number, entry in enumerate(listing.entries):
+        name = listing.class_names[entry.class_ids[0]]
+        found.setdefault(name, []).append(points_of(listing, number))
+    assert found == wanted
+    assert len(listing.skeleton.names) == len(next(iter(wanted.values()))[0])
+    assert not data.fault

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CVAT, VIA, Label Studio and boxes in a CSV against what was drawn, by hand."""
 
+import csv
 import json
 import math
 
@@ -105,10 +106,51 @@ def test_sets_groups_and_videos_of_cvat(tmp_path):
     (objects,) = (entry.objects for entry in list_detect(root).train.entries)
     assert objects.boxes.tolist() == [[2, 5, 14, 13]]
     (root / "annotations.xml").write_text('<annotations><track id="0" label="a"/></annotations>')
-    with pytest.raises(DataError, match=r"tracks of a video .*CVAT for images"):
+    with pytest.raises(DataError, match=r"got none in .*CVAT for images"):
         list_detect(root)
     (root / "annotations.xml").write_text("<annotations><image>")
     with pytest.raises(DataError, match=r"'annotations\.xml' .* whole"):
+        list_detect(root)
+
+
+TRACKS = (
+    "<annotations><meta><task><start_frame>0</start_frame><stop_frame>{stop}</stop_frame>"
+    "<original_size><width>53</width><height>37</height></original_size></task></meta>{tracks}"
+    "</annotations>"
+)
+BOX = '<box frame="{}" outside="{}" keyframe="1" xtl="{}" ytl="5" xbr="14" ybr="13"/>'
+
+
+def video(root, *tracks, stop=4, frames=range(5)):
+    images(root, *(f"images/frame_{n:06d}.PNG" for n in frames))
+    text = "".join(
+        f'<track id="{n}" label="{one[0]}">{one[1]}</track>' for n, one in enumerate(tracks)
+    )
+    (root / "annotations.xml").write_text(TRACKS.format(stop=stop, tracks=text))
+    return root
+
+
+def test_tracks_of_cvat(tmp_path):
+    """Out of view is not there; frames that key frames leave out teach nothing."""
+    car = BOX.format(0, 0, 1) + BOX.format(1, 0, 2) + BOX.format(2, 1, 3)
+    cat = '<polygon frame="0" outside="0" points="20,20;30,20;30,30"/>'
+    root = video(tmp_path, ("car", car), ("cat", cat), frames=range(6))
+    data = list_detect(root, masks=True)
+    found = {entry.path[-5:-4]: entry.objects for entry in data.train.entries}
+    assert {n: one.class_ids.tolist() for n, one in found.items()} == {
+        "0": [0, 1], "1": [0], "2": [], "3": [], "4": [],
+    }  # fmt: skip
+    assert found["0"].boxes.tolist() == [[1, 5, 14, 13], [20, 20, 30, 30]]
+    assert found["1"].boxes.tolist() == [[2, 5, 14, 13]]
+    gap = BOX.format(0, 0, 1) + BOX.format(3, 0, 2) + BOX.format(4, 1, 2)
+    data = list_detect(video(tmp_path, ("car", gap)))
+    assert [entry.path[-5:-4] for entry in data.train.entries] == ["0", "3", "4"]
+    assert "2 frames between key frames left out" in data.note
+
+
+def test_frames_of_cvat_that_count_from_one_are_refused(tmp_path):
+    root = video(tmp_path, ("car", BOX.format(2, 0, 1)), stop=3, frames=range(1, 5))
+    with pytest.raises(DataError, match=r"frame_000000.*frame_000004"):
         list_detect(root)
 
 
@@ -133,7 +175,7 @@ VIA_SHAPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("version", [1, 2, "project"])
+@pytest.mark.parametrize("version", [1, 2, "project", "CSV"])
 @pytest.mark.parametrize(("shape", "box"), VIA_SHAPES.values(), ids=VIA_SHAPES)
 def test_shapes_of_via(tmp_path, version, shape, box):
     regions = [
@@ -147,8 +189,28 @@ def test_shapes_of_via(tmp_path, version, shape, box):
     values["2.png9"] = {"filename": "2.png", "size": 9, "regions": [], "file_attributes": {}}
     if version == "project":
         values = {"_via_settings": {}, "_via_img_metadata": values, "_via_attributes": {}}
-    (images(tmp_path, "1.png", "2.png") / "via.json").write_text(json.dumps(values))
-    for place in (tmp_path, tmp_path / "via.json"):
+    images(tmp_path, "1.png", "2.png")
+    if version == "CSV":
+        file = tmp_path / "via.csv"
+        head = "#filename,file_size,file_attributes,region_count,region_id"
+        rows = [
+            [
+                "1.png",
+                9,
+                "{}",
+                4,
+                n,
+                *map(json.dumps, (one["shape_attributes"], one["region_attributes"])),
+            ]
+            for n, one in enumerate(regions)
+        ]
+        with file.open("w", newline="") as out:
+            out.write(f"{head},region_shape_attributes,region_attributes\n")
+            csv.writer(out).writerows([*rows, ["2.png", 9, "{}", 0, 0, "{}", "{}"]])
+    else:
+        file = tmp_path / "via.json"
+        file.write_text(json.dumps(values))
+    for place in (tmp_path, file):
         data = list_detect(place)
         assert data.note.startswith("VIA, train 2 images, 2 objects of 2 classes")
         assert data.train.class_names == ("bus", "car")
@@ -289,6 +351,41 @@ def test_tasks_of_label_studio(tmp_path):
 def test_faulty_regions_of_label_studio_hide_their_image(tmp_path, value):
     data = list_detect(export(tmp_path, ls_task(ls_row("brushlabels", value, id="a"))))
     assert len(data.train) == 0
+
+
+BRUSH_IMAGES = {
+    "by task": (("a/Task-2.png", "a/task 10.png", "a/other.png"), (0, 1), True),
+    "in order": (("p9.png", "p10.png"), (0, 1), False),
+    "uploaded": (("00000001-b.png", "00000002-c.png"), (0, 1), False),
+    "uploaded in another order": (("1f000001-c.png", "20000002-b.png"), (), False),
+    "as many are not there": (("p9.png",), (), False),
+}
+
+
+@pytest.mark.parametrize(("names", "places", "sure"), BRUSH_IMAGES.values(), ids=BRUSH_IMAGES)
+def test_masks_of_label_studio(tmp_path, names, places, sure):
+    """One file a region; of several annotations the first; labels with dashes."""
+    masks = {
+        "task-2-annotation-5-by-1-tag-cat-0": MASK, "task-2-annotation-5-by-1-tag-cat-1": ~MASK,
+        "task-10-annotation-7-by--tag-big-dog-0": MASK, "task-2-annotation-9-by-1-tag-owl-0": MASK,
+    }  # fmt: skip
+    (images(tmp_path, *names) / "masks").mkdir()
+    for name, bits in masks.items():
+        Image.fromarray(np.uint8(bits) * 255).save(tmp_path / "masks" / f"{name}.png")
+    if not places:
+        with pytest.raises(DataError, match=r"task-2\.jpg"):
+            list_detect(tmp_path)
+        return
+    data = list_detect(tmp_path, masks=True)
+    found = {entry.path: entry.objects for entry in data.train.entries}
+    first, second = (found[names[place]] for place in places)
+    assert data.train.class_names == ("big-dog", "cat")
+    assert [one.class_ids.tolist() for one in (first, second)] == [[1, 1], [0]]
+    for got, wanted in zip((*first.masks, *second.masks), (MASK, ~MASK, MASK), strict=True):
+        assert (decode_mask(got) == wanted).all()
+    assert "1 task with several annotations" in data.note
+    assert bool(data.problems) == (not sure)
+    assert list_semantic(tmp_path).train.class_names == ("background", "big-dog", "cat")
 
 
 # ---- CSV

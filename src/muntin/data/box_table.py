@@ -161,14 +161,4 @@ BOX_TABLE: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=_read,
     looks_for="a CSV with a box a row",
     file="a .csv of boxes",
-    example="""
-        labels.csv  filename,width,height,class,xmin,ymin,xmax,ymax
-          | 1.jpg,32,24,cat,4,5,14,13
-        images/1.jpg
-
-        labels.csv  images/1.jpg,4,5,14,13,cat
-          | images/2.jpg,,,,,
-        images/1.jpg
-        images/2.jpg
-    """,
 )

@@ -2,16 +2,17 @@
 """Labelled images: class folders, of each set or of one, or a CSV of paths and classes.
 
 A folder of class folders is one set; a folder that holds `train` beside `val` (or `test`) of those
-is several. Only names are looked at.
+is several. Classes are those of train: images of others are left out of the other sets, as no
+answer could be right. Only names are looked at.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muntin.data.archives import is_archive
@@ -25,7 +26,7 @@ from muntin.data.readers import (
 )
 from muntin.data.trees import PARTS, Tree, part_named
 from muntin.errors import DataError, plural, shorten
-from muntin.samples import DataSets, Entry, Listing, Problem
+from muntin.samples import DataSets, Entry, Listing, Problem, warning
 
 EXPECTED = (
     "Expected one folder a class (cats/1.jpg, dogs/2.jpg), or train/ and val/ folders of those."
@@ -83,19 +84,23 @@ def _read_folders(place: Source, tree: Tree, class_names: Sequence[str] | None) 
         said = [f"one set in class folders, {size}", *notes]
         return join_parts({"train": train}, said, problems=problems)
     sets: dict[str, Listing] = {}
+    unlearnt: dict[str, int] = {}
     names = class_names
     for part in (part for part in PARTS if part in folders):
         # The first set, which is train wherever there is one, decides what the classes are.
-        if class_names is None and names is not None:
-            _require_known_classes(folders[part], names)
-        sets[part] = listing = _list_set(folders[part], names, problems)
+        later = "train" in sets or (sets and class_names is None)
+        counts = unlearnt if later else None
+        listing = _list_set(folders[part], names, problems, counts)
         names = names or listing.class_names
+        if listing.entries:
+            sets[part] = listing
     if lacking := find_lacking(sets):
         notes.append(lacking)
     sizes = count_parts({part: len(listing) for part, listing in sets.items()})
     num_classes = next(iter(sets.values())).num_classes
     note = f"{' + '.join(sets)} folders of class folders, {sizes} of {num_classes} classes"
-    return join_parts(sets, [note, *notes], problems=problems)
+    left_out, more = _tell_unlearnt(unlearnt)
+    return join_parts(sets, [note, *notes, left_out], problems=problems + more, left_out=left_out)
 
 
 def _look_through(folder: _Folder) -> _Folder:
@@ -142,8 +147,12 @@ def _find_parts(folder: _Folder, notes: list[str]) -> Mapping[str, _Folder]:
 
 
 def _list_set(
-    folder: _Folder, class_names: Sequence[str] | None, problems: list[Problem]
+    folder: _Folder,
+    class_names: Sequence[str] | None,
+    problems: list[Problem],
+    unlearnt: dict[str, int] | None = None,
 ) -> Listing:
+    """List a set; with `unlearnt`, leave classes out that have no number, and count them there."""
     source = folder.tree.source
     if loose := folder.loose:
         message = (
@@ -158,6 +167,10 @@ def _list_set(
     if class_names is None:
         what = "no image in this class folder: put images there or remove it"
         problems += [Problem(file=name, what=what, severity="error") for name in empty]
+    known = [*found] if unlearnt is None else class_names or ()
+    for top in [one for one in found if clean_class_name(one) not in known]:
+        if images := found.pop(top):
+            unlearnt[f"{folder.prefix}{top}"] = len(images)
     kept = [clean_class_name(top) for top, images in found.items() if images]
     where = folder.where + (f" (no image in {shorten(empty)})" if empty else "")
     names, ids = order_classes(kept, class_names, where)
@@ -184,17 +197,14 @@ def order_classes(
     return number_classes(names, names, wanted, where)
 
 
-def _require_known_classes(folder: _Folder, known: Sequence[str]) -> None:
-    """Refuse classes that no image of the training set teaches."""
-    tops = {name.partition("/")[0] for name in folder.cut(folder.tree.images) if "/" in name}
-    extra = sorted({clean_class_name(top) for top in tops} - set(known))
-    if extra:
-        message = (
-            f"Every class must have images in train, got none for {shorten(extra)}, which "
-            f"{folder.prefix!r} of {folder.tree.source!r} has. Move some of its images to train, "
-            f"or remove its folder."
-        )
-        raise DataError(message)
+def _tell_unlearnt(counts: Mapping[str, int]) -> tuple[str, list[Problem]]:
+    """Say in one line, and one by one, how many labels no image of train teaches."""
+    if not counts:
+        return "", []
+    what = "left out: no image of train teaches this class. Move some to train"
+    problems = [warning(name, f"{plural(n, 'image')} {what}") for name, n in counts.items()]
+    rows = shorten(f"{name} {count}" for name, count in counts.items())
+    return f"images of classes that train lacks are left out: {rows}", problems
 
 
 def find_lacking(sets: Mapping[str, Listing]) -> str:
@@ -215,15 +225,6 @@ CLASS_FOLDERS: Reader[Sequence[str] | None, DataSets] = Reader(
     recognise=lambda source: None if source.is_file else source.tree,
     read=_read_folders,
     looks_for="one folder a class",
-    example="""
-        train/cat/1.jpg
-        train/dog/1.jpg
-        val/cat/2.jpg
-        val/dog/2.jpg
-
-        cat/1.jpg
-        dog/1.jpg
-    """,
 )
 
 
@@ -294,7 +295,7 @@ def _read_row(cells: dict[str, str | None], columns: dict[str, str]) -> Row:
 
 
 def _read_csv(source: Source, place: Path, class_names: Sequence[str] | None) -> DataSets:
-    rows = read_table(place)
+    rows, unlearnt = _keep_learnt(read_table(place), place, class_names)
     found = {name for row in rows for name in row.classes}
     names, ids = order_classes(found, class_names, repr(str(place)))
     several = sum(len(row.classes) > 1 for row in rows)
@@ -328,13 +329,10 @@ def _read_csv(source: Source, place: Path, class_names: Sequence[str] | None) ->
         size = plural(len(rows), "image")
         return join_parts({"train": gather(rows)}, [f"{note}, one set of {size}"])
     sets = {part: gather(by_part[part]) for part in PARTS if part in by_part}
-    if class_names is None and "train" in sets:
-        _require_learnt(sets["train"], place)
     sizes = count_parts({part: len(listing) for part, listing in sets.items()})
-    lacking = find_lacking(sets)
-    return join_parts(
-        sets, [f"{note}, sets by its split column: {sizes}", *filter(None, [lacking])]
-    )
+    left_out, problems = _tell_unlearnt(unlearnt)
+    notes = [f"{note}, sets by its split column: {sizes}", find_lacking(sets), left_out]
+    return join_parts(sets, notes, problems=problems, left_out=left_out)
 
 
 def _part_of(row: Row, place: Path) -> str:
@@ -348,15 +346,27 @@ def _part_of(row: Row, place: Path) -> str:
     return part
 
 
-def _require_learnt(train: Listing, place: Path) -> None:
-    counts = zip(train.class_names, train.class_counts, strict=True)
-    unlearnt = [name for name, count in counts if not count]
-    if unlearnt:
-        message = (
-            f"Every class must have images whose split is train, got none for "
-            f"{shorten(unlearnt)} in {str(place)!r}. Move rows of these classes to train."
-        )
-        raise DataError(message)
+def _keep_learnt(
+    rows: Sequence[Row], place: Path, class_names: Sequence[str] | None
+) -> tuple[list[Row], dict[str, int]]:
+    """Leave out of other sets the classes that rows of train lack, and count them."""
+    parts = [_part_of(row, place) for row in rows]
+    known = {
+        name
+        for row, part in zip(rows, parts, strict=True)
+        if part == "train"
+        for name in row.classes
+    }
+    known |= set(map(clean_class_name, class_names or ()))
+    if "train" not in parts:
+        return [*rows], {}
+    kept, unlearnt = [], Counter[str]()
+    for row, part in zip(rows, parts, strict=True):
+        odd = [name for name in row.classes if name not in known]
+        unlearnt.update(f"{part}: {name}" for name in odd)
+        if len(odd) < len(row.classes) or not odd:
+            kept.append(replace(row, classes=tuple(n for n in row.classes if n in known)))
+    return kept, unlearnt
 
 
 CLASS_TABLE: Reader[Sequence[str] | None, DataSets] = Reader(
@@ -365,13 +375,4 @@ CLASS_TABLE: Reader[Sequence[str] | None, DataSets] = Reader(
     read=_read_csv,
     looks_for="a CSV with the columns path and class",
     file="a .csv",
-    example="""
-        labels.csv  path,class,split
-          | images/1.jpg,cat,train
-          | images/2.jpg,dog,train
-          | images/3.jpg,cat,val
-        images/1.jpg
-        images/2.jpg
-        images/3.jpg
-    """,
 )

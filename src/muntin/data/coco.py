@@ -316,14 +316,6 @@ COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     "annotations/instances_train.json)",
     file="a COCO .json",
     reject=count_others(".json", "none of them COCO"),
-    example="""
-        annotations/instances_train.json  {"images": [
-          |   {"id": 7, "file_name": "1.jpg", "height": 24, "width": 32}],
-          | "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [4, 5, 10, 8],
-          |   "area": 80, "iscrowd": 0, "segmentation": [[4, 5, 14, 5, 14, 13, 4, 13]]}],
-          | "categories": [{"id": 3, "name": "cat"}]}
-        train/1.jpg
-    """,
 )
 
 COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
@@ -333,13 +325,4 @@ COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     looks_for="COCO (a JSON such as annotations/person_keypoints_train.json)",
     file="a COCO .json",
     reject=explain_some(".json", explain),
-    example="""
-        annotations/person_keypoints_train.json  {"images": [
-          |   {"id": 7, "file_name": "1.jpg", "height": 24, "width": 32}],
-          | "annotations": [{"id": 1, "image_id": 7, "category_id": 1, "bbox": [4, 5, 10, 8],
-          |   "area": 80, "iscrowd": 0, "keypoints": [6, 7, 2, 12, 7, 2], "num_keypoints": 2}],
-          | "categories": [{"id": 1, "name": "cat", "keypoints": ["left_ear", "right_ear"],
-          |   "skeleton": [[1, 2]]}]}
-        train/1.jpg
-    """,
 )

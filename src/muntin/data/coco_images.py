@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from muntin.data.objects import AnnotationReport
-from muntin.data.trees import Tree, clean_name, fold, part_of, read_size
+from muntin.data.trees import Tree, clean_name, fold, part_of
 from muntin.errors import DataError, shorten
 from muntin.shapes import Size
 
@@ -166,8 +166,5 @@ def _measure(row: Row, path: str, tree: Tree, findings: AnnotationReport) -> Ima
     sides = plain_id(row.get("height")), plain_id(row.get("width"))
     if all(isinstance(side, int) and side > 0 for side in sides):
         return ImageRecord(path, (int(sides[0] or 0), int(sides[1] or 0)))
-    try:
-        return ImageRecord(path, read_size(tree.source, path))
-    except DataError as error:
-        findings.warn(path, f"left out: its size is not in the JSON, and {error}")
-        return ImageRecord("", (0, 0))
+    size = findings.size_of(tree.source, path, why="its size is not in the JSON, and ")
+    return ImageRecord("", (0, 0)) if size is None else ImageRecord(path, size)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """CVAT for images: one XML of all images, with boxes, polygons, ellipses and masks in pixels.
 
+CVAT for video has tracks instead: a shape for each frame in which an object is in view. Its images
+are frame_000000.png and so on; those between key frames that a track leaves out are not read.
+
 A box or an ellipse may be turned about its centre, clockwise. A mask is run lengths row by row
 inside its bounding box, the first of them empty. Tags of whole images are not looked at.
 
@@ -11,6 +14,7 @@ Source:
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
@@ -19,16 +23,17 @@ import numpy as np
 from muntin.data.archives import read_bytes
 from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, clean_class_name
-from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, list_shapes, rotated_box
+from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, read_shapes, rotated_box
 from muntin.data.trees import Tree, part_in
-from muntin.errors import DataError
+from muntin.errors import DataError, plural
 from muntin.run_lengths import Segmentation, encode_mask
-from muntin.samples import Listing
 from muntin.shapes import Size
 
 _ROOT = re.compile(rb"<annotations[\s>]")
-_WITHOUT_AREA = ("points", "polyline", "skeleton")
-_WITH_AREA = ("box", "polygon", "ellipse", "mask", "cuboid")
+_FRAME = re.compile(r"(?:^|/)frame_(\d{6,})\.[^./]+$", re.IGNORECASE)
+_SHAPES = (
+    "box", "polygon", "ellipse", "mask", "cuboid", "points", "polyline", "skeleton",
+)  # fmt: skip
 
 
 def _recognise(source: Source) -> list[str] | None:
@@ -42,35 +47,35 @@ def _recognise(source: Source) -> list[str] | None:
     return names
 
 
-def _read(source: Source, xmls: Sequence[str], request: ObjectRequest) -> dict[str, Listing]:
-    records = [record for path in xmls for record in _read_file(source.tree, path)]
-    return list_shapes(source.tree, records, request)
+def read_records(source: Source, xmls: Sequence[str], request: ObjectRequest) -> list[ImageShapes]:
+    """Read the shapes of each image, or of each frame of a video."""
+    return [one for path in xmls for one in _read_file(source.tree, path, request)]
 
 
-def _read_file(tree: Tree, path: str) -> list[ImageShapes]:
+def _read_file(tree: Tree, path: str, request: ObjectRequest) -> list[ImageShapes]:
     try:
         root = ElementTree.fromstring(read_bytes(tree.source, path))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         message = f"{path!r} in {tree.source!r} must be XML that is whole, got: {error}."
         raise DataError(message) from error
-    images = root.findall("image")
-    if not images:
-        got = "tracks of a video" if root.find("track") is not None else "none"
+    records = [_read_image(node, path) for node in root.findall("image")]
+    if not records and root.find("track") is not None:
+        records = _read_frames(root, tree, path, request)
+    if not records:
         message = (
-            f"An XML of CVAT must have images, got {got} in {path!r} of {tree.source!r}. Export "
-            f'the task as "CVAT for images", with its images.'
+            f"An XML of CVAT must have images, or tracks of a video with frames, got none in "
+            f'{path!r} of {tree.source!r}. Export the task as "CVAT for images", with its images.'
         )
         raise DataError(message)
-    return [_read_image(node, path) for node in images]
+    return records
 
 
 def _read_image(node: ElementTree.Element, path: str) -> ImageShapes:
-    height, width = _number(node, "height"), _number(node, "width")
-    size = (int(height), int(width)) if height >= 1 and width >= 1 else None
+    size = _size_of(node)
     shapes = [
         _read_shape(child, f"{child.tag} {number} of image {node.get('id')}", size)
         for number, child in enumerate(node, 1)
-        if child.tag in _WITH_AREA or child.tag in _WITHOUT_AREA
+        if child.tag in _SHAPES
     ]
     part = part_in(node.get("subset") or "")
     return ImageShapes(
@@ -78,12 +83,74 @@ def _read_image(node: ElementTree.Element, path: str) -> ImageShapes:
     )
 
 
-def _read_shape(node: ElementTree.Element, where: str, size: Size | None) -> Shape:
-    group = node.get("group_id") or ""
-    shape = Shape(where=where, label=clean_class_name(node.get("label") or ""))
+def _size_of(node: ElementTree.Element) -> Size | None:
+    height, width = _number(node, "height"), _number(node, "width")
+    return (int(height), int(width)) if height >= 1 and width >= 1 else None
+
+
+def _read_frames(
+    root: ElementTree.Element, tree: Tree, path: str, request: ObjectRequest
+) -> list[ImageShapes]:
+    """Read the tracks of a video; frames in which no object is in view are images without any."""
+    images = {int(one[1]): name for name in tree.images if (one := _FRAME.search(name))}
+    sides = root.find(".//original_size")
+    size = None
+    if sides is not None:
+        size = _size_of(ElementTree.Element("size", {one.tag: one.text or "" for one in sides}))
+    shapes: dict[int, list[Shape]] = defaultdict(list)
+    unknown: set[int] = set()
+    for track in root.findall("track"):
+        last = None
+        for node in sorted(track, key=lambda node: _number(node, "frame", 0)):
+            if node.tag not in _SHAPES:
+                continue
+            frame = int(_number(node, "frame", 0))
+            if last is not None:
+                unknown |= set(range(last + 1, frame))  # between key frames
+            last = None if node.get("outside") == "1" else frame
+            seen = shapes[frame]
+            if last is not None:
+                where = f"{node.tag} of track {track.get('id')} in frame {frame}"
+                seen.append(_read_shape(node, where, size, track))
+    first, end = (root.findtext(f".//{name}_frame") or "" for name in ("start", "stop"))
+    if first.isdecimal() and end.isdecimal():
+        shapes |= {n: shapes[n] for n in images if int(first) <= n <= int(end)}
+        if int(end) + 1 in images and int(first) not in images:
+            message = (
+                f"Frames must count from {int(first)} to {int(end)}, as CVAT names them "
+                f"(frame_{int(first):06d}), got {images[int(end) + 1]!r} for {path!r} of "
+                f"{tree.source!r}. Rename the images."
+            )
+            raise DataError(message)
+    if left_out := len(unknown & images.keys()):
+        what = "between key frames left out: export the tracks with all their frames"
+        request.findings.notes.append(f"{plural(left_out, 'frame')} {what}")
+    return [
+        ImageShapes(file=path, names=[images.get(n, f"frame_{n:06d}")], size=size, shapes=shapes[n])
+        for n in sorted(shapes.keys() - unknown)
+    ]
+
+
+def _read_shape(
+    node: ElementTree.Element,
+    where: str,
+    size: Size | None,
+    track: ElementTree.Element | None = None,
+) -> Shape:
+    named = node if track is None else track
+    group = named.get("group_id") or ""
+    shape = Shape(where=where, label=clean_class_name(named.get("label") or ""))
     shape.group = "" if group == "0" else group
-    if node.tag in _WITHOUT_AREA:
-        shape.kind, shape.corners = "points", _points_of(node)
+    shape.occluded = node.get("occluded") == "1"
+    if node.tag in ("points", "polyline"):
+        shape.kind = "points" if node.tag == "points" else "line"
+        shape.corners = _points_of(node)
+    elif node.tag == "skeleton":
+        shape.kind = "points"
+        for part in node.findall("points"):
+            at = _points_of(part) if part.get("outside") != "1" else []
+            point = (*at[0], 1 if part.get("occluded") == "1" else 2) if len(at) == 1 else (0, 0, 0)
+            shape.keypoints[clean_class_name(part.get("label") or "")] = point
     elif node.tag == "cuboid":
         sides = [(x, y, n) for n in "12" for x in "lr" for y in "tb"]
         shape.corners = [
@@ -145,15 +212,7 @@ def _number(node: ElementTree.Element, name: str, default: float = float("nan"))
 CVAT: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="CVAT for images",
     recognise=_recognise,
-    read=_read,
+    read=read_shapes(read_records),
     looks_for="CVAT for images (an XML of annotations)",
     file="an annotations.xml of CVAT",
-    example="""
-        annotations.xml  <annotations>
-          | <image id="0" name="1.jpg" width="32" height="24">
-          |   <polygon label="cat" points="4,5;14,5;14,13;4,13"/>
-          |   <box label="dog" xtl="20" ytl="2" xbr="30" ybr="12"/></image>
-          | </annotations>
-        images/1.jpg
-    """,
 )

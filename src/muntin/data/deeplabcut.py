@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """DeepLabCut: a CSV of keypoints whose first rows name scorer, body parts and x or y.
 
-A row is a frame, named in its first cell or, in newer files, in its first three. Empty cells are
-points that are not visible. A row "individuals" distinguishes several instances in a frame; body
-parts of the individual "single" belong to the scene, which is an instance of its own: the image.
+A row is a frame, named in its first cell or, in newer files, in its first three. Where all rows of
+a table name frames by numbers alone, each is the only image beside the table whose name ends with
+that number. Empty cells are points that are not visible. A row "individuals" distinguishes several
+instances in a frame; body parts of the individual "single" belong to the scene, which is an
+instance of its own: the image. What a network labelled (machinelabels) is not read where people
+labelled too, as DeepLabCut does not learn from it either.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import csv
 import io
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +28,14 @@ from muntin.data.objects import (
     WRONG_KEYPOINTS,
     Annotation,
     AnnotationReport,
+    Fault,
     ObjectRequest,
     make_entry,
     make_listing,
 )
 from muntin.data.readers import Reader, Source, explain_some
-from muntin.data.trees import PARTS, Tree, clean_name, fold, part_in, part_of, read_size, read_text
-from muntin.errors import DataError, shorten
+from muntin.data.trees import PARTS, Tree, clean_name, fold, part_in, part_of, read_text
+from muntin.errors import DataError, plural, shorten
 from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
 
@@ -43,6 +48,8 @@ SCENE = "scene"
 _MARGIN = 0.1  # around the points of an individual, relative to their extent
 
 _HEAD = ("scorer", "individuals", "bodyparts", "coords")
+_LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
+_MACHINE = re.compile(r"(?:^|/)machinelabels[^/]*$", re.IGNORECASE)
 _ALONE = "single"  # what DeepLabCut calls body parts of a frame that belong to no individual
 
 
@@ -117,11 +124,13 @@ def _read_table(tree: Tree, path: str, findings: AnnotationReport) -> _Table:
     names = list(dict.fromkeys(one for one, _ in columns))
     frames: list[_Frame] = []
     seen: dict[str, str] = {}
-    for number, row in enumerate(rows[count:], count + 1):
+    filled = [(n, row) for n, row in enumerate(rows[count:], count + 1) if any(map(str.strip, row))]
+    names_of = [_name_in(row, first) for _, row in filled]
+    numbered = _find_numbered(names_of, tree, path)
+    for (number, row), image_name in zip(filled, names_of, strict=True):
         where = f"row {number}"
-        if not any(cell.strip() for cell in row):
-            continue
-        fault, image = _look_at(row, len(parts), first, tree, path)
+        image = numbered.get(image_name) or _find_image(image_name, tree, path) or ""
+        fault = _fault_of(row, len(parts), first, image)
         if not fault and image in seen:
             fault = ("duplicate", f"{image} is in {seen[image]} too")
         if not fault:
@@ -167,18 +176,28 @@ def _find_columns(
     return {key: (axes["x"], axes["y"]) for key, axes in found.items()}
 
 
-def _look_at(
-    row: list[str], wanted: int, first: int, tree: Tree, path: str
-) -> tuple[tuple[str, str] | None, str]:
-    """What is wrong with a row, if anything; and its image."""
+def _name_in(row: list[str], first: int) -> str:
+    return "/".join(cell for cell in row[:first] if cell)
+
+
+def _fault_of(row: list[str], wanted: int, first: int, image: str) -> Fault | None:
     if len(row) != wanted:
-        detail = f"{len(row) - first} cells, {wanted - first} needed"
-        return (WRONG_KEYPOINTS, detail), ""
-    name = "/".join(cell for cell in row[:first] if cell)
-    image = _find_image(name, tree, path)
-    if image is None:
-        return ("of an image that is not there", name), ""
-    return None, image
+        return WRONG_KEYPOINTS, f"{len(row) - first} cells, {wanted - first} needed"
+    return None if image else ("of an image that is not there", _name_in(row, first))
+
+
+def _find_numbered(names: Sequence[str], tree: Tree, table: str) -> dict[str, str]:
+    """The images of frames that are named by numbers alone; none unless each has a single one."""
+    by_number: dict[int, list[str]] = defaultdict(list)
+    folder = table.rpartition("/")[0]
+    for path in tree.images:
+        place, _, file = path.rpartition("/")
+        if place == folder and (digits := _LAST_NUMBER.search(file.rpartition(".")[0])):
+            by_number[int(digits[0])].append(path)
+    numbers = [name.rpartition("/")[2] for name in names]
+    if not all(number.isdecimal() and len(by_number[int(number)]) == 1 for number in numbers):
+        return {}
+    return {name: by_number[int(n)][0] for name, n in zip(names, numbers, strict=True)}
 
 
 def _find_image(name: str, tree: Tree, table: str) -> str | None:
@@ -225,6 +244,10 @@ def _read_points(
 
 def _read(source: Source, paths: Sequence[str], request: ObjectRequest) -> dict[str, Listing]:
     tree, findings = source.tree, request.findings
+    by_machine = [path for path in paths if _MACHINE.search(path)]
+    if 0 < len(by_machine) < len(paths):
+        findings.notes.append(f"labelled by a network, left out: {shorten(by_machine)}")
+        paths = [path for path in paths if path not in by_machine]
     tables = [_read_table(tree, path, findings) for path in paths]
     first = tables[0]
     for table in tables[1:]:
@@ -239,10 +262,13 @@ def _read(source: Source, paths: Sequence[str], request: ObjectRequest) -> dict[
     for table in tables:
         *folders, file = table.path.split("/")
         part = part_in(file.rpartition(".")[0]) or part_of(folders)
+        again = [frame for frame in table.frames if frame.path in seen]
+        if again:
+            rows = f"{plural(len(again), 'row')} ({shorten((one.where for one in again), limit=3)})"
+            where = shorten(sorted({seen[one.path] for one in again}))
+            findings.leave_out(table.path, rows, "duplicate", f"their images are in {where} too")
         for frame in table.frames:
             if frame.path in seen:
-                detail = f"{frame.path} is in {seen[frame.path]} too"
-                findings.leave_out(table.path, frame.where, "duplicate", detail)
                 continue
             seen[frame.path] = table.path
             by_part[part].append(_read_frame(tree, table, frame, request))
@@ -257,7 +283,9 @@ def _read(source: Source, paths: Sequence[str], request: ObjectRequest) -> dict[
 
 
 def _read_frame(tree: Tree, table: _Table, frame: _Frame, request: ObjectRequest) -> Entry | None:
-    size = read_size(tree.source, frame.path)
+    size = request.findings.size_of(tree.source, frame.path)
+    if size is None:
+        return None
     annotations = []
     for number, points in enumerate(frame.instances):
         where, box = frame.where, (0.0, 0.0, float(size[1]), float(size[0]))
@@ -290,13 +318,4 @@ DEEPLABCUT: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     looks_for="DeepLabCut (a CSV whose rows begin with scorer, bodyparts and coords)",
     file="a CSV of DeepLabCut",
     reject=explain_some(".csv", _explain),
-    example="""
-        labeled-data/video/CollectedData_ann.csv  scorer,ann,ann,ann,ann
-          | bodyparts,left_ear,left_ear,right_ear,right_ear
-          | coords,x,y,x,y
-          | labeled-data/video/img01.png,6.0,7.0,12.0,7.5
-          | labeled-data/video/img02.png,8.0,9.0,,
-        labeled-data/video/img01.png
-        labeled-data/video/img02.png
-    """,
 )

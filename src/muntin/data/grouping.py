@@ -21,7 +21,7 @@ import numpy as np
 
 from muntin.data.duplicates import ImageHash, find_alike, hash_files
 from muntin.data.splitting import describe_split, split
-from muntin.data.trees import clean_name, open_tree, part_in, read_text
+from muntin.data.trees import by_numbers, clean_name, open_tree, part_in, read_text
 from muntin.errors import ConfigError, DataError, plural, shorten
 from muntin.samples import Listing
 
@@ -294,7 +294,7 @@ def _cut(
         if not whole and 2 * len(found) <= len(paths):
             continue
         units: dict[int, list[int]] = defaultdict(list)
-        for place in sorted(found, key=lambda place: _natural(paths[place])):
+        for place in sorted(found, key=lambda place: by_numbers(paths[place])):
             units[firm[place]].append(place)
         run, size = -1, 0
         for unit in units.values():
@@ -304,8 +304,3 @@ def _cut(
             for place in unit:
                 numbers[place] = run
     return numbers
-
-
-def _natural(path: str) -> list[tuple[int, str]]:
-    """A key that sorts numbers in names by their value."""
-    return [(int(text), "") if text.isdigit() else (0, text) for text in re.split(r"(\d+)", path)]

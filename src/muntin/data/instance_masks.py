@@ -206,18 +206,4 @@ INSTANCE_MASKS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     recognise=_recognise,
     read=_read,
     looks_for="masks with a number or a file for each object",
-    example="""
-        JPEGImages/1.jpg
-        SegmentationClass/1.png  0 1 1
-        SegmentationObject/1.png  0 1 2
-        class_names.txt  _background_
-          | cell
-
-        1/images/1.png
-        1/masks/a.png  0 255
-        1/masks/b.png  0 255
-
-        images/1.png
-        masks/1.png  0 1 2 3
-    """,
 )

@@ -100,14 +100,4 @@ LABEL_COLUMNS: Reader[Sequence[str] | None, DataSets] = Reader(
     read=_read,
     looks_for="a _classes.csv beside the images",
     file="a .csv with a column a class",
-    example="""
-        train/_classes.csv  filename, cat, dog
-          | 1.jpg, 1, 0
-          | 2.jpg, 1, 1
-        train/1.jpg
-        train/2.jpg
-        valid/_classes.csv  filename, cat, dog
-          | 3.jpg, 0, 1
-        valid/3.jpg
-    """,
 )

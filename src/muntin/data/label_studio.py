@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Label Studio's JSON (and JSON-MIN): a list of tasks, regions in percent of the image.
 
+Or masks as PNG, one file a region, named after task, annotation, annotator, control and label. They
+do not name the images: these are called after the task, or are as many, in the same order.
+
 Rectangles are turned clockwise about their first corner. What a brush drew is packed runs of the
 values of an RGBA image, whose alpha channel is the mask. Of several annotations of a task the first
 that was not cancelled counts, a ground truth before others; tasks without one are left out.
@@ -13,7 +16,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,17 +26,23 @@ import numpy as np
 
 from muntin.data.archives import read_bytes
 from muntin.data.coco_images import plain_id
+from muntin.data.mask_values import read_values
 from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, clean_class_name
 from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, list_shapes, rotated_box
-from muntin.data.trees import read_json
-from muntin.errors import DataError, plural
+from muntin.data.trees import Tree, by_numbers, read_json
+from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Segmentation, encode_mask
 from muntin.samples import Listing
 from muntin.shapes import Size
 
 _MAX_TO_OPEN = 24
 _UPLOADED = re.compile(r"(.*/)?[0-9a-f]{8}-(?P<name>[^/]+)")  # names are made unique by a prefix
+_MASK = re.compile(
+    r"^(?:.*/)?task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-[^-/]*-[^-/]*"
+    r"-(?P<label>[^/]+)-\d+\.png$"
+)
+_TASK = re.compile(r"(?:^|/)task[-_ ]?(\d+)\.[^./]+$", re.IGNORECASE)
 
 Row = Mapping[str, Any]
 
@@ -45,10 +56,18 @@ def _recognise(source: Source) -> list[str] | None:
     found = [
         name for name, text in data if b'"original_width"' in text and text.lstrip()[:1] == b"["
     ]
-    return found or None
+    masks = [] if source.is_file else [n for n in source.tree.images if _MASK.search(n)]
+    return found or masks or None
 
 
 def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[str, Listing]:
+    if _MASK.search(found[0]):
+        return _read_masks(source.tree, found, request)
+    return list_shapes(source.tree, read_records(source, found, request), request)
+
+
+def read_records(source: Source, found: Sequence[str], request: ObjectRequest) -> list[ImageShapes]:
+    """Read the regions of each task that has some annotation."""
     records = []
     without = several = 0
     for path in found:
@@ -62,13 +81,64 @@ def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[
             if annotations:
                 rows = [row for row in annotations[0] if isinstance(row, dict)]
                 records.append(_read_task(path, task, rows))
-    if several:
-        request.findings.notes.append(
-            f"{plural(several, 'task')} with several annotations: the first of each is read"
-        )
+    _note_several(several, request)
     if without:
         request.findings.notes.append(f"{plural(without, 'task')} without an annotation left out")
-    return list_shapes(source.tree, records, request)
+    return records
+
+
+def _note_several(count: int, request: ObjectRequest) -> None:
+    if count:
+        what = "with several annotations: the first of each is read"
+        request.findings.notes.append(f"{plural(count, 'task')} {what}")
+
+
+def _read_masks(tree: Tree, masks: Sequence[str], request: ObjectRequest) -> dict[str, Listing]:
+    found: dict[int, dict[int, list[re.Match[str]]]] = defaultdict(lambda: defaultdict(list))
+    for named in filter(None, map(_MASK.search, masks)):
+        found[int(named["task"])][int(named["annotation"])].append(named)
+    _note_several(sum(len(one) > 1 for one in found.values()), request)
+    images = tuple(path for path in tree.images if path not in masks)
+    image_of = _find_images(tree.source, sorted(found), images, request)
+    records = []
+    for task, drawn in found.items():
+        record = ImageShapes(file=f"task {task}", names=[image_of[task]])
+        for named in drawn[min(drawn)]:
+            shape = Shape(where=named.string, label=clean_class_name(named["label"]), kind="area")
+            try:
+                data = read_bytes(tree.source, named.string)
+                bitmap = read_values(data, where=named.string, kind="index") > 0
+                record.size = bitmap.shape[0], bitmap.shape[1]
+                shape.outline = encode_mask(bitmap, size=record.size)
+            except DataError as error:
+                shape.fault = "of a mask that cannot be read", str(error)
+            record.shapes.append(shape)
+        records.append(record)
+    return list_shapes(replace(tree, images=images), records, request)
+
+
+def _find_images(
+    source: str, tasks: Sequence[int], images: Sequence[str], request: ObjectRequest
+) -> dict[int, str]:
+    """The image of each task by its name, else by its place where all orders agree."""
+    called = {int(one[1]): path for path in images if (one := _TASK.search(path))}
+    if called.keys() >= set(tasks):
+        return called
+    plain = sorted(images, key=lambda path: by_numbers(_UPLOADED.sub(r"\1\g<name>", path)))
+    if len(images) != len(tasks) or plain != sorted(images, key=by_numbers):
+        message = (
+            f"Masks of Label Studio must have images that are named after their tasks "
+            f"(task-{tasks[0]}.jpg), as the masks alone do not say whose they are, got "
+            f"{plural(len(tasks), 'task')} and {plural(len(images), 'image')} "
+            f"({shorten(images, limit=3)}) in {source!r}. Name the images so, or export the JSON."
+        )
+        raise DataError(message)
+    what = (
+        f"masks do not name their images: tasks are taken for images in the order of names, "
+        f"{tasks[0]} for {plain[0]!r} to {tasks[-1]} for {plain[-1]!r}. Export the JSON to be sure"
+    )
+    request.findings.warn(source, what)
+    return dict(zip(tasks, plain, strict=True))
 
 
 def _annotations_of(task: Row) -> list[Sequence[Any]]:
@@ -106,6 +176,9 @@ def _read_task(path: str, task: Row, rows: Sequence[Row]) -> ImageShapes:
         shape.label = clean_class_name(labels[0][0]) if labels else shape.label
         if size:
             _read_value(value, shape, size)
+    parents = {row["id"]: row["parentID"] for row in rows if row.get("parentID") and "id" in row}
+    for key, shape in found.items():
+        shape.group = str(parents.get(key, key if key in parents.values() else ""))
     record.shapes = list(found.values())
     return record
 
@@ -207,11 +280,4 @@ LABEL_STUDIO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=_read,
     looks_for="Label Studio (its JSON, a list of tasks)",
     file="a JSON of Label Studio",
-    example="""
-        export.json  [{"id": 1, "data": {"image": "/data/upload/1/0a1b2c3d-1.jpg"}, "annotations": [
-          | {"result": [{"id": "a", "type": "polygonlabels",
-          |   "original_width": 32, "original_height": 24, "value":
-          |   {"points": [[10, 20], [50, 20], [50, 60]], "polygonlabels": ["cat"]}}]}]}]
-        images/1.jpg
-    """,
 )

@@ -22,19 +22,18 @@ from muntin.data.coco_images import plain_id
 from muntin.data.mask_values import read_values
 from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, clean_class_name
-from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, list_shapes
+from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, read_shapes
 from muntin.data.trees import Tree, read_json
 from muntin.errors import DataError
 from muntin.run_lengths import Segmentation, encode_mask
-from muntin.samples import Listing
 from muntin.shapes import Size
 
 _HEAD = 4_000_000  # bytes: a JSON may hold the image, before or behind the shapes
-_WITHOUT_AREA = ("point", "points", "line", "linestrip")
+_POINTS, _LINES = ("point", "points"), ("line", "linestrip")
 _BACKGROUND, _IGNORED = "_background_", "__ignore__"
 
 
-def find_labelme(source: Source) -> list[str] | None:
+def _recognise(source: Source) -> list[str] | None:
     """Name the JSONs, of which others may be among them; None if LabelMe wrote none."""
     if source.is_file:
         names = [source.name] if source.suffix == ".json" else []
@@ -43,7 +42,7 @@ def find_labelme(source: Source) -> list[str] | None:
     return names if any(_is_labelme(source.tree, name) for name in names) else None
 
 
-def read_labelme(tree: Tree, path: str) -> ImageShapes:
+def _read_file(tree: Tree, path: str) -> ImageShapes:
     """Read the shapes of one JSON; shapes of points keep their points.
 
     Raises:
@@ -83,8 +82,8 @@ def _read_shape(row: Any, where: str, size: Size | None) -> Shape:  # noqa: ANN4
     shape = Shape(where=f"{where} ({label or 'no label'})", label=label, group=group)
     if label == _IGNORED:
         shape.fault = "marked as ignored", ""
-    if kind in _WITHOUT_AREA:
-        shape.kind, shape.corners = "points", points
+    if kind in (*_POINTS, *_LINES):
+        shape.kind, shape.corners = "points" if kind in _POINTS else "line", points
         return shape
     if kind == "rectangle":
         shape.corners = points if len(points) == 2 else ()
@@ -128,26 +127,21 @@ def _read_mask(text: object, corner: Point, size: Size | None) -> Segmentation |
     return encode_mask(bitmap, size=size, top=top, left=left)
 
 
-def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[str, Listing]:
+def read_records(source: Source, found: Sequence[str], request: ObjectRequest) -> list[ImageShapes]:
+    """Read the shapes of each JSON; what is none of LabelMe is named and left out."""
     records = []
     for path in found:
         try:
-            records.append(read_labelme(source.tree, path))
+            records.append(_read_file(source.tree, path))
         except DataError as error:
             request.findings.warn(path, f"left out with its image: {error}")
-    return list_shapes(source.tree, records, request)
+    return records
 
 
 LABELME: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="LabelMe",
-    recognise=find_labelme,
-    read=_read,
+    recognise=_recognise,
+    read=read_shapes(read_records),
     looks_for="LabelMe (a JSON an image, with shapes)",
     file="a JSON of LabelMe",
-    example="""
-        1.jpg
-        1.json  {"imagePath": "1.jpg", "imageHeight": 24, "imageWidth": 32, "imageData": null,
-          | "shapes": [{"label": "cat", "shape_type": "polygon", "group_id": null,
-          |   "points": [[4, 5], [14, 5], [14, 13], [4, 13]]}]}
-    """,
 )

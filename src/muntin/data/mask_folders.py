@@ -10,14 +10,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from muntin.data.archives import read_bytes
 from muntin.data.mask_layouts import MaskRequest, Pair, Pairs, pair_masks
 from muntin.data.mask_levels import (
     MAX_COLORS,
     MAX_SAMPLED,
+    NUMBERED,
     WHOLE,
     MaskSample,
     find_levels,
     gather,
+    may_number_objects,
     sample_masks,
     tolerance_of,
 )
@@ -37,6 +40,7 @@ from muntin.data.readers import (
     name_parts,
     refuse_unknown,
 )
+from muntin.data.trees import Tree, fold
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, MaskEncoding, Problem, warning
 
@@ -73,6 +77,8 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
         table = _table_of(classes, classes.encoding)
     notes: list[str] = []
     seen = _sample(tree.source, every, table, notes)
+    if table is None or (table.values == (0, 1) and classes is not None):
+        seen = _merge_objects(tree, every, seen, classes, notes)
     if table is None and seen.kind == "index":
         table = recognise_camvid([pair.mask for pair in every], seen.counts)
     names, encoding = _decide(tree.source, table, seen, notes)
@@ -100,23 +106,35 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     note += f", {plural(len(names), 'class', 'classes')}: {shorten(names, limit=8)}"
     note += f" (by {table.origin})" if table is not None else ""
     strange = _strange_values(seen, encoding)
-    alone = [warning(path, "has no mask, left out") for path in pairs.without_mask]
-    alone += [warning(path, "is a mask without an image, left out") for path in pairs.without_image]
-    left_out = [one.what for one in strange]
-    if count := sum(pair.mask.lower().endswith(_LOSSY) for pair in every):
-        what = "stored as JPEG, which changes values near every edge: store masks as PNG"
-        left_out.append(f"{plural(count, 'mask')} {what}")
-        alone.append(warning("masks stored with loss", left_out[-1]))
-    if count := len(pairs.without_mask):
-        left_out.append(f"{plural(count, 'image')} without a mask left out")
-    if count := len(pairs.without_image):
-        left_out.append(f"{plural(count, 'mask')} without an image left out")
+    said, alone = _name_left_out(pairs)
+    left_out = [*(one.what for one in strange), *said]
     return join_parts(
         name_parts(listings),
         [note, *left_out, *pairs.notes, *notes],
         problems=[*strange, *alone],
         left_out="; ".join(left_out),
     )
+
+
+def _name_left_out(pairs: Pairs) -> tuple[list[str], list[Problem]]:
+    """Count files that are not read as they are, and name them."""
+    alone = [warning(path, "has no mask, left out") for path in pairs.without_mask]
+    alone += [warning(path, "is a mask without an image, left out") for path in pairs.without_image]
+    said = []
+    if pairs.num_channels:
+        said.append(f"of several channels _0000 alone is read: {pairs.num_channels} files left out")
+        alone.append(warning("imagesTr", said[-1]))
+    if count := sum(pair.mask.lower().endswith(_LOSSY) for pair in pairs.every):
+        what = "stored as JPEG, which changes values near every edge: store masks as PNG"
+        said.append(f"{plural(count, 'mask')} {what}")
+        alone.append(warning("masks stored with loss", said[-1]))
+    for count, what in (
+        (len(pairs.without_mask), ("image", "a mask")),
+        (len(pairs.without_image), ("mask", "an image")),
+    ):
+        if count:
+            said.append(f"{plural(count, what[0])} without {what[1]} left out")
+    return said, alone
 
 
 def _table_of(classes: Classes, encoding: MaskEncoding) -> MaskTable:
@@ -148,6 +166,32 @@ def _sample(
     )
     notes.append(f"masks were smoothed or stored with loss: of {shown}, {rule}")
     return replace(seen, counts=gather(seen, levels, tolerance), tolerance=tolerance)
+
+
+def _merge_objects(
+    tree: Tree, pairs: Sequence[Pair], seen: MaskSample, classes: Classes | None, notes: list[str]
+) -> MaskSample:
+    """Make one level of the numbers of objects, where a run did or masks hold nothing else."""
+    masks = [pair.mask for pair in pairs]
+    marks = [name for name in tree.with_suffix(".txt")[:1] if _is_pascal(tree, name)]
+    marks += [mask for mask in masks if "pedmasks" in fold(mask).split("/")[:-1]]
+    if classes is not None and classes.encoding is not None:
+        merged = classes.encoding.tolerance == NUMBERED
+    else:
+        merged = may_number_objects(tree.source, masks, seen)
+        if merged and not marks and (max(seen.numbers) < 3 or len({*seen.numbers}) == 1):
+            what = "each mask holds 1 to n, in one area each: for numbers of objects, use instance"
+            notes.append(what)
+            return seen
+    if not merged:
+        return seen
+    what = "masks number objects, which are one class here (data.colors if they are classes)"
+    notes.append(what)
+    return replace(seen, counts=gather(seen, (0, 1), NUMBERED), tolerance=NUMBERED)
+
+
+def _is_pascal(tree: Tree, path: str) -> bool:
+    return b"PASCAL Annotation Version" in read_bytes(tree.source, path)[:100]
 
 
 def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -353,37 +397,4 @@ MASK_FOLDERS: Reader[MaskRequest, DataSets] = Reader(
     looks_for="folders such as images and masks with the same names below them (also train and "
     "trainannot, imagesTr and labelsTr), names such as 7.jpg and 7_mask.png",
     reject=_reject,
-    example="""
-        classes.json  {"0": "road", "1": "car", "2": "sky"}
-        images/train/1.jpg
-        images/val/2.jpg
-        masks/train/1.png  0 1 2
-        masks/val/2.png  0 2
-
-        classes.json  {"land": "#8429F6", "water": "#E2A929"}
-        images/1.jpg
-        masks/1.png  #8429F6 #E2A929
-
-        7.jpg
-        7_mask.png  0 1
-
-        train/1.png
-        trainannot/1.png  0 50 100
-        val/2.png
-        valannot/2.png  0 50
-
-        labelmap.txt  # label:color_rgb:parts:actions
-          | background:0,0,0::
-          | car:51,221,255::
-        ImageSets/Segmentation/train.txt  1
-        ImageSets/Segmentation/val.txt  2
-        JPEGImages/1.jpg
-        JPEGImages/2.jpg
-        SegmentationClass/1.png  #000000 #33DDFF
-        SegmentationClass/2.png  #33DDFF #000000
-
-        dataset.json  {"labels": {"background": 0, "tumour": 1}, "file_ending": ".png"}
-        imagesTr/case_1_0000.png
-        labelsTr/case_1.png  0 1
-    """,
 )

@@ -84,6 +84,7 @@ class Pairs:
     without_mask: tuple[str, ...]
     without_image: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    num_channels: int = 0  # files of further channels, left out
 
     @property
     def every(self) -> list[Pair]:
@@ -125,8 +126,6 @@ def pair_masks(tree: Tree) -> Pairs:
     )
     paired = {path for pair in pairs for path in (pair.image, pair.mask)}
     parts, listed, notes = _sort(pairs, lists)
-    if channels:
-        notes.append(f"of several channels _0000 alone is read: {channels} files left out")
     bare = [path for path in images.values() if path not in paired]
     alone = [paths for paths in masks.values() if not any(path in paired for path in paths)]
     return Pairs(
@@ -134,6 +133,7 @@ def pair_masks(tree: Tree) -> Pairs:
         without_mask=tuple(sorted(p for p in bare if not listed or _stem(p) in listed)),
         without_image=tuple(sorted(path for paths in alone for path in paths)),
         notes=tuple(notes),
+        num_channels=channels,
     )
 
 

@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from muntin.data.archives import read_bytes
-from muntin.data.mask_values import MaskContent, Stored, look_into, measure_distances
+from muntin.data.mask_values import MaskContent, Stored, look_into, measure_distances, read_values
 from muntin.errors import DataError, shorten
 
 MAX_SAMPLED = 200
@@ -23,12 +27,14 @@ MAX_SAMPLED = 200
 MAX_COLORS = 64
 """More colours than this are not classes: masks were stored lossily, or are photographs."""
 
+NUMBERED = 2**16  # a tolerance: all that is not 0 is an object
 WHOLE = 255  # a tolerance: whatever the value, the nearest is taken
 _TOLERANCE, _MIN_TOLERANCE = 16, 7
 _MIN_SHARE = 0.0002  # of all pixels lie inside areas of a level
 _ROUNDING = 2  # decoders round; a value so near to a level is no other one
 _MAX_INSIDE = 0.1  # of the pixels that smoothing adds lie inside areas by chance
 _MIN_SMOOTHED = 3  # values that no area has
+_MAX_CONNECTED, _MOSTLY, _MAX_SIDE = 24, 0.9, 128  # masks; share of areas; cells
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +45,7 @@ class MaskSample:
         counts: Pixels of each value; of each level where masks are `smoothed`.
         first: A first mask that holds the value.
         tolerance: As in `MaskEncoding`; 0 where values are as they were drawn.
+        numbers: n of each mask whose values are 0 and 1 to n; -1 of others.
     """
 
     kind: Stored
@@ -49,6 +56,7 @@ class MaskSample:
     num_masks: int
     lossy: bool
     tolerance: int = 0
+    numbers: Sequence[int] = ()
 
 
 def sample_masks(
@@ -72,15 +80,20 @@ def sample_masks(
     counts: Counter[int] = Counter()
     inside: Counter[int] = Counter()
     first: dict[int, str] = {}
+    numbers = []
     for mask, content in found.items():
         # Opacity is whole where no channel says otherwise.
         pixels = content.pixels.get(kind) or Counter({255: content.pixels["color"].total()})
         counts.update(pixels)
         inside.update(content.inside.get(kind, {}))
         first = dict.fromkeys(pixels, mask) | first
+        drawn = pixels.keys() - {0}
+        known = 0 in pixels and drawn == set(range(1, len(drawn) + 1))
+        numbers.append(len(drawn) if known else -1)
     return MaskSample(
         kind=kind, counts=counts, inside=inside, first=first, broken=broken,
         num_masks=len(found), lossy=any(content.lossy for content in found.values()),
+        numbers=numbers,
     )  # fmt: skip
 
 
@@ -160,3 +173,37 @@ def gather(seen: MaskSample, levels: Sequence[int], tolerance: int) -> dict[int,
         elif seen.inside.get(value, 0) > least:
             gathered[value] += seen.counts[value]
     return dict(gathered)
+
+
+def may_number_objects(source: str, masks: Sequence[str], seen: MaskSample) -> bool:
+    """Whether every mask holds 1 to n, and nearly each of them is one connected area."""
+    if seen.kind != "index" or seen.lossy or min(seen.numbers, default=-1) < 0:
+        return False
+    if max(seen.numbers) < 2:
+        return False
+    whole: list[bool] = []
+    for mask in masks[:: max(1, len(masks) // _MAX_CONNECTED)]:
+        with suppress(DataError, OSError):
+            values = read_values(read_bytes(source, mask), where=mask, kind="index")
+            whole += [_is_connected(values == value) for value in np.unique(values[values > 0])]
+    return sum(whole) >= _MOSTLY * len(whole)
+
+
+def _is_connected(area: NDArray[np.bool_]) -> bool:
+    rows, columns = (np.flatnonzero(area.any(axis=axis)) for axis in (1, 0))
+    part = area[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    step = -(-max(part.shape) // _MAX_SIDE)
+    part = np.pad(part, [(1, 1 + -side % step) for side in part.shape])
+    if step > 1:  # a cell is set where any of its pixels is
+        inner = part[1:-1, 1:-1]
+        cells = inner.reshape(inner.shape[0] // step, step, inner.shape[1] // step, step)
+        part = np.pad(cells.any(axis=(1, 3)), 1)
+    reached = np.zeros_like(part)
+    reached.flat[part.argmax()] = True
+    count = 0
+    while (now := int(reached.sum())) > count:
+        count = now
+        for axis in (0, 1):
+            reached |= np.roll(reached, 1, axis) | np.roll(reached, -1, axis)
+        reached &= part
+    return count == int(part.sum())

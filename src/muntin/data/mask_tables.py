@@ -159,6 +159,8 @@ def _read_table(tree: Tree, path: str, wanted: Collection[str]) -> MaskTable | N
         return _read_csv(tree, path)
     if name.endswith(".json"):
         values = read_json(tree.source, path)
+        if name == "dataset.json":
+            _refuse_regions(values, path)
         return _from_structure(values, path, wanted) or _require(values, tree, path, name)
     text = read_text(tree.source, path)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -175,6 +177,19 @@ def _read_table(tree: Tree, path: str, wanted: Collection[str]) -> MaskTable | N
     return (
         _read_ade20k(lines, path) if name.startswith("object") else _from_list(lines, path, wanted)
     )
+
+
+def _refuse_regions(values: Any, path: str) -> None:  # noqa: ANN401
+    """Refuse nnU-Net's regions, which are several values and may overlap."""
+    labels = values.get("labels") if isinstance(values, dict) else None
+    rows = labels if isinstance(labels, dict) else {}
+    if regions := [f"{name} {value}" for name, value in rows.items() if isinstance(value, list)]:
+        message = (
+            f"Labels in {path!r} must be one value each, as classes exclude each other, got "
+            f"regions of several: {shorten(regions, limit=4)}. Name the values instead: "
+            f"--set data.colors=NAME:0,NAME:1,..."
+        )
+        raise DataError(message)
 
 
 def _require(values: Any, tree: Tree, path: str, name: str) -> MaskTable | None:  # noqa: ANN401

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.errors import plural, shorten
+from muntin.data.trees import read_size
+from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Edges, clean_segmentation, mask_area, to_run_lengths
 from muntin.samples import Entry, Listing, Objects, Problem, Skeleton, warning
 from muntin.shapes import Size
@@ -50,6 +51,7 @@ class Annotation:
     segmentation: Any = None
     keypoints: Any = None
     fault: Fault | None = None
+    broken: bool = False  # its mask was, and has been named
 
 
 class AnnotationReport:
@@ -63,6 +65,7 @@ class AnnotationReport:
         self.num_hidden = 0  # images left out with an annotation that may be anywhere
         self.num_emptied = 0  # images of whose annotations none is left
         self.num_apart = 0  # boxes that hold none of their keypoints
+        self.num_unread = 0  # images whose size is unknown, as they cannot be read
         self._found: list[tuple[str, Problem]] = []
 
     def leave_out(self, file: str, where: str, kind: str, detail: str = "") -> None:
@@ -74,25 +77,37 @@ class AnnotationReport:
         """Record a problem that training can live with."""
         self._found.append(("", warning(file, what)))
 
+    def size_of(self, source: str, image: str, *, file: str = "", why: str = "") -> Size | None:
+        """Read the size of an image; if that fails, count it, name it for `file`, and give None."""
+        try:
+            return read_size(source, image)
+        except DataError as error:
+            self.num_unread += 1
+            self.warn(file or image, f"left out: {why}{error}")
+            return None
+
     def count_masks(self, objects: Sequence[Annotation], file: str) -> None:
-        """Count the objects of an image that have a mask, and name those that have none."""
+        """Count the objects of an image that have a mask, and name those that never had one."""
         bare = sum(one.segmentation is None for one in objects)
         self.num_masks += len(objects) - bare
         self.num_bare += bare
-        if bare:
+        if bare := bare - sum(one.broken for one in objects):
             whole = plural(len(objects), "object")
             what = f"{bare} of {whole} without a mask: box and class are learnt"
             self._bare.append(warning(file, what))
 
     def problems(self) -> list[Problem]:
         """Give all problems; masks are missing only where there are some."""
-        return [problem for _, problem in self._found] + (self._bare if self.num_masks else [])
+        found = [problem for _, problem in self._found] + (self._bare if self.num_masks else [])
+        return list(dict.fromkeys(found))  # an image may be in two sets
 
     def summary(self) -> str:
         """Summarise in one line how many annotations are left out and why; "" if none is."""
         counts = Counter(kind for kind, _ in self._found if kind)
         kinds = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
         lines = [f"{plural(counts.total(), 'annotation')} left out: {kinds}"] if counts else []
+        if self.num_unread:
+            lines.append(f"{plural(self.num_unread, 'image')} left out that cannot be read")
         if self.num_hidden:
             images = plural(self.num_hidden, "image")
             lines.append(f"{images} left out with annotations that do not tell where they are")
@@ -220,8 +235,10 @@ def _settle(one: Annotation, size: Size, file: str, request: ObjectRequest) -> b
         one.class_id, one.crowd, one.box, one.segmentation = -1, True, region, None
     elif request.masks:
         one.segmentation, broken = clean_segmentation(one.segmentation, size)
+        one.broken = bool(broken)
         if broken:
-            findings.warn(file, f"{one.where}: its mask is broken, {broken}")
+            what = f"{one.where}: its mask is broken, {broken}; box and class are learnt"
+            findings.warn(file, what)
     return True
 
 

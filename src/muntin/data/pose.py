@@ -16,9 +16,9 @@ import numpy as np
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO_KEYPOINTS
 from muntin.data.deeplabcut import DEEPLABCUT
-from muntin.data.labelme_pose import LABELME_POSE
 from muntin.data.objects import AnnotationReport, ObjectRequest
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
+from muntin.data.shape_keypoints import SHAPE_KEYPOINTS
 from muntin.data.skeletons import build_skeleton
 from muntin.data.yolo_pose import YOLO_POSE
 from muntin.errors import DataError, plural, shorten
@@ -28,7 +28,7 @@ READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
     COCO_KEYPOINTS,
     DEEPLABCUT,
     YOLO_POSE,
-    LABELME_POSE,
+    *SHAPE_KEYPOINTS,
 )
 """Layouts of keypoints, in the order in which they are tried; entries are whole images."""
 

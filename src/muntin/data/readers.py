@@ -90,8 +90,6 @@ class Reader(Generic[RequestT, ResultT]):
         looks_for: The files that it is recognised by, for the message when no reader fits.
         file: A single file that it reads: "a COCO .json"; "" if it needs a folder or an archive.
         reject: Why files that look similar were not recognised, one phrase each.
-        example: A small data set as text, for docs/reference/data.md: each line a path, two spaces
-            and what the file holds; blank lines separate variants.
     """
 
     name: str
@@ -100,7 +98,6 @@ class Reader(Generic[RequestT, ResultT]):
     looks_for: str
     file: str = ""
     reject: Callable[[Source], Sequence[str]] = lambda source: ()
-    example: str = ""
 
 
 def find_reader(

@@ -74,12 +74,6 @@ OBJECT_MASKS: Reader[MaskRequest, DataSets] = Reader(
     read=_read,
     looks_for=f"outlines of objects ({', '.join(reader.name for reader in OUTLINED)})",
     file="a COCO .json or a data.yaml",
-    example="""
-        data.yaml  train: images/train
-          | names: [cat, dog]
-        images/train/1.jpg
-        labels/train/1.txt  1 0.25 0.25 0.75 0.25 0.5 0.75
-    """,
 )
 
 READERS: tuple[Reader[MaskRequest, DataSets], ...] = (MASK_FOLDERS, OBJECT_MASKS)

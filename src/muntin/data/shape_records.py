@@ -13,9 +13,9 @@ import itertools
 import math
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from muntin.data.coco_images import match_names
 from muntin.data.objects import (
@@ -27,8 +27,8 @@ from muntin.data.objects import (
     make_entry,
     make_listing,
 )
-from muntin.data.readers import number_classes
-from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of, read_size
+from muntin.data.readers import Source, number_classes
+from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of
 from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Edges, Segmentation, box_of, merge_masks
 from muntin.samples import Entry, Listing
@@ -46,20 +46,29 @@ class Shape:
 
     Attributes:
         where: What finds it in its file: "shape 3".
-        kind: "box"; "area" with an outline; "points" for points and lines, which have no area.
-        corners: Of a box two opposite ones; of points all of them.
+        kind: "box"; "area" with an outline; "points" and "line" have no area.
+        corners: Of a box two opposite ones; of points and lines all of them.
         outline: Polygons or run lengths of an area.
         group: Shapes of one class and one group are one object; "" = an object of its own.
         fault: Why it cannot be learnt from, although its object is there.
+        occluded: Whether a point is annotated but hidden.
+        keypoints: Of a skeleton, x, y and visibility (0 not there, 1 hidden, 2 visible) by name.
     """
 
     where: str
     label: str = ""
-    kind: Literal["box", "area", "points"] = "box"
+    kind: Literal["box", "area", "points", "line"] = "box"
     corners: Sequence[Point] = ()
     outline: Segmentation | None = None
     group: str = ""
     fault: Fault | None = None
+    occluded: bool = False
+    keypoints: dict[str, tuple[float, float, int]] = field(default_factory=dict)
+
+    @property
+    def has_area(self) -> bool:
+        """Whether it is a box or an outline."""
+        return self.kind in ("box", "area")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -90,7 +99,7 @@ def list_shapes(
         for found in placed.values()
         for record in found
         for shape in record.shapes
-        if shape.kind != "points"
+        if shape.has_area
     ]
     if without := sum(len(record.shapes) for record in records) - len(areas):
         findings.notes.append(f"{plural(without, 'shape')} without area left out (points, lines)")
@@ -105,6 +114,17 @@ def list_shapes(
         )
         for part, paths in sort_records(placed, findings).items()
     }
+
+
+def read_shapes(
+    read_records: Callable[[Source, Any, ObjectRequest], Sequence[ImageShapes]],
+) -> Callable[[Source, Any, ObjectRequest], dict[str, Listing]]:
+    """Give the `read` of a reader of objects from what reads the records of a tool."""
+
+    def read(source: Source, found: Any, request: ObjectRequest) -> dict[str, Listing]:  # noqa: ANN401
+        return list_shapes(source.tree, read_records(source, found, request), request)
+
+    return read
 
 
 def locate_records(
@@ -197,10 +217,8 @@ def _list_image(
     request: ObjectRequest,
 ) -> Entry | None:
     size = next((record.size for record in records if record.size), None)
-    try:
-        size = size or read_size(tree.source, path)
-    except DataError as error:
-        request.findings.warn(path, f"left out: {error}")
+    size = size or request.findings.size_of(tree.source, path)
+    if size is None:
         return None
     for record in records:
         if record.fractions:
@@ -217,7 +235,7 @@ def _join_groups(
 ) -> Iterator[Annotation]:
     groups: dict[object, list[Shape]] = defaultdict(list)
     for number, shape in enumerate(shapes):
-        if shape.kind != "points":
+        if shape.has_area:
             groups[(shape.label, shape.group) if shape.group else number].append(shape)
     for members in groups.values():
         first = members[0]

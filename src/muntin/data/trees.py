@@ -95,6 +95,11 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).lower()
 
 
+def by_numbers(name: str) -> list[tuple[int, str]]:
+    """Give a key that sorts numbers in names by their value."""
+    return [(int(text), "") if text.isdigit() else (0, text) for text in re.split(r"(\d+)", name)]
+
+
 def clean_name(name: str) -> str:
     r"""Bring a path as annotations hold it to forward slashes, without machine or server.
 

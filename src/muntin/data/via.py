@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VIA (VGG Image Annotator), versions 1 and 2: one JSON of all images, or a project.
+"""VIA (VGG Image Annotator), versions 1 and 2: one JSON or CSV of all images, or a project.
 
 A region has a shape in pixels and attributes, of which one is the class: the only one there is, or
 the one named class, label, name, type, category or object. Files without attributes have one class.
@@ -10,6 +10,9 @@ Source:
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,10 +21,9 @@ from typing import Any
 from muntin.data.archives import read_bytes
 from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, clean_class_name
-from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, list_shapes
-from muntin.data.trees import part_in, read_json
+from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, read_shapes
+from muntin.data.trees import fold, part_in, read_json, read_text
 from muntin.errors import DataError, shorten
-from muntin.samples import Listing
 
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
 _ONLY_CLASS = "object"
@@ -29,19 +31,22 @@ _MAX_TO_OPEN = 24
 
 
 def _recognise(source: Source) -> list[str] | None:
+    endings = (".json", ".csv")
     if source.is_file:
-        names = [source.name] if source.suffix == ".json" else []
+        names = [source.name] if source.suffix in endings else []
     else:
-        names = source.tree.with_suffix(".json")[:_MAX_TO_OPEN]
+        names = [n for ending in endings for n in source.tree.with_suffix(ending)[:_MAX_TO_OPEN]]
     found = []
     for name in names:
         data = read_bytes(source.tree.source, name)
-        if b'"_via_img_metadata"' in data or (b'"regions"' in data and b'"filename"' in data):
+        known = b'"_via_img_metadata"' in data or b"region_shape_attributes" in data[:300]
+        if known or (b'"regions"' in data and b'"filename"' in data):
             found.append(name)
     return found or None
 
 
-def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[str, Listing]:
+def read_records(source: Source, found: Sequence[str], request: ObjectRequest) -> list[ImageShapes]:
+    """Read the regions of each image."""
     images = [(path, row) for path in found for row in _read_images(source, path)]
     every = [region for _, row in images for region in _regions_of(row)]
     key = _find_key(every, source)
@@ -56,10 +61,12 @@ def _read(source: Source, found: Sequence[str], request: ObjectRequest) -> dict[
         name = str(row.get("filename") or "")
         part = part_in(path.rpartition("/")[2].rpartition(".")[0]) if len(found) > 1 else ""
         records.append(ImageShapes(file=path, names=[name], part=part, shapes=shapes))
-    return list_shapes(source.tree, records, request)
+    return records
 
 
 def _read_images(source: Source, path: str) -> list[dict[str, Any]]:
+    if fold(path).endswith(".csv"):
+        return _read_rows(source, path)
     values = read_json(source.tree.source, path)
     if isinstance(values, dict):
         values = values.get("_via_img_metadata", values)
@@ -72,6 +79,27 @@ def _read_images(source: Source, path: str) -> list[dict[str, Any]]:
         )
         raise DataError(message)
     return rows
+
+
+def _read_rows(source: Source, path: str) -> list[dict[str, Any]]:
+    """Read a CSV, which has a row for each region, or one of an image without any."""
+    images: dict[str, dict[str, Any]] = {}
+    rows = csv.DictReader(io.StringIO(read_text(source.tree.source, path)))
+    for number, row in enumerate(rows, 2):
+        name = row.get("filename") or row.get("#filename") or ""
+        regions = images.setdefault(name, {"filename": name, "regions": []})["regions"]
+        try:
+            shape, attributes = (
+                json.loads(row.get(f"region_{key}attributes") or "{}") for key in ("shape_", "")
+            )
+        except ValueError as error:
+            message = (
+                f"The attributes of regions in {path!r} of {source.tree.source!r} must be JSON, "
+                f"got in row {number}: {error}. Export the annotations again."
+            )
+            raise DataError(message) from error
+        regions += [{"shape_attributes": shape, "region_attributes": attributes}] if shape else []
+    return [*images.values()]
 
 
 def _regions_of(row: Mapping[str, Any]) -> list[Any]:
@@ -113,7 +141,7 @@ def _read_shape(region: object, where: str, key: str) -> Shape:
     if kind == "rect":
         shape.corners = [(x, y), (x + width, y + height)]
     elif kind in ("point", "polyline"):
-        shape.kind = "points"
+        shape.kind = "points" if kind == "point" else "line"
         shape.corners = [(cx, cy)] if kind == "point" else _points_of(values)
     else:
         shape.kind = "area"
@@ -144,14 +172,7 @@ def _number(values: Mapping[str, Any], name: str, default: float = math.nan) -> 
 VIA: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="VIA",
     recognise=_recognise,
-    read=_read,
-    looks_for="VIA (a JSON of images with regions, or a project)",
-    file="a JSON of VIA",
-    example="""
-        via_region_data.json  {"1.jpg123": {"filename": "1.jpg", "size": 123, "regions": [
-          | {"shape_attributes": {"name": "polygon",
-          |   "all_points_x": [4, 14, 14, 4], "all_points_y": [5, 5, 13, 13]},
-          |   "region_attributes": {"class": "cat"}}]}}
-        1.jpg
-    """,
+    read=read_shapes(read_records),
+    looks_for="VIA (a JSON or CSV of images with regions, or a project)",
+    file="a JSON or CSV of VIA",
 )

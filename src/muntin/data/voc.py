@@ -32,7 +32,7 @@ from muntin.data.objects import (
     make_listing,
 )
 from muntin.data.readers import Reader, Source, clean_class_name, count_others, number_classes
-from muntin.data.trees import PARTS, Tree, clean_name, fold, read_size, read_text, sort_into_parts
+from muntin.data.trees import PARTS, Tree, clean_name, fold, read_text, sort_into_parts
 from muntin.errors import DataError, plural
 from muntin.run_lengths import Edges
 from muntin.samples import Listing
@@ -188,10 +188,9 @@ def _read_file(
         return None
     height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
     size = (int(height), int(width)) if min(height, width) >= 1 else None
-    try:
-        size = size or read_size(tree.source, image)
-    except DataError as error:
-        findings.warn(path, f"left out: it lacks the size of its image, and {error}")
+    why = "it lacks the size of its image, and "
+    size = size or findings.size_of(tree.source, image, file=path, why=why)
+    if size is None:
         return None
     return _File(path=path, image=image, size=size, objects=root.findall("object"))
 
@@ -245,13 +244,4 @@ VOC: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     read=_read,
     looks_for="Pascal VOC (Annotations/*.xml)",
     reject=count_others(".xml", "none of them VOC"),
-    example="""
-        Annotations/1.xml  <annotation><filename>1.jpg</filename>
-          | <size><width>32</width><height>24</height><depth>3</depth></size>
-          | <object><name>cat</name><difficult>0</difficult>
-          | <bndbox><xmin>4</xmin><ymin>5</ymin><xmax>14</xmax><ymax>13</ymax></bndbox>
-          | </object></annotation>
-        ImageSets/Main/train.txt  1
-        JPEGImages/1.jpg
-    """,
 )

@@ -26,7 +26,7 @@ from muntin.data.objects import (
     make_listing,
 )
 from muntin.data.readers import Reader, Source, count_others, number_classes
-from muntin.data.trees import Tree, open_tree, read_size, read_text
+from muntin.data.trees import Tree, open_tree, read_text
 from muntin.data.yolo_layout import Layout, PartLayout, find_yolo, label_of, read_layout
 from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Edges
@@ -147,10 +147,7 @@ def _list_images(
 ) -> Iterator[Entry | None]:
     findings = request.findings
     for file in files:
-        try:
-            size = read_size(tree.source, file.image)
-        except DataError as error:
-            findings.warn(file.image, f"left out: {error}")
+        if (size := findings.size_of(tree.source, file.image)) is None:
             continue
         annotations = [_annotate(row, names, ids, size) for row in file.rows]
         yield make_entry(file.image, size, annotations, request, file=file.labels)
@@ -195,18 +192,4 @@ YOLO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     looks_for="YOLO (data.yaml, labels/*.txt)",
     file="a data.yaml",
     reject=count_others(".txt", "none of them named like an image"),
-    example="""
-        data.yaml  train: images/train
-          | val: images/val
-          | names: [cat, dog]
-        images/train/1.jpg
-        images/val/2.jpg
-        labels/train/1.txt  0 0.5 0.5 0.25 0.25
-        labels/val/2.txt  1 0.5 0.5 0.25 0.25
-
-        classes.txt  cat
-          | dog
-        images/1.jpg
-        labels/1.txt  1 0.25 0.25 0.75 0.25 0.5 0.75
-    """,
 )

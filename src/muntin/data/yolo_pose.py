@@ -29,7 +29,7 @@ from muntin.data.objects import (
 )
 from muntin.data.readers import Reader, Source, number_classes
 from muntin.data.skeletons import COCO_PERSON
-from muntin.data.trees import Tree, open_tree, read_size, read_text
+from muntin.data.trees import Tree, open_tree, read_text
 from muntin.data.yolo_layout import find_yolo, label_of, read_layout, read_settings
 from muntin.errors import DataError
 from muntin.samples import Entry, Listing, Skeleton
@@ -76,10 +76,7 @@ def _read(source: Source, found: str, request: ObjectRequest) -> dict[str, Listi
     def entries(part: str) -> Iterator[Entry | None]:
         place = layout.parts[part].tree
         for image in layout.parts[part].images:
-            try:
-                size = read_size(place.source, image)
-            except DataError as error:
-                request.findings.warn(image, f"left out: {error}")
+            if (size := request.findings.size_of(place.source, image)) is None:
                 continue
             found = [_annotate(row, (count, width), ids, size) for row in rows[part, image]]
             file = label_of(image, place) or image
@@ -182,16 +179,4 @@ YOLO_POSE: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     looks_for="YOLO (a data.yaml with kpt_shape, labels/*.txt)",
     file="a data.yaml",
     reject=_reject,
-    example="""
-        data.yaml  train: images/train
-          | val: images/val
-          | names: [mouse]
-          | kpt_shape: [3, 3]
-          | flip_idx: [0, 2, 1]
-          | kpt_names: {0: [nose, left ear, right ear]}
-        images/train/1.jpg
-        images/val/2.jpg
-        labels/train/1.txt  0 0.5 0.5 0.5 0.5 0.5 0.3 2 0.4 0.6 2 0.6 0.6 1
-        labels/val/2.txt  0 0.5 0.5 0.5 0.5 0.5 0.3 2 0.4 0.6 2 0 0 0
-    """,
 )
