@@ -24,19 +24,22 @@ from muntin.errors import DataError, MuntinWarning
 from muntin.shapes import Size, UInt8
 from muntin.tasks.task import DEFAULT_OPTIONS, ImageMeta, PredictOptions
 
-ImageLike = str | Path | Image.Image | NDArray[Any]
-"""A path, a PIL image, or an (H, W, 3) RGB array: uint8, or values that a run has a range for."""
+ImageLike = str | Path | Image.Image | NDArray[Any] | Callable[[ValueRange], NDArray[np.uint8]]
+"""A path, a PIL image, or an (H, W, 3) RGB array: uint8, or values that a run has a range for; or a
+function that gives the uint8 pixels of what it reads, by the range of a run."""
 
 
 class LoadedImage(NamedTuple):
     """A decoded image, (H, W, 3) uint8 RGB; the path is empty for arrays and PIL images.
 
-    `boxes` are (N, 4) left, top, right and bottom edges in pixels of given instances.
+    `boxes` are (N, 4) left, top, right and bottom edges in pixels of given instances; `given` is
+    what was read, for a network that sees it by another range of values.
     """
 
     path: str
     pixels: NDArray[np.uint8]
     boxes: NDArray[np.float64] | None = None
+    given: Any = None
 
     @property
     def size(self) -> Size:
@@ -94,7 +97,7 @@ def read_images(
     `Preprocessing`.
     """
     single = isinstance(images, (str, Path, Image.Image, np.ndarray))
-    if not single and not isinstance(images, Iterable):
+    if not single and not isinstance(images, Iterable) and not (single := callable(images)):
         message = (
             f"images must be a path, a PIL image, a uint8 array or a list of them, got "
             f"{type(images).__name__}."
@@ -128,9 +131,8 @@ def _read(
                 raise
             warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=4)
             continue
-        yield LoadedImage(
-            path, pixels, None if boxes is None else check_boxes(boxes, path or "an image")
-        )
+        checked = None if boxes is None else check_boxes(boxes, path or "an image")
+        yield LoadedImage(path, pixels, checked, image)
 
 
 def check_boxes(boxes: Any, where: str) -> NDArray[np.float64]:  # noqa: ANN401 (of a user)
