@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from muntin.data.deep_images import has_deep_mode, is_deep, read_deep, read_tiff
 from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import OWN, UNSET, ValueRange, apply_range, apply_type_rule
-from muntin.errors import DataError, MuntinWarning, first_line
+from muntin.errors import DataError, MuntinWarning, first_line, where_to_look
 from muntin.shapes import Size, UInt8
 
 MAX_PIXELS = 500_000_000
@@ -166,7 +166,7 @@ def open_image(
         except OSError as error:
             message = (
                 f"There must be an image file at {str(image)!r}, got: {error.strerror}. "
-                f"Check the path."
+                f"{where_to_look(image, 'a file')}"
             )
             raise DataError(message) from error
         how = Decoding(value_range=value_range)

@@ -20,7 +20,7 @@ from muntin.data.decoding import open_image
 from muntin.data.image_formats import is_image
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.data.value_ranges import UNSET, ValueRange
-from muntin.errors import DataError, MuntinWarning
+from muntin.errors import DataError, MuntinWarning, where_to_look
 from muntin.shapes import Size, UInt8
 from muntin.tasks.task import DEFAULT_OPTIONS, ImageMeta, PredictOptions
 
@@ -61,10 +61,11 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
         if place.is_dir():
             here = sorted(path for path in place.rglob("*") if is_image(path.name, path.parent))
         else:
-            here = [place] if place.exists() else _match(place)
+            here = [place] if place.exists() else [] if "://" in str(text) else _match(place)
         if not here:
             what = "no file of an image format" if place.is_dir() else "nothing"
-            message = f"no image found at {str(place)!r}: got {what}. Check the path."
+            advice = where_to_look(text, "images, folders, patterns or videos")
+            message = f"no image found at {str(text)!r}: got {what}. {advice}"
             raise DataError(message)
         found += here
     return found
