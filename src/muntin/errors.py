@@ -11,6 +11,8 @@ import errno
 import re
 from collections.abc import Iterable, Sized
 
+_ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")  # a drive has one letter
+
 
 class MuntinError(Exception):
     """Base class of all errors of muntin: the input is wrong, not the program."""
@@ -153,3 +155,15 @@ def missing_extra(library: str, extra: str, purpose: str) -> MissingExtra:
         f"{purpose} needs {library}, which is not installed. Run: pip install 'muntin[{extra}]'"
     )
     return MissingExtra(message)
+
+
+def where_to_look(place: object, accepted: str) -> str:
+    """Say what to do where no file is; cameras, streams and addresses are not read.
+
+    Example:
+        >>> where_to_look("a.jpg", "files"), where_to_look("0", "files")[:32]
+        ('Check the path.', 'Cameras and addresses are not re')
+    """
+    if not str(place).isdecimal() and not _ADDRESS.match(str(place)):
+        return "Check the path."
+    return f"Cameras and addresses are not read: save what is there, and give {accepted}."

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from muntin.errors import DataError
+from muntin.prediction.from_run import load
 from muntin.prediction.video import write_video
 from tests.commands.cli_errors import fails_with
 from tests.exporting.runs import write_run
@@ -80,11 +82,27 @@ def test_results_of_before_are_replaced_or_continued_if_asked(muntin, runs, tmp_
     if kind == "pose":  # one table holds the poses of all images
         assert fails_with(muntin(*call, "--resume"), "poses.csv")
     else:
-        assert muntin(*call, "--resume")[0] == 0
+        code, _, said = muntin(*call, "--resume")
+        assert (code, "1 input" in said, str(out) in said) == (0, True, True)
         assert before.items() <= content(out).items()
         assert {"0.png", "1.png", "2.png"} <= {*content(out)}
     assert muntin(*call, "--force")[0] == 0
     assert content(out)["1.png"] != b"of before"
+
+
+@pytest.mark.parametrize(
+    "source", ["0", "rtsp://host/live", "http://host/a.jpg", "http://host/a?b", "http://host/a.mp4"]
+)
+def test_cameras_and_addresses_are_answered(muntin, runs, tmp_path, source):
+    run = runs["classify"]
+    assert fails_with(
+        muntin("predict", run, source), repr(source), "images, folders, patterns or videos"
+    )
+    with pytest.raises(DataError, match="give a file"):
+        load(run)(source)
+    call = ["train", "classify", source, "--out", tmp_path / "run"]
+    assert fails_with(muntin(*call), repr(source), "give its files")
+    assert fails_with(muntin("predict", run, "C:/a.jpg"), "Check the path")
 
 
 def test_an_image_in_out_is_not_drawn_over(muntin, runs, tmp_path):

@@ -24,6 +24,7 @@ from muntin.prediction.batch import read_images
 from muntin.prediction.from_run import load
 from muntin.runs import Run
 from muntin.scoring.evaluation import evaluate
+from muntin.tasks.task_table import find_task
 from tests.data.deep_files import png_16, tiff
 from tests.small import train_small
 
@@ -243,6 +244,15 @@ def test_check_warns_where_little_is_used(tmp_path):
     report = check_classify(tmp_path)
     assert report.ok
     assert any("3 of 4" in one.what and "data.range" in one.what for one in report.problems)
+
+
+@pytest.mark.parametrize("kind", ["classify", "detect", "instance", "semantic", "pose"])
+def test_check_judges_the_range_that_is_set(tmp_path, kind):
+    _folder(kind, tmp_path, png_16)
+    good = find_task(kind).check_data(tmp_path, DataConfig(range=(1000, 1300)))
+    assert any("1000 to 1300" in line for line in good.lines)
+    poor = find_task(kind).check_data(tmp_path, DataConfig(range=(0, 65535)))
+    assert sum("data.range is 0,65535" in one.what for one in poor.problems) == 1
 
 
 def test_frames_that_differ_in_few_values_are_no_twins(tmp_path):

@@ -6,12 +6,14 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 from torch import nn
 
+from muntin.data.decoding import open_image
 from muntin.data.pose import list_pose
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning
@@ -169,6 +171,30 @@ def test_a_detector_finds_the_instances():
     )
     others = predictor(detector=Detector(("a", "b")))([image(POINTS)])[0]
     assert len(others) == 2, "a detector that knows other classes finds subjects of any"
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [((0.0, 0.0), 5), ((1000.0, 1400.0), 191), ((0.0, 2000.0), 166)],
+)
+def test_a_detector_sees_values_by_its_own_range(tmp_path, own, expected):
+    """The pose run's range is 0 to 2000; each makes of 1300 what it has learnt."""
+
+    class Seeing(Detector):
+        preprocessing = replace(PRE, value_range=own)
+        seen: list[int] = []  # noqa: RUF012
+
+        def __call__(self, batch_images):
+            self.seen += [int(one.max()) for one in batch_images]
+            return super().__call__(batch_images)
+
+    Image.fromarray(np.full((120, 160), 1300, np.uint16)).save(tmp_path / "a.png")
+    one = predictor(detector=Seeing())
+    one.preprocessing = replace(PRE, value_range=(0.0, 2000.0))
+    path = tmp_path / "a.png"
+    batch = one.prepare([path, partial(open_image, path)])  # evaluation gives functions
+    assert Seeing.seen == [expected] * 2
+    assert {int(crop.max()) for part in batch.parts for crop in part.images} == {166}
 
 
 def test_duplicate_detections_of_an_instance_are_merged():

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from muntin.heads.classification_head import LinearHead
 from muntin.objectives.objective import Objective
 from muntin.objectives.reconstruction_objective import MeanLoss
+from muntin.runs import read_journal
 from muntin.scoring.evaluator import Outputs, Scored, join_outputs
 from muntin.training.time_limit import TimeLimit
-from tests.objectives.fitting import DIM, fit_objective
+from tests.objectives.fitting import DIM, PLAIN, fit_objective
 
 
 class Timed(Objective):
@@ -84,6 +85,38 @@ def test_a_time_limit_holds(tmp_path, task, limit):
     assert steps == objective.steps, "the last weights are validated"
     assert count == max(count for count, _, _ in objective.validations)
     assert not result.interrupted
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_larger_limit_goes_on_where_the_first_one_ended(tmp_path, task):
+    """It holds over both sittings, and the rate is that of the longer run at this point."""
+    objective = Timed(**TASKS[task])
+    train = {"epochs": 10_000, "decay": "linear", "min_lr": 0.0}
+
+    def fit(limit, **options):
+        begun = objective.now
+        result = fit_objective(
+            tmp_path, "run", objective, LinearHead(DIM, 4), clock=lambda: objective.now,
+            train={**train, "max_time_s": limit}, **options,
+        )  # fmt: skip
+        lines = read_journal(tmp_path / "run")
+        return result, objective.now - begun, lines
+
+    _, first, before = fit(60.0)
+    objective.now += 1000.0  # between the sittings
+    result, second, lines = fit(160.0, resume=True)
+    # What a sitting does after its last checkpoint is not in it.
+    assert result.seconds == pytest.approx(first + second, abs=objective.save + 0.001)
+    assert first + second <= 160 + 8
+    assert lines[: len(before)] == before
+    assert second > 50
+    if task.endswith("short steps"):  # where reserves hardly matter
+        rates = [line["learning_rate"] / PLAIN["learning_rate"] for line in lines]
+        done = (lines[len(before)]["seconds"] - objective.step) / 152
+        assert rates[len(before) - 1] < 0.1
+        assert rates[len(before)] == pytest.approx(1 - done, abs=0.03)
+    _, third, _ = fit(160.0, resume=True)  # without more time
+    assert first + second + third <= 160 + 8 + objective.save
 
 
 def test_even_the_shortest_limit_allows_a_step_and_a_validation(tmp_path):

@@ -44,6 +44,16 @@ def test_a_run_goes_on_with_its_recipe_and_a_tenth_of_its_rates(data, trained):
     assert any(f"recipe small-data: that of {trained}" in note for note in prepared.notes)
 
 
+def test_other_classes_are_learnt_at_full_rates(data, trained, tmp_path):
+    """Of the run, or of the recipe where they are higher: of one that went on at lower ones."""
+    other = write_images(tmp_path / "other", each=3, classes=("elm", "fir"))
+    slow = {"train.learning_rate": 1e-4, "train.muon_learning_rate": 1e-4}
+    again = train_small(data, tmp_path / "again", weights=str(trained), model="", settings=slow)
+    for run, rates in ((trained, (4e-3, 1e-2)), (again.path, (2e-3, 5e-3))):
+        config = prepare(request_of(other, weights=str(run))).run.config.train
+        assert (config.learning_rate, config.muon_learning_rate) == pytest.approx(rates)
+
+
 def test_what_went_on_once_keeps_its_rates(data, trained, tmp_path):
     second = train_small(data, tmp_path / "second", weights=str(trained), model="", img_size=16)
     config = prepare(request_of(data, weights=str(second.path))).run.config.train

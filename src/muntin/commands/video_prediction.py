@@ -15,7 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from muntin.commands.values import to_json
+from muntin.errors import plural
 
 POSES = "poses.csv"
 
@@ -113,6 +116,9 @@ def plan_files(
     refuse_existing(places, endings, option="--out", force=force or resume)
     # The table holds all images of a call: it cannot be continued.
     refuse_existing([Path(folder) / name for name in table], endings, option="--out", force=force)
+    if done:
+        text = f"{plural(len(done), 'input')} left out, whose results are in {folder}"
+        typer.echo(text, err=True)
     return (
         names,
         [path for path in paths if str(path) not in done],
@@ -127,7 +133,8 @@ def split_videos(places: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separate videos from other inputs by their suffix."""
     from muntin.prediction.video import VIDEO_SUFFIXES
 
-    videos = [place for place in places if place.lower().endswith(VIDEO_SUFFIXES)]
+    # Of a file, not of an address, which is refused.
+    videos = [p for p in places if p.lower().endswith(VIDEO_SUFFIXES) and "://" not in p]
     return videos, [place for place in places if place not in videos]
 
 

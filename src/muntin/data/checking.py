@@ -18,7 +18,7 @@ from typing import NamedTuple
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import ImageInfo
 from muntin.data.duplicates import ImageHash, hash_image
-from muntin.data.entry_images import measure_range, read_pixels
+from muntin.data.entry_images import MeasuredRange, measure_range, read_pixels
 from muntin.data.grouping import IDENTICAL, find_relations, give_groups, split_apart
 from muntin.data.image_formats import format_of_suffix
 from muntin.data.value_ranges import ValueRange
@@ -98,25 +98,24 @@ def check(
     path: str | os.PathLike[str],
     list_data: Callable[[], DataSets],
     look_at: Callable[[Parts, Sequence[CheckedImage]], Summary],
-    groups: str = "auto",
+    reading: DataConfig,
 ) -> Report:
     """Read every image of a data set; `look_at` judges the sets and the images that can be read.
 
-    Faulty data never raises: a layout that cannot be read gives one error. `groups` as in
-    `DataConfig`.
+    Faulty data never raises: a layout that cannot be read gives one error.
     """
     notes: list[str] = []
     try:
         data = list_data()
-        parts = {name: give_groups(one, groups, notes) for name, one in data.parts.items()}
+        parts = {name: give_groups(one, reading.groups, notes) for name, one in data.parts.items()}
     except DataError as error:
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task=task, source=str(path), problems=(problem,))
-    measured = measure_range(next(iter(parts.values())))
+    measured = measure_range(next(iter(parts.values())), reading.range)
     seen = list(_read_all(parts, measured.value_range))
     good = [one for one in seen if not one.fault]
     found = look_at(parts, good)
-    unsplit = list(_find_unsplit(parts, groups, good, notes))
+    unsplit = list(_find_unsplit(parts, reading, good, notes))
     problems = [
         *data.problems,
         *(
@@ -129,7 +128,7 @@ def check(
         *_find_parted(good),
         *_find_tiny(good),
         *unsplit,
-        *([warning("train", measured.warning)] if measured.warning else []),
+        *_find_few_levels(parts, measured),
         *found.problems,
         *_find_parted_groups(parts),
     ]
@@ -164,6 +163,13 @@ def _read_all(parts: Parts, value_range: ValueRange) -> Iterator[CheckedImage]:
     with ThreadPoolExecutor(max_workers=THREADS) as pool:
         while batch := list(islice(work, _AT_ONCE)):
             yield from pool.map(lambda job: _look(*job), batch, chunksize=1)
+
+
+def _find_few_levels(parts: Parts, measured: MeasuredRange) -> Iterator[Problem]:
+    for number, (part, listing) in enumerate(parts.items()):
+        found = measure_range(listing, measured.value_range) if number else measured
+        if found.warning:
+            yield warning(part, found.warning)
 
 
 def _one_per_image(listing: Listing) -> Sequence[Entry]:
@@ -252,15 +258,18 @@ def _find_parted(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
 
 
 def _find_unsplit(
-    parts: Parts, groups: str, seen: Sequence[CheckedImage], notes: list[str]
+    parts: Parts, reading: DataConfig, seen: Sequence[CheckedImage], notes: list[str]
 ) -> Iterator[Problem]:
     """Report a data set that has no validation set and is too small to split; or what it keeps."""
     if set(parts) == {"train"}:
         hashes = {one.entry.path: one.hash for one in seen}
-        fraction = DataConfig().val_fraction
         try:
             _, _, said = split_apart(
-                parts["train"], groups=groups, fraction=fraction, seed=0, hashes=hashes
+                parts["train"],
+                groups=reading.groups,
+                fraction=reading.val_fraction,
+                seed=0,
+                hashes=hashes,
             )
             notes += said[:-1]  # the numbers are those of another seed
         except DataError as error:

@@ -65,6 +65,9 @@ class DataConfig:
         return {"groups": "none", **values}
 
 
+DEFAULTS = DataConfig()
+
+
 def change_reading(reading: DataConfig, settings: Mapping[str, object]) -> DataConfig:
     """Give a copy with some fields set: ``{"data.ignored": "255"}``."""
     texts = [(name.removeprefix("data."), str(value)) for name, value in settings.items()]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from muntin.data.deep_images import has_deep_mode, is_deep, read_deep, read_tiff
 from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import OWN, UNSET, ValueRange, apply_range, apply_type_rule
-from muntin.errors import DataError, MuntinWarning, first_line
+from muntin.errors import DataError, MuntinWarning, first_line, where_to_look
 from muntin.shapes import Size, UInt8
 
 MAX_PIXELS = 500_000_000
@@ -150,12 +151,14 @@ def decode_values(data: bytes) -> np.ndarray | None:
 
 
 def open_image(
-    image: str | Path | Image.Image | np.ndarray, value_range: ValueRange = OWN
+    image: str | Path | Image.Image | np.ndarray | Callable[[ValueRange], np.ndarray],
+    value_range: ValueRange = OWN,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Bring what a user may hold to an 8-bit RGB array; never a view of what was given.
 
-    The EXIF orientation of a PIL image is applied. An array is uint8, H W (grey), H W 1, H W 3
-    (RGB, not BGR) or H W 4 (RGBA; A is dropped); with a range, of any other numbers too.
+    A function gives the array itself, by the range. The EXIF orientation of a PIL image is applied.
+    An array is uint8, H W (grey), H W 1, H W 3 (RGB, not BGR) or H W 4 (RGBA; A is dropped); with a
+    range, of any other numbers too.
     """
     if isinstance(image, str | Path):
         try:
@@ -163,7 +166,7 @@ def open_image(
         except OSError as error:
             message = (
                 f"There must be an image file at {str(image)!r}, got: {error.strerror}. "
-                f"Check the path."
+                f"{where_to_look(image, 'a file')}"
             )
             raise DataError(message) from error
         how = Decoding(value_range=value_range)
@@ -184,6 +187,8 @@ def open_image(
             raise DataError(message) from error
     if isinstance(image, np.ndarray):
         return _from_array(image, value_range)
+    if callable(image):
+        return _from_array(image(value_range), value_range)
     message = (
         f"An image must be a path, a PIL image or a uint8 array (H W 3, RGB), "
         f"got {type(image).__name__}. Convert it to one of these."

@@ -19,6 +19,7 @@ from muntin.data.box_table import BOX_TABLE
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
 from muntin.data.cvat import CVAT
+from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.instance_masks import INSTANCE_MASKS
 from muntin.data.label_studio import LABEL_STUDIO
 from muntin.data.labelme import LABELME
@@ -122,11 +123,11 @@ _MIN_OVERLAP = 0.25  # of a box and that of the mask
 
 
 def check_detect(
-    path: str | os.PathLike[str], *, masks: bool = False, groups: str = "auto"
+    path: str | os.PathLike[str], reading: DataConfig = DEFAULTS, *, masks: bool = False
 ) -> Report:
     """Check a data set of objects, given as to `list_detect`."""
     task = "instance" if masks else "detect"
-    return check(task, path, lambda: list_detect(path, masks=masks), _look_at_objects, groups)
+    return check(task, path, lambda: list_detect(path, masks=masks), _look_at_objects, reading)
 
 
 def _look_at_objects(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.class_layouts import CLASS_FOLDERS, CLASS_TABLE
+from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.label_columns import LABEL_COLUMNS
 from muntin.data.readers import Reader, find_reader
 from muntin.errors import plural, shorten
@@ -41,9 +42,9 @@ def list_classify(
     return reader.read(source, found, class_names)
 
 
-def check_classify(path: str | os.PathLike[str], *, groups: str = "auto") -> Report:
+def check_classify(path: str | os.PathLike[str], reading: DataConfig = DEFAULTS) -> Report:
     """Check a data set of classes, given as to `list_classify`."""
-    return check("classify", path, lambda: list_classify(path), _look_at_classes, groups)
+    return check("classify", path, lambda: list_classify(path), _look_at_classes, reading)
 
 
 def _look_at_classes(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:

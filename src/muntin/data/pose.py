@@ -15,6 +15,7 @@ import numpy as np
 
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO_KEYPOINTS
+from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.deeplabcut import DEEPLABCUT
 from muntin.data.objects import AnnotationReport, ObjectRequest
 from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
@@ -143,9 +144,9 @@ def _join(
     return join_parts(sets, notes, problems=problems, left_out=findings.summary())
 
 
-def check_pose(path: str | os.PathLike[str], *, groups: str = "auto") -> Report:
+def check_pose(path: str | os.PathLike[str], reading: DataConfig = DEFAULTS) -> Report:
     """Check a data set of keypoints, given as to `list_pose`."""
-    return check("pose", path, lambda: list_pose(path), _look_at_poses, groups)
+    return check("pose", path, lambda: list_pose(path), _look_at_poses, reading)
 
 
 def _look_at_poses(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:

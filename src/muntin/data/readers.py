@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from muntin.data.archives import ARCHIVE_SUFFIXES, is_archive
 from muntin.data.trees import Tree, open_tree
-from muntin.errors import DataError, plural, shorten
+from muntin.errors import DataError, plural, shorten, where_to_look
 from muntin.samples import DataSets, Listing, Problem
 
 _MAX_EXPLAINED = 3  # files
@@ -116,7 +116,8 @@ def find_reader(
     accepted = ", ".join(["a folder", *files])
     accepted += f" or an archive ({shorten(ARCHIVE_SUFFIXES, limit=9)})"
     if not str(path).strip() or not place.exists():
-        message = f"DATA must be {accepted}, found nothing at {str(path)!r}. Check the path."
+        advice = where_to_look(path, "its files")
+        message = f"DATA must be {accepted}, found nothing at {str(path)!r}. {advice}"
         raise DataError(message)
     source = Source(place)
     for reader in readers:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from muntin.data.checking import THREADS, CheckedImage, Parts, Report, Summary, check
+from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.detection import OUTLINED, list_detect
 from muntin.data.mask_folders import BACKGROUND, MASK_FOLDERS, name_value
 from muntin.data.mask_folders import propose_table as propose_table
@@ -110,13 +111,7 @@ Pixels = Counter[int]
 """Pixels of each class number; -1 for ignored ones."""
 
 
-def check_semantic(
-    path: str | os.PathLike[str],
-    *,
-    colors: Sequence[str] = (),
-    ignored: Sequence[str] = (),
-    groups: str = "auto",
-) -> Report:
+def check_semantic(path: str | os.PathLike[str], reading: DataConfig = DEFAULTS) -> Report:
     """Check a data set of masks, given as to `list_semantic`."""
 
     def look_at(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
@@ -136,9 +131,9 @@ def check_semantic(
         return Summary(problems=problems, lines=lines, counts=[("classes", num_classes)])
 
     def list_data() -> DataSets:
-        return list_semantic(path, colors=colors, ignored=ignored)
+        return list_semantic(path, colors=reading.colors, ignored=reading.ignored)
 
-    return check("semantic", path, list_data, look_at, groups)
+    return check("semantic", path, list_data, look_at, reading)
 
 
 def _look(listing: Listing, one: CheckedImage) -> tuple[Pixels, list[Problem]]:

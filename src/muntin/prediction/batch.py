@@ -20,23 +20,26 @@ from muntin.data.decoding import open_image
 from muntin.data.image_formats import is_image
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.data.value_ranges import UNSET, ValueRange
-from muntin.errors import DataError, MuntinWarning
+from muntin.errors import DataError, MuntinWarning, where_to_look
 from muntin.shapes import Size, UInt8
 from muntin.tasks.task import DEFAULT_OPTIONS, ImageMeta, PredictOptions
 
-ImageLike = str | Path | Image.Image | NDArray[Any]
-"""A path, a PIL image, or an (H, W, 3) RGB array: uint8, or values that a run has a range for."""
+ImageLike = str | Path | Image.Image | NDArray[Any] | Callable[[ValueRange], NDArray[np.uint8]]
+"""A path, a PIL image, or an (H, W, 3) RGB array: uint8, or values that a run has a range for; or a
+function that gives the uint8 pixels of what it reads, by the range of a run."""
 
 
 class LoadedImage(NamedTuple):
     """A decoded image, (H, W, 3) uint8 RGB; the path is empty for arrays and PIL images.
 
-    `boxes` are (N, 4) left, top, right and bottom edges in pixels of given instances.
+    `boxes` are (N, 4) left, top, right and bottom edges in pixels of given instances; `given` is
+    what was read, for a network that sees it by another range of values.
     """
 
     path: str
     pixels: NDArray[np.uint8]
     boxes: NDArray[np.float64] | None = None
+    given: Any = None
 
     @property
     def size(self) -> Size:
@@ -58,10 +61,11 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
         if place.is_dir():
             here = sorted(path for path in place.rglob("*") if is_image(path.name, path.parent))
         else:
-            here = [place] if place.exists() else _match(place)
+            here = [place] if place.exists() else [] if "://" in str(text) else _match(place)
         if not here:
             what = "no file of an image format" if place.is_dir() else "nothing"
-            message = f"no image found at {str(place)!r}: got {what}. Check the path."
+            advice = where_to_look(text, "images, folders, patterns or videos")
+            message = f"no image found at {str(text)!r}: got {what}. {advice}"
             raise DataError(message)
         found += here
     return found
@@ -94,7 +98,7 @@ def read_images(
     `Preprocessing`.
     """
     single = isinstance(images, (str, Path, Image.Image, np.ndarray))
-    if not single and not isinstance(images, Iterable):
+    if not single and not isinstance(images, Iterable) and not (single := callable(images)):
         message = (
             f"images must be a path, a PIL image, a uint8 array or a list of them, got "
             f"{type(images).__name__}."
@@ -128,9 +132,8 @@ def _read(
                 raise
             warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=4)
             continue
-        yield LoadedImage(
-            path, pixels, None if boxes is None else check_boxes(boxes, path or "an image")
-        )
+        checked = None if boxes is None else check_boxes(boxes, path or "an image")
+        yield LoadedImage(path, pixels, checked, image)
 
 
 def check_boxes(boxes: Any, where: str) -> NDArray[np.float64]:  # noqa: ANN401 (of a user)

@@ -289,7 +289,7 @@ class Predictor:
     ) -> Iterator[CroppedImage]:
         pre = self.preprocessing
         if self.task.top_down:
-            found = find_boxes(images, self.detector, self.classes, whole=pre.padding == 1)
+            found = find_boxes(images, self.detector, self.classes, pre)
             skeleton = skeleton_of(self.classes)
             return (crop_instances(image, boxes, pre, skeleton) for image, boxes in found)
         if self.task.detects and (options.tta or options.tile is not None):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.configs import check_range
+from muntin.data.decoding import open_image
 from muntin.data.keypoint_transforms import crop_box, crop_region, warp_crop
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.errors import ConfigError, MuntinWarning
@@ -75,19 +76,29 @@ class Boxes(NamedTuple):
 
 
 def find_boxes(
-    images: Iterator[LoadedImage], detector: BoxDetector | None, classes: Classes, *, whole: bool
+    images: Iterator[LoadedImage],
+    detector: BoxDetector | None,
+    classes: Classes,
+    pre: Preprocessing,
 ) -> Iterator[tuple[LoadedImage, Boxes | None]]:
     """Find the instances of each image, a batch of the detector at a time.
 
     Without boxes and a detector, the whole image is one instance (None), with a warning unless
     the run was trained on whole images. If the detector knows some of the classes of the pose
-    run, its others are dropped.
+    run, its others are dropped. `pre` is that of the pose run: a detector of another range of
+    values reads the images by its own.
     """
-    warned = whole
+    warned = pre.padding == 1
+    own = pre if detector is None else getattr(detector.predict, "preprocessing", pre)
+    other = own.value_range if own.value_range != pre.value_range else None
     while batch := list(islice(images, 1 if detector is None else detector.predict.batch_size)):
         unknown = [image for image in batch if image.boxes is None]
         if detector is not None:
-            found = iter(detector.predict([image.pixels for image in unknown]) if unknown else ())
+            seen = [
+                image.pixels if other is None else open_image(image.given, other)
+                for image in unknown
+            ]
+            found = iter(detector.predict(seen) if seen else ())
         elif unknown and not warned:
             warned = True
             text = (

@@ -6,23 +6,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from muntin.data.batches import evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig, change_reading
 from muntin.data.entry_images import choose_range, read_pixels
 from muntin.data.pose import is_whole, list_pose
-from muntin.data.value_ranges import UNSET
+from muntin.data.value_ranges import UNSET, ValueRange
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.prediction.from_run import find_threshold, load
 from muntin.runs import Run, read_json
-from muntin.samples import Classes, DataSets, Listing, skeleton_of
+from muntin.samples import Classes, DataSets, Entry, Listing, skeleton_of
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import Outputs, Scored, score
 from muntin.tasks.task import Task
@@ -124,15 +127,15 @@ def evaluate(
         ConfigError: `tta` with a detector run.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    reading = change_reading(run.config.data_config, settings or {})
+    if "data.range" in (settings or {}):
+        run = replace(run, preprocessing=replace(run.preprocessing, value_range=reading.range))
     if detector:
         scored = _score_detected(run, data, detector, device=device, tta=tta)
         if pictures:
             store = ImageCache(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
             draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
         return scored.figures
-    reading = change_reading(run.config.data_config, settings or {})
-    if "data.range" in (settings or {}):
-        run = replace(run, preprocessing=replace(run.preprocessing, value_range=reading.range))
     parts = run.task.list_data(data, run.classes, reading)
     listing = pick_part(parts, run.task, data, run.classes)
     _warn_about_training_images(listing, run)
@@ -157,6 +160,10 @@ def _count_false_alarms(metric: object, run: Run) -> dict[str, Any]:
     return metric.false_alarms(find_threshold(run).score)
 
 
+def _read(source: str, entry: Entry, value_range: ValueRange) -> NDArray[np.uint8]:
+    return read_pixels(source, entry, value_range)[0]
+
+
 def _score_detected(
     run: Run, data: Path | str, detector: Path | str, *, device: str, tta: bool
 ) -> Scored:
@@ -168,8 +175,8 @@ def _score_detected(
     finder = Run.open(detector)
     predictor = load(run, device=device, detector=finder, detector_threshold=MIN_SCORE)
     listing = _held_out(list_pose(data, classes=run.classes, whole=True), run.task, data)
-    value_range = run.preprocessing.value_range
-    images = (read_pixels(listing.source, entry, value_range)[0] for entry in listing.entries)
+    # By functions: the detector may see other values of the same image.
+    images = (partial(_read, listing.source, entry) for entry in listing.entries)
     answers = list(predictor.stream(images, tta=tta))
     indices = torch.arange(len(listing))
     truth = run.task.ground_truth(listing, run.classes)[indices]

@@ -78,7 +78,7 @@ CLASSIFY = Task(
     list_data=lambda path, classes, data: list_classify(
         path, class_names=None if classes is None else classes.names
     ),
-    check_data=lambda path, data: check_classify(path, groups=data.groups),
+    check_data=check_classify,
     make_head=lambda backbone, classes, config: build_classifier(backbone, len(classes.names)),
     ground_truth=_ground_truth,
     losses=_losses,

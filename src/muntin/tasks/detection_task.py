@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def _task(
         list_data=lambda path, classes, data: list_detect(
             path, class_names=None if classes is None else classes.names, masks=masks
         ),
-        check_data=lambda path, data: check_detect(path, masks=masks, groups=data.groups),
+        check_data=partial(check_detect, masks=masks),
         make_head=lambda backbone, classes, config: build_detector(
             backbone, len(classes.names), config, masks=masks
         ),

@@ -126,7 +126,7 @@ def _clip_scores(points: NDArray[np.float64]) -> NDArray[np.float64]:
 POSE = Task(
     name="pose",
     list_data=lambda path, classes, data: list_pose(path, classes=classes),
-    check_data=lambda path, data: check_pose(path, groups=data.groups),
+    check_data=check_pose,
     make_head=lambda backbone, classes, config: PoseHead(
         backbone, len(skeleton_of(classes).names), config
     ),

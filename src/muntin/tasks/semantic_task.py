@@ -145,9 +145,7 @@ SEMANTIC = Task(
     list_data=lambda path, classes, data: list_semantic(
         path, classes=classes, colors=data.colors, ignored=data.ignored
     ),
-    check_data=lambda path, data: check_semantic(
-        path, colors=data.colors, ignored=data.ignored, groups=data.groups
-    ),
+    check_data=check_semantic,
     make_head=lambda backbone, classes, config: SemanticHead(backbone, len(classes.names), config),
     # Masks come with their images, so that each is decoded once.
     ground_truth=lambda listing, classes: None,

@@ -46,6 +46,7 @@ def find_origin(request: Request, task: Task) -> RunConfig | None:
     return None if config.task != request.task and task.dense is None else config
 
 
+_RATES = ("learning_rate", "muon_learning_rate")
 _KEPT = ("optimizer", "lr_batch", "layer_decay", "betas")
 AFTER_SCRATCH = 0.1
 """Part of the peak learning rates of a run from random weights that suits its trained ones: the
@@ -53,24 +54,29 @@ full rates would undo what it has learnt, and those for published weights barely
 """
 
 
-def find_continued(request: Request) -> TrainConfig | None:
+def find_continued(request: Request, classes: Classes) -> TrainConfig | None:
     """How to go on from a run of this task whose weights are loaded; None without one.
 
-    By its own recipe and optimizer. Its rates are kept where it went on from other weights itself,
-    and divided by ten where it began with random ones.
+    By its own recipe and optimizer. For other classes at its rates, or those of the recipe if they
+    are higher: layers of classes start anew. For the same ones, its rates are kept where it went on
+    from other weights itself, and lowered (`AFTER_SCRATCH`) where it began with random ones.
     """
     if request.base is not None or not is_run(request.weights):
         return None
-    config = Run.open(request.weights).config
+    origin = Run.open(request.weights)
+    config = origin.config
     known = RECIPES[find_task(config.task).recipe_kind]
     if config.task != request.task or config.train.recipe not in known:
         return None
-    train, part = config.train, 1.0 if config.weights else AFTER_SCRATCH
+    train, fresh = config.train, known[config.train.recipe].train
+    part = 1.0 if config.weights else AFTER_SCRATCH
+    rates = {name: part * getattr(train, name) for name in _RATES}
+    if _output_names(origin.classes) != _output_names(classes):
+        rates = {name: max(getattr(train, name), getattr(fresh, name)) for name in _RATES}
     return replace(
-        known[train.recipe].train,
+        fresh,
         **{name: getattr(train, name) for name in _KEPT},
-        learning_rate=part * train.learning_rate,
-        muon_learning_rate=part * train.muon_learning_rate,
+        **rates,
         start_size=1.0,  # small images at first would undo what was learnt from large ones
     )
 

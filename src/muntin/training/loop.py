@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -174,7 +174,7 @@ class Loop:
         over = state.epoch >= config.epochs or ended
         if over:
             self.reporter.note("The run has already finished: nothing to train.")
-        elif config.max_time_s:
+        elif config.max_time_s and not self.time_limit.validation_s:  # known in a resumed run
             self.validation.estimate(self.interruption)
         while not over:
             if not self._train_epoch():
@@ -385,9 +385,9 @@ class Loop:
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:
-            position = {name: getattr(self.state, name) for name in _State.__slots__}
-            position["elapsed_s"] = self._elapsed()
-            write_checkpoint(self.run.path, {"position": position, **self.trainer.state()})
+            position = asdict(replace(self.state, elapsed_s=self._elapsed()))
+            saved = {"position": position, "timing": self.time_limit.measured()}
+            write_checkpoint(self.run.path, {**saved, **self.trainer.state()})
         # No process may continue before the checkpoint is complete.
         self.fabric.barrier()
 
@@ -395,5 +395,6 @@ class Loop:
         saved = read_checkpoint(self.run.path)
         self.trainer.load_state(saved)
         self.state = _State(**saved["position"])
+        self.time_limit.restore(saved.get("timing", {}))
         if self.fabric.is_global_zero:
             drop_epochs_from(self.run.path, self.state.epoch + 1)

@@ -87,7 +87,7 @@ class _RunBuilder:
         measure = measure_instances if self.task.top_down else measure_objects
         self.statistics = measure(self.train) if self.task.dense else None
         self.origin = find_origin(request, self.task)
-        self.continued = find_continued(request)
+        self.continued = find_continued(request, self.task.classes(self.train))
 
     def take(self, choice: Choice[Value]) -> Value:
         """Collect the notes of a choice."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 Clock = Callable[[], float]
@@ -12,6 +12,7 @@ Clock = Callable[[], float]
 DRAWING_S = 5.0
 """Reserved for figures and pictures after the last validation."""
 
+_MEASURED = ("step_s", "closing_s", "validation_s", "saving_s")
 _FORGET = 0.9  # an unusually long step is reserved for less with every step after it
 _MARGIN = 1.1
 _WRITTEN_PER_S = 200e6  # bytes; slow for a disk, so that the first checkpoint is not late
@@ -35,6 +36,15 @@ class TimeLimit:
     def expect_saving(self, num_values: int) -> None:
         """Estimate the time of saving a network, before the first time; moments are saved too."""
         self.saving_s = 5 * 4 * num_values / _WRITTEN_PER_S
+
+    def measured(self) -> dict[str, float]:
+        """What a checkpoint keeps, so that a resumed run ends in time too; {} without limit."""
+        return {name: getattr(self, name) for name in _MEASURED} if self.limit_s else {}
+
+    def restore(self, measured: Mapping[str, float]) -> None:
+        """Take over what an earlier sitting measured."""
+        for name in _MEASURED:
+            setattr(self, name, measured.get(name, getattr(self, name)))
 
     def add_step(self, seconds: float) -> None:
         """Add a measured step."""
