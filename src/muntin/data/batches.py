@@ -127,7 +127,7 @@ def resized_size(size: Size, pre: Preprocessing) -> Size:
         if pre.fit == "center_crop":  # in the order of timm's operations, which round alike
             ratio = min(size[0] / high, size[1] / wide)
             high, wide = round(size[0] / ratio), round(size[1] / ratio)
-        return max(target[0], high), max(target[1], wide)
+        return high, wide
     if pre.fit == "center_crop":
         if size == target and pre.crop_fraction == 1:
             return size

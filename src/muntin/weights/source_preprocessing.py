@@ -15,7 +15,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torchvision.models import get_model_weights
 
@@ -24,8 +24,9 @@ from muntin.data.transforms import Interpolation, Preprocessing
 from muntin.errors import ConfigError
 from muntin.shapes import Size
 
-_Values = tuple[float, ...]
-_IMAGENET: dict[str, _Values] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_IMAGENET: dict[str, tuple[float, ...]] = {
+    "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)
+}  # fmt: skip
 _INTERPOLATIONS: dict[object, Interpolation] = {
     2: "bilinear",
     3: "bicubic",
@@ -57,42 +58,33 @@ class _Steps:
     crop_pct: float = 224 / 256
     resample: int | str = 2
     rescale_factor: float = 1 / 255
-    image_mean: _Values = (0.5, 0.5, 0.5)
-    image_std: _Values = (0.5, 0.5, 0.5)
+    image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
 
-_SHORTEST: dict[str, Any] = {"size": {"shortest_edge": 224}, "default_to_square": False}
-_BICUBIC: dict[str, Any] = {"resample": 3}
-_OF_IMAGENET = {f"image_{key}": value for key, value in _IMAGENET.items()}
+_OF_IMAGENET = {f"image_{name}": values for name, values in _IMAGENET.items()}
 _OF_CLIP: dict[str, Any] = {
-    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "size": {"shortest_edge": 224}, "default_to_square": False, "do_center_crop": True,
+    "resample": 3, "image_mean": (0.48145466, 0.4578275, 0.40821073),
     "image_std": (0.26862954, 0.26130258, 0.27577711),
-}
-_CLIP = {**_SHORTEST, **_BICUBIC, **_OF_CLIP, "do_center_crop": True}
-_PROCESSORS: dict[str, dict[str, Any]] = {
-    "": {},
-    "ViT": {},
-    "DeiT": {**_BICUBIC, "size": 256, "do_center_crop": True},
-    "Beit": _BICUBIC,
-    "Bit": _CLIP,
-    "CLIP": _CLIP,
-    "ChineseCLIP": _CLIP,
-    "MobileNetV1": {**_SHORTEST, "size": {"shortest_edge": 256}, "do_center_crop": True},
-    "ConvNext": {**_BICUBIC, **_SHORTEST, "size": {"shortest_edge": 384}},
-    "Siglip": {**_BICUBIC, "default_to_square": False, "size": {"height": 224, "width": 224}},
-    "Pvt": {**_BICUBIC, **_OF_IMAGENET},
-    "Blip": {**_BICUBIC, **_OF_CLIP, "size": 384},
-    "Segformer": {**_OF_IMAGENET, "size": 512},
-    "VitPose": {**_OF_IMAGENET, "size": {"height": 256, "width": 192}},
-}
-"""Processors whose steps are those of `_Steps`, by their names without ending, and their defaults.
-A file without a name is read as that of ViT; what VitPose does with boxes is done by its head."""
-_HARMLESS = {
-    "image_processor_type", "feature_extractor_type", "processor_class", "use_fast", "num_labels",
-    "do_convert_rgb", "data_format", "input_data_format", "device", "disable_grouping", "antialias",
-    "return_tensors", "do_reduce_labels", "reduce_labels", "pad_size", "_valid_processor_keys",
-    "transformers_version", "do_affine_transform", "normalize_factor",
 }  # fmt: skip
+_PROCESSORS: dict[str, dict[str, Any]] = {
+    "": {},  # as that of ViT
+    "ViT": {},
+    "DeiT": {"size": 256, "do_center_crop": True, "resample": 3},
+    "Beit": {"resample": 3},
+    "Bit": _OF_CLIP,
+    "CLIP": _OF_CLIP,
+    "ConvNext": {"size": {"shortest_edge": 384}, "default_to_square": False, "resample": 3},
+    "Segformer": {**_OF_IMAGENET, "size": 512},
+    "VitPose": {**_OF_IMAGENET, "size": {"height": 256, "width": 192}},  # boxes: by its head
+}
+"""Processors whose steps are these, by their names without ending, and their defaults."""
+_HARMLESS = re.compile(
+    r"(image_processor|feature_extractor)_type|processor_class|use_fast|num_labels|do_convert_rgb|"
+    r"(input_)?data_format|device|disable_grouping|antialias|return_tensors|(do_)?reduce_labels|"
+    r"pad_size|_valid_processor_keys|transformers_version|do_affine_transform|normalize_factor"
+)
 """Fields that change no pixel of an RGB image; a pad_size has no effect without do_pad."""
 _FILE = "preprocessor_config.json"
 
@@ -108,19 +100,16 @@ def _read_steps(values: Mapping[str, Any]) -> tuple[str, _Steps]:
             f"got {named!r}, whose steps are not known here."
         )
         raise ConfigError(message)
-    known = {field.name for field in dataclasses.fields(_Steps)} | _HARMLESS
-    if kind != "ConvNext":
-        known -= {"crop_pct"}
-    unknown = {
-        key: value for key, value in given.items() if key not in known and value is not False
-    }
-    if unknown:
+    known = {field.name for field in dataclasses.fields(_Steps)}
+    known -= {"crop_pct"} if kind != "ConvNext" else set()
+    steps = {key: value for key, value in given.items() if not _HARMLESS.fullmatch(key)}
+    unknown = {key: steps.pop(key) for key in steps.keys() - known}
+    if any(value is not False for value in unknown.values()):
         message = (
             f"fields in {_FILE} that may change pixels must be known here, got {unknown}. Remove "
             f"them from the file if they change none."
         )
         raise ConfigError(message)
-    steps = {key: given[key] for key in given if key in known - _HARMLESS}
     for key in {"image_mean", "image_std"} & steps.keys():
         if isinstance(steps[key], int | float):  # the same for each channel
             steps[key] = [steps[key]] * 3
@@ -130,16 +119,16 @@ def _read_steps(values: Mapping[str, Any]) -> tuple[str, _Steps]:
 def of_transformers(values: Mapping[str, Any]) -> Preprocessing:
     """Read ``preprocessor_config.json``; a `ConfigError` says what cannot be done here."""
     kind, steps = _read_steps(values)
-    if not steps.do_resize:
-        message = f"do_resize in {_FILE} must be true, got false."
+    scale = 255 * (steps.rescale_factor if steps.do_rescale else 1.0)
+    if not steps.do_resize or scale <= 0:
+        message = (
+            f"do_resize in {_FILE} must be true and rescale_factor above 0, got {steps.do_resize} "
+            f"and {steps.rescale_factor}."
+        )
         raise ConfigError(message)
     mean, std = steps.image_mean, steps.image_std
     if not steps.do_normalize:
         mean, std = (0.0,) * len(mean), (1.0,) * len(std)
-    scale = 255 * (steps.rescale_factor if steps.do_rescale else 1.0)
-    if scale <= 0:
-        message = f"rescale_factor in {_FILE} must be above 0, got {steps.rescale_factor}."
-        raise ConfigError(message)
     return Preprocessing(
         mean=tuple(_near(value / scale) for value in mean),
         std=tuple(_near(value / scale) for value in std),
@@ -153,42 +142,23 @@ def of_transformers(values: Mapping[str, Any]) -> Preprocessing:
 def _find_shape(kind: str, steps: _Steps) -> dict[str, Any]:
     """Fields of `Preprocessing` that say how an image is resized and cut."""
     size = _read_sides(steps.size, "size", square=steps.default_to_square)
-    short = size.shortest_edge
+    short, resized = size.shortest_edge, (size.height, size.width)
     if kind == "ConvNext" and short:
-        if short >= 384:
-            return {"fit": "stretch", "img_size": (short, short)}
-        return _cut((short, short), short_side=int(short / steps.crop_pct))
-    crop = None
+        shape = {"fit": "stretch"} if short >= 384 else {"short_side": int(short / steps.crop_pct)}
+        return {**shape, "img_size": (short, short)}
+    crop = resized
     if steps.do_center_crop:
         sides = _read_sides(steps.crop_size, "crop_size")
         crop = (sides.height, sides.width)
     if not short:
-        resized = (size.height, size.width)
-        return _cut(crop or resized, resized, fit="stretch")
-    if crop is None:
+        return {"fit": "stretch", "img_size": crop, "resize_to": resized}
+    if not steps.do_center_crop:
         message = (
-            f"size in {_FILE} must be a height and a width, or a crop must follow, got "
-            f"{steps.size!r}: images would have several sizes."
+            f"size in {_FILE} must be a height and a width, or a crop must follow, got only "
+            f"shortest_edge {short}: images would have several sizes."
         )
         raise ConfigError(message)
-    return _cut(crop, short_side=short)
-
-
-def _cut(
-    img_size: Size, resized: Size = (0, 0), *, short_side: int = 0, fit: str = "center_crop"
-) -> dict[str, Any]:
-    """Fields for images that are resized, to a size or by the shorter side, and then cut."""
-    parts = [inner / outer for inner, outer in zip(img_size, resized, strict=True) if outer]
-    if max(parts, default=0.0) > 1:
-        message = f"images must be resized to the size of their crop or more, got {resized} and "
-        raise ConfigError(message + f"{img_size}.")
-    return {
-        "fit": fit,
-        "img_size": img_size,
-        "short_side": short_side,
-        "resize_to": resized if len({*parts}) == 2 else (0, 0),
-        "crop_fraction": parts[0] if parts else min(img_size) / short_side,
-    }
+    return {"short_side": short, "img_size": crop}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,10 +167,10 @@ class TimmImages:
 
     input_size: tuple[int, int, int] = (3, 224, 224)
     crop_pct: float = 0.875
-    crop_mode: str = "center"
+    crop_mode: Literal["center", "squash"] = "center"
     interpolation: str = "bicubic"
-    mean: _Values = _IMAGENET["mean"]
-    std: _Values = _IMAGENET["std"]
+    mean: tuple[float, ...] = _IMAGENET["mean"]
+    std: tuple[float, ...] = _IMAGENET["std"]
 
 
 def of_timm(published: Mapping[str, Any]) -> Preprocessing:
@@ -208,24 +178,21 @@ def of_timm(published: Mapping[str, Any]) -> Preprocessing:
     names = {field.name for field in dataclasses.fields(TimmImages)}
     given = {key: value for key, value in published.items() if key in names and value}
     images = configs.from_dict(TimmImages, given, where="pretrained_cfg")
-    channels, *size = images.input_size
-    if images.crop_mode not in ("center", "squash"):
-        message = f"crop_mode in pretrained_cfg must be center or squash, got {images.crop_mode!r}."
-        raise ConfigError(message)
     configs.check_range("crop_pct in pretrained_cfg", images.crop_pct, 0.1, 1)
+    channels, *size = images.input_size
     high, wide = (int(side / images.crop_pct) for side in size)
-    if images.crop_mode == "squash":
-        shape = _cut((size[0], size[1]), (high, wide), fit="stretch")
-    elif high == wide:
-        shape = _cut((size[0], size[1]), short_side=high)
-    else:
-        shape = {**_cut((size[0], size[1]), (high, wide)), "resize_to": (high, wide)}
+    squash = images.crop_mode == "squash"
+    # timm scales by the shorter side only for squares.
+    by_side = high == wide and not squash
     return Preprocessing(
+        img_size=(size[0], size[1]),
         mean=images.mean,
         std=images.std,
+        fit="stretch" if squash else "center_crop",
+        short_side=high if by_side else 0,
+        resize_to=(0, 0) if by_side else (high, wide),
         interpolation=_read_interpolation(images.interpolation),
         in_chans=channels,
-        **shape,
     )
 
 
@@ -256,7 +223,8 @@ def _read_sides(size: _Sides | int | tuple[int, int], name: str, *, square: bool
         size = _Sides(height=size[0], width=size[1])
     if size.shortest_edge < 1 and min(size.height, size.width) < 1:
         message = (
-            f"{name} in {_FILE} must be a height and a width of 1 or more pixels, got {size!r}."
+            f"{name} in {_FILE} must be a height and a width of 1 or more pixels, got "
+            f"{size.height} and {size.width}."
         )
         raise ConfigError(message)
     return size
