@@ -106,6 +106,11 @@ def from_dict(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C
     return kind(**arguments)
 
 
+def read_field(kind: type, name: str, value: Any, *, where: str) -> Any:  # noqa: ANN401 (any field)
+    """Check and convert one field's value as `from_dict` does; `where` names it in messages."""
+    return _coerce(typing.get_type_hints(kind)[name], value, where)
+
+
 def replace(config: C, values: Mapping[str, Any], *, where: str = "") -> C:
     """Return a copy with some fields changed; keys and types are checked as in `from_dict`."""
     own = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
@@ -128,6 +133,14 @@ def with_texts(
         >>> with_texts(Box(), [("sides", "3,4")])
         Box(sides=(3, 4))
     """
+    values = read_texts(config, texts, where=where, group=group)
+    return replace(config, values, where=where) if values else config
+
+
+def read_texts(
+    config: object, texts: Iterable[tuple[str, str]], *, where: str = "--set", group: str = ""
+) -> dict[str, Any]:
+    """Read the fields that `with_texts` changes, not yet converted to their types."""
     names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
     before = f"{group}." if group else ""
     values: dict[str, Any] = {}
@@ -146,7 +159,7 @@ def with_texts(
             raise ConfigError(message)
     for first, rows in inner.items():
         values[first] = with_texts(getattr(config, first), rows, where=where, group=before + first)
-    return replace(config, values, where=where) if values else config
+    return values
 
 
 def _read(text: str) -> Any:  # noqa: ANN401 (any JSON value)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
-from muntin.errors import ConfigError, DataError, RunError
+from muntin.errors import ConfigError, DataError, MuntinWarning, RunError, shorten
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
@@ -155,6 +157,8 @@ def _read_dense(
         dialect = open_weights(source, "auto", _shell(entry)).dialect
     conventions = dialect if dialect in CONVENTIONS else ""
     beside = read_source_info(source)
+    if beside is not None and beside.problem:
+        raise ConfigError(beside.problem)
     class_names = class_names or _default_names(task)
     skeleton = COCO_PERSON if task.kind == "keypoints" else None
     usual: Any = find_model(name).config
@@ -192,25 +196,42 @@ def _read_classifier(
 ) -> _Read:
     info = inspect_weights(opened, _shell(entry))
     count = info.num_classes if head_rows is None else len(read_head_rows(head_rows))
+    backbone = build_backbone(replace(entry.config, in_chans=info.in_chans))
     if not info.num_classes:
+        left = load_weights(backbone, opened).beside  # one of another model is refused here
         message = (
-            f"{opened.where} must have a classifier to become a run, got none. Train one: muntin "
+            f"{opened.where} must have a classifier of one linear layer on the "
+            f"{backbone.embed_channels} channels of {name} to become a run, got "
+            f"{f'{shorten(left)}, of which none is it' if left else 'none'}. Train one: muntin "
             f"train classify DATA --model {name} --weights ..."
         )
         raise ConfigError(message)
-    backbone = build_backbone(replace(entry.config, in_chans=info.in_chans))
     network = Network(backbone, build_classifier(backbone, count))
     report = load_weights(network, opened, head_rows=head_rows)
-    stated = report.class_names if len(report.class_names) == count else ()
-    numbered = tuple(f"class {number}" for number in range(count))
-    class_names = class_names or stated or (IMAGENET_NAMES if count == 1000 else numbered)
+    class_names = class_names or _stated_names(opened, report, count)
     if len(class_names) != count:
         message = f"--classes must name the {count} classes of {opened.where}, got "
         raise ConfigError(message + f"{len(class_names)} names.")
+    repeated = [text for text, times in Counter(class_names).items() if times > 1]
+    if repeated:
+        message = f"several classes of {opened.where} have the same name: {shorten(repeated)}."
+        warnings.warn(message, MuntinWarning, stacklevel=3)
     several = opened.stated is not None and opened.stated.multi_label
     classes = Classes(names=class_names, multi_label=several)
     preprocessing = _classifier_preprocessing(opened, name, entry, info.in_chans)
     return _Read(CLASSIFY, network, report, classes, preprocessing)
+
+
+def _stated_names(opened: OpenedWeights, report: LoadReport, count: int) -> tuple[str, ...]:
+    """Names in the file or beside it, which must be those of all classes; else default ones."""
+    problem = opened.stated.label_problem if opened.stated is not None else ""
+    if opened.class_names and len(report.class_names) != count:
+        problem = f"the names must be those of all {count} classes, got {len(opened.class_names)}."
+    if problem:
+        message = f"{problem} They are those of {opened.where}. Correct them, or pass --classes."
+        raise ConfigError(message)
+    numbered = tuple(f"class {number}" for number in range(count))
+    return report.class_names or (IMAGENET_NAMES if count == len(IMAGENET_NAMES) else numbered)
 
 
 def _shell(entry: ModelEntry) -> Backbone:
@@ -225,11 +246,7 @@ def _classifier_preprocessing(
     """Give what is stated beside the weights, else what the dialect's library does."""
     size = entry.config.img_size
     if opened.stated is not None and opened.stated.problem:
-        message = (
-            f"{opened.stated.problem} It is stated beside {opened.where}; without "
-            f"preprocessor_config.json, images are prepared as for {name}."
-        )
-        raise ConfigError(message)
+        raise ConfigError(opened.stated.problem)
     if opened.stated is not None and opened.stated.preprocessing is not None:
         return opened.stated.preprocessing
     peer = next((peer for peer in _TORCHVISION if canonical_name(peer) == name), "")
@@ -255,7 +272,12 @@ def _resized(beside: SourceInfo, size: Size) -> SourceInfo:
     if pre is None:
         return beside
     short = round(pre.short_side * min(size) / min(pre.img_size))
-    return replace(beside, preprocessing=replace(pre, img_size=size, short_side=short))
+    rows, columns = (
+        round(side * new / old)
+        for side, new, old in zip(pre.resize_to, size, pre.img_size, strict=True)
+    )
+    pre = replace(pre, img_size=size, short_side=short, resize_to=(rows, columns))
+    return replace(beside, preprocessing=pre)
 
 
 def _preprocessing(task: Task, entry: ModelEntry, head: Any) -> Preprocessing:  # noqa: ANN401

@@ -142,7 +142,7 @@ def _edit(folder, **values):
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"hidden_act": "relu"}, r"'relu'.*timm:"),
+        ({"hidden_act": "relu"}, r"hidden_act in .*config\.json.*'relu'.*delete"),
         ({"num_hidden_layers": 3}, r"config\.json.*'depth': 3.*delete"),
         ({"num_attention_heads": 5}, r"config\.json.*num_heads=5.*delete"),
     ],

@@ -103,14 +103,14 @@ def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tens
     """Resize an image and read the middle, as evaluation and prediction do.
 
     The image is scaled, keeping its proportions unless it is to be stretched, until
-    `img_size / crop_fraction` just fits inside, or its shorter side is `short_side`; then
-    `img_size` is cut from the middle.
+    `resize_to` or `img_size / crop_fraction` just fits inside, or its shorter side is `short_side`;
+    then `img_size` is cut from the middle.
     """
     target = pre.img_size
     size = resized_size((image.shape[-2], image.shape[-1]), pre)
     image = resize(image, size, pre.interpolation)
-    if pre.crop_rounding == "before" and size[0] >= target[0] and size[1] >= target[1]:
-        top, left = (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
+    if pre.crop_rounding == "before":  # negative where zeros are added
+        top, left = int((size[0] - target[0]) / 2), int((size[1] - target[1]) / 2)
         return tvf.crop(image, top, left, *target)
     return tvf.center_crop(image, list(target))
 
@@ -121,6 +121,12 @@ def resized_size(size: Size, pre: Preprocessing) -> Size:
     if pre.short_side:
         short = min(size)
         high, wide = (int(pre.short_side * side / short) for side in size)
+        return high, wide
+    if max(pre.resize_to):
+        high, wide = pre.resize_to
+        if pre.fit == "center_crop":  # in the order of timm's operations, which round alike
+            ratio = min(size[0] / high, size[1] / wide)
+            high, wide = round(size[0] / ratio), round(size[1] / ratio)
         return high, wide
     if pre.fit == "center_crop":
         if size == target and pre.crop_fraction == 1:

@@ -53,6 +53,8 @@ class Preprocessing:
         short_side: For "sliding_window": length of the shorter side in pixels; 0 = `scale`. For
             "center_crop": the same before it is cut, the longer side rounded down, as in published
             code; 0 = `crop_fraction`.
+        resize_to: For "center_crop" and "stretch": (height, width) in pixels that the resized image
+            fills, or has, before it is cut; (0, 0) = `img_size / crop_fraction`.
         crop_rounding: Which pixel a crop begins at if its middle lies between two: the "even" one
             (torchvision) or the one "before" (transformers).
         padding: For "instance_crop": factor on the sides of the box, after it got the proportions
@@ -76,6 +78,7 @@ class Preprocessing:
     fit: Fit = "center_crop"
     scale: float = 1.0
     short_side: int = 0
+    resize_to: Size = (0, 0)
     crop_rounding: Literal["even", "before"] = "even"
     padding: float = 1.25
     alignment: Literal["udp", "msra"] = "udp"

@@ -152,6 +152,16 @@ class TimmBackbone(Backbone):
         """Channels of the pooled vector."""
         return int(getattr(self.net, "head_hidden_size", self.net.num_features))
 
+    @property
+    def pool(self) -> str:
+        """How timm pools what the classifier reads, "avg" as "mean"; empty if it does not say."""
+        head = getattr(self.net, "head", None)
+        places = ((head, "global_pool"), (head, "pool_type"), (self.net, "global_pool"))
+        found = (getattr(owner, name, None) for owner, name in places)
+        pools = (getattr(pool, "pool_type", pool) for pool in found)
+        pool = next((pool for pool in pools if isinstance(pool, str)), "")
+        return "mean" if pool == "avg" else pool
+
     def features(
         self,
         images: Float[Tensor, "B in_chans H W"],

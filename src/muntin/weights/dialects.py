@@ -136,7 +136,7 @@ def key_map(name: str, config: object, head: nn.Module | None = None) -> KeyMap:
 
 def family_name(config_type: type) -> str:
     """Name of a family in messages."""
-    return config_type.__name__.removesuffix("Config")
+    return config_type.__name__.removesuffix("Config").replace("Timm", "model of timm")
 
 
 def inner_model(model: nn.Module) -> nn.Module:

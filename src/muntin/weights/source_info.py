@@ -23,13 +23,11 @@ from torch import nn
 from muntin import configs
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, WeightError
-from muntin.models.hiera import HieraConfig
-from muntin.models.swin import SwinConfig
-from muntin.models.swin_v2 import SwinV2Config
-from muntin.models.vit import ViTConfig
-from muntin.weights.dialects import NATIVE
+from muntin.weights.dialects import NATIVE, family_name
+from muntin.weights.source_fields import read_labels, read_timm, read_transformers, take
 from muntin.weights.source_preprocessing import of_timm, of_transformers
 from muntin.weights.weight_files import fetch, is_hub_id
+from muntin.weights.weight_folders import refuse_unreadable
 
 _BESIDE = re.compile(
     r"((pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|weights\.safetensors)"
@@ -45,85 +43,29 @@ class SourceInfo:
         where: Path of ``config.json``.
         dialect: "transformers" or "timm"; "muntin" in the folder of a run.
         model: timm's name of the architecture, else empty.
+        model_type: transformers' name of the architecture, else empty.
         family: Class of our config; None if the files do not tell, or it is none of ours.
         fields: Values of fields of that class.
         implied: Further ones, which names and shapes of the weights show too.
         class_names: In the order of the classifier; empty if not stated.
+        label_problem: Why those that are stated are not names of all classes, else empty.
         multi_label: Whether an image may have several classes.
         preprocessing: How images are prepared; None if not stated.
-        problem: Why that could not be read, else empty.
+        problem: Why that could not be read, and what helps; else empty.
     """
 
     where: str
     dialect: str
     model: str = ""
+    model_type: str = ""
     family: type | None = None
     fields: Mapping[str, Any]
     implied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    label_problem: str = ""
     multi_label: bool = False
     preprocessing: Preprocessing | None = None
     problem: str = ""
-
-
-_SHARED = {
-    "image_size": "img_size",
-    "patch_size": "patch_size",
-    "num_channels": "in_chans",
-    "mlp_ratio": "mlp_ratio",
-    "qkv_bias": "qkv_bias",
-    "layer_norm_eps": "norm_eps",
-    "hidden_act": "activation",
-}
-_PLAIN = {
-    **_SHARED,
-    "hidden_size": "embed_dim",
-    "num_hidden_layers": "depth",
-    "num_attention_heads": "num_heads",
-}
-_STAGES = {
-    **_SHARED,
-    "embed_dim": "embed_dim",
-    "depths": "depths",
-    "num_heads": "num_heads",
-    "window_size": "window_size",
-    "use_absolute_embeddings": "absolute_pos_embed",
-    "pretrained_window_sizes": "pretrained_windows",
-}
-_HIERA = {
-    **{name: ours for name, ours in _STAGES.items() if name not in ("patch_size", "qkv_bias")},
-    "masked_unit_size": "mask_unit",
-    "num_query_pool": "pooled_stages",
-}
-_DINOV2 = {**_PLAIN, "layerscale_value": "layer_scale", "num_register_tokens": "registers"}
-_VITPOSE = {
-    "class_token": False, "shared_position": True, "patch_padding": 2, "pool": "mean"
-}  # fmt: skip
-# model_type: our family, their names and ours, what they leave unsaid, our fields that it implies.
-_KINDS: dict[str, tuple[type, Mapping[str, str], float, Mapping[str, Any]]] = {
-    "vit": (ViTConfig, _PLAIN, 1e-12, {}),
-    "deit": (ViTConfig, _PLAIN, 1e-12, {"distillation_token": True}),
-    "vit_mae": (ViTConfig, _PLAIN, 1e-12, {}),
-    "vitpose_backbone": (ViTConfig, _PLAIN, 1e-12, _VITPOSE),
-    "dinov2": (ViTConfig, _DINOV2, 1e-6, {}),
-    "dinov2_with_registers": (ViTConfig, _DINOV2, 1e-6, {}),
-    "swin": (SwinConfig, _STAGES, 1e-5, {}),
-    "swinv2": (SwinV2Config, _STAGES, 1e-5, {}),
-    "hiera": (HieraConfig, _HIERA, 1e-6, {}),
-}
-_ACTIVATIONS = {
-    "swiglu": "swiglu",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "gelu_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-}
-_TIMM_NAMES = {"init_values": "layer_scale", "act_layer": "activation"}
-_POOLS = {"token": "token", "avg": "mean"}
 
 
 def read_source_info(source: object) -> SourceInfo | None:
@@ -132,15 +74,24 @@ def read_source_info(source: object) -> SourceInfo | None:
     Raises:
         WeightError: ``config.json`` is damaged, or states what no model here can do.
     """
-    folder = _folder_of(source)
-    values = {} if folder is None else _read_json(folder / "config.json")
+    with refuse_unreadable(source):
+        folder = _folder_of(source)
+        values = {} if folder is None else _read_json(folder / "config.json")
     if folder is None or not values:
         return None
+    try:
+        return _read_folder(folder, values)
+    except ConfigError as error:
+        message = f"{error} Correct the file, or delete it to ignore it."
+        raise WeightError(message) from error
+
+
+def _read_folder(folder: Path, values: Mapping[str, Any]) -> SourceInfo | None:
     where = str(folder / "config.json")
     if "architecture" in values and "pretrained_cfg" in values:
         return _read_timm(values, where)
     if "model_type" in values or "backbone_config" in values:
-        return _read_transformers(values, _read_json(folder / "preprocessor_config.json"), where)
+        return _read_transformers(values, folder / "preprocessor_config.json", where)
     if "task" in values and isinstance(values.get("model"), Mapping):
         return _read_run(values["model"], folder)
     return None  # of another program
@@ -162,55 +113,34 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            message = f"got {type(values).__name__}"
+            raise TypeError(message)
+    except (OSError, TypeError, ValueError) as error:
         message = (
-            f"{str(path)!r}, beside the weights, must be JSON: {error}. Download it again, or "
-            f"delete it to ignore it."
+            f"{str(path)!r}, beside the weights, must be a JSON object: {error}. Download it "
+            f"again, or delete it to ignore it."
         )
         raise WeightError(message) from error
-    return values if isinstance(values, dict) else {}
+    return values
 
 
-def _read_transformers(
-    values: Mapping[str, Any], images: Mapping[str, Any], where: str
-) -> SourceInfo:
-    body = values.get("backbone_config") or values
-    family, implied = None, {}
-    fields = {"img_size": body["image_size"]} if "image_size" in body else {}
-    if body.get("model_type") in _KINDS:
-        family, names, eps, known = _KINDS[body["model_type"]]
-        body = {"layer_norm_eps": eps, **body}
-        fields = {ours: body[theirs] for theirs, ours in names.items() if theirs in body}
-        implied = dict(known)
-        if "pretrained_windows" in fields:  # theirs may be longer
-            fields["pretrained_windows"] = fields["pretrained_windows"][: len(fields["depths"])]
-        if "intermediate_size" in body:
-            fields["mlp_ratio"] = _ratio(body["intermediate_size"], body["hidden_size"])
-        if body.get("use_swiglu_ffn"):
-            wide = int(int(body["hidden_size"] * body["mlp_ratio"]) * 2 / 3) + 7
-            fields["activation"] = "swiglu"
-            fields["mlp_ratio"] = _ratio(wide // 8 * 8, body["hidden_size"])
-        if "dinov2" in body["model_type"] and any(
-            name.endswith("ForImageClassification") for name in values.get("architectures") or ()
-        ):
-            implied["pool"] = "token_and_mean"
-        if issubclass(family, SwinConfig) and fields["norm_eps"] != 1e-5:
-            fields["outer_norm_eps"] = 1e-5  # theirs sets that of blocks and of the last norm only
-    number = {int(key): str(name) for key, name in (values.get("id2label") or {}).items()}
-    named = sorted(number) == list(range(len(number)))
-    plain = all(re.fullmatch(r"LABEL_\d+", name) for name in number.values())
-    preprocessing, problem = _try_preprocessing(of_transformers, images)
+def _read_transformers(values: Mapping[str, Any], path: Path, where: str) -> SourceInfo:
+    labels = take(values, "id2label", dict, where)
+    names, label_problem = read_labels(labels, f"id2label in {where}")
+    plain = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    preprocessing, problem = _try_preprocessing(of_transformers, _read_json(path))
     return SourceInfo(
         where=where,
         dialect="transformers",
-        family=family,
-        fields=_convert(fields, where),
-        implied=implied,
-        class_names=tuple(number[i] for i in sorted(number)) if named and not plain else (),
+        **read_transformers(values, where),
+        class_names=() if plain else names,
+        label_problem=label_problem,
         multi_label=values.get("problem_type") == "multi_label_classification",
         preprocessing=preprocessing,
-        problem=problem,
+        problem=problem
+        and f"{problem} See {path}; without that file, images are prepared as for the model.",
     )
 
 
@@ -220,47 +150,37 @@ def _read_run(body: Mapping[str, Any], folder: Path) -> SourceInfo:
         "patch_size", "window_size",
     )  # fmt: skip
     images = _read_json(folder / "preprocessing.json")
-    where = str(folder / "config.json")
     preprocessing, problem = _try_preprocessing(
         functools.partial(configs.from_dict, Preprocessing), images
     )
+    fields = {name: body[name] for name in names if body.get(name) is not None}
     return SourceInfo(
-        where=where,
+        where=str(folder / "config.json"),
         dialect=NATIVE,
-        fields=_convert({name: body[name] for name in names if name in body}, where),
+        fields={
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        },
         preprocessing=preprocessing,
         problem=problem,
     )
 
 
-def _ratio(wide: int, narrow: int) -> float:
-    ratio = wide / narrow
-    return ratio if int(narrow * ratio) == wide else (wide + 0.5) / narrow
-
-
 def _read_timm(values: Mapping[str, Any], where: str) -> SourceInfo:
-    published = values["pretrained_cfg"]
-    arguments: dict[str, Any] = dict(values.get("model_args") or {})
-    fields: dict[str, Any] = {_TIMM_NAMES.get(key, key): value for key, value in arguments.items()}
-    if published.get("input_size"):
-        fields.setdefault("img_size", published["input_size"][1:])
-    if "no_embed_class" in fields:
-        fields["prefix_positions"] = not fields.pop("no_embed_class")
-    pool = fields.pop("global_pool", values.get("global_pool", ""))
-    if pool in _POOLS:
-        fields["pool"] = _POOLS[pool]
-    names = values.get("label_names") or published.get("label_names") or ()
-    if isinstance(names, Mapping):
-        names = [names[key] for key in sorted(names, key=int)]
+    published = take(values, "pretrained_cfg", dict, where) or {}
+    key = "label_names"
+    labels = take(values, key, (list, dict), where) or take(published, key, (list, dict), where)
+    names, label_problem = read_labels(labels, f"{key} in {where}")
     preprocessing, problem = _try_preprocessing(of_timm, published)
     return SourceInfo(
         where=where,
         dialect="timm",
-        model=str(values["architecture"]),
-        fields=_convert(fields, where),
-        class_names=tuple(map(str, names)),
+        model=take(values, "architecture", str, where) or "",
+        fields=read_timm(values, where),
+        class_names=names,
+        label_problem=label_problem,
         preprocessing=preprocessing,
-        problem=problem,
+        problem=problem and f"{problem} It is stated in {where}: set what is possible there.",
     )
 
 
@@ -274,29 +194,10 @@ def _try_preprocessing(
         return None, str(error)
 
 
-def _convert(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Values as our configs have them."""
-    converted: dict[str, Any] = {}
-    for name, value in fields.items():
-        if name == "activation":
-            if value not in _ACTIVATIONS:
-                message = (
-                    f"the activation in {where} must be one of {', '.join(_ACTIVATIONS)}, got "
-                    f"{value!r}. No model here has it; a model named timm:... may."
-                )
-                raise WeightError(message)
-            converted[name] = _ACTIVATIONS[value]
-        elif name in ("patch_size", "mask_unit") and isinstance(value, list | tuple):
-            converted[name] = value[0]
-        elif value is not None:
-            converted[name] = tuple(value) if isinstance(value, list) else value
-    if "mask_unit" in converted:  # Hiera: the heads of the first stage
-        converted["num_heads"] = converted["num_heads"][0]
-    return converted
-
-
 _SIZES = {"img_size", "patch_size", "in_chans", "window_size", "out_indices", "out_norm"}
 """Fields in which a model may differ from its weights, whose parameters are resized."""
+_UNSEEN = {"num_heads", "activation", "window_size", "pretrained_windows", "pool"}
+"""Fields that neither names nor shapes of parameters show."""
 
 
 def build_adopted(backbone: nn.Module, fields: Mapping[str, Any], where: str) -> nn.Module | None:
@@ -306,7 +207,19 @@ def build_adopted(backbone: nn.Module, fields: Mapping[str, Any], where: str) ->
         WeightError: The fields are those of another model than the weights.
     """
     config: Any = backbone.config
-    known = {field.name for field in dataclasses.fields(config)} - _SIZES
+    names = {field.name for field in dataclasses.fields(config)}
+    without = {name: fields[name] for name in _UNSEEN & fields.keys() if name not in names}
+    # Families without a choice pool by the mean; a dialect implies GELU of all of its models.
+    usual = {"pool": getattr(backbone, "pool", "") or "mean", "activation": "gelu"}
+    without = {name: value for name, value in without.items() if usual.get(name) != value}
+    if without:
+        message = (
+            f"config.json beside {where} must describe its model, but {family_name(type(config))} "
+            f"does not have {without}. Correct the file, or delete it to ignore it. The model is "
+            f"unchanged."
+        )
+        raise WeightError(message)
+    known = names - _SIZES
     stated = {name: value for name, value in fields.items() if name in known}
     changed = {name: value for name, value in stated.items() if getattr(config, name) != value}
     if not changed:

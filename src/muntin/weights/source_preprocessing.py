@@ -1,24 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """How transformers, timm and torchvision prepare images, as our `Preprocessing`.
 
+Fields that may change pixels are a closed list: what is not known is refused by its name.
+
 Source:
-    transformers 5.24, image_processing_backends.py and the processors of ViT, DeiT, Bit and
-    ConvNeXt; timm 1.0.31, data/transforms_factory.py. Compared live with both in
-    tests/parity/test_source_preprocessing.py.
+    transformers 5.24, image_processing_backends.py and the classes of its processors; timm 1.0.31,
+    data/transforms_factory.py. Compared live with both in tests/weights/test_source_images.py and
+    tests/test_classifier_runs.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from torchvision.models import get_model_weights
 
+from muntin import configs
 from muntin.data.transforms import Interpolation, Preprocessing
 from muntin.errors import ConfigError
 from muntin.shapes import Size
 
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_IMAGENET: dict[str, tuple[float, ...]] = {
+    "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)
+}  # fmt: skip
 _INTERPOLATIONS: dict[object, Interpolation] = {
     2: "bilinear",
     3: "bicubic",
@@ -27,74 +35,163 @@ _INTERPOLATIONS: dict[object, Interpolation] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sides:
+    """A size in pixels: of an image, or of its shorter side alone."""
+
+    height: int = 0
+    width: int = 0
+    shortest_edge: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Steps:
+    """Fields of ``preprocessor_config.json`` that change pixels; defaults are those of ViT."""
+
+    do_resize: bool = True
+    do_center_crop: bool = False
+    do_rescale: bool = True
+    do_normalize: bool = True
+    size: _Sides | int | tuple[int, int] = 224
+    default_to_square: bool = True
+    crop_size: _Sides | int | tuple[int, int] = 224
+    crop_pct: float = 224 / 256
+    resample: int | str = 2
+    rescale_factor: float = 1 / 255
+    image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+
+_OF_IMAGENET = {f"image_{name}": values for name, values in _IMAGENET.items()}
+_OF_CLIP: dict[str, Any] = {
+    "size": {"shortest_edge": 224}, "default_to_square": False, "do_center_crop": True,
+    "resample": 3, "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+}  # fmt: skip
+_PROCESSORS: dict[str, dict[str, Any]] = {
+    "": {},  # as that of ViT
+    "ViT": {},
+    "DeiT": {"size": 256, "do_center_crop": True, "resample": 3},
+    "Beit": {"resample": 3},
+    "Bit": _OF_CLIP,
+    "CLIP": _OF_CLIP,
+    "ConvNext": {"size": {"shortest_edge": 384}, "default_to_square": False, "resample": 3},
+    "Segformer": {**_OF_IMAGENET, "size": 512},
+    "VitPose": {**_OF_IMAGENET, "size": {"height": 256, "width": 192}},  # boxes: by its head
+}
+"""Processors whose steps are these, by their names without ending, and their defaults."""
+_HARMLESS = re.compile(
+    r"(image_processor|feature_extractor)_type|processor_class|use_fast|num_labels|do_convert_rgb|"
+    r"(input_)?data_format|device|disable_grouping|antialias|return_tensors|(do_)?reduce_labels|"
+    r"pad_size|_valid_processor_keys|transformers_version|do_affine_transform|normalize_factor"
+)
+"""Fields that change no pixel of an RGB image; a pad_size has no effect without do_pad."""
+_FILE = "preprocessor_config.json"
+
+
+def _read_steps(values: Mapping[str, Any]) -> tuple[str, _Steps]:
+    """Name of the processor without its ending, and its steps; all that it does must be known."""
+    given = {key: value for key, value in values.items() if value is not None}
+    named = given.get("image_processor_type") or given.get("feature_extractor_type") or ""
+    kind = re.sub("(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", str(named))
+    if kind not in _PROCESSORS:
+        message = (
+            f"image_processor_type in {_FILE} must be of {', '.join(filter(None, _PROCESSORS))}, "
+            f"got {named!r}, whose steps are not known here."
+        )
+        raise ConfigError(message)
+    known = {field.name for field in dataclasses.fields(_Steps)}
+    known -= {"crop_pct"} if kind != "ConvNext" else set()
+    steps = {key: value for key, value in given.items() if not _HARMLESS.fullmatch(key)}
+    unknown = {key: steps.pop(key) for key in steps.keys() - known}
+    if any(value is not False for value in unknown.values()):
+        message = (
+            f"fields in {_FILE} that may change pixels must be known here, got {unknown}. Remove "
+            f"them from the file if they change none."
+        )
+        raise ConfigError(message)
+    for key in {"image_mean", "image_std"} & steps.keys():
+        if isinstance(steps[key], int | float):  # the same for each channel
+            steps[key] = [steps[key]] * 3
+    return kind, configs.from_dict(_Steps, {**_PROCESSORS[kind], **steps}, where=_FILE)
+
+
 def of_transformers(values: Mapping[str, Any]) -> Preprocessing:
     """Read ``preprocessor_config.json``; a `ConfigError` says what cannot be done here."""
-    kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
-    given = {key: value for key, value in values.items() if value is not None}
-    if not given.get("do_resize", True):
-        message = "do_resize in preprocessor_config.json must be true, got false."
+    kind, steps = _read_steps(values)
+    scale = 255 * (steps.rescale_factor if steps.do_rescale else 1.0)
+    if not steps.do_resize or scale <= 0:
+        message = (
+            f"do_resize in {_FILE} must be true and rescale_factor above 0, got {steps.do_resize} "
+            f"and {steps.rescale_factor}."
+        )
         raise ConfigError(message)
-    cuts = kind.startswith(("DeiT", "Bit", "CLIP"))
-    size = given.get("size", 224)
-    shortest = size.get("shortest_edge") if isinstance(size, Mapping) else None
-    if isinstance(size, int) and kind.startswith(("Bit", "CLIP", "ConvNext")):
-        shortest = size
-    crop = _read_size(given.get("crop_size", 224)) if given.get("do_center_crop", cuts) else None
-    if kind.startswith("ConvNext") and shortest:
-        crop = (shortest, shortest)
-        fraction = given.get("crop_pct", 224 / 256)
-        shortest = int(shortest / fraction) if shortest < 384 else None
-        size = crop[0]
-    shape: dict[str, Any] = {"fit": "stretch", "crop_rounding": "before"}
-    if shortest is None:
-        resized = _read_size(size)
-        shape["img_size"] = crop or resized
-        shape["crop_fraction"] = shape["img_size"][0] / resized[0]
-        wide = shape["img_size"][1] / resized[1]
-    else:
-        if crop is None or (isinstance(size, Mapping) and "longest_edge" in size):
-            message = (
-                f"size in preprocessor_config.json must be a height and a width, or a crop must "
-                f"follow, got {size!r}: images would have several sizes."
-            )
-            raise ConfigError(message)
-        shape |= {"fit": "center_crop", "img_size": crop, "short_side": shortest}
-        shape["crop_fraction"] = wide = min(crop) / shortest
-    if wide != shape["crop_fraction"]:
-        message = f"crop_size must have the proportions of size, got {crop} of {size!r}."
-        raise ConfigError(message)
-    scale = 255 * (given.get("rescale_factor", 1 / 255) if given.get("do_rescale", True) else 1.0)
-    mean, std = given.get("image_mean", (0.5,) * 3), given.get("image_std", (0.5,) * 3)
-    if not given.get("do_normalize", True):
+    mean, std = steps.image_mean, steps.image_std
+    if not steps.do_normalize:
         mean, std = (0.0,) * len(mean), (1.0,) * len(std)
     return Preprocessing(
         mean=tuple(_near(value / scale) for value in mean),
         std=tuple(_near(value / scale) for value in std),
-        interpolation=_read_interpolation(given.get("resample", 2)),
+        interpolation=_read_interpolation(steps.resample),
         in_chans=len(mean),
-        **shape,
+        crop_rounding="before",
+        **_find_shape(kind, steps),
     )
+
+
+def _find_shape(kind: str, steps: _Steps) -> dict[str, Any]:
+    """Fields of `Preprocessing` that say how an image is resized and cut."""
+    size = _read_sides(steps.size, "size", square=steps.default_to_square)
+    short, resized = size.shortest_edge, (size.height, size.width)
+    if kind == "ConvNext" and short:
+        shape = {"fit": "stretch"} if short >= 384 else {"short_side": int(short / steps.crop_pct)}
+        return {**shape, "img_size": (short, short)}
+    crop = resized
+    if steps.do_center_crop:
+        sides = _read_sides(steps.crop_size, "crop_size")
+        crop = (sides.height, sides.width)
+    if not short:
+        return {"fit": "stretch", "img_size": crop, "resize_to": resized}
+    if not steps.do_center_crop:
+        message = (
+            f"size in {_FILE} must be a height and a width, or a crop must follow, got only "
+            f"shortest_edge {short}: images would have several sizes."
+        )
+        raise ConfigError(message)
+    return {"short_side": short, "img_size": crop}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimmImages:
+    """Fields of ``pretrained_cfg`` that change pixels, with timm's defaults."""
+
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    crop_pct: float = 0.875
+    crop_mode: Literal["center", "squash"] = "center"
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = _IMAGENET["mean"]
+    std: tuple[float, ...] = _IMAGENET["std"]
 
 
 def of_timm(published: Mapping[str, Any]) -> Preprocessing:
     """Read ``pretrained_cfg``; a `ConfigError` says what cannot be done here."""
-    given = {key: value for key, value in published.items() if value is not None}
-    channels, high, wide = given.get("input_size", (3, 224, 224))
-    mode, fraction = given.get("crop_mode", "center"), given.get("crop_pct") or 0.875
-    if mode not in ("center", "squash"):
-        message = f"crop_mode of timm must be center or squash, got {mode!r}."
-        raise ConfigError(message)
-    short = int(min(high, wide) / fraction)
+    names = {field.name for field in dataclasses.fields(TimmImages)}
+    given = {key: value for key, value in published.items() if key in names and value}
+    images = configs.from_dict(TimmImages, given, where="pretrained_cfg")
+    configs.check_range("crop_pct in pretrained_cfg", images.crop_pct, 0.1, 1)
+    channels, *size = images.input_size
+    high, wide = (int(side / images.crop_pct) for side in size)
+    squash = images.crop_mode == "squash"
     # timm scales by the shorter side only for squares.
-    by_side = mode == "center" and high == wide
+    by_side = high == wide and not squash
     return Preprocessing(
-        img_size=(high, wide),
-        mean=tuple(given.get("mean", _IMAGENET["mean"])),
-        std=tuple(given.get("std", _IMAGENET["std"])),
-        fit="center_crop" if mode == "center" else "stretch",
-        crop_fraction=min(high, wide) / short,
-        short_side=short if by_side else 0,
-        interpolation=_read_interpolation(given.get("interpolation", "bicubic")),
+        img_size=(size[0], size[1]),
+        mean=images.mean,
+        std=images.std,
+        fit="stretch" if squash else "center_crop",
+        short_side=high if by_side else 0,
+        resize_to=(0, 0) if by_side else (high, wide),
+        interpolation=_read_interpolation(images.interpolation),
         in_chans=channels,
     )
 
@@ -119,15 +216,18 @@ def _near(value: float) -> float:
     return round(value, 12)
 
 
-def _read_size(size: Any) -> Size:  # noqa: ANN401 (any JSON value)
+def _read_sides(size: _Sides | int | tuple[int, int], name: str, *, square: bool = True) -> _Sides:
     if isinstance(size, int):
-        return size, size
-    if isinstance(size, list) and len(size) == 2:
-        return size[0], size[1]
-    if isinstance(size, Mapping) and {"height", "width"} <= set(size):
-        return int(size["height"]), int(size["width"])
-    message = f"size in preprocessor_config.json must be a height and a width, got {size!r}."
-    raise ConfigError(message)
+        size = (size, size) if square else _Sides(shortest_edge=size)
+    if isinstance(size, tuple):
+        size = _Sides(height=size[0], width=size[1])
+    if size.shortest_edge < 1 and min(size.height, size.width) < 1:
+        message = (
+            f"{name} in {_FILE} must be a height and a width of 1 or more pixels, got "
+            f"{size.height} and {size.width}."
+        )
+        raise ConfigError(message)
+    return size
 
 
 def _read_interpolation(name: object) -> Interpolation:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from muntin import configs
-from muntin.errors import ConfigError
+from muntin.errors import ConfigError, WeightError
 from muntin.models.timm_backbone import has_timm
 from muntin.weights.source_info import SourceInfo
-from muntin.zoo.model_building import TIMM, canonical_name, find_model, model_config
+from muntin.zoo.model_building import TIMM, canonical_name, change_config, find_model, set_fields
 from muntin.zoo.model_zoo import MODELS, ModelEntry
 
 
@@ -27,21 +27,34 @@ def find_source_model(
 
     Raises:
         ConfigError: The model is not stated, or not one of ours.
+        WeightError: What is stated of it is inconsistent, or of the wrong types.
     """
     name = canonical_name(name)
-    if not name:
-        name = _stated_name(beside)
-        if beside is not None and beside.family is not None:
-            config: Any = configs.from_dict(beside.family, _whole(beside), where=beside.where)
-            entry = dataclasses.replace(MODELS[name], config=config)
-            return name, _with_texts(entry, settings)
+    named = bool(name)
+    name = name or _stated_name(beside)
     entry = find_model(name)
-    known = {field.name for field in dataclasses.fields(entry.config)}
-    if beside is not None and beside.family in (None, type(entry.config)):
-        stated = {**beside.implied, **beside.fields}
-        fields = {key: value for key, value in stated.items() if key in known}
-        entry = dataclasses.replace(entry, config=model_config(name, fields))
-    return name, _with_texts(entry, settings)
+    config: Any = entry.config
+    if beside is not None:
+        try:
+            config = _adopt_stated(config, beside, named=named)
+        except ConfigError as error:
+            message = f"{error} Correct {beside.where}, or delete it and pass --model."
+            raise WeightError(message) from error
+    return name, dataclasses.replace(entry, config=set_fields(config, settings.items()))
+
+
+def _adopt_stated(config: Any, beside: SourceInfo, *, named: bool) -> Any:  # noqa: ANN401 (of any family)
+    if beside.family is not None and not named:
+        return configs.from_dict(beside.family, _whole(beside), where=beside.where)
+    if beside.family not in (None, type(config)):  # the name of another family takes precedence
+        return config
+    known = {field.name for field in dataclasses.fields(config)}
+    stated = {**beside.implied, **beside.fields}
+    fields = {key: value for key, value in stated.items() if key in known}
+    if fields.get("pool", config) != getattr(config, "pool", config):
+        # Where the mean is read, the norm comes after it in timm and transformers.
+        fields.setdefault("pool_norm", "after" if fields["pool"] == "mean" else "before")
+    return change_config(config, fields, where=beside.where)
 
 
 def _stated_name(beside: SourceInfo | None) -> str:
@@ -53,6 +66,12 @@ def _stated_name(beside: SourceInfo | None) -> str:
     name = canonical_name(stated)
     if name in MODELS or has_timm(stated):
         return name if name in MODELS else TIMM + stated
+    if beside is not None and beside.model_type:
+        message = (
+            f"model_type in {beside.where} must be known here, got {beside.model_type!r}. If a "
+            f"model here is equal to it, pass its name with --model; see: muntin models."
+        )
+        raise ConfigError(message)
     message = (
         f"the model of the weights must be stated beside them, in a config.json of transformers or "
         f"timm, got {stated or 'none of them'!r}. Pass its name with --model; see: muntin models."
@@ -70,8 +89,3 @@ def _whole(beside: SourceInfo) -> dict[str, Any]:
     if "depths" in fields:
         fields["out_indices"] = tuple(range(len(fields["depths"])))
     return fields
-
-
-def _with_texts(entry: ModelEntry, settings: Mapping[str, str]) -> ModelEntry:
-    config = configs.with_texts(entry.config, settings.items())
-    return dataclasses.replace(entry, config=config)
