@@ -224,7 +224,7 @@ def test_help(muntin):
         assert "Usage: " in stdout
         assert not err
     code, out, err = muntin()
-    assert code == 1
+    assert code == 2
     assert "Usage: " in out + err
     assert "predict" in out + err
     assert len((out + err).splitlines()) > 8
