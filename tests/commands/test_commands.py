@@ -211,7 +211,7 @@ def test_exit_code_of_a_bug(capsys):
 
     with pytest.raises(SystemExit) as caught:
         main([], verbs)
-    assert caught.value.code == 2
+    assert caught.value.code == 3
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert "ZeroDivisionError" in err
