@@ -211,7 +211,7 @@ def test_exit_code_of_a_bug(capsys):
 
     with pytest.raises(SystemExit) as caught:
         main([], verbs)
-    assert caught.value.code == 2
+    assert caught.value.code == 3
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert "ZeroDivisionError" in err
@@ -224,7 +224,7 @@ def test_help(muntin):
         assert "Usage: " in stdout
         assert not err
     code, out, err = muntin()
-    assert code == 1
+    assert code == 2
     assert "Usage: " in out + err
     assert "predict" in out + err
     assert len((out + err).splitlines()) > 8

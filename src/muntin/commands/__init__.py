@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: one file per verb, no logic; errors and exit codes in one place.
 
-Exit codes: 0 success, 1 wrong input (one line on stderr), 2 a bug in muntin.
+Exit codes: 0 success, 1 wrong input (one line on stderr), 2 wrong usage, 3 a bug in muntin.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
         if text:  # empty after the help was printed
             stop = "" if text.endswith("?") else "."
             _print_error(f"{text}{stop} See: muntin{verb} --help")
-        code = 1
+        code = 2
     except (KeyboardInterrupt, typer.Abort):
         _print_error("interrupted.")
         code = 1
@@ -131,7 +131,7 @@ def _report(error: Exception) -> int:
 
     traceback.print_exception(error)
     _print_error("this is a bug in muntin, not in your input. Please report the traceback above.")
-    return 2
+    return 3
 
 
 def _print_error(text: str) -> None:
