@@ -105,6 +105,11 @@ def _as_text(mask: RunLengths) -> RunLengths:
     return {"size": [int(side) for side in mask["size"]], "counts": text}
 
 
+# The library holds some 50 bytes for each pixel of an outline, and overflows far outside an image.
+_FAR = 1_000_000
+_LONGEST = 10_000_000
+_MOST_PIXELS = 500_000_000
+
 Edges = tuple[float, float, float, float]
 """Left, top, right and bottom edge in pixels."""
 
@@ -123,6 +128,8 @@ def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | No
     """
     if segmentation in (None, [], {}, [[]]):
         return None, ""
+    if not 0 < math.prod(size) <= _MOST_PIXELS:
+        return None, f"an image of {size[0]} x {size[1]} pixels has no masks here"
     if isinstance(segmentation, dict):
         fault = _fault_of_run_lengths(segmentation, size)
         return (None, fault) if fault else (segmentation, "")
@@ -153,9 +160,17 @@ def _fault_of_polygon(polygon: Any) -> str:  # noqa: ANN401
         return f"an odd number of coordinates ({len(polygon)})"
     try:
         finite = all(map(math.isfinite, polygon))
-    except TypeError:
+        far = max(map(abs, polygon), default=0)
+    except (TypeError, OverflowError):
         return "a coordinate is not a number"
-    return "" if finite else "a coordinate is not finite"
+    if not finite or far > _FAR:
+        return f"a coordinate is not finite, or beyond {_FAR:,} pixels"
+    # Only of long ones of many points, which are rare, the exact length.
+    if far * len(polygon) > _LONGEST:
+        steps = np.abs(np.diff(np.array(polygon, float).reshape(-1, 2), axis=0))
+        if steps.sum() > _LONGEST:
+            return f"an outline longer than {_LONGEST:,} pixels"
+    return ""
 
 
 def _fault_of_run_lengths(mask: dict[str, Any], size: Size) -> str:

@@ -77,29 +77,36 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
     Raises:
         OSError: It is not there, may not be read, or is not a regular file.
+        ValueError: It has more bytes than the budget, but hardly any of them lie on the disk.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(0, "It must be a regular file, and is a folder, pipe or device", str(path))
-    return os.fdopen(descriptor, "rb")
+    file = os.fdopen(descriptor, "rb")
+    info = os.fstat(descriptor)
+    # File systems may compress, but no file of use becomes that small.
+    if info.st_size > 8 * 512 * getattr(info, "st_blocks", sys.maxsize):
+        try:
+            check_budget(info.st_size, f"the sparse file {os.fspath(path)!r}")
+        except ValueError:
+            file.close()
+            raise
+    return file
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:
-    """Read a regular file; one of more bytes than the budget must at least lie on the disk.
+    """Read a regular file.
 
     Raises:
         OSError: As `open_regular`.
-        ValueError: It is larger, as a sparse file is, or a file of the system that never ends.
+        ValueError: As `open_regular`, or it never ends, as files of the system may.
     """
     with open_regular(path) as file:
-        info = os.fstat(file.fileno())
-        stored = getattr(info, "st_blocks", sys.maxsize // 512) * 512
-        if info.st_size > stored:
-            check_budget(info.st_size, f"{os.fspath(path)!r}")
-        data = file.read(max(info.st_size, memory_budget()) + 1)
-    if len(data) > info.st_size:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(max(size, memory_budget()) + 1)
+    if len(data) > size:
         check_budget(len(data), f"{os.fspath(path)!r}")
     return data
 

@@ -161,7 +161,7 @@ def test_too_large_to_hold(tmp_path):
     header.size = 5 * 2**30
     path = tmp_path / "set.tar.gz"
     path.write_bytes(gzip.compress(header.tobuf()))
-    with pytest.raises(DataError, match=r"4 GiB unpacked.* unpacked folder"):
+    with pytest.raises(DataError, match=r"5 GiB.*MUNTIN_MAX_MEMORY.* unpacked folder"):
         list_files(str(path))
 
 
@@ -173,3 +173,33 @@ def test_missing(tmp_path):
     source = pack(tmp_path / "set.zip")
     with pytest.raises(DataError, match=r"no file 'a.jpg' in .*set\.zip'"):
         read_bytes(source, "a.jpg")
+
+
+def bomb_of_zip(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", bytes(3 * 2**20))
+
+
+def bomb_of_tar(path):
+    """A header that says little, and extended names that unpack to much."""
+    with tarfile.open(path, "w:xz", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("a.jpg")
+        member.pax_headers = {"comment": "x" * (3 * 2**20)}
+        archive.addfile(member)
+
+
+def bomb_of_holes(path):
+    with path.open("wb") as file:
+        file.truncate(3 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.zip", bomb_of_zip), ("a.tar.xz", bomb_of_tar), ("a.tar", bomb_of_holes)],
+)
+def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch, name, write):
+    write(tmp_path / name)
+    monkeypatch.setenv("MUNTIN_MAX_MEMORY", "2M")
+    source = str(tmp_path / name)
+    with pytest.raises(DataError, match=r"0\.0\d+ GiB.*MUNTIN_MAX_MEMORY"):
+        [read_bytes(source, file) for file in list_files(source)[0]]

@@ -9,21 +9,32 @@ its images are held in memory, once for all forked workers.
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
 import os
 import tarfile
+import threading
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from muntin.errors import DataError, first_line
+from muntin.untrusted import check_budget, open_regular, read_regular
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """Names of files that are read as archives, in lower case."""
 
 _MAX_OPEN = 8
-_MAX_MEMORY = 4 * 2**30  # bytes of a compressed tar, unpacked
+_UNPACK: Mapping[bytes, Callable[[str], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +49,8 @@ class _Zip:
         return files, [name.rstrip("/") for name in every if name.endswith("/")]
 
     def read(self, path: str) -> bytes:
+        # Of a member that says less than it unpacks to, only that much is read.
+        check_budget(self.file.getinfo(path).file_size, f"{path!r}")
         return self.file.read(path)
 
 
@@ -57,9 +70,9 @@ class _Tar:
         if isinstance(content, bytes):
             return content
         offset, length = content
-        with Path(self.source).open("rb") as file:
+        with open_regular(self.source) as file:
             file.seek(offset)
-            data = file.read(length)
+            data = file.read(min(length, os.fstat(file.fileno()).st_size))
         if len(data) < length:
             message = f"{length} bytes wanted, {len(data)} there"
             raise EOFError(message)
@@ -68,6 +81,8 @@ class _Tar:
 
 # Plain dictionary operations only, no lock: a lock that is held while the process forks would
 # never be released in the child.
+_last = threading.local()
+_SYSTEM = ("/proc/", "/sys/", "/dev/")
 _opened: dict[str, _Zip | _Tar] = {}
 
 _BROKEN = (
@@ -79,6 +94,7 @@ _BROKEN = (
     NotImplementedError,  # a zip compressed in a way that Python cannot read
     ValueError,
     zlib.error,
+    lzma.LZMAError,
 )
 
 
@@ -116,12 +132,14 @@ def read_bytes(source: str, path: str) -> bytes:
 
     Safe in threads and in forked or spawned workers. For a folder, any path will do.
     """
+    _last.place = Path(source, path)
     archive = _opened.get(source)
     if archive is None and (not is_archive(source) or Path(source).is_dir()):
         try:
-            return Path(source, path).read_bytes()
-        except OSError as error:
-            message = f"Cannot read {path!r} in {source!r}: {error.strerror}. Check the data set."
+            return read_regular(Path(source, path))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            message = f"Cannot read {path!r} in {source!r}: {reason}. Check the data set."
             raise DataError(message) from error
     if archive is None or archive.pid not in (0, os.getpid()):
         archive = _open(source)
@@ -140,13 +158,31 @@ def read_bytes(source: str, path: str) -> bytes:
         raise DataError(message) from error
 
 
+def last_read() -> str:
+    """The file that this thread read last, for the message of a parser that does not know it."""
+    return str(getattr(_last, "place", ""))
+
+
+def _refuse_system(source: str) -> None:
+    """Refuse the whole disk, and folders whose files are made by the system and never end."""
+    real = os.path.realpath(source)
+    if real == os.path.abspath(os.sep) or f"{real}{os.sep}".startswith(_SYSTEM):
+        message = (
+            f"A data set must be a folder of its own, got {source!r}, which is "
+            f"{real if real in source else f'a link to {real}'} of the system. Check the path."
+        )
+        raise DataError(message)
+
+
 def _walk(source: str) -> tuple[list[str], list[str]]:
+    _refuse_system(source)
     files: list[str] = []
     folders: list[str] = []
     seen: set[str] = set()
     for here, names_of_folders, names_of_files in os.walk(source, followlinks=True):
         real = os.path.realpath(here)
-        if real in seen:  # a link that leads back up
+        # A link that leads back up, or out of all data.
+        if real in seen or (here != source and f"{real}{os.sep}".startswith(_SYSTEM)):
             names_of_folders.clear()
             continue
         seen.add(real)
@@ -161,6 +197,7 @@ def _walk(source: str) -> tuple[list[str], list[str]]:
 
 def _open(source: str) -> _Zip | _Tar:
     try:
+        open_regular(source).close()
         if source.lower().endswith(".zip"):
             archive: _Zip | _Tar = _Zip(file=zipfile.ZipFile(source), pid=os.getpid())
         else:
@@ -197,18 +234,39 @@ def _unpack(source: str, contents: dict[str, bytes | tuple[int, int]]) -> list[t
     """Read a compressed tar, whole, into `contents`."""
     members = []
     total = 0
-    with tarfile.open(source, "r:*") as tar:
+    with _Unpacked(source) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as tar:
         for member in tar:
             members.append(member)
-            file = tar.extractfile(member) if member.isreg() else None
-            if file is None:
-                continue
             total += member.size
-            if total > _MAX_MEMORY:
-                message = f"more than {_MAX_MEMORY >> 30} GiB unpacked, too much to hold in memory"
-                raise ValueError(message)
-            contents[_clean(member.name)] = file.read()
+            check_budget(total, "what it unpacks to")
+            file = tar.extractfile(member) if member.isreg() else None
+            if file is not None:
+                contents[_clean(member.name)] = file.read()
     return members
+
+
+class _Unpacked(io.RawIOBase):
+    """Bytes of a compressed file, of which no more than the budget are unpacked."""
+
+    def __init__(self, source: str) -> None:
+        with open_regular(source) as file:
+            head = file.read(6)
+        unpack = next((unpack for start, unpack in _UNPACK.items() if head.startswith(start)), None)
+        if unpack is None:
+            message = "neither a tar nor one compressed by gzip, bzip2 or xz"
+            raise ValueError(message)
+        self._inner, self._total = unpack(source), 0
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._inner.read(size)
+        self._total += len(data)
+        check_budget(self._total, "what it unpacks to")
+        return data
+
+    def close(self) -> None:
+        if not self.closed:
+            self._inner.close()
+        super().close()
 
 
 def _clean(name: str) -> str:

@@ -28,6 +28,7 @@ from muntin.data.trees import Tree, part_in
 from muntin.errors import DataError, plural
 from muntin.run_lengths import Segmentation, encode_mask
 from muntin.shapes import Size
+from muntin.untrusted import parse_xml
 
 _ROOT = re.compile(rb"<annotations[\s>]")
 _FRAME = re.compile(r"(?:^|/)frame_(\d{6,})\.[^./]+$", re.IGNORECASE)
@@ -54,8 +55,8 @@ def read_records(source: Source, xmls: Sequence[str], request: ObjectRequest) ->
 
 def _read_file(tree: Tree, path: str, request: ObjectRequest) -> list[ImageShapes]:
     try:
-        root = ElementTree.fromstring(read_bytes(tree.source, path))
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        root = parse_xml(read_bytes(tree.source, path))
+    except ValueError as error:
         message = f"{path!r} in {tree.source!r} must be XML that is whole, got: {error}."
         raise DataError(message) from error
     records = [_read_image(node, path) for node in root.findall("image")]

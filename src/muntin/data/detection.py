@@ -24,7 +24,14 @@ from muntin.data.instance_masks import INSTANCE_MASKS
 from muntin.data.label_studio import LABEL_STUDIO
 from muntin.data.labelme import LABELME
 from muntin.data.objects import AnnotationReport, ObjectRequest
-from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
+from muntin.data.readers import (
+    Reader,
+    count_parts,
+    find_reader,
+    join_parts,
+    name_parts,
+    read_layout,
+)
 from muntin.data.via import VIA
 from muntin.data.voc import VOC
 from muntin.data.yolo import YOLO
@@ -78,7 +85,7 @@ def list_detect(
         readers = sorted(readers, key=lambda reader: reader not in OUTLINED)
     reader, source, found = find_reader(path, readers, what="annotated objects")
     request = ObjectRequest(class_names=class_names, masks=masks)
-    listings = reader.read(source, found, request)
+    listings = read_layout(reader, source, found, request)
     data = _join(reader.name, listings, request.findings, str(source.path), masks)
     return data if class_names is not None else _require_objects(data)
 

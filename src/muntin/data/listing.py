@@ -39,7 +39,7 @@ def list_classify(
     """
     advice = "Give the folder that holds the class folders."
     reader, source, found = find_reader(path, READERS, what="labelled images", advice=advice)
-    return reader.read(source, found, class_names)
+    return read_layout(reader, source, found, class_names)
 
 
 def check_classify(path: str | os.PathLike[str], reading: DataConfig = DEFAULTS) -> Report:

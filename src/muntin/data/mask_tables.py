@@ -26,12 +26,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import yaml
-
 from muntin.data.mask_values import Stored
 from muntin.data.readers import clean_class_name
 from muntin.data.trees import Tree, fold, read_json, read_text
 from muntin.errors import DataError, shorten
+from muntin.untrusted import parse_yaml
 
 _NOT_LEARNT = frozenset(("ignore", "ignored", "void", "unlabeled", "unlabelled"))
 
@@ -166,8 +165,8 @@ def _read_table(tree: Tree, path: str, wanted: Collection[str]) -> MaskTable | N
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if name.endswith((".yaml", ".yml")):
         try:
-            return _from_structure(yaml.safe_load(text), path, wanted)
-        except yaml.YAMLError:
+            return _from_structure(parse_yaml(text), path, wanted)
+        except ValueError:
             return None
     if name == "labelmap.txt":
         return _read_labelmap(lines, path)

@@ -18,7 +18,14 @@ from muntin.data.coco import COCO_KEYPOINTS
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.deeplabcut import DEEPLABCUT
 from muntin.data.objects import AnnotationReport, ObjectRequest
-from muntin.data.readers import Reader, count_parts, find_reader, join_parts, name_parts
+from muntin.data.readers import (
+    Reader,
+    count_parts,
+    find_reader,
+    join_parts,
+    name_parts,
+    read_layout,
+)
 from muntin.data.shape_keypoints import SHAPE_KEYPOINTS
 from muntin.data.skeletons import build_skeleton
 from muntin.data.yolo_pose import YOLO_POSE
@@ -50,7 +57,7 @@ def list_pose(
     """
     reader, source, found = find_reader(path, READERS, what="keypoints")
     request = ObjectRequest(keypoints=True)
-    listings, findings = reader.read(source, found, request), request.findings
+    listings, findings = read_layout(reader, source, found, request), request.findings
     raw = next(iter(listings.values())).skeleton
     assert raw is not None, "readers of keypoints give their names"
     skeleton = build_skeleton(raw, source.tree, findings.notes)

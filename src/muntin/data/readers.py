@@ -6,15 +6,17 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from muntin.data.archives import ARCHIVE_SUFFIXES, is_archive
+from muntin.data.archives import ARCHIVE_SUFFIXES, is_archive, last_read
 from muntin.data.trees import Tree, open_tree
 from muntin.errors import DataError, plural, shorten, where_to_look
 from muntin.samples import DataSets, Listing, Problem
+from muntin.untrusted import reading
 
 _MAX_EXPLAINED = 3  # files
 
@@ -121,17 +123,35 @@ def find_reader(
         raise DataError(message)
     source = Source(place)
     for reader in readers:
-        found = reader.recognise(source)
+        with _parsing(reader.name):
+            found = reader.recognise(source)
         if found is not None:
             return reader, source, found
     if source.is_file:
         message = f"DATA must be {accepted}, got the file {str(path)!r}. {advice}"
         raise DataError(message)
     seen = [plural(len(source.tree.images), "image")]
-    seen += [reason for reader in readers for reason in reader.reject(source)]
+    for reader in readers:
+        with _parsing(reader.name):
+            seen += reader.reject(source)
     expected = ", ".join(reader.looks_for for reader in readers)
     message = f"No {what} in {str(path)!r} ({'; '.join(seen)}). Looked for {expected}. {advice}"
     raise DataError(message)
+
+
+def read_layout(
+    reader: Reader[RequestT, ResultT], source: Source, found: object, request: RequestT
+) -> ResultT:
+    """Read what a reader recognised; whatever its parsers raise names the file that they read."""
+    with _parsing(reader.name):
+        return reader.read(source, found, request)
+
+
+def _parsing(layout: str) -> AbstractContextManager[None]:
+    def name() -> str:
+        return f"{last_read()!r}, taken for {layout},"
+
+    return reading(name, "Correct it, or export it again.", DataError)
 
 
 def count_parts(counts: Mapping[str, int]) -> str:

@@ -20,7 +20,7 @@ from muntin.data.mask_folders import BACKGROUND, MASK_FOLDERS, name_value
 from muntin.data.mask_folders import propose_table as propose_table
 from muntin.data.mask_layouts import MaskRequest
 from muntin.data.mask_values import count_values, read_mask
-from muntin.data.readers import Reader, Source, find_reader, join_parts
+from muntin.data.readers import Reader, Source, find_reader, join_parts, read_layout
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Listing, MaskEncoding, Problem, warning
 
@@ -98,7 +98,7 @@ def list_semantic(
     """
     reader, source, found = find_reader(path, READERS, what="masks")
     request = MaskRequest(classes=classes, colors=colors, ignored=ignored)
-    data = reader.read(source, found, request)
+    data = read_layout(reader, source, found, request)
     names = next(iter(data.parts.values())).class_names
     if classes is None and len(names) == 1:
         what = f"all that has a class is {names[0]!r}: one class is no task, give another a value"

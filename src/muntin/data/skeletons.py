@@ -15,12 +15,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from muntin.data.trees import Tree, read_json, read_text
 from muntin.errors import DataError, shorten, unknown_name
 from muntin.ops.keypoints import DEFAULT_SIGMA
 from muntin.samples import Skeleton
+from muntin.untrusted import parse_yaml
 
 FILE = "skeleton.json"
 _FORMER_KEYS = {"links": "edges", "pairs": "flip_pairs"}
@@ -155,8 +154,8 @@ def _edges_of_project(
     if path is None:
         return ()
     try:
-        values = yaml.safe_load(read_text(tree.source, path))
-    except (DataError, yaml.YAMLError):
+        values = parse_yaml(read_text(tree.source, path))
+    except ValueError:
         return ()
     rows = values.get("skeleton") if isinstance(values, dict) else None
     rows = rows if isinstance(rows, list) else []

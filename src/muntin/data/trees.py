@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
 import unicodedata
@@ -24,6 +23,7 @@ from muntin.data.decoding import decode
 from muntin.data.image_formats import is_image, open_header
 from muntin.errors import DataError
 from muntin.shapes import Size
+from muntin.untrusted import parse_json
 
 ItemT = TypeVar("ItemT")
 
@@ -160,7 +160,7 @@ def read_json(
 ) -> Any:  # noqa: ANN401
     """Read a JSON; `hook` may change each object in it."""
     try:
-        return json.loads(read_bytes(source, path), object_hook=hook)
+        return parse_json(read_bytes(source, path), hook=hook)
     except ValueError as error:
         message = (
             f"{path!r} in {source!r} must be JSON that is whole, got: {error}. Correct the file, "

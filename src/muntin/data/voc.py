@@ -37,6 +37,7 @@ from muntin.errors import DataError, plural
 from muntin.run_lengths import Edges
 from muntin.samples import Listing
 from muntin.shapes import Size
+from muntin.untrusted import parse_xml
 
 _LIST = re.compile(r"(?P<root>.*/)?imagesets/main/(?P<set>train|val|trainval|test)\.txt")
 _ROOT = re.compile(rb"<(\w+:)?annotation[\s>]")
@@ -175,8 +176,8 @@ def _read_file(
 ) -> _File | None:
     data = read_bytes(tree.source, path)
     try:
-        root = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        root = parse_xml(data)
+    except ValueError as error:
         findings.warn(path, f"not an XML that is whole, left out with its image: {error}")
         return None
     for node in root.iter():  # names as if there were no namespace

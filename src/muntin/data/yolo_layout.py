@@ -28,6 +28,7 @@ from muntin.data.trees import (
     sort_into_parts,
 )
 from muntin.errors import DataError, shorten
+from muntin.untrusted import parse_yaml
 
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _EMPTY = ("", "null", "~")
@@ -133,12 +134,9 @@ def read_settings(tree: Tree, settings: str) -> dict[str, Any]:
     """Read the values of a `data.yaml`, all scalars as text."""
     try:
         # Every scalar stays a text: a class may be called no, and yes.
-        values = yaml.load(read_text(tree.source, settings), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        message = (
-            f"{settings!r} in {tree.source!r} must be YAML that can be read, got: "
-            f"{' '.join(str(error).split())}. Correct the file."
-        )
+        values = parse_yaml(read_text(tree.source, settings), yaml.BaseLoader)
+    except ValueError as error:
+        message = f"{settings!r} in {tree.source!r} must be YAML, got: {error}. Correct the file."
         raise DataError(message) from error
     return values if isinstance(values, dict) else {}
 
