@@ -163,8 +163,10 @@ def _fault_of_polygon(polygon: Any) -> str:  # noqa: ANN401
         far = max(map(abs, polygon), default=0)
     except (TypeError, OverflowError):
         return "a coordinate is not a number"
-    if not finite or far > _FAR:
-        return f"a coordinate is not finite, or beyond {_FAR:,} pixels"
+    if not finite:
+        return "a coordinate is not finite"
+    if far > _FAR:
+        return f"a coordinate is beyond {_FAR:,} pixels"
     # Only of long ones of many points, which are rare, the exact length.
     if far * len(polygon) > _LONGEST:
         steps = np.abs(np.diff(np.array(polygon, float).reshape(-1, 2), axis=0))

@@ -10,7 +10,7 @@ from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.class_layouts import CLASS_FOLDERS, CLASS_TABLE
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.label_columns import LABEL_COLUMNS
-from muntin.data.readers import Reader, find_reader
+from muntin.data.readers import Reader, find_reader, read_layout
 from muntin.errors import plural, shorten
 from muntin.samples import DataSets, Problem, warning
 

@@ -136,7 +136,10 @@ def read_settings(tree: Tree, settings: str) -> dict[str, Any]:
         # Every scalar stays a text: a class may be called no, and yes.
         values = parse_yaml(read_text(tree.source, settings), yaml.BaseLoader)
     except ValueError as error:
-        message = f"{settings!r} in {tree.source!r} must be YAML, got: {error}. Correct the file."
+        message = (
+            f"{settings!r} in {tree.source!r} must be YAML that can be read, got: {error}. "
+            f"Correct the file."
+        )
         raise DataError(message) from error
     return values if isinstance(values, dict) else {}
 
