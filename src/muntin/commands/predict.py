@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 MIN_TILING_RATIO = 3
 """Ratio of image side to training side from which tiling is suggested."""
 
-TOLD_EVERY = 100
-"""Images after which the progress is told."""
-
 
 def predict(
     run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
@@ -148,8 +145,6 @@ def _advise(run: Run, largest: int, tile: str, out: str, *, has_videos: bool) ->
 def _show_results(results: Iterable[Any], output: Output, total: int) -> tuple[int, int]:
     """Print, draw and write results as they arrive; only poses are collected, for the CSV.
 
-    How far it is, of `total` images, is told on stderr.
-
     Return the number of results, and the longer side in pixels of the largest image.
     """
     from muntin.results import Poses
@@ -165,7 +160,7 @@ def _show_results(results: Iterable[Any], output: Output, total: int) -> tuple[i
         else:
             output.document.add(result.to_dict())
         number, largest = number + 1, max(largest, *result.size)
-        if number % TOLD_EVERY == 0:
+        if number % 100 == 0:  # how far it is
             typer.echo(f"{number} of {total} images", err=True)
     if output.folder:
         write_pose_table(poses, output)

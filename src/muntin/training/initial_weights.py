@@ -50,8 +50,7 @@ _RATES = ("learning_rate", "muon_learning_rate")
 _KEPT = ("optimizer", "lr_batch", "layer_decay", "betas")
 AFTER_SCRATCH = 0.3
 """Part of the peak learning rates of a run from random weights that suits its trained ones: the
-full rates would undo what it has learnt, and those for published weights barely move small models;
-measured in docs/lab-notes.
+full rates would undo what it has learnt, and those for published weights barely move small models.
 """
 
 
