@@ -158,12 +158,7 @@ def missing_extra(library: str, extra: str, purpose: str) -> MissingExtra:
 
 
 def where_to_look(place: object, accepted: str) -> str:
-    """Say what to do where no file is; cameras, streams and addresses are not read.
-
-    Example:
-        >>> where_to_look("a.jpg", "files"), where_to_look("0", "files")[:32]
-        ('Check the path.', 'Cameras and addresses are not re')
-    """
+    """Say what to do where no file is; cameras, streams and addresses are not read."""
     if not str(place).isdecimal() and not _ADDRESS.match(str(place)):
         return "Check the path."
     return f"Cameras and addresses are not read: save what is there, and give {accepted}."

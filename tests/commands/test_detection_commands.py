@@ -61,7 +61,7 @@ def test_end_to_end(muntin, data, tmp_path, task, head):
     assert ("mask_ap" in stdout) == (task == "instance")
     drawn = tmp_path / "drawn"
     code, stdout, _ = muntin(
-        "predict", out, data / "val", "--out", drawn, "--tta", "--tile=32",
+        "predict", out, data / "val", "--out", drawn, "--tta", "--tile=48",
         "--select=suppression=soft",
     )  # fmt: skip
     assert code == 0

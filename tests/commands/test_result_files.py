@@ -140,3 +140,11 @@ def test_other_verbs_write_over_nothing(muntin, runs, tmp_path):
     assert muntin(*explain, page)[0] == 0
     assert fails_with(muntin(*explain, page), "page.html", "--force")
     assert muntin(*explain, page, "--force")[0] == 0
+
+
+def test_progress_of_many_images_is_told(muntin, runs, tmp_path):
+    for number in range(101):
+        draw(tmp_path / f"{number}.png", number)
+    code, out, err = muntin("predict", runs["classify"], tmp_path, "--json")
+    assert (code, err) == (0, "100 of 101 images\n")
+    assert out.count('"path"') == 101

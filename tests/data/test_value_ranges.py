@@ -226,6 +226,9 @@ def test_mixed_sets(tmp_path):
         Image.fromarray(grey).save(tmp_path / name)
     assert measure_range(list_classify(tmp_path).train).value_range == UNSET
     assert not any("data.range" in line for line in check_classify(tmp_path).lines)
+    given = measure_range(list_classify(tmp_path).train, (0.0, 9.0))
+    assert given.value_range == (0, 9)
+    assert "data.range has no effect" in given.note
     (tmp_path / "b/2.png").write_bytes(png_16(thermal(0, bands=3)))
     found = measure_range(list_classify(tmp_path).train)
     assert found.value_range == (1000, 1400)

@@ -170,7 +170,10 @@ def test_a_worker_that_ends_is_one_line(start):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals of Linux")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+# tests/training/test_interruption.py holds that both signals end a wait.
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_wait_for_a_worker_that_hangs(start, tmp_path, number):
     process = start("hang")
     assert process.stdout is not None

@@ -59,8 +59,10 @@ def test_good_and_broken_files_do_not_crash(tmp_path, suffix, write):
 @pytest.mark.parametrize(
     ("model", "size"),
     [
-        ({"window_size": 4}, (24, 40)),  # 6 x 10 tokens: both sides of the windows are padded
-        ({"window_size": 4, "depths": (1, 2)}, (20, 36)),  # 5 x 9: merging is padded too
+        # 6 x 10 tokens: both sides of the windows are padded.
+        pytest.param({"window_size": 4}, (24, 40), marks=pytest.mark.slow),
+        # 5 x 9: so are they here, and merging is padded too.
+        ({"window_size": 4, "depths": (1, 2)}, (20, 36)),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

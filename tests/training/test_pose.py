@@ -56,7 +56,12 @@ def test_every_head_learns(frames, tmp_path, head):
     settings = {**still, "augment.jitter": 0, "train.learning_rate": 3e-3}
     drawn = head == "light_pose_small"
     run = train_poses(
-        frames, tmp_path / "run", head=head, epochs=12, settings=settings, pictures=drawn
+        frames,
+        tmp_path / "run",
+        head=head,
+        epochs=6 if drawn else 12,
+        settings=settings,
+        pictures=drawn,
     )
     losses = [line["train_loss"] for line in read_journal(run.path)]
     assert np.mean(losses[-3:]) < losses[0]

@@ -48,7 +48,10 @@ def run(data, tmp_path_factory) -> Path:
 )
 def test_every_head_learns(data, tmp_path, head):
     settings = {"augment.scale": "1,1", "train.learning_rate": 3e-3}
-    run = train_maps(data, tmp_path / "run", head=head, epochs=15, settings=settings, pictures=True)
+    epochs = 8 if head == "light_small" else 15
+    run = train_maps(
+        data, tmp_path / "run", head=head, epochs=epochs, settings=settings, pictures=True
+    )
     losses = [line["train_loss"] for line in read_journal(run.path)]
     assert np.mean(losses[-3:]) < 0.9 * losses[0]
     assert {"miou", "pixel_accuracy", "iou"} <= run.metrics.keys()

@@ -34,12 +34,12 @@ def request_of(data, **options):
     return Request(task="classify", data=str(data), out="nowhere", machine=machine, **options)
 
 
-def test_a_run_goes_on_with_its_recipe_and_a_tenth_of_its_rates(data, trained):
+def test_a_run_goes_on_with_its_recipe_and_less_of_its_rates(data, trained):
     prepared = prepare(request_of(data, weights=str(trained), epochs=2))
     config = prepared.run.config.train
     assert (config.recipe, config.optimizer, config.epochs) == ("small-data", "muon", 2)
-    assert config.learning_rate == pytest.approx(4e-4)
-    assert config.muon_learning_rate == pytest.approx(1e-3)
+    assert config.learning_rate == pytest.approx(1.2e-3)
+    assert config.muon_learning_rate == pytest.approx(3e-3)
     assert config.start_size == 1
     assert any(f"recipe small-data: that of {trained}" in note for note in prepared.notes)
 
@@ -57,7 +57,7 @@ def test_other_classes_are_learnt_at_full_rates(data, trained, tmp_path):
 def test_what_went_on_once_keeps_its_rates(data, trained, tmp_path):
     second = train_small(data, tmp_path / "second", weights=str(trained), model="", img_size=16)
     config = prepare(request_of(data, weights=str(second.path))).run.config.train
-    assert config.learning_rate == pytest.approx(4e-4)
+    assert config.learning_rate == pytest.approx(1.2e-3)
 
 
 def test_a_recipe_or_a_rate_that_is_given_goes_first(data, trained):

@@ -102,7 +102,7 @@ def predict(
         )
         found = predictor.stream(paths, strict=False, **passes)
         num_results, largest = _show_results(
-            (result.above(threshold or 0.0) for result in found), output
+            (result.above(threshold or 0.0) for result in found), output, len(paths)
         )
         strict = len(images) == 1
         frames = predict_videos(partial(predictor.stream, **passes), videos, output, strict=strict)
@@ -142,7 +142,7 @@ def _advise(run: Run, largest: int, tile: str, out: str, *, has_videos: bool) ->
         typer.echo("nothing was written; use --out FOLDER to save annotated videos")
 
 
-def _show_results(results: Iterable[Any], output: Output) -> tuple[int, int]:
+def _show_results(results: Iterable[Any], output: Output, total: int) -> tuple[int, int]:
     """Print, draw and write results as they arrive; only poses are collected, for the CSV.
 
     Return the number of results, and the longer side in pixels of the largest image.
@@ -160,6 +160,8 @@ def _show_results(results: Iterable[Any], output: Output) -> tuple[int, int]:
         else:
             output.document.add(result.to_dict())
         number, largest = number + 1, max(largest, *result.size)
+        if number % 100 == 0:  # how far it is
+            typer.echo(f"{number} of {total} images", err=True)
     if output.folder:
         write_pose_table(poses, output)
     return number, largest

@@ -117,8 +117,7 @@ def plan_files(
     # The table holds all images of a call: it cannot be continued.
     refuse_existing([Path(folder) / name for name in table], endings, option="--out", force=force)
     if done:
-        text = f"{plural(len(done), 'input')} left out, whose results are in {folder}"
-        typer.echo(text, err=True)
+        typer.echo(f"{plural(len(done), 'input')} left out, with results in {folder}", err=True)
     return (
         names,
         [path for path in paths if str(path) not in done],
@@ -133,7 +132,6 @@ def split_videos(places: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separate videos from other inputs by their suffix."""
     from muntin.prediction.video import VIDEO_SUFFIXES
 
-    # Of a file, not of an address, which is refused.
     videos = [p for p in places if p.lower().endswith(VIDEO_SUFFIXES) and "://" not in p]
     return videos, [place for place in places if place not in videos]
 

@@ -263,13 +263,10 @@ def _find_unsplit(
     """Report a data set that has no validation set and is too small to split; or what it keeps."""
     if set(parts) == {"train"}:
         hashes = {one.entry.path: one.hash for one in seen}
+        fraction = reading.val_fraction
         try:
             _, _, said = split_apart(
-                parts["train"],
-                groups=reading.groups,
-                fraction=reading.val_fraction,
-                seed=0,
-                hashes=hashes,
+                parts["train"], groups=reading.groups, fraction=fraction, seed=0, hashes=hashes
             )
             notes += said[:-1]  # the numbers are those of another seed
         except DataError as error:

@@ -67,7 +67,8 @@ def measure_range(listing: Listing, given: ValueRange = UNSET) -> MeasuredRange:
                 rows, columns = (-(-side // _SIDE) for side in values.shape[:2])
                 found.append(values[::rows, ::columns].astype(np.float64).ravel())
     if not found:
-        return MeasuredRange()
+        note = "data.range has no effect here: no image has more than 8 bits"
+        return MeasuredRange(value_range=given, note="" if given == UNSET else note)
     measured = robust_range(np.concatenate(found))
     chosen = measured if given == UNSET else given
     few = sum(used_levels(values, chosen) < _FEW for values in found)

@@ -89,15 +89,12 @@ def find_boxes(
     values reads the images by its own.
     """
     warned = pre.padding == 1
-    own = pre if detector is None else getattr(detector.predict, "preprocessing", pre)
-    other = own.value_range if own.value_range != pre.value_range else None
+    other = pre if detector is None else getattr(detector.predict, "preprocessing", pre)
+    own, same = other.value_range, other.value_range == pre.value_range
     while batch := list(islice(images, 1 if detector is None else detector.predict.batch_size)):
         unknown = [image for image in batch if image.boxes is None]
         if detector is not None:
-            seen = [
-                image.pixels if other is None else open_image(image.given, other)
-                for image in unknown
-            ]
+            seen = [one.pixels if same else open_image(one.given, own) for one in unknown]
             found = iter(detector.predict(seen) if seen else ())
         elif unknown and not warned:
             warned = True

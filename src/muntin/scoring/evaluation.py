@@ -6,26 +6,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from muntin.data.batches import evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig, change_reading
 from muntin.data.entry_images import choose_range, read_pixels
 from muntin.data.pose import is_whole, list_pose
-from muntin.data.value_ranges import UNSET, ValueRange
+from muntin.data.value_ranges import UNSET
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.prediction.from_run import find_threshold, load
 from muntin.runs import Run, read_json
-from muntin.samples import Classes, DataSets, Entry, Listing, skeleton_of
+from muntin.samples import Classes, DataSets, Listing, skeleton_of
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import Outputs, Scored, score
 from muntin.tasks.task import Task
@@ -160,10 +157,6 @@ def _count_false_alarms(metric: object, run: Run) -> dict[str, Any]:
     return metric.false_alarms(find_threshold(run).score)
 
 
-def _read(source: str, entry: Entry, value_range: ValueRange) -> NDArray[np.uint8]:
-    return read_pixels(source, entry, value_range)[0]
-
-
 def _score_detected(
     run: Run, data: Path | str, detector: Path | str, *, device: str, tta: bool
 ) -> Scored:
@@ -176,7 +169,10 @@ def _score_detected(
     predictor = load(run, device=device, detector=finder, detector_threshold=MIN_SCORE)
     listing = _held_out(list_pose(data, classes=run.classes, whole=True), run.task, data)
     # By functions: the detector may see other values of the same image.
-    images = (partial(_read, listing.source, entry) for entry in listing.entries)
+    images = (
+        lambda value_range, entry=entry: read_pixels(listing.source, entry, value_range)[0]
+        for entry in listing.entries
+    )
     answers = list(predictor.stream(images, tta=tta))
     indices = torch.arange(len(listing))
     truth = run.task.ground_truth(listing, run.classes)[indices]

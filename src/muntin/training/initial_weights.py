@@ -48,7 +48,7 @@ def find_origin(request: Request, task: Task) -> RunConfig | None:
 
 _RATES = ("learning_rate", "muon_learning_rate")
 _KEPT = ("optimizer", "lr_batch", "layer_decay", "betas")
-AFTER_SCRATCH = 0.1
+AFTER_SCRATCH = 0.3
 """Part of the peak learning rates of a run from random weights that suits its trained ones: the
 full rates would undo what it has learnt, and those for published weights barely move small models.
 """
