@@ -282,6 +282,27 @@ def _rectangle(shape: Shape) -> Segmentation | None:
     return [[x0, y0, x1, y0, x1, y1, x0, y1]]
 
 
+def read_points(pairs: Any) -> list[Point]:  # noqa: ANN401
+    """Read pairs of numbers; none where one is no pair, or these are no pairs at all."""
+    try:
+        return [(float(x), float(y)) for x, y in pairs]
+    except (TypeError, ValueError):
+        return []
+
+
+def polygon(points: Sequence[Point]) -> Segmentation | None:
+    """Give the outline through points; None for fewer than three."""
+    return [[number for point in points for number in point]] if len(points) > 2 else None
+
+
+def read_number(values: Mapping[str, Any], name: str, default: float = math.nan) -> float:
+    """Read an attribute of a shape; nan where it is no number."""
+    try:
+        return float(values.get(name, default))
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def rotated_box(x: float, y: float, sides: Point, degrees: float, pivot: Point) -> Segmentation:
     """Give the outline of a rectangle from (x, y) on that is turned clockwise about a point."""
     width, height = sides
