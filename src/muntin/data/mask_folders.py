@@ -180,13 +180,11 @@ def _merge_objects(
     else:
         merged = may_number_objects(tree.source, masks, seen)
         if merged and not marks and (max(seen.numbers) < 3 or len({*seen.numbers}) == 1):
-            what = "each mask holds 1 to n, in one area each: for numbers of objects, use instance"
-            notes.append(what)
-            return seen
+            merged = False
+            notes.append("masks hold 1 to n, one area each: for numbers of objects, use instance")
     if not merged:
         return seen
-    what = "masks number objects, which are one class here (data.colors if they are classes)"
-    notes.append(what)
+    notes.append("masks number objects, which are one class here (data.colors gives others)")
     return replace(seen, counts=gather(seen, (0, 1), NUMBERED), tolerance=NUMBERED)
 
 
@@ -309,7 +307,9 @@ def _from_values(
     shown = [name_value(value, seen.kind) for value in numbers]
     if len(numbers) == 2 and not (colored and numbers[0]):
         advice = f"data.ignored={shown[1]} otherwise"
-        notes.append(f"masks hold {shown[0]} and {shown[1]}: background and foreground ({advice})")
+        if seen.tolerance != NUMBERED:
+            both = f"masks hold {shown[0]} and {shown[1]}"
+            notes.append(f"{both}: background and foreground ({advice})")
         return (BACKGROUND, FOREGROUND), _encode(seen, numbers, ignored)
     if colored:
         notes.append(

@@ -28,7 +28,7 @@ from muntin.data.objects import (
     make_listing,
 )
 from muntin.data.readers import Source, number_classes
-from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of
+from muntin.data.trees import PARTS, Tree, by_stem, clean_name, fold, part_of
 from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Edges, Segmentation, box_of, merge_masks
 from muntin.samples import Entry, Listing
@@ -131,9 +131,7 @@ def locate_records(
     records: Sequence[ImageShapes], tree: Tree, findings: AnnotationReport
 ) -> dict[str, list[ImageShapes]]:
     """Find the image of each record, and name those that are not there."""
-    stems: dict[str, list[str]] = defaultdict(list)
-    for path in tree.images:
-        stems[fold(path).rpartition("/")[2].rpartition(".")[0]].append(path)
+    stems = by_stem(tree.images)
     found: dict[str, list[ImageShapes]] = defaultdict(list)
     paths = [_find_beside(record, tree) for record in records]
     tries = range(max((len(record.names) for record in records), default=0))
