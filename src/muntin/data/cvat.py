@@ -16,6 +16,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
+from operator import itemgetter
 from xml.etree import ElementTree
 
 import numpy as np
@@ -37,13 +39,12 @@ from muntin.data.shape_records import (
 from muntin.data.trees import Tree, part_in
 from muntin.errors import DataError, plural
 from muntin.run_lengths import Segmentation, encode_mask
+from muntin.samples import Listing
 from muntin.shapes import Size
 
 _ROOT = re.compile(rb"<annotations[\s>]")
 _FRAME = re.compile(r"(?:^|/)frame_(\d{6,})\.[^./]+$", re.IGNORECASE)
-_SHAPES = (
-    "box", "polygon", "ellipse", "mask", "cuboid", "points", "polyline", "skeleton",
-)  # fmt: skip
+_SHAPES = frozenset("box polygon ellipse mask cuboid points polyline skeleton".split())
 
 
 def _recognise(source: Source) -> list[str] | None:
@@ -108,10 +109,9 @@ def _read_frames(
     unknown: set[int] = set()
     for track in root.findall("track"):
         last = None
-        for node in sorted(track, key=lambda node: read_number(node.attrib, "frame", 0)):
-            if node.tag not in _SHAPES:
-                continue
-            frame = int(read_number(node.attrib, "frame", 0))
+        frames = [(node.get("frame", ""), node) for node in track if node.tag in _SHAPES]
+        nodes = [(int(frame), node) for frame, node in frames if frame.isdecimal()]
+        for frame, node in sorted(nodes, key=itemgetter(0)):
             if last is not None:
                 unknown |= set(range(last + 1, frame))  # between key frames
             last = None if node.get("outside") == "1" else frame
@@ -210,7 +210,7 @@ def _points_of(node: ElementTree.Element) -> list[Point]:
 CVAT: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="CVAT for images",
     recognise=_recognise,
-    read=read_shapes(read_records),
+    read=partial(read_shapes, read_records),
     looks_for="CVAT for images (an XML of annotations)",
     file="an annotations.xml of CVAT",
 )

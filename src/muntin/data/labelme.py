@@ -15,6 +15,7 @@ import base64
 import binascii
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from muntin.data.archives import read_bytes
@@ -34,6 +35,7 @@ from muntin.data.shape_records import (
 from muntin.data.trees import Tree, read_json
 from muntin.errors import DataError
 from muntin.run_lengths import Segmentation, encode_mask
+from muntin.samples import Listing
 from muntin.shapes import Size
 
 _HEAD = 4_000_000  # bytes: a JSON may hold the image, before or behind the shapes
@@ -138,7 +140,7 @@ def read_records(source: Source, found: Sequence[str], request: ObjectRequest) -
 LABELME: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="LabelMe",
     recognise=_recognise,
-    read=read_shapes(read_records),
+    read=partial(read_shapes, read_records),
     looks_for="LabelMe (a JSON an image, with shapes)",
     file="a JSON of LabelMe",
 )

@@ -12,7 +12,7 @@ where no file has groups.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,12 +30,17 @@ from muntin.data.objects import (
     make_listing,
 )
 from muntin.data.readers import Reader, Source, number_classes
-from muntin.data.shape_records import ImageShapes, Shape, box_of_shape, locate_records, sort_records
+from muntin.data.shape_records import (
+    ImageShapes,
+    ReadRecords,
+    Shape,
+    box_of_shape,
+    locate_records,
+    sort_records,
+)
 from muntin.data.trees import Tree, by_numbers
 from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
-
-_ReadRecords = Callable[[Source, Any, ObjectRequest], list[ImageShapes]]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -175,7 +180,7 @@ def _annotate(
 
 
 def _keypoint_reader(
-    reader: Reader[ObjectRequest, dict[str, Listing]], read_records: _ReadRecords, *marks: bytes
+    reader: Reader[ObjectRequest, dict[str, Listing]], read_records: ReadRecords, *marks: bytes
 ) -> Reader[ObjectRequest, dict[str, Listing]]:
     """Make a reader of the points in files that a reader of objects recognises, by `marks`."""
 

@@ -88,6 +88,9 @@ class ImageShapes:
     fractions: bool = False
 
 
+ReadRecords = Callable[[Source, Sequence[str], ObjectRequest], list[ImageShapes]]
+
+
 def list_shapes(
     tree: Tree, records: Sequence[ImageShapes], request: ObjectRequest
 ) -> dict[str, Listing]:
@@ -117,14 +120,10 @@ def list_shapes(
 
 
 def read_shapes(
-    read_records: Callable[[Source, Any, ObjectRequest], Sequence[ImageShapes]],
-) -> Callable[[Source, Any, ObjectRequest], dict[str, Listing]]:
-    """Give the `read` of a reader of objects from what reads the records of a tool."""
-
-    def read(source: Source, found: Any, request: ObjectRequest) -> dict[str, Listing]:  # noqa: ANN401
-        return list_shapes(source.tree, read_records(source, found, request), request)
-
-    return read
+    read_records: ReadRecords, source: Source, found: Sequence[str], request: ObjectRequest
+) -> dict[str, Listing]:
+    """List what a reader of a tool's files says of images."""
+    return list_shapes(source.tree, read_records(source, found, request), request)
 
 
 def locate_records(

@@ -16,6 +16,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from muntin.data.archives import read_bytes
@@ -33,6 +34,7 @@ from muntin.data.shape_records import (
 )
 from muntin.data.trees import fold, part_in, read_json, read_text
 from muntin.errors import DataError, shorten
+from muntin.samples import Listing
 
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
 _ONLY_CLASS = "object"
@@ -161,15 +163,16 @@ def _read_shape(region: object, where: str, key: str) -> Shape:
 
 
 def _points_of(values: Mapping[str, Any]) -> list[Point]:
-    xs, ys = (values.get(name) for name in ("all_points_x", "all_points_y"))
-    known = isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys)
-    return read_points(zip(xs, ys, strict=True)) if known else []
+    xs, ys = values.get("all_points_x"), values.get("all_points_y")
+    if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
+        return []
+    return read_points(zip(xs, ys, strict=True))
 
 
 VIA: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="VIA",
     recognise=_recognise,
-    read=read_shapes(read_records),
+    read=partial(read_shapes, read_records),
     looks_for="VIA (a JSON or CSV of images with regions, or a project)",
     file="a JSON or CSV of VIA",
 )
