@@ -44,7 +44,7 @@ from muntin.shapes import Size
 
 _ROOT = re.compile(rb"<annotations[\s>]")
 _FRAME = re.compile(r"(?:^|/)frame_(\d{6,})\.[^./]+$", re.IGNORECASE)
-_SHAPES = frozenset("box polygon ellipse mask cuboid points polyline skeleton".split())
+_SHAPES = ("box", "polygon", "ellipse", "mask", "cuboid", "points", "polyline", "skeleton")
 
 
 def _recognise(source: Source) -> list[str] | None:
