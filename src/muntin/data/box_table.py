@@ -49,10 +49,7 @@ _Table = tuple[str, list[list[str]], Mapping[str, int], int]
 
 
 def _recognise(source: Source) -> list[_Table] | None:
-    if source.is_file:
-        names = [source.name] if source.suffix == ".csv" else []
-    else:
-        names = source.tree.with_suffix(".csv")
+    names = source.with_suffix(".csv")
     return [table for name in names if (table := _open_table(source.tree, name))] or None
 
 

@@ -167,10 +167,9 @@ def _list_set(
     if class_names is None:
         what = "no image in this class folder: put images there or remove it"
         problems += [Problem(file=name, what=what, severity="error") for name in empty]
-    known = [*found] if unlearnt is None else class_names or ()
-    for top in [one for one in found if clean_class_name(one) not in known]:
-        if images := found.pop(top):
-            unlearnt[f"{folder.prefix}{top}"] = len(images)
+    if unlearnt is not None:
+        for top in [one for one in found if clean_class_name(one) not in (class_names or ())]:
+            unlearnt[f"{folder.prefix}{top}"] = len(found.pop(top))
     kept = [clean_class_name(top) for top, images in found.items() if images]
     where = folder.where + (f" (no image in {shorten(empty)})" if empty else "")
     names, ids = order_classes(kept, class_names, where)
@@ -199,12 +198,11 @@ def order_classes(
 
 def _tell_unlearnt(counts: Mapping[str, int]) -> tuple[str, list[Problem]]:
     """Say in one line, and one by one, how many labels no image of train teaches."""
-    if not counts:
-        return "", []
     what = "left out: no image of train teaches this class. Move some to train"
-    problems = [warning(name, f"{plural(n, 'image')} {what}") for name, n in counts.items()]
-    rows = shorten(f"{name} {count}" for name, count in counts.items())
-    return f"images of classes that train lacks are left out: {rows}", problems
+    found = {name: count for name, count in counts.items() if count}
+    problems = [warning(name, f"{plural(n, 'image')} {what}") for name, n in found.items()]
+    rows = shorten(f"{name} {count}" for name, count in found.items())
+    return rows and f"images of classes that train lacks are left out: {rows}", problems
 
 
 def find_lacking(sets: Mapping[str, Listing]) -> str:

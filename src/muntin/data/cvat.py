@@ -16,6 +16,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
+from operator import itemgetter
 from xml.etree import ElementTree
 
 import numpy as np
@@ -23,25 +25,31 @@ import numpy as np
 from muntin.data.archives import read_bytes
 from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, clean_class_name
-from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, read_shapes, rotated_box
+from muntin.data.shape_records import (
+    ImageShapes,
+    Point,
+    Shape,
+    ellipse,
+    polygon,
+    read_number,
+    read_points,
+    read_shapes,
+    rotated_box,
+)
 from muntin.data.trees import Tree, part_in
 from muntin.errors import DataError, plural
 from muntin.run_lengths import Segmentation, encode_mask
+from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.untrusted import parse_xml
 
 _ROOT = re.compile(rb"<annotations[\s>]")
 _FRAME = re.compile(r"(?:^|/)frame_(\d{6,})\.[^./]+$", re.IGNORECASE)
-_SHAPES = (
-    "box", "polygon", "ellipse", "mask", "cuboid", "points", "polyline", "skeleton",
-)  # fmt: skip
+_SHAPES = ("box", "polygon", "ellipse", "mask", "cuboid", "points", "polyline", "skeleton")
 
 
 def _recognise(source: Source) -> list[str] | None:
-    if source.is_file:
-        names = [source.name] if source.suffix == ".xml" else []
-    else:
-        names = source.tree.with_suffix(".xml")
+    names = source.with_suffix(".xml")
     # One XML an image, as VOC has it, is not CVAT's.
     if not names or not _ROOT.search(read_bytes(source.tree.source, names[0])[:2000]):
         return None
@@ -85,7 +93,7 @@ def _read_image(node: ElementTree.Element, path: str) -> ImageShapes:
 
 
 def _size_of(node: ElementTree.Element) -> Size | None:
-    height, width = _number(node, "height"), _number(node, "width")
+    height, width = read_number(node.attrib, "height"), read_number(node.attrib, "width")
     return (int(height), int(width)) if height >= 1 and width >= 1 else None
 
 
@@ -102,10 +110,9 @@ def _read_frames(
     unknown: set[int] = set()
     for track in root.findall("track"):
         last = None
-        for node in sorted(track, key=lambda node: _number(node, "frame", 0)):
-            if node.tag not in _SHAPES:
-                continue
-            frame = int(_number(node, "frame", 0))
+        frames = [(node.get("frame", ""), node) for node in track if node.tag in _SHAPES]
+        nodes = [(int(frame), node) for frame, node in frames if frame.isdecimal()]
+        for frame, node in sorted(nodes, key=itemgetter(0)):
             if last is not None:
                 unknown |= set(range(last + 1, frame))  # between key frames
             last = None if node.get("outside") == "1" else frame
@@ -155,28 +162,30 @@ def _read_shape(
     elif node.tag == "cuboid":
         sides = [(x, y, n) for n in "12" for x in "lr" for y in "tb"]
         shape.corners = [
-            (_number(node, f"x{y}{x}{n}"), _number(node, f"y{y}{x}{n}")) for x, y, n in sides
+            (read_number(node.attrib, f"x{y}{x}{n}"), read_number(node.attrib, f"y{y}{x}{n}"))
+            for x, y, n in sides
         ]
-    elif node.tag == "box" and not _number(node, "rotation", 0):
+    elif node.tag == "box" and not read_number(node.attrib, "rotation", 0):
         corners = (("xtl", "ytl"), ("xbr", "ybr"))
-        shape.corners = [(_number(node, x), _number(node, y)) for x, y in corners]
+        shape.corners = [
+            (read_number(node.attrib, x), read_number(node.attrib, y)) for x, y in corners
+        ]
     else:
         shape.kind, shape.outline = "area", _outline_of(node, size)
     return shape
 
 
 def _outline_of(node: ElementTree.Element, size: Size | None) -> Segmentation | None:
-    turn = _number(node, "rotation", 0)
+    turn = read_number(node.attrib, "rotation", 0)
     if node.tag == "box":
-        x0, y0, x1, y1 = (_number(node, name) for name in ("xtl", "ytl", "xbr", "ybr"))
+        x0, y0, x1, y1 = (read_number(node.attrib, name) for name in ("xtl", "ytl", "xbr", "ybr"))
         return rotated_box(x0, y0, (x1 - x0, y1 - y0), turn, ((x0 + x1) / 2, (y0 + y1) / 2))
     if node.tag == "ellipse":
-        cx, cy, rx, ry = (_number(node, name) for name in ("cx", "cy", "rx", "ry"))
+        cx, cy, rx, ry = (read_number(node.attrib, name) for name in ("cx", "cy", "rx", "ry"))
         return ellipse((cx, cy), (rx, ry), turn)
     if node.tag == "mask":
         return _read_mask(node, size)
-    points = _points_of(node)
-    return [[number for point in points for number in point]] if len(points) > 2 else None
+    return polygon(_points_of(node))
 
 
 def _read_mask(node: ElementTree.Element, size: Size | None) -> Segmentation | None:
@@ -196,24 +205,13 @@ def _read_mask(node: ElementTree.Element, size: Size | None) -> Segmentation | N
 
 
 def _points_of(node: ElementTree.Element) -> list[Point]:
-    try:
-        pairs = [pair.split(",") for pair in (node.get("points") or "").split(";")]
-        return [(float(x), float(y)) for x, y in pairs]
-    except ValueError:
-        return []
-
-
-def _number(node: ElementTree.Element, name: str, default: float = float("nan")) -> float:
-    try:
-        return float(node.get(name, default))
-    except ValueError:
-        return float("nan")
+    return read_points(pair.split(",") for pair in (node.get("points") or "").split(";"))
 
 
 CVAT: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="CVAT for images",
     recognise=_recognise,
-    read=read_shapes(read_records),
+    read=partial(read_shapes, read_records),
     looks_for="CVAT for images (an XML of annotations)",
     file="an annotations.xml of CVAT",
 )

@@ -262,16 +262,14 @@ def _read(source: Source, paths: Sequence[str], request: ObjectRequest) -> dict[
     for table in tables:
         *folders, file = table.path.split("/")
         part = part_in(file.rpartition(".")[0]) or part_of(folders)
-        again = [frame for frame in table.frames if frame.path in seen]
+        again = [frame.where for frame in table.frames if frame.path in seen]
         if again:
-            rows = f"{plural(len(again), 'row')} ({shorten((one.where for one in again), limit=3)})"
-            where = shorten(sorted({seen[one.path] for one in again}))
+            where = shorten(sorted({seen[f.path] for f in table.frames if f.path in seen}))
+            rows = f"{plural(len(again), 'row')} ({shorten(again, limit=3)})"
             findings.leave_out(table.path, rows, "duplicate", f"their images are in {where} too")
-        for frame in table.frames:
-            if frame.path in seen:
-                continue
-            seen[frame.path] = table.path
-            by_part[part].append(_read_frame(tree, table, frame, request))
+        frames = [frame for frame in table.frames if frame.path not in seen]
+        seen |= dict.fromkeys((frame.path for frame in frames), table.path)
+        by_part[part] += [_read_frame(tree, table, frame, request) for frame in frames]
     parts = {part: by_part[part] for part in PARTS if part in by_part}
     if "" in by_part or not parts:  # what is of no part is learnt from
         parts["train"] = [*parts.get("train", []), *by_part[""]]

@@ -31,10 +31,8 @@ _Table = tuple[str, list[str], list[list[str]]]
 
 
 def _recognise(source: Source) -> list[_Table] | None:
-    if source.is_file:
-        names = [source.name] if source.suffix == ".csv" else []
-    else:
-        names = [n for n in source.tree.files if fold(n).rpartition("/")[2] == _FILE]
+    names = source.with_suffix(".csv")
+    names = [n for n in names if source.is_file or fold(n).rpartition("/")[2] == _FILE]
     return [table for name in names if (table := _open_table(source.tree, name))] or None
 
 

@@ -29,7 +29,16 @@ from muntin.data.coco_images import plain_id
 from muntin.data.mask_values import read_values
 from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, clean_class_name
-from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, list_shapes, rotated_box
+from muntin.data.shape_records import (
+    ImageShapes,
+    Shape,
+    ellipse,
+    list_shapes,
+    polygon,
+    read_number,
+    read_points,
+    rotated_box,
+)
 from muntin.data.trees import Tree, by_numbers, read_json
 from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Segmentation, encode_mask
@@ -48,10 +57,7 @@ Row = Mapping[str, Any]
 
 
 def _recognise(source: Source) -> list[str] | None:
-    if source.is_file:
-        names = [source.name] if source.suffix == ".json" else []
-    else:
-        names = source.tree.with_suffix(".json")[:_MAX_TO_OPEN]
+    names = source.with_suffix(".json")[:_MAX_TO_OPEN]
     data = ((name, read_bytes(source.tree.source, name)) for name in names)
     found = [
         name for name, text in data if b'"original_width"' in text and text.lstrip()[:1] == b"["
@@ -201,17 +207,15 @@ def _read_value(value: Row, shape: Shape, size: Size) -> None:
     height, width = size
 
     def number(name: str, side: int, default: float = math.nan) -> float:
-        given = value.get(name, default)
-        return float(given) * side / 100 if isinstance(given, int | float) else math.nan
+        return read_number(value, name, default) * side / 100
 
     x, y = number("x", width), number("y", height)
     turn = number("rotation", 100, 0)
     if "rle" in value:
         shape.kind, shape.outline = "area", _read_brush(value["rle"], size)
     elif "points" in value:
-        points = _points_of(value["points"], size)
-        shape.kind = "area"
-        shape.outline = [[n for point in points for n in point]] if len(points) > 2 else None
+        points = [(x * width / 100, y * height / 100) for x, y in read_points(value["points"])]
+        shape.kind, shape.outline = "area", polygon(points)
     elif "radiusX" in value:
         radii = number("radiusX", width), number("radiusY", height)
         shape.kind, shape.outline = "area", ellipse((x, y), radii, turn)
@@ -222,16 +226,6 @@ def _read_value(value: Row, shape: Shape, size: Size) -> None:
         shape.corners = [(x, y), (x + number("width", width), y + number("height", height))]
     elif "x" in value:
         shape.kind, shape.corners = "points", [(x, y)]
-
-
-def _points_of(values: object, size: Size) -> list[Point]:
-    try:
-        return [
-            (float(x) * size[1] / 100, float(y) * size[0] / 100)
-            for x, y in values  # type: ignore[attr-defined]
-        ]
-    except (TypeError, ValueError):
-        return []
 
 
 def _read_brush(packed: object, size: Size) -> Segmentation | None:

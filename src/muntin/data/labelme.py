@@ -15,6 +15,7 @@ import base64
 import binascii
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from muntin.data.archives import read_bytes
@@ -22,10 +23,19 @@ from muntin.data.coco_images import plain_id
 from muntin.data.mask_values import read_values
 from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, clean_class_name
-from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, read_shapes
+from muntin.data.shape_records import (
+    ImageShapes,
+    Point,
+    Shape,
+    ellipse,
+    polygon,
+    read_points,
+    read_shapes,
+)
 from muntin.data.trees import Tree, read_json
 from muntin.errors import DataError
 from muntin.run_lengths import Segmentation, encode_mask
+from muntin.samples import Listing
 from muntin.shapes import Size
 
 _HEAD = 4_000_000  # bytes: a JSON may hold the image, before or behind the shapes
@@ -35,10 +45,7 @@ _BACKGROUND, _IGNORED = "_background_", "__ignore__"
 
 def _recognise(source: Source) -> list[str] | None:
     """Name the JSONs, of which others may be among them; None if LabelMe wrote none."""
-    if source.is_file:
-        names = [source.name] if source.suffix == ".json" else []
-    else:
-        names = source.tree.with_suffix(".json")
+    names = source.with_suffix(".json")
     return names if any(_is_labelme(source.tree, name) for name in names) else None
 
 
@@ -78,7 +85,7 @@ def _read_shape(row: Any, where: str, size: Size | None) -> Shape:  # noqa: ANN4
     label = clean_class_name(row.get("label") or "")
     kind = row.get("shape_type") or "polygon"
     group = "" if row.get("group_id") is None else str(row["group_id"])
-    points = _points_of(row.get("points"))
+    points = read_points(row.get("points"))
     shape = Shape(where=f"{where} ({label or 'no label'})", label=label, group=group)
     if label == _IGNORED:
         shape.fault = "marked as ignored", ""
@@ -93,14 +100,6 @@ def _read_shape(row: Any, where: str, size: Size | None) -> Shape:  # noqa: ANN4
     return shape
 
 
-def _points_of(values: object) -> Sequence[Point]:
-    """The points of a shape; none where one is no pair of numbers."""
-    try:
-        return [(float(x), float(y)) for x, y in values]  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        return []
-
-
 def _outline_of(
     kind: str, points: Sequence[Point], row: dict[str, Any], size: Size | None
 ) -> Segmentation | None:
@@ -111,7 +110,7 @@ def _outline_of(
         return ellipse(points[0], (radius, radius)) if len(points) == 2 else None
     if kind == "mask":
         return _read_mask(row.get("mask"), points[0], size)
-    return [[number for point in points for number in point]] if len(points) > 2 else None
+    return polygon(points)
 
 
 def _read_mask(text: object, corner: Point, size: Size | None) -> Segmentation | None:
@@ -141,7 +140,7 @@ def read_records(source: Source, found: Sequence[str], request: ObjectRequest) -
 LABELME: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="LabelMe",
     recognise=_recognise,
-    read=read_shapes(read_records),
+    read=partial(read_shapes, read_records),
     looks_for="LabelMe (a JSON an image, with shapes)",
     file="a JSON of LabelMe",
 )

@@ -128,12 +128,10 @@ def _name_left_out(pairs: Pairs) -> tuple[list[str], list[Problem]]:
         what = "stored as JPEG, which changes values near every edge: store masks as PNG"
         said.append(f"{plural(count, 'mask')} {what}")
         alone.append(warning("masks stored with loss", said[-1]))
-    for count, what in (
-        (len(pairs.without_mask), ("image", "a mask")),
-        (len(pairs.without_image), ("mask", "an image")),
-    ):
-        if count:
-            said.append(f"{plural(count, what[0])} without {what[1]} left out")
+    if count := len(pairs.without_mask):
+        said.append(f"{plural(count, 'image')} without a mask left out")
+    if count := len(pairs.without_image):
+        said.append(f"{plural(count, 'mask')} without an image left out")
     return said, alone
 
 
@@ -173,25 +171,20 @@ def _merge_objects(
 ) -> MaskSample:
     """Make one level of the numbers of objects, where a run did or masks hold nothing else."""
     masks = [pair.mask for pair in pairs]
-    marks = [name for name in tree.with_suffix(".txt")[:1] if _is_pascal(tree, name)]
-    marks += [mask for mask in masks if "pedmasks" in fold(mask).split("/")[:-1]]
+    texts = [read_bytes(tree.source, name)[:100] for name in tree.with_suffix(".txt")[:1]]
+    marked = any("pedmasks" in fold(mask).split("/")[:-1] for mask in masks)
+    marked |= any(b"PASCAL Annotation Version" in text for text in texts)
     if classes is not None and classes.encoding is not None:
         merged = classes.encoding.tolerance == NUMBERED
     else:
         merged = may_number_objects(tree.source, masks, seen)
-        if merged and not marks and (max(seen.numbers) < 3 or len({*seen.numbers}) == 1):
-            what = "each mask holds 1 to n, in one area each: for numbers of objects, use instance"
-            notes.append(what)
-            return seen
+        if merged and not marked and (max(seen.numbers) < 3 or len({*seen.numbers}) == 1):
+            merged = False
+            notes.append("masks hold 1 to n, one area each: for numbers of objects, use instance")
     if not merged:
         return seen
-    what = "masks number objects, which are one class here (data.colors if they are classes)"
-    notes.append(what)
+    notes.append("masks number objects, which are one class here (data.colors gives others)")
     return replace(seen, counts=gather(seen, (0, 1), NUMBERED), tolerance=NUMBERED)
-
-
-def _is_pascal(tree: Tree, path: str) -> bool:
-    return b"PASCAL Annotation Version" in read_bytes(tree.source, path)[:100]
 
 
 def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -309,7 +302,9 @@ def _from_values(
     shown = [name_value(value, seen.kind) for value in numbers]
     if len(numbers) == 2 and not (colored and numbers[0]):
         advice = f"data.ignored={shown[1]} otherwise"
-        notes.append(f"masks hold {shown[0]} and {shown[1]}: background and foreground ({advice})")
+        if seen.tolerance != NUMBERED:
+            both = f"masks hold {shown[0]} and {shown[1]}"
+            notes.append(f"{both}: background and foreground ({advice})")
         return (BACKGROUND, FOREGROUND), _encode(seen, numbers, ignored)
     if colored:
         notes.append(

@@ -193,11 +193,9 @@ def _is_connected(area: NDArray[np.bool_]) -> bool:
     rows, columns = (np.flatnonzero(area.any(axis=axis)) for axis in (1, 0))
     part = area[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     step = -(-max(part.shape) // _MAX_SIDE)
-    part = np.pad(part, [(1, 1 + -side % step) for side in part.shape])
-    if step > 1:  # a cell is set where any of its pixels is
-        inner = part[1:-1, 1:-1]
-        cells = inner.reshape(inner.shape[0] // step, step, inner.shape[1] // step, step)
-        part = np.pad(cells.any(axis=(1, 3)), 1)
+    for axis in (0, 1):  # a cell is set where any of its pixels is
+        part = np.maximum.reduceat(part, np.arange(0, part.shape[axis], step), axis=axis)
+    part = np.pad(part, 1)
     reached = np.zeros_like(part)
     reached.flat[part.argmax()] = True
     count = 0

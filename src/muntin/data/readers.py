@@ -56,6 +56,12 @@ class Source:
         """The single file, relative to `tree`; "" for a folder or an archive."""
         return self._located[1]
 
+    def with_suffix(self, *suffixes: str) -> list[str]:
+        """Name the single file if it ends so, or the files of a folder or an archive that do."""
+        if self.is_file:
+            return [self.name] if self.suffix in suffixes else []
+        return self.tree.with_suffix(*suffixes)
+
 
 def count_others(suffix: str, why: str) -> Callable[[Source], Sequence[str]]:
     """Give a `reject` that counts the files with a suffix."""

@@ -12,7 +12,7 @@ where no file has groups.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,12 +30,17 @@ from muntin.data.objects import (
     make_listing,
 )
 from muntin.data.readers import Reader, Source, number_classes
-from muntin.data.shape_records import ImageShapes, Shape, box_of_shape, locate_records, sort_records
+from muntin.data.shape_records import (
+    ImageShapes,
+    ReadRecords,
+    Shape,
+    box_of_shape,
+    locate_records,
+    sort_records,
+)
 from muntin.data.trees import Tree, by_numbers
 from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
-
-_ReadRecords = Callable[[Source, Any, ObjectRequest], list[ImageShapes]]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -175,48 +180,31 @@ def _annotate(
 
 
 def _keypoint_reader(
-    reader: Reader[ObjectRequest, dict[str, Listing]],
-    read_records: _ReadRecords,
-    marks: Sequence[bytes],
+    reader: Reader[ObjectRequest, dict[str, Listing]], read_records: ReadRecords, *marks: bytes
 ) -> Reader[ObjectRequest, dict[str, Listing]]:
-    """Make a reader of the points in files that a reader of objects recognises by `marks`."""
+    """Make a reader of the points in files that a reader of objects recognises, by `marks`."""
 
     def recognise(source: Source) -> Any:  # noqa: ANN401
         names = reader.recognise(source) or []
         texts = (read_bytes(source.tree.source, name) for name in names)
         return names if any(mark in text for text in texts for mark in marks) else None
 
+    def read(source: Source, found: Any, request: ObjectRequest) -> dict[str, Listing]:  # noqa: ANN401
+        return list_keypoints(source.tree, read_records(source, found, request), request)
+
     return Reader(
         name=f"{reader.name} points",
         recognise=recognise,
-        read=lambda source, found, request: list_keypoints(
-            source.tree, read_records(source, found, request), request
-        ),
+        read=read,
         looks_for=f"points of {reader.looks_for}",
         file=reader.file,
     )
 
 
 SHAPE_KEYPOINTS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
-    _keypoint_reader(
-        labelme.LABELME,
-        labelme.read_records,
-        [b'"point"'],
-    ),
-    _keypoint_reader(
-        cvat.CVAT,
-        cvat.read_records,
-        [b"<points", b"<skeleton"],
-    ),
-    _keypoint_reader(
-        via.VIA,
-        via.read_records,
-        [b'"point"'],
-    ),
-    _keypoint_reader(
-        label_studio.LABEL_STUDIO,
-        label_studio.read_records,
-        [b'"keypointlabels"'],
-    ),
+    _keypoint_reader(labelme.LABELME, labelme.read_records, b'"point"'),
+    _keypoint_reader(cvat.CVAT, cvat.read_records, b"<points", b"<skeleton"),
+    _keypoint_reader(via.VIA, via.read_records, b'"point"'),
+    _keypoint_reader(label_studio.LABEL_STUDIO, label_studio.read_records, b'"keypointlabels"'),
 )
 """Readers of points, in the order in which they are tried."""

@@ -28,7 +28,7 @@ from muntin.data.objects import (
     make_listing,
 )
 from muntin.data.readers import Source, number_classes
-from muntin.data.trees import PARTS, Tree, clean_name, fold, part_of
+from muntin.data.trees import PARTS, Tree, by_stem, clean_name, fold, part_of
 from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Edges, Segmentation, box_of, merge_masks
 from muntin.samples import Entry, Listing
@@ -88,6 +88,9 @@ class ImageShapes:
     fractions: bool = False
 
 
+ReadRecords = Callable[[Source, Sequence[str], ObjectRequest], list[ImageShapes]]
+
+
 def list_shapes(
     tree: Tree, records: Sequence[ImageShapes], request: ObjectRequest
 ) -> dict[str, Listing]:
@@ -117,23 +120,17 @@ def list_shapes(
 
 
 def read_shapes(
-    read_records: Callable[[Source, Any, ObjectRequest], Sequence[ImageShapes]],
-) -> Callable[[Source, Any, ObjectRequest], dict[str, Listing]]:
-    """Give the `read` of a reader of objects from what reads the records of a tool."""
-
-    def read(source: Source, found: Any, request: ObjectRequest) -> dict[str, Listing]:  # noqa: ANN401
-        return list_shapes(source.tree, read_records(source, found, request), request)
-
-    return read
+    read_records: ReadRecords, source: Source, found: Sequence[str], request: ObjectRequest
+) -> dict[str, Listing]:
+    """List what a reader of a tool's files says of images."""
+    return list_shapes(source.tree, read_records(source, found, request), request)
 
 
 def locate_records(
     records: Sequence[ImageShapes], tree: Tree, findings: AnnotationReport
 ) -> dict[str, list[ImageShapes]]:
     """Find the image of each record, and name those that are not there."""
-    stems: dict[str, list[str]] = defaultdict(list)
-    for path in tree.images:
-        stems[fold(path).rpartition("/")[2].rpartition(".")[0]].append(path)
+    stems = by_stem(tree.images)
     found: dict[str, list[ImageShapes]] = defaultdict(list)
     paths = [_find_beside(record, tree) for record in records]
     tries = range(max((len(record.names) for record in records), default=0))
@@ -280,6 +277,27 @@ def _rectangle(shape: Shape) -> Segmentation | None:
         return None
     (x0, y0), (x1, y1) = shape.corners
     return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+
+
+def read_points(pairs: Any) -> list[Point]:  # noqa: ANN401
+    """Read pairs of numbers; none where one is no pair, or these are no pairs at all."""
+    try:
+        return [(float(x), float(y)) for x, y in pairs]
+    except (TypeError, ValueError):
+        return []
+
+
+def polygon(points: Sequence[Point]) -> Segmentation | None:
+    """Give the outline through points; None for fewer than three."""
+    return [[number for point in points for number in point]] if len(points) > 2 else None
+
+
+def read_number(values: Mapping[str, Any], name: str, default: float = math.nan) -> float:
+    """Read an attribute of a shape; nan where it is no number."""
+    try:
+        return float(values.get(name, default))
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def rotated_box(x: float, y: float, sides: Point, degrees: float, pivot: Point) -> Segmentation:

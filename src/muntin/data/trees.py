@@ -95,6 +95,14 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).lower()
 
 
+def by_stem(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Sort paths by their last part, folded and without its ending."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        found[fold(path).rpartition("/")[2].rpartition(".")[0]].append(path)
+    return found
+
+
 def by_numbers(name: str) -> list[tuple[int, str]]:
     """Give a key that sorts numbers in names by their value."""
     return [(int(text), "") if text.isdigit() else (0, text) for text in re.split(r"(\d+)", name)]

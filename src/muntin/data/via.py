@@ -16,14 +16,25 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from muntin.data.archives import read_bytes
 from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, clean_class_name
-from muntin.data.shape_records import ImageShapes, Point, Shape, ellipse, read_shapes
+from muntin.data.shape_records import (
+    ImageShapes,
+    Point,
+    Shape,
+    ellipse,
+    polygon,
+    read_number,
+    read_points,
+    read_shapes,
+)
 from muntin.data.trees import fold, part_in, read_json, read_text
 from muntin.errors import DataError, shorten
+from muntin.samples import Listing
 
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
 _ONLY_CLASS = "object"
@@ -31,11 +42,7 @@ _MAX_TO_OPEN = 24
 
 
 def _recognise(source: Source) -> list[str] | None:
-    endings = (".json", ".csv")
-    if source.is_file:
-        names = [source.name] if source.suffix in endings else []
-    else:
-        names = [n for ending in endings for n in source.tree.with_suffix(ending)[:_MAX_TO_OPEN]]
+    names = [n for end in (".json", ".csv") for n in source.with_suffix(end)[:_MAX_TO_OPEN]]
     found = []
     for name in names:
         data = read_bytes(source.tree.source, name)
@@ -136,7 +143,7 @@ def _read_shape(region: object, where: str, key: str) -> Shape:
         return shape
     kind = values.get("name")
     x, y, width, height, cx, cy = (
-        _number(values, name) for name in ("x", "y", "width", "height", "cx", "cy")
+        read_number(values, name) for name in ("x", "y", "width", "height", "cx", "cy")
     )
     if kind == "rect":
         shape.corners = [(x, y), (x + width, y + height)]
@@ -145,34 +152,27 @@ def _read_shape(region: object, where: str, key: str) -> Shape:
         shape.corners = [(cx, cy)] if kind == "point" else _points_of(values)
     else:
         shape.kind = "area"
-        points = _points_of(values)
         if kind == "circle":
-            shape.outline = ellipse((cx, cy), (_number(values, "r"),) * 2)
+            shape.outline = ellipse((cx, cy), (read_number(values, "r"),) * 2)
         elif kind == "ellipse":
-            radii = _number(values, "rx"), _number(values, "ry")
-            shape.outline = ellipse((cx, cy), radii, math.degrees(_number(values, "theta", 0)))
-        elif len(points) > 2:
-            shape.outline = [[number for point in points for number in point]]
+            radii = read_number(values, "rx"), read_number(values, "ry")
+            shape.outline = ellipse((cx, cy), radii, math.degrees(read_number(values, "theta", 0)))
+        else:
+            shape.outline = polygon(_points_of(values))
     return shape
 
 
 def _points_of(values: Mapping[str, Any]) -> list[Point]:
-    try:
-        xs, ys = (map(float, values[name]) for name in ("all_points_x", "all_points_y"))
-        return [*zip(xs, ys, strict=True)]
-    except (KeyError, TypeError, ValueError):
+    xs, ys = values.get("all_points_x"), values.get("all_points_y")
+    if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
         return []
-
-
-def _number(values: Mapping[str, Any], name: str, default: float = math.nan) -> float:
-    value = values.get(name, default)
-    return float(value) if isinstance(value, int | float) else math.nan
+    return read_points(zip(xs, ys, strict=True))
 
 
 VIA: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="VIA",
     recognise=_recognise,
-    read=read_shapes(read_records),
+    read=partial(read_shapes, read_records),
     looks_for="VIA (a JSON or CSV of images with regions, or a project)",
     file="a JSON or CSV of VIA",
 )

@@ -32,7 +32,7 @@ from muntin.data.objects import (
     make_listing,
 )
 from muntin.data.readers import Reader, Source, clean_class_name, count_others, number_classes
-from muntin.data.trees import PARTS, Tree, clean_name, fold, read_text, sort_into_parts
+from muntin.data.trees import PARTS, Tree, by_stem, clean_name, fold, read_text, sort_into_parts
 from muntin.errors import DataError, plural
 from muntin.run_lengths import Edges
 from muntin.samples import Listing
@@ -65,11 +65,9 @@ def _recognise(source: Source) -> list[str] | None:
 def _read(source: Source, xmls: list[str], request: ObjectRequest) -> dict[str, Listing]:
     tree, findings = source.tree, request.findings
     parts = _find_parts(tree, xmls, findings)
-    by_stem: dict[str, list[str]] = defaultdict(list)
-    for path in tree.images:
-        by_stem[fold(path).rpartition("/")[2].rpartition(".")[0]].append(path)
+    stems = by_stem(tree.images)
     read = {
-        part: [file for path in paths if (file := _read_file(tree, path, by_stem, findings))]
+        part: [file for path in paths if (file := _read_file(tree, path, stems, findings))]
         for part, paths in parts.items()
     }
     every = [file for files in read.values() for file in files]
@@ -114,16 +112,14 @@ def _listed_parts(
     lists: Sequence[tuple[re.Match[str], str]],
     findings: AnnotationReport,
 ) -> dict[str, list[str]]:
-    by_stem: dict[str, list[str]] = defaultdict(list)
-    for path in xmls:
-        by_stem[_stem(path)].append(path)
+    stems = by_stem(xmls)
     sets: dict[str, dict[str, None]] = defaultdict(dict)
     for found, name in lists:
         root = found["root"] or ""
         for line in read_text(tree.source, name).splitlines():
             if not line.strip():
                 continue
-            known = by_stem.get(_stem(line), by_stem.get(_stem(line.split()[0]), []))
+            known = stems.get(_stem(line), stems.get(_stem(line.split()[0]), []))
             listed = next((path for path in known if fold(path).startswith(root)), None)
             if listed:
                 sets[found["set"]][listed] = None
@@ -146,11 +142,11 @@ def _stem(path: str) -> str:
     return head if dot and suffix in ("xml", "jpg", "jpeg", "png", "bmp", "tif", "tiff") else name
 
 
-def _find_image(by_stem: Mapping[str, list[str]], xml: str, filename: str) -> str | None:
+def _find_image(stems: Mapping[str, list[str]], xml: str, filename: str) -> str | None:
     """The image of the same name as an XML, else of the name that the XML gives."""
     *home, own = fold(xml).split("/")
     wanted = fold(clean_name(filename)).rpartition("/")[2]
-    found = by_stem.get(own.removesuffix(".xml")) or by_stem.get(_stem(wanted), [])
+    found = stems.get(own.removesuffix(".xml")) or stems.get(_stem(wanted), [])
 
     def rank(path: str) -> tuple[bool, bool, int]:
         *folders, name = fold(path).split("/")
@@ -172,7 +168,7 @@ def _kinship(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def _read_file(
-    tree: Tree, path: str, by_stem: Mapping[str, list[str]], findings: AnnotationReport
+    tree: Tree, path: str, stems: Mapping[str, list[str]], findings: AnnotationReport
 ) -> _File | None:
     data = read_bytes(tree.source, path)
     try:
@@ -183,7 +179,7 @@ def _read_file(
     for node in root.iter():  # names as if there were no namespace
         node.tag = str(node.tag).rpartition("}")[2]
     filename = (root.findtext("filename") or "").strip()
-    image = _find_image(by_stem, path, filename)
+    image = _find_image(stems, path, filename)
     if image is None:
         findings.warn(path, f"its image {filename!r} is not there, left out")
         return None

@@ -18,6 +18,7 @@ from muntin.data.box_units import require_fractions
 from muntin.data.objects import (
     NO_BOX,
     UNKNOWN_CLASS,
+    WRONG_KEYPOINTS,
     Annotation,
     AnnotationReport,
     Fault,
@@ -30,7 +31,7 @@ from muntin.data.trees import Tree, open_tree, read_text
 from muntin.data.yolo_layout import Layout, PartLayout, find_yolo, label_of, read_layout
 from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Edges
-from muntin.samples import Entry, Listing
+from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
 
 _WITH_CONFIDENCE = 5  # numbers behind the class
@@ -44,6 +45,14 @@ class _Row(NamedTuple):
     class_number: int
     numbers: list[float]
     fault: Fault | None = None
+    behind: Sequence[float] = ()  # the box, where rows have keypoints
+
+
+class RowKeypoints(NamedTuple):
+    """The keypoints behind the box of each row, and how many numbers one has: 2 or 3."""
+
+    skeleton: Skeleton
+    width: int
 
 
 class _File(NamedTuple):
@@ -52,16 +61,23 @@ class _File(NamedTuple):
     rows: list[_Row]
 
 
-def _recognise(source: Source) -> str | None:
+def recognise_yolo(source: Source) -> str | None:
     """The data.yaml; "" without one: folders of images and texts are recognised too."""
     if source.is_file:
         return source.path.name if source.suffix in (".yaml", ".yml") else None
     return find_yolo(source.tree)
 
 
-def _read(source: Source, found: str, request: ObjectRequest) -> dict[str, Listing]:
-    # Paths in a data.yaml are relative to it, wherever the images are.
-    tree = open_tree(source.path.parent) if source.is_file else source.tree
+def tree_of(source: Source) -> Tree:
+    """Give the files: paths in a data.yaml are relative to it, wherever the images are."""
+    return open_tree(source.path.parent) if source.is_file else source.tree
+
+
+def read_yolo(
+    source: Source, found: str, request: ObjectRequest, keypoints: RowKeypoints | None = None
+) -> dict[str, Listing]:
+    """Read the images and rows of a data set; `found` is its data.yaml, or ""."""
+    tree = tree_of(source)
     layout = read_layout(tree, found)
     findings = request.findings
     findings.notes += layout.notes
@@ -83,8 +99,10 @@ def _read(source: Source, found: str, request: ObjectRequest) -> dict[str, Listi
     listings = {}
     for name, files in read.items():
         place = layout.parts[name].tree
-        entries = _list_images(files, place, listed, ids, request)
-        listings[name] = make_listing(place.source, entries, names)
+        class_ids = {number: ids.get(listed[number], -1) for number in listed}
+        entries = _list_images(files, place, class_ids, request, keypoints)
+        skeleton = None if keypoints is None else keypoints.skeleton
+        listings[name] = make_listing(place.source, entries, names, skeleton)
     return listings
 
 
@@ -125,8 +143,9 @@ def _read_row(where: str, line: str, has_keypoints: bool) -> _Row:
         class_number, *numbers = map(float, cells)
     except ValueError:
         return _Row(where, -1, [], ("not numbers", repr(line.strip()[:60])))
+    behind: list[float] = []
     if has_keypoints or (len(numbers) == _WITH_CONFIDENCE and 0 <= numbers[-1] <= 1):
-        numbers = numbers[:4]
+        numbers, behind = numbers[:4], numbers[4:]
     if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
         detail = f"{len(cells)} numbers, must be 5, or an odd number from 7 on for a polygon"
         return _Row(where, -1, [], (NO_BOX, detail))
@@ -135,38 +154,55 @@ def _read_row(where: str, line: str, has_keypoints: bool) -> _Row:
         class_number, fault = -1, (UNKNOWN_CLASS, cells[0])
     elif max(numbers) > _MOST:
         fault = ("in pixels, not in fractions of the image", f"{max(numbers):g}")
-    return _Row(where, int(class_number), numbers, fault)
+    return _Row(where, int(class_number), numbers, fault, behind)
 
 
 def _list_images(
     files: Sequence[_File],
     tree: Tree,
-    names: Mapping[int, str],
-    ids: Mapping[str, int],
+    ids: Mapping[int, int],
     request: ObjectRequest,
+    keypoints: RowKeypoints | None,
 ) -> Iterator[Entry | None]:
-    findings = request.findings
+    findings, points = request.findings, () if keypoints is None else keypoints.skeleton.names
     for file in files:
         if (size := findings.size_of(tree.source, file.image)) is None:
             continue
-        annotations = [_annotate(row, names, ids, size) for row in file.rows]
-        yield make_entry(file.image, size, annotations, request, file=file.labels)
+        annotations = [_annotate(row, ids, size, keypoints) for row in file.rows]
+        yield make_entry(
+            file.image, size, annotations, request, file=file.labels, keypoint_names=points
+        )
 
 
 def _annotate(
-    row: _Row, names: Mapping[int, str], ids: Mapping[str, int], size: Size
+    row: _Row, ids: Mapping[int, int], size: Size, keypoints: RowKeypoints | None
 ) -> Annotation:
-    fault = row.fault
-    if fault is None and row.class_number not in names:
-        numbers = f"0 to {max(names)}" if max(names) < len(names) else shorten(map(str, names))
-        fault = UNKNOWN_CLASS, f"{row.class_number}, the classes are {numbers}"
-    if fault is not None and fault[0] != UNKNOWN_CLASS:
-        return Annotation(where=row.where, fault=fault)
-    box, polygon = _to_pixels(row, size)
-    class_id = -1 if fault else ids[names[row.class_number]]
-    return Annotation(
-        where=row.where, class_id=class_id, box=box, segmentation=polygon, fault=fault
-    )
+    one = Annotation(where=row.where, fault=row.fault)
+    if row.fault is None and row.class_number not in ids:
+        numbers = f"0 to {max(ids)}" if max(ids) < len(ids) else shorten(map(str, ids))
+        one.fault = UNKNOWN_CLASS, f"{row.class_number}, the classes are {numbers}"
+    if one.fault is not None and one.fault[0] != UNKNOWN_CLASS:
+        return one
+    one.box, one.segmentation = _to_pixels(row, size)
+    one.class_id = ids.get(row.class_number, -1)
+    if keypoints is not None and one.fault is None:
+        wanted = len(keypoints.skeleton.names) * keypoints.width
+        if len(row.behind) != wanted:
+            detail = f"{5 + len(row.behind)} numbers, {5 + wanted} needed"
+            one.fault = WRONG_KEYPOINTS, detail
+        else:
+            one.keypoints = _read_points(row.behind, keypoints.width, size)
+    return one
+
+
+def _read_points(numbers: Sequence[float], width: int, size: Size) -> list[float]:
+    """x, y and visibility in pixels, as converters from COCO write them: times the sides."""
+    found = np.array(numbers, np.float64).reshape(-1, width)
+    there = (found[:, :2] >= 0).all(axis=1) & (found[:, :2] != 0).any(axis=1)
+    visibility = found[:, 2] if width == 3 else 2.0 * there
+    points = np.c_[found[:, :2] * [size[1], size[0]], visibility]
+    values: list[float] = points.ravel().tolist()
+    return values
 
 
 def _to_pixels(row: _Row, size: Size) -> tuple[Edges, list[list[float]] | None]:
@@ -187,8 +223,8 @@ def _to_pixels(row: _Row, size: Size) -> tuple[Edges, list[list[float]] | None]:
 
 YOLO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="YOLO",
-    recognise=_recognise,
-    read=_read,
+    recognise=recognise_yolo,
+    read=read_yolo,
     looks_for="YOLO (data.yaml, labels/*.txt)",
     file="a data.yaml",
     reject=count_others(".txt", "none of them named like an image"),
