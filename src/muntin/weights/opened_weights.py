@@ -189,13 +189,14 @@ def rename_state(opened: OpenedWeights, model: nn.Module) -> RenamedState:
 
 def _adopt_classifier(reading: RenamedState, found: FoundState, model: nn.Module) -> int:
     """Take a linear layer beside the backbone as the classifier; return its distance."""
+    body: Any = backbone_of(model)
     head = head_of(model)
     own = {} if head is None else head.state_dict()
     weight = own.pop("fc.weight", None)
     known = {"fc.bias", "fc_dist.weight", "fc_dist.bias"}
     if head is not None and (weight is None or not own.keys() <= known):
         return 0
-    channels = backbone_of(model).spec.channels[-1] if weight is None else weight.shape[1]
+    channels = body.spec.channels[-1] if weight is None else weight.shape[1]
     used = {found.prefix + key for key in found.state} - set(reading.beside)
     linears = find_linears(found.groups, channels)
     free = [layer for layer in linears if not used & layer.tensors.keys()]
@@ -223,8 +224,8 @@ def _check_classifier(
     free = [{k: x for k, x in g.items() if id(x) not in taken} for g in (*near.values(), *groups)]
     between = list(find_between(reading.tensors["head.fc.weight"], free))
     heads = [theirs for theirs, ours in reading.pairs if ours.startswith("head.")]
-    two = backbone_of(model).spec.embed_parts == 2
-    half = two and "head.fc_dist.weight" not in reading.tensors
+    body: Any = backbone_of(model)
+    half = body.spec.embed_parts == 2 and "head.fc_dist.weight" not in reading.tensors
     known = found.dialect == "transformers" and ".classifier." in f".{heads[0]}"
     # DeiTForImageClassification of transformers reads the class token only. The logits here are
     # the mean of two classifiers: twice this one and zeros have the same.
