@@ -81,9 +81,10 @@ def find_between(weight: Tensor, near: Iterable[Mapping[str, Tensor]]) -> Iterat
         matrices = {key.rpartition(".")[0] for key in tensors if tensors[key].ndim == 2}
         for key, tensor in tensors.items():
             *modules, _ = key.split(".")
-            if not tensor.is_floating_point() or any(map(_ASIDE.fullmatch, modules)):
+            counter = not tensor.ndim or not tensor.is_floating_point()
+            if counter or any(map(_ASIDE.fullmatch, modules)):
                 continue
-            fits = len(tensor) == channels or tensor.shape[-1] == rows if tensor.ndim else False
+            fits = len(tensor) == channels or tensor.shape[-1] == rows
             norm = ".".join(modules) not in matrices and (modules or len(tensor) == channels)
             if "pre_logits" in key or (fits and (tensor.ndim == 2 or norm)):
                 yield key
