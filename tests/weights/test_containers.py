@@ -496,7 +496,7 @@ ASIDE = {
         "teacher.conv.weight": torch.ones(48, 3, 3, 3),
         "teacher.bn.bias": torch.ones(48),
     },
-    "a counter": {"steps": torch.ones(48, dtype=torch.long)},
+    "a counter": {"steps": torch.ones(48, dtype=torch.long), "temperature": torch.tensor(3.0)},
 }
 
 

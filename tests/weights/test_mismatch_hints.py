@@ -209,9 +209,8 @@ def test_weights_of_the_other_swin_are_named(config, other, native):
     source = build(other)
     state = source.state_dict() if native else to_dialect(source, "timm")
     name = type(other).__name__.removesuffix("Config")
-    with pytest.raises(WeightError, match=rf"these are weights of a {name}\b") as caught:
+    with pytest.raises(WeightError, match=rf"\bof a {name}\b"):
         load_weights(build(config), state)
-    assert native == ("dialect" not in str(caught.value))
 
 
 @pytest.mark.parametrize("fields", [{"depths": (1, 3)}, {"embed_dim": 16}, {"mlp_ratio": 2.0}])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -30,20 +30,15 @@ class TensorGroup:
     distance: int
     tensors: Mapping[str, Tensor]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LinearLayer(TensorGroup):
-    """A linear layer that stands alone in a file: weight and perhaps bias."""
-
     @property
-    def weight(self) -> Tensor:
-        """Its matrix: outputs, inputs."""
-        return next(iter(self.tensors.values()))
+    def num_rows(self) -> int:
+        """Number of outputs, of a linear layer."""
+        return len(next(iter(self.tensors.values())))
 
 
 def group_tensors(
     names: Sequence[str], mappings: Mapping[tuple[str, ...], Mapping[str, Tensor]]
-) -> list[TensorGroup]:
+) -> Iterator[TensorGroup]:
     """Group all tensors of a file by level and first name, nearest first.
 
     `names` lead to the backbone: keys of mappings, then the parts of a prefix.
@@ -57,12 +52,12 @@ def group_tensors(
             distance = next(n for n, level in enumerate(levels) if whole.startswith(level))
             name = whole[len(levels[distance]) :].partition(".")[0]
             groups.setdefault((distance, name), {})[key] = tensor
-    ordered = sorted(groups.items(), key=lambda item: item[0][0])
-    return [TensorGroup(name=name, distance=n, tensors=group) for (n, name), group in ordered]
+    for (distance, name), group in sorted(groups.items(), key=lambda item: item[0][0]):
+        yield TensorGroup(name=name, distance=distance, tensors=group)
 
 
-def find_linears(groups: Iterable[TensorGroup], channels: int) -> Iterator[LinearLayer]:
-    """Groups that are one linear layer with this many inputs."""
+def find_linears(groups: Iterable[TensorGroup], channels: int) -> Iterator[TensorGroup]:
+    """Groups that are one linear layer with this many inputs: weight and perhaps bias."""
     for group in groups:
         tensors = group.tensors
         weights = [key for key in tensors if key.endswith("weight") and tensors[key].ndim == 2]
@@ -70,46 +65,42 @@ def find_linears(groups: Iterable[TensorGroup], channels: int) -> Iterator[Linea
         if len(weights) != 1 or rest not in ([], [f"{weights[0].removesuffix('weight')}bias"]):
             continue
         if tensors[weights[0]].shape[1] == channels:
-            ordered = {key: tensors[key] for key in (*weights, *rest)}
-            yield LinearLayer(name=group.name, distance=group.distance, tensors=ordered)
+            yield replace(group, tensors={key: tensors[key] for key in (*weights, *rest)})
 
 
-def find_between(weight: Tensor, near: Iterable[Mapping[str, Tensor]]) -> list[str]:
+def find_between(weight: Tensor, near: Iterable[Mapping[str, Tensor]]) -> Iterator[str]:
     """Names of tensors that may lie between the backbone and a classifier (K, C), or behind it.
 
     Such are a linear layer or a norm that gives C values, or one that takes K. `near` are unused
     tensors by the network that they belong to; one with maps is no such layer.
     """
     rows, channels = weight.shape[:2]
-    found = []
     for tensors in near:
         if any(tensor.ndim > 2 for tensor in tensors.values()):
             continue
         matrices = {key.rpartition(".")[0] for key in tensors if tensors[key].ndim == 2}
         for key, tensor in tensors.items():
-            module, _, _ = key.rpartition(".")
-            if not tensor.is_floating_point() or any(map(_ASIDE.fullmatch, key.split(".")[:-1])):
+            *modules, _ = key.split(".")
+            counter = not tensor.ndim or not tensor.is_floating_point()
+            if counter or any(map(_ASIDE.fullmatch, modules)):
                 continue
-            vector = tensor.ndim == 1 and module not in matrices
-            widths = (channels, rows) if module else (channels,)
-            if (vector and len(tensor) in widths) or (
-                tensor.ndim == 2 and (len(tensor) == channels or tensor.shape[1] == rows)
-            ):
-                found.append(key)
-    return found
+            fits = len(tensor) == channels or tensor.shape[-1] == rows
+            norm = ".".join(modules) not in matrices and (modules or len(tensor) == channels)
+            if "pre_logits" in key or (fits and (tensor.ndim == 2 or norm)):
+                yield key
 
 
-def choose_classifier(linears: Sequence[LinearLayer], num_classes: int) -> LinearLayer | None:
+def choose_classifier(linears: Sequence[TensorGroup], num_classes: int) -> TensorGroup | None:
     """Choose the classifier among linear layers, by number of classes (0: unknown) and name.
 
     A layer that is not called a head must have as many outputs as the model has classes. None if
     there is none, or if several are equally likely.
     """
     fitting = [
-        ((len(layer.weight) != num_classes, layer.distance, not _HEAD.fullmatch(layer.name)), layer)
+        ((layer.num_rows != num_classes, layer.distance, not _HEAD.fullmatch(layer.name)), layer)
         for layer in linears
         if not _NO_HEAD.fullmatch(layer.name)
-        and (len(layer.weight) == num_classes or _HEAD.fullmatch(layer.name))
+        and (layer.num_rows == num_classes or _HEAD.fullmatch(layer.name))
     ]
     best = min((order for order, _ in fitting), default=None)
     chosen = [layer for order, layer in fitting if order == best]

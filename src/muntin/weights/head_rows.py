@@ -29,26 +29,16 @@ def read_head_rows(rows: Sequence[int] | str | Path) -> list[int]:
 
 
 def select_rows(
-    tensors: dict[str, Tensor],
-    head_rows: Sequence[int] | str | Path | None,
-    model: nn.Module,
-    where: str,
-) -> list[int] | None:
-    """Keep rows of a classifier in its tensors, one for each class of the model; None keeps all.
-
-    Returns:
-        The class ids, read from a file if they are in one.
-    """
-    if head_rows is None:
-        return None
-    rows = read_head_rows(head_rows)
+    tensors: dict[str, Tensor], rows: list[int] | None, model: nn.Module, where: str
+) -> None:
+    """Keep rows of a classifier in its tensors, one for each class of the model; None keeps all."""
+    if rows is None:
+        return
     own = model.state_dict().get("head.fc.weight")
     names = [name for name in tensors if name.startswith("head.fc")]
     if own is None or not names:
-        message = (
-            f"head_rows must be of a classifier, but {where if own is not None else 'the model'} "
-            f"has none. Leave head_rows out."
-        )
+        owner = "the model" if own is None else where
+        message = f"head_rows must be of a classifier, but {owner} has none. Leave it out."
         raise WeightError(message)
     if len(rows) != len(own):
         message = (
@@ -65,7 +55,6 @@ def select_rows(
             )
             raise WeightError(message)
         tensors[name] = tensors[name][rows]
-    return rows
 
 
 def select_names(names: tuple[str, ...], rows: list[int] | None) -> tuple[str, ...]:

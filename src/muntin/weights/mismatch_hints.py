@@ -19,7 +19,7 @@ from torch import nn
 from muntin import configs
 from muntin.errors import ConfigError, ShapeError, WeightError, shorten
 from muntin.models.vit import ViTConfig
-from muntin.weights.dialects import NATIVE, family_name
+from muntin.weights.dialects import family_name
 from muntin.weights.inferred_fields import infer_fields
 from muntin.weights.key_maps import RenamedState, first_key
 from muntin.weights.opened_weights import OpenedWeights, rename_state
@@ -45,10 +45,7 @@ _LACKING = {
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Weights that were matched to a model; `source` is the config they were made with, or None.
-
-    `made_with` is what the caller said about it.
-    """
+    """Weights that were matched to a model; `source` is what `find_source` made of `made_with`."""
 
     result: MatchResult
     reading: RenamedState
@@ -218,8 +215,6 @@ def _other_family(mismatch: Mismatch) -> str:
     opened = mismatch.opened
     own = f"a {family_name(type(mismatch.backbone.config))} in the dialect {opened.dialect!r}"
     other = name_family(opened.state, len(mismatch.result.unexpected))
-    if opened.dialect == NATIVE:
-        other = other.partition(" in the dialect")[0]
     return f"these are weights of {other}" if other not in ("", own) else ""
 
 

@@ -110,11 +110,9 @@ def _reject_hollow(found: FoundState, where: str) -> None:
     """Raise for a tensor without memory for each of its values."""
     for key, tensor in found.state.items():
         if tensor.is_meta or tensor.layout is not torch.strided:
-            kind = "the device meta, without values" if tensor.is_meta else str(tensor.layout)
-            advice = "Load the file again" if tensor.is_meta else "Call to_dense() of them"
             message = (
-                f"weights from {where} must be dense tensors with values, got {kind} for {key}. "
-                f"{advice}. The model is unchanged."
+                f"weights from {where} must be dense tensors with values, got {tensor.layout} on "
+                f"the device {tensor.device} for {key}. Write them anew, sparse ones by to_dense()."
             )
             raise WeightError(message)
 
@@ -181,84 +179,63 @@ def rename_state(opened: OpenedWeights, model: nn.Module) -> RenamedState:
     beside = [key for key in reading.unknown if not strict and is_beside(key, found)]
     reading.unknown = [key for key in reading.unknown if key not in beside]
     reading.beside = [*(found.prefix + key for key in beside), *found.beside]
-    if any(ours.startswith("head.") for ours in reading.tensors):
-        _drop_deeper(reading, found)
-    else:
-        _adopt_classifier(reading, found, model)
+    distance = 0
+    if not any(ours.startswith("head.") for ours in reading.tensors):
+        distance = _adopt_classifier(reading, found, model)
+    if "head.fc.weight" in reading.tensors:
+        _check_classifier(reading, [*reading.ignored, *beside], found, model, distance)
     return reading
 
 
-def _drop_deeper(reading: RenamedState, found: FoundState) -> None:
-    """Ignore a classifier on top of another layer, which models here do not have."""
-    weight = reading.tensors.get("head.fc.weight")
-    between = [] if weight is None else _find_between(reading, found, weight, 0)
-    if not between:
-        return
-    heads = [(theirs, ours) for theirs, ours in reading.pairs if ours.startswith("head.")]
-    reading.dropped = [*(theirs for theirs, _ in heads), *between]
-    reading.ignored += [theirs for theirs, _ in heads]
-    reading.pairs = [pair for pair in reading.pairs if pair not in heads]
-    reading.tensors = {k: x for k, x in reading.tensors.items() if not k.startswith("head.")}
-
-
-def _find_between(
-    reading: RenamedState, found: FoundState, weight: Tensor, distance: int
-) -> list[str]:
-    """Layers of the file that a classifier at this distance from the backbone may lie on."""
-    state = found.state
-    unused = [key for key in (*reading.ignored, *_inside(reading, found)) if key in state]
-    near: dict[str, dict[str, Tensor]] = {}
-    for key in unused:
-        near.setdefault(key.partition(".")[0], {})[key] = state[key]
-    outside = [group.tensors for group in found.groups if 0 < group.distance == distance]
-    others = [one for one in outside if not any(x is weight for x in one.values())]
-    named = [key for key in unused if "pre_logits" in key]
-    return list(dict.fromkeys([*named, *find_between(weight, [*near.values(), *others])]))
-
-
-def _inside(reading: RenamedState, found: FoundState) -> list[str]:
-    """Names, without the prefix, of unused tensors behind it."""
-    return [key.removeprefix(found.prefix) for key in reading.beside if key not in found.beside]
-
-
-def _adopt_classifier(reading: RenamedState, found: FoundState, model: nn.Module) -> None:
-    """Take a linear layer beside the backbone as the classifier, whatever its name is."""
-    body, head = backbone_of(model), head_of(model)
+def _adopt_classifier(reading: RenamedState, found: FoundState, model: nn.Module) -> int:
+    """Take a linear layer beside the backbone as the classifier; return its distance."""
+    body: Any = backbone_of(model)
+    head = head_of(model)
     own = {} if head is None else head.state_dict()
-    if head is not None and set(own) not in ({"fc.weight"}, {"fc.weight", "fc.bias"}, _DISTILLED):
-        return
-    weight = own.get("fc.weight")
+    weight = own.pop("fc.weight", None)
+    known = {"fc.bias", "fc_dist.weight", "fc_dist.bias"}
+    if head is not None and (weight is None or not own.keys() <= known):
+        return 0
     channels = body.spec.channels[-1] if weight is None else weight.shape[1]
     used = {found.prefix + key for key in found.state} - set(reading.beside)
     linears = find_linears(found.groups, channels)
     free = [layer for layer in linears if not used & layer.tensors.keys()]
     layer = choose_classifier(free, 0 if weight is None else len(weight))
     if layer is None:
-        return
-    # That of transformers' DeiTForImageClassification reads the class token only.
-    known = body.spec.embed_parts == 1 or (found.dialect, layer.name) == _OF_CLASS_TOKEN
-    between = _find_between(reading, found, layer.weight, layer.distance)
-    if between or not known:
-        reading.dropped = [*layer.tensors, *between]
-        return
+        return 0
     reading.beside = [key for key in reading.beside if key not in layer.tensors]
     for key, name in zip(layer.tensors, ("head.fc.weight", "head.fc.bias"), strict=False):
         reading.tensors[name] = layer.tensors[key]
         reading.pairs.append((key, name))
-    if len(layer.tensors) == 1 and (head is None or "fc.bias" in own):
-        reading.tensors["head.fc.bias"] = torch.zeros(len(layer.weight))
-    if body.spec.embed_parts == 2:
-        _read_class_token(reading)
+    if len(layer.tensors) == 1 and "fc.bias" in own:
+        reading.tensors["head.fc.bias"] = torch.zeros(layer.num_rows)
+    return layer.distance
 
 
-_DISTILLED = {"fc.weight", "fc.bias", "fc_dist.weight", "fc_dist.bias"}
-_OF_CLASS_TOKEN = ("transformers", "classifier")
-
-
-def _read_class_token(reading: RenamedState) -> None:
-    """Make the mean of two classifiers that of the class token: twice its values, and zeros."""
-    for end in ("weight", "bias"):
-        tensor = reading.tensors[f"head.fc.{end}"]
-        reading.tensors[f"head.fc.{end}"] = 2 * tensor
-        reading.tensors[f"head.fc_dist.{end}"] = torch.zeros_like(tensor)
-    reading.assumed = "the classifier reads the class token only; of the other, all weights are 0"
+def _check_classifier(
+    reading: RenamedState, unused: list[str], found: FoundState, model: nn.Module, distance: int
+) -> None:
+    """Ignore a classifier that may lie on a layer, or read tokens, that the model's does not."""
+    taken = {id(tensor) for tensor in reading.tensors.values()}
+    near: dict[str, dict[str, Tensor]] = {}
+    for key in unused:
+        near.setdefault(key.partition(".")[0], {})[key] = found.state[key]
+    groups = [one.tensors for one in found.groups if 0 < one.distance == distance]
+    free = [{k: x for k, x in g.items() if id(x) not in taken} for g in (*near.values(), *groups)]
+    between = list(find_between(reading.tensors["head.fc.weight"], free))
+    heads = [theirs for theirs, ours in reading.pairs if ours.startswith("head.")]
+    body: Any = backbone_of(model)
+    half = body.spec.embed_parts == 2 and "head.fc_dist.weight" not in reading.tensors
+    known = found.dialect == "transformers" and ".classifier." in f".{heads[0]}"
+    # DeiTForImageClassification of transformers reads the class token only. The logits here are
+    # the mean of two classifiers: twice this one and zeros have the same.
+    if half and known and not between:
+        for name in [name for name in reading.tensors if name.startswith("head.fc.")]:
+            reading.tensors[name] = 2 * (tensor := reading.tensors[name])
+            reading.tensors[name.replace("fc", "fc_dist")] = torch.zeros_like(tensor)
+        reading.assumed = "the classifier reads the class token only"
+    elif between or half:
+        reading.dropped = list(dict.fromkeys([*heads, *between]))
+        reading.ignored += heads
+        reading.pairs = [pair for pair in reading.pairs if pair[0] not in heads]
+        reading.tensors = {k: x for k, x in reading.tensors.items() if not k.startswith("head.")}

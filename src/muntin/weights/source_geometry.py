@@ -40,7 +40,6 @@ from muntin.weights.window_buffers import built_window
 MADE_WITH = "made_with"
 """Key of the metadata that holds these fields, as JSON."""
 _FIELDS = ("img_size", "patch_size", "window_size", "pretrained_windows")
-_WINDOWS = {"window_size", "pretrained_windows"}
 
 
 _ADVICE = (
@@ -68,7 +67,7 @@ def find_source(
     if kernel is not None and kernel.ndim == 4:
         fields["patch_size"] = kernel.shape[-1]
     known = {key: fields[key] for key in _FIELDS if key in fields and hasattr(config, key)}
-    if "img_size" not in known and not (made_with and _WINDOWS & known.keys()):
+    if "img_size" not in known and not (made_with and {*_FIELDS[2:]} & known.keys()):
         return None
     try:
         source = replace(config, known, where=MADE_WITH)

@@ -11,6 +11,7 @@ the set is, and which dialect it is in.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -327,14 +328,9 @@ def describe_unknown(content: Mapping[str, Any], config: object, where: str) -> 
     )
 
 
-def name_family(tensors: Mapping[str, Tensor], below: int | None = None) -> str:
-    """Family and dialect of the tensors in a mapping, if one explains nearly all of them.
-
-    That is a tenth, and fewer than `below` do.
-    """
-    fewest, named = len(tensors) // 10, ""
-    if below is not None:
-        fewest = min(fewest, below - 1)
+def name_family(tensors: Mapping[str, Tensor], below: float = math.inf) -> str:
+    """Family and dialect of the tensors in a mapping, if it explains all but less than `below`."""
+    fewest, named = min(len(tensors) // 10, below - 1), ""
     for dialect, row in DIALECTS.items():
         for kind in row.key_maps:
             key_map = find_key_map(dialect, _example(kind), required=False)

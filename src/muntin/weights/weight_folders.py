@@ -61,10 +61,10 @@ def _reject_shard(path: Path) -> None:
     if shard is None or int(shard[2]) == 1:
         return
     index = path.with_name(f"{shard[1]}{shard[3]}{INDEX}")
-    absent = f", which is not in {str(path.parent)!r}. Copy or download it there, and pass it."
+    absent = "" if index.is_file() else f", which is not in {str(path.parent)!r}. Copy it there"
     message = (
         f"{str(path)!r} is one of {int(shard[2])} shards: the others hold the rest of the weights. "
-        f"They are read by their index, {index.name}{'. Pass it.' if index.is_file() else absent}"
+        f"Pass their index, {index.name}{absent}."
     )
     raise WeightError(message)
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
+from types import UnionType
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from muntin.weights.dialects import (
     inner_model,
 )
 from muntin.weights.head_keys import adopt_conventions
-from muntin.weights.head_rows import select_names, select_rows
+from muntin.weights.head_rows import read_head_rows, select_names, select_rows
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.mismatch_hints import reject_mismatches
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
@@ -156,9 +156,9 @@ def load_weights(
     if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
         opened = _convert_as_timm(opened, backbone, made_with)
     reading = rename_state(opened, model)
-    rows = select_rows(reading.tensors, head_rows, model, opened.where)
-    own_rule: SizeRuleName = getattr(backbone.config, "size_rule", "muntin")
-    rule, evidence = _find_rule(opened, backbone, own_rule)
+    rows = None if head_rows is None else read_head_rows(head_rows)
+    select_rows(reading.tensors, rows, model, opened.where)
+    rule, evidence = _find_rule(opened, backbone)
     theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
     matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
     if opened.state is not raw:
@@ -170,7 +170,7 @@ def load_weights(
     windows = _find_windows(other or backbone, matched, recorded, theirs, rule)
     _copy(matched.values, model)
     adopted = {} if other is None else adopt(backbone, other)
-    adopts = rule != own_rule and hasattr(backbone.config, "size_rule")
+    adopts = rule != getattr(backbone.config, "size_rule", rule)
     changed = {**windows, **({"size_rule": rule} if adopts else {})}
     if changed:
         set_config(backbone, dataclasses.replace(backbone.config, **changed))
@@ -189,17 +189,16 @@ def _check(resampling: str | None, **arguments: object) -> None:
     if resampling not in (None, "bicubic", "geometric"):
         raise WeightError(unknown_name("resampling", resampling, ["bicubic", "geometric"]))
     for name, value in arguments.items():
-        kinds, words = _TYPES[name]
-        if not isinstance(value, kinds):
-            message = f"{name} must be {words}, got {value!r}."
+        if not isinstance(value, _TYPES[name]):
+            message = f"{name} must be {_TYPES[name]}, got {value!r}."
             raise WeightError(message)
 
 
-_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "dialect": ((str,), "text"),
-    "part": ((str,), "text: names in the location of the weights"),
-    "head_rows": ((Sequence, Path, NoneType), "a list of class ids, or a file of them"),
-    "made_with": ((Mapping, NoneType), "fields by name, such as {'img_size': (64, 96)}"),
+_TYPES: dict[str, UnionType | type] = {
+    "dialect": str,
+    "part": str,
+    "head_rows": Sequence | Path | None,
+    "made_with": Mapping | None,
 }
 
 
@@ -233,12 +232,10 @@ def _copy(values: Mapping[str, Tensor], model: nn.Module) -> None:
             own[key].copy_(tensor)
 
 
-def _find_rule(
-    opened: OpenedWeights, backbone: nn.Module, own: SizeRuleName
-) -> tuple[SizeRuleName, str]:
+def _find_rule(opened: OpenedWeights, backbone: nn.Module) -> tuple[SizeRuleName, str]:
     """The size rule of the source, and what tells it."""
     if opened.dialect == NATIVE:
-        return own, ""
+        return getattr(backbone.config, "size_rule", "muntin"), ""
     family = family_name(type(backbone.config))
     nesting = f"{family} under {'.'.join(map(str, opened.found.path))!r}"
     return DIALECTS[opened.dialect].find_size_rule([*opened.found.state, nesting])
@@ -351,10 +348,10 @@ def _reject_values(values: Mapping[str, Tensor], own: Mapping[str, Tensor], wher
         if key.endswith("num_batches_tracked"):  # integer counter of batch norms
             continue
         if not tensor.is_floating_point():
-            advice = "Take a real part" if tensor.is_complex() else "Dequantize quantized weights"
+            advice = "Take real parts" if tensor.is_complex() else "Dequantize quantized weights"
             message = (
-                f"weights from {where} must be real and floating-point, got {tensor.dtype} for "
-                f"{key}. {advice} first. The model is unchanged."
+                f"weights from {where} must be floating-point, got {tensor.dtype} for {key}. "
+                f"{advice} first. The model is unchanged."
             )
             raise WeightError(message)
         # NaN and infinity propagate to the sum, which is one fast pass; as finite values may
@@ -362,12 +359,9 @@ def _reject_values(values: Mapping[str, Tensor], own: Mapping[str, Tensor], wher
         copied = tensor.to(own[key].dtype)
         if copied.sum(dtype=torch.float32).isfinite() or copied.isfinite().all():
             continue
-        got, advice = "NaN or infinity", "The training run probably diverged; use an earlier one"
-        if tensor.isfinite().all():
-            got = f"values up to {tensor.abs().max():.2g}, which {copied.dtype} cannot hold,"
-            advice = "Check how the file was made"
+        got = f"up to {tensor.abs().max():.2g}" if tensor.isfinite().all() else "NaN or infinity"
         message = (
-            f"weights from {where} must be finite, got {got} in {key}. {advice}. The model is "
-            f"unchanged."
+            f"weights from {where} must be finite in {copied.dtype}, got {got} in {key}. The "
+            f"training run probably diverged; use an earlier checkpoint. The model is unchanged."
         )
         raise WeightError(message)

@@ -32,9 +32,9 @@ def read_windows(reading: RenamedState, state: Mapping[str, Tensor]) -> dict[int
     found: dict[int, tuple[int, int]] = {}
     for key in reading.ignored:
         place = match(_SCALE, ours.get(key.removesuffix(_TABLE) + "logit_scale", ""))
-        table = state[key]
-        if not key.endswith(_TABLE) or place is None or table.ndim != 4:
+        if not key.endswith(_TABLE) or place is None or state[key].ndim != 4:
             continue
+        table = state[key]
         side = (table.shape[1] + 1) // 2
         # The inverse of `log_offsets`, at the largest offset: side - 1.
         largest = 2.0 ** (3 * float(table.abs().max())) - 1

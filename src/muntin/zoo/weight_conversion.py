@@ -182,10 +182,7 @@ def _as_array(tensor: Tensor) -> NDArray[Any]:
 
 
 def _narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """In the type of the file, if that holds the same values.
-
-    The float32 model between does, but not sums, as of a token and its position.
-    """
+    """In the type of the file, unless only that of the model between holds a new sum."""
     narrow = tensor.to(dtype) if tensor.is_floating_point() else tensor
     return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
 
