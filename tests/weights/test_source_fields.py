@@ -61,7 +61,6 @@ def read(folder, values):
         ({**TIMM, "model_args": {"act_layer": "relu"}}, "act_layer.*'relu'"),
         ({**TIMM, "model_args": {"no_embed_class": [1]}}, "no_embed_class"),
         ({**TIMM, "label_names": 3}, "label_names.*3"),
-        ([1], "list"),
     ],
 )
 def test_what_cannot_be_read_is_refused(values, text, tmp_path):

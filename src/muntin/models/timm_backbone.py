@@ -157,8 +157,8 @@ class TimmBackbone(Backbone):
         """How timm pools what the classifier reads, "avg" as "mean"; empty if it does not say."""
         head = getattr(self.net, "head", None)
         found = getattr(head, "global_pool", None) or getattr(self.net, "global_pool", "")
-        pool = str(getattr(found, "pool_type", found))
-        return "mean" if pool == "avg" else pool
+        pool = getattr(found, "pool_type", found)
+        return {"avg": "mean"}.get(pool, pool) if isinstance(pool, str) else ""
 
     def features(
         self,
