@@ -17,7 +17,7 @@ from timm.models._hub import save_for_hf
 
 import muntin
 from muntin.commands import main
-from muntin.errors import ConfigError
+from muntin.errors import ConfigError, MuntinWarning, WeightError
 from muntin.published import IMAGENET_NAMES, open_published
 from muntin.runs import Run
 from muntin.weights.weight_files import read_weights, write_weights
@@ -210,6 +210,79 @@ def test_what_is_not_known_is_asked_for(classifier, tmp_path):
     headless.save_pretrained(tmp_path / "body")
     with pytest.raises(ConfigError, match="classifier"):
         open_published(tmp_path / "body", tmp_path / "run")
+
+
+def _edit(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ({"0": "a", "1": "b"}, "3 classes.*2"),
+        ({"0": "a", "1": "b", "3": "c"}, "id2label.* 2"),
+        ({"0": "a", "1": "b", "2": None}, "id2label.* 2"),
+    ],
+)
+def test_names_that_are_not_those_of_all_classes(labels, text, classifier, tmp_path):
+    theirs = tmp_path / "theirs"
+    classifier.save_pretrained(theirs)
+    _edit(theirs / "config.json", id2label=labels)
+    with pytest.raises(ConfigError, match=rf"{text}.*--classes"):
+        open_published(theirs, tmp_path / "run")
+    run, _ = open_published(theirs, tmp_path / "run", class_names=NAMES)  # the advice
+    assert run.classes.names == NAMES
+
+
+def test_repeated_names_are_said(classifier, tmp_path):
+    classifier.save_pretrained(tmp_path / "theirs")
+    with pytest.warns(MuntinWarning, match=r"same name: rose\."):
+        open_published(tmp_path / "theirs", tmp_path / "a", class_names=("rose", "daisy", "rose"))
+
+
+def test_a_classifier_of_several_layers_is_named(classifier, tmp_path):
+    classifier.save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "model.safetensors"
+    tensors = dict(read_weights(file).tensors)
+    tensors["classifier.2.weight"] = torch.ones(3, 48)
+    tensors["classifier.0.weight"] = tensors.pop("classifier.weight")
+    tensors["classifier.0.bias"] = tensors.pop("classifier.bias")
+    write_weights(file, tensors)
+    with pytest.raises(ConfigError, match=r"48.*classifier\.0\.bias"):
+        open_published(tmp_path / "theirs", tmp_path / "run")
+    with pytest.raises(WeightError, match="Swin"):  # of another family
+        open_published(tmp_path / "theirs", tmp_path / "run", model="swin_nano")
+
+
+def test_another_model_type_is_named(classifier, tmp_path):
+    theirs = tmp_path / "theirs"
+    classifier.save_pretrained(theirs)
+    _edit(theirs / "config.json", model_type="data2vec-vision")
+    with pytest.raises(ConfigError, match=r"'data2vec-vision'.*--model"):
+        open_published(theirs, tmp_path / "run")
+    fields = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 4, "mlp_ratio": 2}
+    settings = {name: str(value) for name, value in fields.items()}
+    run, _ = open_published(theirs, tmp_path / "run", model="vit_tiny", settings=settings)
+    assert run.classes.names == NAMES
+
+
+def test_images_of_dense_tasks_and_of_timm_are_refused_too(classifier, tmp_path):
+    theirs = tmp_path / "theirs"
+    classifier.save_pretrained(theirs)
+    (theirs / "preprocessor_config.json").write_text('{"image_processor_type": "Levit"}')
+    with pytest.raises(ConfigError, match=r"'Levit'.*preprocessor_config\.json"):
+        open_published(theirs, tmp_path / "run", head="upernet", class_names=NAMES)
+    small = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, embed_dim=48, depth=1, num_heads=4, num_classes=3
+    )
+    save_for_hf(small, tmp_path / "timm", safe_serialization=True)
+    config = tmp_path / "timm" / "config.json"
+    stated = json.loads(config.read_text())["pretrained_cfg"]
+    _edit(config, pretrained_cfg={**stated, "crop_mode": "border"})
+    with pytest.raises(ConfigError, match=r"crop_mode.*'border'.*config\.json"):
+        open_published(tmp_path / "timm", tmp_path / "run")
+    _edit(config, pretrained_cfg={**stated, "crop_mode": "squash"})  # the advice
+    assert open_published(tmp_path / "timm", tmp_path / "run")[0].preprocessing.fit == "stretch"
 
 
 def test_imagenet_has_1000_names():

@@ -112,7 +112,12 @@ def read_field(kind: type, name: str, value: Any, *, where: str) -> Any:  # noqa
 
 
 def replace(config: C, values: Mapping[str, Any], *, where: str = "") -> C:
-    """Return a copy with some fields changed; keys and types are checked as in `from_dict`."""
+    """Return a copy with some fields changed; keys and types are checked as in `from_dict`.
+
+    A class may add values of fields that follow others, by its method ``follow``.
+    """
+    follow = getattr(config, "follow", None)
+    values = values if follow is None else follow(values)
     own = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     return from_dict(type(config), {**own, **values}, where=where)
 
@@ -133,14 +138,6 @@ def with_texts(
         >>> with_texts(Box(), [("sides", "3,4")])
         Box(sides=(3, 4))
     """
-    values = read_texts(config, texts, where=where, group=group)
-    return replace(config, values, where=where) if values else config
-
-
-def read_texts(
-    config: object, texts: Iterable[tuple[str, str]], *, where: str = "--set", group: str = ""
-) -> dict[str, Any]:
-    """Read the fields that `with_texts` changes, not yet converted to their types."""
     names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
     before = f"{group}." if group else ""
     values: dict[str, Any] = {}
@@ -159,7 +156,7 @@ def read_texts(
             raise ConfigError(message)
     for first, rows in inner.items():
         values[first] = with_texts(getattr(config, first), rows, where=where, group=before + first)
-    return values
+    return replace(config, values, where=where) if values else config
 
 
 def _read(text: str) -> Any:  # noqa: ANN401 (any JSON value)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -283,6 +283,15 @@ def name_blocks(backbone: Backbone) -> list[str]:
 def count_stages(backbone: Backbone) -> int:
     """Number of stages of a backbone (of blocks if `stage_unit` is "block")."""
     return max(map(backbone.stage_of, name_blocks(backbone)), default=0)
+
+
+def follow_depths(config: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ANN401 (of a family)
+    """Complete values of another number of stages: all give a map, of no pretrained window."""
+    depths = values.get("depths", config.depths)
+    if not isinstance(depths, tuple | list) or len(depths) == len(config.depths):
+        return values
+    each = {"out_indices": tuple(range(len(depths))), "pretrained_windows": (0,) * len(depths)}
+    return {**{name: each[name] for name in each if hasattr(config, name)}, **values}
 
 
 def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN401 (any family)

@@ -202,7 +202,7 @@ def _read_classifier(
         message = (
             f"{opened.where} must have a classifier of one linear layer on the "
             f"{backbone.embed_channels} channels of {name} to become a run, got "
-            f"{f'{shorten(left)}, of which none is it' if left else 'none'}. Train one: muntin "
+            f"{f'several or others: {shorten(left)}' if left else 'none'}. Train one: muntin "
             f"train classify DATA --model {name} --weights ..."
         )
         raise ConfigError(message)

@@ -106,7 +106,17 @@ def make_safetensors(path):
     path.with_suffix(".safetensors").rename(path)
 
 
+def make_start(data):
+    return lambda path: path.write_bytes(data + b" " * 40)
+
+
 BAD = [
+    ("w.pth", make_start(b"version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
+    ("w.npz", make_start(b"version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
+    ("w.safetensors", make_start(b"<!DOCTYPE html>"), "web page"),
+    ("w.bin", make_start(b"<html>404"), "web page"),
+    ("w.pth", make_start(bytes([0x1F, 0x8B, 8])), "gzip"),
+    ("w.tar", make_start(bytes(257) + b"ustar"), "tar archive"),
     ("w.safetensors", make_empty, r"\b0 bytes"),
     ("w.pth", make_empty, r"\b0 bytes"),
     ("w.safetensors", make_text, "safetensors"),
@@ -118,7 +128,7 @@ BAD = [
     ("w.pth", make_malicious, "Python objects"),
     ("w.pth", make_list, "list"),
     ("w.safetensors", make_pytorch, "safetensors.*PyTorch"),
-    ("w.pth", make_safetensors, "PyTorch"),
+    ("w.pth", make_safetensors, "PyTorch.*a safetensors file"),
     ("w.txt", make_text, r"\.safetensors, \.pth"),
 ]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from muntin.configs import with_texts
 from muntin.errors import ConfigError
 from muntin.zoo import MODELS, create_model, find_model, model_config
 from muntin.zoo.model_building import canonical_name
@@ -128,3 +129,15 @@ def test_the_advice_for_keywords_works():
     assert create_model("vit_tiny", num_classes=3, pool="mean", **small)(
         torch.zeros(1, 3, 32, 32)
     ).shape == (1, 3)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny", "swinv2_tiny", "hiera_tiny"])
+def test_what_has_a_number_for_each_stage_follows_depths(name):
+    heads = "1" if name == "hiera_tiny" else "3,6"
+    texts = [("depths", "2,2"), ("num_heads", heads)]
+    texts += [("pooled_stages", "1")] if name == "hiera_tiny" else []
+    config = with_texts(find_model(name).config, texts)
+    assert (config.depths, config.out_indices) == ((2, 2), (0, 1))
+    assert getattr(config, "pretrained_windows", (0, 0)) == (0, 0)
+    kept = with_texts(config, [("out_indices", "1"), *texts])
+    assert kept.out_indices == (1,)

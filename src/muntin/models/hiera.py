@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, follow_depths, reject_config
 from muntin.nn.layers import Activation, DropPath, Mlp, drop_path_schedule, init_linear_weights
 from muntin.ops.dot_attention import attend
 from muntin.ops.positions import SIZE_RULES, SizeRuleName, fit_patches, resample_grid
@@ -67,6 +68,10 @@ class HieraConfig:
     out_indices: tuple[int, ...] = (0, 1, 2, 3)
     out_norm: Literal["none", "last"] = "last"
     size_rule: SizeRuleName = "muntin"
+
+    def follow(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Complete changed fields; see `muntin.configs.replace`."""
+        return follow_depths(self, values)
 
     def __post_init__(self) -> None:
         """Validate the fields."""

@@ -17,15 +17,15 @@ Letters: B images, H and W sides of a map in tokens, C channels, M window side, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from muntin.errors import ConfigError
-from muntin.features import Backbone, Features, FeatureSpec, TokenMask, reject_config
+from muntin.features import Backbone, Features, FeatureSpec, TokenMask, follow_depths, reject_config
 from muntin.nn.layers import Activation, DropPath, Mlp, drop_path_schedule, init_linear_weights
 from muntin.ops.positions import (
     SIZE_RULES,
@@ -93,6 +93,10 @@ class SwinConfig:
     out_norm: Literal["none", "last", "each"] = "last"
     size_rule: SizeRuleName = "muntin"
     attention: BackendName = "auto"
+
+    def follow(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Complete changed fields; see `muntin.configs.replace`."""
+        return follow_depths(self, values)
 
     def __post_init__(self) -> None:
         """Validate the fields."""

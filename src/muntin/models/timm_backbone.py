@@ -156,11 +156,9 @@ class TimmBackbone(Backbone):
     def pool(self) -> str:
         """How timm pools what the classifier reads, "avg" as "mean"; empty if it does not say."""
         head = getattr(self.net, "head", None)
-        places = ((head, "global_pool"), (head, "pool_type"), (self.net, "global_pool"))
-        found = (getattr(owner, name, None) for owner, name in places)
-        pools = (getattr(pool, "pool_type", pool) for pool in found)
-        pool = next((pool for pool in pools if isinstance(pool, str)), "")
-        return "mean" if pool == "avg" else pool
+        found = getattr(head, "global_pool", None) or getattr(self.net, "global_pool", "")
+        pool = getattr(found, "pool_type", found)
+        return {"avg": "mean"}.get(pool, pool) if isinstance(pool, str) else ""
 
     def features(
         self,

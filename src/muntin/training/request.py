@@ -21,7 +21,7 @@ from muntin.shapes import Size
 from muntin.staging import refuse_existing
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import TASKS, find_task
-from muntin.zoo.model_building import canonical_name, model_config, set_fields
+from muntin.zoo.model_building import canonical_name, model_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +158,7 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
         raise ConfigError(message)
     if request.model:
         config = model_config(canonical_name(request.model), {})
-        set_fields(config, settings["model"], group="model")
+        with_texts(config, settings["model"], group="model")
 
 
 def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:

@@ -56,13 +56,7 @@ from muntin.training.request import (
     require_sides,
     task_of,
 )
-from muntin.zoo.model_building import (
-    canonical_name,
-    dense_config,
-    find_model,
-    model_config,
-    set_fields,
-)
+from muntin.zoo.model_building import canonical_name, dense_config, find_model, model_config
 from muntin.zoo.model_zoo import BackboneConfig
 
 Value = TypeVar("Value")
@@ -182,7 +176,7 @@ class _RunBuilder:
             config = replace(free, **changed)
         else:
             config = model_config(name, changed)
-        config = set_fields(config, self.settings["model"])
+        config = with_texts(config, self.settings["model"])
         require_sides(config.img_size, self.task)
         shown = "x".join(map(str, config.img_size))
         self.notes.append(f"model {name} at {shown} pixels{why}")

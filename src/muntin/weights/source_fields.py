@@ -184,9 +184,6 @@ def read_timm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     if size := (take(values, "pretrained_cfg", dict, where) or {}).get("input_size"):
         size = configs.read_field(TimmImages, "input_size", size, where=f"input_size in {where}")
         given.setdefault("img_size", size[1:])
-    if isinstance(windows := given.get("pretrained_window_sizes"), int):  # the same in all stages
-        stages = take(given, "depths", list, where) or (0,) * 4
-        given["pretrained_window_sizes"] = (windows,) * len(stages)
     fields: dict[str, Any] = {}
     for name, value in given.items():
         ours = _TIMM.get(name, "")
@@ -195,7 +192,8 @@ def read_timm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         elif name == "global_pool":  # others are checked where a model is built
             fields[ours] = "mean" if value == "avg" else value
         elif isinstance(value, list) and value:
-            square = ours in ("patch_size", "mask_unit") and value.count(value[0]) == len(value)
+            sides = ("patch_size", "mask_unit", "window_size")
+            square = ours in sides and value.count(value[0]) == len(value)
             fields[ours] = value[0] if square else tuple(value)
         elif ours:
             fields[ours] = value

@@ -113,17 +113,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            message = f"got {type(values).__name__}"
-            raise TypeError(message)
-    except (OSError, TypeError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         message = (
-            f"{str(path)!r}, beside the weights, must be a JSON object: {error}. Download it "
-            f"again, or delete it to ignore it."
+            f"{str(path)!r}, beside the weights, must be JSON: {error}. Download it again, or "
+            f"delete it to ignore it."
         )
         raise WeightError(message) from error
-    return values
+    return values if isinstance(values, dict) else {}
 
 
 def _read_transformers(values: Mapping[str, Any], path: Path, where: str) -> SourceInfo:
@@ -210,7 +207,8 @@ def build_adopted(backbone: nn.Module, fields: Mapping[str, Any], where: str) ->
     names = {field.name for field in dataclasses.fields(config)}
     without = {name: fields[name] for name in _UNSEEN & fields.keys() if name not in names}
     # Families without a choice pool by the mean; a dialect implies GELU of all of its models.
-    usual = {"pool": getattr(backbone, "pool", "") or "mean", "activation": "gelu"}
+    pool = getattr(backbone, "pool", "mean") or without.get("pool")
+    usual = {"pool": pool, "activation": "gelu"}
     without = {name: value for name, value in without.items() if usual.get(name) != value}
     if without:
         message = (

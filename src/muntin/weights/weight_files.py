@@ -30,6 +30,13 @@ from muntin.weights.weight_folders import (
 
 # First bytes of torch.save files: a zip archive, or a pickle (before PyTorch 1.6).
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+# What is often there in place of weights: where in the file, its bytes, what it is.
+_OTHERS = (
+    (0, b"version https://git-lfs", "a pointer of Git LFS to them (run: git lfs pull)"),
+    (0, b"<", "a web page (download the file itself)"),
+    (0, b"\x1f\x8b", "a gzip archive (unpack it)"),
+    (257, b"ustar", "a tar archive (unpack it)"),
+)
 # What readers raise for files that are cut or changed.
 _DAMAGED = (
     safetensors.SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
@@ -65,7 +72,7 @@ def _read_shards(index: Path) -> WeightFile:
 def _read_file(file: Path) -> WeightFile:
     try:
         with file.open("rb") as stream:
-            start = stream.read(9)
+            start = stream.read(262)
     except OSError as error:
         message = f"{str(file)!r} cannot be read: {error.strerror}. Check its permissions."
         raise WeightError(message) from error
@@ -74,13 +81,14 @@ def _read_file(file: Path) -> WeightFile:
         raise WeightError(message)
     suffix = file.suffix.lower()
     named, is_torch = suffix == ".safetensors", start.startswith(_TORCH_STARTS)
-    fits = start[8:] == b"{" and not is_torch if named else is_torch
-    if suffix not in (".npz", ".pkl") and not fits:
-        found = "a PyTorch file" if is_torch else "another format"
+    is_safe = start[8:9] == b"{" and not is_torch
+    other = next((words for at, begin, words in _OTHERS if start[at:].startswith(begin)), "")
+    if not (is_safe if named else is_torch) and (other or suffix not in (".npz", ".pkl")):
+        found = "a PyTorch file" if is_torch else "a safetensors file" if is_safe else other
         wanted = "safetensors" if named else "PyTorch"
         message = (
-            f"{str(file)!r} must be in {wanted} format, got {found} according to its first bytes. "
-            f"Check the file and its suffix."
+            f"{str(file)!r} must be in {wanted} format, got {found or 'another format'} according "
+            f"to its first bytes. Check the file and its suffix."
         )
         raise WeightError(message)
     return _read_content(file)

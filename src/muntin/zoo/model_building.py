@@ -8,19 +8,18 @@ import dataclasses
 import difflib
 import fnmatch
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from muntin.configs import read_texts, replace, to_dict
+from muntin.configs import replace, to_dict
 from muntin.errors import ConfigError, MuntinWarning, shorten, unknown_name
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
-from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.timm_backbone import TimmConfig, describe_timm, has_timm, list_timm
 from muntin.zoo.model_names import match_name, split_tag
 from muntin.zoo.model_zoo import ALIASES, MODELS, BackboneConfig, ModelEntry, build_backbone
@@ -111,7 +110,10 @@ def _find_timm(name: str) -> ModelEntry:
 
 def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> BackboneConfig:
     """Return the config of a model with some fields changed; unknown fields are errors."""
-    config, changed = find_model(name).config, dict(fields_changed or {})
+    config, given = find_model(name).config, dict(fields_changed or {})
+    depths = given.get("depths", getattr(config, "depths", ()))
+    stages = len(depths) if isinstance(depths, tuple | list) else 1
+    changed = {key: _square(key, value, stages) for key, value in given.items()}
     if "attention" in changed and not hasattr(config, "attention"):
         message = (
             f"attention can be set only for models with window attention (Swin and Swin V2), got "
@@ -127,31 +129,7 @@ def model_config(name: str, fields_changed: Mapping[str, Any] | None = None) -> 
         # The arguments of the functions that create models are compared too.
         message = unknown_name(f"option in {name}", unknown, [*names, *_ARGUMENTS])
         raise ConfigError(message)
-    return change_config(config, changed, where=name)
-
-
-def change_config(
-    config: BackboneConfig, given: Mapping[str, Any], *, where: str
-) -> BackboneConfig:
-    """Change fields; sides may be pairs, and what has a number for each stage follows `depths`."""
-    own = getattr(config, "depths", ())
-    depths = given.get("depths", own)
-    stages = len(depths) if isinstance(depths, tuple | list) else 1
-    changed = {key: _square(key, value, stages) for key, value in given.items()}
-    if stages != len(own) > 0:
-        # With another number of stages, output all of them unless out_indices is set too.
-        changed.setdefault("out_indices", tuple(range(stages)))
-        if isinstance(config, SwinV2Config):
-            changed.setdefault("pretrained_windows", (0,) * stages)
-    return replace(config, changed, where=where)
-
-
-def set_fields(
-    config: BackboneConfig, texts: Iterable[tuple[str, str]], *, group: str = ""
-) -> BackboneConfig:
-    """Change fields given as text on the command line; `group` is what stands before the names."""
-    values = read_texts(config, texts, group=group)
-    return change_config(config, values, where="--set") if values else config
+    return replace(config, changed, where=name)
 
 
 _ELSEWHERE = {

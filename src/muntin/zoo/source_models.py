@@ -11,7 +11,7 @@ from muntin import configs
 from muntin.errors import ConfigError, WeightError
 from muntin.models.timm_backbone import has_timm
 from muntin.weights.source_info import SourceInfo
-from muntin.zoo.model_building import TIMM, canonical_name, change_config, find_model, set_fields
+from muntin.zoo.model_building import TIMM, canonical_name, find_model
 from muntin.zoo.model_zoo import MODELS, ModelEntry
 
 
@@ -40,7 +40,8 @@ def find_source_model(
         except ConfigError as error:
             message = f"{error} Correct {beside.where}, or delete it and pass --model."
             raise WeightError(message) from error
-    return name, dataclasses.replace(entry, config=set_fields(config, settings.items()))
+    config = configs.with_texts(config, settings.items())
+    return name, dataclasses.replace(entry, config=config)
 
 
 def _adopt_stated(config: Any, beside: SourceInfo, *, named: bool) -> Any:  # noqa: ANN401 (of any family)
@@ -51,10 +52,10 @@ def _adopt_stated(config: Any, beside: SourceInfo, *, named: bool) -> Any:  # no
     known = {field.name for field in dataclasses.fields(config)}
     stated = {**beside.implied, **beside.fields}
     fields = {key: value for key, value in stated.items() if key in known}
-    if fields.get("pool", config) != getattr(config, "pool", config):
+    if "pool" in fields and fields["pool"] != config.pool:
         # Where the mean is read, the norm comes after it in timm and transformers.
         fields.setdefault("pool_norm", "after" if fields["pool"] == "mean" else "before")
-    return change_config(config, fields, where=beside.where)
+    return configs.replace(config, fields, where=beside.where)
 
 
 def _stated_name(beside: SourceInfo | None) -> str:

@@ -27,6 +27,7 @@ from muntin.weights.prefix_positions import move_positions
 from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import write_weights, write_whole
+from muntin.weights.weight_folders import refuse_unreadable
 from muntin.weights.weight_loading import (
     LoadReport,
     WeightInfo,
@@ -87,7 +88,8 @@ def convert_weights(
         )
         raise WeightError(message)
     given = Path(str(source).rpartition("#")[0] or source)
-    inside = given.iterdir() if given.is_dir() else ()
+    with refuse_unreadable(source):
+        inside = list(given.iterdir()) if given.is_dir() else []
     sources = [source, given, *inside]
     refuse_existing([target], sources, option="OUT", force=force, error=WeightError)
     texts = dict(settings)
