@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import csv
 import json
+import lzma
 import os
 import re
 import stat
 import struct
 import sys
+import tokenize
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,11 +35,12 @@ _MOST_YAML_VALUES = 1_000_000
 _HALF_PAIR = re.compile(
     r"(?<!\\)((?:\\\\)*)(?:(\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w)|\\u[dD][89a-fA-F]\w\w)"
 )
-_FAULTS = (
+PARSER_FAULTS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError,
     AssertionError, MemoryError, OSError, struct.error, zlib.error, csv.Error, yaml.YAMLError,
-    ElementTree.ParseError,
+    lzma.LZMAError, ElementTree.ParseError, tokenize.TokenError,
 )  # fmt: skip
+"""What parsers raise when their content is damaged or made to break them."""
 
 
 def memory_budget() -> int:
@@ -181,6 +185,18 @@ def parse_xml(data: bytes | str) -> ElementTree.Element:
         raise ValueError(first_line(error)) from error
 
 
+def refuse_bomb(path: str | os.PathLike[str]) -> None:
+    """Refuse a zip whose members unpack to more than the budget, and to 8 times its size.
+
+    Raises:
+        ValueError: As `check_budget`; `zipfile.BadZipFile` or `OSError` if it is no zip.
+    """
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        total = sum(member.file_size for member in archive.infolist())
+        if total > 8 * os.fstat(file.fileno()).st_size:
+            check_budget(total, f"{os.fspath(path)!r}, unpacked,")
+
+
 @contextmanager
 def reading(what: str | Callable[[], str], advice: str, kind: type[MuntinError]) -> Iterator[None]:
     """Turn whatever foreign content makes a parser raise into one error that names it.
@@ -191,7 +207,7 @@ def reading(what: str | Callable[[], str], advice: str, kind: type[MuntinError])
         yield
     except MuntinError:
         raise
-    except _FAULTS as error:
+    except PARSER_FAULTS as error:
         place = what if isinstance(what, str) else what()
         name = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
         reason = first_line(error).rstrip(". ")

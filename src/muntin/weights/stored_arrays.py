@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from muntin.untrusted import refuse_bomb
+
 # Types by code of numpy, without byte order. Void of 2 bytes is how JAX stores bfloat16.
 _PLAIN = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1", "V2")
 _BFLOAT16 = "V2"
@@ -197,6 +199,8 @@ def read_pickle(file: Path) -> Any:  # noqa: ANN401 (any content)
 
 def read_torch(file: Path) -> Any:  # noqa: ANN401 (any content)
     """Load a file of ``torch.save``; unpickling other classes raises, and nothing is executed."""
+    if zipfile.is_zipfile(file):
+        refuse_bomb(file)
     # StoredArray is not called by a file, but its state is set.
     listed: list[Any] = [*((stand_in, name) for name, stand_in in ALLOWED.items()), StoredArray]
     try:
@@ -221,6 +225,7 @@ def _load(file: Path, listed: list[Any]) -> Any:  # noqa: ANN401 (any content)
 def read_archive(file: Path) -> dict[str, Tensor]:
     """Read the arrays of numpy's ``.npz``."""
     tensors = {}
+    refuse_bomb(file)
     with zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
             with archive.open(name) as stream:

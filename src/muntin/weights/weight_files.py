@@ -19,6 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from muntin.errors import WeightError, cannot_write, first_line, shorten
+from muntin.untrusted import BUDGET_VARIABLE, PARSER_FAULTS, open_regular
 from muntin.weights.stored_arrays import read_archive, read_pickle, read_torch
 from muntin.weights.weight_folders import (
     INDEX,
@@ -38,10 +39,7 @@ _OTHERS = (
     (257, b"ustar", "a tar archive (unpack it)"),
 )
 # What readers raise for files that are cut or changed.
-_DAMAGED = (
-    safetensors.SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
-    KeyError, IndexError,
-)  # fmt: skip
+_DAMAGED = (safetensors.SafetensorError, zipfile.BadZipFile, *PARSER_FAULTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +69,11 @@ def _read_shards(index: Path) -> WeightFile:
 
 def _read_file(file: Path) -> WeightFile:
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             start = stream.read(262)
-    except OSError as error:
-        message = f"{str(file)!r} cannot be read: {error.strerror}. Check its permissions."
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = f"{str(file)!r} cannot be read: {reason}. Check the file and its permissions."
         raise WeightError(message) from error
     if not start:
         message = f"{str(file)!r} is empty (0 bytes). Copy or download it again."
@@ -115,7 +114,8 @@ def _read_content(file: Path) -> WeightFile:
         )
         raise WeightError(message) from error
     except _DAMAGED as error:
-        reason = f" ({error})" if suffix == ".safetensors" else ""
+        told = suffix == ".safetensors" or BUDGET_VARIABLE in str(error)
+        reason = f" ({error})" if told else ""
         message = (
             f"{str(file)!r} ({file.stat().st_size} bytes) is damaged or truncated, or holds no "
             f"arrays{reason}. Copy or download it again."
