@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, unknown_name
+from muntin.untrusted import parse_json
 from muntin.weights.classifier_search import choose_classifier, find_between, find_linears
 from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, head_of, inner_model, key_map
 from muntin.weights.key_maps import HeadMap, RenamedState
@@ -63,8 +64,11 @@ class OpenedWeights:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the file or beside it, if any."""
-        stored = tuple(json.loads(self.texts.get("class_names", "[]")))
-        return stored or (self.stated.class_names if self.stated else ())
+        stored = parse_json(self.texts.get("class_names", "[]"))
+        if not isinstance(stored, list) or not all(isinstance(name, str) for name in stored):
+            message = f"class_names of {self.where} must be a list of names, got {stored!r:.80}."
+            raise WeightError(message)
+        return tuple(stored) or (self.stated.class_names if self.stated else ())
 
 
 def open_weights(
@@ -95,7 +99,7 @@ def open_weights(
     nesting = ".".join(found.path)
     stated = read_source_info(source)
     if stated is not None:
-        geometry = {**stated.fields, **json.loads(texts.get(MADE_WITH, "{}"))}
+        geometry = {**stated.fields, **parse_json(texts.get(MADE_WITH, "{}"))}
         texts = {**texts, MADE_WITH: json.dumps(geometry)}
         stated = stated if stated.dialect == found.dialect else None
     return OpenedWeights(

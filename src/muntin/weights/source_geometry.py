@@ -11,7 +11,6 @@ positions, it is asked for.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from muntin.ops.positions import (
     resample_offsets,
 )
 from muntin.shapes import Size
+from muntin.untrusted import parse_json
 from muntin.weights.dialects import DIALECTS, NATIVE
 from muntin.weights.parameter_resizing import adapt_channels, embed_table, resample_patches
 from muntin.weights.window_buffers import built_window
@@ -62,7 +62,7 @@ def find_source(
     """
     if made_with is not None:
         _reject_useless(config, made_with)
-    fields = {**json.loads(texts.get(MADE_WITH, "{}")), **(made_with or {})}
+    fields = {**parse_json(texts.get(MADE_WITH, "{}")), **(made_with or {})}
     kernel = tensors.get("patch_embed.proj.weight")
     if kernel is not None and kernel.ndim == 4:
         fields["patch_size"] = kernel.shape[-1]

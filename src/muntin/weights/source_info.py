@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import nn
 from muntin import configs
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, WeightError
+from muntin.untrusted import parse_json, read_regular
 from muntin.weights.dialects import NATIVE, family_name
 from muntin.weights.source_fields import read_labels, read_timm, read_transformers, take
 from muntin.weights.source_preprocessing import of_timm, of_transformers
@@ -113,7 +113,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_regular(path))
     except (OSError, ValueError) as error:
         message = (
             f"{str(path)!r}, beside the weights, must be JSON: {error}. Download it again, or "

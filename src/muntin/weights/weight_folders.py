@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from muntin.errors import WeightError, shorten
+from muntin.untrusted import parse_json, read_regular
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".pkl")
 INDEX = ".index.json"
@@ -133,7 +133,7 @@ def reject_torchscript(file: Path) -> None:
 def read_index(index: Path) -> dict[str, Path]:
     """Read which file beside an index holds each tensor; all files must be there."""
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = parse_json(read_regular(index))["weight_map"]
         files = {str(key): index.parent / Path(name).name for key, name in names.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = (

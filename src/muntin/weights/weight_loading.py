@@ -18,6 +18,7 @@ from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
+from muntin.untrusted import reading
 from muntin.weights.classifier_search import is_classifier
 from muntin.weights.dialects import (
     DIALECTS,
@@ -151,30 +152,32 @@ def load_weights(
     _check(resampling, dialect=dialect, part=part, head_rows=head_rows, made_with=made_with)
     model = inner_model(model)
     backbone: Any = backbone_of(model)
-    opened = open_weights(source, dialect, model, part)
-    raw = opened.state
-    if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
-        opened = _convert_as_timm(opened, backbone, made_with)
-    reading = rename_state(opened, model)
-    rows = None if head_rows is None else read_head_rows(head_rows)
-    select_rows(reading.tensors, rows, model, opened.where)
-    rule, evidence = _find_rule(opened, backbone)
-    theirs = find_source(backbone.config, opened.texts, made_with, reading.tensors)
-    matched = match_state(model, reading, opened.dialect, rule, resampling, theirs)
-    if opened.state is not raw:
-        _note_conversion(matched, reading, model, raw, opened.state)
-    reject_mismatches(matched, reading, opened, backbone, theirs, made_with)
-    _reject_values(matched.values, model.state_dict(), opened.where)
-    other = build_adopted(backbone, opened.stated_fields, opened.where)
-    recorded = read_windows(reading, opened.state)
-    windows = _find_windows(other or backbone, matched, recorded, theirs, rule)
+    where = str(source) if isinstance(source, str | Path) else "the state dict"
+    with reading(where, "Copy or download it again.", WeightError):
+        opened = open_weights(source, dialect, model, part)
+        raw = opened.state
+        if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
+            opened = _convert_as_timm(opened, backbone, made_with)
+        renamed = rename_state(opened, model)
+        rows = None if head_rows is None else read_head_rows(head_rows)
+        select_rows(renamed.tensors, rows, model, opened.where)
+        rule, evidence = _find_rule(opened, backbone)
+        theirs = find_source(backbone.config, opened.texts, made_with, renamed.tensors)
+        matched = match_state(model, renamed, opened.dialect, rule, resampling, theirs)
+        if opened.state is not raw:
+            _note_conversion(matched, renamed, model, raw, opened.state)
+        reject_mismatches(matched, renamed, opened, backbone, theirs, made_with)
+        _reject_values(matched.values, model.state_dict(), opened.where)
+        other = build_adopted(backbone, opened.stated_fields, opened.where)
+        recorded = read_windows(renamed, opened.state)
+        windows = _find_windows(other or backbone, matched, recorded, theirs, rule)
     _copy(matched.values, model)
     adopted = {} if other is None else adopt(backbone, other)
     adopts = rule != getattr(backbone.config, "size_rule", rule)
     changed = {**windows, **({"size_rule": rule} if adopts else {})}
     if changed:
         set_config(backbone, dataclasses.replace(backbone.config, **changed))
-    report = _report(opened, reading, matched, model)
+    report = _report(opened, renamed, matched, model)
     return dataclasses.replace(
         report,
         size_rule=rule if adopts else "",
