@@ -17,6 +17,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from muntin import configs
 from muntin.errors import WeightError
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
@@ -170,12 +171,7 @@ FAMILIES = {
     "Swin, no bias": (SWIN, {"qkv_bias": False, "mlp_ratio": 2.0}, "timm"),
     "Swin V2, heads": (V2, {"num_heads": (2, 4), "bias_hidden": 16}, "timm"),
     "Swin V2, stages": (
-        V2,
-        {
-            "depths": (1, 1, 1), "num_heads": (1, 2, 4), "out_indices": (0, 1, 2),
-            "pretrained_windows": (0, 0, 0),
-        },
-        "timm",
+        V2, {"depths": (1, 1, 1), "num_heads": (1, 2, 4), "out_indices": (0, 1, 2)}, "timm",
     ),
     "Swin V2, no bias": (V2, {"qkv_bias": False}, "timm"),
     "T2T-ViT": (T2T, {"token_attention": "transformer", "token_dim": 4, "depth": 3}, "timm"),
@@ -188,15 +184,12 @@ FAMILIES = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_advice_in_other_families_leads_to_the_source(name):
     config, changed, dialect = FAMILIES[name]
-    source = perturb(build(replace(config, **changed)))
+    source = perturb(build(configs.replace(config, changed)))
     state = to_dialect(source, dialect)
     fields = advice(build(config), state)
     assert fields == changed
-    model = build(
-        replace(config, **fields, size_rule="muntin")
-        if config != T2T
-        else replace(config, **fields)
-    )
+    rule = {} if config == T2T else {"size_rule": "muntin"}
+    model = build(configs.replace(config, {**fields, **rule}))
     load_weights(model, state)
     images = batch_images(config.img_size)
     with torch.no_grad():

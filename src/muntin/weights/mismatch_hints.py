@@ -181,7 +181,7 @@ def _remaining(mismatch: Mismatch, fields: Mapping[str, Any]) -> str:
 
 def _drop_needless(mismatch: Mismatch, fields: dict[str, Any]) -> dict[str, Any]:
     # What the shapes do not tell cannot be tried either.
-    for name in [name for name in fields if name not in ("num_heads", "pool")]:
+    for name in [name for name in fields if name not in ("num_heads", "pool", "out_indices")]:
         fewer = {other: value for other, value in fields.items() if other != name}
         if fewer and not _remaining(mismatch, fewer):
             fields = fewer
