@@ -152,8 +152,7 @@ def load_weights(
     _check(resampling, dialect=dialect, part=part, head_rows=head_rows, made_with=made_with)
     model = inner_model(model)
     backbone: Any = backbone_of(model)
-    where = str(source) if isinstance(source, str | Path) else "the state dict"
-    with reading(where, "Copy or download it again.", WeightError):
+    with reading(_name(source), "Copy or download it again.", WeightError):
         opened = open_weights(source, dialect, model, part)
         raw = opened.state
         if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
@@ -233,6 +232,10 @@ def _copy(values: Mapping[str, Tensor], model: nn.Module) -> None:
     with torch.no_grad():
         for key, tensor in values.items():
             own[key].copy_(tensor)
+
+
+def _name(source: object) -> str:
+    return str(source) if isinstance(source, str | Path) else "the state dict"
 
 
 def _find_rule(opened: OpenedWeights, backbone: nn.Module) -> tuple[SizeRuleName, str]:
