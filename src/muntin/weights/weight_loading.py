@@ -150,8 +150,7 @@ def load_weights(
         'muntin'
     """
     _check(resampling, dialect=dialect, part=part, head_rows=head_rows, made_with=made_with)
-    model = inner_model(model)
-    backbone: Any = backbone_of(model)
+    backbone: Any = backbone_of(model := inner_model(model))
     with reading(_name(source), "Copy or download it again.", WeightError):
         opened = open_weights(source, dialect, model, part)
         raw = opened.state
