@@ -14,6 +14,7 @@ import re
 import stat
 import struct
 import sys
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ _HALF_PAIR = re.compile(
 _FAULTS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError,
     AssertionError, MemoryError, OSError, struct.error, zlib.error, csv.Error, yaml.YAMLError,
-    ElementTree.ParseError,
+    ElementTree.ParseError, zipfile.BadZipFile,
 )  # fmt: skip
 
 

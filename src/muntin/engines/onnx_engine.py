@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, quiet
+from muntin.engines.file_checks import read_onnx
+from muntin.engines.graphs import ADVICE, Graph, Precision, Runner, capture, file_error, quiet
 from muntin.engines.isolation import try_file
-from muntin.errors import ConfigError
+from muntin.errors import ConfigError, RunError
+from muntin.untrusted import reading
 
 OPSET = 20
 """ONNX opset; the first with exact GELU."""
@@ -49,17 +51,20 @@ def write_onnx(
     program.save(path, include_initializers=True, external_data=False)
 
 
-def open_onnx(path: Path, precision: Precision) -> tuple[Runner, str]:
-    """Open a file; returns its runner and its metadata."""
+def open_onnx(path: Path, precision: Precision, *, strange: bool = False) -> tuple[Runner, str]:
+    """Open a file; returns its runner and its metadata. A `strange` one is tried apart first."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    with reading(str(path), ADVICE, RunError):
+        data = read_onnx(path)
+    if strange:
+        try_file(path, precision, strange=True)
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common base class
         raise file_error(path, "an ONNX file", error) from error
     names = [place.name for place in session.get_inputs()]

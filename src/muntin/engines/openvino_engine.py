@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from muntin.engines.file_checks import read_openvino
 from muntin.engines.graphs import (
+    ADVICE,
     Graph,
     Precision,
     Runner,
@@ -30,6 +32,7 @@ from muntin.engines.graphs import (
 from muntin.engines.isolation import try_file
 from muntin.engines.onnx_engine import write_onnx
 from muntin.errors import RunError
+from muntin.untrusted import reading
 
 NOTE = "muntin"
 
@@ -93,13 +96,19 @@ def try_openvino(model: Model, precision: str) -> None:
         try_file(path, precision)
 
 
-def open_openvino(path: Path, precision: Precision) -> tuple[Runner, str]:
-    """Open a file; returns its runner and its metadata."""
+def open_openvino(path: Path, precision: Precision, *, strange: bool = False) -> tuple[Runner, str]:
+    """Open a file; returns its runner and its metadata. A `strange` one is tried apart first."""
     if path.is_file() and not path.with_suffix(".bin").is_file():
         message = f"{path} requires the .bin file next to it, got none. Copy both, or export again."
         raise RunError(message)
+    with reading(str(path), ADVICE, RunError):
+        xml, weights = read_openvino(path)
+    if strange:
+        try_file(path, precision, strange=True)
     try:
-        model = shared_core().read_model(path)
+        model = shared_core().read_model(
+            xml, import_openvino().Tensor(np.frombuffer(weights, np.uint8))
+        )
         note = model.get_rt_info([NOTE]).astype(str) if model.has_rt_info([NOTE]) else ""
         return compile_openvino(model, precision), note
     except RuntimeError as error:
