@@ -13,11 +13,9 @@ import sys
 import zipfile
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,8 +64,7 @@ class _Name(str):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(NamedTuple):
     """A call of an operator, with inputs by position and by `names`; `last` is not used after."""
 
     name: str
@@ -154,7 +151,7 @@ def _view(data: Tensor, meta: Mapping[str, Any], name: str) -> Tensor:
     sizes, strides = ([int(each["as_int"]) for each in meta[key]] for key in ("sizes", "strides"))
     offset = int(meta["storage_offset"]["as_int"])
     last = offset + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
-    if min(0, offset, *sizes, *strides) < 0 or (prod(sizes) and last >= len(values)):
+    if min(0, offset, *sizes, *strides) < 0 or (all(sizes) and last >= len(values)):
         message = f"{name!r:.80} has a shape that its {len(data)} bytes cannot fill"
         raise ValueError(message)
     if values.is_floating_point() and bool(values.isnan().any()):
@@ -210,10 +207,10 @@ def _find_operator(target: str) -> Callable[..., Any]:
     if target == "torch.ops.higher_order.wrap_with_autocast":
         return _call_uncast
     found = re.fullmatch(r"torch\.ops\.(aten|torchvision)\.(\w+)\.(\w+)", target)
-    if found and found[2] in _OPERATORS[found[1]]:
+    if found and _OPERATORS[found[1]].intersection((found[2], f"{found[2]}.{found[3]}")):
         packet = getattr(getattr(torch.ops, found[1]), found[2])
         if found[3] in packet.overloads():
-            return getattr(packet, found[3])  # type: ignore[no-any-return]
+            return getattr(packet, found[3])
     message = f"the operator {target!r:.80}, which is none of those that muntin runs"
     raise ValueError(message)
 
@@ -289,6 +286,8 @@ class TorchProgram:
             call = partial(step.call, **dict(zip(step.names, kwargs, strict=True)))
             if not self._tried:
                 _check_need(step, args, kwargs, live)
+            if step.name.startswith("torch.ops.torchvision.roi_align"):
+                _check_regions(*args)
             result = call(*args)
             places = [*_walk(step.outputs, _Name)]
             found = [each for each in _walk([result], object) if each is not None]
@@ -322,6 +321,20 @@ def _check_need(step: _Step, args: list[Any], kwargs: list[Any], live: Mapping[s
     storages = [each.untyped_storage() for each in _walk([*live.values()], Tensor)]
     kept = {each.data_ptr(): each.nbytes() for each in storages}
     check_budget(need + sum(kept.values()), f"the operator {step.name}")
+
+
+def _check_regions(
+    maps: Tensor, rois: Tensor, scale: float, high: int, wide: int, ratio: int, *rest: object
+) -> None:
+    """Refuse what RoIAlign does not check: rows of another image, and of far more than a map."""
+    reach = 2 * max(maps.shape[2:]) + 2
+    inside = (rois[:, 1:] * scale).abs() <= reach  # false for nan too
+    if not (rois[:, 0] >= 0).logical_and(rois[:, 0] < len(maps)).all() or not inside.all():
+        message = "regions outside of the images"
+        raise ValueError(message)
+    if ratio > 16:
+        message = f"{ratio} samples a cell of a region"
+        raise ValueError(message)
 
 
 def _shadow(value: Any) -> Any:  # noqa: ANN401 (any argument)
