@@ -265,7 +265,7 @@ class TorchProgram:
             last.update(dict.fromkeys(_walk([step.inputs, step.outputs], _Name), step))
         for name in last.keys() - {*self._outputs}:
             last[name].last.append(name)
-        self._tried = False
+        self.tried = False
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Compute the outputs.
@@ -284,7 +284,7 @@ class TorchProgram:
         for step in self._steps:
             args, kwargs = (_change(each, _Name, values.__getitem__) for each in step.inputs)
             call = partial(step.call, **dict(zip(step.names, kwargs, strict=True)))
-            if not self._tried:
+            if not self.tried:
                 _check_need(step, args, kwargs, live)
             if step.name.startswith("torch.ops.torchvision.roi_align"):
                 _check_regions(*args)
@@ -294,7 +294,7 @@ class TorchProgram:
             live.update(zip(places, found, strict=bool(places)))
             for name in step.last:
                 live.pop(name, None)
-        self._tried = True
+        self.tried = True
         return [values[name] for name in self._outputs]
 
 
