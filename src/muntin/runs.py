@@ -229,15 +229,18 @@ class ExportedRun(Run):
         with reading(str(self.path), ADVICE, RunError):
             outputs = self.runner(inputs)
             if task.detects:
-                sides = [each.shape[2:] for each in outputs[:3]]
-                check_fit("its outputs", sides, [(4,), (), ()])
-                check_fit("its largest class", max(count - 1, outputs[2].max(initial=0)), count - 1)
+                rows = (len(inputs[0]), *outputs[0].shape[1:2])
+                shapes = [each.shape for each in outputs[:3]]
+                check_fit("the shapes of its outputs", shapes, [(*rows, 4), rows, rows])
+                unknown = int(((outputs[2] < 0) | (outputs[2] >= count)).sum())
+                check_fit("the number of unknown classes in its outputs", unknown, 0)
             else:
                 skeleton = self.classes.skeleton
                 channels = count if skeleton is None else len(skeleton.names)
                 shape = (len(inputs[0]), channels, *outputs[0].shape[2:])
                 check_fit("its output", outputs[0].shape, shape)
-                check_fit("its map", outputs[0].ndim, 4 if self.note.stride else 2)
+                num_sides = 2 if task.kind == "classification" else 4
+                check_fit("the number of its sides", outputs[0].ndim, num_sides)
         return outputs
 
 
