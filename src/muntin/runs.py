@@ -16,24 +16,27 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from torch import nn
 
-from muntin.configs import from_dict, to_dict
+from muntin.configs import check_range, from_dict, to_dict
 from muntin.data.transforms import Preprocessing
-from muntin.engines.engine_network import EngineNetwork, HeadInfo
+from muntin.engines.engine_network import EngineNetwork, HeadInfo, canvas_of
 from muntin.engines.engine_table import Format, find_format, require
-from muntin.engines.graphs import Runner
+from muntin.engines.graphs import ADVICE, Precision, Runner
 from muntin.errors import ConfigError, RunError, cannot_write
 from muntin.heads.network import Network
 from muntin.run_config import RunConfig
 from muntin.samples import Classes
+from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
+from muntin.untrusted import check_budget, parse_json, reading
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo.model_zoo import build_backbone, free_attention
 
@@ -147,36 +150,59 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FileNote:
+    """Metadata of an exported file, beside config, classes and preprocessing.
+
+    Attributes:
+        canvas: (height, width) of its images in pixels.
+        stride: Of the output map; 0 if there is none.
+        threshold: Score threshold of a detector, in [0, 1], and its origin.
+    """
+
+    canvas: Size
+    precision: Precision
+    stride: int
+    threshold: tuple[float, str] | None = None
+
+    def __post_init__(self) -> None:
+        check_range("stride", self.stride, 0, max(self.canvas))
+        check_range("threshold", 0.0 if self.threshold is None else self.threshold[0], 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ExportedRun(Run):
     """An exported file: a run whose network is executed by an inference engine.
 
     Attributes:
         runner: Runs the network on any number of images.
-        note: Metadata of the file: `canvas`, (height, width) of its images in pixels;
-            `precision`; `stride` of the output map; `threshold`, the score threshold.
     """
 
     runner: Runner = field(repr=False)
-    note: Mapping[str, Any]
+    note: FileNote
 
     @classmethod
     def read(cls, path: Path, kind: Format) -> ExportedRun:
         """Open an exported file."""
         require(kind.readers, f"running {path.name}")
-        runner, text = kind.open(path, "fp32")
+        runner, text = kind.open(path, "fp32", strange=True)
         try:
-            note = json.loads(text)
-            config = RunConfig.from_dict(note["config"], where=path.name)
-            classes = from_dict(Classes, note["classes"], where=path.name)
-            pre = from_dict(Preprocessing, note["preprocessing"], where=path.name)
-        except (ValueError, KeyError, TypeError) as error:
+            values = parse_json(text)
+            parts = {name: values.pop(name) for name in ("config", "classes", "preprocessing")}
+            config = RunConfig.from_dict(parts["config"], where=path.name)
+            classes = from_dict(Classes, parts["classes"], where=path.name)
+            pre = from_dict(Preprocessing, parts["preprocessing"], where=path.name)
+            note = from_dict(FileNote, values, where=path.name)
+            find_task(config.task, config.head)
+            check_budget(12.0 * note.canvas[0] * note.canvas[1], "one image")
+            check_fit("canvas", note.canvas, canvas_of(pre))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             message = (
                 f"{path} must be a file written by muntin export, with classes and preprocessing "
-                f"as metadata; they are missing or from another version ({error}). Export the "
-                f"run again."
+                f"as metadata; they are missing, changed or from another version ({error}). Export "
+                f"the run again."
             )
             raise RunError(message) from error
-        if note["precision"] == "bf16":
+        if note.precision == "bf16":
             runner, _ = kind.open(path, "bf16")
         return cls(
             path=path, config=config, classes=classes, preprocessing=pre, runner=runner, note=note
@@ -189,14 +215,40 @@ class ExportedRun(Run):
 
     def load_network(self) -> nn.Module:
         """Build a module that calls the engine."""
-        canvas = tuple(self.note["canvas"])
         return EngineNetwork(
-            lambda size, count: self.runner,
-            [canvas],
-            HeadInfo(config=self.config.head, stride=self.note["stride"]),
+            lambda size, count: self._answer,
+            [self.note.canvas],
+            HeadInfo(config=self.config.head, stride=self.note.stride),
             finds=self.task.detects,
             groups=None,
         )
+
+    def _answer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the network; its outputs must be those of the task with these classes."""
+        count, task = len(self.classes.names), self.task
+        with reading(str(self.path), ADVICE, RunError):
+            outputs = self.runner(inputs)
+            if task.detects:
+                rows = (len(inputs[0]), *outputs[0].shape[1:2])
+                shapes = [each.shape for each in outputs[:3]]
+                check_fit("the shapes of its outputs", shapes, [(*rows, 4), rows, rows])
+                unknown = int(((outputs[2] < 0) | (outputs[2] >= count)).sum())
+                check_fit("the number of unknown classes in its outputs", unknown, 0)
+            else:
+                skeleton = self.classes.skeleton
+                channels = count if skeleton is None else len(skeleton.names)
+                shape = (len(inputs[0]), channels, *outputs[0].shape[2:])
+                check_fit("its output", outputs[0].shape, shape)
+                num_sides = 2 if task.kind == "classification" else 4
+                check_fit("the number of its sides", outputs[0].ndim, num_sides)
+        return outputs
+
+
+def check_fit(what: str, found: object, wanted: object) -> None:
+    """Refuse a part of a file that does not belong to the others."""
+    if found != wanted:
+        message = f"{what} must be {wanted}, got {found}"
+        raise ValueError(message)
 
 
 def is_run(path: str) -> bool:

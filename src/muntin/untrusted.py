@@ -38,7 +38,7 @@ _HALF_PAIR = re.compile(
 PARSER_FAULTS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError,
     AssertionError, MemoryError, OSError, struct.error, zlib.error, csv.Error, yaml.YAMLError,
-    lzma.LZMAError, ElementTree.ParseError, tokenize.TokenError,
+    lzma.LZMAError, ElementTree.ParseError, tokenize.TokenError, zipfile.BadZipFile,
 )  # fmt: skip
 """What parsers raise when their content is damaged or made to break them."""
 

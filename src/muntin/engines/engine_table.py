@@ -82,7 +82,8 @@ ENGINES: dict[str, Engine] = {
 class Format:
     """An export format; writing it requires `packages`, running it `readers`.
 
-    `write` writes a graph with metadata; `open` gives a runner and the metadata.
+    `write` writes a graph with metadata; `open` gives a runner and the metadata, from path,
+    precision and whether the file is `strange`, that is, not written here and now.
     """
 
     name: str
@@ -91,7 +92,7 @@ class Format:
     readers: tuple[str, ...]
     precisions: tuple[Precision, ...]
     write: Callable[[Graph, Path, str, Precision], None]
-    open: Callable[[Path, Precision], tuple[Runner, str]]
+    open: Callable[..., tuple[Runner, str]]
 
 
 FORMATS: dict[str, Format] = {

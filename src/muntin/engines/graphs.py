@@ -83,10 +83,14 @@ def silence_telemetry() -> None:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
+ADVICE = "Use a file written by muntin export, or export the model again."
+"""What to do about an exported file that cannot be read."""
+
+
 def file_error(path: Path, kind: str, error: Exception) -> RunError:
     """Build the error for a file that an engine cannot open."""
     message = (
         f"{path} must be {kind} written by muntin export, but it cannot be opened "
-        f"({' '.join(str(error).split())[:200]}). Export the model again."
+        f"({' '.join(str(error).split())[:200]}). {ADVICE}"
     )
     return RunError(message)

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from muntin.engines.graphs import (
+    ADVICE,
     Graph,
     Precision,
     Runner,
@@ -28,10 +30,13 @@ from muntin.engines.graphs import (
     silence_telemetry,
 )
 from muntin.engines.isolation import try_file
-from muntin.engines.onnx_engine import write_onnx
+from muntin.engines.onnx_engine import check_finite, write_onnx
 from muntin.errors import RunError
+from muntin.untrusted import parse_xml, read_regular, reading
 
 NOTE = "muntin"
+
+_BRANCHING = ("TensorIterator", "Loop", "If", "ReadValue", "Assign")
 
 PART = 2
 """Images per request and core, if there are enough images for all cores."""
@@ -93,17 +98,49 @@ def try_openvino(model: Model, precision: str) -> None:
         try_file(path, precision)
 
 
-def open_openvino(path: Path, precision: Precision) -> tuple[Runner, str]:
-    """Open a file; returns its runner and its metadata."""
+def open_openvino(path: Path, precision: Precision, *, strange: bool = False) -> tuple[Runner, str]:
+    """Open a file; returns its runner and its metadata. A `strange` one is tried apart first."""
     if path.is_file() and not path.with_suffix(".bin").is_file():
         message = f"{path} requires the .bin file next to it, got none. Copy both, or export again."
         raise RunError(message)
+    with reading(str(path), ADVICE, RunError):
+        xml, weights = read_openvino(path)
+    if strange:
+        try_file(path, precision, strange=True)
     try:
-        model = shared_core().read_model(path)
+        model = shared_core().read_model(
+            xml, import_openvino().Tensor(np.frombuffer(weights, np.uint8))
+        )
         note = model.get_rt_info([NOTE]).astype(str) if model.has_rt_info([NOTE]) else ""
         return compile_openvino(model, precision), note
     except RuntimeError as error:
         raise file_error(path, "an OpenVINO .xml file with its .bin file", error) from error
+
+
+def read_openvino(path: Path) -> tuple[bytes, bytes]:
+    """Read an OpenVINO .xml file, written anew from its elements, and its .bin file.
+
+    Raises:
+        ValueError, OSError: It is another file, its weights lie outside the .bin file or are NaN.
+    """
+    root = parse_xml(read_regular(path))
+    weights = read_regular(path.with_suffix(".bin"))
+    if root.tag != "net" or root.find("layers/layer") is None:
+        message = "no graph in it"
+        raise ValueError(message)
+    for layer in root.iter("layer"):
+        if layer.get("type") in _BRANCHING:
+            message = f"a layer of the type {layer.get('type')}, which muntin never writes"
+            raise ValueError(message)
+        data = layer.find("data")
+        if layer.get("type") == "Const" and data is not None:
+            start, size = int(data.get("offset", "")), int(data.get("size", ""))
+            if min(start, size) < 0 or start + size > len(weights):
+                message = f"weights outside the {len(weights)} bytes of {path.stem}.bin"
+                raise ValueError(message)
+            if data.get("element_type") == "f32":
+                check_finite(memoryview(weights)[start : start + size], str(layer.get("name")))
+    return ElementTree.tostring(root), weights
 
 
 def compile_openvino(model: Model, precision: Precision) -> Runner:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.engines.graphs import Graph, Precision, Runner, capture, file_error, quiet, to_arrays
+from muntin.engines.graphs import ADVICE, Graph, Precision, Runner, capture, to_arrays
+from muntin.engines.torch_program import read_program
 from muntin.errors import RunError
 from muntin.heads.detector import FixedDetector
 from muntin.ops.triton.window_support import find_missing
+from muntin.untrusted import reading
 
 NOTE = "muntin.json"
 
@@ -57,15 +58,18 @@ def write_torch(graph: Graph, path: Path, note: str, precision: Precision) -> No
         torch.export.save(program, file, extra_files={NOTE: note})
 
 
-def open_torch(path: Path, precision: Precision) -> tuple[Runner, str]:
-    """Open a file; returns its runner and its metadata."""
-    extra = {NOTE: ""}
-    try:
-        with quiet():
-            program = torch.export.load(path, extra_files=extra)
-    except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise file_error(path, "a torch.export file", error) from error
-    return make_runner(program.module(), "fp32"), extra[NOTE]
+def open_torch(path: Path, precision: Precision, *, strange: bool = False) -> tuple[Runner, str]:
+    """Open a file, which is trusted in nothing; returns its runner and its metadata."""
+    with reading(str(path), ADVICE, RunError):
+        program, note = read_program(path)
+    run = make_runner(program, "fp32")
+
+    def run_tried(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        if not program.tried and len(inputs[0]) > 1:
+            run([part[:1] for part in inputs])  # the budget of memory is that of one image
+        return run(inputs)
+
+    return run_tried, note
 
 
 def make_runner(

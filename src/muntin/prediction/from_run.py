@@ -32,7 +32,7 @@ class Threshold(NamedTuple):
 def find_threshold(run: Run) -> Threshold:
     """Give the score at which the F1 of a run with a detector was best in validation."""
     if isinstance(run, ExportedRun):
-        return Threshold(*run.note["threshold"])
+        return Threshold(*(run.note.threshold or (DEFAULT_SCORE_THRESHOLD, "the default")))
     best = read_results(run).score_threshold
     if not best:
         return Threshold(DEFAULT_SCORE_THRESHOLD, "the default: validation found no best threshold")
