@@ -32,6 +32,7 @@ from muntin.errors import ConfigError, RunError, cannot_write
 from muntin.heads.network import Network
 from muntin.run_config import RunConfig
 from muntin.samples import Classes
+from muntin.staging import part_of, write_file
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
 from muntin.weights.weight_loading import load_weights
@@ -220,9 +221,13 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 
 def append_journal(folder: Path, line: Mapping[str, Any]) -> None:
     """Append a line to the journal."""
+    flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
     try:
-        with (folder / JOURNAL).open("a", encoding="utf-8") as file:
+        place = part_of(folder, JOURNAL)
+        with os.fdopen(os.open(place, flags, 0o666), "w", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise RunError(cannot_write(folder / JOURNAL, error)) from error
 
@@ -287,13 +292,4 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: an interruption leaves the old text or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise RunError(cannot_write(path, error)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    write_file(text.encode(), path)

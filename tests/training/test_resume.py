@@ -214,7 +214,7 @@ def test_a_run_is_not_overwritten(data, tmp_path):
 
 def test_what_never_began_can_be_begun_again(data, tmp_path):
     train_small(data, tmp_path / "run", settings=PLAIN, stop_after=1)
-    for name in ("state.json", "state.safetensors"):
+    for name in ("state.json", "state.safetensors", "checksums.json"):
         (tmp_path / "run" / "last.ckpt" / name).unlink()
     (tmp_path / "run" / "last.ckpt").rmdir()
     with pytest.raises(RunError, match=r"last\.ckpt"):

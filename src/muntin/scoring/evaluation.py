@@ -25,6 +25,7 @@ from muntin.runs import Run, read_json
 from muntin.samples import Classes, DataSets, Listing, skeleton_of
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import Outputs, Scored, score
+from muntin.staging import part_of
 from muntin.tasks.task import Task
 
 MIN_SCORE = 0.05
@@ -128,7 +129,7 @@ def evaluate(
         scored = _score_detected(run, data, detector, device=device, tta=tta)
         if pictures:
             store = ImageCache(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
-            draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
+            draw_evaluation(scored, store, run.classes, part_of(run.folder, "pictures", "eval"))
         return scored.figures
     reading = change_reading(run.config.data_config, settings or {})
     if "data.range" in (settings or {}):
@@ -146,7 +147,7 @@ def evaluate(
     batch_size = batch_size or evaluation_batch(run.preprocessing)
     scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:
-        draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
+        draw_evaluation(scored, store, run.classes, part_of(run.folder, "pictures", "eval"))
     return {**scored.figures, **_count_false_alarms(scored.metric, run)}
 
 
