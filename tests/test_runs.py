@@ -18,7 +18,7 @@ from muntin.heads.pose_head import POSE_HEADS
 from muntin.heads.semantic_head import MAP_HEADS
 from muntin.recipes import RECIPES
 from muntin.run_config import RunConfig
-from muntin.runs import read_json, write_json
+from muntin.run_files import read_json, write_json
 from muntin.zoo import model_config
 
 # What schema 1 wrote for each head, word by word.
@@ -124,7 +124,7 @@ def test_json(tmp_path):
 
 
 def test_json_errors(tmp_path):
-    with pytest.raises(RunError, match=r"a\.json, .* missing"):
+    with pytest.raises(RunError, match=r"a\.json, got none"):
         read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("[1]")
     with pytest.raises(RunError, match=r"a\.json .*a list"):

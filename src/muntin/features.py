@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from muntin.configs import check_range
 from muntin.errors import ConfigError, ShapeError
 from muntin.shapes import Bool, Float, Int, Size
 
@@ -285,11 +286,26 @@ def count_stages(backbone: Backbone) -> int:
     return max(map(backbone.stage_of, name_blocks(backbone)), default=0)
 
 
+_RANGES: dict[str, tuple[float, float]] = {
+    "embed_dim": (1, 2**15), "depth": (1, 500), "depths": (1, 250), "num_heads": (1, 2**15),
+    "patch_size": (1, 1024), "window_size": (1, 4096), "mask_unit": (1, 4096),
+    "token_dim": (1, 2**15), "bias_hidden": (1, 2**15), "registers": (0, 1000),
+    "in_chans": (1, 1024), "img_size": (1, 10**5), "mlp_ratio": (0.01, 100),
+    "layer_scale": (0, 1000), "norm_eps": (0, 1), "outer_norm_eps": (0, 1), "drop_rate": (0, 1),
+    "attn_drop_rate": (0, 1),
+}  # fmt: skip
+"""Of the fields of every family; an architecture beyond them is a mistake, or meant to harm."""
+
+
 def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN401 (any family)
     """Raise the problem of a backbone config, or that of its output fields, if there is one.
 
     `problem` is a clause of a message, or empty; `count` the number of stages or blocks.
     """
+    for name, (low, high) in () if problem else _RANGES.items():
+        value = getattr(config, name, low)
+        for each in value if isinstance(value, tuple) else (value,):
+            check_range(f"model.{name}", each, low, high)
     problem = problem or find_output_problem(
         config.out_indices,
         max(count, 1),

@@ -21,7 +21,7 @@ from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.prediction.from_run import find_threshold, load
-from muntin.runs import Run, read_json
+from muntin.runs import Run, read_split
 from muntin.samples import Classes, DataSets, Listing, skeleton_of
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import Outputs, Scored, score
@@ -64,13 +64,12 @@ def _held_out(parts: DataSets, task: Task, data: Path | str) -> Listing:
 def _warn_about_training_images(listing: Listing, run: Run) -> None:
     """Warn if the run is evaluated on images it was trained on (it split the set itself)."""
     try:
-        split = read_json(run.path / "split.json")
-        source, held_out = split["val"]
-    except (RunError, KeyError, ValueError):
+        train, num_train, source, held_out = read_split(run.path)
+    except RunError:
         return
     learnt = len(listing) - len(held_out)
     same = Path(source).resolve() == Path(listing.source).resolve()
-    if not same or not held_out or split["train"] != [source, learnt]:
+    if not same or not held_out or (train, num_train) != (source, learnt):
         return
     text = (
         f"the run was trained on {learnt} of these {len(listing)} {listing.unit}, so the figures "

@@ -15,7 +15,8 @@ from muntin.heads.head_table import find_head
 from muntin.heads.network import HeadConfig, Network
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.run_config import RunConfig
-from muntin.runs import WEIGHTS, Run, is_run, read_json
+from muntin.run_files import WEIGHTS, read_json
+from muntin.runs import Run, is_run
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.staging import refuse_existing

@@ -20,7 +20,8 @@ from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import MuntinError, RunError, shorten
 from muntin.run_config import RunConfig
-from muntin.runs import Run, read_journal, write_json
+from muntin.run_files import rewrite_config, write_json
+from muntin.runs import Run, read_journal
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.staging import part_of
@@ -132,10 +133,8 @@ def train(
     with locked(Path(request.out), create=not resume):
         prepared = _resume(request, bool(out)) if resume else _start(request)
         reporter = _tell(prepared, quiet)
-        work = partial(
-            _work, prepared=prepared, resume=resume, started=started, stop_after=stop_after,
-            quiet=quiet, pictures=pictures,
-        )  # fmt: skip
+        options = {"resume": resume, "started": started, "stop_after": stop_after}
+        work = partial(_work, prepared=prepared, quiet=quiet, pictures=pictures, **options)
         return _finish(prepared.run, _launch(prepared.run, work), reporter, pictures)
 
 
@@ -169,7 +168,7 @@ def _resume(request: Request, has_out: bool) -> PreparedRun:
     run = replace(prepared.run, config=request.base or prepared.run.config)
     check_same_data(run.path, run, prepared.train, prepared.val)
     # It may go on for longer, which the next --resume must know.
-    write_json(run.path / "config.json", run.config.to_dict())
+    rewrite_config(run.path, run.config.to_dict())
     return replace(prepared, run=run, notes=(f"resuming {run.path}",))
 
 
