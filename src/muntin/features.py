@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from muntin.configs import check_range
 from muntin.errors import ConfigError, ShapeError
 from muntin.shapes import Bool, Float, Int, Size
 
@@ -302,10 +301,11 @@ def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN40
 
     `problem` is a clause of a message, or empty; `count` the number of stages or blocks.
     """
-    for name, (low, high) in () if problem else _RANGES.items():
+    for name, (low, high) in _RANGES.items():
         value = getattr(config, name, low)
-        for each in value if isinstance(value, tuple) else (value,):
-            check_range(f"model.{name}", each, low, high)
+        every = value if isinstance(value, tuple) else (value,)
+        if not all(low <= each <= high for each in every):  # false for nan too
+            problem = problem or f"{name} must be from {low} to {high}, got {value}"
     problem = problem or find_output_problem(
         config.out_indices,
         max(count, 1),

@@ -7,11 +7,11 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from muntin.errors import RunError, cannot_write
 from muntin.staging import checksum, replacing, write_file
-from muntin.untrusted import parse_json, read_regular
+from muntin.untrusted import parse_json, read_regular, reading
 
 CONFIG, CLASSES, PREPROCESSING = "config.json", "classes.json", "preprocessing.json"
 WEIGHTS = "weights.safetensors"
@@ -134,3 +134,28 @@ def rewrite_config(run: Path, values: Mapping[str, Any]) -> None:
     """Write another config of the same model, whose values stay word by word for the checksum."""
     kept = {key: value for key, value in read_json(run / CONFIG).items() if key in _MODEL_KEYS}
     write_json(run / CONFIG, {**values, **kept})
+
+
+class Split(NamedTuple):
+    """The images of a run: their sources, and the files of those it was validated with."""
+
+    train: str
+    num_train: int
+    val: str
+    held_out: list[str]
+
+
+def read_split(run: Path) -> Split:
+    """Read ``split.json``."""
+    values = read_json(run / "split.json")
+    with reading(str(run / "split.json"), "Restore it, or train again.", RunError):
+        split = Split(*values["train"], *values["val"])
+        if not (
+            isinstance(split.train, str)
+            and isinstance(split.num_train, int)
+            and isinstance(split.val, str)
+            and isinstance(split.held_out, list)
+        ):
+            message = "train must be a folder and a number, val a folder and names"
+            raise ValueError(message)
+    return split

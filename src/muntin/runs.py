@@ -19,7 +19,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
@@ -101,15 +101,16 @@ class Run:
         try:
             with reading(str(path), "Restore its files, or train again.", RunError):
                 config = RunConfig.from_dict(read_json(path / CONFIG), where=CONFIG)
-                find_task(config.task, config.head)  # an unknown task is a broken run
+                task = find_task(config.task, config.head)  # an unknown task is a broken run
                 classes = from_dict(Classes, read_json(path / CLASSES), where=CLASSES)
                 preprocessing = from_dict(
                     Preprocessing, read_json(path / PREPROCESSING), where=PREPROCESSING
                 )
                 values = math.prod(preprocessing.img_size) * preprocessing.in_chans
                 check_budget(4 * values, f"an image of {PREPROCESSING}")
-                if not classes.names:
-                    message = f"{CLASSES} has no names"
+                crops = preprocessing.fit == "instance_crop"
+                if not classes.names or crops != task.top_down:
+                    message = f"{CLASSES} and {PREPROCESSING} must be of the task {config.task}"
                     raise ValueError(message)
         except ConfigError as error:
             message = f"{path} is not a readable run: {error}"
@@ -306,28 +307,3 @@ def read_results(run: Run) -> Results:
             best = Results(epoch=line["epoch"], figures=figures, score_threshold=threshold)
             best_value = value
     return best
-
-
-class Split(NamedTuple):
-    """The images of a run: their sources, and the files of those it was validated with."""
-
-    train: str
-    num_train: int
-    val: str
-    held_out: list[str]
-
-
-def read_split(run: Path) -> Split:
-    """Read ``split.json``."""
-    values = read_json(run / "split.json")
-    with reading(str(run / "split.json"), "Restore it, or train again.", RunError):
-        split = Split(*values["train"], *values["val"])
-        if not (
-            isinstance(split.train, str)
-            and isinstance(split.num_train, int)
-            and isinstance(split.val, str)
-            and isinstance(split.held_out, list)
-        ):
-            message = "train must be a folder and a number, val a folder and names"
-            raise ValueError(message)
-    return split

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 import yaml
+from safetensors import SafetensorError
 
 from muntin.errors import ConfigError, MuntinError, first_line
 
@@ -35,7 +36,7 @@ _HALF_PAIR = re.compile(
 _FAULTS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError,
     AssertionError, MemoryError, OSError, struct.error, zlib.error, csv.Error, yaml.YAMLError,
-    ElementTree.ParseError,
+    ElementTree.ParseError, SafetensorError,
 )  # fmt: skip
 
 

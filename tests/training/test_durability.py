@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from muntin.errors import RunError
+from muntin.run_files import find_results, write_best, write_json
 from muntin.staging import part_of, write_file
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
 from muntin.training.run_lock import locked
@@ -134,3 +135,23 @@ def test_nothing_is_written_through_a_link(tmp_path):
     assert (outside / "file").read_text() == "precious"
     (tmp_path / "by").symlink_to(run)  # a run folder itself may be one
     assert part_of(tmp_path / "by", "events") == tmp_path / "by" / "events"
+
+
+def test_results_are_those_of_the_weights_wherever_a_process_ends(tmp_path):
+    def write(folder, epoch):
+        write_best(folder, lambda path: path.write_text(f"{epoch}"), epoch, {"loss": 1 / epoch})
+
+    number, killed = 0, True
+    while killed:
+        number += 1
+        run = tmp_path / str(number)
+        for name in ("config.json", "classes.json", "preprocessing.json"):
+            write_json(run / name, {"names": [name]})
+        write(run, 1)
+        killed = end_in_child(partial(write, run, 2), run, number)
+        found = find_results(run, verify=True)
+        assert found["epoch"] == int((run / "weights.safetensors").read_text())
+        write(run, 3)
+        assert find_results(run, verify=True)["epoch"] == 3
+        assert "previous" not in find_results(run)
+    assert number > 8

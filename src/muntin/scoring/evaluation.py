@@ -21,7 +21,8 @@ from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.prediction.from_run import find_threshold, load
-from muntin.runs import Run, read_split
+from muntin.run_files import read_split
+from muntin.runs import Run
 from muntin.samples import Classes, DataSets, Listing, skeleton_of
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import Outputs, Scored, score

@@ -68,18 +68,17 @@ def locked(folder: Path, *, create: bool) -> Iterator[None]:
 def _take(folder: Path) -> int:
     import fcntl
 
-    while True:
-        descriptor = os.open(folder / NAME, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The one before may just have removed the file that was opened here.
-            if os.stat(folder / NAME).st_ino == os.fstat(descriptor).st_ino:
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            os.close(descriptor)
-            raise
-        except OSError:  # no locks in this file system
-            return descriptor
+    place = folder / NAME
+    descriptor = os.open(place, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The one before may end just now, and have removed the file that was opened here.
+        free = os.path.samestat(os.stat(place), os.fstat(descriptor))
+    except (BlockingIOError, FileNotFoundError):
+        free = False
+    except OSError:  # no locks in this file system
+        free = True
+    if not free:
         os.close(descriptor)
+        raise BlockingIOError
+    return descriptor

@@ -119,8 +119,7 @@ def train(
         TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
-    # First of all: a time limit includes reading the data and loading the weights.
-    started = started or time.monotonic()
+    started = started or time.monotonic()  # a limit includes reading the data and the weights
     base = read_config(config) if isinstance(config, (str, Path)) else config
     request = Request(
         task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=str(val),
@@ -133,8 +132,10 @@ def train(
     with locked(Path(request.out), create=not resume):
         prepared = _resume(request, bool(out)) if resume else _start(request)
         reporter = _tell(prepared, quiet)
-        options = {"resume": resume, "started": started, "stop_after": stop_after}
-        work = partial(_work, prepared=prepared, quiet=quiet, pictures=pictures, **options)
+        work = partial(
+            _work, prepared=prepared, resume=resume, started=started, stop_after=stop_after,
+            quiet=quiet, pictures=pictures,
+        )  # fmt: skip
         return _finish(prepared.run, _launch(prepared.run, work), reporter, pictures)
 
 
