@@ -287,13 +287,11 @@ def count_stages(backbone: Backbone) -> int:
 
 _RANGES: dict[str, tuple[float, float]] = {
     "embed_dim": (1, 2**15), "depth": (1, 500), "depths": (1, 250), "num_heads": (1, 2**15),
-    "patch_size": (1, 1024), "window_size": (1, 4096), "mask_unit": (1, 4096),
+    "patch_size": (1, 1024), "window_size": (1, 4096), "mask_unit": (1, 4096), "norm_eps": (0, 1),
     "token_dim": (1, 2**15), "bias_hidden": (1, 2**15), "registers": (0, 1000),
-    "in_chans": (1, 1024), "img_size": (1, 10**5), "mlp_ratio": (0.01, 100),
-    "layer_scale": (0, 1000), "norm_eps": (0, 1), "outer_norm_eps": (0, 1), "drop_rate": (0, 1),
-    "attn_drop_rate": (0, 1),
+    "in_chans": (1, 1024), "img_size": (1, 10**5), "mlp_ratio": (0.01, 100), "drop_rate": (0, 1),
+    "layer_scale": (0, 1000), "outer_norm_eps": (0, 1), "attn_drop_rate": (0, 1),
 }  # fmt: skip
-"""Of the fields of every family; an architecture beyond them is a mistake, or meant to harm."""
 
 
 def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN401 (any family)
@@ -306,12 +304,8 @@ def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN40
         every = value if isinstance(value, tuple) else (value,)
         if not all(low <= each <= high for each in every):  # false for nan too
             problem = problem or f"{name} must be from {low} to {high}, got {value}"
-    problem = problem or find_output_problem(
-        config.out_indices,
-        max(count, 1),
-        getattr(config, "out_norm", "none"),
-        config.drop_path_rate,
-    )
+    norm, indices = getattr(config, "out_norm", "none"), config.out_indices
+    problem = problem or find_output_problem(indices, max(count, 1), norm, config.drop_path_rate)
     if problem:
         message = f"{type(config).__name__}: {problem}. Change these fields together."
         raise ConfigError(message)
