@@ -200,7 +200,12 @@ def test_a_config_for_a_longer_run_keeps_the_words_of_its_model(tmp_path):
 
 BROKEN = {
     "config.json": ['{"a":' * 10**5, '{"schema": 2, "model": {"family": ["swin"]}}'],
-    "classes.json": ["[" * 10**5, '{"names": []}', '{"names": {"a": 1}}', '{"names": 1e999}'],
+    "classes.json": [
+        *("[" * 10**5, '{"names": []}', '{"names": {"a": 1}}', '{"names": 1e999}'),
+        '{"names": ["a", "b"], "encoding": {"kind": "index", "values": [0]}}',
+        '{"names": ["a"], "skeleton": {"names": ["x"], "edges": [[0, 1]]}}',
+        '{"names": ["a"], "skeleton": {"names": ["x"], "sigmas": [0]}}',
+    ],
     "preprocessing.json": ["null", '{"a": ' + "9" * 5000 + "}"],
 }
 

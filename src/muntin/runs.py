@@ -44,7 +44,7 @@ from muntin.run_files import (
     write_json,
     write_text,
 )
-from muntin.samples import Classes
+from muntin.samples import Classes, check_classes
 from muntin.staging import part_of
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
@@ -108,9 +108,9 @@ class Run:
                 )
                 values = math.prod(preprocessing.img_size) * preprocessing.in_chans
                 check_budget(4 * values, f"an image of {PREPROCESSING}")
-                crops = preprocessing.fit == "instance_crop"
-                if not classes.names or crops != task.top_down:
-                    message = f"{CLASSES} and {PREPROCESSING} must be of the task {config.task}"
+                check_classes(classes)
+                if (preprocessing.fit == "instance_crop") != task.top_down:
+                    message = f"{PREPROCESSING} must be of the task {config.task}"
                     raise ValueError(message)
         except ConfigError as error:
             message = f"{path} is not a readable run: {error}"

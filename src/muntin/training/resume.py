@@ -33,7 +33,7 @@ def resume_request(request: Request, has_out: bool) -> Request:
         raise ConfigError(message)
     if not Path(request.out).is_dir():
         message = (
-            f"--resume needs an existing run folder, got --out {request.out}. Check the path, or "
+            f"--resume needs an existing run folder, got none at --out {request.out}. Check it, or "
             f"omit --resume to start a new run there."
         )
         raise RunError(message)
