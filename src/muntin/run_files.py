@@ -59,7 +59,8 @@ def write_best(
     try:
         with replacing(run / WEIGHTS) as fresh:
             write(fresh)
-            sums = {WEIGHTS: checksum(fresh), **{name: _sum_of(run, name) for name in _PARTS}}
+            parts = (name for name in _PARTS if (run / name).is_file())
+            sums = {WEIGHTS: checksum(fresh), **{name: _sum_of(run, name) for name in parts}}
             before = find_results(run) if (run / WEIGHTS).exists() else None
             write_results(run, epoch, figures, {_SUMS: sums, "previous": before})
     except OSError as error:
@@ -106,7 +107,7 @@ def check_parts(run: Path) -> None:
     """
     if (run / RESULTS).is_file() and isinstance(sums := read_json(run / RESULTS).get(_SUMS), dict):
         for name in _PARTS:
-            if sums.get(name) != _sum_of(run, name):
+            if name in sums and sums[name] != _sum_of(run, name):
                 raise _differs(run, name)
 
 

@@ -15,6 +15,9 @@ from pathlib import Path
 from muntin.errors import MuntinError, RunError, cannot_write
 from muntin.untrusted import open_regular
 
+PARTIAL = ".muntin-partial-"
+"""How the names of files begin that are being written."""
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -27,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: It cannot be written; an existing file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".muntin-{secrets.token_hex(8)}.partial{path.suffix}")
+    fresh = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}{path.suffix}")
     os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield fresh

@@ -71,7 +71,10 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
     Raises:
         RunError: There is none, or it is damaged or was edited.
     """
-    faults = {place: _find_fault(place) for place in _places(run) if place.is_dir()}
+    final, fresh, old = _places(run)
+    # A new one without checksums is not complete, and counts as none.
+    there = (final, fresh, old) if (fresh / _SUMS).exists() else (final, old)
+    faults = {place: _find_fault(place) for place in there if place.is_dir()}
     if not faults:
         message = (
             f"{run} must contain {FOLDER} to be resumed, got none. Start a new run in another "

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from muntin.errors import RunError, cannot_write
+from muntin.staging import PARTIAL
 
 NAME = ".lock"
 
@@ -54,6 +55,8 @@ def locked(folder: Path, *, create: bool) -> Iterator[None]:
         raise RunError(cannot_write(folder, error)) from error
     _held.add(descriptor)
     try:
+        for part in folder.glob(f"{PARTIAL}*"):  # of a training that was killed
+            part.unlink(missing_ok=True)
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -21,7 +21,7 @@ from muntin.drawing.saving import save_figure
 from muntin.errors import MuntinError, RunError, shorten
 from muntin.run_config import RunConfig
 from muntin.run_files import rewrite_config, write_json
-from muntin.runs import Run, read_journal
+from muntin.runs import Run, drop_epochs_from, read_journal
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.staging import part_of
@@ -153,6 +153,8 @@ def _start(request: Request) -> PreparedRun:
     # Not for a resumed run: another batch size would change the gradients.
     prepared = fit_memory(prepare(request), measure_step_memory)
     prepared.run.write()
+    if read_journal(prepared.run.path):  # of a training that was cut before its first checkpoint
+        drop_epochs_from(prepared.run.path, 1)
     train, val = prepared.train, prepared.val
     paths = {
         "train": [train.source, len(train)],
