@@ -127,7 +127,8 @@ class Classes:
 
 def check_classes(classes: Classes) -> None:
     """Check that the parts of ``classes.json`` fit each other; a ValueError names what does not."""
-    bones, values = classes.skeleton, classes.encoding and classes.encoding.values
+    bones = classes.skeleton
+    values = None if classes.encoding is None else classes.encoding.values
     known = () if bones is None else range(len(bones.names))
     pairs = () if bones is None else (*bones.edges, *bones.flip_pairs)
     faults = {
