@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What commands write, beside inputs, other files and results of before."""
 
+import json
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from muntin.commands.values import to_json
 from muntin.prediction.video import write_video
 from tests.commands.cli_errors import fails_with
 from tests.exporting.runs import write_run
@@ -122,3 +124,8 @@ def test_other_verbs_write_over_nothing(muntin, runs, tmp_path):
     assert muntin(*explain, page)[0] == 0
     assert fails_with(muntin(*explain, page), "page.html", "--force")
     assert muntin(*explain, page, "--force")[0] == 0
+
+
+def test_json_has_no_numbers_that_json_lacks():
+    text = to_json({"a": [1.5, float("nan"), (float("inf"), "NaN")], 3: None})
+    assert json.loads(text) == {"a": [1.5, None, [None, "NaN"]], "3": None}
