@@ -18,7 +18,16 @@ from muntin.heads.pose_head import POSE_HEADS
 from muntin.heads.semantic_head import MAP_HEADS
 from muntin.recipes import RECIPES
 from muntin.run_config import RunConfig
-from muntin.runs import read_json, write_json
+from muntin.run_files import (
+    check_parts,
+    find_results,
+    read_json,
+    read_split,
+    rewrite_config,
+    write_best,
+    write_json,
+)
+from muntin.runs import Run, read_results
 from muntin.zoo import model_config
 
 # What schema 1 wrote for each head, word by word.
@@ -124,7 +133,7 @@ def test_json(tmp_path):
 
 
 def test_json_errors(tmp_path):
-    with pytest.raises(RunError, match=r"a\.json, .* missing"):
+    with pytest.raises(RunError, match=r"a\.json, got none"):
         read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("[1]")
     with pytest.raises(RunError, match=r"a\.json .*a list"):
@@ -133,3 +142,119 @@ def test_json_errors(tmp_path):
     with pytest.raises(RunError, match=r"b.json could not"):
         write_json(tmp_path / "b.json", {})
     assert not list(tmp_path.glob("*.partial"))
+
+
+def folder(path: Path, **preprocessing: Any) -> Path:
+    """A run folder whose weights are no weights."""
+    write_json(path / "config.json", config().to_dict())
+    write_json(path / "classes.json", {"names": ["ash", "oak"]})
+    pre = {"img_size": [32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, **preprocessing}
+    write_json(path / "preprocessing.json", pre)
+    write_best(path, lambda file: file.write_bytes(b"weights") and None, 2, {"best_threshold": 0.3})
+    return path
+
+
+EDITS = {
+    "config.json": lambda v: v["model"].update(norm_eps=1e-3),
+    "classes.json": lambda v: v["names"].reverse(),
+    "preprocessing.json": lambda v: v.update(crop_fraction=0.9),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_part_is_refused_until_its_owner_says_so(tmp_path, name):
+    run = folder(tmp_path)
+    values = read_json(run / name)
+    (run / name).write_text(json.dumps(values))  # the layout is free
+    assert Run.open(run).classes.names == ("ash", "oak")
+    EDITS[name](values)
+    write_json(run / name, values)
+    with pytest.raises(RunError, match=rf"{name}.*results\.json"):
+        Run.open(run)
+    results = read_json(run / "results.json")
+    del results["checksums"]
+    write_json(run / "results.json", results)
+    assert read_results(Run.open(run)).score_threshold == 0.3
+
+
+def test_other_weights_are_refused(tmp_path):
+    run = folder(tmp_path)
+    assert find_results(run, verify=True) is not None
+    (run / "weights.safetensors").write_bytes(b"Weights")
+    with pytest.raises(RunError, match=r"weights\.safetensors"):
+        find_results(run, verify=True)
+    with pytest.raises(RunError, match=r"weights\.safetensors"):
+        Run.open(run).load_network()
+
+
+def test_a_config_for_a_longer_run_keeps_the_words_of_its_model(tmp_path):
+    run = folder(tmp_path)
+    values = read_json(run / "config.json")
+    longer = json.loads(json.dumps(values))
+    longer["train"]["epochs"] = 7
+    longer["model"]["new_field"] = 1  # of a later version
+    rewrite_config(run, longer)
+    assert Run.open(run).config.train.epochs == 7
+    check_parts(run)
+
+
+BROKEN = {
+    "config.json": ['{"a":' * 10**5, '{"schema": 2, "model": {"family": ["swin"]}}'],
+    "classes.json": [
+        *("[" * 10**5, '{"names": []}', '{"names": {"a": 1}}', '{"names": 1e999}'),
+        '{"names": ["a", "b"], "encoding": {"kind": "index", "values": [0]}}',
+        '{"names": ["a"], "skeleton": {"names": ["x"], "edges": [[0, 1]]}}',
+        '{"names": ["a"], "skeleton": {"names": ["x"], "sigmas": [0]}}',
+    ],
+    "preprocessing.json": ["null", '{"a": ' + "9" * 5000 + "}"],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(n, t) for n, ts in BROKEN.items() for t in ts])
+def test_a_broken_part_is_one_error(tmp_path, name, text):
+    run = folder(tmp_path)
+    (run / name).write_text(text)
+    with pytest.raises(RunError, match=name):
+        Run.open(run)
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("mean", [float("nan")] * 3), ("mean", [1e300] * 3), ("mean", [10**400] * 3),
+    ("std", [0, 1, 1]), ("std", [1e-320] * 3), ("scale", float("nan")), ("scale", 1e300),
+    ("img_size", [10**9] * 2), ("img_size", [30_000] * 2), ("img_size", [10**400, 1]),
+])  # fmt: skip
+def test_impossible_preprocessing(tmp_path, field, value):
+    run = folder(tmp_path)
+    write_json(run / "preprocessing.json", {**read_json(run / "preprocessing.json"), field: value})
+    with pytest.raises(RunError, match=rf"{field}|preprocessing\.json"):
+        Run.open(run)
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("depths", [10**9, 2, 2, 2]), ("depths", [2] * 600), ("embed_dim", 3 * 2**20),
+    ("patch_size", 10**9),
+    ("mlp_ratio", float("nan")), ("mlp_ratio", 1e300), ("mlp_ratio", -4.0), ("norm_eps", -1.0),
+    ("drop_rate", 2.0), ("embed_dim", 10**400), ("window_size", 10**9), ("in_chans", 10**9),
+])  # fmt: skip
+def test_impossible_models(field, value):
+    values = config().to_dict()
+    values["model"][field] = value
+    with pytest.raises(ConfigError, match=field):
+        RunConfig.from_dict(values)
+
+
+def test_a_model_far_larger_than_its_weights_is_not_built(tmp_path):
+    run = folder(tmp_path)
+    values = read_json(run / "config.json")
+    values["model"].update(embed_dim=3 * 2**13, num_heads=[3, 6, 12, 24])
+    (run / "results.json").unlink()
+    write_json(run / "config.json", values)
+    with pytest.raises(ConfigError, match=r"config\.json.*MUNTIN_MAX_MEMORY"):
+        Run.open(run).load_network()
+
+
+@pytest.mark.parametrize("text", ["{}", '{"train": 5}', '{"train": ["a", 1], "val": ["b", 2]}'])
+def test_broken_splits(tmp_path, text):
+    (tmp_path / "split.json").write_text(text)
+    with pytest.raises(RunError, match=r"split\.json"):
+        read_split(tmp_path)

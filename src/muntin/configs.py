@@ -186,6 +186,8 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 (types ar
 
 def _coerce_plain(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and (value != value or (isinstance(value, int) and abs(value) >= 2**63)):  # nan
+        return _refuse(where, f"{_name(kind)} between -2**63 and 2**63", value)
     if kind is float and is_number:
         return float(value)
     if kind is str and is_number:
@@ -236,5 +238,7 @@ def _name(kind: Any) -> str:  # noqa: ANN401
 
 
 def _refuse(where: str, expected: str, value: object) -> typing.NoReturn:
-    message = f"{where} must be {expected}, got {value!r}."
+    text = repr(value)
+    came = text if len(text) <= 200 else f"{text[:200]}..."
+    message = f"{where} must be {expected}, got {came}."
     raise ConfigError(message)

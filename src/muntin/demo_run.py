@@ -27,7 +27,7 @@ from muntin.prediction.from_run import load
 from muntin.results import Detections, Labels, Poses, SemanticMap
 from muntin.samples import DataSets, Entry, Listing
 from muntin.scoring.evaluation import evaluate
-from muntin.staging import refuse_existing
+from muntin.staging import part_of, refuse_existing
 from muntin.synthetic.datasets import write_classify, write_coco, write_frames, write_maps
 from muntin.tasks.task_table import find_task
 from muntin.training.session import TrainedRun, train
@@ -127,7 +127,7 @@ def _draw_predictions(
     name = plan.figures[0]
     title = f"Ground truth and prediction, {name} {figures[name] or 0:.3f}"
     sheet = draw_sheet(tiles, title, columns=plan.columns, side=plan.side)
-    save_image(sheet, run_folder / "pictures" / "predictions.png")
+    save_image(sheet, part_of(run_folder, "pictures", "predictions.png"))
 
 
 def _draw_classes(

@@ -294,17 +294,27 @@ def follow_depths(config: Any, values: Mapping[str, Any]) -> Mapping[str, Any]: 
     return {**{name: each[name] for name in each if hasattr(config, name)}, **values}
 
 
+_RANGES: dict[str, tuple[float, float]] = {
+    "embed_dim": (1, 2**15), "depth": (1, 500), "depths": (1, 250), "num_heads": (1, 2**15),
+    "patch_size": (1, 1024), "window_size": (1, 4096), "mask_unit": (1, 4096), "norm_eps": (0, 1),
+    "token_dim": (1, 2**15), "bias_hidden": (1, 2**15), "registers": (0, 1000),
+    "in_chans": (1, 1024), "img_size": (1, 10**5), "mlp_ratio": (0.01, 100), "drop_rate": (0, 1),
+    "layer_scale": (0, 1000), "outer_norm_eps": (0, 1), "attn_drop_rate": (0, 1),
+}  # fmt: skip
+
+
 def reject_config(config: Any, problem: str, count: int) -> None:  # noqa: ANN401 (any family)
     """Raise the problem of a backbone config, or that of its output fields, if there is one.
 
     `problem` is a clause of a message, or empty; `count` the number of stages or blocks.
     """
-    problem = problem or find_output_problem(
-        config.out_indices,
-        max(count, 1),
-        getattr(config, "out_norm", "none"),
-        config.drop_path_rate,
-    )
+    for name, (low, high) in _RANGES.items():
+        value = getattr(config, name, low)
+        every = value if isinstance(value, tuple) else (value,)
+        if not all(low <= each <= high for each in every):  # false for nan too
+            problem = problem or f"{name} must be from {low} to {high}, got {value}"
+    norm, indices = getattr(config, "out_norm", "none"), config.out_indices
+    problem = problem or find_output_problem(indices, max(count, 1), norm, config.drop_path_rate)
     if problem:
         message = f"{type(config).__name__}: {problem}. Change these fields together."
         raise ConfigError(message)

@@ -27,7 +27,8 @@ from muntin.models.timm_backbone import describe_timm, has_timm
 from muntin.models.vit_det import ViTDetConfig
 from muntin.recipes import AUGMENTS
 from muntin.run_config import RunConfig
-from muntin.runs import WEIGHTS, Run
+from muntin.run_files import WEIGHTS
+from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.classification_task import CLASSIFY

@@ -127,6 +127,7 @@ class TrainConfig:
         check_range("train.recomputed_blocks", self.recomputed_blocks, 0, 10**4)
         check_range("train.memory_gib", self.memory_gib, 0, 10**6)
         check_range("train.early_stop", self.early_stop, 0, 10**6)
+        check_range("train.seed", self.seed, -(2**62), 2**62)
         check_range("train.start_size", self.start_size, 0.1, 1)
         check_range("train.full_size_from", self.full_size_from, 0, 1)
 

@@ -26,23 +26,42 @@ from torch import nn
 
 from muntin.configs import check_range, from_dict, to_dict
 from muntin.data.transforms import Preprocessing
+from muntin.devices import free_bytes
 from muntin.engines.engine_network import EngineNetwork, HeadInfo, canvas_of
 from muntin.engines.engine_table import Format, find_format, require
 from muntin.engines.graphs import ADVICE, Precision, Runner
 from muntin.errors import ConfigError, RunError, cannot_write
 from muntin.heads.network import Network
 from muntin.run_config import RunConfig
-from muntin.samples import Classes
+from muntin.run_files import (
+    CLASSES,
+    CONFIG,
+    PREPROCESSING,
+    RESULTS,
+    WEIGHTS,
+    check_parts,
+    find_results,
+    read_json,
+    write_json,
+    write_text,
+)
+from muntin.samples import Classes, check_classes
 from muntin.shapes import Size
+from muntin.staging import part_of
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
-from muntin.untrusted import check_budget, parse_json, reading
+from muntin.untrusted import (
+    BUDGET_VARIABLE,
+    check_budget,
+    memory_budget,
+    parse_json,
+    read_regular,
+    reading,
+)
 from muntin.weights.weight_loading import load_weights
-from muntin.zoo.model_zoo import build_backbone, free_attention
+from muntin.zoo.model_zoo import build_backbone, free_attention, parameter_bytes
 
-WEIGHTS = "weights.safetensors"
 JOURNAL = "journal.jsonl"
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,15 +101,23 @@ class Run:
             )
             raise RunError(message)
         try:
-            config = RunConfig.from_dict(read_json(path / "config.json"), where="config.json")
-            find_task(config.task, config.head)  # an unknown task is a broken run
-            classes = from_dict(Classes, read_json(path / "classes.json"), where="classes.json")
-            preprocessing = from_dict(
-                Preprocessing, read_json(path / "preprocessing.json"), where="preprocessing.json"
-            )
+            with reading(str(path), "Restore its files, or train again.", RunError):
+                config = RunConfig.from_dict(read_json(path / CONFIG), where=CONFIG)
+                task = find_task(config.task, config.head)  # an unknown task is a broken run
+                classes = from_dict(Classes, read_json(path / CLASSES), where=CLASSES)
+                preprocessing = from_dict(
+                    Preprocessing, read_json(path / PREPROCESSING), where=PREPROCESSING
+                )
+                values = math.prod(preprocessing.img_size) * preprocessing.in_chans
+                check_budget(4 * values, f"an image of {PREPROCESSING}")
+                check_classes(classes)
+                if (preprocessing.fit == "instance_crop") != task.top_down:
+                    message = f"{PREPROCESSING} must be of the task {config.task}"
+                    raise ValueError(message)
         except ConfigError as error:
             message = f"{path} is not a readable run: {error}"
             raise RunError(message) from error
+        check_parts(path)
         return cls(path=path, config=config, classes=classes, preprocessing=preprocessing)
 
     @property
@@ -105,12 +132,26 @@ class Run:
 
     def write(self) -> None:
         """Write the small files."""
-        write_json(self.path / "config.json", self.config.to_dict())
-        write_json(self.path / "classes.json", to_dict(self.classes))
-        write_json(self.path / "preprocessing.json", to_dict(self.preprocessing))
+        write_json(self.path / CONFIG, self.config.to_dict())
+        write_json(self.path / CLASSES, to_dict(self.classes))
+        write_json(self.path / PREPROCESSING, to_dict(self.preprocessing))
 
     def build_network(self) -> Network:
-        """Build backbone and head, randomly initialised."""
+        """Build backbone and head, randomly initialised.
+
+        Raises:
+            ConfigError: It needs far more memory than the weights of the run, or the machine, have.
+        """
+        weights, least = self.path / WEIGHTS, parameter_bytes(self.config.model)
+        stored = 4 * weights.stat().st_size if weights.is_file() else free_bytes("cpu")
+        most = max(stored, memory_budget())
+        if least > most:
+            message = (
+                f"the model of {self.path / CONFIG} must have parameters for at most "
+                f"{most / 2**30:.3g} GiB, got {least / 2**30:.3g}. Restore the file, make the "
+                f"model smaller, or raise {BUDGET_VARIABLE}."
+            )
+            raise ConfigError(message)
         backbone = build_backbone(self.config.model)
         head = self.task.build_head(backbone, self.classes, self.config.head)
         return Network(backbone, head)
@@ -136,13 +177,14 @@ class Run:
                 f"the end of the first epoch; {advice}"
             )
             raise RunError(message)
+        find_results(self.path, verify=True)
         model = free_attention(self.config.model)
         network = replace(self, config=replace(self.config, model=model)).build_network()
         report = load_weights(network, weights, dialect="muntin")
         if report.reset:
             message = (
                 f"{weights} must have a head for the {len(self.classes.names)} classes in "
-                f"{self.path / 'classes.json'}, but its head has a different shape. Restore the "
+                f"{self.path / CLASSES}, but its head has a different shape. Restore the "
                 f"original version of the changed file."
             )
             raise RunError(message)
@@ -262,19 +304,25 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            line = json.loads(text)
+    with reading(str(path), "Remove it.", RunError):
+        texts = read_regular(path).decode("utf-8", "replace").splitlines()
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            line = parse_json(text)
             if isinstance(line, dict) and isinstance(line.get("epoch"), int):
-                lines.append(line)
+                lines.append({k: v for k, v in line.items() if not isinstance(v, (list, dict))})
     return lines
 
 
 def append_journal(folder: Path, line: Mapping[str, Any]) -> None:
     """Append a line to the journal."""
+    flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
     try:
-        with (folder / JOURNAL).open("a", encoding="utf-8") as file:
+        place = part_of(folder, JOURNAL)
+        with os.fdopen(os.open(place, flags, 0o666), "w", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise RunError(cannot_write(folder / JOURNAL, error)) from error
 
@@ -285,28 +333,24 @@ def drop_epochs_from(folder: Path, epoch: int) -> None:
     write_text(folder / JOURNAL, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-def write_results(folder: Path, epoch: int, figures: Mapping[str, Any]) -> None:
-    """Write the validation metrics of the saved weights."""
-    threshold = figures.get("best_threshold")
-    values = {"epoch": epoch, "score_threshold": threshold, "figures": dict(figures)}
-    write_json(folder / RESULTS, values)
-
-
 def read_results(run: Run) -> Results:
     """Read the validation metrics of the weights in a run.
 
     Runs of earlier versions have no ``results.json``; there the best epoch of the journal counts.
     """
-    if (run.path / RESULTS).is_file():
-        values = read_json(run.path / RESULTS)
-        names = ("epoch", "figures", "score_threshold")
-        return Results(**{name: values[name] for name in names if name in values})
+    if (values := find_results(run.path)) is not None:
+        with reading(str(run.path / RESULTS), "Restore it.", RunError):
+            threshold = values.get("score_threshold")
+            if threshold is not None:
+                check_range("score_threshold", float(threshold), 0, 1)
+            epoch, figures = int(values.get("epoch", 0)), dict(values.get("figures", {}))
+        return Results(epoch=epoch, figures=figures, score_threshold=threshold)
     best, best_value = Results(), -math.inf
     for line in read_journal(run.path):
         figures = {
             name.removeprefix("val_"): value
             for name, value in line.items()
-            if name.startswith("val_")
+            if name.startswith("val_") and isinstance(value, (int, float))
         }
         goal, value = run.task.goal(figures)
         if goal and value > best_value:
@@ -314,38 +358,3 @@ def read_results(run: Run) -> Results:
             best = Results(epoch=line["epoch"], figures=figures, score_threshold=threshold)
             best_value = value
     return best
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a run; a `RunError` if it is missing or not a JSON object."""
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            message = f"a {type(values).__name__} instead of an object"
-            raise ValueError(message)
-    except FileNotFoundError as error:
-        message = f"{path.parent} must contain {path.name}, which is missing. Is it a run folder?"
-        raise RunError(message) from error
-    except (OSError, ValueError) as error:
-        message = f"{path} must be a JSON object ({error}). Restore the file or train again."
-        raise RunError(message) from error
-    return values
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file of a run, as `write_text` does."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: an interruption leaves the old text or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise RunError(cannot_write(path, error)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()

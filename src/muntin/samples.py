@@ -125,6 +125,26 @@ class Classes:
         return rename_keys(values, {"coding": "encoding"})
 
 
+def check_classes(classes: Classes) -> None:
+    """Check that the parts of ``classes.json`` fit each other; a ValueError names what does not."""
+    bones = classes.skeleton
+    values = None if classes.encoding is None else classes.encoding.values
+    known = () if bones is None else range(len(bones.names))
+    pairs = () if bones is None else (*bones.edges, *bones.flip_pairs)
+    faults = {
+        "names": not classes.names,
+        "encoding.values": values is not None and len(values) != len(classes.names),
+        "skeleton.edges or flip_pairs": any(end not in known for pair in pairs for end in pair),
+        "skeleton.sigmas": bones is not None
+        and bones.sigmas != ()
+        and (len(bones.sigmas) != len(known) or not min(bones.sigmas) > 0),
+    }
+    for name, wrong in faults.items():
+        if wrong:
+            message = f"{name} of classes.json do not fit its other values"
+            raise ValueError(message)
+
+
 def skeleton_of(classes: Classes) -> Skeleton:
     """Give the skeleton of pose classes."""
     if classes.skeleton is None:

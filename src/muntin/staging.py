@@ -1,16 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of results: written as a whole or not at all, and never over an input."""
+"""Files of results: written as a whole or not at all, never over an input or through a link."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from muntin.errors import MuntinError, RunError, cannot_write
+from muntin.untrusted import open_regular
+
+PARTIAL = ".muntin-partial-"
+"""How the names of files begin that are being written."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a new file beside `path`, which takes its place if the block succeeds.
+
+    Its name cannot be foreseen, it is created only where nothing is, and lies on the disk before
+    it is renamed; a link at `path` is replaced, not followed.
+
+    Raises:
+        OSError: It cannot be written; an existing file is unchanged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}{path.suffix}")
+    os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield fresh
+        sync(fresh)
+        os.replace(fresh, path)
+        sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+
+
+def write_file(data: bytes, path: Path) -> Path:
+    """Write a file as `replacing` does, and return its path; what fails is a RunError."""
+    try:
+        with replacing(path) as fresh:
+            fresh.write_bytes(data)
+    except OSError as error:
+        raise RunError(cannot_write(path, error)) from error
+    return path
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    folder = path.is_dir()
+    # Not every system can open folders, or tell of them.
+    with contextlib.suppress(OSError) if folder else contextlib.nullcontext():
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def checksum(path: Path) -> str:
+    """Give the SHA-256 of a file in hexadecimal digits."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def part_of(folder: Path, *names: str) -> Path:
+    """Path of a part of a run folder that is about to be written, which no link may lead out of.
+
+    Raises:
+        RunError: With the link and what it leads to.
+    """
+    path = folder
+    for name in names:
+        path = path / name
+        if path.is_symlink():
+            message = (
+                f"{path} must not be a link where results are written, but leads to "
+                f"{os.readlink(path)}. Remove the link."
+            )
+            raise RunError(message)
+    return path
 
 
 def refuse_existing(

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 import yaml
+from safetensors import SafetensorError
 
 from muntin.errors import ConfigError, MuntinError, first_line
 
@@ -39,6 +40,7 @@ PARSER_FAULTS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError,
     AssertionError, MemoryError, OSError, struct.error, zlib.error, csv.Error, yaml.YAMLError,
     lzma.LZMAError, ElementTree.ParseError, tokenize.TokenError, zipfile.BadZipFile,
+    SafetensorError,
 )  # fmt: skip
 """What parsers raise when their content is damaged or made to break them."""
 

@@ -15,7 +15,7 @@ from PIL import Image
 from muntin.data.pose import list_pose
 from muntin.prediction.from_run import load
 from muntin.prediction.video import write_video
-from muntin.runs import write_results
+from muntin.run_files import write_results
 from muntin.synthetic.datasets import write_coco, write_frames
 from tests.commands.cli_errors import fails_with
 from tests.detectors import BODY, BODY_SETTINGS, train_dense, train_detector

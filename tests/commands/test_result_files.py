@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What commands write, beside inputs, other files and results of before."""
 
+import json
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from muntin.commands.values import to_json
 from muntin.errors import DataError
 from muntin.prediction.from_run import load
 from muntin.prediction.video import write_video
@@ -148,3 +150,8 @@ def test_progress_of_many_images_is_told(muntin, runs, tmp_path):
     code, out, err = muntin("predict", runs["classify"], tmp_path, "--json")
     assert (code, err) == (0, "100 of 101 images\n")
     assert out.count('"path"') == 101
+
+
+def test_json_has_no_numbers_that_json_lacks():
+    text = to_json({"a": [1.5, float("nan"), (float("inf"), "NaN")], 3: None})
+    assert json.loads(text) == {"a": [1.5, None, [None, "NaN"]], "3": None}

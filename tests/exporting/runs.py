@@ -11,7 +11,8 @@ import torch
 import muntin
 from muntin.data.transforms import Preprocessing
 from muntin.run_config import RunConfig
-from muntin.runs import WEIGHTS, Run
+from muntin.run_files import WEIGHTS
+from muntin.runs import Run
 from muntin.samples import Classes, Skeleton
 from muntin.weights.weight_files import write_weights
 

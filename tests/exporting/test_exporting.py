@@ -16,7 +16,8 @@ from muntin.errors import ConfigError, DataError, MissingExtra, RunError, Weight
 from muntin.exporting.verification import Row, difference_of_instances, require_agreement
 from muntin.heads.detector import FixedDetector, Instances, SelectConfig
 from muntin.heads.keypoint_rcnn import KEYPOINT_DETECTORS, KeypointRCNN
-from muntin.runs import WEIGHTS, Run
+from muntin.run_files import WEIGHTS
+from muntin.runs import Run
 from muntin.weights.weight_files import write_weights
 from tests.exporting.runs import write_run
 from tests.small import write_images

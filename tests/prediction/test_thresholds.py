@@ -13,7 +13,8 @@ from muntin.heads.head_table import DETECTORS
 from muntin.prediction.from_run import find_threshold, load
 from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.run_config import RunConfig
-from muntin.runs import Results, Run, append_journal, read_results, write_results
+from muntin.run_files import write_results
+from muntin.runs import Results, Run, append_journal, read_results
 from muntin.samples import Classes
 from muntin.zoo import model_config
 

@@ -28,7 +28,7 @@ def test_round_trip(tmp_path):
     assert back["half"].equal(PARTS["half"])
     assert back["turned"].equal(PARTS["turned"])
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
-        *("last.ckpt", "state.json", "state.safetensors")
+        *("checksums.json", "last.ckpt", "state.json", "state.safetensors")
     ]
 
 

@@ -28,12 +28,17 @@ def fabric():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_requests_a_stop(fabric, number):
     before = signal.getsignal(number)
-    with Interruption() as interruption:
-        assert not interruption.requested(fabric)
-        os.kill(os.getpid(), number)
-        assert interruption.requested(fabric)
-        assert interruption.requested(fabric)
-        assert signal.getsignal(number) is before, "the second signal acts as usual"
+    now, usual = [0.0], []
+    signal.signal(number, lambda *_: usual.append(now[0]))
+    try:
+        with Interruption(clock=lambda: now[0]) as interruption:
+            assert not interruption.requested(fabric)
+            for now[0], acts in ((0.0, []), (0.0, []), (0.9, []), (1.0, [1.0]), (1.1, [1.0, 1.1])):
+                os.kill(os.getpid(), number)
+                assert usual == acts, "within a second it is the same request"
+                assert interruption.requested(fabric)
+    finally:
+        signal.signal(number, before)
     assert signal.getsignal(number) is before
 
 

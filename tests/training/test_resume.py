@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -214,9 +215,23 @@ def test_a_run_is_not_overwritten(data, tmp_path):
 
 def test_what_never_began_can_be_begun_again(data, tmp_path):
     train_small(data, tmp_path / "run", settings=PLAIN, stop_after=1)
-    for name in ("state.json", "state.safetensors"):
+    for name in ("state.json", "state.safetensors", "checksums.json"):
         (tmp_path / "run" / "last.ckpt" / name).unlink()
     (tmp_path / "run" / "last.ckpt").rmdir()
     with pytest.raises(RunError, match=r"last\.ckpt"):
         train_small(data, tmp_path / "run", resume=True)
     assert train_small(data, tmp_path / "run").epochs == 2
+
+
+def test_what_was_killed_at_its_first_checkpoint_can_be_begun_again(data, tmp_path):
+    run = train_small(data, tmp_path / "run", settings=PLAIN, epochs=1).path
+    shutil.rmtree(run / "last.ckpt")
+    (run / ".muntin-partial-1.json").write_text("{")
+    with pytest.raises(RunError, match="run"):  # the weights of a whole training
+        train_small(data, run, settings=PLAIN, epochs=2)
+    values = json.loads((run / "config.json").read_text())
+    values["train"]["epochs"] = 2
+    (run / "config.json").write_text(json.dumps(values))
+    assert train_small(data, run, settings=PLAIN, epochs=2).epochs == 2
+    assert [line["epoch"] for line in read_journal(run)] == [1, 2]
+    assert not list(run.glob(".*"))

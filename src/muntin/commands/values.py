@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -132,8 +133,16 @@ def parse_settings(texts: Iterable[str] | None, option: str = "--set") -> dict[s
 
 
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
-    """Format one JSON document."""
-    return json.dumps(values, indent=2)
+    """Format one JSON document; what is no finite number, which JSON lacks, becomes null."""
+    return json.dumps(_finite(values), indent=2, allow_nan=False)
+
+
+def _finite(values: Any) -> Any:  # noqa: ANN401
+    if isinstance(values, Mapping):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 # Wide enough for every model name; a pipe has no width.

@@ -96,17 +96,20 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        check_range("preprocessing.img_size", min(self.img_size), 1, 10**5)
+        for side in self.img_size:
+            check_range("preprocessing.img_size", side, 1, 10**5)
         check_range("preprocessing.crop_fraction", self.crop_fraction, 0.1, 1)
         check_range("preprocessing.padding", self.padding, 0.1, 10)
+        check_range("preprocessing.scale", self.scale, 1e-4, 100)
+        check_range("preprocessing.short_side", self.short_side, 0, 10**5)
+        for mean, std in zip(self.mean, self.std, strict=False):
+            check_range("preprocessing.mean", mean, -1000, 1000)
+            check_range("preprocessing.std", std, 1e-6, 1000)
         if self.in_chans not in (1, 3) or {len(self.mean), len(self.std)} != {self.in_chans}:
             message = (
                 f"in_chans must be 1 (luminance) or 3 (RGB), with one mean and std a channel, got "
                 f"in_chans={self.in_chans}, mean={self.mean}, std={self.std}."
             )
-            raise ConfigError(message)
-        if min(self.std) <= 0:
-            message = f"preprocessing.std must be above 0, got {self.std}."
             raise ConfigError(message)
 
     @property

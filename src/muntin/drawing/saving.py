@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,16 +15,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin.errors import RunError, cannot_write
+from muntin.staging import write_file
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG and return the path; errors as of `save_bytes`."""
+    """Write a figure as PNG and return the path; errors as of `write_file`."""
     FigureCanvasAgg(figure)
     data = io.BytesIO()
     with ignore_missing_characters():
         figure.savefig(data, format="png", dpi=120, facecolor="white", bbox_inches="tight")
-    return save_bytes(data.getvalue(), path)
+    return write_file(data.getvalue(), path)
 
 
 @contextlib.contextmanager
@@ -37,30 +36,13 @@ def ignore_missing_characters() -> Iterator[None]:
 
 
 def save_image(image: Image.Image, path: Path) -> Path:
-    """Write an image as PNG and return the path; errors as of `save_bytes`."""
+    """Write an image as PNG and return the path; errors as of `write_file`."""
     data = io.BytesIO()
     image.save(data, format="png")
-    return save_bytes(data.getvalue(), path)
+    return write_file(data.getvalue(), path)
 
 
 def save_labels(labels: NDArray[np.int16], path: Path) -> Path:
     """Write the class number of each pixel as a grey PNG, of 16 bits where 8 are too few."""
     kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
     return save_image(Image.fromarray(labels.astype(kind)), path)
-
-
-def save_bytes(data: bytes, path: Path) -> Path:
-    """Write a file atomically, create its folders, and return the path.
-
-    On failure, which is a RunError, an existing file is unchanged.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise RunError(cannot_write(path, error)) from error
-    return path

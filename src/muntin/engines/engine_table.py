@@ -36,6 +36,8 @@ from muntin.engines.torch_engine import (
     write_torch,
 )
 from muntin.errors import ConfigError, MuntinWarning, missing_extra, unknown_name
+from muntin.staging import replacing
+from muntin.untrusted import parse_json, read_regular
 
 ROUNDS = 3
 """Of the measurement of the fastest engine."""
@@ -157,7 +159,7 @@ def start_fastest(
     """
     key = _key(graph, precision, name)
     known = _read().get(key)
-    engine = engines.get(known["engine"]) if isinstance(known, dict) else None
+    engine = engines.get(str(known.get("engine"))) if isinstance(known, dict) else None
     if engine is not None and engine.installed:
         return engine.start(graph, precision)
     runners = _start_all(graph, precision, engines)
@@ -229,7 +231,7 @@ def _key(graph: Graph, precision: Precision, name: str) -> str:
 
 def _read() -> dict[str, object]:
     try:
-        found = json.loads(cache_file().read_text(encoding="utf-8"))
+        found = parse_json(read_regular(cache_file()))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -237,8 +239,5 @@ def _read() -> dict[str, object]:
 
 def _remember(key: str, choice: dict[str, object]) -> None:
     path = cache_file()
-    with contextlib.suppress(OSError):  # without a writable home the choice is measured every time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps({**_read(), key: choice}, indent=1), encoding="utf-8")
-        os.replace(partial, path)
+    with contextlib.suppress(OSError), replacing(path) as fresh:  # else measured every time
+        fresh.write_text(json.dumps({**_read(), key: choice}, indent=1), encoding="utf-8")

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from muntin.drawing.result_drawing import draw_sure_result
-from muntin.drawing.saving import save_bytes
 from muntin.errors import DataError, MuntinError, MuntinWarning
 from muntin.explaining import SECTIONS, Section, check_sections, inputs
 from muntin.explaining.attention_cost import show_cost
@@ -32,7 +31,7 @@ from muntin.explaining.position_embedding import show_positions
 from muntin.explaining.retrieval import Gallery, embed_folder, show_retrieval
 from muntin.prediction.batch import ImageLike
 from muntin.shapes import Size
-from muntin.staging import refuse_existing, staged
+from muntin.staging import refuse_existing, staged, write_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -174,7 +173,7 @@ def explain(
         )
         with evaluating(opened.network), evaluating((other or opened).network):
             left_out = session.explain_all(batch_images, point, target)
-        page = save_bytes(session.page.render().encode(), stage / "page.html")
+        page = write_file(session.page.render().encode(), stage / "page.html")
     return Page(
         path=destination / page.name,
         files=tuple(destination / path.relative_to(stage) for path in session.files),

@@ -22,9 +22,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin.drawing.saving import ignore_missing_characters, save_bytes
+from muntin.drawing.saving import ignore_missing_characters
 from muntin.explaining import Section
 from muntin.shapes import Float, Int, Size, UInt8
+from muntin.staging import write_file
 
 DPI = 120
 """Pixels per inch of a figure."""
@@ -168,17 +169,17 @@ def save_figure(result: ExplanationFigure, folder: Path) -> SavedFigure:
     """Write the files of a figure to a folder, each atomically."""
     stem = folder / result.name
     png, size = _draw_png(result.figure)
-    saved = [save_bytes(png, stem.with_suffix(".png"))]
-    saved.append(save_bytes(_draw_svg(result.figure), stem.with_suffix(".svg")))
+    saved = [write_file(png, stem.with_suffix(".png"))]
+    saved.append(write_file(_draw_svg(result.figure), stem.with_suffix(".svg")))
     if result.arrays:
         packed = io.BytesIO()
         arrays: dict[str, Any] = dict(result.arrays)
         np.savez_compressed(packed, **arrays)
-        saved.append(save_bytes(packed.getvalue(), stem.with_suffix(".npz")))
+        saved.append(write_file(packed.getvalue(), stem.with_suffix(".npz")))
     names = ("name", "section", "title", "text", "formula", "source")
     record = {name: getattr(result, name) for name in names}
     text = json.dumps({**record, "facts": to_plain(result.facts)}, indent=2, allow_nan=False)
-    saved.append(save_bytes(f"{text}\n".encode(), stem.with_suffix(".json")))
+    saved.append(write_file(f"{text}\n".encode(), stem.with_suffix(".json")))
     return SavedFigure(tuple(saved), png, size)
 
 

@@ -55,7 +55,7 @@ class NeckConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_range("neck.channels", self.channels, 1, 10**5)
+        check_range("neck.channels", self.channels, 1, 4096)
         check_range("neck.extra_levels", self.extra_levels, 0, 4)
 
 

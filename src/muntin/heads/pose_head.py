@@ -64,7 +64,7 @@ class PoseConfig(HeadConfig):
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_range("head.finest", self.finest, 1, 64)
-        check_range("head.channels", self.channels, 1, 10**5)
+        check_range("head.channels", self.channels, 1, 4096)
         check_range("head.sigma", self.sigma, 0.1, 100)
 
 

@@ -53,9 +53,9 @@ class SemanticConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_range("head.channels", self.channels, 1, 10**5)
+        check_range("head.channels", self.channels, 1, 4096)
         check_range("head.dropout", self.dropout, 0, 0.99)
-        check_range("head.aux_channels", self.aux_channels, 0, 10**5)
+        check_range("head.aux_channels", self.aux_channels, 0, 4096)
         check_range("head.aux_weight", self.aux_weight, 0, 100)
         check_range("head.dice_weight", self.dice_weight, 0, 100)
         for side in self.pool_sides:

@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import itertools
 import operator
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +51,9 @@ class TimmConfig:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        if re.fullmatch(r"[\w.-]+", self.name) is None:  # timm reads others as places of files
+            message = f"TimmConfig: name must be that of a model of timm, got {self.name!r}."
+            raise ConfigError(message)
         if min(*self.img_size, self.in_chans) < 1 or not 0 <= self.drop_path_rate < 1:
             message = (
                 f"TimmConfig: img_size and in_chans must be at least 1 and drop_path_rate in "

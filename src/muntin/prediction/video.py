@@ -18,7 +18,7 @@ from PIL import Image
 
 from muntin.errors import DataError, RunError, cannot_write
 from muntin.results import Poses
-from muntin.runs import write_text
+from muntin.run_files import write_text
 from muntin.staging import staged
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")

@@ -21,10 +21,12 @@ from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.prediction.from_run import find_threshold, load
-from muntin.runs import Run, read_json
+from muntin.run_files import read_split
+from muntin.runs import Run
 from muntin.samples import Classes, DataSets, Listing, skeleton_of
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import Outputs, Scored, score
+from muntin.staging import part_of
 from muntin.tasks.task import Task
 
 MIN_SCORE = 0.05
@@ -63,13 +65,12 @@ def _held_out(parts: DataSets, task: Task, data: Path | str) -> Listing:
 def _warn_about_training_images(listing: Listing, run: Run) -> None:
     """Warn if the run is evaluated on images it was trained on (it split the set itself)."""
     try:
-        split = read_json(run.path / "split.json")
-        source, held_out = split["val"]
-    except (RunError, KeyError, ValueError):
+        train, num_train, source, held_out = read_split(run.path)
+    except RunError:
         return
     learnt = len(listing) - len(held_out)
     same = Path(source).resolve() == Path(listing.source).resolve()
-    if not same or not held_out or split["train"] != [source, learnt]:
+    if not same or not held_out or (train, num_train) != (source, learnt):
         return
     text = (
         f"the run was trained on {learnt} of these {len(listing)} {listing.unit}, so the figures "
@@ -131,7 +132,7 @@ def evaluate(
         scored = _score_detected(run, data, detector, device=device, tta=tta)
         if pictures:
             store = ImageCache(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
-            draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
+            draw_evaluation(scored, store, run.classes, part_of(run.folder, "pictures", "eval"))
         return scored.figures
     parts = run.task.list_data(data, run.classes, reading)
     listing = pick_part(parts, run.task, data, run.classes)
@@ -146,7 +147,7 @@ def evaluate(
     batch_size = batch_size or evaluation_batch(run.preprocessing)
     scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:
-        draw_evaluation(scored, store, run.classes, run.folder / "pictures" / "eval")
+        draw_evaluation(scored, store, run.classes, part_of(run.folder, "pictures", "eval"))
     return {**scored.figures, **_count_false_alarms(scored.metric, run)}
 
 

@@ -2,15 +2,17 @@
 """Ctrl-C and what resuming needs: the checkpoint folder ``last.ckpt/``, as safetensors and JSON.
 
 Tensors are stored in ``state.safetensors`` under the path of their keys, everything else in
-``state.json`` with the same nesting.
+``state.json`` with the same nesting; ``checksums.json``, written last, tells that both are whole.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,7 +23,9 @@ import safetensors.torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from muntin.errors import RunError, cannot_write
+from muntin.errors import RunError, cannot_write, first_line
+from muntin.staging import checksum, sync
+from muntin.untrusted import parse_json, read_regular, reading
 
 FOLDER = "last.ckpt"
 
@@ -29,26 +33,31 @@ FOLDER = "last.ckpt"
 def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
     """Write nested dictionaries and lists of tensors and plain values.
 
-    A new checkpoint is written beside the old one and then renamed: a full disk or a power failure
-    leaves the old one intact.
+    The old checkpoint is removed when the new one is whole and on the disk: a full disk, a power
+    failure or the end of the process at any moment leaves one of them.
     """
-    final, fresh, old = run / FOLDER, run / (FOLDER + ".new"), run / (FOLDER + ".old")
+    final, fresh, old = _places(run)
     tensors: dict[str, Tensor] = {}
     rest = _take_tensors(parts, "", tensors)
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if any(map(os.path.lexists, (fresh, old))):
+            _settle(run)
         fresh.mkdir(parents=True)
         (fresh / "state.json").write_text(json.dumps(rest), encoding="utf-8")
         safetensors.torch.save_file(tensors, fresh / "state.safetensors")
         (fresh / "state.safetensors").chmod(0o644)  # like the other files of the run
-        # A folder cannot be replaced atomically: between the two renames `old` is the checkpoint.
-        shutil.rmtree(old, ignore_errors=True)
-        if final.exists():
+        sums = {name: checksum(fresh / name) for name in _FILES}
+        (fresh / _SUMS).write_text(json.dumps(sums), encoding="utf-8")
+        for each in (*fresh.iterdir(), fresh):
+            sync(each)
+        # A folder cannot be replaced atomically: between the two renames both are whole.
+        if os.path.lexists(final):
             final.rename(old)
         fresh.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
+        sync(run)
+        _remove(old)
     except (OSError, safetensors.SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
+        _remove(fresh)
         # The second rename failed: the previous checkpoint takes its place again.
         if old.exists() and not final.exists():
             old.rename(final)
@@ -57,25 +66,80 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(run: Path) -> dict[str, Any]:
-    """Read the checkpoint of a run."""
-    folder = run / FOLDER
-    # Interrupted between the two renames of `write_checkpoint`.
-    if not folder.is_dir() and (run / (FOLDER + ".old")).is_dir():
-        folder = run / (FOLDER + ".old")
-    try:
-        rest = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    """Read the checkpoint of a run; of several, which an interruption leaves, the newest whole one.
+
+    Raises:
+        RunError: There is none, or it is damaged or was edited.
+    """
+    final, fresh, old = _places(run)
+    # A new one without checksums is not complete, and counts as none.
+    there = (final, fresh, old) if (fresh / _SUMS).exists() else (final, old)
+    faults = {place: _find_fault(place) for place in there if place.is_dir()}
+    if not faults:
+        message = (
+            f"{run} must contain {FOLDER} to be resumed, got none. Start a new run in another "
+            f"folder."
+        )
+        raise RunError(message)
+    advice = "Restore it, or start a new run in another folder."
+    folder = next((place for place, fault in faults.items() if not fault), None)
+    if folder is None:
+        place, fault = next(iter(faults.items()))
+        message = f"{place} is damaged or was edited: {fault}. {advice}"
+        raise RunError(message)
+    with reading(f"{folder}", advice, RunError):
+        rest = parse_json(read_regular(folder / "state.json"))
         tensors = safetensors.torch.load_file(folder / "state.safetensors")
         parts: dict[str, Any] = _put_tensors(rest, tensors)
-        if not isinstance(rest, dict) or "position" not in rest:
+        if not isinstance(rest, dict) or not isinstance(rest.get("position"), dict):
             message = "state.json has no training state"
             raise ValueError(message)
-    except FileNotFoundError as error:
-        message = f"{run} must contain {FOLDER} to be resumed. Start a new run in another folder."
-        raise RunError(message) from error
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        message = f"{folder} is corrupt ({error}). Start a new run in another folder."
-        raise RunError(message) from error
     return parts
+
+
+_FILES = ("state.json", "state.safetensors")
+_SUMS = "checksums.json"
+
+
+def _places(run: Path) -> tuple[Path, Path, Path]:
+    """Where a checkpoint may be, the newest whole one first."""
+    return run / FOLDER, run / (FOLDER + ".new"), run / (FOLDER + ".old")
+
+
+def _find_fault(folder: Path) -> str:
+    """What is wrong with the files of a checkpoint; empty if they are whole."""
+    try:
+        if missing := [name for name in _FILES if not (folder / name).is_file()]:
+            return f"{missing[0]} is missing"
+        if (folder / _SUMS).exists():
+            sums = parse_json(read_regular(folder / _SUMS))
+            changed = (name for name in _FILES if sums[name] != checksum(folder / name))
+            return next((f"{name} differs from its checksum" for name in changed), "")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return f"{_SUMS} does not fit its files ({first_line(error)})"
+    # Those of earlier versions have none; one that is being written has none yet.
+    return f"{_SUMS} is missing" if folder.name == FOLDER + ".new" else ""
+
+
+def _settle(run: Path) -> None:
+    """Make the newest whole checkpoint the only one, after an interruption."""
+    places = _places(run)
+    whole = next((place for place in places if place.is_dir() and not _find_fault(place)), None)
+    if whole is None:
+        whole = places[0]
+    elif whole != places[0]:
+        _remove(places[0])
+        whole.rename(places[0])
+        sync(run)
+    for place in places[1:]:
+        _remove(place)
+
+
+def _remove(place: Path) -> None:
+    """Remove a folder; of a link, only the link."""
+    if place.is_symlink():
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)
 
 
 _TENSOR = "@tensor"
@@ -130,28 +194,36 @@ def defer_interrupts() -> Iterator[list[int]]:
         yield received
 
 
+_SAME_REQUEST_S = 1.0
+
+
 class Stopped(Exception):
     """Raised by a signal while the training only waits."""
 
 
 class Interruption(ExitStack):
-    """Context in which the first Ctrl-C requests a stop, and the second one acts as usual.
+    """Context in which the first Ctrl-C requests a stop, and a later one acts as usual.
 
-    It also requests a stop after `stop_after` steps; 0 = never.
+    Those within a second of the first are the same request. It also requests a stop after
+    `stop_after` steps; 0 = never.
     """
 
-    def __init__(self, stop_after: int = 0) -> None:
+    def __init__(self, stop_after: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._left, self._requested, self._waits = stop_after, False, False
+        self._clock = clock
+        self._signalled_at: float | None = None
         self.enter_context(_handle(self._request, signal.SIGINT, signal.SIGTERM))
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self._requested = True
-        # Restores the handlers, so that a second signal ends a step that hangs.
-        self.close()
-        if self._waits:
-            self._waits = False
-            raise Stopped
+        if self._signalled_at is None:
+            self._requested, self._signalled_at = True, self._clock()
+            if self._waits:
+                self._waits = False
+                raise Stopped
+        elif self._clock() - self._signalled_at >= _SAME_REQUEST_S:
+            self.close()  # restores the handlers: this one ends a step that hangs
+            signal.raise_signal(number)
 
     @contextmanager
     def waiting(self, fabric: Fabric) -> Iterator[None]:

@@ -13,7 +13,8 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,18 +25,27 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import Processes, TrainLoader
 from muntin.data.worker_memory import describe_failure
 from muntin.devices import memory_mib
-from muntin.errors import MuntinWarning, TrainingError
+from muntin.errors import ConfigError, MuntinWarning, RunError, TrainingError
 from muntin.objectives.objective import Objective
-from muntin.runs import WEIGHTS, append_journal, drop_epochs_from, write_results
+from muntin.run_files import write_best
+from muntin.runs import append_journal, drop_epochs_from
 from muntin.scoring.evaluator import Scored
 from muntin.shapes import Size
-from muntin.training.checkpoint import Interruption, Stopped, read_checkpoint, write_checkpoint
+from muntin.training.checkpoint import (
+    FOLDER,
+    Interruption,
+    Stopped,
+    read_checkpoint,
+    write_checkpoint,
+)
 from muntin.training.optimization import img_size_at, lr_factor
+from muntin.training.position import Position, read_position
 from muntin.training.progress import Reporter, format_duration, write_events, writes_events
 from muntin.training.request import PreparedRun
 from muntin.training.time_limit import Clock, TimeLimit
 from muntin.training.trainer import Trainer, class_balanced_shares
 from muntin.training.validation import Validation
+from muntin.untrusted import reading
 from muntin.weights.weight_files import write_weights
 
 
@@ -54,25 +64,6 @@ class FitResult:
     best: Scored | None = None
 
 
-@dataclass(kw_only=True, slots=True)
-class _State:
-    """Progress of a run; part of the checkpoint.
-
-    `step` and `loss_sum` (over `num_seen` images) are of the current epoch, `elapsed_s` of the time
-    before the last resume; `best_epoch` counts from 1, and `stale` the validations since then.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    elapsed_s: float = 0.0
-    loss_sum: float = 0.0
-    num_seen: int = 0
-    best: float | None = None
-    best_epoch: int = 0
-    stale: int = 0
-    figures: dict[str, Any] = field(default_factory=dict)
-
-
 class Loop:
     """Trains the network of a prepared run in place, and writes the run folder."""
 
@@ -89,7 +80,7 @@ class Loop:
         self.config, data = run.config.train, run.config.data_config
         self.train = ImageCache(prepared.train, run.preprocessing, data, training=True)
         self.val = ImageCache(prepared.val, run.preprocessing, data)
-        self.state = _State()
+        self.state = Position()
         self.objective = objective
         compiled = run.config.machine.compile == "on"
         self.trainer = Trainer(fabric, self.config, network, objective, compiled=compiled)
@@ -362,8 +353,8 @@ class Loop:
                 "license": self.run.config.license,
             }
             weights = self.trainer.best_network.state_dict()
-            write_weights(self.run.path / WEIGHTS, weights, metadata)
-            write_results(self.run.path, state.epoch, scored.figures)
+            write = partial(write_weights, tensors=weights, metadata=metadata)
+            write_best(self.run.path, write, state.epoch, scored.figures)
 
     def _rank(self, figures: dict[str, Any]) -> tuple[float, float]:
         """What an epoch is compared by: the goal, then the loss in validation, if there is one."""
@@ -385,7 +376,8 @@ class Loop:
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:
-            position = asdict(replace(self.state, elapsed_s=self._elapsed()))
+            position = {name: getattr(self.state, name) for name in Position.__slots__}
+            position["elapsed_s"] = self._elapsed()
             saved = {"position": position, "timing": self.time_limit.measured()}
             write_checkpoint(self.run.path, {**saved, **self.trainer.state()})
         # No process may continue before the checkpoint is complete.
@@ -393,8 +385,13 @@ class Loop:
 
     def _load(self) -> None:
         saved = read_checkpoint(self.run.path)
-        self.trainer.load_state(saved)
-        self.state = _State(**saved["position"])
-        self.time_limit.restore(saved.get("timing", {}))
+        advice = "Restore it, or start a new run in another folder."
+        with reading(str(self.run.path / FOLDER), advice, RunError):
+            try:
+                self.state = read_position(saved["position"], len(self.loader))
+            except ConfigError as error:
+                raise ValueError(str(error)) from error  # without the name of the checkpoint
+            self.trainer.load_state(saved)
+            self.time_limit.restore(saved.get("timing", {}))
         if self.fabric.is_global_zero:
             drop_epochs_from(self.run.path, self.state.epoch + 1)

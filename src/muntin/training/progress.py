@@ -27,6 +27,7 @@ from muntin.results import Poses
 from muntin.run_lengths import Segmentation, encode_mask
 from muntin.runs import Run
 from muntin.samples import Objects
+from muntin.staging import part_of
 from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
 
 LINE_EVERY_S = 30.0
@@ -109,7 +110,7 @@ def write_events(folder: Path, line: Mapping[str, Any]) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     try:
-        with SummaryWriter(str(folder / "events")) as writer:
+        with SummaryWriter(str(part_of(folder, "events"))) as writer:
             for name, value in line.items():
                 if isinstance(value, (int, float)) and name != "epoch":
                     writer.add_scalar(name, value, line["epoch"])
@@ -132,7 +133,7 @@ def draw_batch(run: Run, store: ImageCache) -> None:
         ids = store.listing.entries[int(batch.indices[row])].class_ids
         tiles.append(_draw_tile(target, pixels, run, ids))
     sheet = draw_sheet(tiles, "Training images after augmentation", side=side)
-    save_image(sheet, run.path / "pictures" / "batch.png")
+    save_image(sheet, part_of(run.path, "pictures", "batch.png"))
 
 
 def _draw_tile(

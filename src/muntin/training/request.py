@@ -15,7 +15,8 @@ from muntin.heads.head_table import find_head
 from muntin.heads.network import HeadConfig, Network
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.run_config import RunConfig
-from muntin.runs import WEIGHTS, Run, is_run, read_json
+from muntin.run_files import WEIGHTS, read_json
+from muntin.runs import Run, is_run, read_journal
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.staging import refuse_existing
@@ -185,11 +186,21 @@ def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tupl
     return groups
 
 
+def _was_cut(folder: Path) -> bool:
+    """Whether a training ended while it wrote its first weights and checkpoint."""
+    try:
+        epochs = int(read_json(folder / "config.json")["train"]["epochs"])
+    except (RunError, LookupError, TypeError, ValueError):
+        return False
+    return (folder / "split.json").is_file() and len(read_journal(folder)) <= 1 < epochs
+
+
 def repeat_request(request: Request) -> Request:
     """Fill in weights and validation images of a run that is repeated with --config."""
     folder, base = Path(request.out), request.base
     # A run that stopped before its first checkpoint has nothing to lose and is overwritten.
-    if any((folder / name).exists() for name in ("last.ckpt", "last.ckpt.old", WEIGHTS)):
+    kept = any((folder / name).exists() for name in ("last.ckpt", "last.ckpt.old"))
+    if kept or ((folder / WEIGHTS).exists() and not _was_cut(folder)):
         message = (
             f"out must be a new folder, got {folder}, which contains a run. Pass another --out, or "
             f"--resume to continue it."

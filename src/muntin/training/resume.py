@@ -12,7 +12,8 @@ from muntin.errors import ConfigError, RunError
 from muntin.heads.head_table import find_head
 from muntin.recipes import MachineConfig, TrainConfig
 from muntin.run_config import RunConfig
-from muntin.runs import Run, read_json
+from muntin.run_files import read_split
+from muntin.runs import Run
 from muntin.samples import Listing
 from muntin.training.request import Request, group_settings, task_of
 from muntin.zoo.model_building import canonical_name
@@ -32,7 +33,7 @@ def resume_request(request: Request, has_out: bool) -> Request:
         raise ConfigError(message)
     if not Path(request.out).is_dir():
         message = (
-            f"--resume needs an existing run folder, got --out {request.out}. Check the path, or "
+            f"--resume needs an existing run folder, got none at --out {request.out}. Check it, or "
             f"omit --resume to start a new run there."
         )
         raise RunError(message)
@@ -124,11 +125,11 @@ def _is_head(request: Request, rows: list[tuple[str, str]], base: RunConfig) -> 
 
 def check_same_data(folder: Path, run: Run, train: Listing, val: Listing) -> None:
     """Check that a resumed run gets the images it started with; they may have been moved."""
-    saved = read_json(folder / "split.json")
+    _, num_train, _, held_out = read_split(folder)
     # The validation images are compared by path, as their metrics select the best epoch.
     same = (
-        saved["train"][1:] == [len(train)]
-        and saved["val"][1:] == [[entry.path for entry in val.entries]]
+        num_train == len(train)
+        and held_out == [entry.path for entry in val.entries]
         and Run.open(folder).classes == run.classes
     )
     if not same:

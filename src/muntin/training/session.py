@@ -20,9 +20,11 @@ from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import MuntinError, RunError, shorten
 from muntin.run_config import RunConfig
-from muntin.runs import Run, read_journal, write_json
+from muntin.run_files import rewrite_config, write_json
+from muntin.runs import Run, drop_epochs_from, read_journal
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
+from muntin.staging import part_of
 from muntin.training.checkpoint import defer_interrupts, read_checkpoint
 from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import build_fabric, choose_machine
@@ -31,6 +33,7 @@ from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
 from muntin.training.request import PreparedRun, Request, read_config, repeat_request
 from muntin.training.resume import check_same_data, resume_request
+from muntin.training.run_lock import locked
 from muntin.training.setup import prepare
 from muntin.training.trainer import build_objective
 
@@ -116,8 +119,7 @@ def train(
         TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
-    # First of all: a time limit includes reading the data and loading the weights.
-    started = started or time.monotonic()
+    started = started or time.monotonic()  # a limit includes reading the data and the weights
     base = read_config(config) if isinstance(config, (str, Path)) else config
     request = Request(
         task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=str(val),
@@ -127,13 +129,14 @@ def train(
         seed=seed, machine=choose_machine(base, precision, device, devices), base=base,
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
     )  # fmt: skip
-    prepared = _resume(request, bool(out)) if resume else _start(request)
-    reporter = _tell(prepared, quiet)
-    work = partial(
-        _work, prepared=prepared, resume=resume, started=started, stop_after=stop_after,
-        quiet=quiet, pictures=pictures,
-    )  # fmt: skip
-    return _finish(prepared.run, _launch(prepared.run, work), reporter, pictures)
+    with locked(Path(request.out), create=not resume):
+        prepared = _resume(request, bool(out)) if resume else _start(request)
+        reporter = _tell(prepared, quiet)
+        work = partial(
+            _work, prepared=prepared, resume=resume, started=started, stop_after=stop_after,
+            quiet=quiet, pictures=pictures,
+        )  # fmt: skip
+        return _finish(prepared.run, _launch(prepared.run, work), reporter, pictures)
 
 
 def _tell(prepared: PreparedRun, quiet: bool) -> Reporter:
@@ -150,6 +153,8 @@ def _start(request: Request) -> PreparedRun:
     # Not for a resumed run: another batch size would change the gradients.
     prepared = fit_memory(prepare(request), measure_step_memory)
     prepared.run.write()
+    if read_journal(prepared.run.path):  # of a training that was cut before its first checkpoint
+        drop_epochs_from(prepared.run.path, 1)
     train, val = prepared.train, prepared.val
     paths = {
         "train": [train.source, len(train)],
@@ -166,7 +171,7 @@ def _resume(request: Request, has_out: bool) -> PreparedRun:
     run = replace(prepared.run, config=request.base or prepared.run.config)
     check_same_data(run.path, run, prepared.train, prepared.val)
     # It may go on for longer, which the next --resume must know.
-    write_json(run.path / "config.json", run.config.to_dict())
+    rewrite_config(run.path, run.config.to_dict())
     return replace(prepared, run=run, notes=(f"resuming {run.path}",))
 
 
@@ -239,7 +244,7 @@ def _work(
         fitted = loop.fit(started=started, resume=resume, stop_after=stop_after)
     # From the outputs of the best epoch: nothing is computed again.
     if pictures and fitted.best is not None:
-        draw_evaluation(fitted.best, loop.val, run.classes, run.path / "pictures" / "val")
+        draw_evaluation(fitted.best, loop.val, run.classes, part_of(run.path, "pictures", "val"))
     return fitted
 
 
@@ -247,7 +252,7 @@ def _finish(run: Run, fitted: FitResult, reporter: Reporter, pictures: bool) -> 
     """Draw the curves and report the result."""
     goal, value = run.task.goal(fitted.figures)
     if pictures and (lines := read_journal(run.path)):
-        save_figure(draw_curves(lines, goal), run.path / "pictures" / "curves.png")
+        save_figure(draw_curves(lines, goal), part_of(run.path, "pictures", "curves.png"))
     duration = format_duration(fitted.seconds)
     if fitted.interrupted:
         reporter.note(

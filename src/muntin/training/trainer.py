@@ -278,6 +278,11 @@ class Trainer:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state`."""
+        own = self.network.state_dict()
+        for name, tensor in state["network"].items():
+            if name in own and own[name].dtype != tensor.dtype:
+                message = f"{name} must be {own[name].dtype}, got {tensor.dtype}"
+                raise ValueError(message)
         self.network.load_state_dict(state["network"])
         if self._averaged is not None:
             self._averaged.load_state_dict(state["averaged"])

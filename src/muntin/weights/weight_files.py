@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from muntin.errors import WeightError, cannot_write, first_line, shorten
+from muntin.staging import replacing
 from muntin.untrusted import BUDGET_VARIABLE, PARSER_FAULTS, open_regular
 from muntin.weights.stored_arrays import read_archive, read_pickle, read_torch
 from muntin.weights.weight_folders import (
@@ -150,23 +149,12 @@ def write_weights(
 
 def write_whole(path: Path, write: Callable[[str], None]) -> None:
     """Write a file atomically: to a temporary file in the same folder, then rename."""
-    temporary = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=path.name, suffix=f".partial{path.suffix}"
-        )
-        os.close(handle)
-        write(temporary)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        with replacing(path) as fresh:
+            write(str(fresh))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         message = f"{cannot_write(path, error)} Existing files are unchanged."
         raise WeightError(message) from error
-    finally:
-        if temporary:
-            with contextlib.suppress(FileNotFoundError):
-                Path(temporary).unlink()
 
 
 _HUB_FILES = (

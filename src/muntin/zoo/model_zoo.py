@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,6 +57,20 @@ def family_of(config: BackboneConfig) -> str:
 def build_backbone(config: BackboneConfig) -> Backbone:
     """Build an untrained backbone from its config."""
     return FAMILIES[family_of(config)].build(config)
+
+
+def parameter_bytes(config: BackboneConfig) -> float:
+    """Bytes of a backbone's parameters in fp32 by its fields: at least so many, built or not."""
+    width: int = getattr(config, "embed_dim", 0)
+    depths = getattr(config, "depths", None) or (getattr(config, "depth", 0),)
+    shares = 4 + 2 * getattr(config, "mlp_ratio", 0.0)  # attention, and the MLP
+    count = sum(depth * (width * 2**i) ** 2 * shares for i, depth in enumerate(depths))
+    count += config.in_chans * getattr(config, "patch_size", 1) ** 2 * width
+    if getattr(config, "absolute_pos_embed", False):
+        count += math.prod(config.grid) * width  # type: ignore[union-attr]
+    for depth, side in zip(depths, getattr(config, "windows", ()), strict=False):
+        count += depth * side**2  # at least that much of the position bias
+    return 4.0 * count
 
 
 def config_to_dict(config: BackboneConfig) -> dict[str, Any]:
