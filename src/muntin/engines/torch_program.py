@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from muntin.ops.boxes import check_regions
 from muntin.untrusted import check_budget, parse_json, read_regular
 
 NOTE = "extra/muntin.json"
@@ -31,9 +32,7 @@ _DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64,
     6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
-_MEMORY_FORMATS = {
-    1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format,
-}  # fmt: skip
+_MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
 _STORED = {
     "parameter": "parameter_name", "buffer": "buffer_name",
     "tensor_constant": "tensor_constant_name",
@@ -53,8 +52,6 @@ _NUMBERS: Mapping[str, Callable[..., Any]] = {
     "torch.sym_min": min,
     **{f"_operator.{call.__name__}": call for call in _ARITHMETIC},
 }
-
-
 _CPU, _META = torch.device("cpu"), torch.device("meta")
 
 
@@ -287,7 +284,7 @@ class TorchProgram:
             if not self.tried:
                 _check_need(step, args, kwargs, live)
             if step.name.startswith("torch.ops.torchvision.roi_align"):
-                _check_regions(*args)
+                check_regions(*args)
             result = call(*args)
             places = [*_walk(step.outputs, _Name)]
             found = [each for each in _walk([result], object) if each is not None]
@@ -321,20 +318,6 @@ def _check_need(step: _Step, args: list[Any], kwargs: list[Any], live: Mapping[s
     storages = [each.untyped_storage() for each in _walk([*live.values()], Tensor)]
     kept = {each.data_ptr(): each.nbytes() for each in storages}
     check_budget(need + sum(kept.values()), f"the operator {step.name}")
-
-
-def _check_regions(
-    maps: Tensor, rois: Tensor, scale: float, high: int, wide: int, ratio: int, *rest: object
-) -> None:
-    """Refuse what RoIAlign does not check: rows of another image, and of far more than a map."""
-    reach = 2 * max(maps.shape[2:]) + 2
-    inside = (rois[:, 1:] * scale).abs() <= reach  # false for nan too
-    if not (rois[:, 0] >= 0).logical_and(rois[:, 0] < len(maps)).all() or not inside.all():
-        message = "regions outside of the images"
-        raise ValueError(message)
-    if ratio > 16:
-        message = f"{ratio} samples a cell of a region"
-        raise ValueError(message)
 
 
 def _shadow(value: Any) -> Any:  # noqa: ANN401 (any argument)

@@ -217,3 +217,21 @@ def paste_mask(
     grid = torch.stack([x.repeat(high, 1), y[:, None].repeat(1, wide)], dim=2)  # h, w, 2
     values = F.grid_sample(mask[None, None].float().cpu(), grid[None], align_corners=False)
     return values[0, 0] >= 0.5, first_row, first_column
+
+
+def check_regions(
+    maps: Tensor, rois: Tensor, scale: float, high: int, wide: int, ratio: int, *rest: object
+) -> None:
+    """Check what RoIAlign does not: image numbers and coordinates of regions; its own arguments.
+
+    Raises:
+        ValueError: A region (image, x1, y1, x2, y2) is of no image or reaches far out of its map.
+    """
+    reach = 2 * max(maps.shape[2:]) + 2
+    inside = (rois[:, 1:] * scale).abs() <= reach  # false for nan too
+    if not (rois[:, 0] >= 0).logical_and(rois[:, 0] < len(maps)).all() or not inside.all():
+        message = "regions outside of the images"
+        raise ValueError(message)
+    if ratio > 16:
+        message = f"{ratio} samples a cell of a region"
+        raise ValueError(message)
