@@ -13,7 +13,7 @@ import muntin
 from tests.rules.sources import PACKAGE, count_lines, functions, modules, none
 
 MOST_LINES, MOST_FILES = 54_000, 282
-MOST_FILE_P90, MOST_FUNCTION_P90 = 330, 32
+MOST_FILE_P90, MOST_FUNCTION_P90 = 335, 32
 MOST_FUNCTION_LINES = 80
 MOST_PARAMETERS = 7
 # Arguments are the symbols of a published formula.
