@@ -18,7 +18,7 @@ from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
-from muntin.errors import ConfigError, DataError, MuntinWarning, RunError, shorten
+from muntin.errors import ConfigError, DataError, MuntinWarning, RunError, shorten, WeightError
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
@@ -34,6 +34,7 @@ from muntin.shapes import Size
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import task_of_head
+from muntin.untrusted import read_regular, reading
 from muntin.weights.head_rows import read_head_rows
 from muntin.weights.opened_weights import OpenedWeights, open_weights
 from muntin.weights.source_info import SourceInfo, read_source_info
@@ -104,19 +105,18 @@ def open_published(
         raise RunError(message)
     texts = dict(settings or {})
     of_head = {key[5:]: texts.pop(key) for key in list(texts) if key.startswith("head.")}
-    beside = read_source_info(source)
-    name, entry = find_source_model(model, beside, texts)
-    if head:
-        read = _read_dense(source, name, entry, class_names, (head, dialect, of_head))
-    else:
-        head_rows = of_head.pop("rows", None)
-        if of_head:
-            message = f"fields of a head require --head, got {of_head}."
-            raise ConfigError(message)
-        opened = open_weights(source, dialect, _shell(entry))
-        if "img_size" in texts and opened.stated is not None:
-            opened = replace(opened, stated=_resized(opened.stated, entry.config.img_size))
-        read = _read_classifier(opened, name, entry, class_names, head_rows)
+    if of_head and not head and [*of_head] != ["rows"]:
+        message = f"fields of a head require --head, got {of_head}."
+        raise ConfigError(message)
+    with reading(str(source), "Copy or download it again.", WeightError):
+        name, entry = find_source_model(model, read_source_info(source), texts)
+        if head:
+            read = _read_dense(source, name, entry, class_names, (head, dialect, of_head))
+        else:
+            opened = open_weights(source, dialect, _shell(entry))
+            if "img_size" in texts and opened.stated is not None:
+                opened = replace(opened, stated=_resized(opened.stated, entry.config.img_size))
+            read = _read_classifier(opened, name, entry, class_names, of_head.get("rows"))
     body: Any = read.network.backbone
     config = RunConfig(
         task=read.task.name,
@@ -312,8 +312,8 @@ def _default_names(task: Task) -> tuple[str, ...]:
 def read_class_names(path: str | Path) -> tuple[str, ...]:
     """Read class names, one per line."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_regular(path).decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
         message = (
             f"--classes must be a text file with one name per line, got {str(path)!r}: {error}."
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from muntin.errors import WeightError, shorten
+from muntin.untrusted import read_regular
 
 
 def read_head_rows(rows: Sequence[int] | str | Path) -> list[int]:
@@ -19,7 +20,7 @@ def read_head_rows(rows: Sequence[int] | str | Path) -> list[int]:
             raise WeightError(message)
         return list(rows)
     try:
-        return [int(line) for line in Path(rows).read_text(encoding="utf-8").split()]
+        return [int(line) for line in read_regular(rows).decode("utf-8").split()]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = (

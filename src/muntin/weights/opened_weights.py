@@ -64,7 +64,10 @@ class OpenedWeights:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the file or beside it, if any."""
-        stored = parse_json(self.texts.get("class_names", "[]"))
+        try:
+            stored = parse_json(self.texts.get("class_names", "[]"))
+        except ValueError as error:
+            stored = str(error)
         if not isinstance(stored, list) or not all(isinstance(name, str) for name in stored):
             message = f"class_names of {self.where} must be a list of names, got {stored!r:.80}."
             raise WeightError(message)

@@ -38,6 +38,8 @@ from muntin.weights.source_info import adopt, build_adopted, set_config
 from muntin.weights.state_matching import MatchResult, match_state, model_key
 from muntin.weights.window_buffers import fit_windows, read_windows
 
+_ADVICE = "Copy or download it again."
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadReport:
@@ -151,7 +153,7 @@ def load_weights(
     """
     _check(resampling, dialect=dialect, part=part, head_rows=head_rows, made_with=made_with)
     backbone: Any = backbone_of(model := inner_model(model))
-    with reading(_name(source), "Copy or download it again.", WeightError):
+    with reading(_name(source), _ADVICE, WeightError):
         opened = open_weights(source, dialect, model, part)
         raw = opened.state
         if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
@@ -295,9 +297,13 @@ class WeightInfo:
 
 def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     """Infer what model must be built to load weights without resizing; `model` is a backbone."""
+    with reading(opened.where, _ADVICE, WeightError):
+        return _infer(opened, model)
+
+
+def _infer(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     config: Any = backbone_of(model).config
-    reading = rename_state(opened, model)
-    tensors = reading.tensors
+    tensors = rename_state(opened, model).tensors
     # The first convolution of a timm model is its stem.
     patches = [
         tensor
