@@ -164,7 +164,7 @@ def _read(text: str) -> Any:  # noqa: ANN401 (any JSON value)
         return [_read(part) for part in text.strip("()[] ").split(",") if part.strip()]
     try:
         return json.loads(text.lower() if text in ("True", "False") else text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # a word, or what no field takes
         return text.strip()
 
 

@@ -18,7 +18,7 @@ from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
-from muntin.errors import ConfigError, DataError, MuntinWarning, RunError, shorten, WeightError
+from muntin.errors import ConfigError, DataError, MuntinWarning, RunError, WeightError, shorten
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network

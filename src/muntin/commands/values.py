@@ -65,7 +65,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """Parse 224 or 224x320 (height x width) to pixels; empty is (0, 0)."""
     if not text:
         return 0, 0
-    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text.strip())
+    found = re.fullmatch(r"([1-9]\d{0,8})(?:x([1-9]\d{0,8}))?", text.strip())
     if found is None:
         message = f"--img-size must be a side such as 224, or HxW such as 224x320, got {text!r}."
         raise ConfigError(message)
@@ -85,7 +85,7 @@ def parse_tile(text: str) -> int | Literal["auto"] | None:
 
 
 def _parse_count(text: str, what: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
         message = f"{what} or auto, got {text!r}."
         raise ConfigError(message)
     return int(text)

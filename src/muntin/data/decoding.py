@@ -24,6 +24,7 @@ from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import OWN, UNSET, ValueRange, apply_range, apply_type_rule
 from muntin.errors import DataError, MuntinWarning, first_line, where_to_look
 from muntin.shapes import Size, UInt8
+from muntin.untrusted import read_regular
 
 MAX_PIXELS = 500_000_000
 """Images with more pixels are refused: a few kB can unpack to fill the memory."""
@@ -162,10 +163,11 @@ def open_image(
     """
     if isinstance(image, str | Path):
         try:
-            data = Path(image).read_bytes()
-        except OSError as error:
+            data = read_regular(image)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             message = (
-                f"There must be an image file at {str(image)!r}, got: {error.strerror}. "
+                f"There must be an image file at {str(image)!r}, got: {reason}. "
                 f"{where_to_look(image, 'a file')}"
             )
             raise DataError(message) from error

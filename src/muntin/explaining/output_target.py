@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ def find_target(context: Context, target: str | int | None) -> int | None:
     if isinstance(target, str) and target in names:
         number = names.index(target)
         return _find_box(context, number) if task.detects else number
-    if isinstance(target, str) and not target.strip().isdecimal():
+    if isinstance(target, str) and not re.fullmatch(r"\s*\d{1,9}\s*", target):
         hint = "Omit the target to explain the prediction with the highest score."
         raise ConfigError(unknown_name(kind, target, names, hint=hint))
     number = int(target)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,9 @@ def _match(place: Path) -> list[Path]:
     pattern = str(place.relative_to(base))
     if not any(sign in pattern for sign in "*?["):
         return []
-    found = sorted(path for path in base.glob(pattern) if path.is_file())
+    found = []
+    with contextlib.suppress(ValueError):  # ** beside other letters
+        found = sorted(path for path in base.glob(pattern) if path.is_file())
     if not found:
         message = f"the pattern {str(place)!r} must match images, got no match. Check the pattern."
         raise DataError(message)
