@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, unknown_name
-from muntin.untrusted import parse_json
+from muntin.untrusted import parse_json, reading
 from muntin.weights.classifier_search import choose_classifier, find_between, find_linears
 from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, head_of, inner_model, key_map
 from muntin.weights.key_maps import HeadMap, RenamedState
@@ -94,7 +94,8 @@ def open_weights(
     stored = texts.get("dialect", "")
     if dialect == "auto" and stored in (NATIVE, *DIALECTS):
         dialect = stored
-    states = find_states(content, inner_model(model), dialect, part)
+    with reading(where, "Save the state dict alone.", WeightError):
+        states = find_states(content, inner_model(model), dialect, part)
     if not states:
         raise WeightError(describe_unknown(content, backbone_of(model).config, where))
     found = states[0]
