@@ -167,7 +167,7 @@ def _read(text: str) -> Any:  # noqa: ANN401 (any JSON value)
         return [_read(part) for part in text.strip("()[] ").split(",") if part.strip()]
     try:
         return json.loads(text.lower() if text in ("True", "False") else text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or a number of 4,300 digits
         return text.strip()
 
 

@@ -30,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 MOST_S = float(os.environ.get("MUNTIN_HOSTILE_SECONDS", "60"))
 MOST_BYTES = 3 * 2**30
+LONGEST = 2100  # characters of a line
 CANARY = "canary"
 """A file of this name appears where code of a stranger ran."""
 
@@ -137,6 +138,7 @@ def _be_the_child(arguments: Sequence[str], folder: Path, files: Sequence[Path])
             os.dup2(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
         from muntin.commands import main
 
+        sys.stdout.reconfigure(errors="strict")  # as outside the locale C
         sys.argv = ["muntin", *arguments]
         main(list(arguments))
     except SystemExit as end:
@@ -187,6 +189,8 @@ def judge(outcome: Outcome, arguments: Sequence[str], expect: str) -> None:
     said = [line for line in lines if not line.startswith("muntin: warning: ")]
     if len(said) > (code != 0):
         faults.append(f"{len(said)} complaints with exit code {code}: {said[:3]}")
+    if any(len(line) > LONGEST or not line.isprintable() for line in lines):
+        faults.append("a line that a terminal cannot show")
     if code and not lines and not outcome.out.strip():
         faults.append(f"exit code {code} without a word")
     if "--json" in arguments and code in (0, 1) and outcome.out.strip():

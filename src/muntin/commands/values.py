@@ -46,6 +46,7 @@ def with_part(weights: str, part: str) -> str:
     return f"{weights}#{part}" if part else weights
 
 
+_MOST_DIGITS = 9
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -84,7 +85,7 @@ def parse_tile(text: str) -> int | Literal["auto"] | None:
 
 
 def _parse_count(text: str, what: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) == 0:
         message = f"{what} or auto, got {text!r}."
         raise ConfigError(message)
     return int(text)
