@@ -160,14 +160,15 @@ def _stopped(label: str, change: Change | None, expect: str = "either") -> Case:
 def _uses(made: Made) -> dict[str, Callable[[Place], list[str]]]:
     """Runs of now with swapped parts, and links at the names that are written."""
     found: dict[str, Callable[[Place], list[str]]] = {}
+    # Not the folder itself: a user may name a link to one.
     for name in ("weights.safetensors", "classes.json", "preprocessing.json", "config.json"):
         found[f"swapped/{name}"] = partial(_swapped, made, name)
-    written = ("run", "run/config.json", "run/pictures", "run/events", "run/journal.jsonl",
+    written = ("run/config.json", "run/pictures", "run/events", "run/journal.jsonl",
                "run/journal.jsonl.partial", "run/weights.safetensors", "run/last.ckpt",
                "run/weights.safetensors.partial", "run/config.json.partial")  # fmt: skip
     for name in written:
         found[f"link-of-train/{name}"] = partial(_linked, name, None)
-    for name in ("drawn", "drawn/00000.png", "drawn/results.json", "drawn/00000.png.partial"):
+    for name in ("drawn/00000.png", "drawn/results.json", "drawn/00000.png.partial"):
         found[f"link-of-predict/{name}"] = partial(_linked, name, made)
     return found
 
