@@ -233,7 +233,7 @@ def test_nnunet(tmp_path):
 @pytest.mark.parametrize("value", [2**31, 10**400, -1, True, None])
 def test_numbers_that_no_mask_holds(value):
     assert parse_value(2**31 - 1, "it") == ("index", 2**31 - 1)
-    with pytest.raises(DataError, match=f"in it must be a number below {2**31}.*{value!r}"):
+    with pytest.raises(DataError, match=f"below {2**31}.*{value!r}"):
         parse_value(value, "it")
 
 
