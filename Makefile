@@ -1,7 +1,7 @@
 # Thin: each verb is one command. A fresh machine needs Python >= 3.11, git and make.
 #   make demo                      install, then train and use a small model on generated pictures
 #   make test                      install, then run the tests; SLOW=1 adds the slow ones
-#   make check                     lint, types, import contracts, rules
+#   make check                     lint, types, import contracts, rules, known vulnerabilities
 #   make bench                     measure on this machine, then rebuild the tables from the results
 # PYTHON=python3.12 picks the interpreter; PYTEST_ARGS="tests/ops -x" goes to pytest.
 
@@ -31,6 +31,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/rules
+	.ci/audit $(VENV)
 
 bench: $(VENV)/dev.stamp
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -92,6 +92,12 @@ def test_missing_and_unknown():
         with_texts(Outer(count=1), [("count.x", "1")])
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000, "\u00b2"])
+def test_text_that_is_no_count(text):
+    with pytest.raises(ConfigError, match="count in --set must"):
+        with_texts(Outer(count=1), [("count", text)])
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_range(value):
     check_range("share", 0.0, 0, 1)

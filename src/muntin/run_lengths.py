@@ -129,7 +129,8 @@ def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | No
     if segmentation in (None, [], {}, [[]]):
         return None, ""
     if not 0 < math.prod(size) <= _MOST_PIXELS:
-        return None, f"an image of {size[0]} x {size[1]} pixels has no masks here"
+        message = f"masks of an image of {size[0]} x {size[1]} pixels"
+        raise ValueError(message)
     if isinstance(segmentation, dict):
         fault = _fault_of_run_lengths(segmentation, size)
         return (None, fault) if fault else (segmentation, "")

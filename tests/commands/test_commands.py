@@ -309,3 +309,12 @@ def test_a_full_disk(muntin, limit_files, data, tmp_path, limit):
     left = [path.name for path in out.rglob("*") if path.is_file()]
     assert not [name for name in left if "partial" in name or name.endswith(".part")], left
     assert not list(out.glob("last.ckpt.*"))
+
+
+@pytest.mark.parametrize("text", ["x" * 10_000, "a\x1b[31mb\nc", "\udcff\u202e"])
+def test_an_error_is_a_line_that_a_terminal_can_show(muntin, text):
+    assert muntin("check", "classify", text)[0] == 1  # prints it, which no encoding may stop
+    code, _, err = muntin("train", "classify", text)
+    assert code == 1
+    assert err.rstrip("\n").isprintable()
+    assert len(err) < 2100

@@ -165,6 +165,7 @@ def test_broken_data(muntin, tmp_path, how):
 def test_wrong_predictions(muntin, run, data):
     assert fails_with(muntin("predict", run, data / "val", "--tile=many"), "--tile")
     assert fails_with(muntin("predict", run, data / "val", "--tile=3"), "tile", "3")
+    assert fails_with(muntin("predict", run, data / "val", f"--tile={'9' * 5000}"), "--tile")
     assert fails_with(muntin("predict", run, data / "val", "--select=iou"), "--select")
     assert fails_with(muntin("predict", run, data / "val", "--select=iuo=0.3"), "'iuo'", "'iou'")
     assert fails_with(muntin("predict", run, data / "val", "--select=iou=a"), "select", "'a'")

@@ -206,6 +206,16 @@ def test_bomb_is_refused_without_being_unpacked():
         decode(packed(image, "PNG"), where="x")
 
 
+def test_an_image_within_the_limit_may_exceed_the_budget(monkeypatch):
+    """As the message says, the variable raises the limit."""
+    data = packed(Image.new("1", (600, 400)), "PNG")
+    monkeypatch.setenv("MUNTIN_MAX_MEMORY", "1M")
+    with pytest.raises(DataError, match=r"'x\.png'.*400 x 600 .*MUNTIN_MAX_MEMORY"):
+        decode(data, where="x.png")
+    monkeypatch.setenv("MUNTIN_MAX_MEMORY", "8M")
+    assert decode(data, where="x.png").shape == (400, 600, 3)
+
+
 @pytest.mark.parametrize(
     ("hint", "side"), [(None, 400), (201, 400), (200, 200), (60, 100), (9, 50)]
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from muntin.data.mask_tables import parse_value
 from muntin.data.mask_values import read_mask
 from muntin.data.semantic import check_semantic, list_semantic
 from muntin.errors import DataError
@@ -227,6 +228,13 @@ def test_nnunet(tmp_path):
     with pytest.raises(DataError, match=r"regions .*whole \[1, 2, 3\].*data\.colors=NAME:0"):
         list_semantic(tmp_path)
     assert list_semantic(tmp_path, colors=("a:0", "b:1")).train.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("value", [2**31, 10**400, -1, True, None])
+def test_numbers_that_no_mask_holds(value):
+    assert parse_value(2**31 - 1, "it") == ("index", 2**31 - 1)
+    with pytest.raises(DataError, match=f"below {2**31}.*{value!r}"):
+        parse_value(value, "it")
 
 
 def test_volumes_are_named(tmp_path):

@@ -7,6 +7,7 @@ Exit codes: 0 success, 1 wrong input (one line on stderr), 2 wrong usage, 3 a bu
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import warnings
@@ -81,6 +82,8 @@ _SYSTEM_ERRORS = (
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 
+_LONGEST = 2000  # characters of a line on stderr
+
 # What click raises for a wrong option; typer vendors click and exports only the subclass.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -88,6 +91,8 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
     """Run the command line (default: `sys.argv[1:]`) and exit with its exit code."""
     warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Set before PyTorch is imported: its C++ parts print developer warnings on stderr.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
@@ -135,7 +140,10 @@ def _report(error: Exception) -> int:
 
 
 def _print_error(text: str) -> None:
-    sys.stderr.write(f"muntin: {' '.join(text.split())}\n")
+    line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in " ".join(text.split()))
+    if len(line) > _LONGEST:  # what came may be long; what must hold and what to do are at the ends
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    sys.stderr.write(f"muntin: {line}\n")
 
 
 def _show_warning(

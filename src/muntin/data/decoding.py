@@ -24,10 +24,13 @@ from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import OWN, UNSET, ValueRange, apply_range, apply_type_rule
 from muntin.errors import DataError, MuntinWarning, first_line, where_to_look
 from muntin.shapes import Size, UInt8
-from muntin.untrusted import read_regular
+from muntin.untrusted import check_budget, read_regular
 
 MAX_PIXELS = 500_000_000
 """Images with more pixels are refused: a few kB can unpack to fill the memory."""
+
+# What decoding holds at its peak: Pillow's 4 and a source of 1, and two copies of 3 in numpy.
+_BYTES_A_PIXEL = 11
 
 _MOST = 0.95  # of the values
 _ORIENTATION = 0x0112
@@ -103,20 +106,10 @@ def decode_with_facts(
     try:
         if is_camera_raw(where):
             raise OSError("unknown format")  # noqa: EM101
-        with open_header(io.BytesIO(data)) as image:
-            _refuse_large(image.size, where)
-            if how.shrink_hint is not None and image.format in ("JPEG", "MPO"):
-                # Shorter sides than the hint are never made: both are kept at least as long.
-                image.draft(image.mode, (how.shrink_hint, how.shrink_hint))
-            return _read(image, how, data)
+        return _decode(data, where, how)
     except DataError:
         raise
     except Exception as error:  # each of Pillow's readers has its own ways to fail
-        values = read_tiff(data) if isinstance(error, UnidentifiedImageError) else None
-        if values is not None:
-            _refuse_large((values.shape[1], values.shape[0]), where)
-            pixels = _to_rgb(Image.fromarray(_to_8_bits(values, how.value_range)))
-            return pixels, ImageInfo("TIFF", str(values.dtype))
         advice = "Fetch it again or remove it."
         if other := way_out(where, data):
             advice = f"Its format is not read: {other}."
@@ -127,7 +120,30 @@ def decode_with_facts(
         raise DataError(message) from error
 
 
-def _refuse_large(size: tuple[int, int], where: str) -> None:
+def _decode(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageInfo]:
+    try:
+        image = open_header(io.BytesIO(data))
+    except UnidentifiedImageError:
+        if (values := read_tiff(data)) is None:
+            raise
+        refuse_large((values.shape[1], values.shape[0]), where)
+        pixels = _to_rgb(Image.fromarray(_to_8_bits(values, how.value_range)))
+        return pixels, ImageInfo("TIFF", str(values.dtype))
+    with image:
+        if how.shrink_hint is not None and image.format in ("JPEG", "MPO"):
+            # Shorter sides than the hint are never made: both are kept at least as long.
+            image.draft(image.mode, (how.shrink_hint, how.shrink_hint))
+        refuse_large(image.size, where)
+        return _read(image, how, data)
+
+
+def refuse_large(size: tuple[int, int], where: str) -> None:
+    """Refuse images of (width, height) too large, before memory for them is allocated.
+
+    Raises:
+        DataError: It has more than `MAX_PIXELS`.
+        ValueError: Its pixels need more than the budget of memory.
+    """
     width, height = size
     if width * height > MAX_PIXELS:
         message = (
@@ -135,18 +151,19 @@ def _refuse_large(size: tuple[int, int], where: str) -> None:
             f"got {height} x {width} in {where!r}. Make it smaller or cut it into tiles."
         )
         raise DataError(message)
+    check_budget(width * height * _BYTES_A_PIXEL, f"an image of {height} x {width}")
 
 
 def decode_values(data: bytes) -> np.ndarray | None:
     """Give the values of an image of more than 8 bits, (H, W) or (H, W, 3); None for any other."""
     try:
-        with open_header(io.BytesIO(data)) as image:
-            if not is_deep(image) or image.width * image.height > MAX_PIXELS:
-                return None
-            return read_deep(image, data)
-    except UnidentifiedImageError:
-        values = read_tiff(data)
-        return None if values is None or values.dtype.itemsize == 1 else values
+        try:
+            with open_header(io.BytesIO(data)) as image:
+                refuse_large(image.size, "")
+                return read_deep(image, data) if is_deep(image) else None
+        except UnidentifiedImageError:
+            values = read_tiff(data)
+            return None if values is None or values.dtype.itemsize == 1 else values
     except Exception:  # whoever decodes it names the fault
         return None
 

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from muntin.data.image_formats import open_header
+from muntin.untrusted import check_budget
 
 _TYPES = {1: "u", 2: "i", 3: "f"}
 _NO_DATA = 42113  # of GDAL
 _PLACES = (273, 279, 324, 325)  # offsets and lengths of strips and of tiles
-_MAX_BYTES = 2**31
+_COPIES = 3  # of the values, at the peak of reading
 # The raw mode that reads the other byte of each value.
 _OTHER_BYTE = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 
@@ -86,18 +87,27 @@ class _Layout(NamedTuple):
 
 
 def read_tiff(data: bytes) -> NDArray[Any] | None:
-    """Read a TIFF of whole bytes a value, as stored; None if it is none, or another kind."""
+    """Read a TIFF of whole bytes a value, as stored; None if it is broken, or of another kind.
+
+    Raises:
+        ValueError: It needs more than the budget of memory.
+    """
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if _is_big(data) else 8])
         file = io.BytesIO(data)
         file.seek(tags.next)
         tags.load(file)
+        layout = _layout_of(tags, "<" if data[:2] == b"II" else ">")
     except Exception:  # no TIFF, or a broken one, which Pillow will name
         return None
-    layout = _layout_of(tags, "<" if data[:2] == b"II" else ">")
     if layout is None:
         return None
-    planes = [_read_plane(data, tags, layout, plane) for plane in range(layout.planes)]
+    size = layout.height * layout.width * layout.planes * layout.bands * layout.kind.itemsize
+    check_budget(_COPIES * size, f"a TIFF of {layout.height} x {layout.width}")
+    try:
+        planes = [_read_plane(data, tags, layout, plane) for plane in range(layout.planes)]
+    except Exception:  # the same
+        return None
     values = np.concatenate(planes, axis=2)
     with contextlib.suppress(ValueError):
         missing = float(str(tags.get(_NO_DATA, "")).strip("\0 "))
@@ -116,7 +126,7 @@ def _layout_of(tags: Any, order: str) -> _Layout | None:  # noqa: ANN401
     plain = tags.get(266, 1) == 1 and tags.get(262) != 3 and tags.get(259, 1) not in (6, 7)
     if len({*bits}) + len({*kinds}) != 2 or bits[0] not in allowed or not plain:
         return None
-    if not 0 < width * height * bands * bits[0] // 8 <= _MAX_BYTES:
+    if width * height * bands * bits[0] < 8:
         return None
     planes, dtype = bands if tags.get(284, 1) == 2 else 1, np.dtype(f"{order}{kind}{bits[0] // 8}")
     run, predictor = tags.get(322, width), tags.get(317, 1)

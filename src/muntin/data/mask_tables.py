@@ -70,6 +70,7 @@ _THEN = (
     "dataset.json", "labels.json", "class_names.json", "label_map.json", "id2label.json",
 )  # fmt: skip
 _VOC_BORDER = 0xE0E0C0
+_END = 2**31  # of the numbers that a mask can hold
 
 # Keys of JSON and YAML, and columns of CSV, without anything but letters.
 _LISTS = ("names", "classnames", "classes", "labels", "labelnames", "categories")
@@ -138,15 +139,15 @@ def parse_value(value: Any, where: str) -> tuple[Literal["index", "color"], int]
             return "index", int(text)
         if parts := re.fullmatch(r"[(\[]?\s*(\d+)[,\s]+(\d+)[,\s]+(\d+)\s*[)\]]?", text):
             value = [*map(int, parts.groups())]
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _END:
         return "index", value
     if isinstance(value, list | tuple) and len(value) == 3:
         red, green, blue = value
         if all(isinstance(part, int) and 0 <= part <= 255 for part in value):
             return "color", red << 16 | green << 8 | blue
     message = (
-        f"a class in {where} must be a number, a colour such as #6EC1E4, or three numbers "
-        f"from 0 to 255, got {value!r}. Correct it."
+        f"a class in {where} must be a number below {_END}, a colour such as #6EC1E4, or three "
+        f"numbers from 0 to 255, got {value!r}. Correct it."
     )
     raise DataError(message)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from muntin.data.archives import read_bytes
-from muntin.data.decoding import MAX_PIXELS
+from muntin.data.decoding import refuse_large
 from muntin.data.image_formats import open_header
 from muntin.errors import DataError
 from muntin.run_lengths import decode_mask, to_run_lengths
@@ -68,9 +68,7 @@ def read_values(data: bytes, *, where: str, kind: Stored) -> Int[np.ndarray, "H 
 def _open(data: bytes, where: str) -> Image.Image:
     try:
         image = open_header(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            message = f"A mask must have at most {MAX_PIXELS} pixels, got more in {where!r}."
-            raise DataError(message)
+        refuse_large(image.size, where)
         image.load()
     except DataError:
         raise

@@ -64,7 +64,7 @@ def list_keypoints(
     _number_points(shapes)
     named = {name for shape in shapes for name, _ in _points_of(shape)}
     keypoints = tuple(
-        sorted(named, key=lambda name: (int(name) if name.isdigit() else -1, by_numbers(name)))
+        sorted(named, key=lambda name: (int(name) if name.isdecimal() else -1, by_numbers(name)))
     )
     holders = [shape for shape in shapes if shape.has_area or shape.keypoints]
     grouped = bool(holders) or any(shape.group for shape in shapes)

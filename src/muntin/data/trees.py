@@ -105,7 +105,10 @@ def by_stem(paths: Iterable[str]) -> dict[str, list[str]]:
 
 def by_numbers(name: str) -> list[tuple[int, str]]:
     """Give a key that sorts numbers in names by their value."""
-    return [(int(text), "") if text.isdigit() else (0, text) for text in re.split(r"(\d+)", name)]
+    return [
+        (int(text), "") if text.isdecimal() and len(text) < 99 else (0, text)
+        for text in re.split(r"(\d+)", name)
+    ]
 
 
 def clean_name(name: str) -> str:

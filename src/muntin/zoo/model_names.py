@@ -93,7 +93,7 @@ def _take(found: ModelWords, word: str) -> bool:
     elif word in (*_OBJECTIVES, "distilled", "registers"):
         found.flags.add(word)
         found.family = found.family or {"dinov2": "vit"}.get(word, "")
-    elif word.isdigit() and (int(word) >= 64 or found.family in ("vit", "deit")):
+    elif word.isdecimal() and (int(word) >= 64 or found.family in ("vit", "deit")):
         setattr(found, "side" if int(word) >= 64 else "patch", int(word))
     elif not _take_number(found, word):
         return _SAYS_NOTHING.fullmatch(word) is not None
