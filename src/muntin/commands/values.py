@@ -47,7 +47,6 @@ def with_part(weights: str, part: str) -> str:
     return f"{weights}#{part}" if part else weights
 
 
-_MOST_DIGITS = 9
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Generator, Iterator
@@ -246,8 +247,12 @@ def _run_workers(images: _Images, keys: Iterator[list[_Key]], workers: int) -> I
     finally:
         del loaded  # asks the workers to end, and waits for some seconds
         for process in started:
+            # One that hangs: the training would wait for it when it ends. PyTorch reports its end as
+            # an error, of whatever runs when the signal arrives, so that is waited for here.
             if process.is_alive():
-                process.kill()  # it hangs: the training would wait for it when it ends
+                with contextlib.suppress(RuntimeError):
+                    process.kill()
+                    process.join()
         images.store.warn()
 
 
