@@ -247,7 +247,7 @@ def _run_workers(images: _Images, keys: Iterator[list[_Key]], workers: int) -> I
     finally:
         del loaded  # asks the workers to end, and waits for some seconds
         for process in started:
-            # One that hangs: the training would wait for it when it ends. PyTorch reports its end as
+            # It hangs: the training would wait for it when it ends. PyTorch reports its end as
             # an error, of whatever runs when the signal arrives, so that is waited for here.
             if process.is_alive():
                 with contextlib.suppress(RuntimeError):
