@@ -442,3 +442,15 @@ def test_a_text_that_cannot_be_read_hides_no_other_fault(tmp_path):
     assert "must be a text in UTF-8" in broken.what
     assert "of an unknown class" in unknown.what
     assert data.left_out == "1 annotation left out: 1 of an unknown class"
+
+
+def test_a_text_without_an_image_is_named(tmp_path):
+    image(tmp_path, "images/1.png")
+    write(tmp_path, "classes.txt", "cat\n")
+    for name in ("1", "2"):
+        write(tmp_path, f"labels/{name}.txt", "0 0.5 0.5 0.2 0.2\n")
+    write(tmp_path, "labels/notes.txt", "drawn by hand\n")
+    data = list_detect(tmp_path)
+    (problem,) = data.problems
+    assert problem.file == "labels/2.txt"
+    assert "image is not there" in problem.what

@@ -79,6 +79,7 @@ def _read(source: Source, found: Files, request: ObjectRequest) -> dict[str, Lis
         _tell_twins(file, findings)
         file.found = find_images(file.images, tree, file.path, file.part, findings)
         require_widths(*_boxes_and_sizes(file), where=repr(file.path))
+    findings.note_others(tree.images, findings.named, "an entry")
     for part, paths in files.items():
         if len(paths) > 1:
             _refuse_versions([file for file in read if file.part == part], tree.source)

@@ -82,6 +82,7 @@ def find_images(
     if missing:
         first = shorten((repr(name) for name in missing), limit=2)
         findings.notes.append(f"{len(missing)} images of {json_path} are not there ({first})")
+    findings.named.update(filter(None, paths))
     found: dict[Id, ImageRecord] = {}
     by_path: dict[str, ImageRecord] = {}
     for (key, (name, row)), path in zip(rows.items(), paths, strict=True):

@@ -89,6 +89,9 @@ def _read(source: Source, xmls: list[str], request: ObjectRequest) -> dict[str, 
             f"holds both."
         )
         raise DataError(message)
+    stems_with = by_stem(xmls)
+    bare = [path for stem, paths in stems.items() if stem not in stems_with for path in paths]
+    findings.note_others(bare, {file.image for file in every}, "an XML")
     boxes = [box for file in every for node in file.objects if (box := _read_box(node)[0])]
     require_corners(np.array(boxes, np.float64).reshape(-1, 4), where=repr(tree.source))
     used = sorted({name for file in every for name in file.names()} - {""})

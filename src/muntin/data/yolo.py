@@ -9,6 +9,7 @@ no objects.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -83,6 +84,7 @@ def read_yolo(
     findings.notes += layout.notes
     read = {name: _read_part(name, part, layout, findings) for name, part in layout.parts.items()}
     read = {name: files for name, files in read.items() if files}
+    _tell_alone(layout, findings)
     if not read:
         message = (
             f"YOLO images must have texts in labels (images/1.jpg, labels/1.txt) or beside them, "
@@ -128,6 +130,20 @@ def _read_part(
         images = plural(without, "image")
         findings.notes.append(f"{images} of {name} without a text, hence without objects")
     return files
+
+
+def _tell_alone(layout: Layout, findings: AnnotationReport) -> None:
+    """Name the texts with boxes beside those of images that have no image themselves."""
+    for tree in {part.tree.source: part.tree for part in layout.parts.values()}.values():
+        used = {label for image in tree.images if (label := label_of(image, tree))}
+        folders = {path.rpartition("/")[0] for path in used}
+        for path in tree.with_suffix(".txt"):
+            if path in used or path.rpartition("/")[0] not in folders:
+                continue
+            with contextlib.suppress(DataError):  # no UTF-8: no labels
+                rows = _read_rows(tree, path, layout.has_keypoints)
+                if rows and rows[0].fault is None:
+                    findings.warn(path, "left out: its image is not there")
 
 
 def _read_rows(tree: Tree, labels: str, has_keypoints: bool) -> list[_Row]:
