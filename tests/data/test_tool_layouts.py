@@ -485,3 +485,12 @@ def test_images_of_one_name_in_two_folders(tmp_path, layout, folders):
             list_detect(tmp_path)
         (tmp_path / "b/0.png").rename(tmp_path / "b/7.png")  # as the error says
     assert [one.path for one in list_detect(tmp_path).train.entries] == [f"{folders[0]}/0.png"]
+
+
+def test_boxes_of_a_missing_image_are_not_shapes_without_area(tmp_path):
+    images(tmp_path, "1.png")
+    text = "filename,class,xmin,ymin,xmax,ymax\n1.png,a,1,1,9,9\n2.png,a,1,1,9,9\n"
+    (tmp_path / "t.csv").write_text(text)
+    data = list_detect(tmp_path)
+    assert "without area" not in data.note
+    assert any("'2.png' is not there" in problem.what for problem in data.problems)

@@ -97,6 +97,14 @@ def read_yolo(
     require_fractions(np.array(boxes, np.float64).reshape(-1, 4), where=repr(tree.source))
     listed = layout.class_names
     used = {listed[row.class_number] for row in every if row.class_number in listed}
+    numbers = {row.class_number for row in every if row.fault is None}
+    if 0 in listed and 0 not in numbers and max(listed) + 1 in numbers:
+        what = (
+            f"class numbers must start at 0, and no row has 0, but some have {max(listed) + 1}, "
+            f"one more than the last: every object may have the class after its own. If they count "
+            f"from 1, subtract 1 in the texts, or number names from 1 in data.yaml"
+        )
+        findings.warn(found or tree.source, what)
     names, ids = number_classes(listed.values(), used, request.class_names, repr(tree.source))
     listings = {}
     for name, files in read.items():
