@@ -687,3 +687,12 @@ def test_what_a_file_has_twice_is_named(tmp_path):
 def test_images_without_an_entry_are_counted(tmp_path):
     touch(one_set(tmp_path, coco([note()])), "2.jpg", "masks/1.png")
     assert "1 image without an entry left out ('2.jpg')" in list_detect(tmp_path).note
+
+
+def test_an_empty_json_is_named(tmp_path):
+    touch(tmp_path, "1.jpg", "a.json")
+    with pytest.raises(DataError, match=r"'a\.json' is empty"):
+        list_detect(tmp_path)
+    (tmp_path / "a.json").write_text('{"images": [')
+    with pytest.raises(DataError, match=r"'a\.json' is no JSON"):
+        list_detect(tmp_path)

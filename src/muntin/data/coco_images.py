@@ -139,12 +139,7 @@ def match_names(names: list[str], tree: Tree, json_path: str, part: str) -> list
 
     kinds = {root: rank_of_images(root) for root in fitting}
     rivals = [{place.root for place in found} for found in places]
-    drawn = {
-        root
-        for roots in rivals
-        for root in roots
-        if kinds[root] < 0 <= max(kinds[other] for other in roots)
-    }
+    drawn = {r for many in rivals for r in many if kinds[r] < 0 <= max(kinds[o] for o in many)}
     ranks = {root: (kinds[root], count, near(root)) for root, count in fitting.items()}
     # Names that other sets or masks have too must not be found there when they are missing here.
     places = [

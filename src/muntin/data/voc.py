@@ -12,7 +12,6 @@ where there are none either, all is one set.
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -89,9 +88,8 @@ def _read(source: Source, xmls: list[str], request: ObjectRequest) -> dict[str, 
             f"holds both."
         )
         raise DataError(message)
-    stems_with = by_stem(xmls)
-    bare = [path for stem, paths in stems.items() if stem not in stems_with for path in paths]
-    findings.note_others(bare, {file.image for file in every}, "an XML")
+    bare = [path for stem in stems.keys() - by_stem(xmls) for path in stems[stem]]
+    findings.note_others(sorted(bare), {file.image for file in every}, "an XML")
     boxes = [box for file in every for node in file.objects if (box := _read_box(node)[0])]
     require_corners(np.array(boxes, np.float64).reshape(-1, 4), where=repr(tree.source))
     used = sorted({name for file in every for name in file.names()} - {""})
@@ -166,8 +164,8 @@ def _find_image(tree: Tree, stems: Mapping[str, list[str]], xml: str, filename: 
         *folders, name = fold(path).split("/")
         # Masks may have the same name but for the suffix, and lie nearer.
         in_images = bool(folders) and folders[-1].endswith("images")
-        kind = rank_of_images(posixpath.dirname(path))
-        return min(kind, 0), name == wanted, in_images, _kinship(home, folders)
+        kind = min(rank_of_images(path.rpartition("/")[0]), 0)
+        return kind, name == wanted, in_images, _kinship(home, folders)
 
     return take_best(xml, [(rank(path), path) for path in found], tree.source)
 
