@@ -682,3 +682,17 @@ def test_what_a_file_has_twice_is_named(tmp_path):
     assert first == "categories 3, 9 are all named 'cat': taken as one class"
     assert second == "several annotations have the id 1: all of them are kept"
     assert data.left_out == ""
+
+
+def test_images_without_an_entry_are_counted(tmp_path):
+    touch(one_set(tmp_path, coco([note()])), "2.jpg", "masks/1.png")
+    assert "1 image without an entry left out ('2.jpg')" in list_detect(tmp_path).note
+
+
+def test_an_empty_json_is_named(tmp_path):
+    touch(tmp_path, "1.jpg", "a.json")
+    with pytest.raises(DataError, match=r"'a\.json' is empty"):
+        list_detect(tmp_path)
+    (tmp_path / "a.json").write_text('{"images": [')
+    with pytest.raises(DataError, match=r"'a\.json' is no JSON"):
+        list_detect(tmp_path)

@@ -447,3 +447,50 @@ def test_faulty_tables(tmp_path):
     (tmp_path / "t.csv").write_text(head + "1.png,a,20,20,5,9\n2.png,a,20,20,9,9\n")
     with pytest.raises(DataError, match=r"must have xmax > xmin"):
         list_detect(tmp_path)
+
+
+TWO_FOLDERS = {
+    "masks": ("images", "masks"),
+    "seg": ("img", "seg"),
+    "drawings": ("JPEGImages", "visualisation"),
+    "predictions": ("original", "predicted"),
+    "unknown": ("a", "b"),
+}
+
+
+@pytest.mark.parametrize("layout", ["COCO", "CSV", "VOC"])
+@pytest.mark.parametrize("folders", TWO_FOLDERS.values(), ids=TWO_FOLDERS)
+def test_images_of_one_name_in_two_folders(tmp_path, layout, folders):
+    images(tmp_path, *(f"{folder}/{n}.png" for folder in folders for n in (0, 1)))
+    (tmp_path / folders[0] / "1.png").unlink()  # what is only drawn is not there
+    rows = [{"id": n, "file_name": f"{n}.png", "height": 37, "width": 53} for n in (0, 1)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 8, 8]} for n in (0, 1)]
+    classes = [{"id": 1, "name": "a"}]
+    text = json.dumps({"images": rows, "annotations": boxes, "categories": classes})
+    if layout == "COCO":
+        (tmp_path / "x.json").write_text(text)
+    elif layout == "CSV":
+        lines = [f"{n}.png,a,1,1,9,9" for n in (0, 1)]
+        (tmp_path / "x.csv").write_text("\n".join(["filename,class,xmin,ymin,xmax,ymax", *lines]))
+    else:
+        edges = "<xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
+        thing = f"<object><name>a</name><bndbox>{edges}</bndbox></object>"
+        text = f"<annotation><filename>0.png</filename>{thing}</annotation>"
+        (tmp_path / "xmls").mkdir()
+        (tmp_path / "xmls/0.xml").write_text(text)
+    if folders == ("a", "b"):
+        if layout != "VOC":  # else the folder with more of the names would count
+            (tmp_path / "b/1.png").unlink()
+        with pytest.raises(DataError, match=r"a/0\.png.*b/0\.png"):
+            list_detect(tmp_path)
+        (tmp_path / "b/0.png").rename(tmp_path / "b/7.png")  # as the error says
+    assert [one.path for one in list_detect(tmp_path).train.entries] == [f"{folders[0]}/0.png"]
+
+
+def test_boxes_of_a_missing_image_are_not_shapes_without_area(tmp_path):
+    images(tmp_path, "1.png")
+    text = "filename,class,xmin,ymin,xmax,ymax\n1.png,a,1,1,9,9\n2.png,a,1,1,9,9\n"
+    (tmp_path / "t.csv").write_text(text)
+    data = list_detect(tmp_path)
+    assert "without area" not in data.note
+    assert any("'2.png' is not there" in problem.what for problem in data.problems)

@@ -298,3 +298,8 @@ def test_bccd(data_root):
     tree = ElementTree.parse(root / "Annotations" / f"{Path(entry.path).stem}.xml")
     boxes = [[float(edge.text) for edge in box] for box in tree.iter("bndbox")]
     assert entry.objects.boxes.tolist() == boxes
+
+
+def test_images_without_an_xml_are_counted(tmp_path):
+    touch(write(touch(tmp_path, "a/1.jpg"), "a/1.xml", xml(thing())), "a/2.jpg", "masks/3.png")
+    assert "1 image without an XML left out ('a/2.jpg')" in list_detect(tmp_path).note

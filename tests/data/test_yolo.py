@@ -442,3 +442,36 @@ def test_a_text_that_cannot_be_read_hides_no_other_fault(tmp_path):
     assert "must be a text in UTF-8" in broken.what
     assert "of an unknown class" in unknown.what
     assert data.left_out == "1 annotation left out: 1 of an unknown class"
+
+
+def test_a_text_without_an_image_is_named(tmp_path):
+    image(tmp_path, "images/1.png")
+    write(tmp_path, "classes.txt", "cat\n")
+    for name in ("1", "2"):
+        write(tmp_path, f"labels/{name}.txt", "0 0.5 0.5 0.2 0.2\n")
+    write(tmp_path, "labels/notes.txt", "drawn by hand\n")
+    data = list_detect(tmp_path)
+    (problem,) = data.problems
+    assert problem.file == "labels/2.txt"
+    assert "image is not there" in problem.what
+
+
+def test_class_numbers_from_one_are_named(tmp_path):
+    rows = "1 0.5 0.5 0.2 0.2\n2 0.3 0.3 0.2 0.2\n"
+    (problem,) = [p for p in list_detect(one(tmp_path, rows)).problems if "start at 0" in p.what]
+    assert "some have 2" in problem.what
+    (tmp_path / "classes.txt").unlink()  # as the warning says
+    write(tmp_path, "data.yaml", "train: .\nnames:\n  1: cat\n  2: dog\n")
+    data = list_detect(tmp_path)
+    assert (data.problems, only(data).class_ids.tolist()) == ((), [0, 1])
+
+
+def test_val_that_is_named_for_train_too(tmp_path):
+    for name in ("train/1", "train/2", "val/3"):
+        image(tmp_path, f"images/{name}.png")
+        write(tmp_path, f"labels/{name}.txt", "0 0.5 0.5 0.2 0.2\n")
+    paths = "train: [images/train, images/val]\nval: images/val\n"
+    write(tmp_path, "data.yaml", paths + "names: [cat]\n")
+    data = list_detect(tmp_path)
+    assert [len(part.entries) for part in data.parts.values()] == [3, 1]
+    assert "val for train too" in data.note

@@ -44,6 +44,7 @@ from muntin.samples import Entry, Listing, Skeleton
 from muntin.shapes import Size
 
 _CROWD = (1, True, "1")
+_FEW = 3  # files that are explained one by one
 
 
 @dataclass(kw_only=True, slots=True)
@@ -79,6 +80,7 @@ def _read(source: Source, found: Files, request: ObjectRequest) -> dict[str, Lis
         _tell_twins(file, findings)
         file.found = find_images(file.images, tree, file.path, file.part, findings)
         require_widths(*_boxes_and_sizes(file), where=repr(file.path))
+    findings.note_others(tree.images, findings.named, "an entry")
     for part, paths in files.items():
         if len(paths) > 1:
             _refuse_versions([file for file in read if file.part == part], tree.source)
@@ -308,6 +310,12 @@ def _read_annotation(row: Row, where: str, size: Size) -> Annotation:
     )
 
 
+def _reject(source: Source) -> Sequence[str]:
+    few = len(source.tree.with_suffix(".json")) <= _FEW
+    reason = explain_some(".json", explain) if few else count_others(".json", "none of them COCO")
+    return reason(source)
+
+
 COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     name="COCO",
     recognise=recognise,
@@ -315,7 +323,7 @@ COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     looks_for="COCO (a JSON with images, annotations and categories, such as "
     "annotations/instances_train.json)",
     file="a COCO .json",
-    reject=count_others(".json", "none of them COCO"),
+    reject=_reject,
 )
 
 COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(

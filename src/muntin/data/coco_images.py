@@ -3,7 +3,8 @@
 
 `file_name` may be a bare name, hold folders that are there or that were there on another machine,
 or be a URL. The longest end of it that fits a file counts; among files that fit equally well, the
-one in a folder of the same set, then the one where most others are.
+one in a folder of the same set, not of masks or drawings, then the one where most others are. Two
+files that fit equally well in all of this are refused.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from muntin.data.mask_layouts import rank_of_images
 from muntin.data.objects import AnnotationReport
-from muntin.data.trees import Tree, clean_name, fold, part_of
+from muntin.data.trees import Tree, clean_name, fold, part_of, take_best
 from muntin.errors import DataError, shorten
 from muntin.shapes import Size
 
@@ -80,6 +82,7 @@ def find_images(
     if missing:
         first = shorten((repr(name) for name in missing), limit=2)
         findings.notes.append(f"{len(missing)} images of {json_path} are not there ({first})")
+    findings.named.update(filter(None, paths))
     found: dict[Id, ImageRecord] = {}
     by_path: dict[str, ImageRecord] = {}
     for (key, (name, row)), path in zip(rows.items(), paths, strict=True):
@@ -134,13 +137,18 @@ def match_names(names: list[str], tree: Tree, json_path: str, part: str) -> list
     def near(root: str) -> int:
         return sum(a == b for a, b in zip(root.split("/"), home, strict=False))
 
-    ranks = {root: (not is_foreign(root), count, near(root)) for root, count in fitting.items()}
-    # Names that other sets use too must not be found there when they are missing here.
-    places = [[place for place in found if ranks[place.root][0]] for found in places]
+    kinds = {root: rank_of_images(root) for root in fitting}
+    rivals = [{place.root for place in found} for found in places]
+    drawn = {r for many in rivals for r in many if kinds[r] < 0 <= max(kinds[o] for o in many)}
+    ranks = {root: (kinds[root], count, near(root)) for root, count in fitting.items()}
+    # Names that other sets or masks have too must not be found there when they are missing here.
+    places = [
+        [p for p in found if not is_foreign(p.root) and p.root not in drawn] for found in places
+    ]
 
     def best(name: str, found: list[_Place]) -> str | None:
-        ranked = [(p.path.endswith(name), *ranks[p.root], p.path) for p in found]
-        return max(ranked)[-1] if ranked else None
+        ranked = [((p.path.endswith(name), *ranks[p.root]), p.path) for p in found]
+        return take_best(name, ranked, tree.source)
 
     return [best(name, found) for name, found in zip(names, places, strict=True)]
 

@@ -58,6 +58,7 @@ _IMAGE_END = re.compile(r"[_\-. ](?:leftimg8bit|image|img|rgb|sat)$")
 _NO_CLASSES = re.compile(r"_(?:gtfine|gtcoarse)_(?:color|instanceids|polygons)$")
 # What other tools draw beside the masks, and numbers of objects.
 _NO_MASKS = re.compile(r"visuali[sz]ation|segmentationobject|^overlays?$|^vi[sz]$")
+_DRAWN = re.compile(r"^predict|^preds?$|^outputs?$|^results?$|^heatmaps?$")
 _PART_FIRST = re.compile(r"(?P<part>train(?:ing)?|val(?:id|idation)?|test)(?P<word>.+)")
 _NNUNET = {
     "imagestr": (False, "train"), "labelstr": (True, "train"),
@@ -263,6 +264,18 @@ def _kind_of(name: str) -> tuple[bool | None, str]:
             if len(words) > 1 and words[place] in names:
                 return kind, "_".join(words[:-1] if place else words[1:])
     return None, folder
+
+
+def rank_of_images(folder: str) -> int:
+    """1 where the names of folders are those of images, -1 of masks or drawings, 0 of neither."""
+    for name in reversed(folder.split("/")):
+        plain = re.sub(r"[^a-z]", "", fold(name))
+        kind = _kind_of(name)[0]
+        if kind or _DRAWN.search(plain) or _NO_MASKS.search(plain):
+            return -1
+        if kind is not None:
+            return 1
+    return 0
 
 
 def _rank(path: str) -> tuple[int, bool, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,7 @@ class AnnotationReport:
         self.num_emptied = 0  # images of whose annotations none is left
         self.num_apart = 0  # boxes that hold none of their keypoints
         self.num_unread = 0  # images whose size is unknown, as they cannot be read
+        self.named: set[str] = set()  # images that have an entry, readable or not
         self._found: list[tuple[str, Problem]] = []
 
     def leave_out(self, file: str, where: str, kind: str, detail: str = "") -> None:
@@ -85,6 +86,14 @@ class AnnotationReport:
             self.num_unread += 1
             self.warn(file or image, f"left out: {why}{error}")
             return None
+
+    def note_others(self, images: Iterable[str], used: Collection[str], lack: str) -> None:
+        """Count the images in the folders of used ones that have no annotations."""
+        folders = {path.rpartition("/")[0] for path in used}
+        rest = [one for one in images if one.rpartition("/")[0] in folders and one not in used]
+        if rest:
+            first = shorten(map(repr, rest), limit=2)
+            self.notes.append(f"{plural(len(rest), 'image')} without {lack} left out ({first})")
 
     def count_masks(self, objects: Sequence[Annotation], file: str) -> None:
         """Count the objects of an image that have a mask, and name those that never had one."""

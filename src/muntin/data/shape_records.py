@@ -104,7 +104,8 @@ def list_shapes(
         for shape in record.shapes
         if shape.has_area
     ]
-    if without := sum(len(record.shapes) for record in records) - len(areas):
+    every = sum(len(record.shapes) for found in placed.values() for record in found)
+    if without := every - len(areas):
         findings.notes.append(f"{plural(without, 'shape')} without area left out (points, lines)")
     used = sorted({shape.label for shape in areas if shape.label and not shape.fault})
     names, ids = number_classes(used, used, request.class_names, repr(tree.source))

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from muntin.data.archives import is_archive, list_files, read_bytes
 from muntin.data.decoding import decode
 from muntin.data.image_formats import is_image, open_header
-from muntin.errors import DataError
+from muntin.errors import DataError, shorten
 from muntin.shapes import Size
 from muntin.untrusted import parse_json
 
@@ -101,6 +101,20 @@ def by_stem(paths: Iterable[str]) -> dict[str, list[str]]:
     for path in paths:
         found[fold(path).rpartition("/")[2].rpartition(".")[0]].append(path)
     return found
+
+
+def take_best(name: str, ranked: Sequence[tuple[Any, str]], source: str) -> str | None:
+    """The path of the highest rank, None without any; two of that rank are refused."""
+    best = max((rank for rank, _ in ranked), default=None)
+    paths = sorted(path for rank, path in ranked if rank == best)
+    if len(paths) > 1:
+        message = (
+            f"The image of annotations must be one file, got {shorten(map(repr, paths), limit=3)} "
+            f"for {name!r} in {source!r}. Move the one that is not meant elsewhere, or give them "
+            f"different names."
+        )
+        raise DataError(message)
+    return paths[0] if paths else None
 
 
 def by_numbers(name: str) -> list[tuple[int, str]]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from muntin.data.archives import read_bytes
 from muntin.data.box_units import require_corners
+from muntin.data.mask_layouts import rank_of_images
 from muntin.data.objects import (
     NO_BOX,
     NOWHERE,
@@ -32,7 +33,16 @@ from muntin.data.objects import (
     make_listing,
 )
 from muntin.data.readers import Reader, Source, clean_class_name, count_others, number_classes
-from muntin.data.trees import PARTS, Tree, by_stem, clean_name, fold, read_text, sort_into_parts
+from muntin.data.trees import (
+    PARTS,
+    Tree,
+    by_stem,
+    clean_name,
+    fold,
+    read_text,
+    sort_into_parts,
+    take_best,
+)
 from muntin.errors import DataError, plural
 from muntin.run_lengths import Edges
 from muntin.samples import Listing
@@ -78,6 +88,8 @@ def _read(source: Source, xmls: list[str], request: ObjectRequest) -> dict[str, 
             f"holds both."
         )
         raise DataError(message)
+    bare = [path for stem in stems.keys() - by_stem(xmls) for path in stems[stem]]
+    findings.note_others(sorted(bare), {file.image for file in every}, "an XML")
     boxes = [box for file in every for node in file.objects if (box := _read_box(node)[0])]
     require_corners(np.array(boxes, np.float64).reshape(-1, 4), where=repr(tree.source))
     used = sorted({name for file in every for name in file.names()} - {""})
@@ -142,19 +154,20 @@ def _stem(path: str) -> str:
     return head if dot and suffix in ("xml", "jpg", "jpeg", "png", "bmp", "tif", "tiff") else name
 
 
-def _find_image(stems: Mapping[str, list[str]], xml: str, filename: str) -> str | None:
+def _find_image(tree: Tree, stems: Mapping[str, list[str]], xml: str, filename: str) -> str | None:
     """The image of the same name as an XML, else of the name that the XML gives."""
     *home, own = fold(xml).split("/")
     wanted = fold(clean_name(filename)).rpartition("/")[2]
     found = stems.get(own.removesuffix(".xml")) or stems.get(_stem(wanted), [])
 
-    def rank(path: str) -> tuple[bool, bool, int]:
+    def rank(path: str) -> tuple[int, bool, bool, int]:
         *folders, name = fold(path).split("/")
         # Masks may have the same name but for the suffix, and lie nearer.
         in_images = bool(folders) and folders[-1].endswith("images")
-        return name == wanted, in_images, _kinship(home, folders)
+        kind = min(rank_of_images(path.rpartition("/")[0]), 0)
+        return kind, name == wanted, in_images, _kinship(home, folders)
 
-    return max(found, key=rank, default=None)
+    return take_best(xml, [(rank(path), path) for path in found], tree.source)
 
 
 def _kinship(first: Sequence[str], second: Sequence[str]) -> int:
@@ -179,7 +192,7 @@ def _read_file(
     for node in root.iter():  # names as if there were no namespace
         node.tag = str(node.tag).rpartition("}")[2]
     filename = (root.findtext("filename") or "").strip()
-    image = _find_image(stems, path, filename)
+    image = _find_image(tree, stems, path, filename)
     if image is None:
         findings.warn(path, f"its image {filename!r} is not there, left out")
         return None

@@ -9,6 +9,7 @@ no objects.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -83,6 +84,7 @@ def read_yolo(
     findings.notes += layout.notes
     read = {name: _read_part(name, part, layout, findings) for name, part in layout.parts.items()}
     read = {name: files for name, files in read.items() if files}
+    _tell_alone(layout, findings)
     if not read:
         message = (
             f"YOLO images must have texts in labels (images/1.jpg, labels/1.txt) or beside them, "
@@ -95,6 +97,14 @@ def read_yolo(
     require_fractions(np.array(boxes, np.float64).reshape(-1, 4), where=repr(tree.source))
     listed = layout.class_names
     used = {listed[row.class_number] for row in every if row.class_number in listed}
+    numbers = {row.class_number for row in every if row.fault is None}
+    if 0 in listed and 0 not in numbers and max(listed) + 1 in numbers:
+        what = (
+            f"class numbers must start at 0, and no row has 0, but some have {max(listed) + 1}, "
+            f"one more than the last: every object may have the class after its own. If they count "
+            f"from 1, subtract 1 in the texts, or number names from 1 in data.yaml"
+        )
+        findings.warn(found or tree.source, what)
     names, ids = number_classes(listed.values(), used, request.class_names, repr(tree.source))
     listings = {}
     for name, files in read.items():
@@ -128,6 +138,20 @@ def _read_part(
         images = plural(without, "image")
         findings.notes.append(f"{images} of {name} without a text, hence without objects")
     return files
+
+
+def _tell_alone(layout: Layout, findings: AnnotationReport) -> None:
+    """Name the texts with boxes beside those of images that have no image themselves."""
+    for tree in {part.tree.source: part.tree for part in layout.parts.values()}.values():
+        used = {label for image in tree.images if (label := label_of(image, tree))}
+        folders = {path.rpartition("/")[0] for path in used}
+        for path in tree.with_suffix(".txt"):
+            if path in used or path.rpartition("/")[0] not in folders:
+                continue
+            with contextlib.suppress(DataError):  # no UTF-8: no labels
+                rows = _read_rows(tree, path, layout.has_keypoints)
+                if rows and rows[0].fault is None:
+                    findings.warn(path, "left out: its image is not there")
 
 
 def _read_rows(tree: Tree, labels: str, has_keypoints: bool) -> list[_Row]:

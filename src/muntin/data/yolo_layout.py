@@ -80,7 +80,7 @@ def read_layout(tree: Tree, settings: str) -> Layout:
     parts: dict[str, PartLayout] = {}
     notes = []
     for part, keys in _KEYS.items():
-        written = next((values[key] for key in keys if values.get(key, "null") not in _EMPTY), None)
+        written = _first_of(values, keys)
         if written is None:
             continue
         found = _named_part(part, written, values, tree, settings)
@@ -88,7 +88,10 @@ def read_layout(tree: Tree, settings: str) -> Layout:
             parts[part] = found
         else:
             notes.append(f"{settings} names {written} for test, which is not there")
-    if _same_images(parts) and values.get("train") != values.get("val"):
+    named = {part: _written(_first_of(values, keys)) for part, keys in _KEYS.items()}
+    if _same_images(parts) and set(named["val"]) <= set(named["train"]):
+        notes.append(f"{settings} names all images of val for train too: figures of val say little")
+    elif _same_images(parts):
         parts = _parts_by_folder(tree)
         if len(parts) < 2:
             message = (
@@ -108,6 +111,14 @@ def read_layout(tree: Tree, settings: str) -> Layout:
         has_keypoints="kpt_shape" in values,
         notes=tuple(notes),
     )
+
+
+def _first_of(values: Mapping[str, Any], keys: Sequence[str]) -> Any:  # noqa: ANN401
+    return next((values[key] for key in keys if values.get(key, "null") not in _EMPTY), None)
+
+
+def _written(value: object) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 
 def _same_images(parts: Mapping[str, PartLayout]) -> bool:
@@ -191,7 +202,7 @@ def _named_part(
     part: str, value: object, values: Mapping[str, Any], tree: Tree, settings: str
 ) -> PartLayout | None:
     """The images that a `data.yaml` names for a part; None where a test set is not there."""
-    written = [str(one) for one in value] if isinstance(value, list) else [str(value)]
+    written = _written(value)
     base = str(values.get("path") or "")
     images: dict[str, None] = {}
     trees: dict[str, Tree] = {}
