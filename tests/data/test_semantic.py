@@ -209,6 +209,22 @@ def test_0_and_255_where_three_classes_are_named(tmp_path):
     assert any("no pixels in train of road" in one.what for one in report.problems)
 
 
+@pytest.mark.parametrize(("learnt", "stored"), [((0, 1), (0, 255)), ((0, 255), (0, 1))])
+@pytest.mark.parametrize("table", [None, '{"bg": %d, "box": %d}'])
+def test_two_classes_of_a_run_stored_as_other_values(tmp_path, learnt, stored, table):
+    """Numbers and their usual other spelling: both classes are scored, and a note tells."""
+    data_set(tmp_path / "run", stripes(*learnt))
+    data_set(tmp_path / "new", stripes(*stored))
+    if table:
+        (tmp_path / "run" / "classes.json").write_text(table % learnt)
+    run = list_semantic(tmp_path / "run").train
+    data = list_semantic(
+        tmp_path / "new", classes=Classes(names=run.class_names, encoding=run.encoding)
+    )
+    assert (labels(data.train) == stripes(0, 1)).all()
+    assert f"stored there as {learnt[0]} and {learnt[1]}, are {stored[0]} and" in data.note
+
+
 def test_check_names_what_is_wrong(tmp_path):
     data_set(tmp_path, stripes(0, 1), count=5)
     pixels(tmp_path / "images" / "1.jpg", size=(3, 3))
