@@ -116,6 +116,14 @@ def test_ade20k(tmp_path):
 
 
 CODED = {
+    "numbers of ADE20K": (
+        {"objectInfo150.txt": "Idx\tRatio\tName\n3\t0.1\tflag\n1\t0.1\twall, w\n"},
+        stripes(0, 1, 3), (IGNORED, 1, 0),
+    ),
+    "ADE20K without them": (
+        {"objectInfo150.txt": "Ratio\tName\n0.1\tflag\n0.1\twall\n"},
+        stripes(0, 1, 2), (IGNORED, 0, 1),
+    ),
     "names from 0": ({"classes.txt": "ground\nroad\nwater\n"}, stripes(0, 2, 255), (0, 2, IGNORED)),
     "names from 1": ({"classes.txt": "ground\nroad\n"}, stripes(0, 1, 2), (IGNORED, 0, 1)),
     "numbers": (

@@ -302,13 +302,18 @@ def _read_labelmap(lines: Sequence[str], path: str) -> MaskTable:
 
 def _read_ade20k(lines: Sequence[str], path: str) -> MaskTable:
     rows = [line.split("\t") for line in lines[1:]]
-    names: list[str] = []
+    head = [_plain(cell) for cell in lines[0].split("\t")] if lines else []
+    place = head.index("idx") if "idx" in head else None
+    names: dict[str, Any] = {}
     seen: Counter[str] = Counter()
-    for name in (row[-1].split(",")[0] for row in rows if len(row) > 1):
+    for number, row in enumerate((row for row in rows if len(row) > 1), 1):
+        name = row[-1].split(",")[0]
         seen[name] += 1  # some names occur twice, such as "stool"
-        names.append(f"{name} {seen[name]}" if seen[name] > 1 else name)
-    values = tuple(range(1, len(names) + 1))
-    return MaskTable(names=_distinct(names, path), values=values, ignored=(0,), origin=path)
+        names[f"{name} {seen[name]}" if seen[name] > 1 else name] = (
+            number if place is None else row[place]
+        )
+    table = _from_rows(names, path)
+    return table if 0 in table.values else replace(table, ignored=(0, *table.ignored))
 
 
 def _read_csv(tree: Tree, path: str) -> MaskTable | None:
