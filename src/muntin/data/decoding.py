@@ -29,6 +29,7 @@ from muntin.untrusted import read_regular
 MAX_PIXELS = 500_000_000
 """Images with more pixels are refused: a few kB can unpack to fill the memory."""
 
+FIRST_PAGE = "of images with several pages or frames, the first is read. Save the others as files"
 _MOST = 0.95  # of the values
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -49,7 +50,7 @@ class ImageInfo:
 
     The EXIF orientation is 1 to 8; 1 = as stored. With `kept_as_stored` it was not applied, as the
     annotations have the size before it. `outside` is the share of the values that their range
-    does not hold.
+    does not hold. With `several`, the file has further pages or frames, which are not read.
     """
 
     format: str
@@ -57,6 +58,7 @@ class ImageInfo:
     orientation: int = 1
     kept_as_stored: bool = False
     outside: float = 0.0
+    several: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,6 +175,8 @@ def open_image(
             raise DataError(message) from error
         how = Decoding(value_range=value_range)
         pixels, facts = decode_with_facts(data, where=str(image), how=how)
+        if facts.several:  # the same text each time: it is shown once
+            warnings.warn(FIRST_PAGE, MuntinWarning, stacklevel=3)
         if facts.outside > _MOST:
             low, high = value_range
             text = (
@@ -220,6 +224,7 @@ def _from_array(image: np.ndarray, value_range: ValueRange) -> np.ndarray:
 
 def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, ImageInfo]:  # noqa: ANN401
     kind, mode = image.format, image.mode
+    several = kind in ("TIFF", "PNG", "WEBP") and bool(getattr(image, "is_animated", False))
     stored = _orientation(image) if kind == "TIFF" else 1
     values, outside, (low, high) = None, 0.0, how.value_range
     if data and how.value_range != UNSET and is_deep(image):
@@ -238,7 +243,7 @@ def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, Ima
     kept = how.size == image.size != image.size[::-1] and orientation in _BACK
     if kept:
         image, orientation = image.transpose(_BACK[orientation]), 1
-    facts = ImageInfo(kind or "", mode, orientation, kept, outside)
+    facts = ImageInfo(kind or "", mode, orientation, kept, outside, several)
     return _to_rgb(image), facts
 
 
