@@ -155,3 +155,14 @@ def test_progress_of_many_images_is_told(muntin, runs, tmp_path):
 def test_json_has_no_numbers_that_json_lacks():
     text = to_json({"a": [1.5, float("nan"), (float("inf"), "NaN")], 3: None})
     assert json.loads(text) == {"a": [1.5, None, [None, "NaN"]], "3": None}
+
+
+def test_results_are_no_inputs_of_the_next_call(muntin, runs, tmp_path):
+    folder = draw(tmp_path / "new" / "a.png", 90).parent
+    assert fails_with(
+        muntin("predict", runs["classify"], folder, "--out", folder), "--out", "inputs"
+    )
+    for flag in ([], ["--force"]):
+        found = muntin("predict", runs["classify"], folder, "--out", folder / "drawn", *flag)
+        assert (found[0], "1 image in" in found[2]) == (0, bool(flag))
+    assert [*content(folder)] == ["a.png", "drawn/a.png"]

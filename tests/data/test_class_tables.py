@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from muntin.data.class_layouts import Row, read_table
+from muntin.data.class_csv import Row, read_table
 from muntin.errors import DataError
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import inspect
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 from PIL import Image
 
 from muntin.data.decoding import Decoding, decode, decode_with_facts, open_image
+from muntin.data.listing import check_classify
 from muntin.data.mask_values import read_values
 from muntin.data.trees import read_size
 from muntin.data.value_ranges import UNSET
-from muntin.errors import DataError
+from muntin.errors import DataError, MuntinWarning
 
 SMOOTH = np.stack(
     np.broadcast_arrays(
@@ -162,6 +164,24 @@ def test_of_several_frames_the_first_is_taken():
     frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (50, 200)]
     data = packed(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert np.array_equal(decode(data, where="x"), np.full((8, 8, 3), 50))
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("tif", "RGB"), ("tif", "I;16"), ("webp", "RGB")])
+def test_further_pages_are_told_once(tmp_path: Path, suffix, mode):
+    pages = [Image.fromarray(np.full((20, 20), value, np.uint16)) for value in (9, 200)]
+    pages = pages if mode == "I;16" else [page.convert("L").convert(mode) for page in pages]
+    folder = tmp_path / "data"
+    for number in range(6):
+        place = folder / "ab"[number % 2] / f"{number}.{suffix}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pages[0].save(place, save_all=number < 2, append_images=pages[1:] * (number < 2))
+    (line,) = (one for one in check_classify(folder).lines if "pages" in one)
+    assert line.startswith("2 images of several pages")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        for path in sorted(folder.rglob("*.*")):
+            open_image(path)
+    assert [one.category for one in caught] == [MuntinWarning]
 
 
 def test_empty_file():

@@ -274,6 +274,61 @@ def test_an_empty_class_folder_is_reported(tmp_path, kind, names):
     assert list_classify(root, class_names=(*data.train.class_names, "emus")).problems == ()
 
 
+TABLES = {
+    "folders of batches": ("b1/0.jpg", "b1/1.jpg", "b2/2.jpg", "b2/3.jpg"),
+    "one folder": tuple(f"images/{number}.jpg" for number in range(4)),
+    "images beside it": tuple(f"{number}.jpg" for number in range(4)),
+    "one that it does not name": (*(f"images/{number}.jpg" for number in range(4)), "new/4.jpg"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_table_in_its_folder(tmp_path, case):
+    names = TABLES[case]
+    rows = "".join(f"{name},{'ab'[i % 2]}\n" for i, name in enumerate(names[:4]))
+    (make(tmp_path, *names) / "labels.csv").write_text(f"path,class\n{rows}")
+    data, same = list_classify(tmp_path), list_classify(tmp_path / "labels.csv")
+    assert data.train == same.train
+    assert data.train.class_names == ("a", "b")
+    assert data.note.startswith("labels.csv: ")
+    assert ("1 image not in it left out" in data.note) == (len(names) > 4)
+    (tmp_path / names[0]).unlink()
+    with pytest.raises(DataError, match=r"labels\.csv' must be a file.* 1 of 4 are not"):
+        list_classify(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["path,class\nno.jpg,x\n", "id,label\n1,x\n", ""])
+def test_another_csv_beside_class_folders(tmp_path, text):
+    """It is counted as before: a table whose images are elsewhere, of other columns, empty."""
+    (make(tmp_path, *TWO) / "sample.csv").write_text(text)
+    data = list_classify(tmp_path)
+    assert data.train.class_names == ("cats", "dogs")
+    assert "1 file other than images left out" in data.note
+
+
+ONE_TRAIN = {
+    "unlabelled images": (("u/5.jpg", "u/6.jpg"), ("cats", "dogs")),
+    "a single folder deeper": (("extra/cats/5.jpg",), ("cats", "dogs")),
+    "classes with folders": (("bus/red/5.jpg", "bus/blue/6.jpg"), ("bus", "train")),
+}
+
+
+@pytest.mark.parametrize("case", ONE_TRAIN)
+def test_train_alone_beside_others(tmp_path, case):
+    more, expected = ONE_TRAIN[case]
+    data = list_classify(make(tmp_path, "train/cats/1.jpg", "train/dogs/2.jpg", *more))
+    assert data.train.class_names == expected
+    beside = f"beside them, left out: {more[0].partition('/')[0]}"
+    assert (beside in data.note) == (len(data.train) == 2)
+
+
+@pytest.mark.parametrize("part", ["", "train/"])
+def test_images_and_masks_are_no_classes(tmp_path, part):
+    make(tmp_path, *(f"{part}{top}/{n}.png" for top in ("images", "masks") for n in "12"))
+    with pytest.raises(DataError, match=r"images, masks. Use semantic"):
+        list_classify(tmp_path)
+
+
 def test_a_column_a_class(tmp_path):
     make(tmp_path, "train/1.jpg", "train/2.jpg", "valid/1.jpg")
     (tmp_path / "train/_classes.csv").write_text("filename, dog, cat\n1.jpg, 1, 1\n2.jpg, 0, 0\n")

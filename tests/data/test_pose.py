@@ -62,6 +62,16 @@ def test_deeplabcut(tmp_path):
     assert not data.problems
 
 
+def test_keypoints_as_fractions_are_refused(tmp_path):
+    table = labelled(tmp_path / "table", "a.png,.1,.6,1,0\nb.png,,,.5,.25\n")
+    file = coco(tmp_path / "json", [person(points=(0.1, 0.6, 2, 0.2, 0.3, 1, 0, 0, 0))])
+    for place in (table, file):
+        with pytest.raises(DataError, match=r"up to (1|0\.6) only.* Multiply x"):
+            list_pose(place)
+    table.joinpath("labels.csv").write_text(HEAD + "a.png,8,36,80,0\nb.png,,,40,15\n")
+    assert points_of(list_pose(table).train) == [[8, 36, 2], [80, 0, 2]]
+
+
 def test_deeplabcut_in_folders_and_the_newer_head(tmp_path):
     images(tmp_path, "labeled-data/one/img1.png", "labeled-data/two/img1.png")
     head = "scorer,,,me,me\nbodyparts,,,nose,nose\ncoords,,,x,y\n"

@@ -116,6 +116,14 @@ def test_ade20k(tmp_path):
 
 
 CODED = {
+    "numbers of ADE20K": (
+        {"objectInfo150.txt": "Idx\tRatio\tName\n3\t0.1\tflag\n1\t0.1\twall, w\n"},
+        stripes(0, 1, 3), (IGNORED, 1, 0),
+    ),
+    "ADE20K without them": (
+        {"objectInfo150.txt": "Ratio\tName\n0.1\tflag\n0.1\twall\n"},
+        stripes(0, 1, 2), (IGNORED, 0, 1),
+    ),
     "names from 0": ({"classes.txt": "ground\nroad\nwater\n"}, stripes(0, 2, 255), (0, 2, IGNORED)),
     "names from 1": ({"classes.txt": "ground\nroad\n"}, stripes(0, 1, 2), (IGNORED, 0, 1)),
     "numbers": (
@@ -207,6 +215,22 @@ def test_0_and_255_where_three_classes_are_named(tmp_path):
     (tmp_path / "classes.txt").write_text("ground\nroad\nwater\n")
     report = check_semantic(tmp_path)
     assert any("no pixels in train of road" in one.what for one in report.problems)
+
+
+@pytest.mark.parametrize(("learnt", "stored"), [((0, 1), (0, 255)), ((0, 255), (0, 1))])
+@pytest.mark.parametrize("table", [None, '{"bg": %d, "box": %d}'])
+def test_two_classes_of_a_run_stored_as_other_values(tmp_path, learnt, stored, table):
+    """Numbers and their usual other spelling: both classes are scored, and a note tells."""
+    data_set(tmp_path / "run", stripes(*learnt))
+    data_set(tmp_path / "new", stripes(*stored))
+    if table:
+        (tmp_path / "run" / "classes.json").write_text(table % learnt)
+    run = list_semantic(tmp_path / "run").train
+    data = list_semantic(
+        tmp_path / "new", classes=Classes(names=run.class_names, encoding=run.encoding)
+    )
+    assert (labels(data.train) == stripes(0, 1)).all()
+    assert f"stored there as {learnt[0]} and {learnt[1]}, are {stored[0]} and" in data.note
 
 
 def test_check_names_what_is_wrong(tmp_path):

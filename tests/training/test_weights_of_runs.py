@@ -7,13 +7,15 @@ import warnings
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from muntin.errors import ConfigError, MuntinWarning, WeightError
+from muntin.recipes import MachineConfig
+from muntin.synthetic.datasets import write_coco
 from muntin.training.machine import choose_machine
 from muntin.training.request import Request
 from muntin.training.setup import prepare
-from muntin.weights.weight_files import fetch
+from muntin.weights.weight_files import fetch, write_weights
 from tests.small import MODEL, train_small, write_images
 
 
@@ -150,3 +152,45 @@ def test_the_default_model_takes_them_from_there(tmp_path, monkeypatch):
     assert found.run.config.weights == f"timm/{name}"
     key = "backbone.patch_embed.proj.weight"
     assert found.network.state_dict()[key].equal(prepared.network.state_dict()[key])
+
+
+TASKS = ("classify", "detect", "instance", "semantic", "pose")
+BODY = (("model.embed_dim", "8"), ("model.depths", "1,1,1"), ("model.num_heads", "1,1,2"))
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    """One data set a task, and a run of each as it is before training, with norms that differ."""
+    folder = tmp_path_factory.mktemp("tasks")
+    scenes = write_coco(folder / "scenes", num_train=4, num_val=1, size=(64, 64))
+    sets = {**dict.fromkeys(TASKS, scenes), "classify": data}
+    for task in TASKS:
+        model = {"model": "swin_nano_patch4_window4_64", "settings": BODY, "img_size": (64, 64)}
+        start = start_of(task, sets[task], weights="none", out=str(folder / task), **model)
+        start.run.write()
+        state = {name: tensor + 0.25 for name, tensor in start.network.state_dict().items()}
+        write_weights(start.run.path / "weights.safetensors", state)
+    return folder, sets
+
+
+def start_of(task, data, **options):
+    machine = MachineConfig(device="cpu", precision="fp32", workers=0)
+    return prepare(Request(task=task, data=str(data), machine=machine, **options))
+
+
+@pytest.mark.parametrize("source", TASKS)
+def test_every_task_starts_with_the_backbone_of_every_other(runs, source):
+    """Everything but norms of outputs that a task has and the other lacks, which are named."""
+    folder, sets = runs
+    theirs = load_file(folder / source / "weights.safetensors")
+    for task in set(TASKS) - {source}:
+        start = start_of(task, sets[task], out="nowhere", weights=str(folder / source))
+        (note,) = (note for note in start.notes if note.startswith("weights: "))
+        assert "; backbone only" in note
+        body = {k: x for k, x in start.network.state_dict().items() if k.startswith("backbone.")}
+        lacking = {key for key in body if key not in theirs}
+        assert all("norm" in key.split(".")[1] for key in lacking)
+        assert ("random: " in note) == bool(lacking)
+        assert all(key in note for key in lacking)
+        for key in body.keys() & theirs.keys():
+            assert body[key].equal(theirs[key]), (task, key)

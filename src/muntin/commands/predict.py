@@ -80,7 +80,7 @@ def predict(
     from muntin.runs import Run
 
     videos, others = split_videos(images)
-    paths, missing = _find_all(others) if others else ([], False)
+    paths, missing = _find_all(others, out) if others else ([], False)
     opened = Run.open(run)
     names, paths, videos = plan_files(
         out, opened.task.kind, paths, videos, force=force, resume=resume
@@ -167,15 +167,35 @@ def _show_results(results: Iterable[Any], output: Output, total: int) -> tuple[i
     return number, largest
 
 
-def _find_all(places: list[str]) -> tuple[list[Path], bool]:
+def _find_below(place: str, out: str) -> list[Path]:
+    """Images of one input; of a folder around that of results, those that are no results."""
+    from muntin.errors import ConfigError
+    from muntin.prediction.batch import find_images
+
+    top, results = Path(place).resolve(), Path(out).resolve()
+    if not out or not top.is_dir() or top not in (results, *results.parents):
+        return find_images([place])
+    if top == results:
+        message = (
+            f"--out must not be a folder of inputs, got {out}: its results would be inputs the "
+            f"next time. Choose another name."
+        )
+        raise ConfigError(message)
+    found = find_images([place])
+    kept = [path for path in found if results not in path.resolve().parents]
+    if gone := len(found) - len(kept):
+        typer.echo(f"{plural(gone, 'image')} in {out} left out, as results lie there", err=True)
+    return kept
+
+
+def _find_all(places: list[str], out: str) -> tuple[list[Path], bool]:
     """Existing images, and whether any input was skipped; a single missing input is an error."""
     from muntin.errors import DataError, MuntinWarning
-    from muntin.prediction.batch import find_images
 
     paths, missing = [], False
     for place in places:
         try:
-            paths += find_images([place])
+            paths += _find_below(place, out)
         except DataError as error:
             if len(places) == 1:
                 raise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes that are in another unit or order than their format requires.
+"""Boxes, and keypoints, that are in another unit or order than their format requires.
 
 When most boxes of a file are wrong in the same way, the one who wrote it meant another unit or
 order, and a model would learn nonsense without any complaint: the file is refused.
@@ -73,5 +73,16 @@ def require_corners(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
             f"Boxes must have xmax > xmin and ymax > ymin, got the opposite for {wrong.sum()} of "
             f"{len(boxes)} in {where}. If the last two numbers are width and height, write "
             f"xmin + width and ymin + height instead; if corners are swapped, swap them."
+        )
+        raise DataError(message)
+
+
+def require_pixels(points: Float[np.ndarray, "N 3"], where: str) -> None:
+    """Refuse keypoints (x, y, visibility) that are fractions of the image."""
+    known = points[points[:, 2] > 0, :2]
+    if len(known) and known.max() <= 1 and (known != np.rint(known)).any():
+        message = (
+            f"Keypoints must be in pixels, got numbers up to {known.max():.4g} only in {where}. "
+            f"Multiply x by the width of the image and y by its height."
         )
         raise DataError(message)

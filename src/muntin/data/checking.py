@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from muntin.data.data_config import DataConfig
-from muntin.data.decoding import ImageInfo
+from muntin.data.decoding import FIRST_PAGE, ImageInfo
 from muntin.data.duplicates import ImageHash, hash_image
 from muntin.data.entry_images import MeasuredRange, measure_range, read_pixels
 from muntin.data.grouping import IDENTICAL, find_relations, give_groups, split_apart
@@ -285,5 +285,7 @@ def _describe_images(seen: Sequence[CheckedImage]) -> Iterator[str]:
         yield f"{plural(rotated, 'image')} rotated by EXIF orientation"
     if kept := sum(one.facts is not None and one.facts.kept_as_stored for one in seen):
         yield f"{plural(kept, 'image')} not rotated by EXIF orientation, as annotated before it"
+    if several := sum(one.facts is not None and one.facts.several for one in seen):
+        yield f"{plural(several, 'image')} of several pages or frames: {FIRST_PAGE}"
     if renamed := sum(one.is_misnamed for one in seen):
         yield f"{plural(renamed, 'image')} with a suffix of another format, read anyway"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled images: class folders, of each set or of one, or a CSV of paths and classes.
+"""Labelled images: class folders, of each set or of one.
 
 A folder of class folders is one set; a folder that holds `train` beside `val` (or `test`) of those
 is several. Classes are those of train: images of others are left out of the other sets, as no
@@ -8,14 +8,11 @@ answer could be right. Only names are looked at.
 
 from __future__ import annotations
 
-import csv
-import re
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from muntin.data.archives import is_archive
+from muntin.data.mask_layouts import kind_of_folder, pair_masks
 from muntin.data.readers import (
     Reader,
     Source,
@@ -99,7 +96,7 @@ def _read_folders(place: Source, tree: Tree, class_names: Sequence[str] | None) 
     sizes = count_parts({part: len(listing) for part, listing in sets.items()})
     num_classes = next(iter(sets.values())).num_classes
     note = f"{' + '.join(sets)} folders of class folders, {sizes} of {num_classes} classes"
-    left_out, more = _tell_unlearnt(unlearnt)
+    left_out, more = tell_unlearnt(unlearnt)
     return join_parts(sets, [note, *notes, left_out], problems=problems + more, left_out=left_out)
 
 
@@ -134,7 +131,7 @@ def _find_parts(folder: _Folder, notes: list[str]) -> Mapping[str, _Folder]:
             )
             raise DataError(message)
         parts[part] = folder.enter(top)
-    if len(parts) < 2:
+    if len(parts) < 2 and not ([*parts] == ["train"] and _stands_alone(folder, parts["train"])):
         return {}
     test = parts.get("test")
     if test is not None and test.loose and not test.tops:
@@ -144,6 +141,23 @@ def _find_parts(folder: _Folder, notes: list[str]) -> Mapping[str, _Folder]:
     if others:
         notes.append(f"beside them, left out: {shorten(others)}")
     return parts
+
+
+def _stands_alone(folder: _Folder, train: _Folder) -> bool:
+    """Whether a train folder without val is a set: it alone has class folders."""
+    sets = [top for top in folder.tops if len(folder.enter(top).tops) > 1]
+    return sets == folder.cut([train.prefix.removesuffix("/")]) and not train.loose
+
+
+def _refuse_masks(folder: _Folder) -> None:
+    kinds = {kind_of_folder(top)[0] for top in folder.tops}
+    if kinds == {True, False} and pair_masks(folder.tree).parts:
+        message = (
+            f"Classification needs one folder a class, got images and their masks in "
+            f"{folder.where}: {shorten(folder.tops)}. Use semantic, or instance for masks of "
+            f"objects."
+        )
+        raise DataError(message)
 
 
 def _list_set(
@@ -160,6 +174,7 @@ def _list_set(
             f"{folder.where} ({shorten(loose, limit=2)}). {EXPECTED}"
         )
         raise DataError(message)
+    _refuse_masks(folder)
     found: dict[str, list[str]] = {top: [] for top in folder.tops}
     for name in folder.cut(folder.tree.images):
         found[name.partition("/")[0]].append(folder.prefix + name)
@@ -196,7 +211,7 @@ def order_classes(
     return number_classes(names, names, wanted, where)
 
 
-def _tell_unlearnt(counts: Mapping[str, int]) -> tuple[str, list[Problem]]:
+def tell_unlearnt(counts: Mapping[str, int]) -> tuple[str, list[Problem]]:
     """Say in one line, and one by one, how many labels no image of train teaches."""
     what = "left out: no image of train teaches this class. Move some to train"
     found = {name: count for name, count in counts.items() if count}
@@ -223,154 +238,4 @@ CLASS_FOLDERS: Reader[Sequence[str] | None, DataSets] = Reader(
     recognise=lambda source: None if source.is_file else source.tree,
     read=_read_folders,
     looks_for="one folder a class",
-)
-
-
-_BETWEEN_CLASSES = re.compile(r"[;|]")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One image of a CSV: its path, with slashes, is absolute or relative to the CSV's folder.
-
-    Images of one group stay together in a split; `group` and `split` may be "".
-    """
-
-    path: str
-    classes: tuple[str, ...]
-    group: str = ""
-    split: str = ""
-
-
-def read_table(place: Path) -> list[Row]:
-    """Read a CSV in UTF-8 with the columns `path` and `class`, and perhaps `group` and `split`.
-
-    Several classes of an image are separated by `;` or `|`; an empty cell is an image of no class.
-    """
-    try:
-        with place.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-            if not {"path", "class"} <= columns.keys():
-                message = (
-                    f"{str(place)!r} must have the columns path and class, separated by commas, "
-                    f"got {shorten(columns, limit=8) or 'an empty file'}. Correct its first line."
-                )
-                raise DataError(message)
-            rows = [_read_row(cells, columns) for cells in reader]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        message = f"{str(place)!r} must be a CSV in UTF-8, got: {error}. Save it again as UTF-8."
-        raise DataError(message) from error
-    if not rows:
-        message = f"{str(place)!r} must have a row for each image, got none below the header."
-        raise DataError(message)
-    missing = [
-        f"row {number} {row.path!r}"
-        for number, row in enumerate(rows, start=2)
-        if not row.path or not (place.parent / row.path).is_file()
-    ]
-    if missing:
-        message = (
-            f"Every path in {str(place)!r} must be a file, seen from the folder of the CSV; "
-            f"{len(missing)} of {len(rows)} are not: {shorten(missing, limit=3)}. Fix the paths."
-        )
-        raise DataError(message)
-    return rows
-
-
-def _read_row(cells: dict[str, str | None], columns: dict[str, str]) -> Row:
-    def cell(name: str) -> str:
-        column = columns.get(name)
-        return (cells.get(column) or "").strip() if column is not None else ""
-
-    names = map(clean_class_name, _BETWEEN_CLASSES.split(cell("class")))
-    return Row(
-        path=cell("path").replace("\\", "/"),
-        classes=tuple(filter(None, names)),
-        group=cell("group"),
-        split=cell("split"),
-    )
-
-
-def _read_csv(source: Source, place: Path, class_names: Sequence[str] | None) -> DataSets:
-    rows, unlearnt = _keep_learnt(read_table(place), place, class_names)
-    found = {name for row in rows for name in row.classes}
-    names, ids = order_classes(found, class_names, repr(str(place)))
-    several = sum(len(row.classes) > 1 for row in rows)
-    without = sum(not row.classes for row in rows)
-    multi_label = several + without > 0
-
-    def gather(chosen: Iterable[Row]) -> Listing:
-        entries = (
-            Entry(
-                path=row.path,
-                class_ids=tuple(sorted({ids[name] for name in row.classes})),
-                group=row.group,
-            )
-            for row in chosen
-        )
-        return Listing(
-            source=str(place.parent),
-            entries=tuple(entries),
-            class_names=names,
-            multi_label=multi_label,
-        )
-
-    by_part: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_part[_part_of(row, place)].append(row)
-    kind = "single-label"
-    if multi_label:
-        kind = f"multi-label ({several} with several classes, {without} with none)"
-    note = f"CSV, {kind}, {plural(len(names), 'class', 'classes')}"
-    if len(by_part) == 1 and not any(row.split for row in rows):
-        size = plural(len(rows), "image")
-        return join_parts({"train": gather(rows)}, [f"{note}, one set of {size}"])
-    sets = {part: gather(by_part[part]) for part in PARTS if part in by_part}
-    sizes = count_parts({part: len(listing) for part, listing in sets.items()})
-    left_out, problems = _tell_unlearnt(unlearnt)
-    notes = [f"{note}, sets by its split column: {sizes}", find_lacking(sets), left_out]
-    return join_parts(sets, notes, problems=problems, left_out=left_out)
-
-
-def _part_of(row: Row, place: Path) -> str:
-    part = part_named(row.split or "train")
-    if not part:
-        message = (
-            f"The split column must be train, val or test, got {row.split!r} "
-            f"for {row.path!r} in {str(place)!r}. Correct the row."
-        )
-        raise DataError(message)
-    return part
-
-
-def _keep_learnt(
-    rows: Sequence[Row], place: Path, class_names: Sequence[str] | None
-) -> tuple[list[Row], dict[str, int]]:
-    """Leave out of other sets the classes that rows of train lack, and count them."""
-    parts = [_part_of(row, place) for row in rows]
-    known = {
-        name
-        for row, part in zip(rows, parts, strict=True)
-        if part == "train"
-        for name in row.classes
-    }
-    known |= set(map(clean_class_name, class_names or ()))
-    if "train" not in parts:
-        return [*rows], {}
-    kept, unlearnt = [], Counter[str]()
-    for row, part in zip(rows, parts, strict=True):
-        odd = [name for name in row.classes if name not in known]
-        unlearnt.update(f"{part}: {name}" for name in odd)
-        if len(odd) < len(row.classes) or not odd:
-            kept.append(replace(row, classes=tuple(n for n in row.classes if n in known)))
-    return kept, unlearnt
-
-
-CLASS_TABLE: Reader[Sequence[str] | None, DataSets] = Reader(
-    name="CSV",
-    recognise=lambda source: source.path if source.suffix == ".csv" else None,
-    read=_read_csv,
-    looks_for="a CSV with the columns path and class",
-    file="a .csv",
 )

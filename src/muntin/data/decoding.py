@@ -31,7 +31,7 @@ MAX_PIXELS = 500_000_000
 
 # What decoding holds at its peak: Pillow's 4 and a source of 1, and two copies of 3 in numpy.
 _BYTES_A_PIXEL = 11
-
+FIRST_PAGE = "of images with several pages or frames, the first is read. Save the others as files"
 _MOST = 0.95  # of the values
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -52,7 +52,7 @@ class ImageInfo:
 
     The EXIF orientation is 1 to 8; 1 = as stored. With `kept_as_stored` it was not applied, as the
     annotations have the size before it. `outside` is the share of the values that their range
-    does not hold.
+    does not hold. With `several`, the file has further pages or frames, which are not read.
     """
 
     format: str
@@ -60,6 +60,7 @@ class ImageInfo:
     orientation: int = 1
     kept_as_stored: bool = False
     outside: float = 0.0
+    several: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,6 +191,8 @@ def open_image(
             raise DataError(message) from error
         how = Decoding(value_range=value_range)
         pixels, facts = decode_with_facts(data, where=str(image), how=how)
+        if facts.several:  # the same text each time: it is shown once
+            warnings.warn(FIRST_PAGE, MuntinWarning, stacklevel=3)
         if facts.outside > _MOST:
             low, high = value_range
             text = (
@@ -237,6 +240,7 @@ def _from_array(image: np.ndarray, value_range: ValueRange) -> np.ndarray:
 
 def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, ImageInfo]:  # noqa: ANN401
     kind, mode = image.format, image.mode
+    several = kind in ("TIFF", "PNG", "WEBP") and bool(getattr(image, "is_animated", False))
     stored = _orientation(image) if kind == "TIFF" else 1
     values, outside, (low, high) = None, 0.0, how.value_range
     if data and how.value_range != UNSET and is_deep(image):
@@ -255,7 +259,7 @@ def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, Ima
     kept = how.size == image.size != image.size[::-1] and orientation in _BACK
     if kept:
         image, orientation = image.transpose(_BACK[orientation]), 1
-    facts = ImageInfo(kind or "", mode, orientation, kept, outside)
+    facts = ImageInfo(kind or "", mode, orientation, kept, outside, several)
     return _to_rgb(image), facts
 
 

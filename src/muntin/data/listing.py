@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
-from muntin.data.class_layouts import CLASS_FOLDERS, CLASS_TABLE
+from muntin.data.class_csv import CLASS_TABLE
+from muntin.data.class_layouts import CLASS_FOLDERS
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.label_columns import LABEL_COLUMNS
 from muntin.data.readers import Reader, find_reader, read_layout
@@ -33,7 +34,8 @@ def list_classify(
     images by their names with a count in the note. Folders inside a class folder belong to the
     class. One folder around everything is looked through.
 
-    `path` is a folder, a .zip or .tar, or a .csv with the columns `path` and `class`. Class numbers
+    `path` is a folder, a .zip or .tar, or a .csv with the columns `path` and `class`, also the only
+    such one in the folder that it is in. Class numbers
     follow `class_names`, those of a trained run, else the sorted names that are found. A single set
     is in `train`, whatever its name.
     """

@@ -27,9 +27,11 @@ from muntin.data.mask_levels import (
 from muntin.data.mask_tables import (
     MaskTable,
     find_table,
+    free_values,
     parse_colors,
     parse_value,
     recognise_camvid,
+    table_of_run,
 )
 from muntin.data.readers import (
     Reader,
@@ -74,9 +76,10 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
         tree, [pair.mask for pair in every], wanted=() if classes is None else classes.names
     )
     if table is None and classes is not None and classes.encoding is not None:
-        table = _table_of(classes, classes.encoding)
+        table = table_of_run(classes, classes.encoding)
     notes: list[str] = []
     seen = _sample(tree.source, every, table, notes)
+    table = free_values(table, seen.counts, notes)
     if table is None or (table.values == (0, 1) and classes is not None):
         seen = _merge_objects(tree, every, seen, classes, notes)
     if table is None and seen.kind == "index":
@@ -133,14 +136,6 @@ def _name_left_out(pairs: Pairs) -> tuple[list[str], list[Problem]]:
     if count := len(pairs.without_image):
         said.append(f"{plural(count, 'mask')} without an image left out")
     return said, alone
-
-
-def _table_of(classes: Classes, encoding: MaskEncoding) -> MaskTable:
-    """The table of a run; one that learnt from objects has none but its order."""
-    table = MaskTable(names=classes.names, origin="the run")
-    if encoding.kind == "objects":
-        return table
-    return replace(table, kind=encoding.kind, values=encoding.values, ignored=encoding.ignored)
 
 
 def _sample(

@@ -226,7 +226,7 @@ def _key_of(path: str) -> tuple[Key, bool | None]:
     stem = fold(name).rpartition(".")[0]
     if _NO_CLASSES.search(stem):
         return ("", stem), None
-    kinds = [_kind_of(folder) for folder in folders]
+    kinds = [kind_of_folder(folder) for folder in folders]
     ended = _MASK_END.search(stem)
     # The innermost folder with a known name counts; then the end of the name.
     by_folder = next((kind for kind, _ in reversed(kinds) if kind is not None), None)
@@ -244,7 +244,7 @@ def _key_of(path: str) -> tuple[Key, bool | None]:
     return ("/".join(rest), stem), is_mask
 
 
-def _kind_of(name: str) -> tuple[bool | None, str]:
+def kind_of_folder(name: str) -> tuple[bool | None, str]:
     """Whether a folder is one of masks, None if its name is unknown; and the rest of the name."""
     folder = fold(name)
     plain = re.sub(r"[^a-z]", "", folder)

@@ -30,6 +30,7 @@ from muntin.data.mask_values import Stored
 from muntin.data.readers import clean_class_name
 from muntin.data.trees import Tree, fold, read_json, read_text
 from muntin.errors import DataError, shorten
+from muntin.samples import Classes, MaskEncoding
 from muntin.untrusted import parse_yaml
 
 _NOT_LEARNT = frozenset(("ignore", "ignored", "void", "unlabeled", "unlabelled"))
@@ -114,6 +115,31 @@ def recognise_camvid(masks: Sequence[str], values: Collection[int]) -> MaskTable
         return None
     numbers = tuple(range(len(CAMVID)))
     return MaskTable(names=CAMVID, values=numbers, ignored=(len(CAMVID),), origin="CamVid")
+
+
+_RUN = "the run"
+
+
+def table_of_run(classes: Classes, encoding: MaskEncoding) -> MaskTable:
+    """Give the table of a run; one that learnt from objects has none but its order."""
+    table = MaskTable(names=classes.names, origin=_RUN)
+    if encoding.kind == "objects":
+        return table
+    return replace(table, kind=encoding.kind, values=encoding.values, ignored=encoding.ignored)
+
+
+def free_values(
+    table: MaskTable | None, seen: Collection[int], notes: list[str]
+) -> MaskTable | None:
+    """Keep but the order of two classes of a run where masks hold two other values: 0 and 255."""
+    if table is None or table.origin != _RUN or table.kind != "index":
+        return table
+    other = len(seen) == len(table.names) == 2 and not {*seen} <= {*table.values}
+    if not other or list(table.values) != sorted(table.values):
+        return table
+    theirs, ours = (" and ".join(map(str, values)) for values in (table.values, sorted(seen)))
+    notes.append(f"the two classes of the run, stored there as {theirs}, are {ours} here")
+    return replace(table, values=(), ignored=())
 
 
 def parse_colors(texts: Sequence[str]) -> MaskTable | None:
@@ -277,13 +303,18 @@ def _read_labelmap(lines: Sequence[str], path: str) -> MaskTable:
 
 def _read_ade20k(lines: Sequence[str], path: str) -> MaskTable:
     rows = [line.split("\t") for line in lines[1:]]
-    names: list[str] = []
+    head = [_plain(cell) for cell in lines[0].split("\t")] if lines else []
+    place = head.index("idx") if "idx" in head else None
+    names: dict[str, Any] = {}
     seen: Counter[str] = Counter()
-    for name in (row[-1].split(",")[0] for row in rows if len(row) > 1):
+    for number, row in enumerate((row for row in rows if len(row) > 1), 1):
+        name = row[-1].split(",")[0]
         seen[name] += 1  # some names occur twice, such as "stool"
-        names.append(f"{name} {seen[name]}" if seen[name] > 1 else name)
-    values = tuple(range(1, len(names) + 1))
-    return MaskTable(names=_distinct(names, path), values=values, ignored=(0,), origin=path)
+        names[f"{name} {seen[name]}" if seen[name] > 1 else name] = (
+            number if place is None else row[place]
+        )
+    table = _from_rows(names, path)
+    return table if 0 in table.values else replace(table, ignored=(0, *table.ignored))
 
 
 def _read_csv(tree: Tree, path: str) -> MaskTable | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from muntin.data.box_units import require_pixels
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO_KEYPOINTS
 from muntin.data.data_config import DEFAULTS, DataConfig
@@ -60,6 +61,9 @@ def list_pose(
     listings, findings = read_layout(reader, source, found, request), request.findings
     raw = next(iter(listings.values())).skeleton
     assert raw is not None, "readers of keypoints give their names"
+    objects = [entry.objects for one in listings.values() for entry in one.entries]
+    points = [one.keypoints.ravel() for one in objects if one and one.keypoints is not None]
+    require_pixels(np.concatenate([np.zeros(0), *points]).reshape(-1, 3), repr(str(path)))
     skeleton = build_skeleton(raw, source.tree, findings.notes)
     if classes is not None and classes.skeleton is not None:
         listings = {part: _follow(one, classes, source.path) for part, one in listings.items()}

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from torch import nn
 
 from muntin.configs import to_dict
 from muntin.errors import MuntinWarning, WeightError, shorten
@@ -18,9 +21,11 @@ from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
 from muntin.training.defaults import Choice, default_model
+from muntin.weights.opened_weights import open_weights
 from muntin.weights.state_matching import class_tensors
 from muntin.weights.weight_files import WAYS_OUT
 from muntin.weights.weight_loading import load_weights
+from muntin.zoo.model_building import classifier_config
 from muntin.zoo.model_zoo import MODELS, ModelEntry
 
 if TYPE_CHECKING:
@@ -42,8 +47,7 @@ def find_origin(request: Request, task: Task) -> RunConfig | None:
     if request.base is not None or request.model or not is_run(request.weights):
         return request.base
     config = Run.open(request.weights).config
-    # Dense tasks add a norm for each map, which a classifier does not have.
-    return None if config.task != request.task and task.dense is None else config
+    return config if task.dense else replace(config, model=classifier_config(config.model))
 
 
 _RATES = ("learning_rate", "muon_learning_rate")
@@ -105,10 +109,8 @@ def initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> C
 
 def _load_requested(network: Network, run: Run, weights: str) -> tuple[str, ...]:
     origin = Run.open(weights) if is_run(weights) else None
-    # A head of another task has other layers.
     if origin is not None and origin.config.task != run.config.task:
-        report = load_weights(network.backbone, weights)
-        return (f"weights: {report.summary()}; backbone only",)
+        return (_load_backbone(network.backbone, weights),)
     # Kept to be restored: loading overwrites layers of equal shape, whatever their classes.
     state = network.state_dict()
     fresh = {name: state[name].clone() for name in class_tensors(network)}
@@ -121,6 +123,22 @@ def _load_requested(network: Network, run: Run, weights: str) -> tuple[str, ...]
         f"({shorten(_output_names(origin.classes))}): class-specific layers keep random weights"
     )
     return note, reset
+
+
+# Each task has norms of its own behind the maps, the tokens or their mean that it reads.
+_OUTPUT_NORM = re.compile(r"(norm\d*|fc_norm)\.")
+
+
+def _load_backbone(backbone: nn.Module, weights: str) -> str:
+    """Load the backbone of a run of another task; output norms that it lacks stay random."""
+    opened = open_weights(weights, "auto", backbone)
+    prefix, state = opened.found.body_prefix, opened.state
+    own = {name: x for name, x in backbone.state_dict().items() if _OUTPUT_NORM.match(name)}
+    fresh = {prefix + name: x for name, x in own.items() if prefix + name not in state}
+    found = replace(opened.found, state={**state, **fresh})
+    report = load_weights(backbone, replace(opened, found=found))
+    said = f", random: {shorten(fresh, limit=8)}" if fresh else ""
+    return f"weights: {report.summary()}; backbone only{said}"
 
 
 def _output_names(classes: Classes) -> tuple[str, ...]:

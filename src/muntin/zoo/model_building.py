@@ -175,6 +175,14 @@ def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
     return replace(config, changed)
 
 
+def classifier_config(config: BackboneConfig) -> BackboneConfig:
+    """Return a config for classification: one norm, behind the last map."""
+    if not isinstance(config, SwinConfig):
+        return config
+    indices = tuple(range(len(config.depths)))
+    return replace(config, {"out_norm": "last", "out_indices": indices})
+
+
 def build_dense_backbone(
     name: str, architecture: Mapping[str, Any], *, finest: int = 4
 ) -> Backbone:

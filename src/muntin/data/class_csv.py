@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled images in a CSV of paths and classes, which is DATA itself or names images below it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from muntin.data.archives import is_archive
+from muntin.data.class_layouts import find_lacking, order_classes, tell_unlearnt
+from muntin.data.readers import Reader, Source, clean_class_name, count_parts, join_parts
+from muntin.data.trees import PARTS, part_named
+from muntin.errors import DataError, plural, shorten
+from muntin.samples import DataSets, Entry, Listing
+
+_BETWEEN_CLASSES = re.compile(r"[;|]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One image of a CSV: its path, with slashes, is absolute or relative to the CSV's folder.
+
+    Images of one group stay together in a split; `group` and `split` may be "".
+    """
+
+    path: str
+    classes: tuple[str, ...]
+    group: str = ""
+    split: str = ""
+
+
+def read_table(place: Path) -> list[Row]:
+    """Read a CSV in UTF-8 with the columns `path` and `class`, and perhaps `group` and `split`.
+
+    Several classes of an image are separated by `;` or `|`; an empty cell is an image of no class.
+    """
+    rows = _read_rows(place)
+    missing = [
+        f"row {number} {row.path!r}"
+        for number, row in enumerate(rows, start=2)
+        if not _is_there(row, place)
+    ]
+    if missing:
+        message = (
+            f"Every path in {str(place)!r} must be a file, seen from the folder of the CSV; "
+            f"{len(missing)} of {len(rows)} are not: {shorten(missing, limit=3)}. Fix the paths."
+        )
+        raise DataError(message)
+    return rows
+
+
+def _is_there(row: Row, place: Path) -> bool:
+    return bool(row.path) and (place.parent / row.path).is_file()
+
+
+def _read_rows(place: Path) -> list[Row]:
+    try:
+        with place.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
+            if not {"path", "class"} <= columns.keys():
+                message = (
+                    f"{str(place)!r} must have the columns path and class, separated by commas, "
+                    f"got {shorten(columns, limit=8) or 'an empty file'}. Correct its first line."
+                )
+                raise DataError(message)
+            rows = [_read_row(cells, columns) for cells in reader]
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        message = f"{str(place)!r} must be a CSV in UTF-8, got: {error}. Save it again as UTF-8."
+        raise DataError(message) from error
+    if not rows:
+        message = f"{str(place)!r} must have a row for each image, got none below the header."
+        raise DataError(message)
+    return rows
+
+
+def _read_row(cells: dict[str, str | None], columns: dict[str, str]) -> Row:
+    def cell(name: str) -> str:
+        column = columns.get(name)
+        return (cells.get(column) or "").strip() if column is not None else ""
+
+    names = map(clean_class_name, _BETWEEN_CLASSES.split(cell("class")))
+    return Row(
+        path=cell("path").replace("\\", "/"),
+        classes=tuple(filter(None, names)),
+        group=cell("group"),
+        split=cell("split"),
+    )
+
+
+def _read_csv(source: Source, place: Path, class_names: Sequence[str] | None) -> DataSets:
+    rows, unlearnt = _keep_learnt(read_table(place), place, class_names)
+    found = {name for row in rows for name in row.classes}
+    names, ids = order_classes(found, class_names, repr(str(place)))
+    several = sum(len(row.classes) > 1 for row in rows)
+    without = sum(not row.classes for row in rows)
+    multi_label = several + without > 0
+
+    def gather(chosen: Iterable[Row]) -> Listing:
+        entries = (
+            Entry(
+                path=row.path,
+                class_ids=tuple(sorted({ids[name] for name in row.classes})),
+                group=row.group,
+            )
+            for row in chosen
+        )
+        return Listing(
+            source=str(place.parent),
+            entries=tuple(entries),
+            class_names=names,
+            multi_label=multi_label,
+        )
+
+    by_part: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_part[_part_of(row, place)].append(row)
+    kind = "single-label"
+    if multi_label:
+        kind = f"multi-label ({several} with several classes, {without} with none)"
+    note = f"CSV, {kind}, {plural(len(names), 'class', 'classes')}"
+    if not source.is_file:
+        named = {os.path.relpath(place.parent / row.path, place.parent) for row in rows}
+        bare = len({*map(os.path.normpath, source.tree.images)} - named)
+        left = f", {plural(bare, 'image')} not in it left out" if bare else ""
+        note = f"{place.name}: {note}{left}"
+    if len(by_part) == 1 and not any(row.split for row in rows):
+        size = plural(len(rows), "image")
+        return join_parts({"train": gather(rows)}, [f"{note}, one set of {size}"])
+    sets = {part: gather(by_part[part]) for part in PARTS if part in by_part}
+    sizes = count_parts({part: len(listing) for part, listing in sets.items()})
+    left_out, problems = tell_unlearnt(unlearnt)
+    notes = [f"{note}, sets by its split column: {sizes}", find_lacking(sets), left_out]
+    return join_parts(sets, notes, problems=problems, left_out=left_out)
+
+
+def _part_of(row: Row, place: Path) -> str:
+    part = part_named(row.split or "train")
+    if not part:
+        message = (
+            f"The split column must be train, val or test, got {row.split!r} "
+            f"for {row.path!r} in {str(place)!r}. Correct the row."
+        )
+        raise DataError(message)
+    return part
+
+
+def _keep_learnt(
+    rows: Sequence[Row], place: Path, class_names: Sequence[str] | None
+) -> tuple[list[Row], dict[str, int]]:
+    """Leave out of other sets the classes that rows of train lack, and count them."""
+    parts = [_part_of(row, place) for row in rows]
+    known = {
+        name
+        for row, part in zip(rows, parts, strict=True)
+        if part == "train"
+        for name in row.classes
+    }
+    known |= set(map(clean_class_name, class_names or ()))
+    if "train" not in parts:
+        return [*rows], {}
+    kept, unlearnt = [], Counter[str]()
+    for row, part in zip(rows, parts, strict=True):
+        odd = [name for name in row.classes if name not in known]
+        unlearnt.update(f"{part}: {name}" for name in odd)
+        if len(odd) < len(row.classes) or not odd:
+            kept.append(replace(row, classes=tuple(n for n in row.classes if n in known)))
+    return kept, unlearnt
+
+
+def _recognise_csv(source: Source) -> Path | None:
+    """The CSV itself; in a folder the only one that names images there and their classes."""
+    if source.is_file or is_archive(source.path):
+        return source.path if source.suffix == ".csv" else None
+    found = []
+    for name in [name for name in source.tree.with_suffix(".csv") if "/" not in name]:
+        place = source.path / name
+        with contextlib.suppress(DataError):
+            found += [place] if any(_is_there(row, place) for row in _read_rows(place)) else []
+    return found[0] if len(found) == 1 else None
+
+
+CLASS_TABLE: Reader[Sequence[str] | None, DataSets] = Reader(
+    name="CSV",
+    recognise=_recognise_csv,
+    read=_read_csv,
+    looks_for="a CSV with the columns path and class",
+    file="a .csv",
+)
