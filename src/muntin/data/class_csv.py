@@ -20,6 +20,7 @@ from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing
 
 _BETWEEN_CLASSES = re.compile(r"[;|]")
+_CALLED = re.compile(r"label|annotation|class|train|metadata|dataset|^(data|index)\.csv")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,11 +176,17 @@ def _keep_learnt(
 
 
 def _recognise_csv(source: Source) -> Path | None:
-    """The CSV itself; in a folder the only one that names images there and their classes."""
+    """The CSV itself; in a folder the only one that names images there and their classes.
+
+    Beside folders, which may be those of the classes, it must also be called as labels are.
+    """
     if source.is_file or is_archive(source.path):
         return source.path if source.suffix == ".csv" else None
     found = []
+    beside = any("/" in image for image in source.tree.images)
     for name in [name for name in source.tree.with_suffix(".csv") if "/" not in name]:
+        if beside and not _CALLED.search(name.lower()):
+            continue
         place = source.path / name
         with contextlib.suppress(DataError):
             found += [place] if any(_is_there(row, place) for row in _read_rows(place)) else []

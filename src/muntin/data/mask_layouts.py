@@ -270,7 +270,7 @@ def rank_of_images(folder: str) -> int:
     """1 where the names of folders are those of images, -1 of masks or drawings, 0 of neither."""
     for name in reversed(folder.split("/")):
         plain = re.sub(r"[^a-z]", "", fold(name))
-        kind = _kind_of(name)[0]
+        kind = kind_of_folder(name)[0]
         if kind or _DRAWN.search(plain) or _NO_MASKS.search(plain):
             return -1
         if kind is not None:
