@@ -158,6 +158,7 @@ def test_lists_of_images_and_several_folders(tmp_path):
     data = list_detect(tmp_path)
     names = [[entry.path[7:] for entry in listing.entries] for listing in data.parts.values()]
     assert names == [["a/1.jpg", "a/2.jpg", "b/3.jpg"], ["a/2.jpg", "c/4.jpg"]]
+    assert "1 image listed for val not there" in data.note
 
 
 def test_everything_is_one_set_where_nothing_says_otherwise(tmp_path):

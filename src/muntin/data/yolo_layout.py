@@ -27,7 +27,7 @@ from muntin.data.trees import (
     read_text,
     sort_into_parts,
 )
-from muntin.errors import DataError, shorten
+from muntin.errors import DataError, plural, shorten
 from muntin.untrusted import parse_yaml
 
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -36,10 +36,11 @@ _NAME_LISTS = ("classes.txt", "obj.names")
 
 
 class PartLayout(NamedTuple):
-    """The images of one part, sorted, and where they and their texts are."""
+    """The images of one part, sorted, where they and their texts are, and how many are absent."""
 
     tree: Tree
     images: tuple[str, ...]
+    absent: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +87,8 @@ def read_layout(tree: Tree, settings: str) -> Layout:
         found = _named_part(part, written, values, tree, settings)
         if found is not None:
             parts[part] = found
+            if found.absent:
+                notes.append(f"{plural(found.absent, 'image')} listed for {part} not there")
         else:
             notes.append(f"{settings} names {written} for test, which is not there")
     named = {part: _written(_first_of(values, keys)) for part, keys in _KEYS.items()}
@@ -206,11 +209,13 @@ def _named_part(
     base = str(values.get("path") or "")
     images: dict[str, None] = {}
     trees: dict[str, Tree] = {}
+    absent = 0
     for one in written:
         outside = _outside(tree, settings, base, one)
         where, found = outside or (tree, _inside(tree, settings, base, one))
         trees[where.source] = where
-        images.update(dict.fromkeys(found))
+        absent += list(found).count("")
+        images.update(dict.fromkeys(filter(None, found)))
     if not images and part == "test":  # exporters name one whether there is one or not
         return None
     if not images or len(trees) > 1:
@@ -221,7 +226,7 @@ def _named_part(
             f"Correct the path; it is relative to {repr(base) if base else 'the file'}."
         )
         raise DataError(message)
-    return PartLayout(trees.popitem()[1], tuple(sorted(images)))
+    return PartLayout(trees.popitem()[1], tuple(sorted(images)), absent)
 
 
 def _outside(
@@ -244,7 +249,7 @@ def _outside(
 
 
 def _inside(tree: Tree, settings: str, base: str, written: str) -> Sequence[str]:
-    """The images of a folder or a list below the folder of the data set."""
+    """The images of a folder or a list below that of the data set; "" for one that is absent."""
     home = settings.rpartition("/")[0]
     literal = posixpath.normpath(posixpath.join(home, base, written))
     found: str | None = literal
@@ -254,8 +259,9 @@ def _inside(tree: Tree, settings: str, base: str, written: str) -> Sequence[str]
         return tree.below(found) if found is not None else ()
     lines = [clean_name(line) for line in read_text(tree.source, found).splitlines()]
     folder = found.rpartition("/")[0]
-    places = (_locate(tree, home, line) or _locate(tree, folder, line) for line in lines)
-    return [place for place in places if place and is_image(place)]
+    lines = [line for line in lines if line.strip()]
+    places = [_locate(tree, home, line) or _locate(tree, folder, line) for line in lines]
+    return [place if place and is_image(place) else "" for place in places]
 
 
 def _locate(tree: Tree, home: str, path: str) -> str | None:
