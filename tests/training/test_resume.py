@@ -235,3 +235,28 @@ def test_what_was_killed_at_its_first_checkpoint_can_be_begun_again(data, tmp_pa
     assert train_small(data, run, settings=PLAIN, epochs=2).epochs == 2
     assert [line["epoch"] for line in read_journal(run)] == [1, 2]
     assert not list(run.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("state", "@numbered", "0", "exp_avg"), None, "same tensors"),
+        (("param_groups", 0, "betas"), [0.9], "betas"),
+        (("param_groups", 0, "maximize"), 1, "maximize"),
+    ],
+)
+def test_an_optimizer_takes_no_state_that_its_step_would_fail_at(
+    data, tmp_path, begun, place, value, named
+):
+    run = tmp_path / "run"
+    shutil.copytree(begun, run)
+    (run / "last.ckpt" / "checksums.json").unlink()  # as of earlier versions
+    state = json.loads((run / "last.ckpt" / "state.json").read_text())
+    inner = state["optimizers"][0]
+    for name in place[:-1]:
+        inner = inner[name]
+    assert inner[place[-1]] != value
+    inner[place[-1]] = value
+    (run / "last.ckpt" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(RunError, match=rf"last\.ckpt.*{named}"):
+        train_small(data, run, resume=True)

@@ -82,7 +82,10 @@ def open_onnx(path: Path, precision: Precision, *, strange: bool = False) -> tup
     names = [place.name for place in session.get_inputs()]
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        return session.run(None, dict(zip(names, inputs, strict=True)))
+        try:
+            return session.run(None, dict(zip(names, inputs, strict=True)))
+        except Exception as error:
+            raise file_error(path, "an ONNX file that runs", error) from error
 
     return run, session.get_modelmeta().custom_metadata_map.get(NOTE, "")
 

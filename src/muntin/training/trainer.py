@@ -287,8 +287,33 @@ class Trainer:
         if self._averaged is not None:
             self._averaged.load_state_dict(state["averaged"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            _check_optimizer_state(optimizer, saved)
             optimizer.load_state_dict(saved)
         if state.get("left_half_precision"):
             self.leave_half_precision()
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.objective.load_state(state.get("objective", {}))
+
+
+def _check_optimizer_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Refuse what the next step would fail at: PyTorch takes any values, of any shape."""
+    for group, theirs in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        for name in group.keys() & theirs.keys() - {"params"}:
+            ours, value = group[name], theirs[name]
+            if ours is None or value is None:  # left to PyTorch, by device and version
+                continue
+            plain = (int, float) if type(ours) in (int, float) else type(ours)
+            same = isinstance(value, list | tuple if isinstance(ours, tuple) else plain)
+            if not same or (isinstance(ours, tuple) and len(value) != len(ours)):
+                message = f"{name} of an optimizer must be like {ours!r}, got {value!r:.80}"
+                raise ValueError(message)
+        rows = [(p, saved["state"].get(i)) for i, p in zip(theirs["params"], group["params"])]  # noqa: B905
+        fields = {frozenset(row) for _, row in rows if row}
+        whole = all(
+            isinstance(value, Tensor) and value.shape in ((), parameter.shape)
+            for parameter, row in rows
+            for value in (row or {}).values()
+        )
+        if len(fields) > 1 or not whole:
+            message = "the state of an optimizer must have the same tensors for each parameter"
+            raise ValueError(message)
