@@ -141,3 +141,8 @@ def test_what_has_a_number_for_each_stage_follows_depths(name):
     assert getattr(config, "pretrained_windows", (0, 0)) == (0, 0)
     kept = with_texts(config, [("out_indices", "1"), *texts])
     assert kept.out_indices == (1,)
+
+
+def test_a_name_of_thousands_of_digits_is_an_unknown_name():
+    with pytest.raises(ConfigError, match="Unknown model"):
+        find_model("swin_" + "9" * 5000)

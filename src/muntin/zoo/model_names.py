@@ -44,6 +44,9 @@ class ModelWords:
     flags: set[str] = field(default_factory=set)
 
 
+_LONGEST = 40  # letters of a word; Python refuses numbers of thousands of digits
+
+
 def split_tag(name: str) -> tuple[str, str]:
     """Separate timm's tag, such as "ms_in1k", and the owner on the hub from a name.
 
@@ -62,7 +65,7 @@ def read_words(name: str) -> ModelWords | None:
     """Read the words of a name without owner and tag; None if one is not known."""
     found = ModelWords()
     for word in _split(name):
-        if not _take(found, word):
+        if len(word) > _LONGEST or not _take(found, word):
             return None
     return found if found.family else None
 
