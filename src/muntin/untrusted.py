@@ -87,11 +87,11 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode):
         os.close(descriptor)
         raise OSError(0, "It must be a regular file, and is a folder, pipe or device", str(path))
     file = os.fdopen(descriptor, "rb")
-    info = os.fstat(descriptor)
     # File systems may compress, but no file of use becomes that small.
     if info.st_size > 8 * 512 * getattr(info, "st_blocks", sys.maxsize):
         try:
@@ -111,9 +111,10 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(max(size, memory_budget()) + 1)
-    if len(data) > size:
-        check_budget(len(data), f"{os.fspath(path)!r}")
+        data = file.read(size + 1)
+        if len(data) > size:  # it grows, or is of the system and says no size
+            data += file.read(memory_budget())
+            check_budget(len(data), f"{os.fspath(path)!r}")
     return data
 
 

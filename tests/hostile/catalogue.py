@@ -48,7 +48,7 @@ def sample(cases: Iterable[Case]) -> list[Case]:
         quick = [case for case in found if not case.slow] or found
         right = [case for case in quick if case.expect == "accept"][:1]
         hostile = [case for case in quick if case.expect != "accept"]
-        chosen += random.Random(f"one of {kind}").sample(hostile, min(1, len(hostile)))
+        chosen += random.Random(kind).sample(hostile, min(1, len(hostile)))
         chosen += right if number % 12 == 0 or not hostile else []
     return chosen
 

@@ -17,14 +17,13 @@ import os
 import tarfile
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from muntin.errors import DataError, first_line
-from muntin.untrusted import check_budget, open_regular, read_regular
+from muntin.untrusted import PARSER_FAULTS, check_budget, open_regular, read_regular
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """Names of files that are read as archives, in lower case."""
@@ -79,23 +78,13 @@ class _Tar:
         return data
 
 
-# Plain dictionary operations only, no lock: a lock that is held while the process forks would
-# never be released in the child.
 _last = threading.local()
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
+# Plain dictionary operations only, no lock: a lock that is held while the process forks would
+# never be released in the child.
 _opened: dict[str, _Zip | _Tar] = {}
 
-_BROKEN = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    EOFError,
-    OSError,  # includes a bad gzip or bz2 stream
-    RuntimeError,  # an encrypted zip
-    NotImplementedError,  # a zip compressed in a way that Python cannot read
-    ValueError,
-    zlib.error,
-    lzma.LZMAError,
-)
+_BROKEN = (*PARSER_FAULTS, tarfile.TarError)
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:

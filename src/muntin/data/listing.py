@@ -34,10 +34,9 @@ def list_classify(
     images by their names with a count in the note. Folders inside a class folder belong to the
     class. One folder around everything is looked through.
 
-    `path` is a folder, a .zip or .tar, or a .csv with the columns `path` and `class`, also the only
-    such one in the folder that it is in. Class numbers
-    follow `class_names`, those of a trained run, else the sorted names that are found. A single set
-    is in `train`, whatever its name.
+    `path` is a folder, a .zip or .tar, or a .csv with the columns `path` and `class`, or the folder
+    of the only such one. Class numbers follow `class_names`, those of a trained run, else the
+    sorted names that are found. A single set is in `train`, whatever its name.
     """
     advice = "Give the folder that holds the class folders."
     reader, source, found = find_reader(path, READERS, what="labelled images", advice=advice)

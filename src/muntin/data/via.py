@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from muntin.data.shape_records import (
 from muntin.data.trees import fold, part_in, read_json, read_text
 from muntin.errors import DataError, shorten
 from muntin.samples import Listing
+from muntin.untrusted import parse_json
 
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
 _ONLY_CLASS = "object"
@@ -97,7 +97,7 @@ def _read_rows(source: Source, path: str) -> list[dict[str, Any]]:
         regions = images.setdefault(name, {"filename": name, "regions": []})["regions"]
         try:
             shape, attributes = (
-                json.loads(row.get(f"region_{key}attributes") or "{}") for key in ("shape_", "")
+                parse_json(row.get(f"region_{key}attributes") or "{}") for key in ("shape_", "")
             )
         except ValueError as error:
             message = (

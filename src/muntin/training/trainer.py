@@ -307,7 +307,8 @@ def _check_optimizer_state(optimizer: torch.optim.Optimizer, saved: Mapping[str,
             if not same or (isinstance(ours, tuple) and len(value) != len(ours)):
                 message = f"{name} of an optimizer must be like {ours!r}, got {value!r:.80}"
                 raise ValueError(message)
-        rows = [(p, saved["state"].get(i)) for i, p in zip(theirs["params"], group["params"])]  # noqa: B905
+        places = zip(theirs["params"], group["params"], strict=True)
+        rows = [(parameter, saved["state"].get(place)) for place, parameter in places]
         fields = {frozenset(row) for _, row in rows if row}
         whole = all(
             isinstance(value, Tensor) and value.shape in ((), parameter.shape)

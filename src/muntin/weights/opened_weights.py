@@ -27,7 +27,7 @@ from muntin.weights.state_search import (
     is_beside,
 )
 from muntin.weights.weight_files import fetch, is_hub_id, license_of, read_weights
-from muntin.weights.weight_folders import SUFFIXES, refuse_unreadable, reject_url
+from muntin.weights.weight_folders import SUFFIXES, reject_url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,8 @@ def open_weights(
         return source
     if dialect not in ("auto", NATIVE, *DIALECTS):
         raise WeightError(unknown_name("dialect", dialect, ["auto", NATIVE, *DIALECTS]))
-    with refuse_unreadable(source):
+    given = source
+    with reading(lambda: repr(str(given)), "Check the path and its permissions.", WeightError):
         source, part = _split_part(source, part)
         content, texts, where = _resolve_source(source)
     stored = texts.get("dialect", "")

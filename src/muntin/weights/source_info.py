@@ -22,12 +22,11 @@ from torch import nn
 from muntin import configs
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, WeightError
-from muntin.untrusted import parse_json, read_regular
+from muntin.untrusted import parse_json, read_regular, reading
 from muntin.weights.dialects import NATIVE, family_name
 from muntin.weights.source_fields import read_labels, read_timm, read_transformers, take
 from muntin.weights.source_preprocessing import of_timm, of_transformers
 from muntin.weights.weight_files import fetch, is_hub_id
-from muntin.weights.weight_folders import refuse_unreadable
 
 _BESIDE = re.compile(
     r"((pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|weights\.safetensors)"
@@ -74,7 +73,7 @@ def read_source_info(source: object) -> SourceInfo | None:
     Raises:
         WeightError: ``config.json`` is damaged, or states what no model here can do.
     """
-    with refuse_unreadable(source):
+    with reading(lambda: repr(str(source)), "Check the path and its permissions.", WeightError):
         folder = _folder_of(source)
         values = {} if folder is None else _read_json(folder / "config.json")
     if folder is None or not values:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +36,6 @@ _OTHERS = (
     (0, b"\x1f\x8b", "a gzip archive (unpack it)"),
     (257, b"ustar", "a tar archive (unpack it)"),
 )
-# What readers raise for files that are cut or changed.
-_DAMAGED = (safetensors.SafetensorError, zipfile.BadZipFile, *PARSER_FAULTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,7 @@ def _read_content(file: Path) -> WeightFile:
             f"dict, or use safetensors."
         )
         raise WeightError(message) from error
-    except _DAMAGED as error:
+    except PARSER_FAULTS as error:
         told = suffix == ".safetensors" or BUDGET_VARIABLE in str(error)
         reason = f" ({error})" if told else ""
         message = (

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from muntin.errors import WeightError, shorten
@@ -24,19 +23,6 @@ _IN_FOLDER = (
     "mp_rank_00_model_states.pt",
 )
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)")
-
-
-@contextlib.contextmanager
-def refuse_unreadable(source: object) -> Iterator[None]:
-    """Turn what a file system says about a path into `WeightError`."""
-    try:
-        yield
-    except OSError as error:
-        message = (
-            f"{str(source)!r} cannot be read: {error.strerror or error}. Check the path and its "
-            f"permissions."
-        )
-        raise WeightError(message) from error
 
 
 def find_file(path: Path) -> Path:

@@ -20,6 +20,7 @@ from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.vit import ViTConfig
 from muntin.staging import refuse_existing
+from muntin.untrusted import reading
 from muntin.weights.dialects import to_dialect
 from muntin.weights.head_rows import read_head_rows
 from muntin.weights.opened_weights import open_weights
@@ -27,7 +28,6 @@ from muntin.weights.prefix_positions import move_positions
 from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import write_weights, write_whole
-from muntin.weights.weight_folders import refuse_unreadable
 from muntin.weights.weight_loading import (
     LoadReport,
     WeightInfo,
@@ -88,7 +88,7 @@ def convert_weights(
         )
         raise WeightError(message)
     given = Path(str(source).rpartition("#")[0] or source)
-    with refuse_unreadable(source):
+    with reading(lambda: repr(str(source)), "Check the path and its permissions.", WeightError):
         inside = list(given.iterdir()) if given.is_dir() else []
     sources = [source, given, *inside]
     refuse_existing([target], sources, option="OUT", force=force, error=WeightError)
