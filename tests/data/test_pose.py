@@ -492,6 +492,7 @@ def test_what_was_chosen_is_said(tmp_path):
         ({"sigmas": {"nose": -1}}, "above 0"),
         ({"sigmas": 3}, "3 numbers"),
         ({"keypoints": ["a"]}, "those of the data"),
+        ({"keypoints": 1.5}, "those of the data.*1.5"),
         ([], "must be an object"),
     ],
 )

@@ -137,10 +137,12 @@ def _read_file(tree: Tree, names: tuple[str, ...]) -> dict[str, Any]:
         got = f"also {shorten(unknown)}" if isinstance(values, dict) else type(values).__name__
         message = f"{path!r} must be an object with {', '.join(keys)} only, got {got}."
         raise DataError(message)
-    if values.get("keypoints", list(names)) != list(names):
+    got = values.get("keypoints", list(names))
+    if got != list(names):
+        shown = shorten(map(str, got), limit=20) if isinstance(got, list) else repr(got)
         message = (
             f"the keypoints of {path!r} must be those of the data, {shorten(names, limit=20)}, got "
-            f"{shorten(map(str, values['keypoints']), limit=20)}."
+            f"{shown}."
         )
         raise DataError(message)
     return values
