@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
@@ -146,3 +148,12 @@ def test_what_has_a_number_for_each_stage_follows_depths(name):
 def test_a_name_of_thousands_of_digits_is_an_unknown_name():
     with pytest.raises(ConfigError, match="Unknown model"):
         find_model("swin_" + "9" * 5000)
+
+
+def test_arguments_of_other_types():
+    # Past the checks of the tests.
+    for name in (None, 3):
+        with pytest.raises(ConfigError, match=f"got {name}"):
+            inspect.unwrap(find_model)(name)
+    with pytest.raises(ConfigError, match="'5'"):
+        inspect.unwrap(create_model)("swin_nano", num_classes="5")

@@ -48,6 +48,9 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def find_model(name: str) -> ModelEntry:
     """Look up a model by its name here or in another library; see `canonical_name`."""
+    if not isinstance(name, str):
+        message = f"a model must be given by its name, such as 'swin_tiny', got {name!r}."
+        raise ConfigError(message)
     if name.startswith(TIMM):
         return _find_timm(name.removeprefix(TIMM))
     known, weights = _resolve(name)
@@ -225,8 +228,8 @@ def create_model(
         torch.Size([1, 10])
     """
     config = model_config(name, {"in_chans": in_chans, **architecture})
-    if num_classes < 0:
-        message = f"num_classes must be at least 0, got {num_classes} (model {name!r})."
+    if not isinstance(num_classes, int) or num_classes < 0:
+        message = f"num_classes must be an integer from 0 on, got {num_classes!r} (model {name!r})."
         raise ConfigError(message)
     backbone = build_backbone(config)
     model = Network(backbone, build_classifier(backbone, num_classes))
