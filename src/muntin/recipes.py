@@ -53,6 +53,11 @@ class TrainConfig:
         init: Initialisation of fresh weights: as published, or "mimetic" (`muntin.nn.mimetic`).
         freeze: Number of frozen leading stages (blocks of a ViT), the patch embedding included;
             -1 freezes the whole backbone.
+        adapt: "lora" freezes the backbone and trains low-rank additions to the linear layers of its
+            blocks (and the head): memory for gradients and moments of few weights. They are merged
+            into the saved weights. Rates of the recipe are set for them (`training.low_rank`).
+        lora_rank: Rank of these additions.
+        lora_alpha: Their factor, divided by the rank.
         checkpointing: Whether activations of blocks are recomputed in the backward pass: less
             memory, more time.
         residual: "half" runs the residual stream between blocks in bf16 or fp16, the precision of
@@ -94,6 +99,9 @@ class TrainConfig:
     drop_path_rate: float | Literal["model"] = "model"
     init: Literal["plain", "mimetic"] = "plain"
     freeze: int = 0
+    adapt: Literal["none", "lora"] = "none"
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
     checkpointing: bool = False
     residual: Literal["full", "half"] = "full"
     recomputed_layers: bool = False
@@ -124,6 +132,8 @@ class TrainConfig:
         check_range("train.label_smoothing", self.label_smoothing, 0, 0.9)
         check_range("train.ema_decay", self.ema_decay, 0, 0.999999)
         check_range("train.freeze", self.freeze, -1, 1000)
+        check_range("train.lora_rank", self.lora_rank, 1, 4096)
+        check_range("train.lora_alpha", self.lora_alpha, 0.001, 10**4)
         check_range("train.recomputed_blocks", self.recomputed_blocks, 0, 10**4)
         check_range("train.memory_gib", self.memory_gib, 0, 10**6)
         check_range("train.early_stop", self.early_stop, 0, 10**6)

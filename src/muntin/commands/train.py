@@ -22,6 +22,8 @@ def train(
     weights: values.WeightsOption = "auto",
     part: values.PartOption = "",
     recipe: values.RecipeOption = "auto",
+    adapt: values.AdaptOption = "",
+    freeze: values.FreezeOption = None,
     epochs: Annotated[int | None, typer.Option(help="Number of epochs.", min=1)] = None,
     max_time: Annotated[str, typer.Option(help="Limit of total wall time: 90s, 15m, 2h.")] = "",
     batch_size: values.BatchOption = "auto",
@@ -58,7 +60,7 @@ def train(
         seed=-1 if seed is None else seed,
         out=out,
         resume=resume,
-        settings=values.parse_settings(settings),
+        settings=values.parse_settings(settings) | values.train_fields(adapt=adapt, freeze=freeze),
         config=config or None,
         started=started,
     )

@@ -27,6 +27,12 @@ ZooWeightsOption = Annotated[
 PartOption = Annotated[
     str, typer.Option(help="Which weights of the file, if it holds several: teacher, model_ema ...")
 ]
+AdaptOption = Annotated[
+    str, typer.Option(help="lora: train low-rank additions to a frozen backbone; less memory.")
+]
+FreezeOption = Annotated[
+    int | None, typer.Option(help="Frozen leading stages (blocks of a ViT); -1 = the backbone.")
+]
 RecipeOption = Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")]
 BatchOption = Annotated[str, typer.Option(help="Images per step, or auto.")]
 SideOption = Annotated[str, typer.Option(help="Side in pixels, or HxW.")]
@@ -130,6 +136,13 @@ def parse_settings(texts: Iterable[str] | None, option: str = "--set") -> dict[s
             raise ConfigError(message)
         settings[name.strip()] = value.strip()
     return settings
+
+
+def train_fields(**options: object) -> dict[str, str]:
+    """Fields of `TrainConfig` that have options of their own, as ``--set`` gives them."""
+    return {
+        f"train.{name}": str(value) for name, value in options.items() if value not in (None, "")
+    }
 
 
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)

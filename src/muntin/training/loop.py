@@ -38,6 +38,7 @@ from muntin.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from muntin.training.low_rank import merged_state
 from muntin.training.optimization import img_size_at, lr_factor
 from muntin.training.position import Position, read_position
 from muntin.training.progress import Reporter, format_duration, write_events, writes_events
@@ -352,7 +353,7 @@ class Loop:
                 "class_names": json.dumps(self.run.classes.names),
                 "license": self.run.config.license,
             }
-            weights = self.trainer.best_network.state_dict()
+            weights = merged_state(self.trainer.best_network)
             write = partial(write_weights, tensors=weights, metadata=metadata)
             write_best(self.run.path, write, state.epoch, scored.figures)
 

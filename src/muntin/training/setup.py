@@ -43,6 +43,7 @@ from muntin.training.defaults import (
     use_instance_crop,
 )
 from muntin.training.initial_weights import find_continued, find_origin, initialize, warn_of_fresh
+from muntin.training.low_rank import suit_adapters
 from muntin.training.machine import check_attention, resolve_machine, use_available_attention
 from muntin.training.optimization import check_freeze, scaled_learning_rate
 from muntin.training.progress import writes_events
@@ -226,10 +227,11 @@ class _RunBuilder:
             raise ConfigError(message)
         check_freeze(network.backbone, tuned.freeze)
         known = run.config.weights or (self.base and self.base.weights)
-        if tuned.freeze == -1 and not known:
+        if (tuned.freeze == -1 or tuned.adapt == "lora") and not known:
+            cause = "train.freeze=-1" if tuned.freeze == -1 else "train.adapt=lora"
             text = (
-                "train.freeze=-1 with random weights trains the head on random features. Load "
-                "weights with --weights, or lower train.freeze"
+                f"{cause} with random weights trains the head on random features. Load weights "
+                f"with --weights, or omit it"
             )
             warnings.warn(text, MuntinWarning, stacklevel=2)
         if tuned.recomputed_blocks:  # raises for more blocks than the backbone has
@@ -280,6 +282,8 @@ class _RunBuilder:
         options = ("epochs", "max_time_s", "batch_size")
         given = {name: value for name in options if (value := getattr(request, name))}
         config = replace(config, seed=self.seed, **given)
+        if dict(self.settings["train"]).get("adapt") == "lora" and self.base is None:
+            config = suit_adapters(config)
         if request.max_time_s and not request.epochs:
             # The time limit ends the run, not the number of epochs.
             config = replace(config, epochs=10_000)

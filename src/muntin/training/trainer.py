@@ -27,6 +27,7 @@ from muntin.objectives.supervised_objective import Supervised, SupervisedTask
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
 from muntin.samples import Listing
+from muntin.training.low_rank import adapt_layers
 from muntin.training.optimization import build_optimizers, freeze_stages
 from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
 
@@ -146,6 +147,8 @@ class Trainer:
         self.network, self.objective = network, objective
         # Before the optimizers, which only get parameters that require a gradient.
         freeze_stages(network, config.freeze)
+        if config.adapt == "lora":
+            adapt_layers(network, config.lora_rank, config.lora_alpha)
         optimizers = build_optimizers(network, config)
         # Before compilation and DDP, which must see the wrapped layers and blocks.
         if config.recomputed_layers:
