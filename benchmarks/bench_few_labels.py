@@ -2,8 +2,8 @@
 """What pretraining on unlabelled images is worth, against the same time spent on labels alone.
 
 CIFAR-10 as JPEG. For each objective, all training images without labels are learnt for
-``--budget``; then 1, 10 and 100 % of the labels for ``--finetune``. Beside it, training from scratch
-with the same labels gets both times together. Every run is tested once; choices are made on a part
+``--budget``; then 1, 10 and 100 % of the labels for ``--finetune``. Training from scratch
+with the same labels gets both times. Every run is tested once; choices are made on a part
 of its labels.
 """
 
