@@ -13,6 +13,7 @@ from torch import Tensor
 from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader
 from muntin.data.transforms import Preprocessing, normalise
+from muntin.features import Features
 from muntin.heads.network import Head, Network
 from muntin.objectives.objective import Autocast, Objective
 from muntin.prediction.predictor import Predictor
@@ -96,7 +97,12 @@ class Supervised(Objective[dict[str, TrainBatch]]):
     ) -> dict[str, Float[Tensor, " B"]]:
         """Compute the losses of every head; of several, names begin with the head's."""
         first = next(iter(inputs.values()))
-        features = network.features(first.images, first.sizes)
+        return self.compare(network, network.features(first.images, first.sizes), inputs)
+
+    def compare(
+        self, network: Network, features: Features, inputs: dict[str, TrainBatch]
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Compute the same losses from features of the images."""
         losses: dict[str, Tensor] = {}
         for name, batch in inputs.items():
             row = self.tasks[name]

@@ -146,7 +146,7 @@ class Trainer:
         self.network, self.objective = network, objective
         # Before the optimizers, which only get parameters that require a gradient.
         freeze_stages(network, config.freeze)
-        optimizers = build_optimizers(network, config)
+        optimizers = build_optimizers(network, config, objective.auxiliary)
         # Before compilation and DDP, which must see the wrapped layers and blocks.
         if config.recomputed_layers:
             recompute_layers(network)
@@ -270,6 +270,8 @@ class Trainer:
             "precision": self.fabric.strategy.precision.state_dict(),
         }
         # Only if not empty: checkpoints of older runs have no such keys.
+        if (auxiliary := self.objective.auxiliary) is not None:
+            state["auxiliary"] = auxiliary.state_dict()
         if objective := self.objective.state():
             state["objective"] = objective
         if self._left_half:
@@ -284,6 +286,8 @@ class Trainer:
                 message = f"{name} must be {own[name].dtype}, got {tensor.dtype}"
                 raise ValueError(message)
         self.network.load_state_dict(state["network"])
+        if self.objective.auxiliary is not None:
+            self.objective.auxiliary.load_state_dict(state["auxiliary"])
         if self._averaged is not None:
             self._averaged.load_state_dict(state["averaged"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
