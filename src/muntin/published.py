@@ -103,20 +103,9 @@ def open_published(
     if path.exists():
         message = f"OUT must be a new folder, got {path}, which exists. Choose another folder."
         raise RunError(message)
-    texts = dict(settings or {})
-    of_head = {key[5:]: texts.pop(key) for key in list(texts) if key.startswith("head.")}
-    if of_head and not head and [*of_head] != ["rows"]:
-        message = f"fields of a head require --head, got {of_head}."
-        raise ConfigError(message)
-    with reading(str(source), "Copy or download it again.", WeightError):
-        name, entry = find_source_model(model, read_source_info(source), texts)
-        if head:
-            read = _read_dense(source, name, entry, class_names, (head, dialect, of_head))
-        else:
-            opened = open_weights(source, dialect, _shell(entry))
-            if "img_size" in texts and opened.stated is not None:
-                opened = replace(opened, stated=_resized(opened.stated, entry.config.img_size))
-            read = _read_classifier(opened, name, entry, class_names, of_head.get("rows"))
+    name, read = read_published(
+        source, model=model, head=head, dialect=dialect, class_names=class_names, settings=settings
+    )
     body: Any = read.network.backbone
     config = RunConfig(
         task=read.task.name,
@@ -135,7 +124,7 @@ def open_published(
     return run, read.report
 
 
-class _Read(NamedTuple):
+class PublishedModel(NamedTuple):
     """A published model with its weights, and what a run holds beside them."""
 
     task: Task
@@ -145,13 +134,38 @@ class _Read(NamedTuple):
     preprocessing: Preprocessing
 
 
+def read_published(
+    source: str | Path,
+    *,
+    model: str = "",
+    head: str = "",
+    dialect: str = "auto",
+    class_names: tuple[str, ...] = (),
+    settings: Mapping[str, str] | None = None,
+) -> tuple[str, PublishedModel]:
+    """Read the name and the parts of a model, as `open_published` does, and write nothing."""
+    texts = dict(settings or {})
+    of_head = {key[5:]: texts.pop(key) for key in list(texts) if key.startswith("head.")}
+    if of_head and not head and [*of_head] != ["rows"]:
+        message = f"fields of a head require --head, got {of_head}."
+        raise ConfigError(message)
+    with reading(str(source), "Copy or download it again.", WeightError):
+        name, entry = find_source_model(model, read_source_info(source), texts)
+        if head:
+            return name, _read_dense(source, name, entry, class_names, (head, dialect, of_head))
+        opened = open_weights(source, dialect, _shell(entry))
+        if "img_size" in texts and opened.stated is not None:
+            opened = replace(opened, stated=_resized(opened.stated, entry.config.img_size))
+        return name, _read_classifier(opened, name, entry, class_names, of_head.get("rows"))
+
+
 def _read_dense(
     source: str | Path,
     name: str,
     entry: ModelEntry,
     class_names: tuple[str, ...],
     chosen: tuple[str, str, dict[str, str]],
-) -> _Read:
+) -> PublishedModel:
     head, dialect, texts = chosen
     task = task_of_head(head)
     if dialect == "auto" and "rcnn" in head and not head.endswith("_small"):
@@ -185,7 +199,7 @@ def _read_dense(
         stated = beside.preprocessing
         preprocessing = replace(preprocessing, mean=stated.mean, std=stated.std)
     classes = Classes(names=class_names, skeleton=skeleton)
-    return _Read(task, network, report, classes, preprocessing)
+    return PublishedModel(task, network, report, classes, preprocessing)
 
 
 def _read_classifier(
@@ -194,7 +208,7 @@ def _read_classifier(
     entry: ModelEntry,
     class_names: tuple[str, ...],
     head_rows: str | Path | None,
-) -> _Read:
+) -> PublishedModel:
     info = inspect_weights(opened, _shell(entry))
     count = info.num_classes if head_rows is None else len(read_head_rows(head_rows))
     backbone = build_backbone(replace(entry.config, in_chans=info.in_chans))
@@ -220,7 +234,7 @@ def _read_classifier(
     several = opened.stated is not None and opened.stated.multi_label
     classes = Classes(names=class_names, multi_label=several)
     preprocessing = _classifier_preprocessing(opened, name, entry, info.in_chans)
-    return _Read(CLASSIFY, network, report, classes, preprocessing)
+    return PublishedModel(CLASSIFY, network, report, classes, preprocessing)
 
 
 def _stated_names(opened: OpenedWeights, report: LoadReport, count: int) -> tuple[str, ...]:

@@ -58,6 +58,9 @@ class TrainConfig:
             into the saved weights. Rates of the recipe are set for them (`training.low_rank`).
         lora_rank: Rank of these additions.
         lora_alpha: Their factor, divided by the rank.
+        location_loss: Weight of an auxiliary loss for small data sets, the error of predicted
+            distances between tokens (`objectives.relative_location`); 0.5 as published for Swin,
+            0 = off.
         checkpointing: Whether activations of blocks are recomputed in the backward pass: less
             memory, more time.
         residual: "half" runs the residual stream between blocks in bf16 or fp16, the precision of
@@ -102,6 +105,7 @@ class TrainConfig:
     adapt: Literal["none", "lora"] = "none"
     lora_rank: int = 8
     lora_alpha: float = 16.0
+    location_loss: float = 0.0
     checkpointing: bool = False
     residual: Literal["full", "half"] = "full"
     recomputed_layers: bool = False
@@ -132,6 +136,7 @@ class TrainConfig:
         check_range("train.label_smoothing", self.label_smoothing, 0, 0.9)
         check_range("train.ema_decay", self.ema_decay, 0, 0.999999)
         check_range("train.freeze", self.freeze, -1, 1000)
+        check_range("train.location_loss", self.location_loss, 0, 100)
         check_range("train.lora_rank", self.lora_rank, 1, 4096)
         check_range("train.lora_alpha", self.lora_alpha, 0.001, 10**4)
         check_range("train.recomputed_blocks", self.recomputed_blocks, 0, 10**4)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
-from muntin.configs import KIND, from_dict, replace, to_dict
+from muntin.configs import KIND, check_range, from_dict, replace, to_dict
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig
 from muntin.errors import ConfigError, unknown_name
@@ -29,6 +29,43 @@ Schema 1 is still read: it had no `kind` in heads and augmentations, and called 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DistillConfig:
+    """How a run learns from a teacher, besides from labels.
+
+    Attributes:
+        teacher: A run folder, an exported file, or the name of a model with published weights.
+        checksum: SHA-256 of its weights, which a resumed run compares.
+        kind: What is learnt of it: "hard", the class that it ranks first; "soft", its
+            probabilities; "features", its maps. "auto": hard for classify, features elsewhere.
+        temperature: For "soft": what logits are divided by.
+        alpha: Weight of the teacher: for "hard" and "soft" its share of the loss, the rest is for
+            labels; for "features" the factor on a loss that is added. "auto": 0.5, 0.1 and 1.
+        cache: Whether the answers to whole images are computed once and stored, or the teacher
+            sees every augmented image. "auto": stored for classify without mixup and CutMix, whose
+            crops keep at least half of the image, and without operations on colour.
+        cache_dir: Folder of stored answers, which several runs may share; empty = in the run.
+        cache_mib: Largest size of stored answers.
+    """
+
+    teacher: str = ""
+    checksum: str = ""
+    kind: Literal["auto", "hard", "soft", "features"] = "auto"
+    temperature: float = 3.0
+    alpha: float | Literal["auto"] = "auto"
+    cache: Literal["auto", "on", "off"] = "auto"
+    cache_dir: str = ""
+    cache_mib: int = 2048
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_range("distill.temperature", self.temperature, 0.01, 1000)
+        check_range("distill.cache_mib", self.cache_mib, 1, 10**6)
+        if self.alpha != "auto":
+            most = 1000 if self.kind == "features" else 1
+            check_range("distill.alpha", self.alpha, 0, most)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """The resolved config of a run; ``config.json``.
 
@@ -38,6 +75,7 @@ class RunConfig:
         weights: Source of the initial weights; empty if they are random.
         license: Licence of these weights.
         data_config: How images are read; `--set data.x` on the command line.
+        distill: The teacher, if there is one.
     """
 
     task: str
@@ -52,6 +90,7 @@ class RunConfig:
     augment: AnyAugmentConfig = field(default_factory=AugmentConfig)
     data_config: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
+    distill: DistillConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to a dictionary that JSON can hold."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def make(config=CONFIG, augment=None, seed=0) -> Trainer:
     )
     torch.manual_seed(seed)
     network = run.build_network()
-    objective = build_objective(run, LISTING, torch.device("cpu"))
+    objective = build_objective(run, LISTING, network.spec, torch.device("cpu"))
     return Trainer(Fabric(accelerator="cpu", devices=1), config, network, objective)
 
 
@@ -198,3 +199,19 @@ def test_a_loss_that_is_no_number_is_named(whole):
         trainer.network.head.fc.weight.fill_(torch.nan)
     with pytest.raises(TrainingError, match=r"nan .*epoch 3, step 5.*train\.learning_rate"):
         trainer.accumulate_gradients((whole,), 2, 4, share=1.0, last=True)
+
+
+def test_location_loss_is_trained_beside_the_network_and_restored() -> None:
+    """The perceptron moves, is part of the state, and adds no key to the network."""
+    config = replace(CONFIG, location_loss=0.5)
+    trainer, plain, other = make(config), make(), make(config, seed=1)
+    before = copy.deepcopy(trainer.objective.auxiliary.state_dict())
+    inputs = trainer.objective.prepare([whole()], torch.device("cpu"))
+    assert trainer.objective.losses(trainer.network, inputs).keys() == {"classes", "location"}
+    trainer.accumulate_gradients([whole()], 0, 0, share=1.0, last=True)
+    trainer.update_weights(1.0)
+    assert trainer.network.state_dict().keys() == plain.network.state_dict().keys()
+    other.load_state(trainer.state())
+    after = other.objective.auxiliary.state_dict()
+    assert all(torch.equal(after[n], v) for n, v in trainer.state()["auxiliary"].items())
+    assert not any(torch.equal(after[name], before[name]) for name in before)

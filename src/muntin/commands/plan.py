@@ -33,6 +33,8 @@ def plan(
     device: values.DeviceOption = "auto",
     settings: Annotated[list[str] | None, typer.Option("--set", help=_SETTINGS)] = None,
     as_json: values.JsonOption = False,
+    teacher: values.TeacherOption = "",
+    teacher_cache: values.TeacherCacheOption = "",
 ) -> int:
     """Predict memory and time of training; exit code 1 if it does not fit."""
     parsed: dict[str, Any] = {
@@ -53,6 +55,8 @@ def plan(
         recipe=recipe,
         precision=precision,
         device=device,
+        teacher=teacher,
+        teacher_cache=teacher_cache,
         **parsed,
     )
     if as_json:
@@ -67,6 +71,7 @@ def show_plan(plan: Plan) -> None:
     for note in plan.notes:
         typer.echo(note)
     rows = [
+        ("teacher", plan.teacher),
         ("parameters", plan.parameters),
         ("gradients", plan.gradients),
         ("optimizer", plan.optimizer),

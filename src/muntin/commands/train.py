@@ -36,6 +36,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     settings: values.SettingsOption = None,
     config: Annotated[str, typer.Option(help="Repeat a run from its config.json.")] = "",
+    teacher: values.TeacherOption = "",
+    teacher_cache: values.TeacherCacheOption = "",
 ) -> int:
     """Train a model on your images."""
     # Before the libraries are imported, which takes seconds of the time limit.
@@ -63,6 +65,8 @@ def train(
         settings=values.parse_settings(settings) | values.train_fields(adapt=adapt, freeze=freeze),
         config=config or None,
         started=started,
+        teacher=teacher,
+        teacher_cache=teacher_cache,
     )
     if not run.interrupted:
         typer.echo(f"next: muntin predict {run.path} IMAGE...")

@@ -42,6 +42,12 @@ DetectorOption = Annotated[
     str, typer.Option(help="Keypoints only: a detection run that finds the instances.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+TeacherOption = Annotated[
+    str, typer.Option(help="Learn from a run or a published model too: RUN, MODEL or timm:NAME.")
+]
+TeacherCacheOption = Annotated[
+    str, typer.Option(help="Folder of the teacher's stored answers; default: in the run.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any config field: train.learning_rate=1e-4.")

@@ -192,7 +192,7 @@ class TrainLoader:
 class EvalLoader:
     """The images of a listing in order, fitted as for prediction; processes take turns by batch.
 
-    With a `limit` only so many of them, the first ones.
+    With a `limit` only so many of them, the first ones; those before `first` are left out.
     """
 
     def __init__(
@@ -202,17 +202,19 @@ class EvalLoader:
         batch_size: int,
         processes: Processes = ALONE,
         limit: int | None = None,
+        first: int = 0,
     ) -> None:
         self.store = store
         self.batch_size = batch_size
         self.processes = processes
         self.limit = limit
+        self.first = first
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches; an image that cannot be read has weight 0."""
         rank, world, workers = self.processes
         size, count = self.store.pre.img_size, len(range(len(self.store))[: self.limit])
-        starts = range(0, count, self.batch_size)[rank::world]
+        starts = range(self.first, count, self.batch_size)[rank::world]
         keys = (
             [(0, index, 1.0, size) for index in range(start, min(start + self.batch_size, count))]
             for start in starts

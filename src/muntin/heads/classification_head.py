@@ -40,6 +40,10 @@ class _Classifier(Head):
 
     reads = "vector"
 
+    def branches(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) that learn from labels, and those that learn from a teacher, if any."""
+        raise NotImplementedError
+
     def class_layers(self) -> dict[str, tuple[int, int]]:
         """Both classifiers."""
         return {"fc": (1, 0), "fc_dist": (1, 0)}
@@ -63,6 +67,11 @@ class LinearHead(_Classifier):
         """Give the logits."""
         return self.fc(features.vector)
 
+    def branches(self, features: Features) -> tuple[Tensor, Tensor]:
+        """The same logits for both."""
+        logits = self(features)
+        return logits, logits
+
 
 class DistilledHead(_Classifier):
     """Two classifiers, of the class token and the distillation token; the logits are their mean.
@@ -78,8 +87,13 @@ class DistilledHead(_Classifier):
 
     def forward(self, features: Features) -> Float[Tensor, "B K"]:
         """Give the mean of both classifiers' logits."""
+        own, taught = self.branches(features)
+        return (own + taught) / 2
+
+    def branches(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Logits of the class token, and those of the distillation token."""
         first, second = features.vector.chunk(2, dim=1)
-        return (self.fc(first) + self.fc_dist(second)) / 2
+        return self.fc(first), self.fc_dist(second)
 
 
 def build_classifier(backbone: Backbone, num_classes: int) -> LinearHead | DistilledHead:

@@ -37,6 +37,9 @@ class Objective(ABC, Generic[Inputs]):
     views: int = 1
     """Independently augmented versions of each image that `prepare` gets."""
 
+    auxiliary: nn.Module | None = None
+    """What is trained beside the network and dropped afterwards, such as a projection."""
+
     @abstractmethod
     def prepare(self, views: Sequence[Batch], device: torch.device) -> Inputs:
         """Convert loaded batches to the inputs of the losses.
@@ -85,6 +88,7 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.network = network
         self.objective = objective
+        self.auxiliary = objective.auxiliary
 
     def forward(self, inputs: Any) -> dict[str, Float[Tensor, " B"]]:  # noqa: ANN401 (each objective has its own)
         """Compute the losses of a batch."""

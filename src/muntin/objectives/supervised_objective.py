@@ -13,8 +13,10 @@ from torch import Tensor
 from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader
 from muntin.data.transforms import Preprocessing, normalise
+from muntin.features import Features
 from muntin.heads.network import Head, Network
 from muntin.objectives.objective import Autocast, Objective
+from muntin.objectives.relative_location import RelativeLocation
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing
 from muntin.scoring.evaluator import Outputs, Scored, compute_figures, run_network
@@ -47,7 +49,8 @@ class Supervised(Objective[dict[str, TrainBatch]]):
 
     Tasks have the names of their heads in the network ("head" if there is only one). The first
     one is validated, and its goal chooses the best epoch. `mixing` blends images and labels, for
-    one classification task only.
+    one classification task only. `location` predicts how far apart tokens lie, as a further loss
+    with this `weight`; it is trained too, and dropped afterwards.
     """
 
     def __init__(
@@ -55,10 +58,14 @@ class Supervised(Objective[dict[str, TrainBatch]]):
         tasks: Mapping[str, SupervisedTask],
         preprocessing: Preprocessing,
         mixing: Mixing | None = None,
+        *,
+        location: RelativeLocation | None = None,
+        weight: float = 1.0,
     ) -> None:
         assert mixing is None or len(tasks) == 1, "mixed images have labels of one task"
         self.tasks = dict(tasks)
         self.preprocessing, self.mixing = preprocessing, mixing
+        self.auxiliary, self.location, self.weight = location, location, weight
 
     @property
     def first(self) -> SupervisedTask:
@@ -96,7 +103,19 @@ class Supervised(Objective[dict[str, TrainBatch]]):
     ) -> dict[str, Float[Tensor, " B"]]:
         """Compute the losses of every head; of several, names begin with the head's."""
         first = next(iter(inputs.values()))
-        features = network.features(first.images, first.sizes)
+        return self.compare(network, self.features(network, first), inputs)
+
+    def features(self, network: Network, batch: TrainBatch) -> Features:
+        """Run the backbone once."""
+        features = network.features(batch.images, batch.sizes)
+        if self.location is not None:  # maps, and perhaps the vector for the head
+            features.compute_both()
+        return features
+
+    def compare(
+        self, network: Network, features: Features, inputs: dict[str, TrainBatch]
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Compute the same losses from features of the images."""
         losses: dict[str, Tensor] = {}
         for name, batch in inputs.items():
             row = self.tasks[name]
@@ -106,7 +125,11 @@ class Supervised(Objective[dict[str, TrainBatch]]):
             for part, value in parts.items():
                 weighted = value if row.loss_weight == 1.0 else row.loss_weight * value
                 losses[prefix + part] = weighted
-        return losses
+        return {**losses, **self.location_losses(features)}
+
+    def location_losses(self, features: Features) -> dict[str, Float[Tensor, " B"]]:
+        """Compute the loss of relative locations, if there is one."""
+        return {} if self.location is None else {"location": self.weight * self.location(features)}
 
     def evaluate(
         self, network: Network, loader: EvalLoader, device: torch.device, autocast: Autocast

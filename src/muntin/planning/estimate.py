@@ -50,6 +50,7 @@ class Plan:
         num_blocks: Blocks of the backbone.
         moment: When in a step memory peaks, such as "in the backward pass of stage 1"; gradients,
             activations, workspace and holes are those of that moment.
+        teacher: Weights of a teacher that runs beside the network.
         parameters: Weights and buffers.
         optimizer: Optimizer state.
         averaged: Averaged weights.
@@ -85,6 +86,7 @@ class Plan:
     recomputed_blocks: int
     num_blocks: int
     moment: str
+    teacher: float = 0.0
     parameters: float
     gradients: float
     optimizer: float
@@ -133,6 +135,8 @@ def plan(
     precision: str = "auto",
     device: str = "auto",
     settings: Mapping[str, object] | None = None,
+    teacher: str | Path = "",
+    teacher_cache: str | Path = "",
 ) -> Plan:
     """Predict memory and time of training before it starts.
 
@@ -152,6 +156,8 @@ def plan(
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda" or "mps".
         settings: Any field of the configs; ``train.memory_gib`` is the memory budget.
+        teacher: A run folder or a model with published weights.
+        teacher_cache: Folder of its stored answers.
 
     Returns:
         The prediction: peak resident memory of the process on a CPU, peak allocated memory on a
@@ -175,6 +181,8 @@ def plan(
         img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
         machine=choose_machine(None, precision, device, 1),
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
+        teacher=str(teacher),
+        teacher_cache=str(teacher_cache),
     )
     try:
         return _forecast(prepare(request))
@@ -218,6 +226,9 @@ def _forecast(prepared: PreparedRun) -> Plan:
         budget=limit or free_bytes(kind) + resident - process,
         max_batch=max(tuned.batch_size, min(MAX_IMAGES, len(prepared.train))),
     )
+    if once := profiler.teacher_s * len(prepared.train):
+        note = f"teacher: answers once for all images, before the first epoch: {once:.3g} s"
+        prepared = replace(prepared, notes=(*prepared.notes, note))
     return _write_plan(prepared, requirements, persistent, process, how, timing)
 
 

@@ -99,8 +99,10 @@ def scaled_learning_rate(config: TrainConfig) -> float:
     return config.learning_rate * config.batch_size * config.accumulate / config.lr_batch
 
 
-def build_optimizers(network: Network, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Build the optimizers for parameters that are not frozen.
+def build_optimizers(
+    network: Network, config: TrainConfig, auxiliary: torch.nn.Module | None = None
+) -> list[torch.optim.Optimizer]:
+    """Build the optimizers for parameters that are not frozen, and those of an `auxiliary` module.
 
     Each group stores its full learning rate as ``peak``.
     """
@@ -125,6 +127,9 @@ def build_optimizers(network: Network, config: TrainConfig) -> list[torch.optim.
             "peak": peak,
         }
         (muon_rows if uses_muon else adamw_rows).append(row)
+    if auxiliary is not None:
+        decayed = {"weight_decay": config.weight_decay, "lr": rate, "peak": rate}
+        adamw_rows.append({"params": [*auxiliary.parameters()], **decayed})
     optimizers: list[torch.optim.Optimizer] = []
     if adamw_rows:
         fused = not torch.backends.mps.is_available()

@@ -18,7 +18,9 @@ from muntin.data.batches import Batch
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.nn.layers import DropPath
+from muntin.objectives.distilled_objective import TeacherAnswer
 from muntin.samples import Listing
+from muntin.training.distillation import add_teacher, sample_answers
 from muntin.training.machine import build_fabric
 from muntin.training.memory_model import (
     LinearFit,
@@ -82,7 +84,10 @@ class StepProfiler:
         data = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, data, training=True)
         self.fabric = build_fabric(machine, devices=1)
-        objective = build_objective(self.run, self.listing, self.fabric.device)
+        stored, self.teacher_s = sample_answers(self.run, self.listing)
+        spec = self.network.spec
+        supervised = build_objective(self.run, self.listing, spec, self.fabric.device)
+        objective = add_teacher(supervised, self.run, spec, self.fabric.device, stored)
         self.trainer = Trainer(self.fabric, self.run.config.train, self.network, objective)
 
     @property
@@ -138,7 +143,7 @@ class StepProfiler:
         )
 
     def persistent_bytes(self) -> dict[str, int]:
-        """Bytes that live from step to step: parameters, optimizer state, averaged weights."""
+        """Bytes that live from step to step: of teacher, parameters, optimizer and averages."""
         state = self.trainer.state()
         weights = [*self.network.parameters(), *self.network.buffers()]
         averaged = state["averaged"] or {}
@@ -149,7 +154,10 @@ class StepProfiler:
             for row in optimizer["state"].values()
             for value in row.values()
         ]
+        answer = getattr(self.trainer.objective, "answer", None)
+        beside = answer.teacher.network if isinstance(answer, TeacherAnswer) else None
         return {
+            "teacher": 0 if beside is None else _bytes(beside.state_dict().values()),
             "parameters": _bytes(weights),
             "optimizer": _bytes(moments),
             "averaged": _bytes(averaged.values()),
@@ -174,6 +182,7 @@ class StepProfiler:
         each = min(fit_line(steps[0], steps[1], self.batches).each, steps[1] / self.batches[1])
         validation = self._median(partial(self.validate, self.batches[1])) / self.batches[1]
         named = [(f"step of {n}", seconds) for n, seconds in zip(self.batches, steps, strict=True)]
+        named += [("answer of the teacher", self.teacher_s)] if self.teacher_s else []
         return Timing(
             step=LinearFit(steps[1] - each * self.batches[1], each),
             loading=loading,

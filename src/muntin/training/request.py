@@ -14,7 +14,7 @@ from muntin.errors import ConfigError, RunError
 from muntin.heads.head_table import find_head
 from muntin.heads.network import HeadConfig, Network
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
-from muntin.run_config import RunConfig
+from muntin.run_config import DistillConfig, RunConfig
 from muntin.run_files import WEIGHTS, read_json
 from muntin.runs import Run, is_run, read_journal
 from muntin.samples import Listing
@@ -30,7 +30,7 @@ class Request:
     """A requested run, with the arguments of `muntin.train`; `prepare` resolves "", 0 and "auto".
 
     `settings` are dotted names of config fields with values as text; `base` is the config of an
-    earlier run to start from instead of a recipe.
+    earlier run to start from instead of a recipe. `teacher_cache` is a folder of stored answers.
     """
 
     task: str
@@ -49,6 +49,8 @@ class Request:
     machine: MachineConfig
     settings: tuple[tuple[str, str], ...] = ()
     base: RunConfig | None = None
+    teacher: str = ""
+    teacher_cache: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,14 +167,14 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
 def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:
     """Group settings such as ``train.epochs`` by the word before the dot."""
     groups: dict[str, list[tuple[str, str]]] = {
-        group: [] for group in ("train", "augment", "data", "machine", "model", "head")
+        group: [] for group in ("train", "augment", "data", "machine", "model", "head", "distill")
     }
     for path, text in settings:
         group, _, field = path.partition(".")
         if group not in groups or not field:
             # The group was left out: compare with fields, the closest of which comes first.
-            kinds = (MachineConfig, DataConfig, *AUGMENTS.values(), TrainConfig)
-            names = ("machine", "data", *["augment"] * len(AUGMENTS), "train")
+            kinds = (DistillConfig, MachineConfig, DataConfig, *AUGMENTS.values(), TrainConfig)
+            names = ("distill", "machine", "data", *["augment"] * len(AUGMENTS), "train")
             known = {
                 field.name: f"{before}.{field.name}"
                 for before, kind in zip(names, kinds, strict=True)

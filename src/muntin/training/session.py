@@ -26,6 +26,7 @@ from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.staging import part_of
 from muntin.training.checkpoint import defer_interrupts, read_checkpoint
+from muntin.training.distillation import add_teacher, read_answers
 from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import build_fabric, choose_machine
 from muntin.training.memory_budget import fit_memory
@@ -35,6 +36,7 @@ from muntin.training.request import PreparedRun, Request, read_config, repeat_re
 from muntin.training.resume import check_same_data, resume_request
 from muntin.training.run_lock import locked
 from muntin.training.setup import prepare
+from muntin.training.teacher_cache import StoredLogits
 from muntin.training.trainer import build_objective
 
 
@@ -82,6 +84,8 @@ def train(
     stop_after: int = 0,
     pictures: bool = True,
     started: float = 0.0,
+    teacher: str | Path = "",
+    teacher_cache: str | Path = "",
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -111,6 +115,9 @@ def train(
         stop_after: Stop after this many steps, as if interrupted; 0 = never.
         pictures: Whether to draw into the ``pictures`` of the run.
         started: The `time.monotonic` that a time limit counts from; 0 = now.
+        teacher: A run folder or a model with published weights to learn from, besides from labels
+            (`muntin.run_config.DistillConfig`).
+        teacher_cache: Folder of its stored answers, which several runs may share; empty = the run.
 
     Raises:
         ConfigError: A name or a setting is invalid.
@@ -128,13 +135,14 @@ def train(
         img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
         seed=seed, machine=choose_machine(base, precision, device, devices), base=base,
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
+        teacher=str(teacher), teacher_cache=str(teacher_cache),
     )  # fmt: skip
     with locked(Path(request.out), create=not resume):
         prepared = _resume(request, bool(out)) if resume else _start(request)
         reporter = _tell(prepared, quiet)
         work = partial(
             _work, prepared=prepared, resume=resume, started=started, stop_after=stop_after,
-            quiet=quiet, pictures=pictures,
+            quiet=quiet, pictures=pictures, stored=read_answers(prepared, reporter),
         )  # fmt: skip
         return _finish(prepared.run, _launch(prepared.run, work), reporter, pictures)
 
@@ -224,6 +232,7 @@ def _work(
     stop_after: int,
     quiet: bool,
     pictures: bool,
+    stored: StoredLogits | None,
 ) -> FitResult:
     """Train in one process."""
     run = prepared.run
@@ -235,7 +244,8 @@ def _work(
         prepared = replace(prepared, network=copy.deepcopy(prepared.network))
     first = fabric.is_global_zero
     reporter = Reporter(None if quiet or not first else Console())
-    objective = build_objective(run, prepared.train, fabric.device)
+    supervised = build_objective(run, prepared.train, prepared.network.spec, fabric.device)
+    objective = add_teacher(supervised, run, prepared.network.spec, fabric.device, stored)
     loop = Loop(fabric, prepared, objective, reporter)
     # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and pictures and not resume:

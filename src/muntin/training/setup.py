@@ -42,6 +42,7 @@ from muntin.training.defaults import (
     normalise_as,
     use_instance_crop,
 )
+from muntin.training.distillation import read_distill, resolve_distill
 from muntin.training.initial_weights import find_continued, find_origin, initialize, warn_of_fresh
 from muntin.training.low_rank import suit_adapters
 from muntin.training.machine import check_attention, resolve_machine, use_available_attention
@@ -78,6 +79,7 @@ class _RunBuilder:
         check_request(request, self.settings)
         self.notes: list[str] = []
         self.task = task_of(request)
+        self.distill = read_distill(request, self.settings["distill"], self.task)
         self.seed = choose_seed(request, self.settings["train"])
         start = DataConfig() if self.base is None else self.base.data_config
         self.data = with_texts(start, self.settings["data"], group="data")
@@ -134,6 +136,9 @@ class _RunBuilder:
         license_ = entry.license if source == entry.weights else ""
         run = replace(run, config=replace(run.config, weights=source, license=license_))
         run, network = self.configure_training(run, network, original_size)
+        if self.distill is not None:
+            choice = resolve_distill(self.distill, run.config, run.classes, len(self.train))
+            run = replace(run, config=replace(run.config, distill=self.take(choice)))
         return PreparedRun(
             run=run,
             network=network,

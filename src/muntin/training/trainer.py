@@ -21,8 +21,10 @@ from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.randomness import derive_seed
 from muntin.devices import return_freed_memory
 from muntin.errors import TrainingError
+from muntin.features import FeatureSpec
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective, TrainingStep
+from muntin.objectives.relative_location import RelativeLocation
 from muntin.objectives.supervised_objective import Supervised, SupervisedTask
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
@@ -32,8 +34,13 @@ from muntin.training.optimization import build_optimizers, freeze_stages
 from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
 
 
-def build_objective(run: Run, train: Listing, device: torch.device) -> Supervised:
-    """Build the objective of a run: its task, supervised by the annotations of `train`."""
+def build_objective(
+    run: Run, train: Listing, spec: FeatureSpec, device: torch.device
+) -> Supervised:
+    """Build the objective of a run: its task, supervised by the annotations of `train`.
+
+    `spec` is that of its backbone.
+    """
     config, task = run.config.train, run.task
     # Class ids of all images fit on the device; dense targets come with their batch.
     labels = None if task.dense else task.ground_truth(train, run.classes).to(device)
@@ -53,7 +60,14 @@ def build_objective(run: Run, train: Listing, device: torch.device) -> Supervise
         class_weights=class_weights,
         label_smoothing=config.label_smoothing,
     )
-    return Supervised({"head": row}, run.preprocessing, mixing)
+    location = None
+    if config.location_loss:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            location = RelativeLocation(spec, run.preprocessing.img_size).to(device)
+    return Supervised(
+        {"head": row}, run.preprocessing, mixing, location=location, weight=config.location_loss
+    )
 
 
 def build_mixup(
@@ -149,7 +163,7 @@ class Trainer:
         freeze_stages(network, config.freeze)
         if config.adapt == "lora":
             adapt_layers(network, config.lora_rank, config.lora_alpha)
-        optimizers = build_optimizers(network, config)
+        optimizers = build_optimizers(network, config, objective.auxiliary)
         # Before compilation and DDP, which must see the wrapped layers and blocks.
         if config.recomputed_layers:
             recompute_layers(network)
@@ -273,6 +287,8 @@ class Trainer:
             "precision": self.fabric.strategy.precision.state_dict(),
         }
         # Only if not empty: checkpoints of older runs have no such keys.
+        if (auxiliary := self.objective.auxiliary) is not None:
+            state["auxiliary"] = auxiliary.state_dict()
         if objective := self.objective.state():
             state["objective"] = objective
         if self._left_half:
@@ -287,6 +303,8 @@ class Trainer:
                 message = f"{name} must be {own[name].dtype}, got {tensor.dtype}"
                 raise ValueError(message)
         self.network.load_state_dict(state["network"])
+        if self.objective.auxiliary is not None:
+            self.objective.auxiliary.load_state_dict(state["auxiliary"])
         if self._averaged is not None:
             self._averaged.load_state_dict(state["averaged"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
