@@ -201,14 +201,14 @@ def test_a_loss_that_is_no_number_is_named(whole):
         trainer.accumulate_gradients((whole,), 2, 4, share=1.0, last=True)
 
 
-def test_location_loss_is_trained_beside_the_network_and_restored() -> None:
+def test_location_loss_is_trained_beside_the_network_and_restored(whole) -> None:
     """The perceptron moves, is part of the state, and adds no key to the network."""
     config = replace(CONFIG, location_loss=0.5)
     trainer, plain, other = make(config), make(), make(config, seed=1)
     before = copy.deepcopy(trainer.objective.auxiliary.state_dict())
-    inputs = trainer.objective.prepare([whole()], torch.device("cpu"))
+    inputs = trainer.objective.prepare([whole], torch.device("cpu"))
     assert trainer.objective.losses(trainer.network, inputs).keys() == {"classes", "location"}
-    trainer.accumulate_gradients([whole()], 0, 0, share=1.0, last=True)
+    trainer.accumulate_gradients([whole], 0, 0, share=1.0, last=True)
     trainer.update_weights(1.0)
     assert trainer.network.state_dict().keys() == plain.network.state_dict().keys()
     other.load_state(trainer.state())
