@@ -25,7 +25,7 @@ from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.shapes import Float, Int, Size
 from muntin.staging import checksum
-from muntin.tasks.task import Task, run_forward
+from muntin.tasks.task import Task
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo.model_building import canonical_name, find_model
 from muntin.zoo.model_zoo import ModelEntry, build_backbone
@@ -76,9 +76,11 @@ class Teacher:
     def logits(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Compute logits from images in [0, 255], which have its size."""
         if getattr(self.network, "reads_pixels", False):
-            pixels = pixels.round().clamp(0, 255).to(torch.uint8)
+            images = pixels.round().clamp(0, 255).to(torch.uint8)
+        else:
+            images = normalise(pixels, self.preprocessing)
         with self.autocast():
-            found: Tensor = run_forward(self.network, pixels, self.preprocessing, None)
+            found: Tensor = self.network(images)
         return found.float().to(pixels.device)
 
     @torch.no_grad()

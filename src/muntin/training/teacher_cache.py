@@ -66,7 +66,6 @@ class AnswerFile(NamedTuple):
 
     def write(self, logits: Tensor, done: int) -> None:
         """Replace the file as a whole."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         stated = {"key": self.key, "checksum": _sum_of(logits), "done": str(done)}
         write_weights(self.path, {"logits": logits}, stated)
 
