@@ -280,8 +280,8 @@ class Loop:
         if size != self.run.preprocessing.img_size:
             facts["size"] = f"{size[0]}x{size[1]}"
         if state.best_epoch:
-            name, value = self.objective.goal(state.figures)
-            facts["best"] = f"{name} {value:.3f}"
+            name, _ = self.objective.goal(state.figures)  # its value may be negated
+            facts["best"] = f"{name} {state.figures.get(name, 0):.3f}"
         self.reporter.step(self._title(), done, facts)
 
     def _title(self, ended: bool = False) -> str:

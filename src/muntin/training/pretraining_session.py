@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pretraining from images to a run folder: `pretrain`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from muntin.run_config import RunConfig
+from muntin.shapes import Size
+from muntin.training.machine import choose_machine
+from muntin.training.request import Request, read_config
+from muntin.training.session import Sitting, TrainedRun, carry_out, new_folder
+
+
+def pretrain(
+    images: str | Path,
+    *,
+    model: str = "",
+    objective: str = "auto",
+    probe: str | Path = "",
+    weights: str | Path | None = "",
+    recipe: str = "auto",
+    epochs: int = 0,
+    max_time_s: float = 0.0,
+    batch_size: int = 0,
+    img_size: int | Size = 0,
+    precision: str = "auto",
+    device: str = "auto",
+    devices: int = 1,
+    seed: int = -1,
+    out: str | Path = "",
+    resume: bool = False,
+    settings: Mapping[str, object] | None = None,
+    config: str | Path | RunConfig | None = None,
+    quiet: bool = False,
+    stop_after: int = 0,
+    pictures: bool = True,
+    started: float = 0.0,
+) -> TrainedRun:
+    """Learn from images without labels; `train(..., weights=RUN)` goes on for any task.
+
+    Arguments that are not named here are those of `muntin.train`.
+
+    Args:
+        images: Folder, archive, list of paths (.txt, .csv) or data set of any task, whose labels
+            are not used.
+        objective: "mae", "simmim" or "views" (what is learnt); "auto" = by the model.
+        probe: Images with classes, as for `train("classify", ...)`. With them the run ends in a
+            verdict: what its backbone has gained over a fresh one.
+        weights: As for `train`, to go on from; empty = random ones.
+        recipe: "pretrain", "pretrain-small" or "pretrain-views"; "auto" = by objective and images.
+
+    Returns:
+        The run; its metrics are those of the best epoch, and "probe" those of the verdict.
+
+    Raises:
+        ConfigError: A name or a setting is invalid, or the model cannot learn by the objective.
+        DataError: There are fewer than two images, or `probe` has no classes.
+        WeightError: The requested weights are not available.
+        TrainingError: The loss, a gradient or a weight is NaN or infinite.
+        RunError: The run folder cannot be written or resumed.
+    """
+    begun = started or time.monotonic()  # a limit includes reading the images
+    base = read_config(config) if isinstance(config, (str, Path)) else config
+    # Of a run that goes on or is repeated the weights are known.
+    usual = "auto" if resume or base is not None else "none"
+    request = Request(
+        task="pretrain",
+        data=str(images),
+        out=str(out or new_folder(Path(images))),
+        model=model,
+        head="" if objective == "auto" else objective,
+        weights="none" if weights is None else str(weights) or usual,
+        recipe=recipe,
+        epochs=epochs,
+        max_time_s=max_time_s,
+        batch_size=batch_size,
+        img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
+        seed=seed,
+        machine=choose_machine(base, precision, device, devices),
+        settings=tuple((name, str(value)) for name, value in (settings or {}).items()),
+        base=base,
+    )
+    sitting = Sitting(
+        resume=resume,
+        has_out=bool(out),
+        started=begun,
+        stop_after=stop_after,
+        quiet=quiet,
+        pictures=pictures,
+    )
+    return carry_out(request, sitting)
