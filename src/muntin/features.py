@@ -113,7 +113,11 @@ class Features:
 
     @property
     def maps(self) -> list[Tensor]:
-        """The maps, B, C, H/stride, W/stride each, finest first."""
+        """The maps, B, C, H/stride, W/stride each, finest first.
+
+        With a mask that drops tokens: for Hiera, the mask units that are kept side by side; a ViT
+        has none.
+        """
         if self._maps is None:
             self._maps = self._make_maps()
         return self._maps
@@ -162,6 +166,9 @@ class Backbone(nn.Module):
 
     blocks: nn.ModuleList | Sequence[nn.Module]
     """All blocks in order of computation."""
+
+    drops_tokens: ClassVar[bool] = False
+    """Whether masks without a fill are supported, whose other tokens are not computed."""
 
     undecayed: ClassVar[tuple[str, ...]] = ()
     """Ends of the names of parameters without weight decay: positions and tokens."""
@@ -227,6 +234,11 @@ class Backbone(nn.Module):
             f"channels, got {tuple(images.shape)} in {images.dtype}. {advice}"
         )
         raise ShapeError(message)
+
+    @property
+    def mask_px(self) -> int:
+        """Side in pixels of a cell of `mask_grid`; 0 if the family does not support masks."""
+        return 0
 
     def mask_grid(self, image_size: Size) -> Size:
         """Rows and columns of the grid of `TokenMask.keep` for images of (height, width) pixels.

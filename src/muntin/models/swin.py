@@ -399,6 +399,11 @@ class Swin(Backbone):
             vector=lambda: last.mean(dim=(2, 3)),
         )
 
+    @property
+    def mask_px(self) -> int:
+        """Side of a patch."""
+        return self.config.patch_size
+
     def mask_grid(self, image_size: Size) -> Size:
         """Patches down and across in images of this size."""
         config = self.config

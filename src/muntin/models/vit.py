@@ -291,6 +291,7 @@ class ViT(Backbone):
     """The whole backbone (figure 1). Blocks beyond the last of `out_indices` are not built."""
 
     blocks: nn.ModuleList
+    drops_tokens = True
     undecayed = ("relative_position_bias_table", "pos_embed", "_token")
 
     def __init__(self, config: ViTConfig) -> None:
@@ -378,6 +379,11 @@ class ViT(Backbone):
             return self.fc_norm(x[:, 0])
         mean = self.fc_norm(x[:, self.num_prefix :].mean(dim=1))
         return mean if self.config.pool == "mean" else torch.cat([self.fc_norm(x[:, 0]), mean], 1)
+
+    @property
+    def mask_px(self) -> int:
+        """Side of a patch."""
+        return self.config.patch_size
 
     def mask_grid(self, image_size: Size) -> Size:
         """Patches down and across in images of this size."""
