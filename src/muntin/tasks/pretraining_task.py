@@ -12,7 +12,9 @@ from muntin.tasks.task import Task
 
 
 def _refuse(*arguments: Any) -> NoReturn:  # noqa: ANN401 (whatever a task is asked)
-    message = "pretraining has no labels, answers or metric. Train with them: muntin train TASK DATA"
+    message = (
+        "pretraining has no labels, answers or metric. Train with them: muntin train TASK DATA"
+    )
     raise ConfigError(message)
 
 

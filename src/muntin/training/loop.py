@@ -365,7 +365,7 @@ class Loop:
     def _report_epoch(self, line: dict[str, Any]) -> None:
         parts = [self._title(ended=True), f"loss {line['train_loss']:.3f}"]
         goal = self.objective.goal(self.state.figures)[0] if self.state.best_epoch else ""
-        for name, digits in ((goal, 4), ("loss", 3)):
+        for name, digits in {goal: 4, "loss": 3}.items():
             if f"val_{name}" in line:
                 parts.append(f"val {name} {line[f'val_{name}']:.{digits}f}")
         parts += [f"lr {line['learning_rate']:.1e}", f"{line['images_per_s']:.0f} img/s"]

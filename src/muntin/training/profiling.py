@@ -82,9 +82,7 @@ class StepProfiler:
         data = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, data, training=True)
         self.fabric = build_fabric(machine, devices=1)
-        objective = build_objective(
-            self.run, self.listing, self.fabric.device, self.network
-        )
+        objective = build_objective(self.run, self.listing, self.fabric.device, self.network)
         self.trainer = Trainer(self.fabric, self.run.config.train, self.network, objective)
 
     @property

@@ -51,6 +51,8 @@ class ReconstructionSheet:
             tiles = [*self._reconstruct(network)]
             name, columns = "reconstructions", 6
             title = "image, what was seen of it, and the rest as predicted"
+            if getattr(self.run.config.head, "norm_pix", False):
+                title += " (mean and contrast of each patch: its own)"
             if not tiles:
                 tiles, name, columns = [*self._find(network)], "neighbours", 1 + NEIGHBOURS
                 title = "images, and those with the most similar features"
