@@ -63,9 +63,6 @@ from muntin.zoo.model_zoo import build_backbone, free_attention, parameter_bytes
 
 JOURNAL = "journal.jsonl"
 
-ADVICE_PRETRAINED = "Train it for a task first: muntin train TASK DATA --weights {}"
-"""What a run of pretraining is for."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Results:
@@ -127,8 +124,9 @@ class Run:
         check_parts(path)
         if task.kind == "pretraining" and not pretraining:
             message = (
-                f"the run must be one of a task, with answers, got {path} of muntin pretrain, whose "
-                f"backbone has learnt from images without labels. {ADVICE_PRETRAINED.format(path)}"
+                f"the run must be one of a task, which has answers, got {path} of muntin pretrain: "
+                f"only its backbone has learnt, from images without labels. Train it for a task: "
+                f"muntin train TASK DATA --weights {path}"
             )
             raise RunError(message)
         return cls(path=path, config=config, classes=classes, preprocessing=preprocessing)
