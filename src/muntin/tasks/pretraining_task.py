@@ -11,10 +11,8 @@ from muntin.heads.head_table import build_head
 from muntin.tasks.task import Task
 
 
-def _refuse(*arguments: Any) -> NoReturn:  # noqa: ANN401 (whatever a task is asked)
-    message = (
-        "pretraining has no labels, answers or metric. Train with them: muntin train TASK DATA"
-    )
+def _refuse(*arguments: Any) -> NoReturn:
+    message = "pretraining has no labels, answers or metric. Use: muntin train TASK DATA"
     raise ConfigError(message)
 
 

@@ -41,16 +41,12 @@ def pretrain(
 ) -> TrainedRun:
     """Learn from images without labels; `train(..., weights=RUN)` goes on for any task.
 
-    Arguments that are not named here are those of `muntin.train`.
-
-    Args:
-        images: Folder, archive, list of paths (.txt, .csv) or data set of any task, whose labels
-            are not used.
-        objective: "mae", "simmim" or "views" (what is learnt); "auto" = by the model.
-        probe: Images with classes, as for `train("classify", ...)`. With them the run ends in a
-            verdict: what its backbone has gained over a fresh one.
-        weights: As for `train`, to go on from; empty = random ones.
-        recipe: "pretrain", "pretrain-small" or "pretrain-views"; "auto" = by objective and images.
+    `images` are a folder, an archive, a list of paths (.txt, .csv) or a data set of any task, whose
+    labels are not used; some are held out for validation. `objective` is what is learnt: "mae",
+    "simmim" or "views", or "auto" by the model. With `probe`, images with classes as for
+    `train("classify", ...)`, the run ends in a verdict: what the backbone has gained over a fresh
+    one. `weights` are those to go on from, empty for random ones; `recipe` is "pretrain",
+    "pretrain-small" or "pretrain-views". Other arguments are those of `muntin.train`.
 
     Returns:
         The run; its metrics are those of the best epoch, and "probe" those of the verdict.

@@ -25,6 +25,7 @@ from muntin.runs import Run, drop_epochs_from, read_journal
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.staging import part_of
+from muntin.tasks.task_table import find_task
 from muntin.training.checkpoint import defer_interrupts, read_checkpoint
 from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import build_fabric, choose_machine
@@ -121,6 +122,7 @@ def train(
         RunError: The run folder cannot be written or resumed.
     """
     started = started or time.monotonic()  # a limit includes reading the data and the weights
+    find_task(task)  # pretraining is a verb of its own
     base = read_config(config) if isinstance(config, (str, Path)) else config
     request = Request(
         task=task, data=str(data), out=str(out or new_folder(Path(data))), val=str(val),
