@@ -99,6 +99,7 @@ class HieraMAEHead(PatchPredictor):
     """
 
     reads = "maps"
+    channels_first = True
 
     def __init__(self, backbone: Backbone, config: MAEConfig) -> None:
         super().__init__()
@@ -166,7 +167,7 @@ def build_mae_head(backbone: Backbone, config: MAEConfig) -> PatchPredictor:
             f"Hiera), got {type(backbone).__name__}. Choose another model, or head.kind."
         )
         raise ConfigError(message)
-    plain = backbone.mask_px == backbone.spec.strides[-1]
+    plain = {*backbone.spec.strides} == {backbone.mask_px}
     return (MAEHead if plain else HieraMAEHead)(backbone, config)
 
 

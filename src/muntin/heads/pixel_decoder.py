@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -141,11 +142,13 @@ class PatchPredictor(Head):
         patch: Side of a patch in pixels.
         in_chans: Channels of an image.
         norm_pix: Whether the pixels of each patch are normalised before they are compared.
+        channels_first: Whether the values of a patch are ordered by channel, then place.
     """
 
     patch: int
     in_chans: int
     norm_pix: bool
+    channels_first: ClassVar[bool] = False
 
     def forward(self, features: Features) -> Float[Tensor, "B N P"]:
         """Predict the p*p*in_chans values of each patch, row by row over the grid."""
@@ -179,7 +182,7 @@ class PatchPredictor(Head):
         _, mean, deviation = self._targets(images)
         predicted = self.forward(features).float() * deviation + mean
         size = (images.shape[2], images.shape[3])
-        painted = join_patches(predicted, self.patch, size)
+        painted = join_patches(predicted, self.patch, size, channels_first=self.channels_first)
         hidden = self.find_hidden(features)
         rows = size[0] // self.patch
         hidden = hidden.unflatten(1, (rows, -1)).repeat_interleave(self.patch, 1)
@@ -188,7 +191,7 @@ class PatchPredictor(Head):
 
     def _targets(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Wanted values (B, N, P), and mean and deviation (B, N, 1) of what they were made from."""
-        patches = cut_patches(images, self.patch)
+        patches = cut_patches(images, self.patch, channels_first=self.channels_first)
         mean = patches.mean(dim=2, keepdim=True)
         if not self.norm_pix:
             return patches, torch.zeros_like(mean), torch.ones_like(mean)
@@ -196,8 +199,13 @@ class PatchPredictor(Head):
         return (patches - mean) / deviation, mean, deviation
 
 
-def cut_patches(images: Float[Tensor, "B C H W"], side: int) -> Float[Tensor, "B N P"]:
-    """Cut images into patches, row by row, each flattened as (row, column, channel)."""
+def cut_patches(
+    images: Float[Tensor, "B C H W"], side: int, *, channels_first: bool = False
+) -> Float[Tensor, "B N P"]:
+    """Cut images into patches, row by row, each flattened as (row, column, channel).
+
+    With `channels_first`, as (channel, row, column).
+    """
     batch, channels, height, width = images.shape
     if height % side or width % side:
         message = (
@@ -206,15 +214,18 @@ def cut_patches(images: Float[Tensor, "B C H W"], side: int) -> Float[Tensor, "B
         )
         raise ShapeError(message)
     x = images.unflatten(3, (width // side, side)).unflatten(2, (height // side, side))
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, side * side * channels)
+    order = (0, 2, 4, 1, 3, 5) if channels_first else (0, 2, 4, 3, 5, 1)
+    return x.permute(order).reshape(batch, -1, side * side * channels)
 
 
 def join_patches(
-    patches: Float[Tensor, "B N P"], side: int, size: Size
+    patches: Float[Tensor, "B N P"], side: int, size: Size, *, channels_first: bool = False
 ) -> Float[Tensor, "B C H W"]:
-    """Inverse of `cut_patches`."""
-    x = patches.unflatten(2, (side, side, -1)).unflatten(1, (size[0] // side, -1))
-    return x.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, *size)
+    """Inverse of `cut_patches`; the size of the images is (height, width)."""
+    shape = (-1, side, side) if channels_first else (side, side, -1)
+    x = patches.unflatten(2, shape).unflatten(1, (size[0] // side, -1))
+    order = (0, 3, 1, 4, 2, 5) if channels_first else (0, 5, 1, 3, 2, 4)
+    return x.permute(order).reshape(len(x), -1, *size)
 
 
 def place_waves(grid: Size, dim: int, num_prefix: int = 0) -> Float[Tensor, "1 N dim"]:
