@@ -25,8 +25,8 @@ def pretrain(
     objective: values.ObjectiveOption = "auto",
     probe: Annotated[str, typer.Option(help=_PROBE)] = "",
     weights: Annotated[
-        str, typer.Option(help="To go on from: none, auto, a file, a run or a hub id.")
-    ] = "",
+        str, typer.Option(help="To go on from: a file, a run or a hub id; default: random.")
+    ] = "auto",
     part: values.PartOption = "",
     recipe: Annotated[str, typer.Option(help="auto, pretrain, pretrain-small ...")] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Number of epochs.", min=1)] = None,

@@ -187,7 +187,7 @@ def default_model(
         return THUMBNAILS, (max(16, -(-min(size) // 8) * 8),) * 2
     pretrained = weights != "none" and (not whole or min(size) >= 96)
     if pretrained and weights == "auto":  # asked last: it downloads the weights
-        pretrained = bool(is_available(MODELS[PUBLISHED].weights))
+        pretrained = kind != "pretraining" and bool(is_available(MODELS[PUBLISHED].weights))
     name, limit = _DEFAULTS[
         kind, "cpu" if device == "cpu" else "gpu", "pretrained" if pretrained else "random"
     ]

@@ -94,6 +94,8 @@ def initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> C
         return Choice("", ("weights: random (--weights none)",))
     if weights != "auto":
         return Choice(weights, _load_requested(network, run, weights))
+    if run.task.kind == "pretraining":
+        return Choice("", ("weights: random; those to go on from are given with --weights",))
     if not entry.weights:
         return Choice("", ("weights: random; no published weights are known for this model",))
     try:

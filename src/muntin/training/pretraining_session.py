@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from muntin.run_config import RunConfig
+from muntin.runs import Run
 from muntin.shapes import Size
+from muntin.training.few_labels import judge, list_probe
 from muntin.training.machine import choose_machine
+from muntin.training.progress import Reporter
 from muntin.training.request import Request, read_config
 from muntin.training.session import Sitting, TrainedRun, carry_out, new_folder
 
@@ -20,7 +26,7 @@ def pretrain(
     model: str = "",
     objective: str = "auto",
     probe: str | Path = "",
-    weights: str | Path | None = "",
+    weights: str | Path | None = "auto",
     recipe: str = "auto",
     epochs: int = 0,
     max_time_s: float = 0.0,
@@ -45,7 +51,7 @@ def pretrain(
     labels are not used; some are held out for validation. `objective` is what is learnt: "mae",
     "simmim" or "views", or "auto" by the model. With `probe`, images with classes as for
     `train("classify", ...)`, the run ends in a verdict: what the backbone has gained over a fresh
-    one. `weights` are those to go on from, empty for random ones; `recipe` is "pretrain",
+    one. `weights` are those to go on from, if they are not to be random; `recipe` is "pretrain",
     "pretrain-small" or "pretrain-views". Other arguments are those of `muntin.train`.
 
     Returns:
@@ -60,15 +66,13 @@ def pretrain(
     """
     begun = started or time.monotonic()  # a limit includes reading the images
     base = read_config(config) if isinstance(config, (str, Path)) else config
-    # Of a run that goes on or is repeated the weights are known.
-    usual = "auto" if resume or base is not None else "none"
     request = Request(
         task="pretrain",
         data=str(images),
         out=str(out or new_folder(Path(images))),
         model=model,
         head="" if objective == "auto" else objective,
-        weights="none" if weights is None else str(weights) or usual,
+        weights="none" if weights is None else str(weights),
         recipe=recipe,
         epochs=epochs,
         max_time_s=max_time_s,
@@ -87,4 +91,18 @@ def pretrain(
         quiet=quiet,
         pictures=pictures,
     )
-    return carry_out(request, sitting)
+    if probe:
+        list_probe(str(probe))
+    done = carry_out(request, sitting)
+    if done.interrupted:
+        return done
+    reporter = Reporter(None if quiet else Console())
+    if not probe:
+        reporter.note(
+            f"what it gained is measured with labelled images: muntin pretrain {images} --resume "
+            f"--out {done.path} --probe LABELLED"
+        )
+        return done
+    run = Run.open(done.path, pretraining=True)
+    figures = judge(run, str(probe), done.seconds, reporter)
+    return replace(done, metrics={**done.metrics, "probe": figures})

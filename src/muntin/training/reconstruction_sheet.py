@@ -19,7 +19,7 @@ from muntin.drawing.saving import save_image
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective
 from muntin.runs import Run
-from muntin.shapes import Float
+from muntin.shapes import Float, Int
 from muntin.staging import part_of
 
 COUNT = 8
@@ -72,7 +72,7 @@ class ReconstructionSheet:
                 yield Thumbnail(pixels=_as_pixels(pixels), lines=(line,))
 
     def _find(self, network: Network) -> Iterator[Thumbnail]:
-        vectors, images = embed(network, self.store, self.device, limit=_BANK)
+        vectors, images, _ = embed(network, self.store, self.device, limit=_BANK)
         similar = vectors[:COUNT] @ vectors.T
         best, places = similar.topk(min(1 + NEIGHBOURS, len(vectors)), dim=1)
         for row, scores in zip(places.tolist(), best.tolist(), strict=True):
@@ -84,9 +84,9 @@ class ReconstructionSheet:
 @torch.no_grad()
 def embed(
     network: Network, store: ImageCache, device: torch.device, *, limit: int | None = None
-) -> tuple[Float[Tensor, "N C"], list[Tensor]]:
-    """Vectors of length 1 of the first readable images, and these images (C, H, W) uint8."""
-    vectors, images = [], []
+) -> tuple[Float[Tensor, "N C"], list[Tensor], Int[Tensor, " N"]]:
+    """Vectors of length 1 of the first readable images, these (C, H, W) uint8, and their places."""
+    vectors, images, places = [], [], []
     for batch in EvalLoader(store, batch_size=64, limit=limit):
         part = batch.select(torch.where(batch.weights > 0)[0])
         if not len(part.images):
@@ -94,7 +94,8 @@ def embed(
         inputs = normalise(part.images.to(device), store.pre)
         vectors.append(network.features(inputs).vector.float().cpu())
         images += [*part.images]
-    return torch.nn.functional.normalize(torch.cat(vectors), dim=1), images
+        places.append(part.indices)
+    return torch.nn.functional.normalize(torch.cat(vectors), dim=1), images, torch.cat(places)
 
 
 def _as_pixels(image: Tensor) -> NDArray[np.uint8]:
