@@ -63,7 +63,7 @@ def classify_by_neighbours(
     A vote counts exp(cosine / temperature), as in Wu et al. 2018 (arXiv 1805.01978), section 3.4.
     """
     best, places = (queries @ examples.T).topk(min(count, len(examples)), dim=1)
-    votes = torch.zeros(len(queries), num_classes)
+    votes = best.new_zeros(len(queries), num_classes)
     # Relative to the nearest, which changes no order and does not overflow.
     weights = ((best - best[:, :1]) / temperature).exp()
     return votes.scatter_add_(1, labels[places], weights).argmax(dim=1)
