@@ -14,8 +14,9 @@ from muntin.errors import ConfigError, unknown_name
 from muntin.features import Backbone
 from muntin.heads.head_table import PretrainingConfig
 from muntin.heads.mae_head import MAEConfig
+from muntin.heads.simmim_head import SimMIMConfig
 from muntin.objectives.reconstruction_objective import LossObjective, MaskedReconstruction
-from muntin.ops.masks import Mask, draw_masks
+from muntin.ops.masks import Mask, draw_masks, draw_quarters, draw_units
 from muntin.shapes import Size
 from muntin.zoo.model_zoo import BackboneConfig, family_of
 
@@ -63,6 +64,12 @@ def _size_decoder(model: BackboneConfig) -> MAEConfig:
     return MAEConfig(mask_ratio=ratio, dim=32 * heads, depth=depth, num_heads=heads)
 
 
+def _norm_maps(model: BackboneConfig) -> BackboneConfig:
+    """The layer of the head reads the normalised map of the last stage or block."""
+    fields = {"pool_norm": "before"} if hasattr(model, "pool_norm") else {}
+    return replace(model, out_norm="last", **fields)
+
+
 def _norm_tokens(model: BackboneConfig) -> BackboneConfig:
     """The decoder reads normalised tokens, or normalises fused maps itself."""
     fields = {"pool_norm": "before"} if hasattr(model, "pool_norm") else {"out_norm": "none"}
@@ -79,6 +86,38 @@ def _mask_patches(
     return MaskedReconstruction(preprocessing, draw)
 
 
+def _choose_units(model: BackboneConfig) -> SimMIMConfig:
+    """Uniform masking of a Swin whose images have at least 4 x 4 units, as one of 256 pixels has.
+
+    Otherwise units of 32 pixels as published, smaller ones in images that have fewer than 4 x 4.
+    """
+    config: Any = model
+    patch, side = config.patch_size, min(config.img_size)
+    stages = len(getattr(config, "depths", ()))
+    if stages:
+        stride = patch * 2 ** (stages - 1)
+        if stride > patch and side >= 2 * stride and not any(s % stride for s in config.img_size):
+            heads = min(8, max(1, round(config.embed_dim * stride / patch / 3 / 32)))
+            return SimMIMConfig(
+                uniform=True, mask_ratio=0.25, mask_unit=stride // 2, dim=32 * heads,
+                num_heads=heads,
+            )  # fmt: skip
+    fitting = [k for k in range(1, 33) if patch * k <= 32 and side // (patch * k) >= 4]
+    return SimMIMConfig(mask_unit=patch * max(fitting, default=1))
+
+
+def _mask_units(
+    config: SimMIMConfig, backbone: Backbone, preprocessing: Preprocessing
+) -> MaskedReconstruction:
+    step = config.mask_unit // backbone.mask_px
+    draw_mask = draw_quarters if config.uniform else draw_units
+
+    def draw(count: int, size: Size, generator: torch.Generator) -> Mask:
+        return draw_mask(count, backbone.mask_grid(size), step, config.mask_ratio, generator)
+
+    return MaskedReconstruction(preprocessing, draw)
+
+
 PRETRAINING: Mapping[str, Pretraining] = {
     "mae": Pretraining(
         name="mae",
@@ -87,6 +126,14 @@ PRETRAINING: Mapping[str, Pretraining] = {
         default_head=_size_decoder,
         fit_model=_norm_tokens,
         build_objective=_mask_patches,
+    ),
+    "simmim": Pretraining(
+        name="simmim",
+        families=("swin", "swin_v2", "vit"),
+        head_config=SimMIMConfig,
+        default_head=_choose_units,
+        fit_model=_norm_maps,
+        build_objective=_mask_units,
     ),
 }
 
