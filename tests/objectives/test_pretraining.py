@@ -11,7 +11,7 @@ import torch
 
 from muntin.configs import replace as change
 from muntin.data.batches import Batch
-from muntin.data.transforms import Preprocessing
+from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.head_table import build_head
@@ -20,6 +20,7 @@ from muntin.heads.network import Network
 from muntin.heads.simmim_head import SimMIMConfig
 from muntin.objectives.objective import TrainingStep
 from muntin.objectives.pretraining import PRETRAINING, choose_pretraining
+from muntin.ops.gaussian_statistic import sketch_gaussian
 from muntin.training.recompute import checkpoint_blocks, recompute_layers
 from muntin.zoo.model_building import model_config
 from muntin.zoo.model_zoo import MODELS, BackboneConfig, build_backbone
@@ -94,7 +95,7 @@ def test_every_parameter_learns_and_pictures_are_made(name, way, uniform):
     losses = TrainingStep(network, objective)(objective.prepare((a_batch(),), CPU))
     assert {key: tuple(value.shape) for key, value in losses.items()} == {"reconstruction": (3,)}
     sum(value.sum() for value in losses.values()).backward()
-    assert not [key for key, p in network.named_parameters() if p.grad is None]
+    assert not [k for k, p in network.named_parameters() if p.grad is None and p.requires_grad]
     # The same pixels are hidden each time; what was seen is as it was.
     images, masked, predicted = objective.reconstruct(network.eval(), a_batch(), CPU)
     assert masked.dtype == predicted.dtype == torch.uint8
@@ -185,6 +186,8 @@ def test_what_suits_which_model():
         "hiera": "mae",
     }  # fmt: skip
     assert choose_pretraining("auto", a_model("swin")).notes
+    for name in ("t2t_vit_7", "timm:resnet18"):
+        assert choose_pretraining("auto", model_config(name)).value.name == "views"
     with pytest.raises(ConfigError, match="mea"):
         choose_pretraining("mea", a_model("vit"))
     for name, way in (("mae", "swin"), ("simmim", "hiera")):
@@ -242,3 +245,59 @@ def test_images_that_are_not_whole_patches(name, head):
     backbone: Backbone = build_backbone(change(a_model(name), {"img_size": (64, 36)}))
     with pytest.raises(ConfigError, match=r"img_size.*64x36"):
         build_head(head, backbone)
+
+
+VIEWED = ("swin", "deit", "hiera", "t2t", "timm")
+
+
+def prepare_views(name: str, in_chans: int = 3):
+    torch.manual_seed(0)
+    others = {"t2t": ("t2t_vit_7", {"depth": 1, "embed_dim": 32, "num_heads": 2}),
+              "timm": ("timm:resnet18", {})}  # fmt: skip
+    if name in others:
+        model, fields = others[name]
+        config = change(model_config(model), {**fields, "img_size": SIZE, "in_chans": in_chans})
+    else:
+        config = a_model(name, in_chans)
+    row = PRETRAINING["views"]
+    head, backbone = replace(row.default_head(config), hidden_dim=32), build_backbone(config)
+    network = Network(backbone, build_head(head, backbone))
+    return network, row.build_objective(head, backbone, preprocess(in_chans))
+
+
+@pytest.mark.parametrize("name", VIEWED)
+def test_views_on_every_backbone(name):
+    network, objective = prepare_views(name)
+    batches = (a_batch(), replace(a_batch(), images=a_batch().images.flip(3)))
+    inputs = objective.prepare(batches, CPU)
+    losses = TrainingStep(network, objective)(inputs)
+    assert {key: tuple(value.shape) for key, value in losses.items()} == {
+        "agreement": (3,), "spread": (3,)
+    }  # fmt: skip
+    sum(value.sum() for value in losses.values()).backward()
+    assert not [k for k, p in network.named_parameters() if p.grad is None and p.requires_grad]
+    assert objective.reconstruct(network, a_batch(), CPU) is None
+    # By hand, from the projection of each view alone.
+    network.eval()
+    projected = [network.head(network.features(half)) for half in inputs.images.chunk(2)]
+    found = objective.losses(network, inputs)
+    wanted = (projected[0] - projected[1]).square().mean(dim=1) / 4
+    torch.testing.assert_close(found["agreement"], 0.95 * wanted, rtol=1e-3, atol=1e-6)
+    spread = sum(sketch_gaussian(one, inputs.directions) for one in projected) / 2
+    torch.testing.assert_close(found["spread"], 0.05 * spread.expand(3), rtol=1e-3, atol=1e-6)
+
+
+def test_views_of_validation_are_random_parts_and_always_the_same():
+    network, objective = prepare_views("swin", 4)
+    first, second = (objective.draw_fixed(a_batch(4), CPU) for _ in range(2))
+    assert first.images.equal(second.images)
+    assert first.images.shape == (6, 4, *SIZE)
+    whole, part = first.images.chunk(2)
+    assert whole.equal(normalise(a_batch(4).images, preprocess(4)))
+    assert not part.isclose(whole).all(dim=(1, 2, 3)).any()
+    assert part.amax() <= whole.amax()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = objective.losses(network, first)["agreement"]
+    torch.testing.assert_close(
+        half, objective.losses(network, first)["agreement"], rtol=0.3, atol=0.01
+    )

@@ -19,9 +19,10 @@ from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CASCADE_VITDET, CONVENTIONS, SMALL_RCNN, VITDET, RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
 from muntin.heads.simmim_head import SimMIMConfig, build_simmim_head
+from muntin.heads.views_head import ViewsConfig, ViewsHead
 
 DetectorConfig = FCOSConfig | RCNNConfig
-PretrainingConfig = MAEConfig | SimMIMConfig
+PretrainingConfig = MAEConfig | SimMIMConfig | ViewsConfig
 AnyHeadConfig = DetectorConfig | SemanticConfig | PoseConfig | PretrainingConfig
 """Every class of config, for the reader of run folders."""
 
@@ -66,6 +67,8 @@ def build_head(config: PretrainingConfig, backbone: Backbone) -> Head:
     """Build a head that learns without labels; one that does not suit is a `ConfigError`."""
     if isinstance(config, MAEConfig):
         return build_mae_head(backbone, config)
+    if isinstance(config, ViewsConfig):
+        return ViewsHead(backbone, config)
     return build_simmim_head(backbone, config)
 
 

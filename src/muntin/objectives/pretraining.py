@@ -15,7 +15,9 @@ from muntin.features import Backbone
 from muntin.heads.head_table import PretrainingConfig
 from muntin.heads.mae_head import MAEConfig
 from muntin.heads.simmim_head import SimMIMConfig
+from muntin.heads.views_head import ViewsConfig
 from muntin.objectives.reconstruction_objective import LossObjective, MaskedReconstruction
+from muntin.objectives.views_objective import TwoViews
 from muntin.ops.masks import Mask, draw_masks, draw_quarters, draw_units
 from muntin.shapes import Size
 from muntin.zoo.model_zoo import BackboneConfig, family_of
@@ -29,6 +31,7 @@ class Pretraining:
 
     Attributes:
         families: Of models that it suits; empty for all.
+        suits: Why it is the one for these, as a clause.
         head_config: Class of the config that says what is learnt; its kind is the name.
         default_head: Config of the head for a model.
         fit_model: Changes fields of a model that the head needs otherwise.
@@ -37,6 +40,7 @@ class Pretraining:
 
     name: str
     families: tuple[str, ...]
+    suits: str
     head_config: type[PretrainingConfig]
     default_head: Callable[[BackboneConfig], PretrainingConfig]
     fit_model: Callable[[BackboneConfig], BackboneConfig]
@@ -122,6 +126,7 @@ PRETRAINING: Mapping[str, Pretraining] = {
     "mae": Pretraining(
         name="mae",
         families=("vit", "hiera"),
+        suits="this model computes only the patches that are seen",
         head_config=MAEConfig,
         default_head=_size_decoder,
         fit_model=_norm_tokens,
@@ -130,10 +135,20 @@ PRETRAINING: Mapping[str, Pretraining] = {
     "simmim": Pretraining(
         name="simmim",
         families=("swin", "swin_v2", "vit"),
+        suits="windows need a token at every place",
         head_config=SimMIMConfig,
         default_head=_choose_units,
         fit_model=_norm_maps,
         build_objective=_mask_units,
+    ),
+    "views": Pretraining(
+        name="views",
+        families=(),
+        suits="this model cannot be masked",
+        head_config=ViewsConfig,
+        default_head=lambda model: ViewsConfig(),
+        fit_model=lambda model: model,
+        build_objective=lambda config, backbone, preprocessing: TwoViews(preprocessing, config),
     ),
 }
 
@@ -149,11 +164,8 @@ def choose_pretraining(name: str, model: BackboneConfig) -> ChosenPretraining:
     family = family_of(model)
     suitable = [row for row in PRETRAINING.values() if family in row.families or not row.families]
     if name == "auto":
-        if not suitable:
-            message = f"no objective suits the family {family!r}. Choose another model."
-            raise ConfigError(message)
         first = suitable[0]
-        return ChosenPretraining(first, (f"objective: {first.name}, the one for {family}",))
+        return ChosenPretraining(first, (f"objective: {first.name} ({first.suits})",))
     row = PRETRAINING[name]
     if row not in suitable:
         message = (
