@@ -18,9 +18,11 @@ from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CASCADE_VITDET, CONVENTIONS, SMALL_RCNN, VITDET, RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
+from muntin.heads.simmim_head import SimMIMConfig, build_simmim_head
+from muntin.heads.views_head import ViewsConfig, ViewsHead
 
 DetectorConfig = FCOSConfig | RCNNConfig
-PretrainingConfig = MAEConfig
+PretrainingConfig = MAEConfig | SimMIMConfig | ViewsConfig
 AnyHeadConfig = DetectorConfig | SemanticConfig | PoseConfig | PretrainingConfig
 """Every class of config, for the reader of run folders."""
 
@@ -63,7 +65,11 @@ def build_detector(
 
 def build_head(config: PretrainingConfig, backbone: Backbone) -> Head:
     """Build a head that learns without labels; one that does not suit is a `ConfigError`."""
-    return build_mae_head(backbone, config)
+    if isinstance(config, MAEConfig):
+        return build_mae_head(backbone, config)
+    if isinstance(config, ViewsConfig):
+        return ViewsHead(backbone, config)
+    return build_simmim_head(backbone, config)
 
 
 Config = TypeVar("Config", bound=HeadConfig)

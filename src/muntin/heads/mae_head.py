@@ -20,7 +20,14 @@ from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.network import HeadConfig
-from muntin.heads.pixel_decoder import DecoderSizes, PatchPredictor, PixelDecoder, number_kept
+from muntin.heads.pixel_decoder import (
+    DecoderSizes,
+    PatchPredictor,
+    PixelDecoder,
+    number_kept,
+    require_mask,
+    require_whole_grid,
+)
 from muntin.shapes import Bool, Float, Int, Size
 
 
@@ -47,7 +54,7 @@ class MAEConfig(HeadConfig):
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_range("head.mask_ratio", self.mask_ratio, 0.01, 0.99)
-        DecoderSizes(dim=self.dim, depth=self.depth, num_heads=self.num_heads)
+        self.sizes(1e-6)
 
     def sizes(self, norm_eps: float) -> DecoderSizes:
         """Sizes of the decoder."""
@@ -89,7 +96,7 @@ class MAEHead(PatchPredictor):
 
     def find_hidden(self, features: Features) -> Bool[Tensor, "B N"]:
         """Patches that were not kept."""
-        return ~_kept(features)
+        return ~require_mask(features).keep
 
 
 class HieraMAEHead(PatchPredictor):
@@ -154,7 +161,7 @@ class HieraMAEHead(PatchPredictor):
         """Patches of units that were not kept."""
         height, width = features.image_size
         side = self.unit * self.patch
-        keep = _kept(features).unflatten(1, (height // side, width // side))
+        keep = require_mask(features).keep.unflatten(1, (height // side, width // side))
         keep = keep.repeat_interleave(self.unit, 1).repeat_interleave(self.unit, 2)
         return ~keep.flatten(1)
 
@@ -169,23 +176,3 @@ def build_mae_head(backbone: Backbone, config: MAEConfig) -> PatchPredictor:
         raise ConfigError(message)
     plain = {*backbone.spec.strides} == {backbone.mask_px}
     return (MAEHead if plain else HieraMAEHead)(backbone, config)
-
-
-def require_whole_grid(backbone: Backbone, side: int) -> Size:
-    """The grid of squares of `side` pixels in images of the model's size, which they must fill."""
-    body: Any = backbone.config
-    height, width = body.img_size
-    if height % side or width % side:
-        message = (
-            f"img_size must be a multiple of {side} pixels for {type(backbone).__name__} to be "
-            f"pretrained by masks, got {height}x{width}. Choose another img_size."
-        )
-        raise ConfigError(message)
-    return height // side, width // side
-
-
-def _kept(features: Features) -> Bool[Tensor, "B N"]:
-    if features.mask is None:
-        message = "reconstruction requires features with a mask, got none. Pass a TokenMask."
-        raise ConfigError(message)
-    return features.mask.keep

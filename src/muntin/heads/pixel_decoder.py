@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError, ShapeError
-from muntin.features import Features, TokenMask
+from muntin.features import Backbone, Features, TokenMask
 from muntin.heads.network import Head
 from muntin.nn.layers import Mlp
 from muntin.ops.dot_attention import attend
@@ -244,3 +244,24 @@ def place_waves(grid: Size, dim: int, num_prefix: int = 0) -> Float[Tensor, "1 N
 def number_kept(keep: Bool[Tensor, "B N"]) -> Int[Tensor, "B N"]:
     """Count what is kept in each row from 0; -1 elsewhere."""
     return torch.where(keep, keep.cumsum(dim=1) - 1, -1)
+
+
+def require_whole_grid(backbone: Backbone, side: int) -> Size:
+    """The grid of squares of `side` pixels in images of the model's size, which they must fill."""
+    body: Any = backbone.config
+    height, width = body.img_size
+    if height % side or width % side:
+        message = (
+            f"img_size must be a multiple of {side} pixels for {type(backbone).__name__} to be "
+            f"pretrained by masks, got {height}x{width}. Choose another img_size."
+        )
+        raise ConfigError(message)
+    return height // side, width // side
+
+
+def require_mask(features: Features) -> TokenMask:
+    """The mask that the features were computed with; without one there is nothing to predict."""
+    if features.mask is None:
+        message = "reconstruction requires features with a mask, got none. Pass a TokenMask."
+        raise ConfigError(message)
+    return features.mask

@@ -254,6 +254,7 @@ class Hiera(Backbone):
         One map a stage of `out_indices`; the vector is the normalised mean of the last one. With
         units dropped, maps hold the others side by side in one row.
         """
+        self._refuse_quarters(mask)
         maps = self._run(images, mask)
         if mask is not None and mask.fill is None:
             # One row of units: every part is there, in another order.

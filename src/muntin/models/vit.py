@@ -354,6 +354,7 @@ class ViT(Backbone):
         vector is the class token, class and distillation token one after the other, the mean of
         the patch tokens, or class token and mean.
         """
+        self._refuse_quarters(mask)
         tokens, grid = self._run(images, mask)
 
         def to_maps() -> list[Tensor]:

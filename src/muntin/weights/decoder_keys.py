@@ -4,7 +4,8 @@
 Source:
     MAE: facebookresearch/mae@efb2a80 and hiera@b12b842, whose encoders have timm's names;
     transformers 5.23 (`ViTMAEForPreTraining`, `HieraForPreTraining`), in files and in memory.
-    Compared live in tests/parity/test_mae_parity.py.
+    SimMIM: microsoft/SimMIM@d3e29bc, and `SwinForMaskedImageModeling` and its kin.
+    Compared live in tests/parity/test_mae_parity.py and test_simmim_parity.py.
 """
 
 from __future__ import annotations
@@ -78,8 +79,18 @@ HIERA_TRANSFORMERS = (
     *layer_rows("encoder_norm", "head.encoder_norm"),
 )
 
+BODY = "<body>"
+"""Stands for the prefix of the backbone in names of tensors that lie among its own."""
+
+_PREDICT = layer_rows("decoder.0", "head.predict")
+SIMMIM = (Row((BODY + "mask_token",), "head.mask_token", _TOKEN), *_PREDICT)
+SIMMIM_TRANSFORMERS = (
+    Row((BODY + "embeddings.mask_token",), "head.mask_token", _TOKEN),
+    *_PREDICT,
+)
+
 DECODERS = (
     r"^(decoder(_\w+)?|multi_scale_fusion_heads|multiscale_fusion|encoder_norm)\."
-    r"|^decoder_pos_embed$|^mask_token$"
+    r"|^decoder_pos_embed$|(^|\.)mask_token$"
 )
 """Keys of the decoders."""

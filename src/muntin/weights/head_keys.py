@@ -32,12 +32,16 @@ from muntin.heads.pose_head import PoseHead
 from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CONVENTIONS
 from muntin.heads.semantic_head import SemanticHead
+from muntin.heads.simmim_head import SimMIMHead
 from muntin.weights.decoder_keys import (
+    BODY,
     DECODERS,
     HIERA_TIMM,
     HIERA_TRANSFORMERS,
     MAE_TIMM,
     MAE_TRANSFORMERS,
+    SIMMIM,
+    SIMMIM_TRANSFORMERS,
 )
 from muntin.weights.key_maps import (
     DENSE_TASKS,
@@ -71,11 +75,16 @@ def add_head_keys(body: KeyMap, dialect: str, head: nn.Module | None) -> KeyMap:
     names = _NAMES.get(kind, {}).get(dialect)
     if names is None:
         return body
+    prefix = body.prefix if names.body_prefix is None else names.body_prefix
+    rows = names.rows(head) if callable(names.rows) else names.rows
     return HeadMap(
-        names.rows(head) if callable(names.rows) else names.rows,
+        tuple(
+            replace(row, theirs=tuple(name.replace(BODY, prefix) for name in row.theirs))
+            for row in rows
+        ),
         unused=names.unused,
         body=body,
-        body_prefix=body.prefix if names.body_prefix is None else names.body_prefix,
+        body_prefix=prefix,
         head_pattern=names.head_pattern,
         obstacle=_find_obstacle(head, dialect),
     )
@@ -302,6 +311,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "pose": lambda head: isinstance(head, PoseHead) and head.config.decoder != "light",
     "mae": lambda head: isinstance(head, MAEHead),
     "hiera_mae": lambda head: isinstance(head, HieraMAEHead),
+    "simmim": lambda head: isinstance(head, SimMIMHead),
 }
 """Which heads other ecosystems have too."""
 
@@ -310,8 +320,8 @@ _OPENMMLAB_DETECTOR = _HeadNames(rows=_openmmlab_detector)
 _OPENMMLAB_SEGMENTER = _HeadNames(rows=_segmenter_rows("bn", "conv_seg"))
 
 
-def _decoder(rows: tuple[Row, ...]) -> _HeadNames:
-    return _HeadNames(rows=rows, body_prefix=None, head_pattern=DECODERS, unused="")
+def _decoder(rows: tuple[Row, ...], body_prefix: str | None = None) -> _HeadNames:
+    return _HeadNames(rows=rows, body_prefix=body_prefix, head_pattern=DECODERS, unused="")
 
 
 _NAMES: dict[str, dict[str, _HeadNames]] = {
@@ -343,5 +353,10 @@ _NAMES: dict[str, dict[str, _HeadNames]] = {
     },
     "mae": {"timm": _decoder(MAE_TIMM), "transformers": _decoder(MAE_TRANSFORMERS)},
     "hiera_mae": {"timm": _decoder(HIERA_TIMM), "transformers": _decoder(HIERA_TRANSFORMERS)},
+    "simmim": {
+        "microsoft": _decoder(SIMMIM, "encoder."),
+        "timm": _decoder(SIMMIM, "encoder."),
+        "transformers": _decoder(SIMMIM_TRANSFORMERS),
+    },
 }
 """Names by kind of head and dialect."""
