@@ -35,13 +35,19 @@ class TokenMask:
         keep: True for each patch that is kept, in row-major order of `Backbone.mask_grid`
             (Hiera: mask units). Every image keeps the same number.
         fill: Mask token that replaces the other tokens; None drops them.
+        quarter: Which of the 2 x 2 units of each block of the grid is processed, counted row by
+            row; the other three are dropped, and `fill` replaces those tokens of this one that are
+            not kept. Only for families whose `keeps_quarters` is True.
     """
 
     keep: Bool[Tensor, "B N"]
     fill: Float[Tensor, " C"] | None = None
+    quarter: Int[Tensor, "B h w"] | None = None
 
     def __post_init__(self) -> None:
         """Check that the kept tokens form a batch."""
+        if self.fill is not None:
+            return  # every token is there
         counts = sorted(set(self.keep.sum(dim=1).tolist()))
         if len(counts) != 1 or not counts[0]:
             message = (
@@ -71,6 +77,25 @@ class TokenMask:
         if self.fill is not None:
             return tokens
         return tokens[self.keep].view(tokens.shape[0], -1, tokens.shape[2])
+
+    def take_quarter(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B Hk Wk C"]:
+        """Lay the units that are processed side by side: a map of half the sides, if `quarter`."""
+        if self.quarter is None:
+            return x
+        rows, columns = self.quarter.shape[1:]
+        if x.shape[1] % (2 * rows) or x.shape[2] % (2 * columns):
+            message = (
+                f"quarter must divide a map of {x.shape[1]} x {x.shape[2]} tokens into blocks of "
+                f"2 x 2 units, got {rows} x {columns} blocks. Choose another unit or image size."
+            )
+            raise ShapeError(message)
+        x = x.unflatten(2, (columns, 2, -1)).unflatten(1, (rows, 2, -1))  # B, h, 2, u, w, 2, v, C
+        x = x.permute(0, 1, 4, 2, 5, 3, 6, 7).flatten(3, 4)  # B, h, w, 4, u, v, C
+        chosen = self.quarter.view(*self.quarter.shape, 1, 1, 1, 1).expand(
+            -1, -1, -1, 1, *x.shape[4:]
+        )
+        x = x.gather(3, chosen)[:, :, :, 0]  # B, h, w, u, v, C
+        return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def refuse_maps(self) -> list[Tensor]:
         """Raise `ConfigError`: a network that dropped tokens has no maps."""
@@ -113,7 +138,11 @@ class Features:
 
     @property
     def maps(self) -> list[Tensor]:
-        """The maps, B, C, H/stride, W/stride each, finest first."""
+        """The maps, B, C, H/stride, W/stride each, finest first.
+
+        With a mask that drops tokens they are those of what is left, laid side by side (Hiera,
+        Swin); a ViT has none.
+        """
         if self._maps is None:
             self._maps = self._make_maps()
         return self._maps
@@ -162,6 +191,12 @@ class Backbone(nn.Module):
 
     blocks: nn.ModuleList | Sequence[nn.Module]
     """All blocks in order of computation."""
+
+    drops_tokens: ClassVar[bool] = False
+    """Whether masks without a fill are supported, whose other tokens are not computed."""
+
+    keeps_quarters: ClassVar[bool] = False
+    """Whether `TokenMask.quarter` is supported."""
 
     undecayed: ClassVar[tuple[str, ...]] = ()
     """Ends of the names of parameters without weight decay: positions and tokens."""
@@ -228,6 +263,11 @@ class Backbone(nn.Module):
         )
         raise ShapeError(message)
 
+    @property
+    def mask_px(self) -> int:
+        """Side in pixels of a cell of `mask_grid`; 0 if the family does not support masks."""
+        return 0
+
     def mask_grid(self, image_size: Size) -> Size:
         """Rows and columns of the grid of `TokenMask.keep` for images of (height, width) pixels.
 
@@ -240,6 +280,14 @@ class Backbone(nn.Module):
     def _refuse_mask(self, mask: TokenMask | None) -> None:
         if mask is not None:
             raise self._mask_error()
+
+    def _refuse_quarters(self, mask: TokenMask | None) -> None:
+        if mask is not None and mask.quarter is not None:
+            message = (
+                f"a mask with quarters requires a Swin or Swin V2, got {type(self).__name__}. "
+                f"Use a mask without."
+            )
+            raise ConfigError(message)
 
     def _mask_error(self) -> ConfigError:
         return ConfigError(

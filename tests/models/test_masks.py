@@ -8,6 +8,7 @@ import torch
 
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import Backbone, TokenMask
+from muntin.ops.masks import draw_quarters
 from muntin.zoo import create_backbone
 
 VIT = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 64}
@@ -152,6 +153,29 @@ def test_a_fill_learns():
         assert fill.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", ["swin", "swin_v2"])
+@torch.no_grad()
+def test_a_swin_of_quarters_sees_the_image_that_they_form(name):
+    body, images, unit = build(name), torch.randn(2, 3, 64, 96), 8
+    mask = draw_quarters(2, body.mask_grid((64, 96)), unit // 4, 0.0, torch.Generator())
+    small = torch.empty(2, 3, 32, 48)  # the chosen unit of each block, side by side
+    for image in range(2):
+        for row in range(4):
+            for column in range(6):
+                place = int(mask.quarter[image, row, column])
+                top, left = 2 * row + place // 2, 2 * column + place % 2
+                small[image, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = images[
+                    image, :, 8 * top : 8 * top + 8, 8 * left : 8 * left + 8
+                ]
+    fill = torch.zeros(body.config.embed_dim)
+    kept = body.features(images, mask=TokenMask(mask.keep, fill, mask.quarter))
+    for ours, wanted in zip(kept.maps, body.features(small).maps, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(kept.vector, body.embed(small), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ShapeError, match="16 x 23"):
+        TokenMask(mask.keep, fill, mask.quarter).take_quarter(torch.zeros(2, 16, 23, 1))
+
+
 def test_what_cannot_be_masked():
     everything = TokenMask(torch.ones(1, 16, dtype=torch.bool))
     images = torch.randn(1, 3, 64, 64)
@@ -165,5 +189,8 @@ def test_what_cannot_be_masked():
         build("vit").features(images, mask=TokenMask(torch.ones(1, 9, dtype=torch.bool)))
     with pytest.raises(ShapeError, match=r"\[1, 2\]"):
         TokenMask(torch.tensor([[True, False], [True, True]]))
+    quarters = TokenMask(everything.keep[:, :4], None, torch.zeros(1, 1, 1, dtype=torch.long))
+    with pytest.raises(ConfigError, match="Hiera"):
+        build("hiera").features(images, mask=quarters)
     with pytest.raises(ConfigError, match="tokens"):
         _ = build("swin").features(images).tokens

@@ -10,18 +10,23 @@ import torch
 
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import TokenMask
+from muntin.heads.head_table import build_head
+from muntin.heads.mae_head import MAEConfig
 from muntin.heads.network import Network
-from muntin.heads.reconstruction_head import PixelDecoder, cut_patches
-from muntin.objectives.reconstruction_objective import MaskedReconstruction, draw_masks
+from muntin.heads.pixel_decoder import cut_patches, join_patches
+from muntin.objectives.pretraining import PRETRAINING, choose_pretraining
+from muntin.ops.masks import draw_masks
 from muntin.runs import read_journal
 from muntin.zoo.model_zoo import build_backbone
-from tests.objectives.fitting import DIM, MODEL, PATCH, PRE, SIDE, fit_objective
+from tests.objectives.fitting import MODEL, PATCH, PRE, SIDE, fit_objective
+
+SMALL = MAEConfig(dim=16, depth=1, num_heads=2)
 
 
 def a_network() -> Network:
     torch.manual_seed(0)
     backbone = build_backbone(MODEL)
-    return Network(backbone, PixelDecoder(DIM, PATCH, dim=16, num_heads=2))
+    return Network(backbone, build_head(SMALL, backbone))
 
 
 def test_patches_are_cut_row_by_row():
@@ -33,6 +38,7 @@ def test_patches_are_cut_row_by_row():
             assert patches[:, 3 * row + column].equal(part.permute(0, 2, 3, 1).flatten(1))
     with pytest.raises(ShapeError, match=r"16x25"):
         cut_patches(torch.zeros(1, 3, 16, 25), 8)
+    assert join_patches(patches, 8, (16, 24)).equal(images)
 
 
 @pytest.mark.parametrize(("ratio", "kept"), [(0.75, 4), (0.5, 8), (0.99, 1), (0.01, 15)])
@@ -41,7 +47,7 @@ def test_masks_keep_equally_many_and_never_all(ratio, kept):
     assert keep.sum(dim=1).tolist() == [kept] * 5
     assert len({tuple(row.tolist()) for row in keep}) > 1
     with pytest.raises(ConfigError, match="mask_ratio"):
-        MaskedReconstruction(PRE, patch_size=8, mask_ratio=1.0)
+        MAEConfig(mask_ratio=1.0)
 
 
 def test_the_loss_is_the_mean_error_of_the_dropped_patches():
@@ -78,8 +84,9 @@ def test_what_was_dropped_is_not_seen():
 def test_the_loop_trains_it_and_resumes_bit_for_bit(tmp_path):
     def train(name: str, **options):
         torch.manual_seed(1)
-        decoder = PixelDecoder(DIM, PATCH, dim=16, num_heads=2)
-        objective = MaskedReconstruction(PRE, patch_size=PATCH)
+        row, backbone = choose_pretraining("auto", MODEL).value, build_backbone(MODEL)
+        assert row is PRETRAINING["mae"]
+        decoder, objective = build_head(SMALL, backbone), row.build_objective(SMALL, backbone, PRE)
         return fit_objective(tmp_path, name, objective, decoder, **options)
 
     whole = train("whole")

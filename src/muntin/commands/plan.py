@@ -24,6 +24,7 @@ def plan(
     val: values.ValOption = "",
     model: values.ModelOption = "",
     head: values.HeadOption = "",
+    objective: values.ObjectiveOption = "auto",
     weights: values.WeightsOption = "auto",
     part: values.PartOption = "",
     recipe: values.RecipeOption = "auto",
@@ -36,7 +37,8 @@ def plan(
     teacher: values.TeacherOption = "",
     teacher_cache: values.TeacherCacheOption = "",
 ) -> int:
-    """Predict memory and time of training; exit code 1 if it does not fit."""
+    """Predict memory and time of training, or of `pretrain`; exit code 1 if it does not fit."""
+    head = head or objective.removeprefix("auto")
     parsed: dict[str, Any] = {
         "batch_size": values.parse_batch(batch_size),
         "img_size": values.parse_size(img_size),

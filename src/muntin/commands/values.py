@@ -33,6 +33,9 @@ AdaptOption = Annotated[
 FreezeOption = Annotated[
     int | None, typer.Option(help="Frozen leading stages (blocks of a ViT); -1 = the backbone.")
 ]
+ObjectiveOption = Annotated[
+    str, typer.Option(help="What pretraining learns: auto (by the model), mae, simmim or views.")
+]
 RecipeOption = Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")]
 BatchOption = Annotated[str, typer.Option(help="Images per step, or auto.")]
 SideOption = Annotated[str, typer.Option(help="Side in pixels, or HxW.")]

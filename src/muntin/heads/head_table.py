@@ -12,14 +12,18 @@ from torch import nn
 from muntin.errors import ConfigError, unknown_name
 from muntin.features import Backbone
 from muntin.heads.fcos import FCOS, SMALL_FCOS, FCOSConfig
-from muntin.heads.network import HeadConfig
+from muntin.heads.mae_head import MAEConfig, build_mae_head
+from muntin.heads.network import Head, HeadConfig
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CASCADE_VITDET, CONVENTIONS, SMALL_RCNN, VITDET, RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
+from muntin.heads.simmim_head import SimMIMConfig, build_simmim_head
+from muntin.heads.views_head import ViewsConfig, ViewsHead
 
 DetectorConfig = FCOSConfig | RCNNConfig
-AnyHeadConfig = DetectorConfig | SemanticConfig | PoseConfig
+PretrainingConfig = MAEConfig | SimMIMConfig | ViewsConfig
+AnyHeadConfig = DetectorConfig | SemanticConfig | PoseConfig | PretrainingConfig
 """Every class of config, for the reader of run folders."""
 
 _RCNN, _CASCADE = CONVENTIONS["openmmlab"]["rcnn"], CONVENTIONS["openmmlab"]["cascade"]
@@ -57,6 +61,15 @@ def build_detector(
         message = f"masks need a head of {', '.join(MASK_DETECTORS)}, got fcos. Choose one of them."
         raise ConfigError(message)
     return FCOS(backbone, num_classes, config)
+
+
+def build_head(config: PretrainingConfig, backbone: Backbone) -> Head:
+    """Build a head that learns without labels; one that does not suit is a `ConfigError`."""
+    if isinstance(config, MAEConfig):
+        return build_mae_head(backbone, config)
+    if isinstance(config, ViewsConfig):
+        return ViewsHead(backbone, config)
+    return build_simmim_head(backbone, config)
 
 
 Config = TypeVar("Config", bound=HeadConfig)

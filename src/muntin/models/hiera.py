@@ -213,6 +213,7 @@ class Hiera(Backbone):
 
     stage_unit: Literal["stage"] = "stage"
     blocks: nn.ModuleList
+    drops_tokens = True
     undecayed = ("pos_embed",)
 
     def __init__(self, config: HieraConfig) -> None:
@@ -250,8 +251,10 @@ class Hiera(Backbone):
     ) -> Features:
         """Run all blocks; sides of the maps round up, and a mask may drop mask units or fill them.
 
-        One map a stage of `out_indices`; the vector is the normalised mean of the last one.
+        One map a stage of `out_indices`; the vector is the normalised mean of the last one. With
+        units dropped, maps hold the others side by side in one row.
         """
+        self._refuse_quarters(mask)
         maps = self._run(images, mask)
         if mask is not None and mask.fill is None:
             # One row of units: every part is there, in another order.
@@ -261,7 +264,7 @@ class Hiera(Backbone):
                 images,
                 sizes=sizes,
                 mask=mask,
-                maps=mask.refuse_maps,
+                maps=lambda: maps,
                 vector=lambda: self.norm(tokens.mean(dim=1)),
                 tokens=lambda: tokens,
             )
@@ -273,6 +276,11 @@ class Hiera(Backbone):
             vector=lambda: self.norm(maps[-1].mean(dim=(2, 3))),
             tokens=lambda: maps[-1].flatten(2).transpose(1, 2),
         )
+
+    @property
+    def mask_px(self) -> int:
+        """Side of a mask unit."""
+        return self.config.unit_px
 
     def mask_grid(self, image_size: Size) -> Size:
         """Mask units down and across in images of this size."""

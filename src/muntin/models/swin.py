@@ -317,6 +317,7 @@ class Swin(Backbone):
     """The whole backbone (figure 3a). Stages beyond the last of `out_indices` are not built."""
 
     stage_unit: Literal["stage"] = "stage"
+    keeps_quarters = True
     undecayed = ("relative_position_bias_table", "absolute_pos_embed")
     block: Callable[..., nn.Module] = SwinBlock
     merging: Callable[..., nn.Module] = PatchMerging
@@ -382,7 +383,7 @@ class Swin(Backbone):
         """Run all stages; sides of the maps round up, or as the size rule says.
 
         One map a stage of `out_indices`; the vector is the mean of the last one. A mask needs a
-        fill: windows need a token at every place.
+        fill: windows need a token at every place. With quarters, maps have half the sides.
         """
         outputs = self._run(images, mask)
         *finer, coarsest = self.config.out_indices
@@ -398,6 +399,11 @@ class Swin(Backbone):
             ],
             vector=lambda: last.mean(dim=(2, 3)),
         )
+
+    @property
+    def mask_px(self) -> int:
+        """Side of a patch."""
+        return self.config.patch_size
 
     def mask_grid(self, image_size: Size) -> Size:
         """Patches down and across in images of this size."""
@@ -431,7 +437,8 @@ class Swin(Backbone):
                 self.absolute_pos_embed, old=config.grid, new=size, how=rule.positions
             )
             x = x + positions.view(1, *size, -1)
-        x = self.pos_drop(x)
+        # What is left is a map of half the sides, on which windows stay dense.
+        x = self.pos_drop(x if mask is None else mask.take_quarter(x))
         built_size = config.grid
         outputs = {}
         for index, stage in enumerate(self.layers):

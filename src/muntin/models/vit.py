@@ -291,6 +291,7 @@ class ViT(Backbone):
     """The whole backbone (figure 1). Blocks beyond the last of `out_indices` are not built."""
 
     blocks: nn.ModuleList
+    drops_tokens = True
     undecayed = ("relative_position_bias_table", "pos_embed", "_token")
 
     def __init__(self, config: ViTConfig) -> None:
@@ -353,6 +354,7 @@ class ViT(Backbone):
         vector is the class token, class and distillation token one after the other, the mean of
         the patch tokens, or class token and mean.
         """
+        self._refuse_quarters(mask)
         tokens, grid = self._run(images, mask)
 
         def to_maps() -> list[Tensor]:
@@ -378,6 +380,11 @@ class ViT(Backbone):
             return self.fc_norm(x[:, 0])
         mean = self.fc_norm(x[:, self.num_prefix :].mean(dim=1))
         return mean if self.config.pool == "mean" else torch.cat([self.fc_norm(x[:, 0]), mean], 1)
+
+    @property
+    def mask_px(self) -> int:
+        """Side of a patch."""
+        return self.config.patch_size
 
     def mask_grid(self, image_size: Size) -> Size:
         """Patches down and across in images of this size."""

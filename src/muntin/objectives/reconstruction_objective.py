@@ -1,35 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Self-supervised learning: predict the patches hidden from the backbone (MAE)."""
+"""Self-supervised learning: predict the pixels hidden from the backbone (MAE, SimMIM)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from muntin.configs import check_range
 from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader
 from muntin.data.randomness import derive_seed
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.features import TokenMask
+from muntin.features import Features
 from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast, Objective
+from muntin.ops.masks import Mask
 from muntin.samples import Listing
 from muntin.scoring.evaluator import Outputs, Scored, join_outputs
-from muntin.shapes import Bool, Float
+from muntin.shapes import Float, Size, UInt8
 
 MASK_SEED = 0x6D61736B
 """Address of the masks of validation, which are the same in every epoch."""
 
+DrawMask = Callable[[int, Size, torch.Generator], Mask]
+"""From a number of images and their (height, width) in pixels to what is hidden of each."""
+
 
 class MaskedImages(NamedTuple):
-    """Normalised images, and the patches that the backbone sees, row by row over the grid."""
+    """Normalised images, and what the backbone sees of them."""
 
     images: Float[Tensor, "B C H W"]
-    keep: Bool[Tensor, "B N"]
+    mask: Mask
+
+
+class Reconstruction(NamedTuple):
+    """Images, what was seen of them, and the hidden part as predicted."""
+
+    images: UInt8[Tensor, "B C H W"]
+    masked: UInt8[Tensor, "B C H W"]
+    predicted: UInt8[Tensor, "B C H W"]
 
 
 class MeanLoss:
@@ -53,39 +64,41 @@ class MeanLoss:
         return {"loss": float(losses.mean()), "num_images": self.num_images}
 
 
-class MaskedReconstruction(Objective[MaskedImages]):
-    """Drop most patches, and predict their pixels with the network's only head, a `PixelDecoder`.
+class LossObjective(Objective[Any]):
+    """An objective without labels, validated by its loss on images that it always treats alike."""
 
-    `patch_size` is the side of a patch of the backbone in pixels, `mask_ratio` the share of the
-    patches that is dropped, 0.75 as published.
-    """
+    preprocessing: Preprocessing
 
-    def __init__(
-        self, preprocessing: Preprocessing, *, patch_size: int, mask_ratio: float = 0.75
-    ) -> None:
-        check_range("mask_ratio", mask_ratio, 0.01, 0.99)
-        self.preprocessing = preprocessing
-        self.patch_size, self.mask_ratio = patch_size, mask_ratio
+    def draw(self, views: Sequence[Batch], device: torch.device, generator: torch.Generator) -> Any:  # noqa: ANN401 (inputs of `losses`)
+        """Make the inputs of the losses; everything random comes from the generator."""
+        raise NotImplementedError
 
-    def prepare(self, views: Sequence[Batch], device: torch.device) -> MaskedImages:
-        """Normalise the images and draw the patches that are kept."""
-        (batch,) = views
+    def reconstruct(
+        self, network: Network, batch: Batch, device: torch.device
+    ) -> Reconstruction | None:
+        """What the network makes of images whose parts are hidden; None if it hides nothing.
+
+        The parts are the same whenever it is called. The network should be in evaluation mode.
+        """
+        raise NotImplementedError
+
+    def prepare(self, views: Sequence[Batch], device: torch.device) -> Any:  # noqa: ANN401 (as `draw`)
+        """Normalise the images and draw what is random."""
         # A seed from the global generator, which the loop has seeded for this step.
         seed = int(torch.randint(2**62, ()))
-        return self._mask(batch, device, torch.Generator().manual_seed(seed))
+        return self.draw(views, device, torch.Generator().manual_seed(seed))
 
-    def losses(self, network: Network, inputs: MaskedImages) -> dict[str, Float[Tensor, " B"]]:
-        """Compute the mean squared error of the dropped patches of each image."""
-        features = network.features(inputs.images, mask=TokenMask(inputs.keep))
-        head: Any = network.head
-        losses: dict[str, Tensor] = head.losses(features, inputs.images)
-        return losses
+    def draw_fixed(self, batch: Batch, device: torch.device) -> Any:  # noqa: ANN401 (as `draw`)
+        """Inputs of the losses that are always the same for these images."""
+        seed = derive_seed(MASK_SEED, int(batch.indices[0]))
+        views = (batch,) * self.views
+        return self.draw(views, device, torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
     def evaluate(
         self, network: Network, loader: EvalLoader, device: torch.device, autocast: Autocast
     ) -> Outputs:
-        """Compute the losses of the validation images, each with a mask of its own."""
+        """Compute the losses of the validation images."""
         was_training = network.training
         network.eval()
         rows: list[tuple[Tensor, Tensor]] = []
@@ -95,8 +108,7 @@ class MaskedReconstruction(Objective[MaskedImages]):
                 if not len(readable):
                     continue
                 part = batch.select(readable)
-                seed = derive_seed(MASK_SEED, int(part.indices[0]))
-                inputs = self._mask(part, device, torch.Generator().manual_seed(seed))
+                inputs = self.draw_fixed(part, device)
                 with autocast():
                     losses = self.losses(network, inputs)
                 rows.append((torch.stack([*losses.values()]).sum(0).float().cpu(), part.indices))
@@ -121,17 +133,47 @@ class MaskedReconstruction(Objective[MaskedImages]):
         """The loss, which is better when smaller."""
         return "loss", -float(figures["loss"])
 
-    def _mask(self, batch: Batch, device: torch.device, generator: torch.Generator) -> MaskedImages:
+
+class MaskedReconstruction(LossObjective):
+    """Hide parts of images, and predict their pixels with the network's only head.
+
+    The head has `make_mask`, `losses` and `reconstruct` (`muntin.heads.pixel_decoder`).
+    """
+
+    def __init__(self, preprocessing: Preprocessing, draw_mask: DrawMask) -> None:
+        self.preprocessing, self.draw_mask = preprocessing, draw_mask
+
+    def draw(
+        self, views: Sequence[Batch], device: torch.device, generator: torch.Generator
+    ) -> MaskedImages:
+        """Normalise the images and draw what is hidden."""
+        (batch,) = views
         images = normalise(batch.images.to(device), self.preprocessing)
-        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
-        keep = draw_masks(len(images), grid[0] * grid[1], self.mask_ratio, generator)
-        return MaskedImages(images, keep.to(device))
+        mask = self.draw_mask(len(images), (images.shape[2], images.shape[3]), generator)
+        return MaskedImages(images, mask.to(device))
 
+    def losses(self, network: Network, inputs: MaskedImages) -> dict[str, Float[Tensor, " B"]]:
+        """Compute the error of the hidden pixels of each image."""
+        head: Any = network.head
+        losses: dict[str, Tensor] = head.losses(self._see(network, inputs), inputs.images)
+        return losses
 
-def draw_masks(
-    count: int, num_patches: int, mask_ratio: float, generator: torch.Generator
-) -> Bool[Tensor, "B N"]:
-    """Draw which patches each image keeps: equally many, at least one, and not all."""
-    num_kept = min(max(round(num_patches * (1 - mask_ratio)), 1), num_patches - 1)
-    order = torch.rand(count, num_patches, generator=generator).argsort(dim=1)
-    return torch.zeros(count, num_patches, dtype=torch.bool).scatter_(1, order[:, :num_kept], True)
+    @torch.no_grad()
+    def reconstruct(self, network: Network, batch: Batch, device: torch.device) -> Reconstruction:
+        """Images, with the hidden pixels as the mean of images, and as predicted."""
+        inputs: MaskedImages = self.draw_fixed(batch, device)
+        head: Any = network.head
+        predicted, hidden = head.reconstruct(self._see(network, inputs), inputs.images)
+        masked = inputs.images.masked_fill(hidden[:, None], 0.0)
+        return Reconstruction(batch.images, self._to_bytes(masked), self._to_bytes(predicted))
+
+    def _see(self, network: Network, inputs: MaskedImages) -> Features:
+        head: Any = network.head
+        return network.features(inputs.images, mask=head.make_mask(inputs.mask))
+
+    def _to_bytes(self, images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
+        """Inverse of `normalise`."""
+        mean = torch.tensor(self.preprocessing.mean, device=images.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.preprocessing.std, device=images.device).view(1, -1, 1, 1)
+        values = (images.float() * std + mean) * 255
+        return values.round().clamp(0, 255).to(torch.uint8).cpu()

@@ -25,6 +25,7 @@ from muntin.runs import Run, drop_epochs_from, read_journal
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.staging import part_of
+from muntin.tasks.task_table import find_task
 from muntin.training.checkpoint import defer_interrupts, read_checkpoint
 from muntin.training.distillation import add_teacher, read_answers
 from muntin.training.loop import FitResult, Loop
@@ -32,6 +33,7 @@ from muntin.training.machine import build_fabric, choose_machine
 from muntin.training.memory_budget import fit_memory
 from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
+from muntin.training.reconstruction_sheet import COUNT, ReconstructionSheet
 from muntin.training.request import PreparedRun, Request, read_config, repeat_request
 from muntin.training.resume import check_same_data, resume_request
 from muntin.training.run_lock import locked
@@ -127,9 +129,10 @@ def train(
         RunError: The run folder cannot be written or resumed.
     """
     started = started or time.monotonic()  # a limit includes reading the data and the weights
+    find_task(task)  # pretraining is a verb of its own
     base = read_config(config) if isinstance(config, (str, Path)) else config
     request = Request(
-        task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=str(val),
+        task=task, data=str(data), out=str(out or new_folder(Path(data))), val=str(val),
         model=model, head=head, weights="none" if weights is None else str(weights),
         recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
         img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
@@ -137,14 +140,41 @@ def train(
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
         teacher=str(teacher), teacher_cache=str(teacher_cache),
     )  # fmt: skip
-    with locked(Path(request.out), create=not resume):
-        prepared = _resume(request, bool(out)) if resume else _start(request)
-        reporter = _tell(prepared, quiet)
-        work = partial(
-            _work, prepared=prepared, resume=resume, started=started, stop_after=stop_after,
-            quiet=quiet, pictures=pictures, stored=read_answers(prepared, reporter),
-        )  # fmt: skip
-        return _finish(prepared.run, _launch(prepared.run, work), reporter, pictures)
+    sitting = Sitting(
+        resume=resume, has_out=bool(out), started=started, stop_after=stop_after, quiet=quiet,
+        pictures=pictures,
+    )  # fmt: skip
+    return carry_out(request, sitting)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sitting:
+    """How one part of a run, up to its end or an interruption, is carried out.
+
+    Attributes:
+        has_out: Whether the user named the run folder.
+        started: The `time.monotonic` that a time limit counts from.
+        stop_after: Stop after this many steps, as if interrupted; 0 = never.
+    """
+
+    resume: bool
+    has_out: bool
+    started: float
+    stop_after: int = 0
+    quiet: bool = False
+    pictures: bool = True
+
+
+def carry_out(request: Request, sitting: Sitting) -> TrainedRun:
+    """Start or resume the requested run, of any task, and train it."""
+    with locked(Path(request.out), create=not sitting.resume):
+        resumed = sitting.resume
+        prepared = _resume(request, sitting.has_out) if resumed else _start(request)
+        reporter = _tell(prepared, sitting.quiet)
+        stored = read_answers(prepared, reporter)
+        work = partial(_work, prepared=prepared, sitting=sitting, stored=stored)
+        fitted = _launch(prepared.run, work)
+        return _finish(prepared.run, fitted, reporter, sitting.pictures)
 
 
 def _tell(prepared: PreparedRun, quiet: bool) -> Reporter:
@@ -227,15 +257,11 @@ def _work(
     fabric: Fabric,
     *,
     prepared: PreparedRun,
-    resume: bool,
-    started: float,
-    stop_after: int,
-    quiet: bool,
-    pictures: bool,
+    sitting: Sitting,
     stored: StoredLogits | None,
 ) -> FitResult:
     """Train in one process."""
-    run = prepared.run
+    run, pictures = prepared.run, sitting.pictures
     if fabric.world_size > 1:
         # One thread pool per process: together they must not use more threads than cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
@@ -243,17 +269,26 @@ def _work(
         # train the same weights.
         prepared = replace(prepared, network=copy.deepcopy(prepared.network))
     first = fabric.is_global_zero
-    reporter = Reporter(None if quiet or not first else Console())
-    supervised = build_objective(run, prepared.train, prepared.network.spec, fabric.device)
-    objective = add_teacher(supervised, run, prepared.network.spec, fabric.device, stored)
+    reporter = Reporter(None if sitting.quiet or not first else Console())
+    network, device = prepared.network, fabric.device
+    objective = build_objective(run, prepared.train, device, network)
+    objective = add_teacher(objective, run, network.spec, device, stored)
     loop = Loop(fabric, prepared, objective, reporter)
     # Before the first step: wrong labels or too strong an augmentation show at once.
-    if first and pictures and not resume:
+    if first and pictures and not sitting.resume:
         draw_batch(run, loop.train)
+    if first and pictures and run.task.kind == "pretraining":
+        store = loop.val if len(loop.val) >= COUNT else loop.train
+        watch = loop.validation.watch = ReconstructionSheet(run, store, objective, fabric.device)
+        if not sitting.resume:
+            watch(loop.trainer.best_network)
+            reporter.note(f"what it learns shows in {run.path / 'pictures'}")
     with reporter:
-        fitted = loop.fit(started=started, resume=resume, stop_after=stop_after)
+        fitted = loop.fit(
+            started=sitting.started, resume=sitting.resume, stop_after=sitting.stop_after
+        )
     # From the outputs of the best epoch: nothing is computed again.
-    if pictures and fitted.best is not None:
+    if pictures and fitted.best is not None and run.task.kind != "pretraining":
         draw_evaluation(fitted.best, loop.val, run.classes, part_of(run.path, "pictures", "val"))
     return fitted
 
@@ -266,8 +301,8 @@ def _finish(run: Run, fitted: FitResult, reporter: Reporter, pictures: bool) -> 
     duration = format_duration(fitted.seconds)
     if fitted.interrupted:
         reporter.note(
-            f"Stopped after {duration}; nothing is lost. Resume with: muntin train "
-            f"{run.config.task} {run.config.data} --resume --out {run.path}"
+            f"Stopped after {duration}; nothing is lost. Resume with: {run.task.command} "
+            f"{run.config.data} --resume --out {run.path}"
         )
     elif goal:
         if missing := _unscored(run, fitted.figures):
@@ -290,7 +325,8 @@ def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
     return shorten(name for name, value in rows if value is None)
 
 
-def _new_folder(data: Path) -> Path:
+def new_folder(data: Path) -> Path:
+    """Give a run folder that is not there yet, named after the data."""
     name = data.name.partition(".")[0] or "run"
     # Never overwrites a run that is not named with --out.
     for number in range(1, 10_000):

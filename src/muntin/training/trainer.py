@@ -21,9 +21,9 @@ from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.randomness import derive_seed
 from muntin.devices import return_freed_memory
 from muntin.errors import TrainingError
-from muntin.features import FeatureSpec
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective, TrainingStep
+from muntin.objectives.pretraining import PRETRAINING
 from muntin.objectives.relative_location import RelativeLocation
 from muntin.objectives.supervised_objective import Supervised, SupervisedTask
 from muntin.recipes import TrainConfig
@@ -35,13 +35,16 @@ from muntin.training.recompute import checkpoint_blocks, narrow_residual, recomp
 
 
 def build_objective(
-    run: Run, train: Listing, spec: FeatureSpec, device: torch.device
-) -> Supervised:
+    run: Run, train: Listing, device: torch.device, network: Network
+) -> Objective[Any]:
     """Build the objective of a run: its task, supervised by the annotations of `train`.
 
-    `spec` is that of its backbone.
+    Without labels it is that of its head.
     """
-    config, task = run.config.train, run.task
+    config, task, head = run.config.train, run.task, run.config.head
+    if task.kind == "pretraining" and head is not None:
+        build = PRETRAINING[head.kind].build_objective
+        return build(head, network.backbone, run.preprocessing)
     # Class ids of all images fit on the device; dense targets come with their batch.
     labels = None if task.dense else task.ground_truth(train, run.classes).to(device)
     class_weights = None
@@ -64,7 +67,7 @@ def build_objective(
     if config.location_loss:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            location = RelativeLocation(spec, run.preprocessing.img_size).to(device)
+            location = RelativeLocation(network.spec, run.preprocessing.img_size).to(device)
     return Supervised(
         {"head": row}, run.preprocessing, mixing, location=location, weight=config.location_loss
     )

@@ -12,6 +12,8 @@ the decoder alike; transformers 5.23, compared live in tests/heads/test_semantic
 Pose: ViTAE-Transformer/ViTPose@c050ed2 and mmpose 0.x ("keypoint_head."), mmpose@759b39c 1.x
 ("head."), where an index counts convolution, norm and activation of the decoder; transformers 5.23,
 compared live in tests/heads/test_pose_parity.py.
+
+Decoders of masked pretraining: `decoder_keys`.
 """
 
 from __future__ import annotations
@@ -24,11 +26,23 @@ from typing import Any
 
 from torch import nn
 
+from muntin.heads.mae_head import HieraMAEHead, MAEHead
 from muntin.heads.necks import SimplePyramid, UPerNet
 from muntin.heads.pose_head import PoseHead
 from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CONVENTIONS
 from muntin.heads.semantic_head import SemanticHead
+from muntin.heads.simmim_head import SimMIMHead
+from muntin.weights.decoder_keys import (
+    BODY,
+    DECODERS,
+    HIERA_TIMM,
+    HIERA_TRANSFORMERS,
+    MAE_TIMM,
+    MAE_TRANSFORMERS,
+    SIMMIM,
+    SIMMIM_TRANSFORMERS,
+)
 from muntin.weights.key_maps import (
     DENSE_TASKS,
     DETECTRON2_DETECTOR,
@@ -45,11 +59,12 @@ from muntin.weights.key_maps import (
 class _HeadNames:
     """Names of necks and heads in one ecosystem.
 
-    `head_pattern` finds keys of neck and heads, `unused` those among them that no head uses.
+    `head_pattern` finds keys of neck and heads, `unused` those among them that no head uses;
+    `body_prefix` None is that of classifiers.
     """
 
     rows: tuple[Row, ...] | Callable[[Any], tuple[Row, ...]]
-    body_prefix: str = "backbone."
+    body_prefix: str | None = "backbone."
     head_pattern: str = DENSE_TASKS
     unused: str = r"^data_preprocessor\."
 
@@ -60,11 +75,16 @@ def add_head_keys(body: KeyMap, dialect: str, head: nn.Module | None) -> KeyMap:
     names = _NAMES.get(kind, {}).get(dialect)
     if names is None:
         return body
+    prefix = body.prefix if names.body_prefix is None else names.body_prefix
+    rows = names.rows(head) if callable(names.rows) else names.rows
     return HeadMap(
-        names.rows(head) if callable(names.rows) else names.rows,
+        tuple(
+            replace(row, theirs=tuple(name.replace(BODY, prefix) for name in row.theirs))
+            for row in rows
+        ),
         unused=names.unused,
         body=body,
-        body_prefix=names.body_prefix,
+        body_prefix=prefix,
         head_pattern=names.head_pattern,
         obstacle=_find_obstacle(head, dialect),
     )
@@ -289,12 +309,20 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "detector": lambda head: isinstance(head, RCNN),
     "segmenter": lambda head: isinstance(head, SemanticHead) and isinstance(head.decoder, UPerNet),
     "pose": lambda head: isinstance(head, PoseHead) and head.config.decoder != "light",
+    "mae": lambda head: isinstance(head, MAEHead),
+    "hiera_mae": lambda head: isinstance(head, HieraMAEHead),
+    "simmim": lambda head: isinstance(head, SimMIMHead),
 }
 """Which heads other ecosystems have too."""
 
 _POSE = r"^(keypoint_head|head|data_preprocessor|associate_keypoint_heads)\."
 _OPENMMLAB_DETECTOR = _HeadNames(rows=_openmmlab_detector)
 _OPENMMLAB_SEGMENTER = _HeadNames(rows=_segmenter_rows("bn", "conv_seg"))
+
+
+def _decoder(rows: tuple[Row, ...], body_prefix: str | None = None) -> _HeadNames:
+    return _HeadNames(rows=rows, body_prefix=body_prefix, head_pattern=DECODERS, unused="")
+
 
 _NAMES: dict[str, dict[str, _HeadNames]] = {
     "detector": {
@@ -322,6 +350,13 @@ _NAMES: dict[str, dict[str, _HeadNames]] = {
     "pose": {
         "openmmlab": _HeadNames(rows=_POSE_OPENMMLAB, head_pattern=_POSE),
         "transformers": _HeadNames(rows=_POSE_TRANSFORMERS, head_pattern=_POSE),
+    },
+    "mae": {"timm": _decoder(MAE_TIMM), "transformers": _decoder(MAE_TRANSFORMERS)},
+    "hiera_mae": {"timm": _decoder(HIERA_TIMM), "transformers": _decoder(HIERA_TRANSFORMERS)},
+    "simmim": {
+        "microsoft": _decoder(SIMMIM, "encoder."),
+        "timm": _decoder(SIMMIM, "encoder."),
+        "transformers": _decoder(SIMMIM_TRANSFORMERS),
     },
 }
 """Names by kind of head and dialect."""

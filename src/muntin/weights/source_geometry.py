@@ -14,6 +14,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ def _agrees(source: Any, tensors: Mapping[str, Tensor]) -> bool:  # noqa: ANN401
     for name, tensor in tensors.items():
         if name in _POSITIONS and not 0 <= tensor.shape[1] - math.prod(source.grid) <= 2:
             return False
-        if name not in _POSITIONS and is_on_grid(name):
+        if name not in (*_POSITIONS, _DECODER) and is_on_grid(name):
             return len(tensor) - 3 == _count_offsets(source.grid)
     return True
 
@@ -141,11 +142,13 @@ class Resizer:
                 patches = resample_offsets(tensor[:-3], old=old, new=grid, how=self.method)
                 return torch.cat([patches, tensor[-3:]])
             return self._resize_windows(tensor, int(name.split(".")[1]))
-        if name in _POSITIONS and tensor.shape[2:] == own.shape[2:]:
-            grid = self.config.grid
+        if name in (*_POSITIONS, _DECODER) and tensor.shape[2:] == own.shape[2:]:
+            # Places of a decoder may be coarser than the patches.
+            step = max(1, round((math.prod(self.config.grid) / own.shape[1]) ** 0.5))
+            grid, count = _coarser(self.config.grid, step), partial(_count_coarser, step)
             prefix = own.shape[1] - math.prod(grid)
             what = f"{tensor.shape[1]} positions, {prefix} of them of other tokens"
-            old = self._find_grid(what, tensor.shape[1] - prefix, math.prod)
+            old = _coarser(self._find_grid(what, tensor.shape[1] - prefix, count), step)
             return resample_grid(tensor, old=old, new=grid, num_prefix=prefix, how=self.positions)
         if name.endswith((".rel_pos_h", ".rel_pos_w")):
             return resample_line(tensor, own.shape[0])
@@ -206,13 +209,22 @@ class Resizer:
 
 
 _POSITIONS = ("pos_embed", "absolute_pos_embed")
+_DECODER = "head.decoder.pos_embed"
 _TABLE = ".relative_position_bias_table"
+
+
+def _coarser(grid: Size, step: int) -> Size:
+    return grid[0] // step, grid[1] // step
+
+
+def _count_coarser(step: int, grid: Size) -> int:
+    return math.prod(_coarser(grid, step))
 
 
 def is_on_grid(name: str) -> bool:
     """Whether a parameter has an entry for each patch of the grid, or for each of its offsets."""
     name = name.removeprefix("backbone.")
-    return name in _POSITIONS or (name.startswith("blocks.") and name.endswith(_TABLE))
+    return name in (*_POSITIONS, _DECODER) or (name.startswith("blocks.") and name.endswith(_TABLE))
 
 
 def _count_offsets(grid: Size) -> int:

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masked autoencoders of plain and of hierarchical backbones.
+
+Source:
+    He et al. 2021 (arXiv 2111.06377) for ViT and DeiT; Ryali et al. 2023, "Hiera" (arXiv
+    2306.00989), section 3.2, for backbones whose mask units hold several tokens: maps of all
+    scales are brought to the coarsest and added. Compared with transformers 5.23 in
+    tests/parity/test_mae_parity.py: reconstructions and losses within 1e-5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from muntin.configs import check_range
+from muntin.errors import ConfigError
+from muntin.features import Backbone, Features
+from muntin.heads.network import HeadConfig
+from muntin.heads.pixel_decoder import (
+    DecoderSizes,
+    PatchPredictor,
+    PixelDecoder,
+    number_kept,
+    require_mask,
+    require_whole_grid,
+)
+from muntin.shapes import Bool, Float, Int, Size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MAEConfig(HeadConfig):
+    """Config of a masked autoencoder; decoder sizes of the published models.
+
+    Attributes:
+        mask_ratio: Share of the patches, or mask units, that the backbone does not see.
+        norm_pix: Whether the pixels of each patch are normalised before they are compared.
+        dim: Width of the decoder.
+        depth: Blocks of the decoder.
+        num_heads: Attention heads of the decoder.
+    """
+
+    kind: ClassVar[str] = "mae"
+
+    mask_ratio: float = 0.75
+    norm_pix: bool = True
+    dim: int = 512
+    depth: int = 8
+    num_heads: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        check_range("head.mask_ratio", self.mask_ratio, 0.01, 0.99)
+        self.sizes(1e-6)
+
+    def sizes(self, norm_eps: float) -> DecoderSizes:
+        """Sizes of the decoder."""
+        return DecoderSizes(
+            dim=self.dim, depth=self.depth, num_heads=self.num_heads, norm_eps=norm_eps
+        )
+
+
+class MAEHead(PatchPredictor):
+    """Decoder behind a plain backbone: one token a patch."""
+
+    reads = "tokens"
+
+    def __init__(self, backbone: Backbone, config: MAEConfig) -> None:
+        super().__init__()
+        body: Any = backbone.config
+        self.config, self.norm_pix = config, config.norm_pix
+        self.patch, self.in_chans = backbone.mask_px, body.in_chans
+        self.decoder = PixelDecoder(
+            backbone.spec.channels[-1],
+            self.patch**2 * self.in_chans,
+            config.sizes(body.norm_eps),
+            grid=require_whole_grid(backbone, self.patch),
+            num_prefix=getattr(backbone, "num_prefix", 0),
+        )
+
+    def forward(self, features: Features) -> Float[Tensor, "B N P"]:
+        """Predict the values of each patch."""
+        height, width = features.image_size
+        grid = (height // self.patch, width // self.patch)
+        return self.decoder(features.tokens, number_kept(self._find_seen(features, grid)), grid)
+
+    def _find_seen(self, features: Features, grid: Size) -> Bool[Tensor, "B N"]:
+        """Patches that have a token: all of them, unless a mask dropped some."""
+        if features.mask is not None and features.mask.fill is None:
+            return features.mask.keep
+        tokens = features.tokens
+        return tokens.new_ones(tokens.shape[0], grid[0] * grid[1], dtype=torch.bool)
+
+    def find_hidden(self, features: Features) -> Bool[Tensor, "B N"]:
+        """Patches that were not kept."""
+        return ~require_mask(features).keep
+
+
+class HieraMAEHead(PatchPredictor):
+    """Decoder behind a hierarchical backbone that drops whole mask units.
+
+    The maps of such a backbone hold the kept units side by side: units are as high as the map.
+    """
+
+    reads = "maps"
+    channels_first = True
+
+    def __init__(self, backbone: Backbone, config: MAEConfig) -> None:
+        super().__init__()
+        body: Any = backbone.config
+        channels, strides = backbone.spec.channels, backbone.spec.strides
+        self.config, self.norm_pix = config, config.norm_pix
+        self.patch, self.in_chans = strides[-1], body.in_chans
+        self.unit = backbone.mask_px // self.patch
+        """Side of a mask unit in predicted patches."""
+        self.fused = tuple(i for i, stride in enumerate(strides) if stride < self.patch)
+        self.fusion = nn.ModuleList(
+            nn.Conv2d(channels[i], channels[-1], step, stride=step)
+            for i in self.fused
+            for step in (self.patch // strides[i],)
+        )
+        self.encoder_norm = nn.LayerNorm(channels[-1], eps=body.norm_eps)
+        rows, columns = require_whole_grid(backbone, backbone.mask_px)
+        self.decoder = PixelDecoder(
+            channels[-1],
+            self.patch**2 * self.in_chans,
+            config.sizes(body.norm_eps),
+            grid=(rows * self.unit, columns * self.unit),
+            learned=True,
+        )
+
+    def forward(self, features: Features) -> Float[Tensor, "B N P"]:
+        """Predict the values of each patch, at the stride of the coarsest map."""
+        maps = features.maps
+        fused = maps[-1]
+        for layer, index in zip(self.fusion, self.fused, strict=True):
+            fused = fused + layer(maps[index])
+        tokens = self.encoder_norm(fused.flatten(2).transpose(1, 2))
+        height, width = features.image_size
+        grid = (height // self.patch, width // self.patch)
+        return self.decoder(tokens, self._place(features, grid), grid)
+
+    def _place(self, features: Features, grid: Size) -> Int[Tensor, "B N"]:
+        """Which token of the map lies at each place of the grid; -1 in units that were dropped."""
+        mask, unit = features.mask, self.unit
+        device = features.maps[-1].device
+        if mask is None or mask.fill is not None:
+            every = torch.arange(grid[0] * grid[1], device=device)
+            return every.expand(features.maps[-1].shape[0], -1)
+        units = number_kept(mask.keep).unflatten(1, (grid[0] // unit, grid[1] // unit))
+        units = units.repeat_interleave(unit, 1).repeat_interleave(unit, 2)  # B, rows, columns
+        row = torch.arange(grid[0], device=device)[:, None] % unit
+        column = torch.arange(grid[1], device=device) % unit
+        width = features.maps[-1].shape[3]
+        return torch.where(units >= 0, row * width + units * unit + column, -1).flatten(1)
+
+    def find_hidden(self, features: Features) -> Bool[Tensor, "B N"]:
+        """Patches of units that were not kept."""
+        height, width = features.image_size
+        side = self.unit * self.patch
+        keep = require_mask(features).keep.unflatten(1, (height // side, width // side))
+        keep = keep.repeat_interleave(self.unit, 1).repeat_interleave(self.unit, 2)
+        return ~keep.flatten(1)
+
+
+def build_mae_head(backbone: Backbone, config: MAEConfig) -> PatchPredictor:
+    """Build the decoder that suits a backbone; one that cannot be masked is a `ConfigError`."""
+    if not backbone.drops_tokens:
+        message = (
+            f"a masked autoencoder requires a backbone that computes some patches only (ViT, DeiT, "
+            f"Hiera), got {type(backbone).__name__}. Choose another model, or head.kind."
+        )
+        raise ConfigError(message)
+    plain = {*backbone.spec.strides} == {backbone.mask_px}
+    return (MAEHead if plain else HieraMAEHead)(backbone, config)
