@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -21,14 +21,13 @@ from muntin.errors import ConfigError, plural, shorten
 from muntin.features import FeatureSpec
 from muntin.objectives.distilled_objective import (
     Answer,
-    Distilled,
     DistilledClasses,
     DistilledFeatures,
     SharedClasses,
     StoredAnswer,
     TeacherAnswer,
 )
-from muntin.objectives.objective import Autocast
+from muntin.objectives.objective import Autocast, Objective
 from muntin.objectives.supervised_objective import Supervised
 from muntin.objectives.teacher import Teacher, check_teacher, open_teacher
 from muntin.run_config import DistillConfig, RunConfig
@@ -261,16 +260,16 @@ def sample_answers(run: Run, listing: Listing) -> tuple[StoredLogits | None, flo
 
 
 def add_teacher(
-    supervised: Supervised,
+    objective: Objective[Any],
     run: Run,
     spec: FeatureSpec,
     device: torch.device,
     stored: StoredLogits | None = None,
-) -> Supervised | Distilled:
+) -> Objective[Any]:
     """Add the teacher of a run to its objective, if it has one.
 
     Args:
-        supervised: What is learnt from labels.
+        objective: What is learnt without it; with a teacher, from labels.
         run: Resolved.
         spec: Of the student's backbone.
         device: Of a teacher that runs beside the student.
@@ -278,19 +277,20 @@ def add_teacher(
     """
     distill = run.config.distill
     if distill is None:
-        return supervised
+        return objective
+    assert isinstance(objective, Supervised), "a teacher is refused where there are no labels"
     if stored is not None:
-        return _with_classes(supervised, distill, StoredAnswer(stored.logits), stored.shared)
+        return _with_classes(objective, distill, StoredAnswer(stored.logits), stored.shared)
     teacher = open_for(run, device, run.config.machine.precision)
     if distill.kind != "features":
         shared = match_classes(teacher, run.classes)
         answer = TeacherAnswer(teacher, run.preprocessing, shared.teacher)
-        return _with_classes(supervised, distill, answer, shared)
+        return _with_classes(objective, distill, answer, shared)
     # From an address: nothing else in the run may depend on what is drawn here.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(run.config.train.seed, _PROJECTION))
         return DistilledFeatures(
-            supervised,
+            objective,
             TeacherAnswer(teacher, run.preprocessing, None),
             student=spec,
             teacher=teacher.backbone.spec,
