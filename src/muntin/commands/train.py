@@ -60,11 +60,10 @@ def train(
         seed=-1 if seed is None else seed,
         out=out,
         resume=resume,
-        settings=values.parse_settings(settings),
+        settings=values.with_cache(settings, teacher_cache),
         config=config or None,
         started=started,
         teacher=teacher,
-        teacher_cache=teacher_cache,
     )
     if not run.interrupted:
         typer.echo(f"next: muntin predict {run.path} IMAGE...")

@@ -138,6 +138,12 @@ def parse_settings(texts: Iterable[str] | None, option: str = "--set") -> dict[s
     return settings
 
 
+def with_cache(texts: Iterable[str] | None, folder: str) -> dict[str, str]:
+    """Parse settings, and add the folder of a teacher's stored answers."""
+    settings = parse_settings(texts)
+    return {**settings, "distill.cache_dir": folder} if folder else settings
+
+
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
     """Format one JSON document; what is no finite number, which JSON lacks, becomes null."""
     return json.dumps(_finite(values), indent=2, allow_nan=False)

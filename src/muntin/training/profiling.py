@@ -18,7 +18,7 @@ from muntin.data.batches import Batch
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.nn.layers import DropPath
-from muntin.objectives.distilled_objective import TeacherAnswer
+from muntin.objectives.teacher_answer import TeacherAnswer
 from muntin.samples import Listing
 from muntin.training.distillation import add_teacher, sample_answers
 from muntin.training.machine import build_fabric
@@ -84,11 +84,11 @@ class StepProfiler:
         data = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, data, training=True)
         self.fabric = build_fabric(machine, devices=1)
-        stored, self.teacher_s = sample_answers(self.run, self.listing)
-        supervised = build_objective(self.run, self.listing, self.fabric.device)
-        spec = self.network.spec
-        objective = add_teacher(supervised, self.run, spec, self.fabric.device, stored)
-        self.trainer = Trainer(self.fabric, self.run.config.train, self.network, objective)
+        answers, self.teacher_s = sample_answers(self.run, self.listing)
+        objective = build_objective(self.run, self.listing, self.fabric.device)
+        spec, device = self.network.spec, self.fabric.device
+        taught = add_teacher(objective, self.run, spec, device, answers)
+        self.trainer = Trainer(self.fabric, self.run.config.train, self.network, taught)
 
     @property
     def device(self) -> torch.device:

@@ -36,7 +36,6 @@ from muntin.training.request import PreparedRun, Request, read_config, repeat_re
 from muntin.training.resume import check_same_data, resume_request
 from muntin.training.run_lock import locked
 from muntin.training.setup import prepare
-from muntin.training.teacher_cache import StoredLogits
 from muntin.training.trainer import build_objective
 
 
@@ -85,7 +84,6 @@ def train(
     pictures: bool = True,
     started: float = 0.0,
     teacher: str | Path = "",
-    teacher_cache: str | Path = "",
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -97,8 +95,7 @@ def train(
         val: Validation images; empty = the validation split of `data`, or a random part of it.
         weights: "auto" loads published weights if available; "none" or None trains from scratch;
             else a file, a hub id, or a run folder, whose model and head are used too.
-        recipe: "finetune", "small-data" or, by task, "imagenet", "coco-3x", "ade20k" or
-            "coco-pose"; "auto" = by the number of images.
+        recipe: "finetune", "small-data", "imagenet" ...; "auto" = by the number of images.
         epochs: Passes over the data; 0 = as in the recipe.
         max_time_s: Wall time for everything in seconds; the learning rate follows the clock.
         batch_size: Images per step; 0 = automatic.
@@ -115,9 +112,7 @@ def train(
         stop_after: Stop after this many steps, as if interrupted; 0 = never.
         pictures: Whether to draw into the ``pictures`` of the run.
         started: The `time.monotonic` that a time limit counts from; 0 = now.
-        teacher: A run folder or a model with published weights to learn from, besides from labels
-            (`muntin.run_config.DistillConfig`).
-        teacher_cache: Folder of its stored answers, which several runs may share; empty = the run.
+        teacher: Run folder or published model to learn from too (`run_config.DistillConfig`).
 
     Raises:
         ConfigError: A name or a setting is invalid.
@@ -131,18 +126,17 @@ def train(
     request = Request(
         task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=str(val),
         model=model, head=head, weights="none" if weights is None else str(weights),
-        recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
+        recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size, seed=seed,
         img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
-        seed=seed, machine=choose_machine(base, precision, device, devices), base=base,
+        machine=choose_machine(base, precision, device, devices), base=base, teacher=str(teacher),
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
-        teacher=str(teacher), teacher_cache=str(teacher_cache),
     )  # fmt: skip
     with locked(Path(request.out), create=not resume):
         prepared = _resume(request, bool(out)) if resume else _start(request)
         reporter = _tell(prepared, quiet)
         work = partial(
-            _work, prepared=prepared, resume=resume, started=started, stop_after=stop_after,
-            quiet=quiet, pictures=pictures, stored=read_answers(prepared, reporter),
+            _work, prepared=replace(prepared, answers=read_answers(prepared, reporter)),
+            resume=resume, started=started, stop_after=stop_after, quiet=quiet, pictures=pictures,
         )  # fmt: skip
         return _finish(prepared.run, _launch(prepared.run, work), reporter, pictures)
 
@@ -232,7 +226,6 @@ def _work(
     stop_after: int,
     quiet: bool,
     pictures: bool,
-    stored: StoredLogits | None,
 ) -> FitResult:
     """Train in one process."""
     run = prepared.run
@@ -244,9 +237,10 @@ def _work(
         prepared = replace(prepared, network=copy.deepcopy(prepared.network))
     first = fabric.is_global_zero
     reporter = Reporter(None if quiet or not first else Console())
-    supervised = build_objective(run, prepared.train, fabric.device)
-    objective = add_teacher(supervised, run, prepared.network.spec, fabric.device, stored)
-    loop = Loop(fabric, prepared, objective, reporter)
+    objective = build_objective(run, prepared.train, fabric.device)
+    spec, answers = prepared.network.spec, prepared.answers
+    taught = add_teacher(objective, run, spec, fabric.device, answers)
+    loop = Loop(fabric, prepared, taught, reporter)
     # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and pictures and not resume:
         draw_batch(run, loop.train)
