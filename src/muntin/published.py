@@ -90,7 +90,7 @@ def open_published(
         if head:
             read = _read_dense(source, name, entry, class_names, (head, dialect, of_head))
         else:
-            opened = open_weights(source, dialect, buildbuild_shell(entry))
+            opened = open_weights(source, dialect, build_shell(entry))
             if "img_size" in texts and opened.stated is not None:
                 opened = replace(opened, stated=_resized(opened.stated, entry.config.img_size))
             read = read_classifier(opened, name, entry, class_names, of_head.get("rows"))

@@ -93,8 +93,7 @@ def train(
         model: A name of `list_models`; empty = by the size of the images.
         head: "fcos", "mask_rcnn", "upernet", "vitpose" ...; empty = by the size of the model.
         val: Validation images; empty = the validation split of `data`, or a random part of it.
-        weights: "auto" loads published weights if available; "none" or None trains from scratch;
-            else a file, a hub id, or a run folder, whose model and head are used too.
+        weights: "auto" = published ones if available; "none"; a file; a hub id; a run (its model).
         recipe: "finetune", "small-data", "imagenet" ...; "auto" = by the number of images.
         epochs: Passes over the data; 0 = as in the recipe.
         max_time_s: Wall time for everything in seconds; the learning rate follows the clock.
