@@ -18,9 +18,10 @@ from timm.models._hub import save_for_hf
 import muntin
 from muntin.commands import main
 from muntin.errors import ConfigError, MuntinWarning, WeightError
-from muntin.published import IMAGENET_NAMES, open_published
+from muntin.published import open_published
 from muntin.runs import Run
 from muntin.weights.weight_files import read_weights, write_weights
+from muntin.zoo.published_classifier import IMAGENET_NAMES
 
 NAMES = ("buttercup", "daisy", "rose")
 

@@ -3,27 +3,18 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torchvision.models import ViT_B_16_Weights
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from muntin.configs import with_texts
-from muntin.data.data_config import DataConfig
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
-from muntin.errors import ConfigError, DataError, MuntinWarning, RunError, WeightError, shorten
-from muntin.features import Backbone
-from muntin.heads.classification_head import build_classifier
-from muntin.heads.network import Network
+from muntin.errors import ConfigError, DataError, RunError, WeightError
 from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
-from muntin.models.timm_backbone import describe_timm, has_timm
 from muntin.models.vit_det import ViTDetConfig
 from muntin.recipes import AUGMENTS
 from muntin.run_config import RunConfig
@@ -31,32 +22,18 @@ from muntin.run_files import WEIGHTS
 from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.shapes import Size
-from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import task_of_head
 from muntin.untrusted import read_regular, reading
-from muntin.weights.head_rows import read_head_rows
-from muntin.weights.opened_weights import OpenedWeights, open_weights
+from muntin.weights.opened_weights import open_weights
 from muntin.weights.source_info import SourceInfo, read_source_info
-from muntin.weights.source_preprocessing import of_timm, of_torchvision
 from muntin.weights.weight_files import write_weights
-from muntin.weights.weight_loading import (
-    LoadReport,
-    inspect_weights,
-    load_weights,
-)
+from muntin.weights.weight_loading import LoadReport, load_weights
 from muntin.zoo.creating import create, resolve_head
-from muntin.zoo.model_building import canonical_name, find_model
-from muntin.zoo.model_zoo import ModelEntry, build_backbone
+from muntin.zoo.model_building import find_model
+from muntin.zoo.model_zoo import ModelEntry
+from muntin.zoo.published_classifier import PublishedModel, build_shell, read_classifier
 from muntin.zoo.source_models import find_source_model
-
-IMAGENET_NAMES = tuple(ViT_B_16_Weights.IMAGENET1K_V1.meta["categories"])
-"""The 1000 classes of ImageNet-1k, in the order of all published classifiers."""
-
-_TORCHVISION = (
-    "swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b", "vit_b_16", "vit_b_32",
-    "vit_l_16", "vit_l_32", "vit_h_14",
-)  # fmt: skip
 
 COCO_NAMES = tuple(
     name
@@ -103,9 +80,20 @@ def open_published(
     if path.exists():
         message = f"OUT must be a new folder, got {path}, which exists. Choose another folder."
         raise RunError(message)
-    name, read = read_published(
-        source, model=model, head=head, dialect=dialect, class_names=class_names, settings=settings
-    )
+    texts = dict(settings or {})
+    of_head = {key[5:]: texts.pop(key) for key in list(texts) if key.startswith("head.")}
+    if of_head and not head and [*of_head] != ["rows"]:
+        message = f"fields of a head require --head, got {of_head}."
+        raise ConfigError(message)
+    with reading(str(source), "Copy or download it again.", WeightError):
+        name, entry = find_source_model(model, read_source_info(source), texts)
+        if head:
+            read = _read_dense(source, name, entry, class_names, (head, dialect, of_head))
+        else:
+            opened = open_weights(source, dialect, build_shell(entry))
+            if "img_size" in texts and opened.stated is not None:
+                opened = replace(opened, stated=_resized(opened.stated, entry.config.img_size))
+            read = read_classifier(opened, name, entry, class_names, of_head.get("rows"))
     body: Any = read.network.backbone
     config = RunConfig(
         task=read.task.name,
@@ -124,41 +112,6 @@ def open_published(
     return run, read.report
 
 
-class PublishedModel(NamedTuple):
-    """A published model with its weights, and what a run holds beside them."""
-
-    task: Task
-    network: Network
-    report: LoadReport
-    classes: Classes
-    preprocessing: Preprocessing
-
-
-def read_published(
-    source: str | Path,
-    *,
-    model: str = "",
-    head: str = "",
-    dialect: str = "auto",
-    class_names: tuple[str, ...] = (),
-    settings: Mapping[str, str] | None = None,
-) -> tuple[str, PublishedModel]:
-    """Read the name and the parts of a model, as `open_published` does, and write nothing."""
-    texts = dict(settings or {})
-    of_head = {key[5:]: texts.pop(key) for key in list(texts) if key.startswith("head.")}
-    if of_head and not head and [*of_head] != ["rows"]:
-        message = f"fields of a head require --head, got {of_head}."
-        raise ConfigError(message)
-    with reading(str(source), "Copy or download it again.", WeightError):
-        name, entry = find_source_model(model, read_source_info(source), texts)
-        if head:
-            return name, _read_dense(source, name, entry, class_names, (head, dialect, of_head))
-        opened = open_weights(source, dialect, _shell(entry))
-        if "img_size" in texts and opened.stated is not None:
-            opened = replace(opened, stated=_resized(opened.stated, entry.config.img_size))
-        return name, _read_classifier(opened, name, entry, class_names, of_head.get("rows"))
-
-
 def _read_dense(
     source: str | Path,
     name: str,
@@ -169,7 +122,7 @@ def _read_dense(
     head, dialect, texts = chosen
     task = task_of_head(head)
     if dialect == "auto" and "rcnn" in head and not head.endswith("_small"):
-        dialect = open_weights(source, "auto", _shell(entry)).dialect
+        dialect = open_weights(source, "auto", build_shell(entry)).dialect
     conventions = dialect if dialect in CONVENTIONS else ""
     beside = read_source_info(source)
     if beside is not None and beside.problem:
@@ -200,85 +153,6 @@ def _read_dense(
         preprocessing = replace(preprocessing, mean=stated.mean, std=stated.std)
     classes = Classes(names=class_names, skeleton=skeleton)
     return PublishedModel(task, network, report, classes, preprocessing)
-
-
-def _read_classifier(
-    opened: OpenedWeights,
-    name: str,
-    entry: ModelEntry,
-    class_names: tuple[str, ...],
-    head_rows: str | Path | None,
-) -> PublishedModel:
-    info = inspect_weights(opened, _shell(entry))
-    count = info.num_classes if head_rows is None else len(read_head_rows(head_rows))
-    backbone = build_backbone(replace(entry.config, in_chans=info.in_chans))
-    if not info.num_classes:
-        left = load_weights(backbone, opened).beside  # one of another model is refused here
-        message = (
-            f"{opened.where} must have a classifier of one linear layer on the "
-            f"{backbone.embed_channels} channels of {name} to become a run, got "
-            f"{f'several or others: {shorten(left)}' if left else 'none'}. Train one: muntin "
-            f"train classify DATA --model {name} --weights ..."
-        )
-        raise ConfigError(message)
-    network = Network(backbone, build_classifier(backbone, count))
-    report = load_weights(network, opened, head_rows=head_rows)
-    class_names = class_names or _stated_names(opened, report, count)
-    if len(class_names) != count:
-        message = f"--classes must name the {count} classes of {opened.where}, got "
-        raise ConfigError(message + f"{len(class_names)} names.")
-    repeated = [text for text, times in Counter(class_names).items() if times > 1]
-    if repeated:
-        message = f"several classes of {opened.where} have the same name: {shorten(repeated)}."
-        warnings.warn(message, MuntinWarning, stacklevel=3)
-    several = opened.stated is not None and opened.stated.multi_label
-    classes = Classes(names=class_names, multi_label=several)
-    preprocessing = _classifier_preprocessing(opened, name, entry, info.in_chans)
-    return PublishedModel(CLASSIFY, network, report, classes, preprocessing)
-
-
-def _stated_names(opened: OpenedWeights, report: LoadReport, count: int) -> tuple[str, ...]:
-    """Names in the file or beside it, which must be those of all classes; else default ones."""
-    problem = opened.stated.label_problem if opened.stated is not None else ""
-    if opened.class_names and len(report.class_names) != count:
-        problem = f"the names must be those of all {count} classes, got {len(opened.class_names)}."
-    if problem:
-        message = f"{problem} They are those of {opened.where}. Correct them, or pass --classes."
-        raise ConfigError(message)
-    numbered = tuple(f"class {number}" for number in range(count))
-    return report.class_names or (IMAGENET_NAMES if count == len(IMAGENET_NAMES) else numbered)
-
-
-def _shell(entry: ModelEntry) -> Backbone:
-    """The backbone without parameters, by which weights are found in a file."""
-    with torch.device("meta"):
-        return build_backbone(entry.config)
-
-
-def _classifier_preprocessing(
-    opened: OpenedWeights, name: str, entry: ModelEntry, in_chans: int
-) -> Preprocessing:
-    """Give what is stated beside the weights, else what the dialect's library does."""
-    size = entry.config.img_size
-    if opened.stated is not None and opened.stated.problem:
-        raise ConfigError(opened.stated.problem)
-    if opened.stated is not None and opened.stated.preprocessing is not None:
-        return opened.stated.preprocessing
-    peer = next((peer for peer in _TORCHVISION if canonical_name(peer) == name), "")
-    if opened.dialect == "torchvision" and peer:
-        return of_torchvision(peer, size)
-    if opened.dialect == "timm" and has_timm(name.removeprefix("timm:")):
-        published = describe_timm(name.removeprefix("timm:"))
-        if published:
-            return of_timm({**published, "input_size": (in_chans, *size)})
-    mean, std = (
-        values if in_chans == len(values) else (sum(values) / len(values),) * in_chans
-        for values in (entry.mean, entry.std)
-    )
-    fraction = DataConfig().crop_fraction
-    return Preprocessing(
-        img_size=size, mean=mean, std=std, crop_fraction=fraction, in_chans=in_chans
-    )
 
 
 def _resized(beside: SourceInfo, size: Size) -> SourceInfo:

@@ -19,18 +19,17 @@ import muntin
 from muntin.data.cache import ImageCache
 from muntin.data.loading import TrainLoader
 from muntin.errors import ConfigError, RunError, WeightError
-from muntin.objectives.distilled_objective import SharedClasses
-from muntin.objectives.teacher import open_teacher
+from muntin.objectives.teacher_answer import SharedClasses
 from muntin.recipes import MachineConfig
 from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.staging import checksum
 from muntin.synthetic.datasets import write_coco
-from muntin.training.distillation import add_teacher, open_for, resolve_distill
+from muntin.training.distillation import add_teacher, open_teacher, resolve_distill
 from muntin.training.progress import Reporter
 from muntin.training.request import Request
 from muntin.training.setup import prepare
-from muntin.training.teacher_cache import find_answers, store_answers
+from muntin.training.teacher_cache import TeacherImages, find_answers, store_answers
 from muntin.training.trainer import build_objective
 from muntin.weights.weight_files import write_weights
 from tests.detectors import BODY, BODY_SETTINGS, head_settings
@@ -97,13 +96,17 @@ def test_stored_answers_are_what_the_teacher_predicts(cached, teacher, data):
         assert row.tolist() == pytest.approx([scores[name] for name in CLASSES], abs=1e-2)
 
 
-def stored(run_path, prepared):
+SHARED = SharedClasses((0, 1, 2), (0, 1, 2))
+
+
+def stored(path, prepared, network=None, shared=SHARED):
+    """The stored logits of a run, and what is said of them."""
     reporter, stream = told()
-    run = replace(prepared.run, path=run_path)
-    teacher = open_for(run, torch.device("cpu"))
-    answers = store_answers(
-        run, teacher, SharedClasses((0, 1, 2), (0, 1, 2)), prepared.train, reporter
-    )
+    config, listing = prepared.run.config, prepared.train
+    opened = open_teacher(config.distill.teacher)
+    opened = opened if network is None else replace(opened, network=network)
+    file = find_answers(path, config.distill, opened, shared, listing)
+    answers = store_answers(file, TeacherImages(listing, opened, config), shared, reporter)
     return answers.logits, stream.getvalue()
 
 
@@ -138,12 +141,11 @@ def test_answers_of_other_weights_images_or_classes_are_noticed(cached, teacher,
         assert "belongs to another teacher" in stored(run, changed)[1]
         assert (run / ANSWERS).read_bytes() != before
         assert "read from" in stored(run, changed)[1]
-    opened, listing = open_teacher(str(teacher)), prepared.train
-    keys = {
-        find_answers(prepared.run, opened, SharedClasses(columns, columns), listing).key
-        for columns in ((0, 1, 2), (0, 1), (1, 0))
-    }
-    assert len(keys) == 3
+    (tmp_path / "fewer").mkdir()
+    for columns in ((0, 1, 2), (0, 1), (1, 0)):
+        logits, said = stored(tmp_path / "fewer", prepared, shared=SharedClasses(columns, columns))
+        assert logits.shape[1] == len(columns)
+        assert ("belongs to another" in said) == (len(columns) == 2)
 
 
 class _Stops(nn.Module):
@@ -164,27 +166,20 @@ class _Stops(nn.Module):
 def test_answers_before_ctrl_c_are_kept(teacher, tmp_path):
     data = write_images(tmp_path / "many", each=30)
     prepared = prepare(requested(data, teacher, settings={"data.val_fraction": 0.1}))
-    run, count = replace(prepared.run, path=tmp_path / "run"), len(prepared.train)
-    opened, shared = open_teacher(str(teacher)), SharedClasses((0, 1, 2), (0, 1, 2))
-    network = _Stops(opened.network, 1)
-    reporter, _ = told()
+    network = _Stops(open_teacher(str(teacher)).network, 1)
     with pytest.raises(KeyboardInterrupt):
-        store_answers(run, replace(opened, network=network), shared, prepared.train, reporter)
+        stored(tmp_path / "run", prepared, network)
     network.left = 9
-    found = store_answers(run, replace(opened, network=network), shared, prepared.train, reporter)
-    assert network.seen == count == 81, "no image twice"
-    again = replace(run, path=tmp_path / "again")
-    whole = store_answers(again, opened, shared, prepared.train, reporter)
-    assert found.logits.allclose(whole.logits, atol=1e-2)
+    found, _ = stored(tmp_path / "run", prepared, network)
+    assert network.seen == len(prepared.train) == 81, "no image twice"
+    whole, _ = stored(tmp_path / "again", prepared)
+    assert found.allclose(whole, atol=1e-2)
 
 
 def test_runs_may_share_answers(data, teacher, tmp_path):
-    runs = [
-        train_small(
-            data, tmp_path / name, teacher=teacher, teacher_cache=tmp_path / "answers", epochs=1
-        )
-        for name in ("one", "two")
-    ]
+    settings = {"distill.cache_dir": tmp_path / "answers"}
+    options = {"teacher": teacher, "settings": settings, "epochs": 1}
+    runs = [train_small(data, tmp_path / name, **options) for name in ("one", "two")]
     (file,) = (tmp_path / "answers").iterdir()
     assert file.suffix == ".safetensors"
     assert not any((run.path / "teacher").exists() for run in runs)
@@ -192,8 +187,9 @@ def test_runs_may_share_answers(data, teacher, tmp_path):
 
 def test_answers_that_cannot_be_written_are_one_line(data, teacher, tmp_path):
     (tmp_path / "file").write_bytes(b"")
+    settings = {"distill.cache_dir": tmp_path / "file"}
     with pytest.raises((WeightError, RunError), match=r"file.*written"):
-        train_small(data, tmp_path / "run", teacher=teacher, teacher_cache=tmp_path / "file")
+        train_small(data, tmp_path / "run", teacher=teacher, settings=settings)
 
 
 CASES = {
@@ -228,7 +224,7 @@ def test_a_resumed_run_keeps_its_teacher(data, teacher, tmp_path):
     train_small(data, run, teacher=mine, stop_after=1)
     for options, named in (
         ({"teacher": teacher}, "teacher"),
-        ({"teacher_cache": "x"}, "teacher_cache"),
+        ({"settings": {"distill.cache_dir": "x"}}, r"distill\.cache_dir"),
         ({"settings": {"distill.alpha": 0.2}}, r"distill\.alpha"),
     ):
         with pytest.raises(ConfigError, match=named):
@@ -236,7 +232,7 @@ def test_a_resumed_run_keeps_its_teacher(data, teacher, tmp_path):
     other = train_small(data, tmp_path / "other", seed=1, epochs=1).path
     shutil.rmtree(mine)
     shutil.copytree(other, mine)
-    with pytest.raises(ConfigError, match=r"teacher.*weights that the run began with"):
+    with pytest.raises(ConfigError, match=r"teacher.*SHA-256"):
         train_small(data, run, resume=True)
 
 
@@ -244,7 +240,7 @@ def test_a_resumed_run_keeps_its_teacher(data, teacher, tmp_path):
     ("settings", "options", "named"),
     [
         ({"distill.kind": "soft"}, {"teacher": ""}, r"distill\.kind.*--teacher"),
-        ({}, {"teacher": "", "teacher_cache": "x"}, r"--teacher-cache.*--teacher"),
+        ({"distill.cache_dir": "x"}, {"teacher": ""}, r"distill\.cache_dir.*--teacher"),
         ({"distill.kid": "soft"}, {}, r"distill\.kid.*distill\.kind"),
         ({"distill.alpha": 2}, {}, r"distill\.alpha.*2"),
         ({"distill.temperature": 0}, {}, r"distill\.temperature.*0"),

@@ -42,7 +42,7 @@ def plan(
     parsed: dict[str, Any] = {
         "batch_size": values.parse_batch(batch_size),
         "img_size": values.parse_size(img_size),
-        "settings": values.parse_settings(settings),
+        "settings": values.with_cache(settings, teacher_cache),
     }
     typer.echo("measuring a few steps; this may take a minute ...", err=True)
     from muntin.planning.estimate import plan as make_plan
@@ -58,7 +58,6 @@ def plan(
         precision=precision,
         device=device,
         teacher=teacher,
-        teacher_cache=teacher_cache,
         **parsed,
     )
     if as_json:

@@ -62,11 +62,12 @@ def train(
         seed=-1 if seed is None else seed,
         out=out,
         resume=resume,
-        settings=values.parse_settings(settings) | values.train_fields(adapt=adapt, freeze=freeze),
+        settings=values.parse_settings(settings)
+        | values.train_fields(adapt=adapt, freeze=freeze)
+        | values.cache_field(teacher_cache),
         config=config or None,
         started=started,
         teacher=teacher,
-        teacher_cache=teacher_cache,
     )
     if not run.interrupted:
         typer.echo(f"next: muntin predict {run.path} IMAGE...")

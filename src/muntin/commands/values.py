@@ -154,6 +154,11 @@ def train_fields(**options: object) -> dict[str, str]:
     }
 
 
+def cache_field(folder: str) -> dict[str, str]:
+    """The folder of a teacher's stored answers, as ``--set`` gives it."""
+    return {"distill.cache_dir": folder} if folder else {}
+
+
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
     """Format one JSON document; what is no finite number, which JSON lacks, becomes null."""
     return json.dumps(_finite(values), indent=2, allow_nan=False)

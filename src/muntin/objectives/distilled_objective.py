@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,48 +11,17 @@ from torch import Tensor, nn
 
 from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader
-from muntin.data.transforms import Preprocessing
 from muntin.features import FeatureSpec
 from muntin.heads.classification_head import class_losses
 from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast, Objective
 from muntin.objectives.supervised_objective import Supervised
-from muntin.objectives.teacher import Teacher
-from muntin.ops.distillation import feature_losses, find_inside, hard_losses, soft_losses
+from muntin.objectives.teacher_answer import Answer, TeacherAnswer
+from muntin.ops.distillation_losses import feature_losses, find_inside, hard_losses, soft_losses
 from muntin.samples import Listing
 from muntin.scoring.evaluator import Outputs, Scored
 from muntin.shapes import Float
 from muntin.tasks.task import TrainBatch
-
-Answer = Callable[[Batch, TrainBatch], tuple[Tensor, ...]]
-"""From a batch, and the augmented input of the student, to what the teacher says of it."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TeacherAnswer:
-    """Asks a teacher about every augmented image: for logits of these classes, None = for maps."""
-
-    teacher: Teacher
-    seen_by: Preprocessing
-    columns: tuple[int, ...] | None
-
-    def __call__(self, batch: Batch, inputs: TrainBatch) -> tuple[Tensor, ...]:
-        """Show the input of the student to the teacher."""
-        pixels, sizes = self.teacher.show(inputs.images, self.seen_by, inputs.sizes)
-        if self.columns is None:
-            return tuple(self.teacher.maps(pixels, sizes))
-        return (self.teacher.logits(pixels)[:, list(self.columns)],)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredAnswer:
-    """Looks up logits, one row an image of the training listing."""
-
-    logits: Float[Tensor, "N K"]
-
-    def __call__(self, batch: Batch, inputs: TrainBatch) -> tuple[Tensor, ...]:
-        """Find the rows of a batch."""
-        return (self.logits[batch.indices].to(inputs.images.device).float(),)
 
 
 class DistilledBatch(NamedTuple):
@@ -90,13 +58,6 @@ class Distilled(Objective[DistilledBatch]):
         return self.supervised.goal(figures)
 
 
-class SharedClasses(NamedTuple):
-    """Class numbers of the classes that both know, in one order."""
-
-    teacher: tuple[int, ...]
-    student: tuple[int, ...]
-
-
 class DistilledClasses(Distilled):
     """Learn classes from labels and from a teacher (Touvron et al. 2021, arXiv 2012.12877).
 
@@ -111,15 +72,15 @@ class DistilledClasses(Distilled):
         supervised: Supervised,
         answer: Answer,
         *,
-        columns: Sequence[int],
         kind: Literal["hard", "soft"],
         alpha: float,
         temperature: float,
     ) -> None:
         super().__init__(supervised, answer)
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
-        count = len(supervised.first.classes.names)
-        self.columns = None if [*columns] == [*range(count)] else torch.tensor(columns)
+        assert answer.shared is not None, "classes are compared by number"
+        columns, count = answer.shared.student, len(supervised.first.classes.names)
+        self.columns = None if columns == (*range(count),) else torch.tensor(columns)
 
     def losses(self, network: Network, inputs: DistilledBatch) -> dict[str, Float[Tensor, " B"]]:
         """Compute the share of the labels (`classes`) and that of the `teacher`."""
@@ -200,13 +161,13 @@ class DistilledFeatures(Distilled):
     def __init__(
         self,
         supervised: Supervised,
-        answer: Answer,
+        answer: TeacherAnswer,
         *,
         student: FeatureSpec,
-        teacher: FeatureSpec,
         alpha: float,
     ) -> None:
         super().__init__(supervised, answer)
+        teacher = answer.teacher.backbone.spec
         self.alpha, self.pairs = alpha, pair_maps(student, teacher)
         self.projections = nn.ModuleList(
             nn.Conv2d(student.channels[ours], teacher.channels[theirs], 1)

@@ -1,34 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained network that another one learns from: how it is opened, and what it sees."""
+"""A trained network that another one learns from, and what it sees."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from muntin.configs import to_dict
 from muntin.data.transforms import Preprocessing, normalise, resize
-from muntin.engines.engine_table import find_format
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.network import Network
 from muntin.objectives.objective import Autocast
-from muntin.published import read_published
-from muntin.run_files import WEIGHTS
-from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.shapes import Float, Int, Size
-from muntin.staging import checksum
 from muntin.tasks.task import Task
-from muntin.weights.weight_loading import load_weights
-from muntin.zoo.model_building import canonical_name, find_model
-from muntin.zoo.model_zoo import ModelEntry, build_backbone
 
 _CROPPED = ("center_crop", "stretch", "instance_crop")
 """How images fit that all have one size."""
@@ -128,108 +117,3 @@ def _with_channels(images: Tensor, in_chans: int) -> Tensor:
         return images.expand(-1, in_chans, -1, -1)
     weights = images.new_tensor([0.2989, 0.587, 0.114])  # those of torchvision
     return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
-
-
-def check_teacher(source: str) -> None:
-    """Check that a teacher exists and was trained, without reading its weights.
-
-    Raises:
-        ConfigError: It is neither a run, an exported file nor a model with published weights.
-    """
-    if not _is_stored(source):
-        _find_published(source)
-
-
-def open_teacher(
-    source: str, *, backbone_only: bool = False, autocast: Autocast = nullcontext
-) -> Teacher:
-    """Open a run folder, an exported file, or the published weights of a model by its name.
-
-    Args:
-        source: Path or name; ``timm:`` and a name for a model of timm.
-        backbone_only: Whether a published model may lack a classifier, which is not read.
-        autocast: As in `Teacher`.
-
-    Raises:
-        ConfigError: The source is none of these, or has no trained weights.
-        RunError: A file of the run is missing or broken.
-        WeightError: The weights are not available, or do not fit.
-    """
-    if _is_stored(source):
-        run = Run.open(source)
-        network = run.load_network()
-        return Teacher(
-            source=source,
-            checksum=_checksum_of(run),
-            network=network.requires_grad_(False),
-            preprocessing=run.preprocessing,
-            task=run.task,
-            classes=run.classes,
-            license=run.config.license,
-            autocast=autocast,
-        )
-    name, entry = _find_published(source)
-    network: nn.Module
-    task, classes = None, None
-    if backbone_only:
-        network = build_backbone(entry.config)
-        load_weights(network, entry.weights, made_with=to_dict(entry.config))
-        size = entry.config.img_size
-        pre = Preprocessing(img_size=size, mean=entry.mean, std=entry.std)
-    else:
-        _, read = read_published(entry.weights, model=name)
-        network, pre, task, classes = read.network, read.preprocessing, read.task, read.classes
-    return Teacher(
-        source=source,
-        checksum=_digest(network),
-        network=network.eval().requires_grad_(False),
-        preprocessing=pre,
-        task=task,
-        classes=classes,
-        license=entry.license,
-        autocast=autocast,
-    )
-
-
-def _is_stored(source: str) -> bool:
-    """Whether a source is a path to a run folder or an exported file; refuses other files."""
-    path = Path(source)
-    if not path.exists() or path.is_dir() or find_format(path) is not None:
-        return path.exists()
-    message = (
-        f"--teacher must be a run folder, an exported file or the name of a model, got the file "
-        f"{source}. Make a run of weights: muntin convert {source} OUT --to run"
-    )
-    raise ConfigError(message)
-
-
-def _find_published(source: str) -> tuple[str, ModelEntry]:
-    name = canonical_name(source)
-    try:
-        entry = find_model(name)
-    except ConfigError as error:
-        message = f"--teacher must be a run folder or a model, and no folder has its name. {error}"
-        raise ConfigError(message) from error
-    if not entry.weights:
-        message = (
-            f"--teacher must have trained weights, got the model {source!r}, of which no "
-            f"published ones are known. Train it first, and give its run folder."
-        )
-        raise ConfigError(message)
-    return name, entry
-
-
-def _checksum_of(run: Run) -> str:
-    """Checksum of the file of weights; OpenVINO has it beside the file of the graph."""
-    beside = run.path.with_suffix(".bin")
-    if run.path.is_dir():
-        return checksum(run.path / WEIGHTS)
-    return checksum(beside if run.path.suffix == ".xml" else run.path)
-
-
-def _digest(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

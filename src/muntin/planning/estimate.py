@@ -136,7 +136,6 @@ def plan(
     device: str = "auto",
     settings: Mapping[str, object] | None = None,
     teacher: str | Path = "",
-    teacher_cache: str | Path = "",
 ) -> Plan:
     """Predict memory and time of training before it starts.
 
@@ -157,7 +156,6 @@ def plan(
         device: "auto", "cpu", "cuda" or "mps".
         settings: Any field of the configs; ``train.memory_gib`` is the memory budget.
         teacher: A run folder or a model with published weights.
-        teacher_cache: Folder of its stored answers.
 
     Returns:
         The prediction: peak resident memory of the process on a CPU, peak allocated memory on a
@@ -182,7 +180,6 @@ def plan(
         machine=choose_machine(None, precision, device, 1),
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
         teacher=str(teacher),
-        teacher_cache=str(teacher_cache),
     )
     try:
         return _forecast(prepare(request))

@@ -3,46 +3,59 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
-from muntin.configs import with_texts
+from muntin.configs import to_dict, with_texts
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.randomness import derive_seed
+from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
-from muntin.errors import ConfigError, plural, shorten
+from muntin.engines.engine_table import find_format
+from muntin.errors import ConfigError, shorten
 from muntin.features import FeatureSpec
-from muntin.objectives.distilled_objective import (
+from muntin.objectives.distilled_objective import DistilledClasses, DistilledFeatures
+from muntin.objectives.objective import Autocast, Objective
+from muntin.objectives.supervised_objective import Supervised
+from muntin.objectives.teacher import Teacher
+from muntin.objectives.teacher_answer import (
     Answer,
-    DistilledClasses,
-    DistilledFeatures,
     SharedClasses,
     StoredAnswer,
     TeacherAnswer,
+    match_classes,
 )
-from muntin.objectives.objective import Autocast, Objective
-from muntin.objectives.supervised_objective import Supervised
-from muntin.objectives.teacher import Teacher, check_teacher, open_teacher
 from muntin.run_config import DistillConfig, RunConfig
+from muntin.run_files import WEIGHTS
 from muntin.runs import Run
 from muntin.samples import Classes, Listing
+from muntin.staging import checksum
 from muntin.tasks.task import Task
 from muntin.training.defaults import Choice
-from muntin.training.progress import Reporter
-from muntin.training.request import PreparedRun, Request
 from muntin.training.teacher_cache import (
-    StoredLogits,
+    TeacherImages,
     compute_answers,
-    load_images,
+    find_answers,
     store_answers,
 )
+from muntin.weights.opened_weights import open_weights
+from muntin.weights.weight_loading import load_weights
+from muntin.zoo.model_building import canonical_name, find_model
+from muntin.zoo.model_zoo import ModelEntry, build_backbone
+from muntin.zoo.published_classifier import build_shell, read_classifier
+
+if TYPE_CHECKING:
+    from muntin.training.progress import Reporter
+    from muntin.training.request import PreparedRun, Request
 
 ALPHAS = {"hard": 0.5, "soft": 0.1, "features": 1.0}
 """Published weights of a teacher (arXiv 2012.12877, section 5.2); that of features is ours."""
@@ -68,14 +81,13 @@ def read_distill(
     start = base or DistillConfig()
     if request.teacher and request.teacher != start.teacher:
         start = replace(start, teacher=request.teacher, checksum="")
-    if request.teacher_cache:
-        start = replace(start, cache_dir=request.teacher_cache)
     config = with_texts(start, settings, group="distill")
+    if not config.teacher and settings:
+        message = (
+            f"distill.{settings[0][0]} has no effect without a teacher, got none. Pass --teacher."
+        )
+        raise ConfigError(message)
     if not config.teacher:
-        if settings or request.teacher_cache:
-            given = f"distill.{settings[0][0]}" if settings else "--teacher-cache"
-            message = f"{given} has no effect without a teacher, got none. Pass --teacher."
-            raise ConfigError(message)
         return None
     check_teacher(config.teacher)
     if config.kind == "auto":
@@ -162,53 +174,6 @@ def _describe_cache(config: DistillConfig, cache: str, size_mib: float) -> str:
     )
 
 
-def match_classes(teacher: Teacher, classes: Classes) -> SharedClasses:
-    """Match classes by name, whatever their case, with spaces and underscores as one.
-
-    A name that several classes have is left out.
-
-    Raises:
-        ConfigError: The teacher has another task, or too few classes in common.
-    """
-    theirs = teacher.classes
-    kind = None if teacher.task is None else teacher.task.kind
-    if theirs is None or teacher.task is None or kind != "classification":
-        name = "none" if teacher.task is None else teacher.task.name
-        message = (
-            f"distill.kind=hard and soft need a teacher of the task classify, got {name} in "
-            f"{teacher.source}. Set distill.kind=features."
-        )
-        raise ConfigError(message)
-    if theirs.multi_label != classes.multi_label:
-        kinds = ("exactly one class", "any number of classes")
-        message = (
-            f"the teacher must give an image {kinds[classes.multi_label]}, as the labels do, got "
-            f"{kinds[theirs.multi_label]} in {teacher.source}. Set distill.kind=features."
-        )
-        raise ConfigError(message)
-    known, wanted = _places(theirs.names), _places(classes.names)
-    common = [name for name in wanted if name in known]
-    least = 1 if classes.multi_label else 2
-    if len(common) < least:
-        message = (
-            f"distill.kind=hard and soft need at least {plural(least, 'class', 'classes')} that "
-            f"teacher and data share by name, got {len(common)}: the teacher {teacher.source} has "
-            f"{shorten(theirs.names, limit=3)}, the data have {shorten(classes.names, limit=3)}. "
-            f"Set distill.kind=features."
-        )
-        raise ConfigError(message)
-    return SharedClasses(
-        teacher=tuple(known[name] for name in common),
-        student=tuple(wanted[name] for name in common),
-    )
-
-
-def _places(names: tuple[str, ...]) -> dict[str, int]:
-    keys = [" ".join(name.casefold().replace("_", " ").split()) for name in names]
-    counts = Counter(keys)
-    return {key: number for number, key in enumerate(keys) if counts[key] == 1}
-
-
 def _describe_shared(teacher: Teacher, classes: Classes, shared: SharedClasses) -> str:
     theirs = () if teacher.classes is None else teacher.classes.names
     unused = len(theirs) - len(shared.teacher)
@@ -221,9 +186,115 @@ def _describe_shared(teacher: Teacher, classes: Classes, shared: SharedClasses) 
     return text
 
 
-def open_for(run: Run, device: torch.device, precision: str = "fp32") -> Teacher:
+def check_teacher(source: str) -> None:
+    """Check that a teacher exists and was trained, without reading its weights.
+
+    Raises:
+        ConfigError: It is neither a run, an exported file nor a model with published weights.
+    """
+    if not _is_stored(source):
+        _find_published(source)
+
+
+def open_teacher(
+    source: str, *, backbone_only: bool = False, autocast: Autocast = nullcontext
+) -> Teacher:
+    """Open a run folder, an exported file, or the published weights of a model by its name.
+
+    Args:
+        source: Path or name; ``timm:`` and a name for a model of timm.
+        backbone_only: Whether a published model may lack a classifier, which is not read.
+        autocast: As in `Teacher`.
+
+    Raises:
+        ConfigError: The source is none of these, or has no trained weights.
+        RunError: A file of the run is missing or broken.
+        WeightError: The weights are not available, or do not fit.
+    """
+    if _is_stored(source):
+        run = Run.open(source)
+        network = run.load_network()
+        return Teacher(
+            source=source,
+            checksum=_checksum_of(run),
+            network=network.requires_grad_(False),
+            preprocessing=run.preprocessing,
+            task=run.task,
+            classes=run.classes,
+            license=run.config.license,
+            autocast=autocast,
+        )
+    name, entry = _find_published(source)
+    body: nn.Module
+    task, classes = None, None
+    if backbone_only:
+        body = build_backbone(entry.config)
+        load_weights(body, entry.weights, made_with=to_dict(entry.config))
+        size = entry.config.img_size
+        pre = Preprocessing(img_size=size, mean=entry.mean, std=entry.std)
+    else:
+        opened = open_weights(entry.weights, "auto", build_shell(entry))
+        read = read_classifier(opened, name, entry)
+        body, pre, task, classes = read.network, read.preprocessing, read.task, read.classes
+    return Teacher(
+        source=source,
+        checksum=_digest(body),
+        network=body.eval().requires_grad_(False),
+        preprocessing=pre,
+        task=task,
+        classes=classes,
+        license=entry.license,
+        autocast=autocast,
+    )
+
+
+def _is_stored(source: str) -> bool:
+    """Whether a source is a path to a run folder or an exported file; refuses other files."""
+    path = Path(source)
+    if not path.exists() or path.is_dir() or find_format(path) is not None:
+        return path.exists()
+    message = (
+        f"--teacher must be a run folder, an exported file or the name of a model, got the file "
+        f"{source}. Make a run of weights: muntin convert {source} OUT --to run"
+    )
+    raise ConfigError(message)
+
+
+def _find_published(source: str) -> tuple[str, ModelEntry]:
+    name = canonical_name(source)
+    try:
+        entry = find_model(name)
+    except ConfigError as error:
+        message = f"--teacher must be a run folder or a model, and no folder has its name. {error}"
+        raise ConfigError(message) from error
+    if not entry.weights:
+        message = (
+            f"--teacher must have trained weights, got the model {source!r}, of which no "
+            f"published ones are known. Train it first, and give its run folder."
+        )
+        raise ConfigError(message)
+    return name, entry
+
+
+def _checksum_of(run: Run) -> str:
+    """Checksum of the file of weights; OpenVINO has it beside the file of the graph."""
+    beside = run.path.with_suffix(".bin")
+    if run.path.is_dir():
+        return checksum(run.path / WEIGHTS)
+    return checksum(beside if run.path.suffix == ".xml" else run.path)
+
+
+def _digest(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def open_for(config: RunConfig, device: torch.device, precision: str = "fp32") -> Teacher:
     """Open the teacher of a resolved run on a device."""
-    distill = run.config.distill
+    distill = config.distill
     assert distill is not None, "a run with a teacher"
     autocast: Autocast = nullcontext
     if precision in _HALF:
@@ -234,29 +305,31 @@ def open_for(run: Run, device: torch.device, precision: str = "fp32") -> Teacher
     return replace(teacher, network=teacher.network.to(device))
 
 
-def read_answers(prepared: PreparedRun, reporter: Reporter) -> StoredLogits | None:
+def read_answers(prepared: PreparedRun, reporter: Reporter) -> StoredAnswer | None:
     """Read or compute the stored answers for the training images; None if there are none."""
     run, distill = prepared.run, prepared.run.config.distill
     if distill is None or distill.cache != "on":
         return None
-    teacher = open_for(run, choose_device(run.config.machine.device))
-    shared = match_classes(teacher, run.classes)
-    return store_answers(run, teacher, shared, prepared.train, reporter)
+    images, shared = _images_of(run, prepared.train)
+    file = find_answers(run.path, distill, images.teacher, shared, prepared.train)
+    return store_answers(file, images, shared, reporter)
 
 
-def sample_answers(run: Run, listing: Listing) -> tuple[StoredLogits | None, float]:
+def sample_answers(run: Run, listing: Listing) -> tuple[StoredAnswer | None, float]:
     """Compute the answers for a few images, where they would be stored, and seconds an image."""
-    distill = run.config.distill
-    if distill is None or distill.cache != "on":
+    if run.config.distill is None or run.config.distill.cache != "on":
         return None, 0.0
-    teacher = open_for(run, choose_device(run.config.machine.device))
-    shared = match_classes(teacher, run.classes)
+    images, shared = _images_of(run, listing)
     logits = torch.zeros(len(listing), len(shared.teacher), dtype=torch.float16)
-    loader = load_images(teacher, listing, run.config)
-    compute_answers(teacher, shared, loader, logits.__setitem__)  # kernels are chosen
+    compute_answers(images, shared, logits.__setitem__)  # kernels are chosen
     start = time.perf_counter()
-    compute_answers(teacher, shared, loader, logits.__setitem__)
-    return StoredLogits(logits, shared), (time.perf_counter() - start) / len(listing)
+    compute_answers(images, shared, logits.__setitem__)
+    return StoredAnswer(logits, shared), (time.perf_counter() - start) / len(listing)
+
+
+def _images_of(run: Run, listing: Listing) -> tuple[TeacherImages, SharedClasses]:
+    teacher = open_for(run.config, choose_device(run.config.machine.device))
+    return TeacherImages(listing, teacher, run.config), match_classes(teacher, run.classes)
 
 
 def add_teacher(
@@ -264,7 +337,7 @@ def add_teacher(
     run: Run,
     spec: FeatureSpec,
     device: torch.device,
-    stored: StoredLogits | None = None,
+    stored: StoredAnswer | None = None,
 ) -> Objective[Any]:
     """Add the teacher of a run to its objective, if it has one.
 
@@ -278,34 +351,23 @@ def add_teacher(
     distill = run.config.distill
     if distill is None:
         return objective
-    assert isinstance(objective, Supervised), "a teacher is refused where there are no labels"
-    if stored is not None:
-        return _with_classes(objective, distill, StoredAnswer(stored.logits), stored.shared)
-    teacher = open_for(run, device, run.config.machine.precision)
-    if distill.kind != "features":
-        shared = match_classes(teacher, run.classes)
-        answer = TeacherAnswer(teacher, run.preprocessing, shared.teacher)
-        return _with_classes(objective, distill, answer, shared)
-    # From an address: nothing else in the run may depend on what is drawn here.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(run.config.train.seed, _PROJECTION))
-        return DistilledFeatures(
-            objective,
-            TeacherAnswer(teacher, run.preprocessing, None),
-            student=spec,
-            teacher=teacher.backbone.spec,
-            alpha=float(distill.alpha),
-        )
-
-
-def _with_classes(
-    supervised: Supervised, distill: DistillConfig, answer: Answer, shared: SharedClasses
-) -> DistilledClasses:
+    assert isinstance(objective, Supervised), "a teacher comes with labels"
+    alpha = float(distill.alpha)
+    if stored is None:
+        teacher = open_for(run.config, device, run.config.machine.precision)
+        shared = None if distill.kind == "features" else match_classes(teacher, run.classes)
+        answer: Answer = TeacherAnswer(teacher, run.preprocessing, shared)
+    else:
+        answer = stored
+    if isinstance(answer, TeacherAnswer) and answer.shared is None:
+        # From an address: nothing else in the run may depend on what is drawn here.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(run.config.train.seed, _PROJECTION))
+            return DistilledFeatures(objective, answer, student=spec, alpha=alpha)
     return DistilledClasses(
-        supervised,
+        objective,
         answer,
-        columns=shared.student,
         kind="hard" if distill.kind == "hard" else "soft",
-        alpha=float(distill.alpha),
+        alpha=alpha,
         temperature=distill.temperature,
     )

@@ -18,7 +18,7 @@ from muntin.data.batches import Batch
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.nn.layers import DropPath
-from muntin.objectives.distilled_objective import TeacherAnswer
+from muntin.objectives.teacher_answer import TeacherAnswer
 from muntin.samples import Listing
 from muntin.training.distillation import add_teacher, sample_answers
 from muntin.training.machine import build_fabric
@@ -85,10 +85,10 @@ class StepProfiler:
         self.store = ImageCache(self.listing, self.run.preprocessing, data, training=True)
         self.fabric = build_fabric(machine, devices=1)
         device, network = self.fabric.device, self.network
-        stored, self.teacher_s = sample_answers(self.run, self.listing)
-        supervised = build_objective(self.run, self.listing, device, network)
-        objective = add_teacher(supervised, self.run, network.spec, device, stored)
-        self.trainer = Trainer(self.fabric, self.run.config.train, self.network, objective)
+        answers, self.teacher_s = sample_answers(self.run, self.listing)
+        objective = build_objective(self.run, self.listing, device, network)
+        taught = add_teacher(objective, self.run, network.spec, device, answers)
+        self.trainer = Trainer(self.fabric, self.run.config.train, self.network, taught)
 
     @property
     def device(self) -> torch.device:

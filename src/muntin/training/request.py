@@ -14,6 +14,7 @@ from muntin.errors import ConfigError, RunError, unknown_name
 from muntin.heads.head_table import find_head
 from muntin.heads.network import HeadConfig, Network
 from muntin.objectives.pretraining import PRETRAINING
+from muntin.objectives.teacher_answer import StoredAnswer
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.run_config import DistillConfig, RunConfig
 from muntin.run_files import WEIGHTS, read_json
@@ -31,7 +32,7 @@ class Request:
     """A requested run, with the arguments of `muntin.train`; `prepare` resolves "", 0 and "auto".
 
     `settings` are dotted names of config fields with values as text; `base` is the config of an
-    earlier run to start from instead of a recipe. `teacher_cache` is a folder of stored answers.
+    earlier run to start from instead of a recipe.
     """
 
     task: str
@@ -51,7 +52,6 @@ class Request:
     settings: tuple[tuple[str, str], ...] = ()
     base: RunConfig | None = None
     teacher: str = ""
-    teacher_cache: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ class PreparedRun:
     """A run that is ready to start: every field resolved, initial weights loaded, nothing written.
 
     `keep_batch` tells whether the user has set the batch size; `notes` say what was chosen
-    automatically and why, one line each.
+    automatically and why, one line each; `answers` are those of a teacher, if they are stored.
     """
 
     run: Run
@@ -68,6 +68,7 @@ class PreparedRun:
     val: Listing
     keep_batch: bool
     notes: tuple[str, ...]
+    answers: StoredAnswer | None = None
 
 
 def task_of(request: Request) -> Task:

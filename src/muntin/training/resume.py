@@ -91,7 +91,6 @@ def _find_changes(
         "img_size": (request.img_size, (0, 0), tuple(base.model.img_size)),
         "seed": (request.seed, -1, train.seed),
         "teacher": (request.teacher, "", base.distill and base.distill.teacher),
-        "teacher_cache": (request.teacher_cache, "", base.distill and base.distill.cache_dir),
     }  # fmt: skip
     for field in fields(MachineConfig):
         same = (field.default, getattr(machine, field.name))

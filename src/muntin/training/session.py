@@ -38,7 +38,6 @@ from muntin.training.request import PreparedRun, Request, read_config, repeat_re
 from muntin.training.resume import check_same_data, resume_request
 from muntin.training.run_lock import locked
 from muntin.training.setup import prepare
-from muntin.training.teacher_cache import StoredLogits
 from muntin.training.trainer import build_objective
 
 
@@ -87,7 +86,6 @@ def train(
     pictures: bool = True,
     started: float = 0.0,
     teacher: str | Path = "",
-    teacher_cache: str | Path = "",
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -97,10 +95,8 @@ def train(
         model: A name of `list_models`; empty = by the size of the images.
         head: "fcos", "mask_rcnn", "upernet", "vitpose" ...; empty = by the size of the model.
         val: Validation images; empty = the validation split of `data`, or a random part of it.
-        weights: "auto" loads published weights if available; "none" or None trains from scratch;
-            else a file, a hub id, or a run folder, whose model and head are used too.
-        recipe: "finetune", "small-data" or, by task, "imagenet", "coco-3x", "ade20k" or
-            "coco-pose"; "auto" = by the number of images.
+        weights: "auto" = published ones if available; "none"; a file; a hub id; a run (its model).
+        recipe: "finetune", "small-data", "imagenet" ...; "auto" = by the number of images.
         epochs: Passes over the data; 0 = as in the recipe.
         max_time_s: Wall time for everything in seconds; the learning rate follows the clock.
         batch_size: Images per step; 0 = automatic.
@@ -117,9 +113,7 @@ def train(
         stop_after: Stop after this many steps, as if interrupted; 0 = never.
         pictures: Whether to draw into the ``pictures`` of the run.
         started: The `time.monotonic` that a time limit counts from; 0 = now.
-        teacher: A run folder or a model with published weights to learn from, besides from labels
-            (`muntin.run_config.DistillConfig`).
-        teacher_cache: Folder of its stored answers, which several runs may share; empty = the run.
+        teacher: Run folder or published model to learn from too (`run_config.DistillConfig`).
 
     Raises:
         ConfigError: A name or a setting is invalid.
@@ -134,11 +128,10 @@ def train(
     request = Request(
         task=task, data=str(data), out=str(out or new_folder(Path(data))), val=str(val),
         model=model, head=head, weights="none" if weights is None else str(weights),
-        recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
+        recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size, seed=seed,
         img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
-        seed=seed, machine=choose_machine(base, precision, device, devices), base=base,
+        machine=choose_machine(base, precision, device, devices), base=base, teacher=str(teacher),
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
-        teacher=str(teacher), teacher_cache=str(teacher_cache),
     )  # fmt: skip
     sitting = Sitting(
         resume=resume, has_out=bool(out), started=started, stop_after=stop_after, quiet=quiet,
@@ -171,9 +164,8 @@ def carry_out(request: Request, sitting: Sitting) -> TrainedRun:
         resumed = sitting.resume
         prepared = _resume(request, sitting.has_out) if resumed else _start(request)
         reporter = _tell(prepared, sitting.quiet)
-        stored = read_answers(prepared, reporter)
-        work = partial(_work, prepared=prepared, sitting=sitting, stored=stored)
-        fitted = _launch(prepared.run, work)
+        prepared = replace(prepared, answers=read_answers(prepared, reporter))
+        fitted = _launch(prepared.run, partial(_work, prepared=prepared, sitting=sitting))
         return _finish(prepared.run, fitted, reporter, sitting.pictures)
 
 
@@ -258,7 +250,6 @@ def _work(
     *,
     prepared: PreparedRun,
     sitting: Sitting,
-    stored: StoredLogits | None,
 ) -> FitResult:
     """Train in one process."""
     run, pictures = prepared.run, sitting.pictures
@@ -272,8 +263,8 @@ def _work(
     reporter = Reporter(None if sitting.quiet or not first else Console())
     network, device = prepared.network, fabric.device
     objective = build_objective(run, prepared.train, device, network)
-    objective = add_teacher(objective, run, network.spec, device, stored)
-    loop = Loop(fabric, prepared, objective, reporter)
+    taught = add_teacher(objective, run, network.spec, device, prepared.answers)
+    loop = Loop(fabric, prepared, taught, reporter)
     # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and pictures and not sitting.resume:
         draw_batch(run, loop.train)

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from muntin.ops.distillation import feature_losses, find_inside, hard_losses, soft_losses
+from muntin.ops.distillation_losses import feature_losses, find_inside, hard_losses, soft_losses
 
 STUDENT = torch.tensor([[1.0, -0.5, 2.0], [0.3, 0.2, -4.0]])
 TEACHER = torch.tensor([[0.2, 3.0, -1.0], [2.0, 0.5, 0.4]])
