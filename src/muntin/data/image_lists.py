@@ -50,8 +50,7 @@ def _gather(source: str, paths: Iterable[str], notes: Iterable[str]) -> DataSets
 def _read_folder(source: Source, tree: Tree, _: None) -> DataSets:
     kept, notes = tree.images, []
     if pair_masks(tree).every:
-        images, _, _ = find_keys(tree)
-        kept = tuple(sorted(images.values()))
+        kept = tuple(sorted(find_keys(tree)[0].values()))
         masks = sorted({*tree.images} - {*kept})
         notes.append(f"{plural(len(masks), 'mask')} left out ({shorten(masks, limit=2)})")
     parts, others = sort_into_parts(kept, lambda path: path)

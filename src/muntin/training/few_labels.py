@@ -123,13 +123,14 @@ def judge(run: Run, probe: str, seconds: float, reporter: Reporter) -> dict[str,
         f"pretrained and from fresh weights, {trial.steps} steps each"
     )
     rows += trial.compare_fine_tuning()
-    figures = {
+    verdict = describe(rows)
+    reporter.note(verdict)
+    figures: dict[str, Any] = {
         "num_images": len(trial.val.listing),
         "steps": trial.steps,
         **{row.name: {n: getattr(row, n) for n in _FIELDS} for row in rows},
-        "verdict": describe(rows),
+        "verdict": verdict,
     }
-    reporter.note(figures["verdict"])
     results = read_json(run.path / RESULTS)
     results["figures"] = {**results.get("figures", {}), "probe": figures}
     write_json(run.path / RESULTS, results)
