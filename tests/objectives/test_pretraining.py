@@ -20,7 +20,7 @@ from muntin.heads.network import Network
 from muntin.heads.simmim_head import SimMIMConfig
 from muntin.objectives.objective import TrainingStep
 from muntin.objectives.pretraining import PRETRAINING, choose_pretraining
-from muntin.ops.gaussian_statistic import sketch_gaussian
+from muntin.ops.gaussian_distance import sketch_gaussian
 from muntin.training.recompute import checkpoint_blocks, recompute_layers
 from muntin.zoo.model_building import model_config
 from muntin.zoo.model_zoo import MODELS, BackboneConfig, build_backbone
@@ -190,8 +190,8 @@ def test_what_suits_which_model():
         assert choose_pretraining("auto", model_config(name)).value.name == "views"
     with pytest.raises(ConfigError, match="mea"):
         choose_pretraining("mea", a_model("vit"))
-    for name, way in (("mae", "swin"), ("simmim", "hiera")):
-        with pytest.raises(ConfigError, match=f"{name}.*{way}"):
+    for name, way, family in (("mae", "swin", "Swin"), ("simmim", "hiera", "Hiera")):
+        with pytest.raises(ConfigError, match=f"{name}.*{family}"):
             choose_pretraining(name, a_model(way))
 
 

@@ -116,6 +116,7 @@ class HieraMAEHead(PatchPredictor):
         self.patch, self.in_chans = strides[-1], body.in_chans
         self.unit = backbone.mask_px // self.patch
         """Side of a mask unit in predicted patches."""
+        # Scales behind the last pooling have the stride of the coarsest map: one of them suffices.
         self.fused = tuple(i for i, stride in enumerate(strides) if stride < self.patch)
         self.fusion = nn.ModuleList(
             nn.Conv2d(channels[i], channels[-1], step, stride=step)
@@ -136,6 +137,7 @@ class HieraMAEHead(PatchPredictor):
         """Predict the values of each patch, at the stride of the coarsest map."""
         maps = features.maps
         fused = maps[-1]
+        # Units are whole multiples of the strides, so no kernel reaches from one into the next.
         for layer, index in zip(self.fusion, self.fused, strict=True):
             fused = fused + layer(maps[index])
         tokens = self.encoder_norm(fused.flatten(2).transpose(1, 2))
@@ -152,6 +154,7 @@ class HieraMAEHead(PatchPredictor):
             return every.expand(features.maps[-1].shape[0], -1)
         units = number_kept(mask.keep).unflatten(1, (grid[0] // unit, grid[1] // unit))
         units = units.repeat_interleave(unit, 1).repeat_interleave(unit, 2)  # B, rows, columns
+        # Unit k begins at column k * unit of the map, which is one unit high.
         row = torch.arange(grid[0], device=device)[:, None] % unit
         column = torch.arange(grid[1], device=device) % unit
         width = features.maps[-1].shape[3]

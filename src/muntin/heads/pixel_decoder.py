@@ -61,6 +61,7 @@ class DecoderBlock(nn.Module):
         dim = sizes.dim
         self.num_heads = sizes.num_heads
         self.norm1 = nn.LayerNorm(dim, eps=sizes.norm_eps)
+        # Named as the parts of a ViT's block, so that the same rows of key maps serve both.
         self.attn = nn.ModuleDict({"qkv": nn.Linear(dim, 3 * dim), "proj": nn.Linear(dim, dim)})
         self.norm2 = nn.LayerNorm(dim, eps=sizes.norm_eps)
         self.mlp = Mlp(dim, 4 * dim)
@@ -97,6 +98,7 @@ class PixelDecoder(nn.Module):
         self.grid, self.num_prefix = grid, num_prefix
         self.embed = nn.Linear(channels, sizes.dim)
         self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(sizes.dim), std=0.02))
+        # He et al. fix them, Ryali et al. learn them.
         if learned:
             positions = torch.empty(1, num_prefix + math.prod(grid), sizes.dim)
             self.pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
@@ -120,6 +122,7 @@ class PixelDecoder(nn.Module):
         """
         x = self.embed(tokens)
         count = self.num_prefix
+        # A gather, not an assignment by mask: shapes do not depend on values.
         wanted = places.clamp(min=0)[..., None].expand(-1, -1, x.shape[2])
         seen = x[:, count:].gather(1, wanted)
         x = torch.cat(
@@ -195,6 +198,7 @@ class PatchPredictor(Head):
         mean = patches.mean(dim=2, keepdim=True)
         if not self.norm_pix:
             return patches, torch.zeros_like(mean), torch.ones_like(mean)
+        # The unbiased variance, with this epsilon, as published.
         deviation = (patches.var(dim=2, keepdim=True) + 1e-6).sqrt()
         return (patches - mean) / deviation, mean, deviation
 
@@ -214,6 +218,7 @@ def cut_patches(
         )
         raise ShapeError(message)
     x = images.unflatten(3, (width // side, side)).unflatten(2, (height // side, side))
+    # B, rows, columns, then C, p, p or p, p, C.
     order = (0, 2, 4, 1, 3, 5) if channels_first else (0, 2, 4, 3, 5, 1)
     return x.permute(order).reshape(batch, -1, side * side * channels)
 

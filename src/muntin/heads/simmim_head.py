@@ -107,6 +107,7 @@ class SimMIMHead(Head):
     def forward(self, features: Features) -> Float[Tensor, "B C H W"]:
         """Predict the pixels of whole images."""
         height, width = features.image_size
+        # Maps round up where sides do not divide: what lies beyond the image is cut.
         pixels = F.pixel_shuffle(self.predict(features.maps[-1]), self.stride)
         return pixels[:, :, :height, :width]
 
@@ -168,6 +169,7 @@ class UniformHead(PatchPredictor):
             message = "uniform masking requires a mask with quarters, got none. Use make_mask."
             raise ConfigError(message)
         rows, columns = quarter.shape[1:]
+        # A coarse cell holds what its units became, in its channels; odd sides were rounded up.
         units = F.pixel_shuffle(features.maps[-1], self.cells)[:, :, :rows, :columns]
         # Which of the kept units, counted row by row, lies at each place.
         numbers = torch.arange(rows * columns, device=quarter.device).view(rows, columns)

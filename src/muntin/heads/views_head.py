@@ -23,7 +23,7 @@ from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.network import Head, HeadConfig
 from muntin.nn.layers import init_linear_weights
-from muntin.ops.gaussian_statistic import sketch_gaussian
+from muntin.ops.gaussian_distance import sketch_gaussian
 from muntin.shapes import Float
 
 

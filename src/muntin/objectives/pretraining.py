@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from muntin.configs import replace
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, unknown_name
 from muntin.features import Backbone
@@ -20,7 +21,9 @@ from muntin.objectives.reconstruction_objective import LossObjective, MaskedReco
 from muntin.objectives.views_objective import TwoViews
 from muntin.ops.masks import Mask, draw_masks, draw_quarters, draw_units
 from muntin.shapes import Size
-from muntin.zoo.model_zoo import BackboneConfig, family_of
+
+Model = Any
+"""Config of a backbone, of any family."""
 
 BuildObjective = Callable[[Any, Backbone, Preprocessing], LossObjective]
 
@@ -30,7 +33,7 @@ class Pretraining:
     """One way to learn from images without labels.
 
     Attributes:
-        families: Of models that it suits; empty for all.
+        families: Models that it suits, by the names of their classes; empty for all.
         suits: Why it is the one for these, as a clause.
         head_config: Class of the config that says what is learnt; its kind is the name.
         default_head: Config of the head for a model.
@@ -42,42 +45,41 @@ class Pretraining:
     families: tuple[str, ...]
     suits: str
     head_config: type[PretrainingConfig]
-    default_head: Callable[[BackboneConfig], PretrainingConfig]
-    fit_model: Callable[[BackboneConfig], BackboneConfig]
+    default_head: Callable[[Model], PretrainingConfig]
+    fit_model: Callable[[Model], Model]
     build_objective: BuildObjective
 
 
 @dataclass(frozen=True, slots=True)
-class ChosenPretraining:
+class PretrainingChoice:
     """A way to pretrain, and why it was chosen; empty if it was asked for."""
 
     value: Pretraining
     notes: tuple[str, ...] = ()
 
 
-def _size_decoder(model: BackboneConfig) -> MAEConfig:
+def _size_decoder(model: Model) -> MAEConfig:
     """The published decoder for models of published widths, a smaller one for smaller models."""
-    config: Any = model
-    depths = getattr(config, "depths", ())
-    width = config.embed_dim * 2 ** max(len(depths) - 1, 0)
+    depths = getattr(model, "depths", ())
+    width = model.embed_dim * 2 ** max(len(depths) - 1, 0)
     ratio = 0.6 if depths else 0.75  # Hiera's paper, and MAE's
     if width >= 768:
         return MAEConfig(mask_ratio=ratio)
     heads = max(1, round(width * 2 / 3 / 32))
-    depth = max(1, (sum(depths) or config.depth) // 6)
+    depth = max(1, (sum(depths) or model.depth) // 6)
     return MAEConfig(mask_ratio=ratio, dim=32 * heads, depth=depth, num_heads=heads)
 
 
-def _norm_maps(model: BackboneConfig) -> BackboneConfig:
+def _norm_maps(model: Model) -> Model:
     """The layer of the head reads the normalised map of the last stage or block."""
     fields = {"pool_norm": "before"} if hasattr(model, "pool_norm") else {}
-    return replace(model, out_norm="last", **fields)
+    return replace(model, {"out_norm": "last", **fields})
 
 
-def _norm_tokens(model: BackboneConfig) -> BackboneConfig:
+def _norm_tokens(model: Model) -> Model:
     """The decoder reads normalised tokens, or normalises fused maps itself."""
     fields = {"pool_norm": "before"} if hasattr(model, "pool_norm") else {"out_norm": "none"}
-    return replace(model, **fields)
+    return replace(model, fields)
 
 
 def _mask_patches(
@@ -90,18 +92,17 @@ def _mask_patches(
     return MaskedReconstruction(preprocessing, draw)
 
 
-def _choose_units(model: BackboneConfig) -> SimMIMConfig:
+def _choose_units(model: Model) -> SimMIMConfig:
     """Uniform masking of a Swin whose images have at least 4 x 4 units, as one of 256 pixels has.
 
     Otherwise units of 32 pixels as published, smaller ones in images that have fewer than 4 x 4.
     """
-    config: Any = model
-    patch, side = config.patch_size, min(config.img_size)
-    stages = len(getattr(config, "depths", ()))
+    patch, side = model.patch_size, min(model.img_size)
+    stages = len(getattr(model, "depths", ()))
     if stages:
         stride = patch * 2 ** (stages - 1)
-        if stride > patch and side >= 2 * stride and not any(s % stride for s in config.img_size):
-            heads = min(8, max(1, round(config.embed_dim * stride / patch / 3 / 32)))
+        if stride > patch and side >= 2 * stride and not any(s % stride for s in model.img_size):
+            heads = min(8, max(1, round(model.embed_dim * stride / patch / 3 / 32)))
             return SimMIMConfig(
                 uniform=True, mask_ratio=0.25, mask_unit=stride // 2, dim=32 * heads,
                 num_heads=heads,
@@ -125,7 +126,7 @@ def _mask_units(
 PRETRAINING: Mapping[str, Pretraining] = {
     "mae": Pretraining(
         name="mae",
-        families=("vit", "hiera"),
+        families=("ViT", "Hiera"),
         suits="this model computes only the patches that are seen",
         head_config=MAEConfig,
         default_head=_size_decoder,
@@ -134,7 +135,7 @@ PRETRAINING: Mapping[str, Pretraining] = {
     ),
     "simmim": Pretraining(
         name="simmim",
-        families=("swin", "swin_v2", "vit"),
+        families=("Swin", "SwinV2", "ViT"),
         suits="windows need a token at every place",
         head_config=SimMIMConfig,
         default_head=_choose_units,
@@ -153,7 +154,7 @@ PRETRAINING: Mapping[str, Pretraining] = {
 }
 
 
-def choose_pretraining(name: str, model: BackboneConfig) -> ChosenPretraining:
+def choose_pretraining(name: str, model: Model) -> PretrainingChoice:
     """Find the way to pretrain a model by its name, or the one that suits it if "auto".
 
     Raises:
@@ -161,11 +162,11 @@ def choose_pretraining(name: str, model: BackboneConfig) -> ChosenPretraining:
     """
     if name != "auto" and name not in PRETRAINING:
         raise ConfigError(unknown_name("objective", name, ["auto", *PRETRAINING]))
-    family = family_of(model)
+    family = type(model).__name__.removesuffix("Config")
     suitable = [row for row in PRETRAINING.values() if family in row.families or not row.families]
     if name == "auto":
         first = suitable[0]
-        return ChosenPretraining(first, (f"objective: {first.name} ({first.suits})",))
+        return PretrainingChoice(first, (f"objective: {first.name} ({first.suits})",))
     row = PRETRAINING[name]
     if row not in suitable:
         message = (
@@ -174,4 +175,4 @@ def choose_pretraining(name: str, model: BackboneConfig) -> ChosenPretraining:
             f"{', '.join(row.families)}."
         )
         raise ConfigError(message)
-    return ChosenPretraining(row)
+    return PretrainingChoice(row)

@@ -91,8 +91,7 @@ class LossObjective(Objective[Any]):
     def draw_fixed(self, batch: Batch, device: torch.device) -> Any:  # noqa: ANN401 (as `draw`)
         """Inputs of the losses that are always the same for these images."""
         seed = derive_seed(MASK_SEED, int(batch.indices[0]))
-        views = (batch,) * self.views
-        return self.draw(views, device, torch.Generator().manual_seed(seed))
+        return self.draw((batch,), device, torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
     def evaluate(

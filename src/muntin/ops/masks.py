@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from muntin.shapes import Bool, Int
+from muntin.shapes import Bool, Int, Size
 
 
 class Mask(NamedTuple):

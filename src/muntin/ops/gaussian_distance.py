@@ -5,7 +5,7 @@ Source:
     Epps and Pulley 1983, "A test for normality based on the empirical characteristic function";
     Balestriero and LeCun 2025, "LeJEPA" (arXiv 2511.08544), section 4: the mean of this statistic
     over random directions as a loss (SIGReg), with 17 knots in [-5, 5]. Written from the paper, and
-    compared with the closed form of the integral in tests/ops/test_gaussian_statistic.py.
+    compared with the closed form of the integral in tests/ops/test_gaussian_distance.py.
     Differs: 17 knots in [-3, 3], beyond which the weight is below 1e-3; closer ones follow points
     that are farther apart. Only the 8 above 0 are computed: the integrand is even, and 0 at 0.
 

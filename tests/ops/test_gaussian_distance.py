@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from muntin.ops.gaussian_statistic import EXPECTED, epps_pulley, sketch_gaussian
+from muntin.ops.gaussian_distance import EXPECTED, epps_pulley, sketch_gaussian
 
 SAMPLES = {
     "gaussian": (lambda n: torch.randn(n), 0.0, 3.0),
