@@ -31,7 +31,7 @@ NEIGHBOURS = 5
 _BANK = 256  # images among which neighbours are looked for
 
 
-class ReconstructionSheet:
+class ReconstructionImages:
     """Draws into ``pictures/reconstructions.png`` or, without any, ``pictures/neighbours.png``.
 
     Of the same images of `store` each time, so that progress shows; the last drawing is kept.
