@@ -13,6 +13,7 @@ from muntin.data.image_lists import list_images
 from muntin.data.splitting import hold_out
 from muntin.errors import DataError
 from muntin.samples import Entry, Listing
+from muntin.tasks.task_table import TASKS
 
 
 def write(folder, *names):
@@ -85,7 +86,9 @@ def test_annotations_name_images(tmp_path):
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
     content = {"images": images, "annotations": [box], "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "coco.json").write_text(json.dumps(content))
-    assert paths_of(tmp_path / "coco.json") == ["1.png", "2.png"]
+    listers = [task.list_data for task in TASKS.values()]
+    listed = list_images(tmp_path / "coco.json", listers).train
+    assert [entry.path for entry in listed.entries] == ["1.png", "2.png"]
 
 
 def test_refusals(tmp_path):

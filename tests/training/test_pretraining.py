@@ -140,7 +140,7 @@ def test_its_backbone_is_written_for_others(pretrained, tmp_path):
 
 
 def test_what_has_no_answers_is_refused(pretrained):
-    with pytest.raises(RunError, match="muntin train TASK DATA --weights"):
+    with pytest.raises(RunError, match="--weights"):
         Run.open(pretrained)
 
 
@@ -210,7 +210,7 @@ def test_wrong_probes(images, pretrained, tmp_path):
         "path,class\n" + "".join(f"one/ash/{i}.png,{'a;b' if i else 'a'}\n" for i in range(3))
     )
     for name in ("boxes", "one", "several.csv", "nothing"):
-        with pytest.raises(DataError, match="--probe must be images"):
+        with pytest.raises(DataError, match="--probe"):
             pretrain(images, out=pretrained, resume=True, probe=tmp_path / name, quiet=True)
 
 

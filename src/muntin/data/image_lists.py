@@ -10,32 +10,34 @@ from contextlib import suppress
 from pathlib import Path
 
 from muntin.data.archives import is_archive
-from muntin.data.detection import list_detect
-from muntin.data.listing import list_classify
+from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.mask_layouts import find_keys, pair_masks
-from muntin.data.pose import list_pose
 from muntin.data.readers import Reader, Source, find_reader, read_layout
-from muntin.data.semantic import list_semantic
 from muntin.data.trees import Tree, part_named, read_text, sort_into_parts
 from muntin.errors import DataError, plural, shorten
-from muntin.samples import DataSets, Entry, Listing
+from muntin.samples import Classes, DataSets, Entry, Listing
 
 _PATH_COLUMNS = ("path", "filename", "file", "image")
 
 
-def list_images(path: str | os.PathLike[str]) -> DataSets:
+Lister = Callable[[str | Path, Classes | None, DataConfig], DataSets]
+"""Lists the data set of a task."""
+
+
+def list_images(path: str | os.PathLike[str], listers: Sequence[Lister] = ()) -> DataSets:
     """List images whose labels, if there are any, are not used; all of them are in `train`.
 
     `path` is a folder or an archive, searched through; a .txt with a path in each line or a .csv
-    with a column path, absolute or seen from the folder of the list; or the annotation file of a
-    data set. Images of folders called test or val, beside one called train, are left out, and so
-    are masks; the note says so.
+    with a column path, absolute or seen from the folder of the list; or an annotation file that one
+    of `listers` reads. Images of folders called test or val, beside one called train, are left
+    out, and so are masks; the note says so.
 
     Raises:
         DataError: There is no image, or a listed one is missing.
     """
     advice = "Give the folder, the archive or the list of the images."
-    reader, source, found = find_reader(path, READERS, what="images", advice=advice)
+    readers = (_LIST, _read_with(listers), _FOLDER)
+    reader, source, found = find_reader(path, readers, what="images", advice=advice)
     return read_layout(reader, source, found, None)
 
 
@@ -50,8 +52,7 @@ def _gather(source: str, paths: Iterable[str], notes: Iterable[str]) -> DataSets
 def _read_folder(source: Source, tree: Tree, _: None) -> DataSets:
     kept, notes = tree.images, []
     if pair_masks(tree).every:
-        images, _, _ = find_keys(tree)
-        kept = tuple(sorted(images.values()))
+        kept = tuple(sorted(find_keys(tree)[0].values()))
         masks = sorted({*tree.images} - {*kept})
         notes.append(f"{plural(len(masks), 'mask')} left out ({shorten(masks, limit=2)})")
     parts, others = sort_into_parts(kept, lambda path: path)
@@ -105,51 +106,40 @@ def _read_list(source: Source, rows: Sequence[tuple[str, str]], _: None) -> Data
     return _gather(str(folder), paths, [f"val and test left out: {left}"] if left else [])
 
 
-_LISTERS: tuple[Callable[[Path], DataSets], ...] = (
-    lambda path: list_detect(path, masks=False),
-    list_pose,
-    list_semantic,
-    list_classify,
-)
-"""Data sets of each task, whose annotation file may be given."""
-
-
-def _find_annotations(source: Source) -> DataSets | None:
-    if not source.is_file:
-        return None
-    for read in _LISTERS:
-        with suppress(DataError):
-            return read(source.path)
-    return None
-
-
 def _read_annotations(source: Source, sets: DataSets, _: None) -> DataSets:
     part, listing = next(iter(sets.parts.items()))
     notes = [f"of {part} in {source.path.name}"] if len(sets.parts) > 1 else []
     return _gather(listing.source, (entry.path for entry in listing.entries), notes)
 
 
-READERS: tuple[Reader[None, DataSets], ...] = (
-    Reader(
-        name="list of images",
-        recognise=_find_list,
-        read=_read_list,
-        looks_for="a list of images",
-        file="a .txt or .csv of paths",
-    ),
-    Reader(
+def _read_with(listers: Sequence[Lister]) -> Reader[None, DataSets]:
+    def recognise(source: Source) -> DataSets | None:
+        for read in listers if source.is_file else ():
+            with suppress(DataError):
+                return read(source.path, None, DEFAULTS)
+        return None
+
+    return Reader(
         name="annotations",
-        recognise=_find_annotations,
+        recognise=recognise,
         read=_read_annotations,
         looks_for="annotations that name images",
         file="the annotation file of a data set",
-    ),
-    Reader(
-        name="folder of images",
-        recognise=_find_folder,
-        read=_read_folder,
-        looks_for="image files",
-        reject=_name_archives,
-    ),
+    )
+
+
+_LIST: Reader[None, DataSets] = Reader(
+    name="list of images",
+    recognise=_find_list,
+    read=_read_list,
+    looks_for="a list of images",
+    file="a .txt or .csv of paths",
 )
-"""Layouts of images without labels, in the order in which they are tried."""
+
+_FOLDER: Reader[None, DataSets] = Reader(
+    name="folder of images",
+    recognise=_find_folder,
+    read=_read_folder,
+    looks_for="image files",
+    reject=_name_archives,
+)

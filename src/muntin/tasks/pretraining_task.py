@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from muntin.data.image_lists import list_images
+from muntin.data.image_lists import Lister, list_images
 from muntin.errors import ConfigError
 from muntin.heads.head_table import build_head
 from muntin.tasks.task import Task
@@ -16,17 +17,21 @@ def _refuse(*arguments: Any) -> NoReturn:
     raise ConfigError(message)
 
 
-PRETRAIN = Task(
-    name="pretrain",
-    list_data=lambda path, classes, data: list_images(path),
-    check_data=_refuse,
-    make_head=lambda backbone, classes, config: build_head(config, backbone),
-    ground_truth=_refuse,
-    losses=_refuse,
-    predict=_refuse,
-    decode=_refuse,
-    metric=_refuse,
-    goals=("loss",),
-    kind="pretraining",
-)
-"""The objectives of `muntin.objectives.pretraining` learn in place of its losses."""
+def build_pretraining_task(listers: Sequence[Lister]) -> Task:
+    """Build the row; `listers` list data sets of other tasks, whose images it may learn from.
+
+    The objectives of `muntin.objectives.pretraining` learn in place of its losses.
+    """
+    return Task(
+        name="pretrain",
+        list_data=lambda path, classes, data: list_images(path, listers),
+        check_data=_refuse,
+        make_head=lambda backbone, classes, config: build_head(config, backbone),
+        ground_truth=_refuse,
+        losses=_refuse,
+        predict=_refuse,
+        decode=_refuse,
+        metric=_refuse,
+        goals=("loss",),
+        kind="pretraining",
+    )

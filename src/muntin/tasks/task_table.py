@@ -8,11 +8,14 @@ from muntin.heads.network import HeadConfig
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.detection_task import DETECT, INSTANCE
 from muntin.tasks.pose_task import POSE, WHOLE_IMAGE_POSE
-from muntin.tasks.pretraining_task import PRETRAIN
+from muntin.tasks.pretraining_task import build_pretraining_task
 from muntin.tasks.semantic_task import SEMANTIC
 from muntin.tasks.task import Task
 
 TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, DETECT, INSTANCE, SEMANTIC, POSE)}
+
+PRETRAIN = build_pretraining_task(tuple(task.list_data for task in TASKS.values()))
+"""Not among the others: nobody trains for it with labels, or predicts with it."""
 
 
 _VARIANTS: dict[str, Task] = {"pose": WHOLE_IMAGE_POSE}

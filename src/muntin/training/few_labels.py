@@ -31,7 +31,7 @@ from muntin.training.initial_weights import initialize
 from muntin.training.machine import build_fabric
 from muntin.training.optimization import lr_factor
 from muntin.training.progress import Reporter
-from muntin.training.reconstruction_sheet import embed
+from muntin.training.reconstruction_images import embed
 from muntin.training.request import PreparedRun, Request
 from muntin.training.setup import prepare
 from muntin.training.trainer import Trainer, build_objective
@@ -116,20 +116,21 @@ def judge(run: Run, probe: str, seconds: float, reporter: Reporter) -> dict[str,
     )  # fmt: skip
     prepared = prepare(request)
     fabric = build_fabric(prepared.run.config.machine, devices=1)
-    trial = _Trial(fabric, prepared, _begin_anew(prepared, run), SHARE * seconds)
+    trial = _FewLabels(fabric, prepared, _begin_anew(prepared, run), SHARE * seconds)
     rows = [trial.compare_neighbours()]
     reporter.note(
         f"verdict on {len(trial.val.listing)} held-out images of {probe}: fine-tuning from "
         f"pretrained and from fresh weights, {trial.steps} steps each"
     )
     rows += trial.compare_fine_tuning()
-    figures = {
+    verdict = describe(rows)
+    reporter.note(verdict)
+    figures: dict[str, Any] = {
         "num_images": len(trial.val.listing),
         "steps": trial.steps,
         **{row.name: {n: getattr(row, n) for n in _FIELDS} for row in rows},
-        "verdict": describe(rows),
+        "verdict": verdict,
     }
-    reporter.note(figures["verdict"])
     results = read_json(run.path / RESULTS)
     results["figures"] = {**results.get("figures", {}), "probe": figures}
     write_json(run.path / RESULTS, results)
@@ -168,7 +169,7 @@ def _begin_anew(prepared: PreparedRun, pretraining: Run) -> PreparedRun:
     return replace(prepared, run=run, network=network)
 
 
-class _Trial:
+class _FewLabels:
     """Both networks, the images that they are compared on, and how much of each is affordable."""
 
     def __init__(

@@ -28,10 +28,10 @@ COUNT = 8
 NEIGHBOURS = 5
 """Nearest images that are shown beside each."""
 
-_BANK = 512  # images among which neighbours are looked for
+_BANK = 256  # images among which neighbours are looked for
 
 
-class ReconstructionSheet:
+class ReconstructionImages:
     """Draws into ``pictures/reconstructions.png`` or, without any, ``pictures/neighbours.png``.
 
     Of the same images of `store` each time, so that progress shows; the last drawing is kept.
@@ -51,8 +51,9 @@ class ReconstructionSheet:
             tiles = [*self._reconstruct(network)]
             name, columns = "reconstructions", 6
             title = "image, what was seen of it, and the rest as predicted"
-            if getattr(self.run.config.head, "norm_pix", False):
-                title += " (mean and contrast of each patch: its own)"
+            head = self.run.config.head
+            if getattr(head, "norm_pix", False) or getattr(head, "uniform", False):
+                title += " (mean and contrast of each patch are its own)"
             if not tiles:
                 tiles, name, columns = [*self._find(network)], "neighbours", 1 + NEIGHBOURS
                 title = "images, and those with the most similar features"
