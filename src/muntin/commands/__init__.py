@@ -27,6 +27,7 @@ from muntin.commands import (
     models,
     plan,
     predict,
+    settings,
     train,
 )
 from muntin.errors import MuntinError, MuntinWarning
@@ -67,6 +68,8 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("models")(models.models)
+app.command("heads")(settings.heads)
+app.command("settings")(settings.settings)
 app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("convert")(convert.convert)
