@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from muntin.errors import RunError, cannot_write
-from muntin.staging import checksum, replacing, write_file
+from muntin.staging import checksum, format_json, replacing, write_file
 from muntin.untrusted import parse_json, read_regular, reading
 
 CONFIG, CLASSES, PREPROCESSING = "config.json", "classes.json", "preprocessing.json"
@@ -40,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file of a run, as `write_text` does."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    write_text(path, format_json(values, allow_nan=True) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,18 +5,31 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from muntin.errors import MuntinError, RunError, cannot_write
 from muntin.untrusted import open_regular
 
 PARTIAL = ".muntin-partial-"
 """How the names of files begin that are being written."""
+
+
+def format_json(values: Any, *, allow_nan: bool = False) -> str:  # noqa: ANN401 (whatever JSON can hold)
+    """Format a JSON document, with characters of every language as themselves.
+
+    A text that holds half of a pair of surrogates, which UTF-8 cannot, is escaped.
+    """
+    text = json.dumps(values, indent=2, allow_nan=allow_nan, ensure_ascii=False)
+    if text.encode("utf-8", "ignore").decode() == text:
+        return text
+    return json.dumps(values, indent=2, allow_nan=allow_nan)
 
 
 @contextlib.contextmanager

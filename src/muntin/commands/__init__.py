@@ -28,6 +28,7 @@ from muntin.commands import (
     plan,
     predict,
     pretrain,
+    settings,
     train,
 )
 from muntin.errors import MuntinError, MuntinWarning
@@ -69,6 +70,8 @@ app.command("pretrain")(pretrain.pretrain)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("models")(models.models)
+app.command("heads")(settings.heads)
+app.command("settings")(settings.settings)
 app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("convert")(convert.convert)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from muntin.errors import ConfigError
+from muntin.staging import format_json
 
 TaskArgument = Annotated[str, typer.Argument(help="classify, detect, instance, semantic or pose.")]
 DataArgument = Annotated[str, typer.Argument(help="Same as for train.")]
@@ -161,7 +161,7 @@ def cache_field(folder: str) -> dict[str, str]:
 
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
     """Format one JSON document; what is no finite number, which JSON lacks, becomes null."""
-    return json.dumps(_finite(values), indent=2, allow_nan=False)
+    return format_json(_finite(values))
 
 
 def _finite(values: Any) -> Any:  # noqa: ANN401

@@ -17,8 +17,9 @@ from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from muntin.drawing.fonts import measure_text
 from muntin.drawing.layout import HALO, LARGEST, add_legend, draw_tag, fit_image, join_panels
-from muntin.drawing.style import Colour, clean_label, colour_of, load_font
+from muntin.drawing.style import Colour, clean_label, colour_of
 from muntin.results import Detections
 from muntin.run_lengths import Segmentation
 from muntin.samples import Objects
@@ -176,15 +177,15 @@ def _draw_tags(
 
     Initials of a mask are centred in it, because its box is not drawn.
     """
-    font = load_font(round(8 + max(image.size) / 128) - 2 * initials)
+    size = round(8 + max(image.size) / 128) - 2 * initials
     taken: list[Place] = []
     for mark, place in zip(marks, places, strict=True):
         if place is None:
             continue
         text = _initials(mark.name) if initials else mark.text
-        while len(text) > 1 and font.getlength(text) + 6 > image.width:
+        while len(text) > 1 and measure_text(text, size) + 6 > image.width:
             text = text[:-1]
-        width, height = round(font.getlength(text)) + 6, round(font.size * 1.3)
+        width, height = round(measure_text(text, size)) + 6, round(size * 1.3)
         left, top, right, bottom = place
         corners = [(left, top - height), (left, top), (right - width, top - height), (left, bottom)]
         if initials and mark.mask:
@@ -199,7 +200,7 @@ def _draw_tags(
         if initials and (hidden[best] or right - left < width or bottom - top < height):
             continue
         taken.append(spots[best])
-        draw_tag(pen, spots[best], text, colour_of(mark.class_id), size=font.size)
+        draw_tag(pen, spots[best], text, colour_of(mark.class_id), size=size)
 
 
 def _shared(one: Place, other: Place) -> int:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from muntin.drawing.style import BLUE, INK, VERMILION, Colour, load_font
+from muntin.drawing.fonts import measure_text, write_text
+from muntin.drawing.style import BLUE, INK, VERMILION, Colour
 
 LARGEST = 1280  # pixels, of the longer side
 HALO: Colour = (20, 20, 20)
@@ -19,6 +20,7 @@ _GAP = 8
 _LINE = 22
 _MIN_LEGEND = 260  # pixels
 _SHEET_GAP = 10
+_SIZE = 14  # pixels, of letters in a legend
 
 
 def fit_image(
@@ -51,13 +53,12 @@ def join_panels(
 ) -> Image.Image:
     """Join panels side by side, each under its name."""
     top = 30
-    font = load_font(16)
     width = sum(panel.width for panel in panels) + _GAP
     sheet = Image.new("RGB", (width, top + max(panel.height for panel in panels)), "white")
     pen = ImageDraw.Draw(sheet)
     left = 0
     for panel, name in zip(panels, names, strict=True):
-        pen.text((left + 4, 5), name, fill=INK, font=font)
+        write_text(pen, (left + 4, 5), name, size=16, fill=INK)
         sheet.paste(panel, (left, top))
         left += panel.width + _GAP
     return sheet
@@ -79,13 +80,12 @@ def add_legend(
 
     `what` is the plural noun for the rows that do not fit.
     """
-    font = load_font(14)
     width = max(image.width, _MIN_LEGEND)
-    line, x = 0, _GAP + (round(font.getlength(head)) + 2 * _GAP if head else 0)
+    line, x = 0, _GAP + (round(measure_text(head, _SIZE)) + 2 * _GAP if head else 0)
     spots = []
     for colour, text, tag in rows:
-        side = max(16, round(font.getlength(tag or "")) + 6)
-        long = side + 6 + round(font.getlength(text)) + 2 * _GAP
+        side = max(16, round(measure_text(tag or "", _SIZE)) + 6)
+        long = side + 6 + round(measure_text(text, _SIZE)) + 2 * _GAP
         if x + long > width and x > _GAP:
             line, x = line + 1, _GAP
         spots.append((line, x, side, colour, text, tag))
@@ -97,18 +97,18 @@ def add_legend(
     sheet.paste(image, ((width - image.width) // 2, 0))
     pen = ImageDraw.Draw(sheet)
     top = image.height + 4
-    pen.text((_GAP, top + 11), head, fill=INK, font=font, anchor="lm")
+    write_text(pen, (_GAP, top + 11), head, size=_SIZE, fill=INK, anchor="lm")
     for number, x, side, colour, text, tag in shown:
         y = top + number * _LINE
         square = (x, y + 3, x + side - 1, y + 18)
         if tag is None:
             pen.rectangle(square, fill=colour, outline=INK)
         else:
-            draw_tag(pen, square, tag, colour, size=14)
-        pen.text((x + side + 6, y + 11), text, fill=INK, font=font, anchor="lm")
+            draw_tag(pen, square, tag, colour, size=_SIZE)
+        write_text(pen, (x + side + 6, y + 11), text, size=_SIZE, fill=INK, anchor="lm")
     if more:
         place = (_GAP, top + max_lines * _LINE + 11)
-        pen.text(place, f"and {more} more {what}", fill=INK, font=font, anchor="lm")
+        write_text(pen, place, f"and {more} more {what}", size=_SIZE, fill=INK, anchor="lm")
     return sheet
 
 
@@ -129,8 +129,7 @@ def draw_tag(
     pen.rectangle(place, fill=colour)
     middle = (place[1] + place[3]) / 2
     ink = (0, 0, 0) if bright else (255, 255, 255)
-    font = load_font(round(size))
-    pen.text((place[0] + 3, middle), text, fill=ink, font=font, anchor="lm")
+    write_text(pen, (place[0] + 3, middle), text, size=round(size), fill=ink, anchor="lm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -152,7 +151,6 @@ def draw_sheet(
     count = max(len(tiles), 1)
     columns = columns or min(8, max(1, math.ceil(math.sqrt(count * 1.5))))
     rows = math.ceil(count / columns)
-    small, large = load_font(11), load_font(16)
     text_height = 16 * max((len(tile.lines) for tile in tiles), default=0)
     images = [_fit(tile.pixels, side) for tile in tiles]
     # A row is as high as its highest image.
@@ -167,7 +165,7 @@ def draw_sheet(
     sheet = Image.new("RGB", (columns * cell + _SHEET_GAP, tops[-1] + _SHEET_GAP), "white")
     pen = ImageDraw.Draw(sheet)
     if title:
-        pen.text((_SHEET_GAP, 10), title, fill=INK, font=large)
+        write_text(pen, (_SHEET_GAP, 10), title, size=16, fill=INK)
     for index, tile in enumerate(tiles):
         left = _SHEET_GAP + (index % columns) * cell
         upper, height = tops[index // columns], heights[index // columns]
@@ -179,8 +177,8 @@ def draw_sheet(
             frame = (place[0] - 2, place[1] - 2, right + 1, bottom + 1)
             pen.rectangle(frame, outline=BLUE if tile.good else VERMILION, width=2)
         for number, line in enumerate(tile.lines):
-            text = _shorten(line, small, side)
-            pen.text((left, upper + height + 4 + 16 * number), text, fill=INK, font=small)
+            low = upper + height + 4 + 16 * number
+            write_text(pen, (left, low), _shorten(line, 11, side), size=11, fill=INK)
     return sheet
 
 
@@ -191,7 +189,7 @@ def _fit(pixels: NDArray[np.uint8], side: int) -> Image.Image:
     return _scale(image, scale, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    while len(text) > 4 and font.getlength(text) > width:
+def _shorten(text: str, size: int, width: int) -> str:
+    while len(text) > 4 and measure_text(text, size) > width:
         text = text[:-4] + "..."
     return text

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from muntin.drawing.detection_drawing import draw_detections
+from muntin.drawing.fonts import write_text
 from muntin.drawing.layout import HALO, LARGEST, LegendRow, add_legend, fit_image, join_panels
-from muntin.drawing.style import Colour, clean_label, colour_of, load_font
+from muntin.drawing.style import Colour, clean_label, colour_of
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
 from muntin.samples import Objects, Skeleton
 from muntin.shapes import Int, Size
@@ -45,18 +46,18 @@ def _draw_classes(pixels: NDArray[np.uint8], result: Labels) -> Image.Image:
     """Draw the best classes, with bars, below the image."""
     image = fit_image(pixels, 320, LARGEST, tiny=320)
     width = max(image.width, 260)
-    rows = list(zip(result.class_names, result.scores, strict=True))[:5]
+    rows = list(zip(result.class_names, result.class_ids, result.scores, strict=True))[:5]
     line = 22
     sheet = Image.new("RGB", (width, image.height + line * len(rows) + 12), "white")
     sheet.paste(image, ((width - image.width) // 2, 0))
     pen = ImageDraw.Draw(sheet)
-    font = load_font(13)
-    for number, (name, score) in enumerate(rows):
+    for number, (name, class_id, score) in enumerate(rows):
         top = image.height + 8 + number * line
         length = round((width - 16) * float(score))
         fill = (140, 190, 225) if number == 0 else (215, 228, 238)
         pen.rectangle((8, top, 8 + max(length, 1), top + line - 5), fill=fill)
-        pen.text((12, top), f"{name}  {float(score):.2f}", fill=HALO, font=font)
+        text = f"{clean_label(name, int(class_id), 40)}  {float(score):.2f}"
+        write_text(pen, (12, top), text, size=13, fill=HALO)
     return sheet
 
 

@@ -15,12 +15,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from muntin.drawing.fonts import use_fonts
 from muntin.staging import write_file
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG and return the path; errors as of `write_file`."""
     FigureCanvasAgg(figure)
+    use_fonts(figure)
     data = io.BytesIO()
     with ignore_missing_characters():
         figure.savefig(data, format="png", dpi=120, facecolor="white", bbox_inches="tight")

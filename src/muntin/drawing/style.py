@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One colour per class, the same in every drawing, and the font: DejaVu Sans from matplotlib."""
+"""One colour per class, the same in every drawing, and its name as drawings show it."""
 
 from __future__ import annotations
 
 import colorsys
-from functools import cache
-from pathlib import Path
+import unicodedata
+from itertools import accumulate
 
-import matplotlib
-from matplotlib.ft2font import FT2Font
-from PIL import ImageColor, ImageFont
+from PIL import ImageColor
+
+from muntin.drawing.fonts import has_glyphs, warn_of_missing
 
 Colour = tuple[int, int, int]
 """Red, green, blue."""
@@ -23,8 +23,6 @@ LINE_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 
 # In an order in which the first few are far apart, whatever colours one sees.
 _PALETTE = (ORANGE, SKY, GREEN, VERMILION, PURPLE, BLUE, YELLOW)
-
-_PLACE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def colour_of(class_id: int) -> Colour:
@@ -45,35 +43,23 @@ def colour_of(class_id: int) -> Colour:
     return mixed[0], mixed[1], mixed[2]
 
 
-@cache
-def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """Give DejaVu Sans, `size` pixels high."""
-    return ImageFont.truetype(str(_PLACE), size)
-
-
 def clean_label(name: str, class_id: int, max_length: int = 24) -> str:
-    """Shorten a class name to one line; use the class number if the font lacks a glyph.
+    """Shorten a class name to one line; use the class number if no font has a glyph.
+
+    Characters of double width, such as Chinese ones, count twice.
 
     Example:
-        >>> clean_label("domestic   cat", 3), clean_label("\u732b", 3)
-        ('domestic cat', 'class 3')
+        >>> clean_label("domestic   cat", 3)
+        'domestic cat'
     """
     line = " ".join(name.encode("utf-8", "replace").decode().split())
     if not has_glyphs(line):
+        warn_of_missing()
         return f"class {class_id}"
-    return line if len(line) <= max_length else line[: max_length - 3] + "..."
-
-
-def has_glyphs(text: str) -> bool:
-    """Whether the font has a glyph for every character of a text.
-
-    Example:
-        >>> has_glyphs("chat"), has_glyphs("\u732b")
-        (True, False)
-    """
-    return _known_signs().issuperset(map(ord, text))
-
-
-@cache
-def _known_signs() -> frozenset[int]:
-    return frozenset(FT2Font(str(_PLACE)).get_charmap())
+    widths = [2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in line]
+    if sum(widths) <= max_length:
+        return line
+    kept = [
+        sign for sign, end in zip(line, accumulate(widths), strict=True) if end < max_length - 2
+    ]
+    return "".join(kept) + "..."

@@ -22,10 +22,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from muntin.drawing.fonts import use_fonts
 from muntin.drawing.saving import ignore_missing_characters
 from muntin.explaining import Section
 from muntin.shapes import Float, Int, Size, UInt8
-from muntin.staging import write_file
+from muntin.staging import format_json, write_file
 
 DPI = 120
 """Pixels per inch of a figure."""
@@ -178,13 +179,14 @@ def save_figure(result: ExplanationFigure, folder: Path) -> SavedFigure:
         saved.append(write_file(packed.getvalue(), stem.with_suffix(".npz")))
     names = ("name", "section", "title", "text", "formula", "source")
     record = {name: getattr(result, name) for name in names}
-    text = json.dumps({**record, "facts": to_plain(result.facts)}, indent=2, allow_nan=False)
+    text = format_json({**record, "facts": to_plain(result.facts)})
     saved.append(write_file(f"{text}\n".encode(), stem.with_suffix(".json")))
     return SavedFigure(tuple(saved), png, size)
 
 
 def _draw_png(figure: Figure) -> tuple[bytes, tuple[int, int]]:
     canvas = FigureCanvasAgg(figure)
+    use_fonts(figure)
     figure.set_dpi(DPI)
     figure.patch.set_facecolor("white")
     with ignore_missing_characters():

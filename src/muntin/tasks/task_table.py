@@ -44,6 +44,16 @@ def task_of_run(name: str, head: HeadConfig | str | None = None) -> Task:
     return PRETRAIN if name == PRETRAIN.name else find_task(name, head)
 
 
+def heads_of(task: Task) -> dict[str, tuple[HeadConfig, str]]:
+    """Heads of a task and of its variant: name -> config, and the models it is the default for."""
+    found: dict[str, tuple[HeadConfig, str]] = {}
+    for row in (task, _VARIANTS.get(task.name)):
+        if row is not None and row.dense is not None:
+            sizes = {} if found else {name: k for k, name in row.dense.default_head.items()}
+            found.update({n: (config, sizes.get(n, "")) for n, config in row.dense.heads.items()})
+    return found
+
+
 def task_of_head(head: str) -> Task:
     """Give the task that has a head of this name."""
     rows = (*TASKS.values(), *_VARIANTS.values())

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``muntin settings TASK`` and ``muntin heads [TASK]``: what --set and --head take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from muntin.commands.values import JsonOption, TaskArgument, print_table, to_json
+
+
+def settings(
+    task: TaskArgument,
+    pattern: Annotated[str, typer.Argument(help="Glob pattern, such as '*rate*'.")] = "*",
+    model: Annotated[str, typer.Option(help="Whose fields model.* are; default: swin_tiny.")] = "",
+    head: Annotated[str, typer.Option(help="Whose fields head.* are; default: the usual.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List the fields that --set takes, with defaults and meanings."""
+    from muntin.training.field_list import list_fields
+
+    rows = list_fields(task, pattern, model=model, head=head)
+    if as_json:
+        typer.echo(to_json(rows))
+        return
+    names = ("name", "default", "meaning")
+    print_table(("--set", "default", "meaning"), ([row[name] for name in names] for row in rows))
+    typer.echo("Defaults are those of the recipe 'imagenet'; the recipe chosen may have others.")
+
+
+def heads(
+    task: Annotated[str, typer.Argument(help="detect, instance, semantic or pose.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List the heads that --head takes."""
+    from muntin.training.field_list import list_heads
+
+    rows = list_heads(task)
+    if as_json:
+        typer.echo(to_json(rows))
+        return
+    names = ("task", "name", "default", "what")
+    titles = ("task", "head", "default for", "what it is")
+    print_table(titles, ([row[name] for name in names] for row in rows))
