@@ -29,6 +29,8 @@ from safetensors import SafetensorError
 from muntin.errors import ConfigError, MuntinError, first_line
 
 BUDGET_VARIABLE = "MUNTIN_MAX_MEMORY"
+MAX_PIXELS = 500_000_000
+"""Images with more pixels are refused: a few kB can unpack to fill the memory."""
 _DEFAULT_BUDGET = 2 * 2**30
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _MOST_YAML_VALUES = 1_000_000

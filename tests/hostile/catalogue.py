@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.hostile.command_cases import command_cases
-from tests.hostile.data_cases import archive_cases, data_cases
+from tests.hostile.data_cases import archive_cases, data_cases, place_cases
 from tests.hostile.harness import Case
 from tests.hostile.image_cases import image_cases
 from tests.hostile.run_cases import Made, export_cases, run_cases
@@ -22,6 +22,7 @@ def every_case(work: Path) -> Iterator[Case]:
     made = Made(work)
     yield from data_cases()
     yield from archive_cases()
+    yield from place_cases()
     yield from image_cases()
     yield from weight_cases()
     yield from folder_cases()

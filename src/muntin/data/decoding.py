@@ -24,10 +24,7 @@ from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import OWN, UNSET, ValueRange, apply_range, apply_type_rule
 from muntin.errors import DataError, MuntinWarning, first_line, where_to_look
 from muntin.shapes import Size, UInt8
-from muntin.untrusted import check_budget, read_regular
-
-MAX_PIXELS = 500_000_000
-"""Images with more pixels are refused: a few kB can unpack to fill the memory."""
+from muntin.untrusted import MAX_PIXELS, check_budget, read_regular
 
 # What decoding holds at its peak: Pillow's 4 and a source of 1, and two copies of 3 in numpy.
 _BYTES_A_PIXEL = 11
