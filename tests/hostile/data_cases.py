@@ -191,6 +191,12 @@ def _link(target: str, name: str) -> Callable[[Place], None]:
     return make
 
 
+def _sizeless_pipe(place: Place) -> None:
+    os.mkfifo(place.source / "2.png")
+    data = {**RUN_LENGTHS, "images": [{"id": 7, "file_name": "2.png"}]}
+    (place.source / "instances.json").write_text(json.dumps(data))
+
+
 def _many_folders(place: Place) -> None:
     (place.source / Path(*["d"] * 150)).mkdir(parents=True)
 
@@ -207,6 +213,7 @@ _PLACES: dict[str, Callable[[Place], None]] = {
     "pipe-of-annotations": lambda place: os.mkfifo(place.source / "instances.json"),
     "pipe-of-yaml": lambda place: os.mkfifo(place.source / "data.yaml"),
     "pipe-of-table": lambda place: os.mkfifo(place.source / "labels.csv"),
+    "pipe-of-unknown-size": _sizeless_pipe,
     "device": _link("/dev/zero", "ash/2.png"),
     "device-of-annotations": _link("/dev/zero", "instances.json"),
     "device-of-yaml": _link("/dev/zero", "data.yaml"),
