@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import re
 import threading
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image
 
@@ -57,7 +57,7 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in known if name not in _NO_READERS))
 
 
-def open_header(file: BinaryIO, formats: tuple[str, ...] = ()) -> Image.Image:
+def open_header(file: io.BytesIO | io.BufferedReader, formats: tuple[str, ...] = ()) -> Image.Image:
     """Open an image and read its header; its number of pixels is checked by the caller.
 
     Pillow's own limit, which is global, is lifted for as long as that takes.
