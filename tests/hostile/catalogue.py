@@ -11,6 +11,7 @@ from tests.hostile.command_cases import command_cases
 from tests.hostile.data_cases import archive_cases, data_cases, place_cases
 from tests.hostile.harness import Case
 from tests.hostile.image_cases import image_cases
+from tests.hostile.number_cases import number_cases
 from tests.hostile.run_cases import Made, export_cases, run_cases
 from tests.hostile.weight_cases import folder_cases, weight_cases
 
@@ -29,6 +30,7 @@ def every_case(work: Path) -> Iterator[Case]:
     yield from run_cases(made)
     yield from export_cases(made)
     yield from command_cases()
+    yield from number_cases()
 
 
 def choose(cases: Iterable[Case]) -> list[Case]:

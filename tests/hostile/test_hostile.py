@@ -73,7 +73,19 @@ def test_there_are_many(worker):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
-    "part", ["data", "archive", "place", "image", "weights", "folder", "run", "exported", "command"]
+    "part",
+    [
+        "data",
+        "archive",
+        "place",
+        "image",
+        "weights",
+        "folder",
+        "run",
+        "exported",
+        "command",
+        "numbers",
+    ],
 )
 def test_all(worker, part):
     names = [name for name in worker.kinds if name.startswith(f"{part}/")]
