@@ -16,6 +16,7 @@ from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 
 from muntin.shapes import Bool, Size
+from muntin.untrusted import MAX_PIXELS
 
 RunLengths = dict[str, Any]
 
@@ -108,7 +109,6 @@ def _as_text(mask: RunLengths) -> RunLengths:
 # The library holds some 50 bytes for each pixel of an outline, and overflows far outside an image.
 _FAR = 1_000_000
 _LONGEST = 10_000_000
-_MOST_PIXELS = 500_000_000
 
 Edges = tuple[float, float, float, float]
 """Left, top, right and bottom edge in pixels."""
@@ -128,9 +128,8 @@ def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | No
     """
     if segmentation in (None, [], {}, [[]]):
         return None, ""
-    if not 0 < math.prod(size) <= _MOST_PIXELS:
-        message = f"masks of an image of {size[0]} x {size[1]} pixels"
-        raise ValueError(message)
+    if not 0 < math.prod(size) <= MAX_PIXELS:
+        return None, f"it is of an image of {size[0]} x {size[1]} pixels"
     if isinstance(segmentation, dict):
         fault = _fault_of_run_lengths(segmentation, size)
         return (None, fault) if fault else (segmentation, "")

@@ -8,6 +8,7 @@ whatever else foreign content makes a parser raise, into one error that names th
 from __future__ import annotations
 
 import csv
+import io
 import json
 import lzma
 import os
@@ -20,7 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any
 from xml.etree import ElementTree
 
 import yaml
@@ -29,6 +30,8 @@ from safetensors import SafetensorError
 from muntin.errors import ConfigError, MuntinError, first_line
 
 BUDGET_VARIABLE = "MUNTIN_MAX_MEMORY"
+MAX_PIXELS = 500_000_000
+"""Images with more pixels are refused: a few kB can unpack to fill the memory."""
 _DEFAULT_BUDGET = 2 * 2**30
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _MOST_YAML_VALUES = 1_000_000
@@ -78,7 +81,7 @@ def check_budget(num_bytes: float, what: str) -> None:
         raise ValueError(message)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a file to be read; pipes, devices and sockets are refused instead of waited for.
 
     Raises:

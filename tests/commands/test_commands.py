@@ -202,19 +202,28 @@ def test_wrong_runs(muntin, run, data, tmp_path):
     assert fails_with(result, "Swin", str(run))
 
 
-def test_exit_code_of_a_bug(capsys):
+def exit_code_of(fault):
     verbs = typer.Typer()
 
     @verbs.command()
     def broken() -> None:
-        raise ZeroDivisionError
+        raise fault
 
     with pytest.raises(SystemExit) as caught:
         main([], verbs)
-    assert caught.value.code == 3
+    return caught.value.code
+
+
+def test_exit_code_of_a_bug(capsys):
+    assert exit_code_of(ZeroDivisionError) == 3
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert "ZeroDivisionError" in err
+
+
+def test_exit_code_of_an_interruption(capsys):
+    assert exit_code_of(KeyboardInterrupt) == 1
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_help(muntin):

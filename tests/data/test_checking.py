@@ -121,6 +121,14 @@ def test_misnamed_and_turned_images_are_counted(folder):
     assert "pixel formats: RGB 12, L 1" in report.lines
 
 
+def test_values_that_are_not_finite_are_counted(folder):
+    values = np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)
+    values[:4] = np.nan
+    Image.fromarray(values).save(folder / "train/cats/x.tif")
+    assert any(line.startswith("1 image with values that are not") for line in
+               check_classify(folder).lines)  # fmt: skip
+
+
 def test_groups_in_two_parts_and_blank_classes(tmp_path):
     rows = ["path,class,group,split"]
     for number in range(8):

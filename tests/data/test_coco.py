@@ -388,6 +388,7 @@ MASKS = {
     "too long": (rle(counts="oooooooooo1"), "the run lengths do not add up to the image"),
     "list": (rle(counts=[5, -5, 8000]), "the run lengths do not add up to the image"),
     "no counts": ({"size": [80, 100]}, "the run lengths do not add up to the image"),
+    "far too long": (rle(counts=[10**9, 9 * 10**9]), "the run lengths do not add up to the image"),
 }
 
 
@@ -401,6 +402,23 @@ def test_objects_with_broken_masks_are_boxes(tmp_path, mask, what):
     named = f"annotation 2: its mask is broken, {what}; box and class are learnt"
     assert whats(data) == [named], "once"
     assert list_detect(root).problems == ()
+
+
+def test_broken_run_lengths_without_a_box_hide_their_image(tmp_path):
+    row = {**note(2, segmentation=rle(counts=[10**9, 9 * 10**9])), "bbox": None}
+    data = list_detect(one_set(tmp_path, coco([note(1), row])), masks=True)
+    assert len(data.train) == 0
+    (told,) = [what for what in whats(data) if what.startswith("annotation 2 left out")]
+    assert told.endswith("the run lengths do not add up to the image")
+
+
+@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize("bbox", [[1, 1, 5, 5], None])
+def test_an_image_said_to_be_larger_than_any(tmp_path, bbox, masks):
+    counts = {"size": [100_000, 100_000], "counts": [10**9, 9 * 10**9]}
+    data = coco([{**note(segmentation=counts), "bbox": bbox}], [image(size=(100_000, 100_000))])
+    with pytest.raises(DataError, match=r"500 million.* 100000 x 100000 .*'1\.jpg'"):
+        list_detect(one_set(tmp_path, data), masks=masks)
 
 
 def test_slivers_beside_a_polygon_are_dropped():

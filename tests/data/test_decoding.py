@@ -14,6 +14,7 @@ from muntin.data.mask_values import read_values
 from muntin.data.trees import read_size
 from muntin.data.value_ranges import UNSET
 from muntin.errors import DataError, MuntinWarning
+from tests.data.deep_files import tiff
 
 SMOOTH = np.stack(
     np.broadcast_arrays(
@@ -120,6 +121,15 @@ def test_float_images(values, expected):
     image = Image.fromarray(np.array(values, np.float32))
     pixels = decode(packed(image, "TIFF"), where="x", value_range=UNSET)
     assert pixels[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_values_that_are_not_finite_are_told(kind):
+    values = np.array([[0, np.nan, 1, np.inf]], kind)
+    data = tiff(values) if kind == np.float64 else packed(Image.fromarray(values), "TIFF")
+    for limits, outside in ((UNSET, 0), ((0.0, 1.0), 0.5), ((-1.0, 0.5), 0.75)):
+        facts = decode_with_facts(data, where="x", how=Decoding(value_range=limits))[1]
+        assert (facts.unknown, facts.outside) == (True, outside)
 
 
 def test_cmyk_jpeg_keeps_its_colours():

@@ -391,6 +391,17 @@ def test_nothing_but_ignored_pixels(tmp_path):
     assert "no pixel" in list_semantic(tmp_path).fault
 
 
+def test_nothing_but_ignored_pixels_to_train_on(tmp_path):
+    for part, value in (("train", 255), ("val", 1)):
+        pixels(tmp_path / "images" / part / "0.jpg")
+        save(tmp_path / "masks" / part / "0.png", stripes(255, value))
+    (tmp_path / "classes.txt").write_text("ground\nroad\n")
+    data = list_semantic(tmp_path)
+    assert [one.file for one in data.problems if one.severity == "error"] == ["train"]
+    save(tmp_path / "masks" / "train" / "0.png", stripes(255, 0))
+    assert not list_semantic(tmp_path).fault
+
+
 def test_zero_that_the_table_does_not_name_is_ignored(tmp_path):
     data_set(tmp_path, stripes(0, 0, 1, 2), count=2)
     (tmp_path / "classes.json").write_text('{"road": 1, "water": 2}')

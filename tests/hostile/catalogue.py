@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.hostile.command_cases import command_cases
-from tests.hostile.data_cases import archive_cases, data_cases
+from tests.hostile.data_cases import archive_cases, data_cases, place_cases
 from tests.hostile.harness import Case
 from tests.hostile.image_cases import image_cases
+from tests.hostile.number_cases import number_cases
 from tests.hostile.run_cases import Made, export_cases, run_cases
 from tests.hostile.weight_cases import folder_cases, weight_cases
 
@@ -22,12 +23,14 @@ def every_case(work: Path) -> Iterator[Case]:
     made = Made(work)
     yield from data_cases()
     yield from archive_cases()
+    yield from place_cases()
     yield from image_cases()
     yield from weight_cases()
     yield from folder_cases()
     yield from run_cases(made)
     yield from export_cases(made)
     yield from command_cases()
+    yield from number_cases()
 
 
 def choose(cases: Iterable[Case]) -> list[Case]:

@@ -48,16 +48,26 @@ def data_cases() -> Iterator[Case]:
     yield from _tree_cases(
         GROUPS[1][2][0], ("instance",), 8, tree, only="annotations/instances_train.json"
     )
+    yield _case(GROUPS[1][2][0], "COCO-8/larger-than-any", "instance", _larger_than_any(), "refuse")
     reader = next(one for one in GROUPS[3][2] if one.name == "DeepLabCut")
     tree = f"{trees_of('keypoints', reader)[0]}\nskeleton.json  {json.dumps(SKELETON)}"
     yield from _tree_cases(reader, ("pose",), 8, tree, only="skeleton.json")
+
+
+def _larger_than_any() -> str:
+    """An image that is said to have 10^10 pixels, and a mask that fills it."""
+    data = json.loads(json.dumps(RUN_LENGTHS))
+    data["images"][0].update(height=10**5, width=10**5)
+    data["annotations"][0].update(segmentation={"size": [10**5] * 2, "counts": [0, 10**10]})
+    del data["annotations"][0]["bbox"]
+    return f"annotations/instances_train.json  {json.dumps(data)}\ntrain/1.jpg"
 
 
 def _tree_cases(
     reader: Reader[Any, Any], tasks: tuple[str, ...], number: int, tree: str, only: str = ""
 ) -> Iterator[Case]:
     layout = f"{reader.name}-{number}"
-    yield _case(reader, f"{layout}/plain", tasks[0], tree, None)
+    yield _case(reader, f"{layout}/plain", tasks[0], tree, "accept")
     done: set[str] = set()
     for path, text in files_of(tree):
         suffix = Path(path).suffix.lower()
@@ -68,7 +78,7 @@ def _tree_cases(
         done.add(kind)
         for turn, (label, make) in enumerate(_mutate(path, text, reader.name)):
             name = f"{layout}/{path}/{label}"
-            yield _case(reader, name, tasks[turn % len(tasks)], tree, (path, make))
+            yield _case(reader, name, tasks[turn % len(tasks)], tree, "either", (path, make))
 
 
 def _mutate(path: str, text: str, layout: str) -> Iterator[mutations.Mutation]:
@@ -97,8 +107,8 @@ def _image(suffix: str) -> bytes:
 
 
 def _case(
-    reader: Reader[Any, Any], name: str, task: str, tree: str,
-    change: tuple[str, mutations.Make] | None,
+    reader: Reader[Any, Any], name: str, task: str, tree: str, expect: str,
+    change: tuple[str, mutations.Make] | None = None,
 ) -> Case:  # fmt: skip
     def build(place: Place) -> list[str]:
         data = data_of(reader, tree, place.source)
@@ -107,7 +117,6 @@ def _case(
             (place.source / change[0]).write_bytes(settled)
         return ["check", task, str(data), "--json"]
 
-    expect = "either" if change else "accept"
     return Case(name=f"data/{name}", kind=reader.name, build=build, expect=expect)
 
 
@@ -131,11 +140,10 @@ def archive_cases() -> Iterator[Case]:
         yield _archive("tar", label, ".tar", make)
         yield _archive("tar.gz", label, ".tar.gz", lambda make=make: gzip.compress(make(), 1))
     yield _archive("zip", "bomb", ".zip", lambda: mutations.pack_zip(files | _bomb()))
-    bomb = _archive(
+    yield _archive(
         "tar.gz", "bomb", ".tar.gz", lambda: gzip.compress(mutations.pack_tar(files | _bomb()), 1),
         "refuse",
     )  # fmt: skip
-    yield bomb
 
 
 def _bomb() -> dict[str, bytes]:
@@ -157,7 +165,7 @@ def _archive(
     return Case(name=f"archive/{kind}/{label}", kind=kind, build=build, expect=expect)
 
 
-def _place_cases() -> Iterator[Case]:
+def place_cases() -> Iterator[Case]:
     """Links, pipes, devices and depths in place of files and folders."""
     for label, make in _PLACES.items():
         for command in (["check", "classify"], ["check", "detect"], ["check", "semantic"]):
@@ -183,6 +191,12 @@ def _link(target: str, name: str) -> Callable[[Place], None]:
     return make
 
 
+def _sizeless_pipe(place: Place) -> None:
+    os.mkfifo(place.source / "2.png")
+    data = {**RUN_LENGTHS, "images": [{"id": 7, "file_name": "2.png"}]}
+    (place.source / "instances.json").write_text(json.dumps(data))
+
+
 def _many_folders(place: Place) -> None:
     (place.source / Path(*["d"] * 150)).mkdir(parents=True)
 
@@ -199,6 +213,7 @@ _PLACES: dict[str, Callable[[Place], None]] = {
     "pipe-of-annotations": lambda place: os.mkfifo(place.source / "instances.json"),
     "pipe-of-yaml": lambda place: os.mkfifo(place.source / "data.yaml"),
     "pipe-of-table": lambda place: os.mkfifo(place.source / "labels.csv"),
+    "pipe-of-unknown-size": _sizeless_pipe,
     "device": _link("/dev/zero", "ash/2.png"),
     "device-of-annotations": _link("/dev/zero", "instances.json"),
     "device-of-yaml": _link("/dev/zero", "data.yaml"),

@@ -69,6 +69,7 @@ class Case:
         build: Writes the files and gives the arguments of the command.
         expect: "refuse" where the input is plainly wrong, "accept" where it is right.
         slow: It takes more than a moment: something is trained or exported first.
+        inspect: Looks at what lies there in the end, and gives its faults.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Case:
     build: Callable[[Place], list[str]]
     expect: str = "either"
     slow: bool = False
+    inspect: Callable[[Place], list[str]] | None = None
 
 
 @dataclass(kw_only=True)
@@ -220,6 +222,8 @@ def run_case(case: Case, work: Path) -> Outcome:
     before = _snapshot(place)
     outcome = run_command(arguments, place.out)
     judge(outcome, arguments, case.expect)
+    if case.inspect is not None:
+        outcome.faults += case.inspect(place)
     if (place.outside / CANARY).exists():
         outcome.faults.append("code of the file ran")
     changed = sorted(path for path, _ in before ^ _snapshot(place))

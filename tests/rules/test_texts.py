@@ -47,6 +47,34 @@ def test_no_print_in_the_package() -> None:
     none(wrong, "Return it, raise it, or write through the console of the command line.")
 
 
+# What they read is part of the package or of the system.
+READERS_OF_OWN_FILES = {
+    "untrusted.py", "devices.py", "engines/torch_program.py", "explaining/attention_cost.py",
+    "explaining/figures.py", "explaining/page.py", "zoo/costs.py",
+}  # fmt: skip
+
+
+def test_foreign_files_are_opened_by_untrusted_alone() -> None:
+    wrong = [
+        f"{module.path}:{node.lineno}"
+        for module in modules()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and _opens_to_read(node)
+        if module.path not in READERS_OF_OWN_FILES
+    ]
+    none(wrong, "Use open_regular or read_regular: a pipe in place of a file never ends.")
+
+
+def _opens_to_read(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
+    if name != "open":
+        return name in ("read_text", "read_bytes") and isinstance(call.func, ast.Attribute)
+    given = [*call.args, *(word.value for word in call.keywords if word.arg == "mode")]
+    modes = [one.value for one in given if isinstance(one, ast.Constant)]
+    reads = any(mode in ("r", "rb", "rt") for mode in modes)
+    return reads or (not modes and any(word.arg == "encoding" for word in call.keywords))
+
+
 def test_no_machine_paths_and_no_registries() -> None:
     wrong = [
         f"{where} {line.strip()[:80]}"

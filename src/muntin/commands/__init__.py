@@ -87,6 +87,7 @@ _SYSTEM_ERRORS = (
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 
+_INTERRUPTED = 130  # what typer returns for Ctrl-C, without a word
 _LONGEST = 2000  # characters of a line on stderr
 
 # What click raises for a wrong option; typer vendors click and exports only the subclass.
@@ -102,6 +103,8 @@ def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         code = verbs(arguments, standalone_mode=False)
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
     except MuntinError as error:
         _print_error(str(error))
         code = 1

@@ -287,5 +287,7 @@ def _describe_images(seen: Sequence[CheckedImage]) -> Iterator[str]:
         yield f"{plural(kept, 'image')} not rotated by EXIF orientation, as annotated before it"
     if several := sum(one.facts is not None and one.facts.several for one in seen):
         yield f"{plural(several, 'image')} of several pages or frames: {FIRST_PAGE}"
+    if unknown := sum(one.facts is not None and one.facts.unknown for one in seen):
+        yield f"{plural(unknown, 'image')} with values that are not finite, which become black"
     if renamed := sum(one.is_misnamed for one in seen):
         yield f"{plural(renamed, 'image')} with a suffix of another format, read anyway"

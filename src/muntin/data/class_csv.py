@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import os
 import re
 from collections import Counter, defaultdict
@@ -18,6 +19,7 @@ from muntin.data.readers import Reader, Source, clean_class_name, count_parts, j
 from muntin.data.trees import PARTS, part_named
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing
+from muntin.untrusted import read_regular
 
 _BETWEEN_CLASSES = re.compile(r"[;|]")
 _CALLED = re.compile(r"label|annotation|class|train|metadata|dataset|^(data|index)\.csv")
@@ -62,17 +64,17 @@ def _is_there(row: Row, place: Path) -> bool:
 
 def _read_rows(place: Path) -> list[Row]:
     try:
-        with place.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-            if not {"path", "class"} <= columns.keys():
-                message = (
-                    f"{str(place)!r} must have the columns path and class, separated by commas, "
-                    f"got {shorten(columns, limit=8) or 'an empty file'}. Correct its first line."
-                )
-                raise DataError(message)
-            rows = [_read_row(cells, columns) for cells in reader]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        text = io.StringIO(read_regular(place).decode("utf-8-sig"), newline="")
+        reader = csv.DictReader(text)
+        columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
+        if not {"path", "class"} <= columns.keys():
+            message = (
+                f"{str(place)!r} must have the columns path and class, separated by commas, "
+                f"got {shorten(columns, limit=8) or 'an empty file'}. Correct its first line."
+            )
+            raise DataError(message)
+        rows = [_read_row(cells, columns) for cells in reader]
+    except (ValueError, csv.Error, OSError) as error:
         message = f"{str(place)!r} must be a CSV in UTF-8, got: {error}. Save it again as UTF-8."
         raise DataError(message) from error
     if not rows:

@@ -24,10 +24,7 @@ from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import OWN, UNSET, ValueRange, apply_range, apply_type_rule
 from muntin.errors import DataError, MuntinWarning, first_line, where_to_look
 from muntin.shapes import Size, UInt8
-from muntin.untrusted import check_budget, read_regular
-
-MAX_PIXELS = 500_000_000
-"""Images with more pixels are refused: a few kB can unpack to fill the memory."""
+from muntin.untrusted import MAX_PIXELS, check_budget, read_regular
 
 # What decoding holds at its peak: Pillow's 4 and a source of 1, and two copies of 3 in numpy.
 _BYTES_A_PIXEL = 11
@@ -52,7 +49,8 @@ class ImageInfo:
 
     The EXIF orientation is 1 to 8; 1 = as stored. With `kept_as_stored` it was not applied, as the
     annotations have the size before it. `outside` is the share of the values that their range
-    does not hold. With `several`, the file has further pages or frames, which are not read.
+    does not hold, those that are not finite included; with `unknown`, some are not. With `several`,
+    the file has further pages or frames, which are not read.
     """
 
     format: str
@@ -60,6 +58,7 @@ class ImageInfo:
     orientation: int = 1
     kept_as_stored: bool = False
     outside: float = 0.0
+    unknown: bool = False
     several: bool = False
 
 
@@ -129,7 +128,7 @@ def _decode(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageIn
             raise
         refuse_large((values.shape[1], values.shape[0]), where)
         pixels = _to_rgb(Image.fromarray(_to_8_bits(values, how.value_range)))
-        return pixels, ImageInfo("TIFF", str(values.dtype))
+        return pixels, ImageInfo("TIFF", str(values.dtype), **_judge_values(values, how))
     with image:
         if how.shrink_hint is not None and image.format in ("JPEG", "MPO"):
             # Shorter sides than the hint are never made: both are kept at least as long.
@@ -242,7 +241,7 @@ def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, Ima
     kind, mode = image.format, image.mode
     several = kind in ("TIFF", "PNG", "WEBP") and bool(getattr(image, "is_animated", False))
     stored = _orientation(image) if kind == "TIFF" else 1
-    values, outside, (low, high) = None, 0.0, how.value_range
+    values, judged = None, {}
     if data and how.value_range != UNSET and is_deep(image):
         values = read_deep(image, data)
     else:
@@ -250,8 +249,7 @@ def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, Ima
         values = np.asarray(image) if has_deep_mode(image.mode) else None
     turned = _orientation(image)  # order matters: of a TIFF, Pillow may have applied it by now
     if values is not None:
-        if how.value_range != UNSET:
-            outside = float(np.mean((values < low) | (values > high)))
+        judged = _judge_values(values, how)
         image = Image.fromarray(_to_8_bits(values, how.value_range, mode))
     if turned != 1:
         image = image.transpose(_UPRIGHT[turned])
@@ -259,8 +257,16 @@ def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, Ima
     kept = how.size == image.size != image.size[::-1] and orientation in _BACK
     if kept:
         image, orientation = image.transpose(_BACK[orientation]), 1
-    facts = ImageInfo(kind or "", mode, orientation, kept, outside, several)
+    facts = ImageInfo(kind or "", mode, orientation, kept, several=several, **judged)
     return _to_rgb(image), facts
+
+
+def _judge_values(values: np.ndarray, how: Decoding) -> dict[str, Any]:
+    """Those of `ImageInfo` that tell of values."""
+    low, high = how.value_range
+    measured = how.value_range not in (UNSET, OWN)
+    inside = float(np.mean((values >= low) & (values <= high))) if measured else 1.0
+    return {"outside": 1 - inside, "unknown": not np.isfinite(values).all()}
 
 
 def _orientation(image: Image.Image) -> int:

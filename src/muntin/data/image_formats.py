@@ -17,6 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from muntin.untrusted import open_regular
+
 _COMMON = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # Readers that start other programs (EPS), only exist on one system (WMF), or read nothing without
 # a library of their own; MPEG is a video.
@@ -55,7 +57,7 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in known if name not in _NO_READERS))
 
 
-def open_header(file: io.BytesIO | Path, formats: tuple[str, ...] = ()) -> Image.Image:
+def open_header(file: io.BytesIO | io.BufferedReader, formats: tuple[str, ...] = ()) -> Image.Image:
     """Open an image and read its header; its number of pixels is checked by the caller.
 
     Pillow's own limit, which is global, is lifted for as long as that takes.
@@ -91,7 +93,7 @@ def is_image(name: str, folder: Path | None = None) -> bool:
         return True
     if folder is None or _SUFFIX.search(name):
         return False
-    with contextlib.suppress(OSError), (folder / name).open("rb") as file:
+    with contextlib.suppress(OSError, ValueError), open_regular(folder / name) as file:
         return _BEGINNINGS.match(file.read(_HEAD)) is not None
     return False
 

@@ -44,6 +44,7 @@ from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Segmentation, encode_mask
 from muntin.samples import Listing
 from muntin.shapes import Size
+from muntin.untrusted import check_budget
 
 _MAX_TO_OPEN = 24
 _UPLOADED = re.compile(r"(.*/)?[0-9a-f]{8}-(?P<name>[^/]+)")  # names are made unique by a prefix
@@ -235,6 +236,8 @@ def _read_brush(packed: object, size: Size) -> Segmentation | None:
     count is. A run is one bit (1: one value for all; 0: a value each), two bits for the kind of its
     count, the count, and its values; lengths and counts are stored less one.
     """
+    # Four values a pixel, and three copies of the one that counts.
+    check_budget(7 * size[0] * size[1], f"a mask of {size[0]} x {size[1]} pixels")
     try:
         bits = np.unpackbits(np.array(packed, np.uint8))
     except (TypeError, ValueError, OverflowError):

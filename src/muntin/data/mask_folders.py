@@ -108,7 +108,7 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     note = f"masks as {_KINDS[encoding.kind]}, {sizes}"
     note += f", {plural(len(names), 'class', 'classes')}: {shorten(names, limit=8)}"
     note += f" (by {table.origin})" if table is not None else ""
-    strange = _strange_values(seen, encoding)
+    strange = _strange_values(seen, encoding) or _find_unlearnable(pairs, seen, encoding)
     said, alone = _name_left_out(pairs)
     left_out = [*(one.what for one in strange), *said]
     return join_parts(
@@ -364,6 +364,16 @@ def _strange_values(seen: MaskSample, encoding: MaskEncoding) -> list[Problem]:
     else:
         what += f"Name them, or leave them out: data.ignored={shown[0]}"
     return [Problem(file="masks", what=what, severity="error" if share > 0.5 else "warning")]
+
+
+def _find_unlearnable(pairs: Pairs, seen: MaskSample, encoding: MaskEncoding) -> list[Problem]:
+    """An error if all masks were looked at, and those to train on have no pixel of a class."""
+    part, found = next(iter(pairs.parts.items()))  # train, where there is one
+    masks = {pair.mask for pair in found}
+    every = seen.num_masks == len(pairs.every) and seen.first.keys() == seen.counts.keys()
+    if not every or any(seen.first.get(value) in masks for value in encoding.values):
+        return []
+    return [Problem(file=part, what="no pixel has a class: nothing to learn", severity="error")]
 
 
 def name_value(value: int, kind: str) -> str:

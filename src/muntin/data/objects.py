@@ -20,6 +20,7 @@ from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Edges, clean_segmentation, mask_area, to_run_lengths
 from muntin.samples import Entry, Listing, Objects, Problem, Skeleton, warning
 from muntin.shapes import Size
+from muntin.untrusted import MAX_PIXELS
 
 BAD_KEYPOINTS = "with keypoints that are no numbers"
 NO_BOX = "without a box of four numbers"
@@ -174,8 +175,17 @@ def make_entry(
     of the image. An area that the file does not say is that of the mask, or of the box where masks
     are not wanted. Groups of objects do not give an image their class. Problems are reported for
     `file`, or the image; `keypoint_names` are empty where they are not wanted.
+
+    Raises:
+        DataError: The size is that of no image, so nothing that is said of it can be right.
     """
     findings, masks = request.findings, request.masks
+    if math.prod(size) > MAX_PIXELS:
+        message = (
+            f"An image must have at most {MAX_PIXELS // 10**6} million pixels, got {size[0]} x "
+            f"{size[1]} (height x width) for {path!r} in its annotations. Correct them."
+        )
+        raise DataError(message)
     kept, points = _keep(annotations, size, file or path, request, keypoint_names)
     if any(one.box is NOWHERE for one in kept):
         findings.num_hidden += 1

@@ -23,7 +23,7 @@ from muntin.data.decoding import decode
 from muntin.data.image_formats import is_image, open_header
 from muntin.errors import DataError, shorten
 from muntin.shapes import Size
-from muntin.untrusted import parse_json
+from muntin.untrusted import open_regular, parse_json
 
 ItemT = TypeVar("ItemT")
 
@@ -211,8 +211,8 @@ def read_size(source: str, path: str) -> Size:
     packed = is_archive(source) and not Path(source).is_dir()
     # Each of Pillow's readers has its own ways to fail.
     with contextlib.suppress(Exception):
-        head = io.BytesIO(read_bytes(source, path)) if packed else Path(source, path)
-        with open_header(head) as image:
+        head = io.BytesIO(read_bytes(source, path)) if packed else open_regular(Path(source, path))
+        with head, open_header(head) as image:
             width, height = image.size
             # Only where it is in the head: Pillow would decode the whole image to look for it.
             known = image.format == "TIFF" or image.info.keys() & {"exif", "xmp"}

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muntin.untrusted import refuse_bomb
+from muntin.untrusted import open_regular, refuse_bomb
 
 # Types by code of numpy, without byte order. Void of 2 bytes is how JAX stores bfloat16.
 _PLAIN = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1", "V2")
@@ -193,7 +193,7 @@ class _Unpickler(pickle.Unpickler):
 
 def read_pickle(file: Path) -> Any:  # noqa: ANN401 (any content)
     """Read a pickle of arrays (``.pkl``), as in detectron2's model zoo."""
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         return _Unpickler(stream).load()
 
 

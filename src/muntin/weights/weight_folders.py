@@ -66,7 +66,7 @@ def _find_in_folder(folder: Path) -> Path:
             raise WeightError(message)
         return found
     latest = folder / "latest"  # DeepSpeed: the name of the newest checkpoint
-    name = latest.read_text(encoding="utf-8").strip() if latest.is_file() else ""
+    name = read_regular(latest).decode(errors="replace").strip() if latest.is_file() else ""
     # Only a folder in this one: with "." or ".." the search would not end.
     if name not in ("", ".", "..") and "/" not in name and (folder / name).is_dir():
         return _find_in_folder(folder / name)
