@@ -16,6 +16,7 @@ from muntin.data.data_config import DataConfig
 from muntin.errors import ConfigError
 from muntin.heads.head_table import find_head
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
+from muntin.run_config import DistillConfig
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import TASKS, find_task, heads_of
 from muntin.zoo.model_building import canonical_name, model_config
@@ -57,6 +58,7 @@ def list_fields(
         "augment": AUGMENTS[row.recipe_kind](),
         "data": DataConfig(),
         "machine": MachineConfig(),
+        "distill": DistillConfig(),
         "model": model_config(canonical_name(model or "swin_tiny"), {}),
     }
     if row.dense is not None:
