@@ -59,6 +59,14 @@ class Head(nn.Module):
         return raw
 
 
+class PretrainingHead(Head):
+    """A head that learns without labels; that of weights made otherwise fits, and is ignored."""
+
+    def may_lack(self, name: str) -> bool:
+        """Whether weights with this parameter fit: one of a part that this head does not have."""
+        return name.partition(".")[0] not in {key.partition(".")[0] for key in self.state_dict()}
+
+
 class Network(nn.Module):
     """One backbone and one or more heads on its features; the backbone runs once per batch.
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from muntin.configs import check_range
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import Backbone, Features, TokenMask
-from muntin.heads.network import Head
+from muntin.heads.network import PretrainingHead
 from muntin.nn.layers import Mlp
 from muntin.ops.dot_attention import attend
 from muntin.ops.masks import Mask
@@ -138,7 +138,7 @@ class PixelDecoder(nn.Module):
         return predicted
 
 
-class PatchPredictor(Head):
+class PatchPredictor(PretrainingHead):
     """Base class of heads that predict the pixels of every patch, and learn from unseen ones.
 
     Attributes:

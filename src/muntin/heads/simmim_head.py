@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, TokenMask
-from muntin.heads.network import Head, HeadConfig
+from muntin.heads.network import HeadConfig, PretrainingHead
 from muntin.heads.pixel_decoder import (
     DecoderSizes,
     PatchPredictor,
@@ -86,7 +86,7 @@ class SimMIMConfig(HeadConfig):
         )
 
 
-class SimMIMHead(Head):
+class SimMIMHead(PretrainingHead):
     """One linear layer from each cell of the coarsest map to its pixels."""
 
     reads = "maps"
@@ -150,7 +150,7 @@ class UniformHead(PatchPredictor):
         self.cells = stride // self.patch
         """Side of a cell of the coarsest map in units."""
         rows, columns = require_whole_grid(backbone, 2 * self.patch)
-        self.mask_token = _make_token(body.embed_dim)
+        self.fill_token = _make_token(body.embed_dim)
         self.decoder = PixelDecoder(
             backbone.spec.channels[-1] // self.cells**2,
             self.patch**2 * self.in_chans,
@@ -160,7 +160,7 @@ class UniformHead(PatchPredictor):
 
     def make_mask(self, mask: Mask) -> TokenMask:
         """The mask token stands for what is hidden of the units that are kept."""
-        return TokenMask(mask.keep, self.mask_token, mask.quarter)
+        return TokenMask(mask.keep, self.fill_token, mask.quarter)
 
     def forward(self, features: Features) -> Float[Tensor, "B N P"]:
         """Predict the values of each unit."""

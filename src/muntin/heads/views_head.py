@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
-from muntin.heads.network import Head, HeadConfig
+from muntin.heads.network import HeadConfig, PretrainingHead
 from muntin.nn.layers import init_linear_weights
 from muntin.ops.gaussian_distance import sketch_gaussian
 from muntin.shapes import Float
@@ -53,7 +53,7 @@ class ViewsConfig(HeadConfig):
         check_range("head.hidden_dim", self.hidden_dim, 1, 2**15)
 
 
-class ViewsHead(Head):
+class ViewsHead(PretrainingHead):
     """A projector on the vector of an image, and the loss of several views."""
 
     reads = "vector"

@@ -42,6 +42,8 @@ _LACKING = {
     r"_tokens?$|class_embedding$": "learned tokens beside class, distillation and register tokens",
 }
 
+_DECODER_BLOCKS = "head.decoder.blocks."
+
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
@@ -101,6 +103,8 @@ def _list_problems(reading: RenamedState, result: MatchResult) -> str:
 def _find_cause(mismatch: Mismatch) -> str:
     config, reading, result = mismatch.backbone.config, mismatch.reading, mismatch.result
     other, lacking = _other_family(mismatch), _find_lacking(mismatch)
+    if decoder := _find_decoder(mismatch):
+        return decoder
     if other:
         return other
     if lacking:
@@ -122,6 +126,21 @@ def _find_cause(mismatch: Mismatch) -> str:
             f"the weights are of a model with {_write(fields)}, and then there remain {left}"
         )
     return "; ".join(causes) or _sum_up(result)
+
+
+def _find_decoder(mismatch: Mismatch) -> str:
+    """What sizes a decoder of pretraining has in the weights, if nothing but these differ."""
+    result, ours = mismatch.result, dict(mismatch.reading.pairs)
+    names = [*result.mismatched, *result.missing, *(ours.get(k, k) for k in result.unexpected)]
+    names = [name for name in names if name != "head.decoder.pos_embed"]
+    first = mismatch.reading.tensors.get("head.decoder.embed.weight")
+    if first is None or not names or not all(name.startswith("head.decoder.") for name in names):
+        return ""
+    blocks = {name.split(".")[3] for name in ours.values() if name.startswith(_DECODER_BLOCKS)}
+    return (
+        f"the decoder of the weights has head.dim={len(first)} and head.depth={len(blocks)}; set "
+        f"these, and head.num_heads, which they do not say (published ones: {len(first) // 32})"
+    )
 
 
 def _find_lacking(mismatch: Mismatch) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
+from muntin.heads.network import PretrainingHead
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
@@ -252,8 +253,13 @@ def _report(
     opened: OpenedWeights, reading: RenamedState, matched: MatchResult, model: nn.Module
 ) -> LoadReport:
     taken = [(theirs, model_key(ours, model)) for theirs, ours in reading.pairs]
-    heads = [theirs for theirs, ours in reading.pairs if ours.startswith("head.")]
-    fresh = [key for key in matched.reset if key.startswith("head.")]
+    heads = [
+        theirs
+        for theirs, ours in reading.pairs
+        if ours.startswith("head.fc") or (ours[:5] == "head." and theirs not in matched.ignored)
+    ]
+    classifies = not isinstance(head_of(model), PretrainingHead)
+    fresh = [key for key in matched.reset if key.startswith("head.") and classifies]
     dropped = reading.dropped or heads or [key for key in reading.beside if is_classifier(key)]
     if reading.dropped and fresh:
         message = (
