@@ -190,6 +190,8 @@ def test_wrong_images(tmp_path):
         ({"settings": {"head.width": 3}}, "width"),
         ({"recipe": "finetune"}, "finetune"),
         ({"settings": {"train.label_smoothing": 0.1}}, "label_smoothing"),
+        ({"settings": {"data.sampler": "balanced"}}, "sampler"),
+        ({"settings": {"augment.mixup": 0.8}}, "mixup"),
     ],
 )
 def test_wrong_settings(images, tmp_path, options, named):

@@ -121,6 +121,17 @@ def _check_head(name: str, task: Task) -> None:
     find_head(name, task.dense.heads)
 
 
+_WEIGHTING = frozenset(("train.class_weights", "train.label_smoothing"))
+_OF_LABELS = _WEIGHTING | {"data.sampler", "augment.mixup", "augment.cutmix"}
+
+
+def _find_unused(task: Task) -> frozenset[str]:
+    """Settings that say nothing to a task, although its configs have them."""
+    if task.kind == "pretraining":
+        return _OF_LABELS
+    return _WEIGHTING if task.detects or task.top_down else frozenset()
+
+
 def _check_recompute(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
     """Check that the user does not set what `train.memory_gib` chooses."""
     start = TrainConfig() if request.base is None else request.base.train
@@ -161,9 +172,9 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
         _check_head(request.head, task)
     if any(request.img_size):
         require_sides(request.img_size, task)
-    unused = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
-    if unused and (task.detects or task.top_down or task.kind == "pretraining"):
-        message = f"train.{min(unused)} has no effect on {task.name}. Omit it."
+    given = {f"{group}.{name}" for group, rows in settings.items() for name, _ in rows}
+    if unused := given & _find_unused(task):
+        message = f"{min(unused)} has no effect on {task.name}. Omit it."
         raise ConfigError(message)
     if request.model:
         config = model_config(canonical_name(request.model), {})
