@@ -113,12 +113,27 @@ def warm_up(work: Path) -> None:
 
 def run_command(arguments: Sequence[str], folder: Path) -> Outcome:
     """Run `muntin ARGUMENTS` in a forked child whose working folder is `folder`."""
-    outcome = Outcome()
-    files = [Path(f"{folder}.{name}") for name in ("stdout", "stderr")]
-    begun = time.monotonic()
+    return await_command(start_command(arguments, folder), folder)
+
+
+def start_command(
+    arguments: Sequence[str], folder: Path, prepare: Callable[[], object] = lambda: None
+) -> int:
+    """Start a command, and give the number of its process, which calls `prepare` first."""
     child = os.fork()
     if not child:
-        _be_the_child(arguments, folder, files)
+        _be_the_child(arguments, folder, _outputs(folder), prepare)
+    return child
+
+
+def _outputs(folder: Path) -> list[Path]:
+    return [Path(f"{folder}.{name}") for name in ("stdout", "stderr")]
+
+
+def await_command(child: int, folder: Path) -> Outcome:
+    """Wait for a command that was started in `folder`, and tell what it did."""
+    outcome = Outcome()
+    begun = time.monotonic()
     status, outcome.memory = _watch(child, begun, outcome)
     with contextlib.suppress(OSError):
         os.killpg(child, signal.SIGKILL)  # what it started, and did not end
@@ -126,11 +141,15 @@ def run_command(arguments: Sequence[str], folder: Path) -> Outcome:
     if os.WIFSIGNALED(status) and not outcome.faults:
         outcome.faults.append(f"signal {os.WTERMSIG(status)}")
     outcome.code = None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-    outcome.out, outcome.err = (path.read_text("utf-8", "backslashreplace") for path in files)
+    outcome.out, outcome.err = (
+        path.read_text("utf-8", "backslashreplace") for path in _outputs(folder)
+    )
     return outcome
 
 
-def _be_the_child(arguments: Sequence[str], folder: Path, files: Sequence[Path]) -> None:
+def _be_the_child(
+    arguments: Sequence[str], folder: Path, files: Sequence[Path], prepare: Callable[[], object]
+) -> None:
     code = 97
     try:
         os.setsid()
@@ -140,6 +159,7 @@ def _be_the_child(arguments: Sequence[str], folder: Path, files: Sequence[Path])
             os.dup2(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
         from muntin.commands import main
 
+        prepare()
         sys.stdout.reconfigure(errors="strict")  # as outside the locale C
         sys.argv = ["muntin", *arguments]
         main(list(arguments))

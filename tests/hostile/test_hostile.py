@@ -20,6 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 LEAST = 2500
 
 
+def environment_of_package() -> dict[str, str]:
+    """What a process needs that imports the package and its tests."""
+    package = str(Path(muntin.__file__).parents[1])
+    paths = [str(ROOT), package, os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 class Worker:
     """A process that imported everything once and forks for each case.
 
@@ -27,12 +34,9 @@ class Worker:
     """
 
     def __init__(self) -> None:
-        package = str(Path(muntin.__file__).parents[1])
-        paths = [str(ROOT), package, os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.hostile.harness", "--serve"], cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment_of_package(),
         )  # fmt: skip
         self.kinds, self.sample = json.loads(self._ask(None))
 
