@@ -22,8 +22,10 @@ help:
 demo: $(VENV)/muntin.stamp
 	$(BIN)/muntin demo
 
+# Bytecode is kept whatever the environment says: each worker, and each interpreter that a test
+# starts, would compile the package and rewrite the tests anew.
 test: $(VENV)/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(MARKS) $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(MARKS) $(PYTEST_ARGS)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -7,10 +7,8 @@ import ipaddress
 import os
 import random
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,14 +20,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 if not os.environ.get("MUNTIN_NO_HOOK"):
     # Shapes in signatures are executed. torch.compile(fullgraph=True) cannot trace the checks, so
     # tests of compiled code run a subprocess with MUNTIN_NO_HOOK=1.
-    from beartype import BeartypeConf, beartype
-    from jaxtyping import install_import_hook
+    from tests import executed_shapes
 
-    # The hook takes the checker by name. As for mypy, an int will do where a float is wanted.
-    checker = ModuleType("muntin_checker")
-    vars(checker)["check"] = beartype(conf=BeartypeConf(is_pep484_tower=True))
-    sys.modules[checker.__name__] = checker
-    install_import_hook("muntin", "muntin_checker.check")
+    executed_shapes.install()
 
 import numpy as np
 import torch
