@@ -3,27 +3,36 @@
 
 jaxtyping's own decorator makes two checkers at every definition, closures at every call of their
 function too, and binds every call to its signature; that was half the time of the tests. Here a
-function gets one checker at its first call, made by beartype, and a context for the letters of
-shapes only where the signature has shapes.
+function gets its checkers at its first call, closures share them, and beartype's compiled code
+binds. Letters of shapes get a context only where a signature has shapes.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import CodeType, FunctionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, NoReturn, get_args, get_type_hints
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
-from beartype.door import die_if_unbearable
 
 # As for mypy, an int will do where a float is wanted. A TypeError is what Python itself raises.
 CONF = BeartypeConf(is_pep484_tower=True, violation_type=TypeError)
 # Letters mean one size within one call; the context has no state of its own.
 LETTERS = jaxtyping.jaxtyped("context")
-_HINTS_OF_CODE: dict[CodeType, dict[str, Any]] = {}
+
+
+class Checkers(NamedTuple):
+    """What is checked of the calls of one function."""
+
+    arguments: Callable[..., None]
+    answer: Callable[[Any], None] | None
+    has_shapes: bool
+
+
+CHECKERS: dict[CodeType, Checkers] = {}
 
 
 def install() -> None:
@@ -44,61 +53,72 @@ def execute(item: Any) -> Any:
 
 
 def _check_calls(function: FunctionType) -> Callable[..., Any]:
-    call: Callable[..., Any] | None = None
+    checkers: Checkers | None = None
 
     @functools.wraps(function)
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        nonlocal call
-        if call is None:
-            call = _make_checked(function)
-        return call(*args, **kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal checkers
+        if checkers is None:
+            checkers = CHECKERS.get(function.__code__) or _make_checkers(function)
+        if not checkers.has_shapes:
+            return _run(function, checkers, args, kwargs)
+        with LETTERS:
+            return _run(function, checkers, args, kwargs)
 
+    return call
+
+
+def _run(
+    function: FunctionType, checkers: Checkers, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    checkers.arguments(*args, **kwargs)
+    answer = function(*args, **kwargs)
+    if checkers.answer:
+        checkers.answer(answer)
+    return answer
+
+
+def _make_checkers(function: FunctionType) -> Checkers:
+    hints = _read_hints(function)
+    has_shapes = any(map(_has_shape, hints.values()))
+    returned = hints.pop("return", Any)
+    # A generator is one; what it yields is not looked at. What never returns gives no answer.
+    skipped = returned in (Any, NoReturn) or inspect.isgeneratorfunction(function)
+    answer = None if skipped else _compile(lambda answer: None, {"answer": returned}, function)
+    made = Checkers(_compile(_empty(function), hints, function), answer, has_shapes)
+    CHECKERS[function.__code__] = made
+    return made
+
+
+def _compile(stub: Any, hints: Mapping[str, Any], function: FunctionType) -> Callable[..., None]:
+    stub.__module__, stub.__name__ = function.__module__, function.__name__
+    stub.__qualname__ = function.__qualname__
+    stub.__annotations__ = dict(hints)
+    checked: Callable[..., None] = beartype(conf=CONF)(stub)
     return checked
 
 
-def _make_checked(function: FunctionType) -> Callable[..., Any]:
-    # beartype's code for a generator would check arguments at its first item, not at the call.
-    if "<locals>" in function.__qualname__ or inspect.isgeneratorfunction(function):
-        return _check_uncompiled(function)
-    hints = _read_hints(function)
-    copy = FunctionType(
-        function.__code__,
+def _empty(function: FunctionType) -> FunctionType:
+    """A function of the same parameters that does nothing."""
+    code = function.__code__
+    variable = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+    count = code.co_argcount + code.co_kwonlyargcount + variable.bit_count()
+    nothing = (lambda: None).__code__
+    stub = FunctionType(
+        nothing.replace(
+            co_argcount=code.co_argcount,
+            co_posonlyargcount=code.co_posonlyargcount,
+            co_kwonlyargcount=code.co_kwonlyargcount,
+            co_nlocals=count,
+            co_varnames=code.co_varnames[:count],
+            co_flags=nothing.co_flags | variable,
+        ),
         function.__globals__,
         function.__name__,
         function.__defaults__,
-        function.__closure__,
     )
-    copy.__kwdefaults__ = function.__kwdefaults__
-    copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
-    copy.__annotations__ = hints
-    call: Callable[..., Any] = beartype(conf=CONF)(copy)
-    if not any(map(_has_shape, hints.values())):
-        return call
-
-    def call_with_letters(*args: Any, **kwargs: Any) -> Any:
-        with LETTERS:
-            return call(*args, **kwargs)
-
-    return call_with_letters
-
-
-def _check_uncompiled(function: FunctionType) -> Callable[..., Any]:
-    """For closures: made anew at each call of the function around them."""
-    code = function.__code__
-    if code not in _HINTS_OF_CODE:
-        _HINTS_OF_CODE[code] = _read_hints(function)
-    hints = _HINTS_OF_CODE[code]
-    names = code.co_varnames[: code.co_argcount]
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with LETTERS:
-            for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-                die_if_unbearable(value, hints.get(name, Any), conf=CONF)
-            answer = function(*args, **kwargs)
-            die_if_unbearable(answer, hints.get("return", Any), conf=CONF)
-            return answer
-
-    return call
+    stub.__kwdefaults__ = function.__kwdefaults__
+    return stub
 
 
 def _read_hints(function: FunctionType) -> dict[str, Any]:
@@ -111,8 +131,6 @@ def _read_hints(function: FunctionType) -> dict[str, Any]:
             hints.update(get_type_hints(stub, include_extras=True))
         except NameError:
             hints[name] = Any
-    if inspect.isgeneratorfunction(function):
-        hints.pop("return", None)  # a generator is one; what it yields is not looked at
     return hints
 
 

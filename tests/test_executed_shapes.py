@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import torch
@@ -38,6 +38,11 @@ def scale(factor: float, unknown: Unknown = None) -> float:
 @execute
 def count(last: int) -> Iterator[int]:
     yield from range(last)
+
+
+@execute
+def refuse(message: str) -> NoReturn:
+    raise LookupError(message)
 
 
 def make_inner() -> Callable[..., Any]:
@@ -99,6 +104,11 @@ def test_what_fits_passes(call: Callable[[], object]) -> None:
 def test_what_does_not_fit_is_refused(call: Callable[[], object]) -> None:
     with pytest.raises(TypeError, match="violates"):
         call()
+
+
+def test_what_never_returns_raises_its_own_error() -> None:
+    with pytest.raises(LookupError, match="wrong"):
+        refuse("wrong")
 
 
 @pytest.mark.skipif(bool(os.environ.get("MUNTIN_NO_HOOK")), reason="asked to run without")
