@@ -102,6 +102,16 @@ def test_stored_answers_are_what_the_teacher_predicts(cached, teacher, data):
 SHARED = SharedClasses((0, 1, 2), (0, 1, 2))
 
 
+def test_a_repeated_run_has_the_teacher_of_its_config(cached, data, teacher):
+    config = Run.open(cached).config
+    again = prepare(replace(requested(data, ""), base=config, weights="auto"))
+    assert again.run.config.distill == config.distill
+    other = replace(requested(data, cached), base=config, weights="auto")
+    distill = prepare(other).run.config.distill
+    assert (distill.teacher, distill.kind) == (str(cached), "soft")
+    assert distill.checksum == checksum(cached / "weights.safetensors")
+
+
 def stored(path, prepared, network=None, shared=SHARED):
     """The stored logits of a run, and what is said of them."""
     reporter, stream = told()
