@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +27,7 @@ from muntin.recipes import MachineConfig
 from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.staging import checksum
-from muntin.synthetic.datasets import write_coco
+from muntin.synthetic.datasets import write_classify, write_coco
 from muntin.training.distillation import add_teacher, open_teacher, resolve_distill
 from muntin.training.progress import Reporter
 from muntin.training.request import Request
@@ -97,6 +100,16 @@ def test_stored_answers_are_what_the_teacher_predicts(cached, teacher, data):
 
 
 SHARED = SharedClasses((0, 1, 2), (0, 1, 2))
+
+
+def test_a_repeated_run_has_the_teacher_of_its_config(cached, data, teacher):
+    config = Run.open(cached).config
+    again = prepare(replace(requested(data, ""), base=config, weights="auto"))
+    assert again.run.config.distill == config.distill
+    other = replace(requested(data, cached), base=config, weights="auto")
+    distill = prepare(other).run.config.distill
+    assert (distill.teacher, distill.kind) == (str(cached), "soft")
+    assert distill.checksum == checksum(cached / "weights.safetensors")
 
 
 def stored(path, prepared, network=None, shared=SHARED):
@@ -397,3 +410,55 @@ def test_plans_tell_what_a_teacher_costs(data, teacher, cache):
     assert plan.teacher == pytest.approx(0 if cache == "on" else 4 * weights / 2**20)
     assert ("answer of the teacher" in dict(plan.measured)) == (cache == "on")
     assert any("answers once for all images" in note for note in plan.notes) == (cache == "on")
+
+
+@pytest.mark.slow
+def test_few_labels_and_a_teacher_are_worth_more_than_few_labels(tmp_path):
+    """Of 5 % of generated scenes, whose other labels only the teacher has seen."""
+    looks = {"size": (32, 32), "usual_colours": 0.9, "max_angle": 0.3}
+    data = write_classify(tmp_path / "all", num_train_per_class=80, num_val_per_class=30, **looks)
+    shutil.copytree(data / "val", tmp_path / "few" / "val")
+    for folder in (data / "train").iterdir():
+        (tmp_path / "few" / "train" / folder.name).mkdir(parents=True)
+        for file in sorted(folder.iterdir())[:4]:
+            shutil.copy(file, tmp_path / "few" / "train" / folder.name)
+    body = {"model.embed_dim": 24, "model.depths": "1,1,1", "model.num_heads": "1,2,2"}
+    body |= {"model.out_indices": "0,1,2"}
+    options = {"img_size": 32, "settings": body}
+    big = train_small(data, tmp_path / "big", epochs=10, batch_size=48, **options).path
+    taught = {"distill.kind": "soft", "distill.alpha": 0.7}
+    options = {"img_size": 32, "epochs": 25, "batch_size": 8}
+    few = partial(train_small, tmp_path / "few", **options)
+    plain = few(tmp_path / "plain", settings=body).metrics
+    soft = few(tmp_path / "soft", settings={**body, **taught}, teacher=big).metrics
+    assert soft["loss"] < plain["loss"] - 0.1
+    assert soft["top1"] > plain["top1"]
+
+
+SCRIPT = """# a test
+import sys
+from tests.small import train_small
+
+if __name__ == "__main__":
+    data, teacher, out, kind = sys.argv[1:]
+    settings = {"train.optimizer": "adamw", "train.start_size": 1, "distill.kind": kind}
+    train_small(data, out, settings=settings, batch_size=6, devices=2, teacher=teacher)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["soft", "features"])
+def test_two_processes_share_a_teacher(data, teacher, tmp_path, kind):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    root = Path(__file__).resolve().parents[2]
+    paths = os.pathsep.join([str(root / "src"), str(root)])
+    command = [sys.executable, "script.py", data, teacher, tmp_path / "run", kind]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    settings = {**PLAIN, "distill.kind": kind}
+    alone = train_small(data, tmp_path / "one", settings=settings, batch_size=6, teacher=teacher)
+    losses = [journal_of(path)[0]["train_loss"] for path in (alone.path, tmp_path / "run")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
