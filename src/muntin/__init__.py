@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from muntin.prediction.from_run import load
     from muntin.prediction.predictor import Predictor, draw
     from muntin.scoring.evaluation import evaluate
+    from muntin.training.pretraining_session import pretrain
     from muntin.training.session import TrainedRun, train
     from muntin.weights.dialects import to_dialect
     from muntin.weights.weight_loading import LoadReport, load_weights
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "load_weights",
     "plan",
+    "pretrain",
     "to_dialect",
     "train",
 ]
@@ -59,6 +61,7 @@ __getattr__, __dir__ = resolve_lazily(
         "prediction.from_run": "load",
         "prediction.predictor": "Predictor draw",
         "scoring.evaluation": "evaluate",
+        "training.pretraining_session": "pretrain",
         "training.session": "TrainedRun train",
         "weights.dialects": "to_dialect",
         "weights.weight_loading": "LoadReport load_weights",

@@ -335,6 +335,38 @@ SMALL_DATA_KEYPOINTS = Recipe(
 )
 
 
+PRETRAIN = Recipe(
+    train=TrainConfig(
+        recipe="pretrain",
+        epochs=400,
+        learning_rate=1.5e-4,
+        lr_batch=256,
+        betas=(0.9, 0.95),
+        warmup=0.05,
+        min_lr=0.0,
+        label_smoothing=0.0,
+        drop_path_rate=0.0,
+    ),
+    augment=AugmentConfig(crop_scale=0.2),
+    source="MAE (arXiv 2111.06377, appendix A.1, 800 or 1,600 epochs of 4,096 images); SimMIM "
+    "(arXiv 2111.09886) is close, with clipped gradients as here",
+)
+
+PRETRAIN_SMALL = Recipe(
+    train=replace(
+        PRETRAIN.train, recipe="pretrain-small", batch_size=128, learning_rate=1e-3, lr_batch=0
+    ),
+    augment=AugmentConfig(crop_scale=0.2),
+    source="ours: as pretrain, for few or small images and small batches",
+)
+
+PRETRAIN_VIEWS = Recipe(
+    train=replace(PRETRAIN_SMALL.train, recipe="pretrain-views", betas=(0.9, 0.999)),
+    augment=AugmentConfig(crop_scale=0.2, jitter=0.4),
+    source="ours, after LeJEPA (arXiv 2511.08544): crops and colours that differ between views",
+)
+
+
 def _by_name(*recipes: Recipe) -> dict[str, Recipe]:
     return {recipe.train.recipe: recipe for recipe in recipes}
 
@@ -344,6 +376,7 @@ RECIPES: dict[TaskKind, dict[str, Recipe]] = {
     "detection": _by_name(COCO_3X, FINETUNE_DETECTION, SMALL_DATA_DETECTION),
     "segmentation": _by_name(ADE20K, FINETUNE_SEGMENTATION, SMALL_DATA_SEGMENTATION),
     "keypoints": _by_name(COCO_POSE, FINETUNE_KEYPOINTS, SMALL_DATA_KEYPOINTS),
+    "pretraining": _by_name(PRETRAIN, PRETRAIN_SMALL, PRETRAIN_VIEWS),
 }
 """Recipes by kind of task and name."""
 
@@ -352,6 +385,7 @@ AUGMENTS: dict[TaskKind, type[AnyAugmentConfig]] = {
     "detection": DetectionAugmentConfig,
     "segmentation": SegmentationAugmentConfig,
     "keypoints": KeypointAugmentConfig,
+    "pretraining": AugmentConfig,
 }
 """Type of the augmentation config by kind of task."""
 

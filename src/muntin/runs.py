@@ -49,7 +49,7 @@ from muntin.samples import Classes, check_classes
 from muntin.shapes import Size
 from muntin.staging import part_of
 from muntin.tasks.task import Task
-from muntin.tasks.task_table import find_task
+from muntin.tasks.task_table import task_of_run
 from muntin.untrusted import (
     BUDGET_VARIABLE,
     check_budget,
@@ -88,8 +88,11 @@ class Run:
     preprocessing: Preprocessing
 
     @classmethod
-    def open(cls, path: Path | str) -> Run:
-        """Read a run folder, or a file that was exported from one."""
+    def open(cls, path: Path | str, *, pretraining: bool = False) -> Run:
+        """Read a run folder, or a file that was exported from one.
+
+        A run of `muntin pretrain`, which has no answers, is a `RunError` without `pretraining`.
+        """
         path = Path(path)
         kind = find_format(path)
         if path.is_file() and kind is not None:
@@ -103,14 +106,15 @@ class Run:
         try:
             with reading(str(path), "Restore its files, or train again.", RunError):
                 config = RunConfig.from_dict(read_json(path / CONFIG), where=CONFIG)
-                task = find_task(config.task, config.head)  # an unknown task is a broken run
+                task = task_of_run(config.task, config.head)  # an unknown task is a broken run
                 classes = from_dict(Classes, read_json(path / CLASSES), where=CLASSES)
                 preprocessing = from_dict(
                     Preprocessing, read_json(path / PREPROCESSING), where=PREPROCESSING
                 )
                 values = math.prod(preprocessing.img_size) * preprocessing.in_chans
                 check_budget(4 * values, f"an image of {PREPROCESSING}")
-                check_classes(classes)
+                if task.kind != "pretraining":
+                    check_classes(classes)
                 if (preprocessing.fit == "instance_crop") != task.top_down:
                     message = f"{PREPROCESSING} must be of the task {config.task}"
                     raise ValueError(message)
@@ -118,6 +122,13 @@ class Run:
             message = f"{path} is not a readable run: {error}"
             raise RunError(message) from error
         check_parts(path)
+        if task.kind == "pretraining" and not pretraining:
+            message = (
+                f"the run must be one of a task, which has answers, got {path} of muntin pretrain: "
+                f"only its backbone has learnt, from images without labels. Train it for a task: "
+                f"muntin train TASK DATA --weights {path}"
+            )
+            raise RunError(message)
         return cls(path=path, config=config, classes=classes, preprocessing=preprocessing)
 
     @property
@@ -128,7 +139,7 @@ class Run:
     @property
     def task(self) -> Task:
         """Entry of the run's task in the task table."""
-        return find_task(self.config.task, self.config.head)
+        return task_of_run(self.config.task, self.config.head)
 
     def write(self) -> None:
         """Write the small files."""
@@ -164,7 +175,7 @@ class Run:
         """
         weights = self.path / WEIGHTS
         if not weights.is_file():
-            command = f"muntin train {self.config.task} {self.config.data}"
+            command = f"{self.task.command} {self.config.data}"
             # Without a checkpoint nothing can be resumed: the first epoch never ended.
             resumable = (self.path / "last.ckpt").exists()
             advice = (
@@ -234,7 +245,7 @@ class ExportedRun(Run):
             classes = from_dict(Classes, parts["classes"], where=path.name)
             pre = from_dict(Preprocessing, parts["preprocessing"], where=path.name)
             note = from_dict(FileNote, values, where=path.name)
-            find_task(config.task, config.head)
+            task_of_run(config.task, config.head)
             check_budget(12.0 * note.canvas[0] * note.canvas[1], "one image")
             check_fit("canvas", note.canvas, canvas_of(pre))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -18,8 +18,10 @@ from muntin.errors import ConfigError, check_columns
 from muntin.run_lengths import Segmentation
 from muntin.shapes import Bool, Float, Int, Size
 
-TaskKind = Literal["classification", "detection", "segmentation", "keypoints"]
-"""What is predicted: classes of an image, objects in it, the class of each pixel, or keypoints."""
+TaskKind = Literal["classification", "detection", "segmentation", "keypoints", "pretraining"]
+"""What is predicted: classes of an image, objects in it, the class of each pixel, or keypoints.
+
+"pretraining" learns from images without labels, and predicts nothing that a user asks for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

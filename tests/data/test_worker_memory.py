@@ -138,7 +138,7 @@ if __name__ == "__main__":
     config = replace(prepared.run.config, augment=Spoiled(auto="trivialaugment"))
     prepared = replace(prepared, run=replace(prepared.run, config=config))
     fabric = build_fabric(config.machine, 1)
-    objective = build_objective(prepared.run, prepared.train, fabric.device)
+    objective = build_objective(prepared.run, prepared.train, fabric.device, prepared.network)
     try:
         fitted = Loop(fabric, prepared, objective, Reporter(None)).fit(started=time.monotonic())
         print("interrupted", fitted.interrupted, fitted.epochs, flush=True)

@@ -51,7 +51,7 @@ def make(config=CONFIG, augment=None, seed=0) -> Trainer:
     )
     torch.manual_seed(seed)
     network = run.build_network()
-    objective = build_objective(run, LISTING, torch.device("cpu"))
+    objective = build_objective(run, LISTING, torch.device("cpu"), network)
     return Trainer(Fabric(accelerator="cpu", devices=1), config, network, objective)
 
 

@@ -27,6 +27,7 @@ from muntin.commands import (
     models,
     plan,
     predict,
+    pretrain,
     train,
 )
 from muntin.errors import MuntinError, MuntinWarning
@@ -64,6 +65,7 @@ def _muntin(
 
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
+app.command("pretrain")(pretrain.pretrain)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("models")(models.models)

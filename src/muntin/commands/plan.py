@@ -24,6 +24,7 @@ def plan(
     val: values.ValOption = "",
     model: values.ModelOption = "",
     head: values.HeadOption = "",
+    objective: values.ObjectiveOption = "auto",
     weights: values.WeightsOption = "auto",
     part: values.PartOption = "",
     recipe: values.RecipeOption = "auto",
@@ -34,7 +35,8 @@ def plan(
     settings: Annotated[list[str] | None, typer.Option("--set", help=_SETTINGS)] = None,
     as_json: values.JsonOption = False,
 ) -> int:
-    """Predict memory and time of training; exit code 1 if it does not fit."""
+    """Predict memory and time of training, or of `pretrain`; exit code 1 if it does not fit."""
+    head = head or objective.removeprefix("auto")
     parsed: dict[str, Any] = {
         "batch_size": values.parse_batch(batch_size),
         "img_size": values.parse_size(img_size),

@@ -27,6 +27,9 @@ ZooWeightsOption = Annotated[
 PartOption = Annotated[
     str, typer.Option(help="Which weights of the file, if it holds several: teacher, model_ema ...")
 ]
+ObjectiveOption = Annotated[
+    str, typer.Option(help="What pretraining learns: auto (by the model), mae, simmim or views.")
+]
 RecipeOption = Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")]
 BatchOption = Annotated[str, typer.Option(help="Images per step, or auto.")]
 SideOption = Annotated[str, typer.Option(help="Side in pixels, or HxW.")]

@@ -66,6 +66,17 @@ def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Lis
     )
 
 
+def hold_out(listing: Listing, *, count: int, seed: int) -> tuple[Listing, Listing]:
+    """Part a listing without labels in two, in its order, with `count` images in the second."""
+    ranked = sorted(range(len(listing)), key=lambda i: _rank(seed, listing.entries[i].path))
+    taken = set(ranked[:count])
+    every = range(len(listing))
+    return (
+        listing.select(index for index in every if index not in taken),
+        listing.select(index for index in every if index in taken),
+    )
+
+
 def describe_split(train: Listing, val: Listing) -> str:
     """Describe a split in one line."""
     total = len(train) + len(val)

@@ -81,14 +81,15 @@ def draw_bars(values: Mapping[str, float | None], title: str, label: str) -> Fig
 
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
-    """Draw a journal: losses, the goal's figure and the learning rate against epochs."""
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
-    panels = figure.subplots(1, 3)
+    """Draw a journal: losses, the goal's figure if it is another, and the learning rate."""
+    own = () if goal == "loss" else ((goal or "figure", ((f"val_{goal}", "validation"),)),)
     wanted = (
         ("loss", (("train_loss", "training"), ("val_loss", "validation"))),
-        (goal or "figure", ((f"val_{goal}", "validation"),)),
+        *own,
         ("learning rate", (("learning_rate", "rate"),)),
     )
+    figure = Figure(figsize=(11 * len(wanted) / 3, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(wanted))
     for axes, (title, columns) in zip(panels, wanted, strict=True):
         for colour, (key, name) in zip(LINE_COLOURS, columns, strict=False):
             points = [(line["epoch"], line[key]) for line in lines if key in line]
@@ -96,7 +97,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
                 mark = "o" if len(points) < 40 else ""
                 style = {"color": colour, "label": name, "marker": mark, "ms": 3, "clip_on": False}
                 axes.plot(*zip(*points, strict=True), **style)
-        if title == goal:
+        if own and title == goal:
             # Shares: the axis ends at 0 and 1.
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, 0.0), min(high, 1.0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Representation similarity (linear CKA) of two sets of features of the same examples."""
+"""Similarity of features: of two sets for the same examples (linear CKA), and of neighbours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from muntin.errors import ShapeError
-from muntin.shapes import Float
+from muntin.shapes import Float, Int
 
 MIN_EXAMPLES = 4
 """The unbiased estimate divides by n (n - 3)."""
@@ -47,3 +47,23 @@ def compare_grams(first: Float[Tensor, "N N"], second: Float[Tensor, "N N"]) -> 
     """
     norms = torch.sqrt((first * first).sum() * (second * second).sum())
     return float((first * second).sum() / norms) if norms > 0 else 0.0
+
+
+def classify_by_neighbours(
+    queries: Float[Tensor, "Q C"],
+    examples: Float[Tensor, "N C"],
+    labels: Int[Tensor, " N"],
+    num_classes: int,
+    *,
+    count: int = 20,
+    temperature: float = 0.07,
+) -> Int[Tensor, " Q"]:
+    """Classify features by a vote of their `count` nearest examples; all vectors have length 1.
+
+    A vote counts exp(cosine / temperature), as in Wu et al. 2018 (arXiv 1805.01978), section 3.4.
+    """
+    best, places = (queries @ examples.T).topk(min(count, len(examples)), dim=1)
+    votes = best.new_zeros(len(queries), num_classes)
+    # Relative to the nearest, which changes no order and does not overflow.
+    weights = ((best - best[:, :1]) / temperature).exp()
+    return votes.scatter_add_(1, labels[places], weights).argmax(dim=1)

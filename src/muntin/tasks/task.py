@@ -214,6 +214,11 @@ class Task:
         return self.kind == "detection" or (self.kind == "keypoints" and not self.top_down)
 
     @property
+    def command(self) -> str:
+        """What begins the command that trains for it."""
+        return f"muntin {self.name if self.kind == 'pretraining' else f'train {self.name}'}"
+
+    @property
     def recipe_kind(self) -> TaskKind:
         """Kind of task whose recipes and augmentation suit this one."""
         return "detection" if self.detects else self.kind

@@ -8,10 +8,14 @@ from muntin.heads.network import HeadConfig
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.detection_task import DETECT, INSTANCE
 from muntin.tasks.pose_task import POSE, WHOLE_IMAGE_POSE
+from muntin.tasks.pretraining_task import build_pretraining_task
 from muntin.tasks.semantic_task import SEMANTIC
 from muntin.tasks.task import Task
 
 TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, DETECT, INSTANCE, SEMANTIC, POSE)}
+
+PRETRAIN = build_pretraining_task(tuple(task.list_data for task in TASKS.values()))
+"""Not among the others: nobody trains for it with labels, or predicts with it."""
 
 
 _VARIANTS: dict[str, Task] = {"pose": WHOLE_IMAGE_POSE}
@@ -24,13 +28,20 @@ def find_task(name: str, head: HeadConfig | str | None = None) -> Task:
     Keypoint R-CNN predicts from whole images, other heads of "pose" from crops of one instance.
     """
     if name not in TASKS:
-        raise ConfigError(unknown_name("task", name, TASKS))
+        known = () if name == PRETRAIN.name else TASKS
+        hint = "" if known else "It is a verb of its own: muntin pretrain IMAGES"
+        raise ConfigError(unknown_name("task", name, known, hint=hint))
     other = _VARIANTS.get(name)
     if other is not None and other.dense is not None and head is not None:
         kinds = {type(config) for config in other.dense.heads.values()}
         if head in other.dense.heads if isinstance(head, str) else type(head) in kinds:
             return other
     return TASKS[name]
+
+
+def task_of_run(name: str, head: HeadConfig | str | None = None) -> Task:
+    """Look up the task of a run, which may also be pretraining."""
+    return PRETRAIN if name == PRETRAIN.name else find_task(name, head)
 
 
 def task_of_head(head: str) -> Task:

@@ -86,6 +86,10 @@ _DEFAULTS: Mapping[
     ("keypoints", "cpu", "random"): ("swin_nano_patch4_256", 256),
     ("keypoints", "gpu", "pretrained"): (PUBLISHED, 256),
     ("keypoints", "gpu", "random"): ("swin_nano_patch4_256", 256),
+    ("pretraining", "cpu", "pretrained"): (PUBLISHED, (224, 224)),
+    ("pretraining", "cpu", "random"): (FRESH, 128),
+    ("pretraining", "gpu", "pretrained"): (PUBLISHED, (224, 224)),
+    ("pretraining", "gpu", "random"): (FRESH, 224),
 }
 """Default model, and its image size in pixels or the longest side of what suits the data."""
 
@@ -178,11 +182,12 @@ def default_model(
         ('swin_nano_patch4_256', (256, 192))
     """
     # A patch of 4 pixels would leave too few tokens of such images.
-    if kind == "classification" and min(size) <= 48:
+    whole = kind in ("classification", "pretraining")
+    if whole and min(size) <= 48:
         return THUMBNAILS, (max(16, -(-min(size) // 8) * 8),) * 2
-    pretrained = weights != "none" and (kind != "classification" or min(size) >= 96)
+    pretrained = weights != "none" and (not whole or min(size) >= 96)
     if pretrained and weights == "auto":  # asked last: it downloads the weights
-        pretrained = bool(is_available(MODELS[PUBLISHED].weights))
+        pretrained = kind != "pretraining" and bool(is_available(MODELS[PUBLISHED].weights))
     name, limit = _DEFAULTS[
         kind, "cpu" if device == "cpu" else "gpu", "pretrained" if pretrained else "random"
     ]
@@ -191,7 +196,7 @@ def default_model(
 
 def _suit(kind: TaskKind, size: Size, limit: int) -> Size:
     """Image size for images or instances of this size, at most `limit` on the longer side."""
-    if kind == "classification":
+    if kind in ("classification", "pretraining"):
         return (min(limit, max(48, -(-min(size) // 16) * 16)),) * 2
     if kind == "detection":
         scale = min(1.0, limit / max(size))

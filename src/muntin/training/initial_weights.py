@@ -19,7 +19,6 @@ from muntin.runs import Run, is_run
 from muntin.samples import Classes, TaskKind
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.tasks.task_table import find_task
 from muntin.training.defaults import Choice, default_model
 from muntin.weights.opened_weights import open_weights
 from muntin.weights.state_matching import class_tensors
@@ -46,7 +45,7 @@ def find_origin(request: Request, task: Task) -> RunConfig | None:
     """Config that gives model and head: that of the repeated run, else that of `--weights RUN`."""
     if request.base is not None or request.model or not is_run(request.weights):
         return request.base
-    config = Run.open(request.weights).config
+    config = Run.open(request.weights, pretraining=True).config
     return config if task.dense else replace(config, model=classifier_config(config.model))
 
 
@@ -67,9 +66,9 @@ def find_continued(request: Request, classes: Classes) -> TrainConfig | None:
     """
     if request.base is not None or not is_run(request.weights):
         return None
-    origin = Run.open(request.weights)
+    origin = Run.open(request.weights, pretraining=True)
     config = origin.config
-    known = RECIPES[find_task(config.task).recipe_kind]
+    known = RECIPES[origin.task.recipe_kind]
     if config.task != request.task or config.train.recipe not in known:
         return None
     train, fresh = config.train, known[config.train.recipe].train
@@ -95,6 +94,8 @@ def initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> C
         return Choice("", ("weights: random (--weights none)",))
     if weights != "auto":
         return Choice(weights, _load_requested(network, run, weights))
+    if run.task.kind == "pretraining":
+        return Choice("", ("weights: random; those to go on from are given with --weights",))
     if not entry.weights:
         return Choice("", ("weights: random; no published weights are known for this model",))
     try:
@@ -108,7 +109,7 @@ def initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> C
 
 
 def _load_requested(network: Network, run: Run, weights: str) -> tuple[str, ...]:
-    origin = Run.open(weights) if is_run(weights) else None
+    origin = Run.open(weights, pretraining=True) if is_run(weights) else None
     if origin is not None and origin.config.task != run.config.task:
         return (_load_backbone(network.backbone, weights),)
     # Kept to be restored: loading overwrites layers of equal shape, whatever their classes.

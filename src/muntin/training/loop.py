@@ -280,8 +280,8 @@ class Loop:
         if size != self.run.preprocessing.img_size:
             facts["size"] = f"{size[0]}x{size[1]}"
         if state.best_epoch:
-            name, value = self.objective.goal(state.figures)
-            facts["best"] = f"{name} {value:.3f}"
+            name, _ = self.objective.goal(state.figures)  # its value may be negated
+            facts["best"] = f"{name} {state.figures.get(name, 0):.3f}"
         self.reporter.step(self._title(), done, facts)
 
     def _title(self, ended: bool = False) -> str:
@@ -365,7 +365,7 @@ class Loop:
     def _report_epoch(self, line: dict[str, Any]) -> None:
         parts = [self._title(ended=True), f"loss {line['train_loss']:.3f}"]
         goal = self.objective.goal(self.state.figures)[0] if self.state.best_epoch else ""
-        for name, digits in ((goal, 4), ("loss", 3)):
+        for name, digits in {goal: 4, "loss": 3}.items():
             if f"val_{name}" in line:
                 parts.append(f"val {name} {line[f'val_{name}']:.{digits}f}")
         parts += [f"lr {line['learning_rate']:.1e}", f"{line['images_per_s']:.0f} img/s"]

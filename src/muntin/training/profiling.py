@@ -82,7 +82,7 @@ class StepProfiler:
         data = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, data, training=True)
         self.fabric = build_fabric(machine, devices=1)
-        objective = build_objective(self.run, self.listing, self.fabric.device)
+        objective = build_objective(self.run, self.listing, self.fabric.device, self.network)
         self.trainer = Trainer(self.fabric, self.run.config.train, self.network, objective)
 
     @property
@@ -99,7 +99,8 @@ class StepProfiler:
 
     def train_step(self, batch: Batch) -> None:
         """Run a training step with learning rate 0."""
-        self.trainer.accumulate_gradients((batch,), 0, 0, share=1.0, last=True)
+        views = (batch,) * self.trainer.objective.views
+        self.trainer.accumulate_gradients(views, 0, 0, share=1.0, last=True)
         self.trainer.update_weights(0.0)
 
     def validate(self, count: int) -> None:
@@ -168,7 +169,8 @@ class StepProfiler:
         steps, loading = [], 0.0
         for count in self.batches:
             batch = self.load_batch(count)
-            loading = self._median(partial(self.load_batch, count)) / count
+            reading = self._median(partial(self.load_batch, count)) / count
+            loading = reading * self.trainer.objective.views
             steps.append(self._median(partial(self.train_step, batch)))
         # Noise may make the smaller step nearly free: an image costs at most its share of a step.
         each = min(fit_line(steps[0], steps[1], self.batches).each, steps[1] / self.batches[1])

@@ -149,6 +149,8 @@ def _draw_tile(
         objects = _as_objects(target)
         drawn = np.asarray(draw_objects(pixels, objects, names))
         return Thumbnail(pixels=drawn, lines=(plural(len(objects), "object"),))
+    if not names:  # pretraining
+        return Thumbnail(pixels=pixels)
     return Thumbnail(pixels=pixels, lines=(", ".join(names[i] for i in class_ids) or "none",))
 
 

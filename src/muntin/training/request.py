@@ -10,9 +10,10 @@ from pathlib import Path
 
 from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
-from muntin.errors import ConfigError, RunError
+from muntin.errors import ConfigError, RunError, unknown_name
 from muntin.heads.head_table import find_head
 from muntin.heads.network import HeadConfig, Network
+from muntin.objectives.pretraining import PRETRAINING
 from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
 from muntin.run_config import RunConfig
 from muntin.run_files import WEIGHTS, read_json
@@ -21,7 +22,7 @@ from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.staging import refuse_existing
 from muntin.tasks.task import Task
-from muntin.tasks.task_table import TASKS, find_task
+from muntin.tasks.task_table import TASKS, task_of_run
 from muntin.zoo.model_building import canonical_name, model_config
 
 
@@ -74,9 +75,9 @@ def task_of(request: Request) -> Task:
         head = request.base.head
     # Fine-tuning a run continues with its head, which may determine the task.
     elif head is None and not request.model and is_run(request.weights):
-        config = Run.open(request.weights).config
+        config = Run.open(request.weights, pretraining=True).config
         head = config.head if config.task == request.task else None
-    return find_task(request.task, head)
+    return task_of_run(request.task, head)
 
 
 def choose_seed(request: Request, settings: list[tuple[str, str]]) -> int:
@@ -99,7 +100,14 @@ MAX_SIDE = 2**15
 """Pixels; activations of larger images fit into no memory."""
 
 
-def _check_head_of_other_task(name: str, task: Task) -> None:
+def _check_head(name: str, task: Task) -> None:
+    if task.kind == "pretraining":
+        if name not in PRETRAINING:
+            raise ConfigError(unknown_name("objective", name, PRETRAINING))
+        return
+    if task.dense is None:
+        message = f"{task.name} has one head, got head={name!r}. Omit it."
+        raise ConfigError(message)
     for other in TASKS.values():
         if other.dense and other is not task and name in other.dense.heads:
             message = (
@@ -107,6 +115,18 @@ def _check_head_of_other_task(name: str, task: Task) -> None:
                 f"Use: muntin train {other.name}"
             )
             raise ConfigError(message)
+    find_head(name, task.dense.heads)
+
+
+_WEIGHTING = frozenset(("train.class_weights", "train.label_smoothing"))
+_OF_LABELS = _WEIGHTING | {"data.sampler", "augment.mixup", "augment.cutmix"}
+
+
+def _find_unused(task: Task) -> frozenset[str]:
+    """Settings that say nothing to a task, although its configs have them."""
+    if task.kind == "pretraining":
+        return _OF_LABELS
+    return _WEIGHTING if task.detects or task.top_down else frozenset()
 
 
 def _check_recompute(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
@@ -145,17 +165,13 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
     # The configs built here are dropped: only their errors matter.
     _check_recompute(request, settings)
     with_texts(AUGMENTS[task.recipe_kind](), settings["augment"], group="augment")
-    if request.head and task.dense is None:
-        message = f"{task.name} has one head, got head={request.head!r}. Omit it."
-        raise ConfigError(message)
-    if request.head and task.dense:
-        _check_head_of_other_task(request.head, task)
-        find_head(request.head, task.dense.heads)
+    if request.head:
+        _check_head(request.head, task)
     if any(request.img_size):
         require_sides(request.img_size, task)
-    unused = {"class_weights", "label_smoothing"} & dict(settings["train"]).keys()
-    if unused and (task.detects or task.top_down):
-        message = f"train.{min(unused)} has no effect on {task.name}. Omit it."
+    given = {f"{group}.{name}" for group, rows in settings.items() for name, _ in rows}
+    if unused := given & _find_unused(task):
+        message = f"{min(unused)} has no effect on {task.name}. Omit it."
         raise ConfigError(message)
     if request.model:
         config = model_config(canonical_name(request.model), {})

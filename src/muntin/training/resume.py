@@ -37,7 +37,7 @@ def resume_request(request: Request, has_out: bool) -> Request:
             f"omit --resume to start a new run there."
         )
         raise RunError(message)
-    base = Run.open(request.out).config
+    base = Run.open(request.out, pretraining=True).config
     settings = group_settings(request.settings)
     given = {name: value for name in _LENGTHS if (value := getattr(request, name))}
     train = with_texts(replace(base.train, **given), settings["train"], group="train")
@@ -114,7 +114,7 @@ def _is_head(request: Request, rows: list[tuple[str, str]], base: RunConfig) -> 
     """Whether the head of the run is the requested one, as far as it was not adapted to images."""
     dense, has = task_of(request).dense, base.head
     if dense is None or has is None:
-        return False
+        return has is not None and request.head == has.kind
     head = with_texts(find_head(request.head, dense.heads), rows, group="head")
     if type(head) is not type(has):
         return False
@@ -130,7 +130,7 @@ def check_same_data(folder: Path, run: Run, train: Listing, val: Listing) -> Non
     same = (
         num_train == len(train)
         and held_out == [entry.path for entry in val.entries]
-        and Run.open(folder).classes == run.classes
+        and Run.open(folder, pretraining=True).classes == run.classes
     )
     if not same:
         message = (

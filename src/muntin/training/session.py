@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from lightning_fabric import Fabric
@@ -25,12 +25,14 @@ from muntin.runs import Run, drop_epochs_from, read_journal
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.staging import part_of
+from muntin.tasks.task_table import find_task
 from muntin.training.checkpoint import defer_interrupts, read_checkpoint
 from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import build_fabric, choose_machine
 from muntin.training.memory_budget import fit_memory
 from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
+from muntin.training.reconstruction_images import COUNT, ReconstructionImages
 from muntin.training.request import PreparedRun, Request, read_config, repeat_request
 from muntin.training.resume import check_same_data, resume_request
 from muntin.training.run_lock import locked
@@ -119,24 +121,91 @@ def train(
         TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
-    started = started or time.monotonic()  # a limit includes reading the data and the weights
-    base = read_config(config) if isinstance(config, (str, Path)) else config
-    request = Request(
-        task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=str(val),
-        model=model, head=head, weights="none" if weights is None else str(weights),
-        recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
-        img_size=(img_size, img_size) if isinstance(img_size, int) else img_size,
-        seed=seed, machine=choose_machine(base, precision, device, devices), base=base,
-        settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
+    find_task(task)  # pretraining is a verb of its own
+    return arrange(
+        task, data, head=head, val=str(val), model=model, weights=weights, recipe=recipe,
+        epochs=epochs, max_time_s=max_time_s, batch_size=batch_size, img_size=img_size,
+        precision=precision, device=device, devices=devices, seed=seed, out=out, resume=resume,
+        settings=settings, config=config, quiet=quiet, stop_after=stop_after, pictures=pictures,
+        started=started,
     )  # fmt: skip
-    with locked(Path(request.out), create=not resume):
-        prepared = _resume(request, bool(out)) if resume else _start(request)
-        reporter = _tell(prepared, quiet)
-        work = partial(
-            _work, prepared=prepared, resume=resume, started=started, stop_after=stop_after,
-            quiet=quiet, pictures=pictures,
-        )  # fmt: skip
-        return _finish(prepared.run, _launch(prepared.run, work), reporter, pictures)
+
+
+class TrainOptions(TypedDict, total=False):
+    """Arguments of `train` that `muntin.pretrain` has too."""
+
+    model: str
+    weights: str | Path | None
+    recipe: str
+    epochs: int
+    max_time_s: float
+    batch_size: int
+    img_size: int | Size
+    precision: str
+    device: str
+    devices: int
+    seed: int
+    out: str | Path
+    resume: bool
+    settings: Mapping[str, object] | None
+    config: str | Path | RunConfig | None
+    quiet: bool
+    stop_after: int
+    pictures: bool
+    started: float
+
+
+def arrange(
+    task: str, data: str | Path, *, head: str, val: str = "", **options: Unpack[TrainOptions]
+) -> TrainedRun:
+    """Request a run of any task with the arguments of `train`, and carry it out."""
+    started = options.get("started") or time.monotonic()  # a limit includes reading the data
+    base, weights = options.get("config"), options.get("weights", "auto")
+    base = read_config(base) if isinstance(base, (str, Path)) else base
+    size, out = options.get("img_size", 0), options.get("out", "")
+    places = (options.get("precision", "auto"), options.get("device", "auto"))
+    request = Request(
+        task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=val,
+        model=options.get("model", ""), head=head, weights=str(weights or "none"),
+        recipe=options.get("recipe", "auto"), epochs=options.get("epochs", 0),
+        max_time_s=options.get("max_time_s", 0.0), batch_size=options.get("batch_size", 0),
+        img_size=(size, size) if isinstance(size, int) else size, seed=options.get("seed", -1),
+        machine=choose_machine(base, *places, options.get("devices", 1)), base=base,
+        settings=tuple((key, str(value)) for key, value in (options.get("settings") or {}).items()),
+    )  # fmt: skip
+    return carry_out(request, SessionOptions(
+        resume=options.get("resume", False), has_out=bool(out), started=started,
+        stop_after=options.get("stop_after", 0), quiet=options.get("quiet", False),
+        pictures=options.get("pictures", True),
+    ))  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionOptions:
+    """How one part of a run, up to its end or an interruption, is carried out.
+
+    Attributes:
+        has_out: Whether the user named the run folder.
+        started: The `time.monotonic` that a time limit counts from.
+        stop_after: Stop after this many steps, as if interrupted; 0 = never.
+    """
+
+    resume: bool
+    has_out: bool
+    started: float
+    stop_after: int = 0
+    quiet: bool = False
+    pictures: bool = True
+
+
+def carry_out(request: Request, options: SessionOptions) -> TrainedRun:
+    """Start or resume the requested run, of any task, and train it."""
+    with locked(Path(request.out), create=not options.resume):
+        resumed = options.resume
+        prepared = _resume(request, options.has_out) if resumed else _start(request)
+        reporter = _tell(prepared, options.quiet)
+        fitted = _launch(prepared.run, partial(_work, prepared=prepared, options=options))
+        return _finish(prepared.run, fitted, reporter, options.pictures)
 
 
 def _tell(prepared: PreparedRun, quiet: bool) -> Reporter:
@@ -219,14 +288,10 @@ def _work(
     fabric: Fabric,
     *,
     prepared: PreparedRun,
-    resume: bool,
-    started: float,
-    stop_after: int,
-    quiet: bool,
-    pictures: bool,
+    options: SessionOptions,
 ) -> FitResult:
     """Train in one process."""
-    run = prepared.run
+    run, pictures = prepared.run, options.pictures
     if fabric.world_size > 1:
         # One thread pool per process: together they must not use more threads than cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
@@ -234,16 +299,24 @@ def _work(
         # train the same weights.
         prepared = replace(prepared, network=copy.deepcopy(prepared.network))
     first = fabric.is_global_zero
-    reporter = Reporter(None if quiet or not first else Console())
-    objective = build_objective(run, prepared.train, fabric.device)
+    reporter = Reporter(None if options.quiet or not first else Console())
+    objective = build_objective(run, prepared.train, fabric.device, prepared.network)
     loop = Loop(fabric, prepared, objective, reporter)
     # Before the first step: wrong labels or too strong an augmentation show at once.
-    if first and pictures and not resume:
+    if first and pictures and not options.resume:
         draw_batch(run, loop.train)
+    if first and pictures and run.task.kind == "pretraining":
+        store = loop.val if len(loop.val) >= COUNT else loop.train
+        watch = loop.validation.watch = ReconstructionImages(run, store, objective, fabric.device)
+        if not options.resume:
+            watch(loop.trainer.best_network)
+            reporter.note(f"what it learns shows in {run.path / 'pictures'}")
     with reporter:
-        fitted = loop.fit(started=started, resume=resume, stop_after=stop_after)
+        fitted = loop.fit(
+            started=options.started, resume=options.resume, stop_after=options.stop_after
+        )
     # From the outputs of the best epoch: nothing is computed again.
-    if pictures and fitted.best is not None:
+    if pictures and fitted.best is not None and run.task.kind != "pretraining":
         draw_evaluation(fitted.best, loop.val, run.classes, part_of(run.path, "pictures", "val"))
     return fitted
 
@@ -256,8 +329,8 @@ def _finish(run: Run, fitted: FitResult, reporter: Reporter, pictures: bool) -> 
     duration = format_duration(fitted.seconds)
     if fitted.interrupted:
         reporter.note(
-            f"Stopped after {duration}; nothing is lost. Resume with: muntin train "
-            f"{run.config.task} {run.config.data} --resume --out {run.path}"
+            f"Stopped after {duration}; nothing is lost. Resume with: {run.task.command} "
+            f"{run.config.data} --resume --out {run.path}"
         )
     elif goal:
         if missing := _unscored(run, fitted.figures):

@@ -20,6 +20,7 @@ from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import HeadConfig, Network
 from muntin.nn.mimetic_init import init_mimetic
+from muntin.objectives.pretraining import PRETRAINING
 from muntin.recipes import Recipe, TrainConfig, find_recipe
 from muntin.run_config import RunConfig
 from muntin.runs import Run
@@ -45,6 +46,12 @@ from muntin.training.defaults import (
 from muntin.training.initial_weights import find_continued, find_origin, initialize, warn_of_fresh
 from muntin.training.machine import check_attention, resolve_machine, use_available_attention
 from muntin.training.optimization import check_freeze, scaled_learning_rate
+from muntin.training.pretraining_defaults import (
+    PRETRAINING_DATA,
+    choose_objective,
+    list_unlabelled,
+    pretraining_recipe,
+)
 from muntin.training.progress import writes_events
 from muntin.training.recompute import checkpoint_blocks
 from muntin.training.request import (
@@ -78,16 +85,27 @@ class _RunBuilder:
         self.notes: list[str] = []
         self.task = task_of(request)
         self.seed = choose_seed(request, self.settings["train"])
-        start = DataConfig() if self.base is None else self.base.data_config
+        start = PRETRAINING_DATA if self.unlabelled else DataConfig()
+        start = start if self.base is None else self.base.data_config
         self.data = with_texts(start, self.settings["data"], group="data")
         requested = with_texts(request.machine, self.settings["machine"], group="machine")
         writes_events(requested.tensorboard)  # raises if it is asked for, but not installed
         self.machine = self.take(resolve_machine(requested, not self.task.detects))
-        self.train, self.val = self.take(_list_splits(request, self.task, self.data, self.seed))
+        listed = (
+            list_unlabelled(request.data, self.task, self.data, self.seed)
+            if self.unlabelled
+            else _list_splits(request, self.task, self.data, self.seed)
+        )
+        self.train, self.val = self.take(listed)
         measure = measure_instances if self.task.top_down else measure_objects
         self.statistics = measure(self.train) if self.task.dense else None
         self.origin = find_origin(request, self.task)
         self.continued = find_continued(request, self.task.classes(self.train))
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether this is pretraining."""
+        return self.task.kind == "pretraining"
 
     def take(self, choice: Choice[Value]) -> Value:
         """Collect the notes of a choice."""
@@ -100,8 +118,10 @@ class _RunBuilder:
         entry = self.take(normalise_as(find_model(name), self.request.weights))
         check_attention(model, self.machine)
         head = self.choose_head(model)
+        if self.unlabelled and head is not None:
+            model = PRETRAINING[head.kind].fit_model(model)
         # Maps that the head does not read need not be computed.
-        if head is not None and "out_indices" not in dict(self.settings["model"]):
+        elif head is not None and "out_indices" not in dict(self.settings["model"]):
             model = dense_config(model, finest=head.finest)
         # A repeated run keeps its values, even where other images would suggest different ones.
         if self.base is None:
@@ -184,11 +204,15 @@ class _RunBuilder:
 
     def choose_head(self, model: BackboneConfig) -> HeadConfig | None:
         origin = self.origin
+        base = origin.head if origin and origin.task == self.task.name else None
+        if self.unlabelled:
+            settings = self.settings["head"]
+            return self.take(choose_objective(self.request.head, base, model, settings))
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
         return self.take(
             choose_head(
                 self.request.head,
-                origin.head if origin and origin.task == self.task.name else None,
+                base,
                 self.task,
                 getattr(model, "embed_dim", 0) <= 64,
                 max_objects if self.base is None else 0,
@@ -215,8 +239,8 @@ class _RunBuilder:
         self, run: Run, network: Network, original_size: Size
     ) -> tuple[Run, Network]:
         """Choose recipe, batch and augmentation for an initialised network, and apply them."""
-        img_size, dense = run.config.model.img_size, self.task.dense
-        recipe = self.choose_recipe(run.config.weights)
+        img_size, has_head = run.config.model.img_size, run.config.head is not None
+        recipe = self.choose_recipe(run.config)
         augment = recipe.augment
         if isinstance(augment, DetectionAugmentConfig) and any(original_size):
             augment = self.take(choose_augment_window(augment, img_size, original_size))
@@ -238,7 +262,7 @@ class _RunBuilder:
             run.config,
             # Loading may have adopted the size rule that the weights were trained with.
             model=cast(BackboneConfig, network.backbone.config),
-            head=cast(AnyHeadConfig, network.head.config) if dense else None,
+            head=cast(AnyHeadConfig, network.head.config) if has_head else None,
             train=tuned,
             augment=with_texts(
                 self.base.augment if self.base else augment, self.settings["augment"]
@@ -256,7 +280,7 @@ class _RunBuilder:
             init_mimetic(network.backbone, self.seed)
         return replace(run, config=config), network
 
-    def choose_recipe(self, source: str) -> Recipe:
+    def choose_recipe(self, config: RunConfig) -> Recipe:
         """Choose the recipe by the source of the weights and the number of images."""
         name = dict(self.settings["train"]).get("recipe", self.request.recipe)
         if name == "auto" and self.base is not None:
@@ -266,7 +290,11 @@ class _RunBuilder:
             name = self.continued.recipe
             self.notes.append(f"recipe {name}: that of {self.request.weights} (--recipe)")
         if name == "auto":
-            name, why = default_recipe(len(self.train), pretrained=bool(source), kind=kind)
+            count = len(self.train)
+            if self.unlabelled and config.head is not None:
+                name, why = pretraining_recipe(count, config.model, config.head)
+            else:
+                name, why = default_recipe(count, pretrained=bool(config.weights), kind=kind)
             self.notes.append(f"recipe {name}: {why} (--recipe)")
         return find_recipe(name, kind)
 

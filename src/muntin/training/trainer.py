@@ -23,6 +23,7 @@ from muntin.devices import return_freed_memory
 from muntin.errors import TrainingError
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective, TrainingStep
+from muntin.objectives.pretraining import PRETRAINING
 from muntin.objectives.supervised_objective import Supervised, SupervisedTask
 from muntin.recipes import TrainConfig
 from muntin.runs import Run
@@ -31,9 +32,17 @@ from muntin.training.optimization import build_optimizers, freeze_stages
 from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
 
 
-def build_objective(run: Run, train: Listing, device: torch.device) -> Supervised:
-    """Build the objective of a run: its task, supervised by the annotations of `train`."""
-    config, task = run.config.train, run.task
+def build_objective(
+    run: Run, train: Listing, device: torch.device, network: Network
+) -> Objective[Any]:
+    """Build the objective of a run: its task, supervised by the annotations of `train`.
+
+    Without labels it is that of its head.
+    """
+    config, task, head = run.config.train, run.task, run.config.head
+    if task.kind == "pretraining" and head is not None:
+        build = PRETRAINING[head.kind].build_objective
+        return build(head, network.backbone, run.preprocessing)
     # Class ids of all images fit on the device; dense targets come with their batch.
     labels = None if task.dense else task.ground_truth(train, run.classes).to(device)
     class_weights = None

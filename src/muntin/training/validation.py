@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from muntin.data.batches import evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, Processes
+from muntin.heads.network import Network
 from muntin.scoring.evaluator import Outputs, Scored
 from muntin.training.checkpoint import Interruption
 from muntin.training.time_limit import Clock, TimeLimit
@@ -37,6 +39,8 @@ class Validation:
         self.time_limit, self.clock = time_limit, clock
         self.ended = clock()
         """When the last one ended; at first, when training began."""
+        self.watch: Callable[[Network], None] | None = None
+        """Looks at the scored network, in the first process, and changes nothing."""
 
     def is_due(self, *, first: bool) -> bool:
         """Whether there is time for one before training ends; `first` if there was none yet."""
@@ -53,6 +57,8 @@ class Validation:
         with interruption.waiting(self.trainer.fabric):
             parts = self._gather(self._evaluate())
             scored = self.trainer.objective.score(parts, self.cache.listing)
+            if self.watch is not None:
+                self.watch(self.trainer.best_network)
         self.ended = self.clock()
         self.time_limit.validation_s = self.ended - start
         return scored

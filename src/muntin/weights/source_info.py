@@ -41,10 +41,11 @@ class SourceInfo:
     Attributes:
         where: Path of ``config.json``.
         dialect: "transformers" or "timm"; "muntin" in the folder of a run.
-        model: timm's name of the architecture, else empty.
+        model: timm's name of the architecture, or ours in the folder of a run, else empty.
         model_type: transformers' name of the architecture, else empty.
         family: Class of our config; None if the files do not tell, or it is none of ours.
         fields: Values of fields of that class.
+        whole: The config of the model of a run, with its family; else empty.
         implied: Further ones, which names and shapes of the weights show too.
         class_names: In the order of the classifier; empty if not stated.
         label_problem: Why those that are stated are not names of all classes, else empty.
@@ -59,6 +60,7 @@ class SourceInfo:
     model_type: str = ""
     family: type | None = None
     fields: Mapping[str, Any]
+    whole: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     implied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     label_problem: str = ""
@@ -92,7 +94,7 @@ def _read_folder(folder: Path, values: Mapping[str, Any]) -> SourceInfo | None:
     if "model_type" in values or "backbone_config" in values:
         return _read_transformers(values, folder / "preprocessor_config.json", where)
     if "task" in values and isinstance(values.get("model"), Mapping):
-        return _read_run(values["model"], folder)
+        return _read_run(values["model"], str(values.get("model_name", "")), folder)
     return None  # of another program
 
 
@@ -140,7 +142,7 @@ def _read_transformers(values: Mapping[str, Any], path: Path, where: str) -> Sou
     )
 
 
-def _read_run(body: Mapping[str, Any], folder: Path) -> SourceInfo:
+def _read_run(body: Mapping[str, Any], model: str, folder: Path) -> SourceInfo:
     names = (
         "norm_eps", "outer_norm_eps", "activation", "num_heads", "pretrained_windows", "img_size",
         "patch_size", "window_size",
@@ -153,6 +155,8 @@ def _read_run(body: Mapping[str, Any], folder: Path) -> SourceInfo:
     return SourceInfo(
         where=str(folder / "config.json"),
         dialect=NATIVE,
+        model=model,
+        whole=body,
         fields={
             name: tuple(value) if isinstance(value, list) else value
             for name, value in fields.items()

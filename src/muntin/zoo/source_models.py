@@ -12,7 +12,7 @@ from muntin.errors import ConfigError, WeightError
 from muntin.models.timm_backbone import has_timm
 from muntin.weights.source_info import SourceInfo
 from muntin.zoo.model_building import TIMM, canonical_name, find_model
-from muntin.zoo.model_zoo import MODELS, ModelEntry
+from muntin.zoo.model_zoo import MODELS, ModelEntry, config_from_dict
 
 
 def find_source_model(
@@ -45,6 +45,8 @@ def find_source_model(
 
 
 def _adopt_stated(config: Any, beside: SourceInfo, *, named: bool) -> Any:  # noqa: ANN401 (of any family)
+    if beside.whole and not named:
+        return config_from_dict(beside.whole, where=beside.where)
     if beside.family is not None and not named:
         return configs.from_dict(beside.family, _whole(beside), where=beside.where)
     if beside.family not in (None, type(config)):  # the name of another family takes precedence

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pretraining from images to a run folder: `pretrain`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Unpack
+
+from rich.console import Console
+
+from muntin.runs import Run
+from muntin.training.few_labels import judge, list_probe
+from muntin.training.progress import Reporter
+from muntin.training.session import TrainedRun, TrainOptions, arrange
+
+
+def pretrain(
+    images: str | Path,
+    *,
+    objective: str = "auto",
+    probe: str | Path = "",
+    **options: Unpack[TrainOptions],
+) -> TrainedRun:
+    """Learn from images without labels; `train(..., weights=RUN)` goes on for any task.
+
+    `images` are a folder, an archive, a list of paths (.txt, .csv) or a data set of any task, whose
+    labels are not used; some are held out for validation. `objective` is what is learnt: "mae",
+    "simmim" or "views", or "auto" by the model. With `probe`, images with classes as for
+    `train("classify", ...)`, the run ends in a verdict: what the backbone has gained over a fresh
+    one.
+
+    Other arguments are those of `muntin.train`; `weights` are those to go on from, random if
+    "auto", and `recipe` is "pretrain", "pretrain-small" or "pretrain-views".
+
+    Returns:
+        The run; its metrics are those of the best epoch, and "probe" those of the verdict.
+
+    Raises:
+        ConfigError: A name or a setting is invalid, or the model cannot learn by the objective.
+        DataError: There are fewer than two images, or `probe` has no classes.
+        WeightError: The requested weights are not available.
+        TrainingError: The loss, a gradient or a weight is NaN or infinite.
+        RunError: The run folder cannot be written or resumed.
+    """
+    if probe:
+        list_probe(str(probe))
+    done = arrange("pretrain", images, head=objective.removeprefix("auto"), **options)
+    if done.interrupted:
+        return done
+    reporter = Reporter(None if options.get("quiet") else Console())
+    if not probe:
+        reporter.note(
+            f"what it gained is measured with labelled images: muntin pretrain {images} --resume "
+            f"--out {done.path} --probe LABELLED"
+        )
+        return done
+    run = Run.open(done.path, pretraining=True)
+    figures = judge(run, str(probe), done.seconds, reporter)
+    return replace(done, metrics={**done.metrics, "probe": figures})

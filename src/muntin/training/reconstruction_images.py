@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of what pretraining has learnt: hidden parts of images as predicted, or neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from muntin.data.cache import ImageCache
+from muntin.data.loading import EvalLoader
+from muntin.data.transforms import normalise
+from muntin.drawing.layout import Thumbnail, draw_sheet
+from muntin.drawing.saving import save_image
+from muntin.heads.network import Network
+from muntin.objectives.objective import Objective
+from muntin.runs import Run
+from muntin.shapes import Float, Int
+from muntin.staging import part_of
+
+COUNT = 8
+"""Images of a sheet."""
+
+NEIGHBOURS = 5
+"""Nearest images that are shown beside each."""
+
+_BANK = 256  # images among which neighbours are looked for
+
+
+class ReconstructionImages:
+    """Draws into ``pictures/reconstructions.png`` or, without any, ``pictures/neighbours.png``.
+
+    Of the same images of `store` each time, so that progress shows; the last drawing is kept.
+    """
+
+    def __init__(
+        self, run: Run, store: ImageCache, objective: Objective[Any], device: torch.device
+    ) -> None:
+        self.run, self.store, self.objective, self.device = run, store, objective, device
+
+    @torch.no_grad()
+    def __call__(self, network: Network) -> None:
+        """Draw what the network makes of the images."""
+        was_training = network.training
+        network.eval()
+        try:
+            tiles = [*self._reconstruct(network)]
+            name, columns = "reconstructions", 6
+            title = "image, what was seen of it, and the rest as predicted"
+            head = self.run.config.head
+            if getattr(head, "norm_pix", False) or getattr(head, "uniform", False):
+                title += " (mean and contrast of each patch are its own)"
+            if not tiles:
+                tiles, name, columns = [*self._find(network)], "neighbours", 1 + NEIGHBOURS
+                title = "images, and those with the most similar features"
+        finally:
+            network.train(was_training)
+        sheet = draw_sheet(tiles, title, columns=columns, side=128)
+        save_image(sheet, part_of(self.run.path, "pictures", f"{name}.png"))
+
+    def _reconstruct(self, network: Network) -> Iterator[Thumbnail]:
+        objective: Any = self.objective
+        loader = EvalLoader(self.store, batch_size=COUNT, limit=COUNT)
+        found = objective.reconstruct(network, next(iter(loader)), self.device)
+        if found is None:
+            return
+        for row in zip(found.images, found.masked, found.predicted, strict=True):
+            for pixels, line in zip(row, ("image", "seen", "predicted"), strict=True):
+                yield Thumbnail(pixels=_as_pixels(pixels), lines=(line,))
+
+    def _find(self, network: Network) -> Iterator[Thumbnail]:
+        vectors, images, _ = embed(network, self.store, self.device, limit=_BANK)
+        similar = vectors[:COUNT] @ vectors.T
+        best, places = similar.topk(min(1 + NEIGHBOURS, len(vectors)), dim=1)
+        for row, scores in zip(places.tolist(), best.tolist(), strict=True):
+            for rank, (place, score) in enumerate(zip(row, scores, strict=True)):
+                line = f"similarity {score:.2f}" if rank else "image"
+                yield Thumbnail(pixels=_as_pixels(images[place]), lines=(line,))
+
+
+@torch.no_grad()
+def embed(
+    network: Network, store: ImageCache, device: torch.device, *, limit: int | None = None
+) -> tuple[Float[Tensor, "N C"], list[Tensor], Int[Tensor, " N"]]:
+    """Vectors of length 1 of the first readable images, these (C, H, W) uint8, and their places."""
+    vectors, images, places = [], [], []
+    for batch in EvalLoader(store, batch_size=64, limit=limit):
+        part = batch.select(torch.where(batch.weights > 0)[0])
+        if not len(part.images):
+            continue
+        inputs = normalise(part.images.to(device), store.pre)
+        vectors.append(network.features(inputs).vector.float().cpu())
+        images += [*part.images]
+        places.append(part.indices)
+    return torch.nn.functional.normalize(torch.cat(vectors), dim=1), images, torch.cat(places)
+
+
+def _as_pixels(image: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = image.cpu().expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    return pixels
