@@ -42,7 +42,7 @@ def plan(
     parsed: dict[str, Any] = {
         "batch_size": values.parse_batch(batch_size),
         "img_size": values.parse_size(img_size),
-        "settings": values.parse_settings(settings) | values.cache_field(teacher_cache),
+        "settings": values.train_settings(settings, cache=teacher_cache),
     }
     typer.echo("measuring a few steps; this may take a minute ...", err=True)
     from muntin.planning.estimate import plan as make_plan

@@ -62,9 +62,7 @@ def train(
         seed=-1 if seed is None else seed,
         out=out,
         resume=resume,
-        settings=values.parse_settings(settings)
-        | values.train_fields(adapt=adapt, freeze=freeze)
-        | values.cache_field(teacher_cache),
+        settings=values.train_settings(settings, adapt, freeze, teacher_cache),
         config=config or None,
         started=started,
         teacher=teacher,

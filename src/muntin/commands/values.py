@@ -147,16 +147,13 @@ def parse_settings(texts: Iterable[str] | None, option: str = "--set") -> dict[s
     return settings
 
 
-def train_fields(**options: object) -> dict[str, str]:
-    """Fields of `TrainConfig` that have options of their own, as ``--set`` gives them."""
-    return {
-        f"train.{name}": str(value) for name, value in options.items() if value not in (None, "")
-    }
-
-
-def cache_field(folder: str) -> dict[str, str]:
-    """The folder of a teacher's stored answers, as ``--set`` gives it."""
-    return {"distill.cache_dir": folder} if folder else {}
+def train_settings(
+    texts: Iterable[str] | None, adapt: str = "", freeze: int | None = None, cache: str = ""
+) -> dict[str, str]:
+    """Parse settings, and add the fields that have options of their own."""
+    options = {"train.adapt": adapt, "train.freeze": freeze, "distill.cache_dir": cache}
+    given = {name: str(value) for name, value in options.items() if value not in (None, "")}
+    return {**parse_settings(texts), **given}
 
 
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
