@@ -105,7 +105,7 @@ def keypoint_rcnn(tmp_path_factory):
     """A Keypoint R-CNN of torchvision with a small body, and its weights."""
     torch.manual_seed(0)
     body = backbone_utils.resnet_fpn_backbone(backbone_name="resnet18", weights=None)
-    theirs = KeypointRCNN(body, 2, box_score_thresh=0.05, min_size=160, max_size=320).eval()
+    theirs = KeypointRCNN(body, 2, box_score_thresh=0.05, min_size=64, max_size=128).eval()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             parameter.mul_(30 if "cls_score" in name else 5 if "kps" in name else 1)
@@ -120,7 +120,7 @@ def test_a_keypoint_rcnn_of_torchvision(keypoint_rcnn, tmp_path):
     assert run.config.head.background == "first"
     assert run.classes.skeleton.names[0] == "nose"
     network = run.load_network()
-    for size in ((160, 224), (224, 160)):
+    for size in ((64, 96), (96, 64)):
         image = torch.rand(3, *size)
         with torch.no_grad():
             expected, found = theirs([image])[0], network(theirs.transform([image])[0].tensors)

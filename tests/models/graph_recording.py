@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,8 @@ import torch
 
 from tests.models.small_families import FAMILIES, SWINS, build, compare, draw
 
-FREE = ("vit", "vitpose", "deit3")
+FREE = ("vit", "vitpose")
+CONVERTED = ("swin_v2", "vit", "t2t", "hiera")
 # Of these an export with free sizes, or a conversion for OpenVINO, takes many seconds.
 SLOW = ("beit", "google", "deit", "swin_v2", "t2t")
 
@@ -94,24 +95,29 @@ def export_free_sizes(name: str, size: tuple[int, int]) -> float:
         return max(compare(program(one), network(one)) for one in images)
 
 
-def list_cases(folder: Path, slow: Sequence[str]) -> dict[str, Callable[[], float]]:
-    """Every case by its name; those of libraries that are missing are left out."""
+def list_cases(folder: Path, with_slow: bool) -> dict[str, Callable[[], float]]:
+    """Every case by its name; those of libraries that are missing are left out.
+
+    Every family is traced; what converts a traced graph, or exports one with free sizes, is tried
+    on few of them unless slow cases are wanted too.
+    """
+    slow = SLOW if with_slow else ()
     cases: dict[str, Callable[[], float]] = {}
     for name in FAMILIES:
         for learns in (True, False) if name in (*SWINS, *slow) else (True,):
             cases[f"trace {name}, gradients {learns}"] = partial(trace, name, learns)
-        chosen = name in ("swin", "swin_v2", "vit", "t2t", "vit_det", "hiera", *slow)
+        chosen = name in ("swin", "vit_det", *slow) or (with_slow and name in CONVERTED)
         if chosen and find_spec("onnxruntime") and find_spec("onnx"):
             cases[f"onnx {name}"] = partial(export_to_onnx, name, name in SWINS, folder)
     for name in (*SWINS, "vit"):
         cases[f"trace in training {name}"] = partial(trace_training, name)
         if find_spec("openvino") and name in ("swin", *slow):
             cases[f"openvino {name}"] = partial(convert_to_openvino, name)
-        if find_spec("tensorboard") and name != "swin_timm":
+        if find_spec("tensorboard") and (name == "swin" or (with_slow and name != "swin_timm")):
             cases[f"tensorboard {name}"] = partial(draw_in_tensorboard, name, folder)
     for name in SWINS:
         cases[f"trace with padding {name}"] = partial(trace_with_padding, name)
-    for name in (*FREE, *slow):
+    for name in ("deit3", *(FREE if with_slow else ()), *slow):
         for size in (64, 64), (96, 64):
             cases[f"export {name} at {size}"] = partial(export_free_sizes, name, size)
     return cases
@@ -122,7 +128,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     found: dict[str, float | str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, case in list_cases(Path(folder), SLOW if "slow" in sys.argv else ()).items():
+        for name, case in list_cases(Path(folder), "slow" in sys.argv).items():
             try:
                 found[name] = case()
             except Exception as error:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from muntin import create_model
 from muntin.errors import ConfigError, MuntinWarning, WeightError
 from muntin.recipes import MachineConfig
 from muntin.synthetic.datasets import write_coco
@@ -101,16 +102,22 @@ def told(data, **options):
     return prepared, [str(one.message) for one in found if one.category is MuntinWarning]
 
 
-def test_fresh_weights_instead_of_published_ones_are_a_warning(tmp_path):
-    data = write_images(tmp_path / "large", each=2, side=100)
-    _, (default,) = told(data)
-    named, (asked,) = told(data, model="swin_tiny", img_size=(32, 32))
-    for text in (default, asked):
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Images for which the default model is a large one, what is prepared of them, and warnings."""
+    data = write_images(tmp_path_factory.mktemp("large") / "trees", each=2, side=100)
+    return data, *told(data)
+
+
+def test_fresh_weights_instead_of_published_ones_are_a_warning(large, tmp_path):
+    data, _, (default,) = large
+    named, (asked,) = told(data, model="vit_tiny", img_size=(32, 32))
+    for text, model in ((default, "swin_tiny"), (asked, "vit_tiny")):
         assert text.startswith("fresh weights instead of published ones")
-        for way in ("swin_tiny", "--weights FILE", "HF_ENDPOINT", "MUNTIN_WEIGHTS"):
+        for way in (model, "--weights FILE", "HF_ENDPOINT", "MUNTIN_WEIGHTS"):
             assert way in text
     assert named.run.config.weights == ""
-    assert told(data, weights="none")[1] == []
+    assert told(data, weights="none", model="vit_tiny", img_size=(32, 32))[1] == []
     assert told(write_images(tmp_path / "small", each=2))[1] == [], "none are published for these"
 
 
@@ -139,19 +146,19 @@ def test_a_folder_that_is_none(tmp_path, monkeypatch):
         fetch(NAME)
 
 
-def test_the_default_model_takes_them_from_there(tmp_path, monkeypatch):
-    data = write_images(tmp_path / "large", each=2, side=100)
-    prepared = prepare(request_of(data, model="swin_tiny", img_size=(32, 32), weights="none"))
+def test_the_default_model_takes_them_from_there(large, tmp_path, monkeypatch):
+    data, _, _ = large
+    published = create_model("swin_tiny", num_classes=3, img_size=(32, 32)).state_dict()
     name = "swin_tiny_patch4_window7_224.ms_in1k"
     (tmp_path / "weights").mkdir()
-    state = {k.removeprefix("backbone."): v for k, v in prepared.network.state_dict().items()}
+    state = {k.removeprefix("backbone."): v for k, v in published.items()}
     save_file(state, tmp_path / "weights" / f"{name}.safetensors")
     monkeypatch.setenv("MUNTIN_WEIGHTS", str(tmp_path / "weights"))
     found, texts = told(data, img_size=(32, 32))
     assert texts == []
     assert found.run.config.weights == f"timm/{name}"
     key = "backbone.patch_embed.proj.weight"
-    assert found.network.state_dict()[key].equal(prepared.network.state_dict()[key])
+    assert found.network.state_dict()[key].equal(published[key])
 
 
 TASKS = ("classify", "detect", "instance", "semantic", "pose")
