@@ -80,7 +80,7 @@ def sync(path: Path) -> None:
 def checksum(path: Path) -> str:
     """Give the SHA-256 of a file in hexadecimal digits."""
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def part_of(folder: Path, *names: str) -> Path:

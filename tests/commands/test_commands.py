@@ -226,6 +226,29 @@ def test_exit_code_of_an_interruption(capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
+CLOSED = """
+import os, sys
+os.close({number})
+sys.{name} = None
+from muntin.commands import main
+main(["models", "swin_nano*"] if {number} == 1 else ["klingon"])
+"""
+
+
+@pytest.mark.parametrize(("number", "name", "code"), [(1, "stdout", 0), (2, "stderr", 2)])
+def test_closed_streams_lead_nowhere(number, name, code):
+    paths = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    script = CLOSED.format(number=number, name=name)
+    done = subprocess.run([sys.executable, "-c", script], env=paths, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
+
+
+def test_a_link_to_itself_as_a_place_of_results(muntin, run, data, tmp_path):
+    place = tmp_path / "loop"
+    place.symlink_to(place)
+    assert fails_with(muntin("predict", run, data, "--out", place), "loop")
+
+
 def test_help(muntin):
     for arguments in (("--help",), ("-h",), ("train", "--help")):
         code, stdout, err = muntin(*arguments)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from muntin.data.readers import Reader
 from tests.data.layout_page import GROUPS, data_of, files_of, trees_of
+from tests.golden.material import OLD
 from tests.hostile import mutations
 from tests.hostile.harness import Case, Place
 
@@ -170,6 +171,8 @@ def place_cases() -> Iterator[Case]:
     for label, make in _PLACES.items():
         for command in (["check", "classify"], ["check", "detect"], ["check", "semantic"]):
             yield _place(label, make, command)
+    name = "place/pipe-of-video/predict"
+    yield Case(name=name, kind="places", build=_pipe_of_video, expect="refuse")
 
 
 def _place(label: str, make: Callable[[Place], None], command: list[str]) -> Case:
@@ -195,6 +198,11 @@ def _sizeless_pipe(place: Place) -> None:
     os.mkfifo(place.source / "2.png")
     data = {**RUN_LENGTHS, "images": [{"id": 7, "file_name": "2.png"}]}
     (place.source / "instances.json").write_text(json.dumps(data))
+
+
+def _pipe_of_video(place: Place) -> list[str]:
+    os.mkfifo(place.source / "1.mp4")
+    return ["predict", str(OLD / "classify"), str(place.source / "1.mp4"), "--json"]
 
 
 def _many_folders(place: Place) -> None:

@@ -97,6 +97,12 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
     """Run the command line (default: `sys.argv[1:]`) and exit with its exit code."""
     warnings.showwarning = _show_warning
+    _fill_streams()
+    try:  # libraries end the process without it
+        os.getcwd()
+    except OSError:
+        _print_error("the current folder is no longer there. Change to another one.")
+        sys.exit(1)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
     # Set before PyTorch is imported: its C++ parts print developer warnings on stderr.
@@ -126,6 +132,16 @@ def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
     except Exception as error:
         code = _report(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fill_streams() -> None:
+    """Let closed streams (``>&-``) lead nowhere: files that are opened would take their numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for number, name in enumerate(("stdout", "stderr"), 1):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
 def _report(error: Exception) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -172,7 +173,7 @@ def _find_below(place: str, out: str) -> list[Path]:
     from muntin.errors import ConfigError
     from muntin.prediction.batch import find_images
 
-    top, results = Path(place).resolve(), Path(out).resolve()
+    top, results = (Path(os.path.realpath(each)) for each in (place, out))
     if not out or not top.is_dir() or top not in (results, *results.parents):
         return find_images([place])
     if top == results:
@@ -182,7 +183,7 @@ def _find_below(place: str, out: str) -> list[Path]:
         )
         raise ConfigError(message)
     found = find_images([place])
-    kept = [path for path in found if results not in path.resolve().parents]
+    kept = [path for path in found if results not in Path(os.path.realpath(path)).parents]
     if gone := len(found) - len(kept):
         typer.echo(f"{plural(gone, 'image')} in {out} left out, as results lie there", err=True)
     return kept

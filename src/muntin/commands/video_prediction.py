@@ -199,4 +199,4 @@ def _relative_to(folder: str, path: str) -> str:
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # on another drive
-        return Path(path).resolve().as_posix()
+        return Path(os.path.realpath(path)).as_posix()

@@ -17,8 +17,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from muntin.untrusted import open_regular
-
 _COMMON = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # Readers that start other programs (EPS), only exist on one system (WMF), or read nothing without
 # a library of their own; MPEG is a video.
@@ -93,6 +91,8 @@ def is_image(name: str, folder: Path | None = None) -> bool:
         return True
     if folder is None or _SUFFIX.search(name):
         return False
+    from muntin.untrusted import open_regular  # seldom needed, and deep below
+
     with contextlib.suppress(OSError, ValueError), open_regular(folder / name) as file:
         return _BEGINNINGS.match(file.read(_HEAD)) is not None
     return False

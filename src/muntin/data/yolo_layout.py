@@ -233,11 +233,11 @@ def _outside(
     tree: Tree, settings: str, base: str, written: str
 ) -> tuple[Tree, Sequence[str]] | None:
     """The images of a folder that exists as written and not below that of the data set."""
-    root = Path(tree.source).resolve()
+    root = Path(os.path.realpath(tree.source))
     if not root.is_dir():
         return None
     named = (root / settings).parent.joinpath(base, written)
-    place = named.resolve()
+    place = Path(os.path.realpath(named))
     inside = Path(os.path.normpath(named)).is_relative_to(root)  # perhaps by a link
     if not place.is_dir() or inside or place.is_relative_to(root):
         return None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,8 +81,8 @@ class Gallery:
 
 def query_gallery(context: Context, gallery: Gallery) -> Gallery:
     """Embed the explained image as the query of a gallery, and remove it if it is in there."""
-    own_path = Path(context.path).resolve() if context.path else None
-    kept = [i for i, path in enumerate(gallery.paths) if Path(path).resolve() != own_path]
+    own = os.path.realpath(context.path) if context.path else None
+    kept = [i for i, path in enumerate(gallery.paths) if os.path.realpath(path) != own]
     if not kept:
         message = "folder must contain an image other than the explained one, got none."
         raise DataError(message)

@@ -20,6 +20,7 @@ from muntin.errors import DataError, RunError, cannot_write
 from muntin.results import Poses
 from muntin.run_files import write_text
 from muntin.staging import staged
+from muntin.untrusted import open_regular
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
@@ -46,9 +47,10 @@ def _open(path: str | Path) -> Iterator[Any]:
     """Open a video; what fails while it is open is a `DataError`."""
     av = _import_av()
     try:
+        open_regular(path).close()  # FFmpeg would wait for a pipe
         with av.open(str(path)) as container:
             yield container
-    except (av.error.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"{str(path)!r} must be a video that can be read, got: {reason}. Check the file."
         raise DataError(message) from error

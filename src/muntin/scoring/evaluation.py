@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -69,7 +70,7 @@ def _warn_about_training_images(listing: Listing, run: Run) -> None:
     except RunError:
         return
     learnt = len(listing) - len(held_out)
-    same = Path(source).resolve() == Path(listing.source).resolve()
+    same = os.path.realpath(source) == os.path.realpath(listing.source)
     if not same or not held_out or (train, num_train) != (source, learnt):
         return
     text = (
