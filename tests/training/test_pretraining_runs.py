@@ -120,6 +120,13 @@ def test_every_task_goes_on_from_it(pretrained, tmp_path, task):
     assert all(got[name].equal(saved[name]) for name in blocks)
 
 
+def test_it_is_gone_on_from_as_from_random_weights(images, pretrained):
+    config = prepare(request_of("classify", images, weights=str(pretrained))).run.config.train
+    assert (config.recipe, config.optimizer, config.start_size) == ("small-data", "muon", 1)
+    named = request_of("classify", images, weights=str(pretrained), recipe="finetune")
+    assert prepare(named).run.config.train.learning_rate == 1e-3
+
+
 def test_training_from_it(images, pretrained, tmp_path):
     run = train(
         "classify", images, weights=pretrained, epochs=1, batch_size=4, device="cpu", quiet=True,
