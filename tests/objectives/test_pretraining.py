@@ -179,6 +179,26 @@ def test_the_loss_of_uniform_masking_by_hand():
         assert len(hidden) == rows * columns * 13 / 16
 
 
+@pytest.mark.parametrize("name", ["vit", "deit"])
+def test_positions_of_an_encoder_start_as_waves(name):
+    network, _ = prepare(name, "mae", False)
+    body, decoder = network.backbone, network.head.decoder
+    prefix = body.config.positioned_tokens
+    assert not body.pos_embed[:, :prefix].any()
+    # By hand: column 3 and row 2, of the slowest and the fastest wave.
+    place = prefix + 2 * SIZE[1] // 8 + 3
+    waves = body.pos_embed[0, place].tolist()
+    quarter = body.config.embed_dim // 4
+    for first, value in ((0, 3.0), (2 * quarter, 2.0)):
+        assert waves[first] == pytest.approx(np.sin(value), abs=1e-6)
+        assert waves[first + quarter] == pytest.approx(np.cos(value), abs=1e-6)
+    last = 3 * 10000 ** (-(quarter - 1) / quarter)
+    assert waves[quarter - 1] == pytest.approx(np.sin(last), abs=1e-6)
+    assert decoder.pos_embed.shape == (1, body.num_prefix + SIZE[0] * SIZE[1] // 64, 32)
+    assert not decoder.pos_embed.requires_grad
+    assert body.pos_embed.requires_grad
+
+
 def test_what_suits_which_model():
     chosen = {name: choose_pretraining("auto", a_model(name)).value.name for name in FAMILIES}
     assert chosen == {

@@ -6,6 +6,7 @@ Source:
     2306.00989), section 3.2, for backbones whose mask units hold several tokens: maps of all
     scales are brought to the coarsest and added. Compared with transformers 5.23 in
     tests/parity/test_mae_parity.py: reconstructions and losses within 1e-5.
+    Differs: positions of a plain encoder start as published, and are learned.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from muntin.heads.pixel_decoder import (
     PatchPredictor,
     PixelDecoder,
     number_kept,
+    place_waves,
     require_mask,
     require_whole_grid,
 )
@@ -178,4 +180,21 @@ def build_mae_head(backbone: Backbone, config: MAEConfig) -> PatchPredictor:
         )
         raise ConfigError(message)
     plain = {*backbone.spec.strides} == {backbone.mask_px}
+    if plain:
+        start_positions(backbone)
     return (MAEHead if plain else HieraMAEHead)(backbone, config)
+
+
+@torch.no_grad()
+def start_positions(backbone: Backbone) -> None:
+    """Let the learned positions of a backbone without weights start as the decoder's fixed ones.
+
+    The published encoder keeps them fixed; here they are learned on, as in fine-tuning.
+    """
+    body: Any = backbone.config
+    positions = getattr(backbone, "pos_embed", None)
+    if positions is None or body.embed_dim % 4 or not hasattr(body, "positioned_tokens"):
+        return
+    # Of class and distillation token, those that the embedding holds stay 0.
+    waves = place_waves(body.grid, body.embed_dim, body.positioned_tokens)
+    positions.copy_(waves)
