@@ -179,6 +179,16 @@ def test_more_is_learnt_than_the_best_constant(scenes, tmp_path, objective):
     assert run.metrics["loss"] < 0.9
 
 
+def test_views_in_half_precision_and_their_neighbours(images, tmp_path):
+    run = pretrain(
+        images, objective="views", model="swin_nano_patch2_window4_32", epochs=1, img_size=16,
+        settings=SWIN, device="cpu", precision="bf16", quiet=True, out=tmp_path / "run",
+    )  # fmt: skip
+    assert Run.open(run.path, pretraining=True).config.train.recipe == "pretrain-views"
+    assert (run.path / "pictures" / "neighbours.png").is_file()
+    assert not (run.path / "pictures" / "reconstructions.png").exists()
+
+
 def test_the_verdict(tmp_path):
     data = write_images(tmp_path / "set", each=12)
     run = pretrain_small(data, tmp_path / "run", probe=data, epochs=2)
