@@ -17,8 +17,8 @@ import record
 
 import muntin
 from muntin.benching.result_rows import BenchmarkCase, summarize, time_interleaved
-from muntin.recipes import MachineConfig
 from muntin.synthetic.datasets import write_classify
+from muntin.train_config import MachineConfig
 from muntin.training.profiling import StepProfiler
 from muntin.training.request import Request
 from muntin.training.setup import prepare

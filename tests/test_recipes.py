@@ -7,7 +7,8 @@ import pytest
 
 from muntin.configs import from_dict, to_dict
 from muntin.errors import ConfigError
-from muntin.recipes import AUGMENTS, RECIPES, MachineConfig, TrainConfig, find_recipe
+from muntin.recipes import AUGMENTS, RECIPES, find_recipe
+from muntin.train_config import MachineConfig, TrainConfig
 
 ROWS = [(group, name) for group, recipes in RECIPES.items() for name in recipes]
 

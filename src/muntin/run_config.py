@@ -16,8 +16,9 @@ from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
-from muntin.recipes import AUGMENTS, AnyAugmentConfig, MachineConfig, TrainConfig
+from muntin.recipes import AUGMENTS, AnyAugmentConfig
 from muntin.samples import TaskKind
+from muntin.train_config import MachineConfig, TrainConfig
 from muntin.zoo.model_zoo import BackboneConfig, config_from_dict, config_to_dict
 
 SCHEMA = 2

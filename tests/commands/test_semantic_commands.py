@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from muntin.recipes import MachineConfig
 from muntin.run_lengths import decode_mask
 from muntin.scoring.evaluation import evaluate
 from muntin.synthetic.datasets import write_coco, write_maps
+from muntin.train_config import MachineConfig
 from muntin.training.request import Request
 from muntin.training.setup import prepare
 from tests.commands.cli_errors import fails_with

@@ -14,9 +14,9 @@ from muntin.data.transforms import Preprocessing
 from muntin.features import Backbone, Features, FeatureSpec, count_stages
 from muntin.heads.network import Network
 from muntin.prediction.predictor import Predictor
-from muntin.recipes import TrainConfig
 from muntin.samples import Classes, Skeleton
 from muntin.tasks.task_table import TASKS
+from muntin.train_config import TrainConfig
 from muntin.training.optimization import freeze_stages, group_parameters
 
 

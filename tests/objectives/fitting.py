@@ -14,11 +14,11 @@ from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.listing import list_classify
 from muntin.data.transforms import Preprocessing
 from muntin.heads.network import Network
-from muntin.recipes import MachineConfig, TrainConfig
 from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.synthetic.datasets import write_classify
+from muntin.train_config import MachineConfig, TrainConfig
 from muntin.training.loop import FitResult, Loop
 from muntin.training.progress import Reporter
 from muntin.training.request import PreparedRun

@@ -13,8 +13,8 @@ import muntin
 from muntin.commands.plan import show_plan
 from muntin.errors import ConfigError, DataError
 from muntin.planning.estimate import MemoryRequirements
-from muntin.recipes import TrainConfig
 from muntin.synthetic.datasets import write_coco, write_maps
+from muntin.train_config import TrainConfig
 from muntin.training.memory_model import (
     LinearFit,
     MemoryModel,

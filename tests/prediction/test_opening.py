@@ -10,8 +10,8 @@ import pytest
 
 import muntin
 from muntin.errors import ConfigError
-from muntin.recipes import MachineConfig
 from muntin.runs import Run
+from muntin.train_config import MachineConfig
 from muntin.training import setup
 from muntin.training.request import Request
 from tests.exporting.runs import write_run

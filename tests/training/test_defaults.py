@@ -3,7 +3,7 @@
 import pytest
 
 from muntin.errors import ConfigError
-from muntin.recipes import MachineConfig
+from muntin.train_config import MachineConfig
 from muntin.training.defaults import default_model, default_recipe
 from muntin.training.machine import check_attention
 from muntin.zoo import model_config

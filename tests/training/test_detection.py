@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 import muntin
 from muntin.errors import ConfigError, DataError, MuntinWarning
-from muntin.recipes import MachineConfig
 from muntin.runs import Run, read_journal
 from muntin.synthetic.datasets import write_coco
 from muntin.targets import BoxTargets
+from muntin.train_config import MachineConfig
 from muntin.training.request import Request
 from muntin.training.setup import prepare
 from tests.detectors import (

@@ -23,11 +23,11 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import TrainLoader
 from muntin.errors import ConfigError, RunError, WeightError
 from muntin.objectives.teacher_answer import SharedClasses
-from muntin.recipes import MachineConfig
 from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.staging import checksum
 from muntin.synthetic.datasets import write_classify, write_coco
+from muntin.train_config import MachineConfig
 from muntin.training.distillation import add_teacher, open_teacher, resolve_distill
 from muntin.training.progress import Reporter
 from muntin.training.request import Request

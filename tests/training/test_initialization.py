@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from muntin.errors import WeightError
 from muntin.published import open_published
-from muntin.recipes import MachineConfig
 from muntin.synthetic.datasets import write_coco
+from muntin.train_config import MachineConfig
 from muntin.training.request import Request
 from muntin.training.session import train
 from muntin.training.setup import prepare

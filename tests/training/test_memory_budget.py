@@ -8,8 +8,8 @@ import torch
 
 import muntin
 from muntin.errors import ConfigError
-from muntin.recipes import TrainConfig
 from muntin.runs import Run, read_journal
+from muntin.train_config import TrainConfig
 from muntin.training.recompute import checkpoint_blocks, narrow_residual
 from muntin.zoo import create_model
 from tests.small import MODEL, SETTINGS, train_small, write_images

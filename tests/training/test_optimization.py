@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from muntin.errors import ConfigError
-from muntin.recipes import TrainConfig
+from muntin.train_config import TrainConfig
 from muntin.training.optimization import (
     build_optimizers,
     freeze_stages,

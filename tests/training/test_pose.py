@@ -11,10 +11,10 @@ import pytest
 
 import muntin
 from muntin.errors import ConfigError, DataError
-from muntin.recipes import MachineConfig
 from muntin.results import Poses
 from muntin.runs import Run, read_journal
 from muntin.synthetic.datasets import write_coco, write_frames
+from muntin.train_config import MachineConfig
 from muntin.training.request import Request
 from muntin.training.setup import prepare
 from tests.detectors import BODY, BODY_SETTINGS, train_dense

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from muntin.errors import ConfigError, MuntinWarning
-from muntin.recipes import MachineConfig
 from muntin.synthetic.datasets import write_coco
+from muntin.train_config import MachineConfig
 from muntin.training.request import Request, read_config
 from muntin.training.setup import prepare
 from tests.detectors import train_detector

@@ -11,8 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from muntin.errors import ConfigError, RunError
-from muntin.recipes import MachineConfig
 from muntin.runs import Run, read_journal
+from muntin.train_config import MachineConfig
 from muntin.training.request import Request
 from muntin.training.resume import resume_request
 from tests.small import MODEL, image, train_small, write_images

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from muntin.recipes import TrainConfig
+from muntin.train_config import TrainConfig
 from muntin.training.optimization import img_size_at, lr_factor
 
 

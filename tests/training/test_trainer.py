@@ -16,10 +16,10 @@ from muntin.data.batches import Batch
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.transforms import Preprocessing
 from muntin.errors import TrainingError
-from muntin.recipes import TrainConfig
 from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.samples import Classes, Entry, Listing
+from muntin.train_config import TrainConfig
 from muntin.training.trainer import Trainer, build_objective
 from muntin.zoo import model_config
 

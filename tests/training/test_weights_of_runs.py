@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from muntin import create_model
 from muntin.errors import ConfigError, MuntinWarning, WeightError
-from muntin.recipes import MachineConfig
 from muntin.synthetic.datasets import write_coco
+from muntin.train_config import MachineConfig
 from muntin.training.machine import choose_machine
 from muntin.training.request import Request
 from muntin.training.setup import prepare

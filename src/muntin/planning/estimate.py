@@ -16,8 +16,8 @@ from typing import Any
 from muntin.data.batches import evaluation_batch
 from muntin.devices import choose_device, free_bytes, parse_out_of_memory, resident_mib
 from muntin.errors import ConfigError
-from muntin.recipes import TrainConfig
 from muntin.shapes import Size
+from muntin.train_config import TrainConfig
 from muntin.training.machine import choose_machine
 from muntin.training.memory_budget import (
     choose_recomputation,

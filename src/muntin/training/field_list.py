@@ -15,10 +15,11 @@ from muntin.configs import to_dict
 from muntin.data.data_config import DataConfig
 from muntin.errors import ConfigError
 from muntin.heads.head_table import find_head
-from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig
+from muntin.recipes import AUGMENTS
 from muntin.run_config import DistillConfig
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import TASKS, find_task, heads_of
+from muntin.train_config import MachineConfig, TrainConfig
 from muntin.zoo.model_building import canonical_name, model_config
 
 HEAD_WORDS = {

@@ -13,12 +13,13 @@ from torch import nn
 from muntin.configs import to_dict
 from muntin.errors import MuntinWarning, WeightError, shorten
 from muntin.heads.network import Network
-from muntin.recipes import RECIPES, TrainConfig
+from muntin.recipes import RECIPES
 from muntin.run_config import RunConfig
 from muntin.runs import Run, is_run
 from muntin.samples import Classes, TaskKind
 from muntin.shapes import Size
 from muntin.tasks.task import Task
+from muntin.train_config import TrainConfig
 from muntin.training.defaults import Choice, default_model, default_recipe
 from muntin.weights.opened_weights import open_weights
 from muntin.weights.state_matching import class_tensors

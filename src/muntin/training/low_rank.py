@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError, TrainingError
 from muntin.features import Backbone
 from muntin.heads.network import Network
-from muntin.recipes import TrainConfig
 from muntin.shapes import Float
+from muntin.train_config import TrainConfig
 
 _DOWN, _UP = "lora_a", "lora_b"
 

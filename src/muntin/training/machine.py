@@ -14,8 +14,8 @@ from muntin.configs import from_dict, replace, to_dict
 from muntin.devices import choose_device, choose_precision, has_compiler
 from muntin.errors import ConfigError
 from muntin.ops.triton.window_support import find_missing
-from muntin.recipes import MachineConfig
 from muntin.run_config import RunConfig
+from muntin.train_config import MachineConfig
 from muntin.training.defaults import Choice
 from muntin.zoo.model_zoo import BackboneConfig, free_attention
 

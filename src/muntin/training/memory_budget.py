@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from muntin.devices import free_bytes, release_memory
 from muntin.errors import ConfigError
-from muntin.recipes import TrainConfig
+from muntin.train_config import TrainConfig
 from muntin.training.memory_model import Recompute, StepMemory, find_largest
 from muntin.training.request import PreparedRun
 

@@ -12,8 +12,8 @@ import torch
 from muntin.errors import ConfigError
 from muntin.features import count_stages
 from muntin.heads.network import Network
-from muntin.recipes import TrainConfig
 from muntin.shapes import Size
+from muntin.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

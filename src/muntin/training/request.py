@@ -15,7 +15,7 @@ from muntin.heads.head_table import find_head
 from muntin.heads.network import HeadConfig, Network
 from muntin.objectives.pretraining import PRETRAINING
 from muntin.objectives.teacher_answer import StoredAnswer
-from muntin.recipes import AUGMENTS, MachineConfig, TrainConfig, find_recipe
+from muntin.recipes import AUGMENTS, find_recipe
 from muntin.run_config import DistillConfig, RunConfig
 from muntin.run_files import WEIGHTS, read_json
 from muntin.runs import Run, is_run, read_journal
@@ -24,6 +24,7 @@ from muntin.shapes import Size
 from muntin.staging import refuse_existing
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import TASKS, task_of_run
+from muntin.train_config import MachineConfig, TrainConfig
 from muntin.zoo.model_building import canonical_name, model_config
 
 

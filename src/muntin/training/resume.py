@@ -10,11 +10,11 @@ from typing import Any
 from muntin.configs import with_texts
 from muntin.errors import ConfigError, RunError
 from muntin.heads.head_table import find_head
-from muntin.recipes import MachineConfig, TrainConfig
 from muntin.run_config import RunConfig
 from muntin.run_files import read_split
 from muntin.runs import Run
 from muntin.samples import Listing
+from muntin.train_config import MachineConfig, TrainConfig
 from muntin.training.request import Request, group_settings, task_of
 from muntin.zoo.model_building import canonical_name
 

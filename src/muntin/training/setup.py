@@ -21,12 +21,13 @@ from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import HeadConfig, Network
 from muntin.nn.mimetic_init import init_mimetic
 from muntin.objectives.pretraining import PRETRAINING
-from muntin.recipes import Recipe, TrainConfig, find_recipe
+from muntin.recipes import Recipe, find_recipe
 from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.samples import Listing
 from muntin.shapes import Size
 from muntin.tasks.task import Task
+from muntin.train_config import TrainConfig
 from muntin.training.defaults import (
     Choice,
     choose_augment_window,

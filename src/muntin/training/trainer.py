@@ -26,9 +26,9 @@ from muntin.objectives.objective import Objective, TrainingStep
 from muntin.objectives.pretraining import PRETRAINING
 from muntin.objectives.relative_location import RelativeLocation
 from muntin.objectives.supervised_objective import Supervised, SupervisedTask
-from muntin.recipes import TrainConfig
 from muntin.runs import Run
 from muntin.samples import Listing
+from muntin.train_config import TrainConfig
 from muntin.training.low_rank import adapt_layers
 from muntin.training.optimization import build_optimizers, freeze_stages
 from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
