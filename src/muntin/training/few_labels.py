@@ -193,6 +193,7 @@ class _FewLabels:
         self.limit = _between(_IMAGES, 0.3 * budget_s / (5 * each_s))
         self.val = self._store(hold_out(pretrained.val, count=self.limit // 2, seed=self.seed)[1])
         start = time.perf_counter()
+        # The first steps choose kernels and take longer: the estimate is on the safe side.
         self._fit(pretrained, self._take(FRACTIONS[-1]), 2)
         step_s = (time.perf_counter() - start) / 2
         self.steps = _between(_STEPS, 0.7 * budget_s / (2 * len(FRACTIONS) * step_s))
@@ -214,7 +215,7 @@ class _FewLabels:
         before = 0
         for fraction in FRACTIONS:
             listing = self._take(fraction)
-            if len(listing) == before:
+            if len(listing) == before:  # one image a class is the least
                 continue
             before = len(listing)
             right = [self._score(self._fit(each, listing, self.steps)) for each in self.both]
@@ -260,7 +261,7 @@ class _FewLabels:
                     trainer.accumulate_gradients((batch,), epoch, step, share=1.0, last=True)
                     trainer.update_weights(lr_factor(config, done / steps))
                     done += 1
-                    if done == steps:
+                    if done == steps:  # the loader of an epoch is closed behind it
                         break
         return trainer
 

@@ -59,6 +59,7 @@ def adapt_layers(network: Network, rank: int, alpha: float) -> int:
         ConfigError: No block that is trained has a linear layer.
     """
     backbone = network.backbone
+    # Before everything is frozen: what still requires a gradient is what the user left to train.
     layers = [layer for layer in _linear_layers(backbone) if layer.weight.requires_grad]
     backbone.requires_grad_(False)
     if not layers:
@@ -73,6 +74,7 @@ def adapt_layers(network: Network, rank: int, alpha: float) -> int:
             layer.weight.new_empty(used, layer.in_features), math.sqrt(5)
         )
         layer.register_parameter(_DOWN, nn.Parameter(down))
+        # B is zero, so that training starts from the outputs of the loaded weights.
         layer.register_parameter(
             _UP, nn.Parameter(layer.weight.new_zeros(layer.out_features, used))
         )
@@ -95,6 +97,7 @@ def merged_state(network: nn.Module) -> dict[str, Tensor]:
         prefix = f"{name}." if name else ""
         down, up = state.pop(prefix + _DOWN), state.pop(prefix + _UP)
         weight = layer.weight.detach()
+        # In float64: the product is rounded once, to the type of the weight.
         merged = (weight.double() + layer.lora_scale * up.double() @ down.double()).to(weight.dtype)
         _verify(name, layer, merged)
         state[f"{prefix}weight"] = merged

@@ -1,24 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pretraining chooses that training with labels does not: objective, recipe, held-out part."""
+"""What pretraining chooses that training with labels does not: objective and recipe."""
 
 from __future__ import annotations
 
 from muntin.configs import with_texts
-from muntin.data.data_config import DataConfig
-from muntin.data.splitting import hold_out
-from muntin.errors import DataError, plural
+from muntin.errors import plural
 from muntin.heads.network import HeadConfig
 from muntin.objectives.pretraining import choose_pretraining
-from muntin.samples import Listing
-from muntin.tasks.task import Task
 from muntin.training.defaults import FEW_IMAGES, Choice, is_small
 from muntin.zoo.model_zoo import BackboneConfig
-
-PRETRAINING_DATA = DataConfig(val_fraction=0.05)
-"""The usual share of the images that is held out for the loss in validation ..."""
-
-MAX_HELD_OUT = 500
-"""... and their largest number: a mean loss needs no more."""
 
 
 def choose_objective(
@@ -44,22 +34,3 @@ def pretraining_recipe(count: int, model: BackboneConfig, head: HeadConfig) -> t
     if is_small(model) or count < FEW_IMAGES:
         return "pretrain-small", plural(count, "training image")
     return "pretrain", plural(count, "training image")
-
-
-def list_unlabelled(
-    path: str, task: Task, config: DataConfig, seed: int
-) -> Choice[tuple[Listing, Listing]]:
-    """List the images to learn from, and a few that are held out for validation."""
-    data = task.list_data(path, None, config)
-    every = data.train
-    if every is None or len(every) < 2:
-        count = 0 if every is None else len(every)
-        message = (
-            f"pretraining needs at least two images, one of which is held out for validation, got "
-            f"{count} in {path}. Add images: some hundreds are few."
-        )
-        raise DataError(message)
-    count = max(1, min(MAX_HELD_OUT, int(len(every) * config.val_fraction)))
-    train, val = hold_out(every, count=count, seed=seed)
-    held = f"{len(train)} images to learn from, {len(val)} held out for validation"
-    return Choice((train, val), (data.note, held))

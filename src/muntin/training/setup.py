@@ -15,8 +15,7 @@ from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.dense_transforms import DetectionAugmentConfig
 from muntin.data.entry_images import choose_range
-from muntin.data.grouping import split_apart
-from muntin.errors import ConfigError, DataError, MuntinWarning
+from muntin.errors import ConfigError, MuntinWarning
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import HeadConfig, Network
 from muntin.nn.mimetic_init import init_mimetic
@@ -24,10 +23,9 @@ from muntin.objectives.pretraining import PRETRAINING
 from muntin.recipes import Recipe, find_recipe
 from muntin.run_config import RunConfig
 from muntin.runs import Run
-from muntin.samples import Listing
 from muntin.shapes import Size
-from muntin.tasks.task import Task
 from muntin.train_config import TrainConfig
+from muntin.training.data_splits import PRETRAINING_DATA, list_labelled, list_unlabelled
 from muntin.training.defaults import (
     Choice,
     choose_augment_window,
@@ -56,9 +54,7 @@ from muntin.training.low_rank import suit_adapters
 from muntin.training.machine import check_attention, resolve_machine, use_available_attention
 from muntin.training.optimization import check_freeze, scaled_learning_rate
 from muntin.training.pretraining_defaults import (
-    PRETRAINING_DATA,
     choose_objective,
-    list_unlabelled,
     pretraining_recipe,
 )
 from muntin.training.progress import writes_events
@@ -104,7 +100,7 @@ class _RunBuilder:
         listed = (
             list_unlabelled(request.data, self.task, self.data, self.seed)
             if self.unlabelled
-            else _list_splits(request, self.task, self.data, self.seed)
+            else list_labelled(request, self.task, self.data, self.seed)
         )
         self.train, self.val = self.take(listed)
         measure = measure_instances if self.task.top_down else measure_objects
@@ -359,44 +355,3 @@ def _describe(config: RunConfig) -> str:
         f"{tuned.optimizer}, learning rate {rate:.2g}{scaled}, "
         f"batch {tuned.batch_size}{accumulated}, {machine.precision} on {machine.device}"
     )
-
-
-def _list_splits(
-    request: Request, task: Task, config: DataConfig, seed: int
-) -> Choice[tuple[Listing, Listing]]:
-    """List the images for training and for validation."""
-    data = task.list_data(request.data, None, config)
-    notes = [data.note] if data.note else []
-    train, val = data.train, data.val or data.test
-    if train is None:
-        message = f"{request.data} must contain training images, found only {data.note}."
-        raise DataError(message)
-    if data.fault:
-        message = f"{data.fault}. See: muntin check {task.name} {request.data}"
-        raise DataError(message)
-    if request.val:
-        parts = task.list_data(request.val, task.classes(train), config)
-        # Validation data may have splits of their own, or be a single folder.
-        val = parts.val or parts.test or parts.train
-        if val is not None and val.multi_label and not train.multi_label:
-            message = (
-                f"validation images must have exactly one class each, like the training images; "
-                f"{request.val} has images with no class or with several."
-            )
-            raise DataError(message)
-    elif data.val is None and val is not None:
-        notes.append(
-            "no validation split found: validating on the test split, which selects the best epoch"
-        )
-    if val is None:
-        train, val, said = split_apart(
-            train, groups=config.groups, fraction=config.val_fraction, seed=seed
-        )
-        notes += said
-    if not len(val):
-        message = (
-            f"the validation split must have at least one image, got none of the {len(train)} in "
-            f"{request.data}. Add images, raise data.val_fraction, or pass --val."
-        )
-        raise DataError(message)
-    return Choice((train, val), tuple(notes))

@@ -124,6 +124,7 @@ def compute_answers(
     device = next((p.device for p in teacher.network.parameters()), torch.device("cpu"))
     for batch in images.load(first):
         logits = teacher.logits(batch.images.to(device).float())[:, columns]
+        # Within the range of float16, where a larger logit would become infinite.
         take(batch.indices, logits.clamp(-6e4, 6e4).half().cpu())
 
 
@@ -154,6 +155,7 @@ def store_answers(
     try:
         compute_answers(images, shared, take, done)
     except BaseException:
+        # Also Ctrl-C; that the disk is full must not hide what ended the work.
         with contextlib.suppress(WeightError):
             file.write(logits, done)
         raise
