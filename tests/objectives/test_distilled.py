@@ -214,5 +214,5 @@ def test_a_teacher_must_have_been_trained(source, named):
 
 def test_a_file_of_weights_is_made_a_run_first(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"1")
-    with pytest.raises(ConfigError, match=r"muntin convert .*x\.safetensors OUT --to run"):
+    with pytest.raises(ConfigError, match=r"muntin convert .*x\.safetensors OUT --to run --model"):
         check_teacher(str(tmp_path / "x.safetensors"))

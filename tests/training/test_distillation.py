@@ -23,12 +23,18 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import TrainLoader
 from muntin.errors import ConfigError, RunError, WeightError
 from muntin.objectives.teacher_answer import SharedClasses
+from muntin.published import open_published
 from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.staging import checksum
 from muntin.synthetic.datasets import write_classify, write_coco
 from muntin.train_config import MachineConfig
-from muntin.training.distillation import add_teacher, open_teacher, resolve_distill
+from muntin.training.distillation import (
+    add_teacher,
+    check_teacher,
+    open_teacher,
+    resolve_distill,
+)
 from muntin.training.progress import Reporter
 from muntin.training.request import Request
 from muntin.training.setup import prepare
@@ -379,13 +385,17 @@ def test_published_models_teach(tmp_path, monkeypatch):
     pixels = torch.rand(2, 3, 160, 160) * 255
     pre = opened.preprocessing
     mean, std = (torch.tensor(x)[:, None, None] * 255 for x in (pre.mean, pre.std))
-    torch.testing.assert_close(opened.logits(pixels), model((pixels - mean) / std))
+    logits = opened.logits(pixels)
+    torch.testing.assert_close(logits, model((pixels - mean) / std))
     body = open_teacher("timm:test_vit", backbone_only=True)
     assert body.task is None
     assert body.maps(pixels, torch.full((2, 2), 160))[0].shape[:2] == (2, 64)
     monkeypatch.setenv("MUNTIN_WEIGHTS", str(tmp_path))
-    with pytest.raises(WeightError, match=r"test_vit"):
-        open_teacher("timm:test_vit")
+    with pytest.raises(WeightError, match=r"MUNTIN_WEIGHTS.*--to run --model timm:test_vit"):
+        check_teacher("timm:test_vit")
+    file = tmp_path / "weights" / "test_vit.r160_in1k.safetensors"
+    open_published(file, tmp_path / "run", model="timm:test_vit")
+    torch.testing.assert_close(open_teacher(str(tmp_path / "run")).logits(pixels), logits)
 
 
 @pytest.mark.slow

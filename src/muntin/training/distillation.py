@@ -21,7 +21,7 @@ from muntin.data.randomness import derive_seed
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
 from muntin.engines.engine_table import find_format
-from muntin.errors import ConfigError, shorten
+from muntin.errors import ConfigError, WeightError, shorten
 from muntin.features import FeatureSpec
 from muntin.objectives.distilled_objective import DistilledClasses, DistilledFeatures
 from muntin.objectives.objective import Autocast, Objective
@@ -48,6 +48,7 @@ from muntin.training.teacher_cache import (
     store_answers,
 )
 from muntin.weights.opened_weights import open_weights
+from muntin.weights.weight_files import FOLDER_VARIABLE, is_available
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo.model_building import canonical_name, find_model
 from muntin.zoo.model_zoo import ModelEntry, build_backbone
@@ -191,6 +192,7 @@ def check_teacher(source: str) -> None:
 
     Raises:
         ConfigError: It is neither a run, an exported file nor a model with published weights.
+        WeightError: Published weights are not available.
     """
     if not _is_stored(source):
         _find_published(source)
@@ -255,7 +257,7 @@ def _is_stored(source: str) -> bool:
         return path.exists()
     message = (
         f"--teacher must be a run folder, an exported file or the name of a model, got the file "
-        f"{source}. Make a run of weights: muntin convert {source} OUT --to run"
+        f"{source}. Make a run of it: muntin convert {source} OUT --to run --model NAME"
     )
     raise ConfigError(message)
 
@@ -273,6 +275,13 @@ def _find_published(source: str) -> tuple[str, ModelEntry]:
             f"published ones are known. Train it first, and give its run folder."
         )
         raise ConfigError(message)
+    if not is_available(entry.weights):
+        message = (
+            f"--teacher {source} needs the weights {entry.weights!r}, which cannot be had. Set a "
+            f"mirror (HF_ENDPOINT), name a folder of downloaded weights ({FOLDER_VARIABLE}), or "
+            f"make a run of a file: muntin convert FILE OUT --to run --model {name}"
+        )
+        raise WeightError(message)
     return name, entry
 
 
