@@ -120,6 +120,13 @@ def test_every_task_goes_on_from_it(pretrained, tmp_path, task):
     assert all(got[name].equal(saved[name]) for name in blocks)
 
 
+def test_it_is_gone_on_from_as_from_random_weights(images, pretrained):
+    config = prepare(request_of("classify", images, weights=str(pretrained))).run.config.train
+    assert (config.recipe, config.optimizer, config.start_size) == ("small-data", "muon", 1)
+    named = request_of("classify", images, weights=str(pretrained), recipe="finetune")
+    assert prepare(named).run.config.train.learning_rate == 1e-3
+
+
 def test_training_from_it(images, pretrained, tmp_path):
     run = train(
         "classify", images, weights=pretrained, epochs=1, batch_size=4, device="cpu", quiet=True,
@@ -170,6 +177,16 @@ def test_more_is_learnt_than_the_best_constant(scenes, tmp_path, objective):
         pictures=False, out=tmp_path / "run",
     )  # fmt: skip
     assert run.metrics["loss"] < 0.9
+
+
+def test_views_in_half_precision_and_their_neighbours(images, tmp_path):
+    run = pretrain(
+        images, objective="views", model="swin_nano_patch2_window4_32", epochs=1, img_size=16,
+        settings=SWIN, device="cpu", precision="bf16", quiet=True, out=tmp_path / "run",
+    )  # fmt: skip
+    assert Run.open(run.path, pretraining=True).config.train.recipe == "pretrain-views"
+    assert (run.path / "pictures" / "neighbours.png").is_file()
+    assert not (run.path / "pictures" / "reconstructions.png").exists()
 
 
 def test_the_verdict(tmp_path):

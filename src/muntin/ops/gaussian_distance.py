@@ -45,4 +45,5 @@ def epps_pulley(x: Float[Tensor, "N M"]) -> Float[Tensor, " M"]:
 def sketch_gaussian(x: Float[Tensor, "N D"], directions: Float[Tensor, "D M"]) -> Float[Tensor, ""]:
     """Mean of `epps_pulley` over directions, of any length but 0."""
     units = directions / directions.norm(dim=0, keepdim=True)
-    return epps_pulley(x.float() @ units.to(x.device)).mean()
+    # Mixed precision hands inputs of a step over in half precision.
+    return epps_pulley(x.float() @ units.to(x.device).float()).mean()

@@ -22,11 +22,12 @@ from muntin.data.splitting import hold_out
 from muntin.errors import DataError, plural
 from muntin.nn.mimetic_init import init_mimetic
 from muntin.ops.similarity import classify_by_neighbours
-from muntin.recipes import SMALL_DATA
+from muntin.recipes import find_recipe
 from muntin.run_files import RESULTS, read_json, write_json
 from muntin.runs import Run
 from muntin.samples import Listing
 from muntin.tasks.classification_task import CLASSIFY
+from muntin.training.defaults import default_recipe
 from muntin.training.initial_weights import initialize
 from muntin.training.machine import build_fabric
 from muntin.training.optimization import lr_factor
@@ -156,9 +157,10 @@ def _begin_anew(prepared: PreparedRun, pretraining: Run) -> PreparedRun:
     """The same classifier as before the pretraining, with the recipe for its weights."""
     run, weights = prepared.run, pretraining.config.weights
     if not weights:
-        old = run.config.train
-        train = replace(SMALL_DATA.train, seed=old.seed, batch_size=old.batch_size)
-        config = replace(run.config, train=train, augment=SMALL_DATA.augment)
+        old, kind = run.config.train, run.task.recipe_kind
+        recipe = find_recipe(default_recipe(len(prepared.train), pretrained=False)[0], kind)
+        train = replace(recipe.train, seed=old.seed, batch_size=old.batch_size)
+        config = replace(run.config, train=train, augment=recipe.augment)
         run = replace(run, config=config)
     torch.manual_seed(run.config.train.seed)
     network = run.build_network()

@@ -19,7 +19,7 @@ from muntin.runs import Run, is_run
 from muntin.samples import Classes, TaskKind
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.training.defaults import Choice, default_model
+from muntin.training.defaults import Choice, default_model, default_recipe
 from muntin.weights.opened_weights import open_weights
 from muntin.weights.state_matching import class_tensors
 from muntin.weights.weight_files import WAYS_OUT
@@ -82,6 +82,22 @@ def find_continued(request: Request, classes: Classes) -> TrainConfig | None:
         **rates,
         start_size=1.0,  # small images at first would undo what was learnt from large ones
     )
+
+
+def find_tuning(request: Request, task: Task, count: int) -> TrainConfig | None:
+    """How to go on from a pretraining on few images, from random weights; None otherwise.
+
+    As training from scratch on `count` images would: rates for published weights, which are to be
+    kept nearly as they are, barely move small models.
+    """
+    if request.base is not None or not is_run(request.weights) or task.kind == "pretraining":
+        return None
+    origin = Run.open(request.weights, pretraining=True)
+    name, _ = default_recipe(count, pretrained=False, kind=task.recipe_kind)
+    large = origin.config.weights or not origin.config.train.recipe.startswith("pretrain-")
+    if origin.task.kind != "pretraining" or large or name != "small-data":
+        return None
+    return replace(RECIPES[task.recipe_kind][name].train, start_size=1.0)
 
 
 def initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> Choice[str]:

@@ -43,7 +43,13 @@ from muntin.training.defaults import (
     normalise_as,
     use_instance_crop,
 )
-from muntin.training.initial_weights import find_continued, find_origin, initialize, warn_of_fresh
+from muntin.training.initial_weights import (
+    find_continued,
+    find_origin,
+    find_tuning,
+    initialize,
+    warn_of_fresh,
+)
 from muntin.training.machine import check_attention, resolve_machine, use_available_attention
 from muntin.training.optimization import check_freeze, scaled_learning_rate
 from muntin.training.pretraining_defaults import (
@@ -101,6 +107,7 @@ class _RunBuilder:
         self.statistics = measure(self.train) if self.task.dense else None
         self.origin = find_origin(request, self.task)
         self.continued = find_continued(request, self.task.classes(self.train))
+        self.tuning = find_tuning(request, self.task, len(self.train))
 
     @property
     def unlabelled(self) -> bool:
@@ -289,6 +296,10 @@ class _RunBuilder:
         if name == "auto" and self.continued is not None:
             name = self.continued.recipe
             self.notes.append(f"recipe {name}: that of {self.request.weights} (--recipe)")
+        if name == "auto" and self.tuning is not None:
+            name = self.tuning.recipe
+            why = "few images without labels taught the backbone"
+            self.notes.append(f"recipe {name}, as from random weights: {why} (--recipe)")
         if name == "auto":
             count = len(self.train)
             if self.unlabelled and config.head is not None:
@@ -303,8 +314,8 @@ class _RunBuilder:
         request, count = self.request, len(self.train)
         config = self.base.train if self.base is not None else recipe.train
         # A recipe that the user names has its own rates.
-        if self.continued is not None and self.request.recipe == "auto":
-            config = self.continued
+        if self.request.recipe == "auto":
+            config = self.continued or self.tuning or config
         options = ("epochs", "max_time_s", "batch_size")
         given = {name: value for name in options if (value := getattr(request, name))}
         config = replace(config, seed=self.seed, **given)
