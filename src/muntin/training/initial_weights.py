@@ -95,7 +95,7 @@ def find_tuning(request: Request, task: Task, count: int) -> TrainConfig | None:
         return None
     origin = Run.open(request.weights, pretraining=True)
     name, _ = default_recipe(count, pretrained=False, kind=task.recipe_kind)
-    large = origin.config.weights or origin.config.train.recipe == "pretrain"
+    large = origin.config.weights or not origin.config.train.recipe.startswith("pretrain-")
     if origin.task.kind != "pretraining" or large or name != "small-data":
         return None
     return replace(RECIPES[task.recipe_kind][name].train, start_size=1.0)
