@@ -10,12 +10,16 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from muntin.errors import ConfigError
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+"""Makes the context that sets the precision of a forward pass."""
 
 _MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD of malloc.h: larger blocks are mapped, each by itself."""

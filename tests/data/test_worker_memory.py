@@ -123,7 +123,7 @@ if __name__ == "__main__":
     from muntin.training.machine import build_fabric, choose_machine
     from muntin.training.request import Request
     from muntin.training.setup import prepare
-    from muntin.training.trainer import build_objective
+    from muntin.training.run_objective import build_objective
     from dataclasses import replace
     from tests.small import MODEL, SETTINGS
 

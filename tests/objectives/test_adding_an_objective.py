@@ -10,8 +10,7 @@ import torch.nn.functional as F
 
 from muntin.data.transforms import normalise
 from muntin.heads.classification_head import LinearHead
-from muntin.objectives.objective import Objective
-from muntin.objectives.reconstruction_objective import MeanLoss
+from muntin.objectives.objective import MeanLoss, Objective
 from muntin.scoring.evaluator import Outputs, Scored, join_outputs
 from tests.objectives.fitting import DIM, PRE, fit_objective
 

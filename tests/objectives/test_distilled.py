@@ -32,7 +32,7 @@ from muntin.ops.distillation_losses import feature_losses, hard_losses, soft_los
 from muntin.samples import Classes
 from muntin.tasks.task_table import find_task
 from muntin.training.distillation import check_teacher, open_teacher
-from muntin.training.trainer import build_mixup
+from muntin.training.run_objective import build_mixup
 from muntin.zoo.model_building import model_config
 from muntin.zoo.model_zoo import build_backbone
 from tests.objectives.test_supervised import CPU, PRE, a_backbone, a_batch, a_task

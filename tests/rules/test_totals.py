@@ -12,7 +12,7 @@ from collections import defaultdict
 import muntin
 from tests.rules.sources import PACKAGE, count_lines, functions, modules, none
 
-MOST_LINES, MOST_FILES = 54_000, 282
+MOST_LINES, MOST_FILES = 58_000, 312
 MOST_FILE_P90, MOST_FUNCTION_P90 = 335, 32
 MOST_FUNCTION_LINES = 80
 MOST_PARAMETERS = 7

@@ -37,9 +37,9 @@ from muntin.training.distillation import (
 )
 from muntin.training.progress import Reporter
 from muntin.training.request import Request
+from muntin.training.run_objective import build_objective
 from muntin.training.setup import prepare
 from muntin.training.teacher_cache import TeacherImages, find_answers, store_answers
-from muntin.training.trainer import build_objective
 from muntin.weights.weight_files import write_weights
 from tests.detectors import BODY, BODY_SETTINGS, head_settings
 from tests.small import CLASSES, MODEL, SETTINGS, train_small, write_images

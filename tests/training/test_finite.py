@@ -15,8 +15,7 @@ from torch import nn
 
 from muntin.errors import MuntinWarning, TrainingError
 from muntin.heads.network import Head
-from muntin.objectives.objective import Objective
-from muntin.objectives.reconstruction_objective import MeanLoss
+from muntin.objectives.objective import MeanLoss, Objective
 from muntin.scoring.evaluator import Outputs, Scored, join_outputs
 from tests.objectives.fitting import DIM, fit_objective
 

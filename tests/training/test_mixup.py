@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from muntin.data.classification_transforms import AugmentConfig
-from muntin.training.trainer import build_mixup
+from muntin.training.run_objective import build_mixup
 
 
 def test_nothing_to_mix():

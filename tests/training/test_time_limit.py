@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from muntin.heads.classification_head import LinearHead
-from muntin.objectives.objective import Objective
-from muntin.objectives.reconstruction_objective import MeanLoss
+from muntin.objectives.objective import MeanLoss, Objective
 from muntin.runs import read_journal
 from muntin.scoring.evaluator import Outputs, Scored, join_outputs
 from muntin.training.time_limit import TimeLimit

@@ -20,7 +20,8 @@ from muntin.run_config import RunConfig
 from muntin.runs import Run
 from muntin.samples import Classes, Entry, Listing
 from muntin.train_config import TrainConfig
-from muntin.training.trainer import Trainer, build_objective
+from muntin.training.run_objective import build_objective
+from muntin.training.trainer import Trainer
 from muntin.zoo import model_config
 
 NAMES = ("a", "b", "c")

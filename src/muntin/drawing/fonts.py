@@ -25,7 +25,7 @@ _PLACE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 _PREFERRED = re.compile(
     r"notosans(mono)?cjk-?regular|notosans(sc|cn|tc|hk|jp|kr)|sourcehansans|wqy|pingfang|msyh(?!bd)|"
-    r"simhei|hiragino|ヒラギノ|yugoth|meiryo|applesdgothic|malgun|nanumgothic|arialunicode|"
+    r"simhei|hiragino|\u30d2\u30e9\u30ae\u30ce|yugoth|meiryo|applesdgothic|malgun|nanumgothic|arialunicode|"
     r"droidsansfallback"
 )
 """File names, without separators, of fonts that have Chinese, Japanese or Korean characters."""

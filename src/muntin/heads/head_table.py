@@ -23,6 +23,9 @@ from muntin.heads.views_head import ViewsConfig, ViewsHead
 
 DetectorConfig = FCOSConfig | RCNNConfig
 PretrainingConfig = MAEConfig | SimMIMConfig | ViewsConfig
+PRETRAINING_KINDS: tuple[str, ...] = (MAEConfig.kind, SimMIMConfig.kind, ViewsConfig.kind)
+"""Ways to learn without labels, which `--objective` chooses from."""
+
 AnyHeadConfig = DetectorConfig | SemanticConfig | PoseConfig | PretrainingConfig
 """Every class of config, for the reader of run folders."""
 

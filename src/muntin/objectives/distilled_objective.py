@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader
+from muntin.devices import Autocast
 from muntin.features import FeatureSpec
 from muntin.heads.classification_head import class_losses
 from muntin.heads.network import Network
-from muntin.objectives.objective import Autocast, Objective
+from muntin.objectives.objective import Objective
 from muntin.objectives.supervised_objective import Supervised
 from muntin.objectives.teacher_answer import Answer, TeacherAnswer
 from muntin.ops.distillation_losses import feature_losses, find_inside, hard_losses, soft_losses

@@ -4,24 +4,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader
+from muntin.data.randomness import derive_seed
+from muntin.data.transforms import Preprocessing
+from muntin.devices import Autocast
 from muntin.heads.network import Network
 from muntin.samples import Listing
-from muntin.scoring.evaluator import Outputs, Scored
-from muntin.shapes import Float
+from muntin.scoring.evaluator import Outputs, Scored, join_outputs
+from muntin.shapes import Float, UInt8
 
 Inputs = TypeVar("Inputs")
 
-Autocast = Callable[[], AbstractContextManager[Any]]
-"""Makes the context that sets the precision of a forward pass."""
+MASK_SEED = 0x6D61736B
+"""Address of the what is random in validation, which is the same in every epoch."""
 
 
 class Objective(ABC, Generic[Inputs]):
@@ -93,3 +95,101 @@ class TrainingStep(nn.Module):
     def forward(self, inputs: Any) -> dict[str, Float[Tensor, " B"]]:  # noqa: ANN401 (each objective has its own)
         """Compute the losses of a batch."""
         return self.objective.losses(self.network, inputs)
+
+
+class Reconstruction(NamedTuple):
+    """Images, what was seen of them, and the hidden part as predicted."""
+
+    images: UInt8[Tensor, "B C H W"]
+    masked: UInt8[Tensor, "B C H W"]
+    predicted: UInt8[Tensor, "B C H W"]
+
+
+class MeanLoss:
+    """The metric of an objective without other figures: its mean loss."""
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+
+    @property
+    def num_images(self) -> int:
+        """Images added so far."""
+        return sum(map(len, self._losses))
+
+    def update(self, answers: Float[Tensor, " B"], truth: object = None) -> None:
+        """Add the losses of a batch."""
+        self._losses.append(answers)
+
+    def compute(self) -> dict[str, Any]:
+        """Mean `loss`, and `num_images`."""
+        losses = torch.cat([*self._losses, torch.empty(0)])
+        return {"loss": float(losses.mean()), "num_images": self.num_images}
+
+
+class LossObjective(Objective[Any]):
+    """An objective without labels, validated by its loss on images that it always treats alike."""
+
+    preprocessing: Preprocessing
+
+    def draw(self, views: Sequence[Batch], device: torch.device, generator: torch.Generator) -> Any:  # noqa: ANN401 (inputs of `losses`)
+        """Make the inputs of the losses; everything random comes from the generator."""
+        raise NotImplementedError
+
+    def reconstruct(
+        self, network: Network, batch: Batch, device: torch.device
+    ) -> Reconstruction | None:
+        """What the network makes of images whose parts are hidden; None if it hides nothing.
+
+        The parts are the same whenever it is called. The network should be in evaluation mode.
+        """
+        raise NotImplementedError
+
+    def prepare(self, views: Sequence[Batch], device: torch.device) -> Any:  # noqa: ANN401 (as `draw`)
+        """Normalise the images and draw what is random."""
+        # A seed from the global generator, which the loop has seeded for this step.
+        seed = int(torch.randint(2**62, ()))
+        return self.draw(views, device, torch.Generator().manual_seed(seed))
+
+    def draw_fixed(self, batch: Batch, device: torch.device) -> Any:  # noqa: ANN401 (as `draw`)
+        """Inputs of the losses that are always the same for these images."""
+        seed = derive_seed(MASK_SEED, int(batch.indices[0]))
+        return self.draw((batch,), device, torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def evaluate(
+        self, network: Network, loader: EvalLoader, device: torch.device, autocast: Autocast
+    ) -> Outputs:
+        """Compute the losses of the validation images."""
+        was_training = network.training
+        network.eval()
+        rows: list[tuple[Tensor, Tensor]] = []
+        try:
+            for batch in loader:
+                readable = torch.where(batch.weights > 0)[0]
+                if not len(readable):
+                    continue
+                part = batch.select(readable)
+                inputs = self.draw_fixed(part, device)
+                with autocast():
+                    losses = self.losses(network, inputs)
+                rows.append((torch.stack([*losses.values()]).sum(0).float().cpu(), part.indices))
+        finally:
+            network.train(was_training)
+        empty = torch.empty(0)
+        return Outputs(
+            answers=empty,
+            truth=empty,
+            losses=torch.cat([losses for losses, _ in rows] or [empty]),
+            indices=torch.cat([indices for _, indices in rows] or [empty]),
+        )
+
+    def score(self, parts: Sequence[Outputs], listing: Listing) -> Scored:
+        """Average the losses of all processes."""
+        outputs = join_outputs(parts)
+        metric = MeanLoss()
+        metric.update(outputs.losses)
+        return Scored(figures=metric.compute(), metric=metric, outputs=outputs, listing=listing)
+
+    def goal(self, figures: Mapping[str, Any]) -> tuple[str, float]:
+        """The loss, which is better when smaller."""
+        return "loss", -float(figures["loss"])

@@ -17,7 +17,8 @@ from muntin.heads.head_table import PretrainingConfig
 from muntin.heads.mae_head import MAEConfig
 from muntin.heads.simmim_head import SimMIMConfig
 from muntin.heads.views_head import ViewsConfig
-from muntin.objectives.reconstruction_objective import LossObjective, MaskedReconstruction
+from muntin.objectives.objective import LossObjective
+from muntin.objectives.reconstruction_objective import MaskedReconstruction
 from muntin.objectives.views_objective import TwoViews
 from muntin.ops.masks import Mask, draw_masks, draw_quarters, draw_units
 from muntin.shapes import Size

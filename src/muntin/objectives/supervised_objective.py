@@ -13,9 +13,10 @@ from torch import Tensor
 from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader
 from muntin.data.transforms import Preprocessing, normalise
+from muntin.devices import Autocast
 from muntin.features import Features
 from muntin.heads.network import Head, Network
-from muntin.objectives.objective import Autocast, Objective
+from muntin.objectives.objective import Objective
 from muntin.objectives.relative_location import RelativeLocation
 from muntin.prediction.predictor import Predictor
 from muntin.samples import Classes, Listing

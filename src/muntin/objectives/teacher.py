@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from muntin.data.transforms import Preprocessing, normalise, resize
+from muntin.devices import Autocast
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.network import Network
-from muntin.objectives.objective import Autocast
 from muntin.samples import Classes
 from muntin.shapes import Float, Int, Size
 from muntin.tasks.task import Task

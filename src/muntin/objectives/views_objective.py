@@ -14,7 +14,7 @@ from muntin.data.batches import Batch
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.heads.network import Network
 from muntin.heads.views_head import ViewsConfig
-from muntin.objectives.reconstruction_objective import LossObjective
+from muntin.objectives.objective import LossObjective
 from muntin.shapes import Float
 
 

@@ -19,12 +19,12 @@ from muntin.configs import to_dict, with_texts
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.randomness import derive_seed
 from muntin.data.transforms import Preprocessing
-from muntin.devices import choose_device
+from muntin.devices import Autocast, choose_device
 from muntin.engines.engine_table import find_format
 from muntin.errors import ConfigError, WeightError, shorten
 from muntin.features import FeatureSpec
 from muntin.objectives.distilled_objective import DistilledClasses, DistilledFeatures
-from muntin.objectives.objective import Autocast, Objective
+from muntin.objectives.objective import Objective
 from muntin.objectives.supervised_objective import Supervised
 from muntin.objectives.teacher import Teacher
 from muntin.objectives.teacher_answer import (

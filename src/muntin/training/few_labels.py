@@ -34,8 +34,9 @@ from muntin.training.optimization import lr_factor
 from muntin.training.progress import Reporter
 from muntin.training.reconstruction_images import embed
 from muntin.training.request import PreparedRun, Request
+from muntin.training.run_objective import build_objective
 from muntin.training.setup import prepare
-from muntin.training.trainer import Trainer, build_objective
+from muntin.training.trainer import Trainer
 from muntin.zoo.model_building import find_model
 
 SHARE = 0.1

@@ -108,7 +108,7 @@ def _describe(config: object) -> Iterator[tuple[str, str, str]]:
     values = to_dict(config)
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value):  # such as head.select of a detector
             for name, default, meaning in _describe(value):
                 yield f"{field.name}.{name}", default, meaning
             continue
@@ -119,7 +119,7 @@ def _describe(config: object) -> Iterator[tuple[str, str, str]]:
 def _read_meanings(kind: type) -> dict[str, str]:
     """The section "Attributes" of docstrings, also of base classes."""
     found: dict[str, str] = {}
-    for each in reversed(kind.__mro__):
+    for each in reversed(kind.__mro__):  # the nearest class has the last word
         text = inspect.cleandoc(each.__dict__.get("__doc__") or "")
         section = re.search(r"^Attributes:\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
         if section is None:

@@ -32,7 +32,8 @@ from muntin.training.memory_model import (
 from muntin.training.memory_trace import record_spans
 from muntin.training.recompute import recompute_layers
 from muntin.training.request import PreparedRun
-from muntin.training.trainer import Trainer, build_objective
+from muntin.training.run_objective import build_objective
+from muntin.training.trainer import Trainer
 
 REPEATS = 3
 """Number of timed runs; their median is used."""

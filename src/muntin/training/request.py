@@ -11,9 +11,8 @@ from pathlib import Path
 from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.errors import ConfigError, RunError, unknown_name
-from muntin.heads.head_table import find_head
+from muntin.heads.head_table import PRETRAINING_KINDS, find_head
 from muntin.heads.network import HeadConfig, Network
-from muntin.objectives.pretraining import PRETRAINING
 from muntin.objectives.teacher_answer import StoredAnswer
 from muntin.recipes import AUGMENTS, find_recipe
 from muntin.run_config import DistillConfig, RunConfig
@@ -106,8 +105,8 @@ MAX_SIDE = 2**15
 
 def _check_head(name: str, task: Task) -> None:
     if task.kind == "pretraining":
-        if name not in PRETRAINING:
-            raise ConfigError(unknown_name("objective", name, PRETRAINING))
+        if name not in PRETRAINING_KINDS:
+            raise ConfigError(unknown_name("objective", name, PRETRAINING_KINDS))
         return
     if task.dense is None:
         message = f"{task.name} has one head, got head={name!r}. Omit it."

@@ -37,8 +37,8 @@ from muntin.training.reconstruction_images import COUNT, ReconstructionImages
 from muntin.training.request import PreparedRun, Request, read_config, repeat_request
 from muntin.training.resume import check_same_data, resume_request
 from muntin.training.run_lock import locked
+from muntin.training.run_objective import build_objective
 from muntin.training.setup import prepare
-from muntin.training.trainer import build_objective
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
