@@ -62,7 +62,7 @@ class DistillConfig:
         check_range("distill.temperature", self.temperature, 0.01, 1000)
         check_range("distill.cache_mib", self.cache_mib, 1, 10**6)
         if self.alpha != "auto":
-            most = 1000 if self.kind == "features" else 1
+            most = 1 if self.kind in ("hard", "soft") else 1000
             check_range("distill.alpha", self.alpha, 0, most)
 
 

@@ -262,6 +262,7 @@ def test_a_resumed_run_keeps_its_teacher(data, teacher, tmp_path):
         ({"distill.cache_dir": "x"}, {"teacher": ""}, r"distill\.cache_dir.*--teacher"),
         ({"distill.kid": "soft"}, {}, r"distill\.kid.*distill\.kind"),
         ({"distill.alpha": 2}, {}, r"distill\.alpha.*2"),
+        ({"distill.alpha": 2000, "distill.kind": "features"}, {}, r"distill\.alpha.*2000"),
         ({"distill.temperature": 0}, {}, r"distill\.temperature.*0"),
         ({"distill.cache": "on", "augment.mixup": 1}, {}, r"cache=on.*augment\.mixup on"),
         ({"distill.cache": "on", "distill.kind": "features"}, {}, r"cache=on.*features"),

@@ -51,10 +51,15 @@ class AnswerFile(NamedTuple):
         logits, stated = file.tensors.get("logits"), file.metadata
         if stated.get("key") != self.key:
             return empty, 0, "belongs to another teacher, other images or other classes"
-        same = isinstance(logits, Tensor) and (logits.shape, logits.dtype) == (shape, empty.dtype)
-        if not isinstance(logits, Tensor) or not same or stated.get("checksum") != _sum_of(logits):
+        done = stated.get("done", "")
+        if (
+            not isinstance(logits, Tensor)
+            or (logits.shape, logits.dtype) != (shape, empty.dtype)
+            or stated.get("checksum") != _sum_of(logits)
+            or not done.isdecimal()
+        ):
             return empty, 0, "is damaged"
-        return logits, int(stated["done"]), ""
+        return logits, min(int(done), len(logits)), ""
 
     def write(self, logits: Tensor, done: int) -> None:
         """Replace the file as a whole; folders are made."""
@@ -158,6 +163,8 @@ def store_answers(
         # Also Ctrl-C; that the disk is full must not hide what ended the work.
         with contextlib.suppress(WeightError):
             file.write(logits, done)
+            kept = f"{done} of {count} answers are kept in {file.path}"
+            reporter.note(f"teacher: {kept}; the same command goes on from there")
         raise
     file.write(logits, done)
     return StoredAnswer(logits, shared)
