@@ -245,6 +245,7 @@ def test_fields_of_uniform_masking_follow():
         ("swin", MAEConfig(), "Swin"),
         ("vit", SimMIMConfig(uniform=True, mask_unit=8), "head.uniform"),
         ("vit", SimMIMConfig(mask_unit=12), "head.mask_unit.*12"),
+        ("vit", SimMIMConfig(mask_unit=64), "img_size.*head.mask_unit=64"),
         ("swin", SimMIMConfig(uniform=True, mask_unit=32), "head.mask_unit.*32"),
     ],
 )
@@ -265,6 +266,12 @@ def test_images_that_are_not_whole_patches(name, head):
     backbone: Backbone = build_backbone(change(a_model(name), {"img_size": (64, 36)}))
     with pytest.raises(ConfigError, match=r"img_size.*64x36"):
         build_head(head, backbone)
+
+
+def test_an_image_of_a_single_unit_has_nothing_to_hide():
+    backbone = build_backbone(change(a_model("hiera"), {"img_size": (32, 32)}))
+    with pytest.raises(ConfigError, match=r"img_size.*32x32"):
+        build_head(MAEConfig(), backbone)
 
 
 VIEWED = ("swin", "deit", "hiera", "t2t", "timm")

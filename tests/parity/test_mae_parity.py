@@ -103,3 +103,13 @@ def test_reconstructions_and_losses_are_equal(name):
     classifier = Network(body, LinearHead(body.embed_channels, 3))
     dropped = load_weights(classifier, facebook).ignored
     assert {key for key in facebook if key.startswith("decoder")} <= {*dropped}
+
+
+def test_a_folder_that_transformers_wrote(tmp_path):
+    """Its names of the decoder's blocks in files are others than in memory and on the hub."""
+    make_peer, make_body = CASES["vit"]
+    peer, network = perturb(make_peer()), build(make_body())
+    peer.save_pretrained(tmp_path)
+    report = load_weights(network, tmp_path)
+    assert (report.dialect, report.reset) == ("transformers", ())
+    compare(peer, network)

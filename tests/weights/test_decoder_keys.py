@@ -50,6 +50,15 @@ def test_sizes_of_a_decoder_are_told_and_then_fit(dialect, change):
     assert load_weights(build(ViT, VIT, MAE), state).reset == ()
 
 
+@pytest.mark.parametrize("dialect", ["timm", "transformers"])
+def test_another_pooling_is_told_and_then_fits(dialect):
+    deeper = replace(HIERA, depths=(1, 1, 1), out_indices=(0, 1, 2))
+    state = to_dialect(build(Hiera, deeper, MAE), dialect)
+    with pytest.raises(WeightError, match=r"pooled_stages=1"):
+        load_weights(build(Hiera, replace(deeper, pooled_stages=2), MAE), state)
+    assert load_weights(build(Hiera, deeper, MAE), state).reset == ()
+
+
 @pytest.mark.parametrize(
     ("family", "config", "theirs", "other"),
     [

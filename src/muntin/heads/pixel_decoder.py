@@ -255,10 +255,11 @@ def require_whole_grid(backbone: Backbone, side: int) -> Size:
     """The grid of squares of `side` pixels in images of the model's size, which they must fill."""
     body: Any = backbone.config
     height, width = body.img_size
-    if height % side or width % side:
+    if height % side or width % side or height * width < 2 * side**2:
         message = (
-            f"img_size must be a multiple of {side} pixels for {type(backbone).__name__} to be "
-            f"pretrained by masks, got {height}x{width}. Choose another img_size."
+            f"img_size must be a multiple of {side} pixels, and hold at least 2 such squares, for "
+            f"{type(backbone).__name__} to be pretrained by these masks, got {height}x{width}. "
+            f"Choose another img_size."
         )
         raise ConfigError(message)
     return height // side, width // side

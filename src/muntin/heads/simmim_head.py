@@ -190,11 +190,14 @@ class UniformHead(PatchPredictor):
 def build_simmim_head(backbone: Backbone, config: SimMIMConfig) -> SimMIMHead | UniformHead:
     """Build the head; a backbone or a unit that does not suit is a `ConfigError`."""
     side, stride = backbone.mask_px, backbone.spec.strides[-1]
+    body: Any = backbone.config
     problem = ""
     if not side:
         problem = f"a backbone that supports masks (ViT, Swin), got {type(backbone).__name__}"
     elif config.mask_unit % side:
         problem = f"head.mask_unit to be a multiple of {side} pixels, got {config.mask_unit}"
+    elif max(body.img_size) <= config.mask_unit:
+        problem = f"img_size to exceed head.mask_unit={config.mask_unit}, got {body.img_size}"
     elif config.uniform and not backbone.keeps_quarters:
         problem = f"a Swin or Swin V2 for head.uniform, got {type(backbone).__name__}"
     elif config.uniform and stride not in (config.mask_unit * 2**k for k in range(10)):

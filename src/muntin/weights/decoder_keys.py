@@ -46,24 +46,22 @@ def _separate(names: str, output: str, mlp: tuple[str, str]) -> tuple[str, ...]:
 
 MAE_TIMM = (*_mae_rows(""), *block_rows("decoder_blocks.{j}.", _BLOCK))
 
+_IN_FILES = _separate(
+    " ".join(f"attention.attention.{name}" for name in ("query", "key", "value")),
+    "attention.output.dense",
+    ("intermediate.dense", "output.dense"),
+)
+_IN_MEMORY = _separate(
+    "attention.q_proj attention.k_proj attention.v_proj",
+    "attention.o_proj",
+    ("mlp.fc1", "mlp.fc2"),
+)
 MAE_TRANSFORMERS = (
     *_mae_rows("decoder."),
-    *(
-        row
-        for parts in (
-            _separate(  # in files
-                " ".join(f"attention.attention.{name}" for name in ("query", "key", "value")),
-                "attention.output.dense",
-                ("intermediate.dense", "output.dense"),
-            ),
-            _separate(  # in memory
-                "attention.q_proj attention.k_proj attention.v_proj",
-                "attention.o_proj",
-                ("mlp.fc1", "mlp.fc2"),
-            ),
-        )
-        for row in block_rows("decoder.decoder_layers.{j}.", _BLOCK, parts)
-    ),
+    *block_rows("decoder.decoder_layers.{j}.", _BLOCK, _IN_FILES),
+    *block_rows("decoder.decoder_layers.{j}.", _BLOCK, _IN_MEMORY),
+    # What version 5 calls them when it writes.
+    *block_rows("decoder.decoder_encoder.layer.{j}.", _BLOCK, _IN_FILES),
 )
 
 HIERA_TIMM = (

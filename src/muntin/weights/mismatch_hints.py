@@ -42,7 +42,7 @@ _LACKING = {
     r"_tokens?$|class_embedding$": "learned tokens beside class, distillation and register tokens",
 }
 
-_DECODER_BLOCKS = "head.decoder.blocks."
+_OF_DECODER = re.compile(r"head\.(decoder|fusion|encoder_norm)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +129,22 @@ def _find_cause(mismatch: Mismatch) -> str:
 
 
 def _find_decoder(mismatch: Mismatch) -> str:
-    """What sizes a decoder of pretraining has in the weights, if nothing but these differ."""
+    """What the weights say of their decoder of pretraining, if nothing but the head differs."""
     result, ours = mismatch.result, dict(mismatch.reading.pairs)
     names = [*result.mismatched, *result.missing, *(ours.get(k, k) for k in result.unexpected)]
     names = [name for name in names if name != "head.decoder.pos_embed"]
     first = mismatch.reading.tensors.get("head.decoder.embed.weight")
-    if first is None or not names or not all(name.startswith("head.decoder.") for name in names):
+    if first is None or not names or not all(map(_OF_DECODER.match, names)):
         return ""
-    blocks = {name.split(".")[3] for name in ours.values() if name.startswith(_DECODER_BLOCKS)}
+    blocks, poolings = (
+        len({name.split(".")[place] for name in ours.values() if name.startswith(part)})
+        for place, part in ((3, "head.decoder.blocks."), (2, "head.fusion."))
+    )
+    if poolings and poolings != mismatch.backbone.config.pooled_stages:
+        return f"the weights were pretrained with pooled_stages={poolings}; build the model with it"
     return (
-        f"the decoder of the weights has head.dim={len(first)} and head.depth={len(blocks)}; set "
-        f"these, and head.num_heads, which they do not say (published ones: {len(first) // 32})"
+        f"the decoder of the weights has head.dim={len(first)} and head.depth={blocks}; set these, "
+        f"and head.num_heads, which they do not say (published ones: {len(first) // 32})"
     )
 
 
