@@ -45,7 +45,8 @@ FRACTIONS = (0.01, 0.1)
 """Parts of the labels that are learnt from, at least one image a class."""
 
 _STEPS = (20, 1000)  # least and most steps of each fine-tuning
-_IMAGES = (200, 10_000)  # least and most images whose features are compared
+_MAX_HASHED = 2000
+_IMAGES = (400, 10_000)  # least and most images whose features are compared
 
 
 def list_probe(probe: str) -> Listing:
@@ -111,9 +112,11 @@ def judge(run: Run, probe: str, seconds: float, reporter: Reporter) -> dict[str,
     time of the pretraining, a tenth of which this may take.
     """
     config = run.config
+    # Copies are looked for only where that takes seconds.
+    groups = "auto" if len(list_probe(probe)) <= _MAX_HASHED else "none"
     request = Request(
         task=CLASSIFY.name, data=probe, out=str(run.path), weights=str(run.path),
-        seed=config.train.seed, machine=config.machine,
+        seed=config.train.seed, machine=config.machine, settings=(("data.groups", groups),),
     )  # fmt: skip
     prepared = prepare(request)
     fabric = build_fabric(prepared.run.config.machine, devices=1)
@@ -189,9 +192,9 @@ class _FewLabels:
         start = time.perf_counter()
         embed(pretrained.network, few, fabric.device)
         each_s = (time.perf_counter() - start) / len(few)
-        # A bank of images and half as many others pass through both networks, the others thrice.
-        self.limit = _between(_IMAGES, 0.3 * budget_s / (5 * each_s))
-        self.val = self._store(hold_out(pretrained.val, count=self.limit // 2, seed=self.seed)[1])
+        # A bank of images and as many others pass through both networks, the others thrice.
+        self.limit = _between(_IMAGES, 0.3 * budget_s / (8 * each_s))
+        self.val = self._store(hold_out(pretrained.val, count=self.limit, seed=self.seed)[1])
         start = time.perf_counter()
         self._fit(pretrained, self._take(FRACTIONS[-1]), 2)
         step_s = (time.perf_counter() - start) / 2

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,11 @@ from muntin.data.loading import EvalLoader
 from muntin.data.transforms import normalise
 from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.saving import save_image
+from muntin.errors import DataError, MuntinWarning
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective
 from muntin.runs import Run
+from muntin.samples import Listing
 from muntin.shapes import Float, Int
 from muntin.staging import part_of
 
@@ -34,13 +38,14 @@ _BANK = 256  # images among which neighbours are looked for
 class ReconstructionImages:
     """Draws into ``pictures/reconstructions.png`` or, without any, ``pictures/neighbours.png``.
 
-    Of the same images of `store` each time, so that progress shows; the last drawing is kept.
+    Of the same images each time, from all over the listing, so that progress shows; the last
+    drawing is kept.
     """
 
     def __init__(
-        self, run: Run, store: ImageCache, objective: Objective[Any], device: torch.device
+        self, run: Run, listing: Listing, objective: Objective[Any], device: torch.device
     ) -> None:
-        self.run, self.store, self.objective, self.device = run, store, objective, device
+        self.run, self.listing, self.objective, self.device = run, listing, objective, device
 
     @torch.no_grad()
     def __call__(self, network: Network) -> None:
@@ -57,15 +62,35 @@ class ReconstructionImages:
             if not tiles:
                 tiles, name, columns = [*self._find(network)], "neighbours", 1 + NEIGHBOURS
                 title = "images, and those with the most similar features"
+        except DataError:  # none of these can be read
+            return
         finally:
             network.train(was_training)
         sheet = draw_sheet(tiles, title, columns=columns, side=128)
         save_image(sheet, part_of(self.run.path, "pictures", f"{name}.png"))
 
+    @cached_property
+    def _few(self) -> ImageCache:
+        return self._store(COUNT)
+
+    @cached_property
+    def _many(self) -> ImageCache:
+        return self._store(_BANK)
+
+    def _store(self, count: int) -> ImageCache:
+        total = len(self.listing)
+        counts = (min(COUNT, total), min(count, total))
+        places = dict.fromkeys(i * total // n for n in counts for i in range(n))
+        chosen = self.listing.select([*places][:count])
+        with warnings.catch_warnings():  # training has named images that cannot be read
+            warnings.simplefilter("ignore", MuntinWarning)
+            return ImageCache(chosen, self.run.preprocessing, self.run.config.data_config)
+
     def _reconstruct(self, network: Network) -> Iterator[Thumbnail]:
         objective: Any = self.objective
-        loader = EvalLoader(self.store, batch_size=COUNT, limit=COUNT)
-        found = objective.reconstruct(network, next(iter(loader)), self.device)
+        batch = next(iter(EvalLoader(self._few, batch_size=COUNT)))
+        readable = batch.select(torch.where(batch.weights > 0)[0])
+        found = objective.reconstruct(network, readable, self.device)
         if found is None:
             return
         for row in zip(found.images, found.masked, found.predicted, strict=True):
@@ -73,7 +98,7 @@ class ReconstructionImages:
                 yield Thumbnail(pixels=_as_pixels(pixels), lines=(line,))
 
     def _find(self, network: Network) -> Iterator[Thumbnail]:
-        vectors, images, _ = embed(network, self.store, self.device, limit=_BANK)
+        vectors, images, _ = embed(network, self._many, self.device)
         similar = vectors[:COUNT] @ vectors.T
         best, places = similar.topk(min(1 + NEIGHBOURS, len(vectors)), dim=1)
         for row, scores in zip(places.tolist(), best.tolist(), strict=True):
@@ -84,11 +109,11 @@ class ReconstructionImages:
 
 @torch.no_grad()
 def embed(
-    network: Network, store: ImageCache, device: torch.device, *, limit: int | None = None
+    network: Network, store: ImageCache, device: torch.device
 ) -> tuple[Float[Tensor, "N C"], list[Tensor], Int[Tensor, " N"]]:
-    """Vectors of length 1 of the first readable images, these (C, H, W) uint8, and their places."""
+    """Vectors of length 1 of the readable images, these (C, H, W) uint8, and their places."""
     vectors, images, places = [], [], []
-    for batch in EvalLoader(store, batch_size=64, limit=limit):
+    for batch in EvalLoader(store, batch_size=64):
         part = batch.select(torch.where(batch.weights > 0)[0])
         if not len(part.images):
             continue

@@ -306,8 +306,9 @@ def _work(
     if first and pictures and not options.resume:
         draw_batch(run, loop.train)
     if first and pictures and run.task.kind == "pretraining":
-        store = loop.val if len(loop.val) >= COUNT else loop.train
-        watch = loop.validation.watch = ReconstructionImages(run, store, objective, fabric.device)
+        listing = prepared.val if len(prepared.val) >= COUNT else prepared.train
+        watch = ReconstructionImages(run, listing, objective, fabric.device)
+        loop.validation.watch = watch
         if not options.resume:
             watch(loop.trainer.best_network)
             reporter.note(f"what it learns shows in {run.path / 'pictures'}")
