@@ -35,7 +35,7 @@ from muntin.weights.key_maps import RenamedState
 from muntin.weights.mismatch_hints import reject_mismatches
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
 from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
-from muntin.weights.source_info import adopt, build_adopted, set_config
+from muntin.weights.source_info import adopt, build_adopted, check_decoder, set_config
 from muntin.weights.state_matching import MatchResult, match_state, model_key
 from muntin.weights.window_buffers import fit_windows, read_windows
 
@@ -168,6 +168,7 @@ def load_weights(
         if opened.state is not raw:
             _note_conversion(matched, renamed, model, raw, opened.state)
         reject_mismatches(matched, renamed, opened, backbone, theirs, made_with)
+        check_decoder(opened.stated if matched.has_head else None, head_of(model))
         _reject_values(matched.values, model.state_dict(), opened.where)
         other = build_adopted(backbone, opened.stated_fields, opened.where)
         recorded = read_windows(renamed, opened.state)
