@@ -360,7 +360,10 @@ def add_teacher(
     distill = run.config.distill
     if distill is None:
         return objective
-    assert isinstance(objective, Supervised), "a teacher comes with labels"
+    if not isinstance(objective, Supervised):
+        task = run.config.task
+        message = f"a teacher needs a task with labels, got {task}. Omit distill.teacher."
+        raise ConfigError(message)
     alpha = float(distill.alpha)
     if stored is None:
         teacher = open_for(run.config, device, run.config.machine.precision)
