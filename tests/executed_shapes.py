@@ -16,6 +16,7 @@ from types import CodeType, FunctionType
 from typing import Any, NamedTuple, NoReturn, get_args, get_type_hints
 
 import jaxtyping
+import torch
 from beartype import BeartypeConf, beartype
 
 # As for mypy, an int will do where a float is wanted. A TypeError is what Python itself raises.
@@ -58,6 +59,8 @@ def _check_calls(function: FunctionType) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal checkers
+        if torch.compiler.is_dynamo_compiling():  # the compiler cannot trace the checks
+            return function(*args, **kwargs)
         if checkers is None:
             checkers = CHECKERS.get(function.__code__) or _make_checkers(function)
         if not checkers.has_shapes:

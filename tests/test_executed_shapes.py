@@ -32,7 +32,7 @@ def widen(a: Float[Tensor, "B C"], extra: int) -> Float[Tensor, "B C"]:
 
 @execute
 def scale(factor: float, unknown: Unknown = None) -> float:
-    return str(factor) if factor < 0 else factor  # type: ignore[return-value]
+    return str(factor) if factor < 0 else factor
 
 
 @execute
@@ -62,7 +62,7 @@ class Later:
 class Parent:
     @execute
     def with_shape(self, a: Float[Tensor, "B"] | None) -> Parent:
-        return self if a is None else widen(torch.zeros(2, 3), 0)  # type: ignore[return-value]
+        return self if a is None else widen(torch.zeros(2, 3), 0)
 
 
 SQUARE = torch.zeros(2, 3)
@@ -82,12 +82,12 @@ WRONG = {
     "batch differs": lambda: join(SQUARE, torch.zeros(3, 5)),
     "rank": lambda: join(SQUARE, torch.zeros(2)),
     "dtype": lambda: join(SQUARE, torch.zeros(2, 5, dtype=torch.int64)),
-    "keyword": lambda: join(SQUARE, SQUARE, sizes=(1, 2, 3)),  # type: ignore[arg-type]
+    "keyword": lambda: join(SQUARE, SQUARE, sizes=(1, 2, 3)),
     "returned shape": lambda: widen(SQUARE, 1),
     "returned type": lambda: scale(-1.0),
-    "class": lambda: scale("1"),  # type: ignore[arg-type]
-    "generator's argument": lambda: count("2"),  # type: ignore[arg-type]
-    "field": lambda: Later(width="2"),  # type: ignore[arg-type]
+    "class": lambda: scale("1"),
+    "generator's argument": lambda: count("2"),
+    "field": lambda: Later(width="2"),
     "closure": lambda: make_inner()(SQUARE, torch.ones(2)),
     "closure's keyword": lambda: make_inner()(SQUARE, b=torch.ones(2)),
     "closure's answer": lambda: make_inner()(SQUARE, torch.zeros(3)),
@@ -114,4 +114,4 @@ def test_what_never_returns_raises_its_own_error() -> None:
 @pytest.mark.skipif(bool(os.environ.get("MUNTIN_NO_HOOK")), reason="asked to run without")
 def test_the_package_is_checked() -> None:
     with pytest.raises(TypeError, match="violates"):
-        muntin.load(3)  # type: ignore[arg-type]
+        muntin.load(3)
