@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
 
+from muntin.errors import WeightError
 from muntin.features import TokenMask
 from muntin.heads.classification_head import LinearHead
 from muntin.heads.head_table import build_head
@@ -113,3 +116,8 @@ def test_a_folder_that_transformers_wrote(tmp_path):
     report = load_weights(network, tmp_path)
     assert (report.dialect, report.reset) == ("transformers", ())
     compare(peer, network)
+    # No shape shows how many heads attend.
+    body = make_body()
+    other = Network(body, build_head(replace(HEAD, num_heads=2), body))
+    with pytest.raises(WeightError, match=r"head\.num_heads must be 4.*got 2"):
+        load_weights(other, tmp_path)

@@ -144,7 +144,7 @@ def _find_decoder(mismatch: Mismatch) -> str:
         return f"the weights were pretrained with pooled_stages={poolings}; build the model with it"
     return (
         f"the decoder of the weights has head.dim={len(first)} and head.depth={blocks}; set these, "
-        f"and head.num_heads, which they do not say (published ones: {len(first) // 32})"
+        f"and head.num_heads, which they do not say (published ones have 32 channels each)"
     )
 
 

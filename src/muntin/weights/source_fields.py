@@ -56,7 +56,7 @@ _VITPOSE = {
 _KINDS: dict[str, tuple[type, Mapping[str, str], Mapping[str, Any], Mapping[str, Any]]] = {
     "vit": (ViTConfig, _PLAIN, _E12, {}),
     "deit": (ViTConfig, _PLAIN, _E12, {"distillation_token": True}),
-    "vit_mae": (ViTConfig, _PLAIN, _E12, {}),
+    "vit_mae": (ViTConfig, _PLAIN, {**_E12, "decoder_num_attention_heads": 16}, {}),
     "vit_msn": (ViTConfig, _PLAIN, _E6, {}),
     "beit": (ViTConfig, _BEIT, _OF_BEIT, {"key_bias": False}),
     "vitpose_backbone": (ViTConfig, _PLAIN, _E12, _VITPOSE),
@@ -147,7 +147,12 @@ def read_transformers(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         implied |= {"pool": "mean", "pool_norm": "after"} if mean else {"pool": "token"}
     if issubclass(family, SwinConfig) and fields["norm_eps"] != 1e-5:
         fields["outer_norm_eps"] = 1e-5  # theirs sets that of blocks and of the last norm only
-    return {"model_type": model_type, "family": family, "fields": fields, "implied": implied}
+    heads = ("decoder_num_attention_heads", "decoder_num_heads")  # ViTMAE, Hiera
+    decoder = next((n for name in heads if (n := take(body, name, int, where))), 0)
+    return {
+        "model_type": model_type, "family": family, "fields": fields, "implied": implied,
+        "decoder_heads": decoder,
+    }  # fmt: skip
 
 
 def _read_field(family: type, name: str, value: Any, where: str) -> Any:  # noqa: ANN401 (any JSON value)

@@ -22,6 +22,7 @@ from torch import nn
 from muntin import configs
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, WeightError
+from muntin.heads.pixel_decoder import PatchPredictor
 from muntin.untrusted import parse_json, read_regular, reading
 from muntin.weights.dialects import NATIVE, family_name
 from muntin.weights.source_fields import read_labels, read_timm, read_transformers, take
@@ -47,6 +48,7 @@ class SourceInfo:
         fields: Values of fields of that class.
         whole: The config of the model of a run, with its family; else empty.
         implied: Further ones, which names and shapes of the weights show too.
+        decoder_heads: Attention heads of a decoder of pretraining; 0 if not stated.
         class_names: In the order of the classifier; empty if not stated.
         label_problem: Why those that are stated are not names of all classes, else empty.
         multi_label: Whether an image may have several classes.
@@ -62,6 +64,7 @@ class SourceInfo:
     fields: Mapping[str, Any]
     whole: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     implied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    decoder_heads: int = 0
     class_names: tuple[str, ...] = ()
     label_problem: str = ""
     multi_label: bool = False
@@ -94,7 +97,9 @@ def _read_folder(folder: Path, values: Mapping[str, Any]) -> SourceInfo | None:
     if "model_type" in values or "backbone_config" in values:
         return _read_transformers(values, folder / "preprocessor_config.json", where)
     if "task" in values and isinstance(values.get("model"), Mapping):
-        return _read_run(values["model"], str(values.get("model_name", "")), folder)
+        run = _read_run(values["model"], str(values.get("model_name", "")), folder)
+        head = take(values, "head", dict, where) or {}
+        return dataclasses.replace(run, decoder_heads=take(head, "num_heads", int, where) or 0)
     return None  # of another program
 
 
@@ -240,6 +245,20 @@ def build_adopted(backbone: nn.Module, fields: Mapping[str, Any], where: str) ->
         f"Correct the file, or delete it to ignore it. The model is unchanged."
     )
     raise WeightError(message)
+
+
+def check_decoder(info: SourceInfo | None, head: nn.Module | None) -> None:
+    """Raise if a decoder that is loaded has other attention heads, which no shape shows."""
+    told = 0 if info is None else info.decoder_heads
+    if not told or not isinstance(head, PatchPredictor):
+        return
+    config: Any = head.config
+    if config.num_heads != told:
+        message = (
+            f"head.num_heads must be {told}, as {info.where if info else ''} says of the decoder, "
+            f"got {config.num_heads}. Set it to {told}. The model is unchanged."
+        )
+        raise WeightError(message)
 
 
 def adopt(backbone: nn.Module, other: nn.Module) -> dict[str, Any]:

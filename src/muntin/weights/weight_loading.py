@@ -35,7 +35,7 @@ from muntin.weights.key_maps import RenamedState
 from muntin.weights.mismatch_hints import reject_mismatches
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
 from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
-from muntin.weights.source_info import adopt, build_adopted, set_config
+from muntin.weights.source_info import adopt, build_adopted, check_decoder, set_config
 from muntin.weights.state_matching import MatchResult, match_state, model_key
 from muntin.weights.window_buffers import fit_windows, read_windows
 
@@ -169,7 +169,7 @@ def load_weights(
             _note_conversion(matched, renamed, model, raw, opened.state)
         reject_mismatches(matched, renamed, opened, backbone, theirs, made_with)
         _reject_values(matched.values, model.state_dict(), opened.where)
-        other = build_adopted(backbone, opened.stated_fields, opened.where)
+        other = _build_stated(opened, model, matched)
         recorded = read_windows(renamed, opened.state)
         windows = _find_windows(other or backbone, matched, recorded, theirs, rule)
     _copy(matched.values, model)
@@ -227,6 +227,14 @@ def _note_conversion(
     matched.ignored += [k for k, one in raw.items() if k not in state and id(one) not in there]
     changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
     matched.resized += [model_key(ours[key], model) for key in changed]
+
+
+def _build_stated(
+    opened: OpenedWeights, model: nn.Module, matched: MatchResult
+) -> nn.Module | None:
+    """Check what is stated beside the weights; see `build_adopted`."""
+    check_decoder(opened.stated if matched.has_head else None, head_of(model))
+    return build_adopted(backbone_of(model), opened.stated_fields, opened.where)
 
 
 def _copy(values: Mapping[str, Tensor], model: nn.Module) -> None:
