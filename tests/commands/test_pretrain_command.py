@@ -47,6 +47,15 @@ def test_pretrain_and_what_follows(muntin, images, out):
         assert fails_with(muntin(*arguments), f"muntin train TASK DATA --weights {out}")
 
 
+def test_check(muntin, tmp_path):
+    data = write_images(tmp_path / "set", each=2)
+    assert muntin("check", "pretrain", data)[0] == 0
+    (data / "ash" / "0.png").write_bytes(b"no image")
+    code, text, _ = muntin("check", "pretrain", data, "--json")
+    (problem,) = [row for row in json.loads(text)["problems"] if row["severity"] == "error"]
+    assert (code, problem["file"]) == (1, "ash/0.png")
+
+
 def test_plan(muntin, images):
     code, text, _ = muntin("plan", "pretrain", images, "--objective", "mae", "--json", *TINY)
     plan = json.loads(text)
@@ -63,7 +72,6 @@ def test_wrong_input(muntin, images, tmp_path):
         (("pretrain", images, "--objective", "dino"), "dino"),
         (("pretrain", images, "--probe", tmp_path / "empty"), "--probe"),
         (("train", "pretrain", images), "muntin pretrain IMAGES"),
-        (("check", "pretrain", images), "muntin pretrain IMAGES"),
         (("demo", "pretrain"), "muntin pretrain IMAGES"),
     ):
         assert fails_with(muntin(*arguments), named)

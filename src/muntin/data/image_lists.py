@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from muntin.data.archives import is_archive
+from muntin.data.checking import Report, Summary, check
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.mask_layouts import find_keys, pair_masks
 from muntin.data.readers import Reader, Source, find_reader, read_layout
@@ -41,10 +42,19 @@ def list_images(path: str | os.PathLike[str], listers: Sequence[Lister] = ()) ->
     return read_layout(reader, source, found, None)
 
 
+def check_images(
+    path: str | os.PathLike[str], reading: DataConfig, listers: Sequence[Lister] = ()
+) -> Report:
+    """Read every image that `list_images` gives."""
+    nothing = Summary(problems=(), lines=(), counts=())
+    return check("pretrain", path, lambda: list_images(path, listers), lambda *_: nothing, reading)
+
+
 def _gather(source: str, paths: Iterable[str], notes: Iterable[str]) -> DataSets:
     """A data set of these images, each once."""
     entries = tuple(Entry(path=path) for path in dict.fromkeys(paths))
-    listing = Listing(source=source, entries=entries, class_names=())
+    # Multi-label: of any number of classes, here none.
+    listing = Listing(source=source, entries=entries, class_names=(), multi_label=True)
     note = "; ".join([f"{plural(len(entries), 'image')}, labels are not used", *notes])
     return DataSets(train=listing, note=note)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from muntin.data.image_lists import Lister, list_images
+from muntin.data.image_lists import Lister, check_images, list_images
 from muntin.errors import ConfigError
 from muntin.heads.head_table import build_head
 from muntin.tasks.task import Task
@@ -25,7 +25,7 @@ def build_pretraining_task(listers: Sequence[Lister]) -> Task:
     return Task(
         name="pretrain",
         list_data=lambda path, classes, data: list_images(path, listers),
-        check_data=_refuse,
+        check_data=lambda path, data: check_images(path, data, listers),
         make_head=lambda backbone, classes, config: build_head(config, backbone),
         ground_truth=_refuse,
         losses=_refuse,

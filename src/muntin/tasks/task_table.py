@@ -40,7 +40,7 @@ def find_task(name: str, head: HeadConfig | str | None = None) -> Task:
 
 
 def task_of_run(name: str, head: HeadConfig | str | None = None) -> Task:
-    """Look up the task of a run, which may also be pretraining."""
+    """Look up the task of a run or of images to be checked, which may also be pretraining."""
     return PRETRAIN if name == PRETRAIN.name else find_task(name, head)
 
 
