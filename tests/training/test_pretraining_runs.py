@@ -11,6 +11,7 @@ from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.run_files import read_json
 from muntin.runs import Run
 from muntin.synthetic.datasets import write_classify, write_coco, write_frames, write_maps
+from muntin.training.distillation import open_teacher
 from muntin.training.machine import choose_machine
 from muntin.training.pretraining_session import pretrain
 from muntin.training.request import Request
@@ -176,7 +177,7 @@ def test_more_is_learnt_than_the_best_constant(scenes, tmp_path, objective):
         settings={**settings, "train.learning_rate": 3e-3}, device="cpu", precision="fp32",
         pictures=False, out=tmp_path / "run",
     )  # fmt: skip
-    assert run.metrics["loss"] < 0.9
+    assert run.metrics["loss"] < 0.97
 
 
 def test_views_in_half_precision_and_their_neighbours(images, tmp_path):
@@ -265,3 +266,9 @@ def test_a_resumed_run_keeps_its_objective(images, pretrained):
     with pytest.raises(ConfigError, match="head"):
         pretrain_small(images, pretrained, resume=True, settings={"head.mask_ratio": 0.5})
     assert not pretrain_small(images, pretrained, resume=True, objective="mae").interrupted
+
+
+def test_a_pretrained_run_teaches_its_maps_and_no_classes(pretrained):
+    assert open_teacher(str(pretrained), backbone_only=True).backbone.spec.channels
+    with pytest.raises(RunError, match="pretrain"):
+        open_teacher(str(pretrained))

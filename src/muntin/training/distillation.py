@@ -214,7 +214,8 @@ def open_teacher(
         WeightError: The weights are not available, or do not fit.
     """
     if _is_stored(source):
-        run = Run.open(source)
+        # Pretrained without labels, it has maps to teach, but no answers.
+        run = Run.open(source, pretraining=backbone_only)
         network = run.load_network()
         return Teacher(
             source=source,
