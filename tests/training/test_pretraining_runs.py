@@ -157,8 +157,8 @@ SWIN = {
     "model.out_indices": "0,1", "machine.workers": 0,
 }  # fmt: skip
 LEARNERS = {
-    "mae": (MODEL, {**SETTINGS, "model.embed_dim": 32, "head.dim": 32}),
-    "simmim": ("swin_nano_patch2_window4_32", SWIN),
+    "mae": (MODEL, {**SETTINGS, "model.embed_dim": 32, "head.dim": 32, "train.epochs": 16}),
+    "simmim": ("swin_nano_patch2_window4_32", {**SWIN, "train.epochs": 6}),
 }
 
 
@@ -173,7 +173,7 @@ def test_more_is_learnt_than_the_best_constant(scenes, tmp_path, objective):
     """Normalised patches have a variance of 1: their mean predicts them with a loss of 1."""
     model, settings = LEARNERS[objective]
     run = pretrain(
-        scenes, objective=objective, model=model, epochs=6, batch_size=16, img_size=32, quiet=True,
+        scenes, objective=objective, model=model, batch_size=16, img_size=32, quiet=True,
         settings={**settings, "train.learning_rate": 3e-3}, device="cpu", precision="fp32",
         pictures=False, out=tmp_path / "run",
     )  # fmt: skip
