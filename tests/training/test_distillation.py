@@ -342,7 +342,7 @@ def test_every_task_learns_features_of_a_classifier(scenes, teacher, task):
     loader = TrainLoader(store, run.config.augment, batch_size=2, seed=0)
     batch = next(loader.batches(0, 0, run.preprocessing.img_size))
     device = torch.device("cpu")
-    supervised = build_objective(run, prepared.train, device)
+    supervised = build_objective(run, prepared.train, device, network)
     objective = add_teacher(supervised, run, network.spec, device)
     inputs = objective.prepare((batch,), device)
     losses = objective.losses(network, inputs)

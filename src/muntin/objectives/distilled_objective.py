@@ -174,7 +174,10 @@ class DistilledFeatures(Distilled):
             nn.Conv2d(student.channels[ours], teacher.channels[theirs], 1)
             for ours, theirs in self.pairs
         )
-        self.auxiliary = nn.ModuleList(filter(None, (self.projections, supervised.auxiliary)))
+        if supervised.auxiliary is None:
+            self.auxiliary = self.projections
+        else:
+            self.auxiliary = nn.ModuleList((self.projections, supervised.auxiliary))
 
     def losses(self, network: Network, inputs: DistilledBatch) -> dict[str, Float[Tensor, " B"]]:
         """Compute the losses of the task, and the mean over maps as `features`."""
