@@ -71,6 +71,8 @@ def test_wrong_input(muntin, images, tmp_path):
         (("pretrain", tmp_path / "lacks"), "lacks"),
         (("pretrain", images, "--objective", "dino"), "dino"),
         (("pretrain", images, "--probe", tmp_path / "empty"), "--probe"),
+        (("pretrain", images, "--part", "teacher"), "Name it with --weights"),
+        (("pretrain", images, "--weights", "none", "--part", "teacher"), "Name it with --weights"),
         (("train", "pretrain", images), "muntin pretrain IMAGES"),
         (("demo", "pretrain"), "muntin pretrain IMAGES"),
     ):

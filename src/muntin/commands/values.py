@@ -58,7 +58,13 @@ SettingsOption = Annotated[
 
 
 def with_part(weights: str, part: str) -> str:
-    """Weights of one part of a file, as one text."""
+    """Weights of one part of a file, as one text; a part of none is a `ConfigError`."""
+    if part and weights in ("", "auto", "none"):
+        message = (
+            f"--part selects among the weights in a file, got {part!r} without a file. Name it "
+            f"with --weights, or omit --part."
+        )
+        raise ConfigError(message)
     return f"{weights}#{part}" if part else weights
 
 
