@@ -12,6 +12,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn as timm_filter
 
 from muntin.errors import ConfigError, MissingExtra, ShapeError, WeightError
 from muntin.weights.dialects import to_dialect
+from muntin.weights.source_info import SourceInfo
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo import (
     change_model,
@@ -22,6 +23,8 @@ from muntin.zoo import (
     find_model,
     list_models,
 )
+from muntin.zoo.model_zoo import config_to_dict
+from muntin.zoo.source_models import find_source_model
 from tests.parity.peers import assert_equal_outputs, batch_images, distance, perturb
 
 pytestmark = pytest.mark.parity
@@ -186,6 +189,16 @@ def test_the_zoo_knows_them():
     assert row["macs"] > 10**8
     with pytest.raises(ConfigError, match=r"'resnet5'.*'resnet50'"):
         create_model("timm:resnet5")
+
+
+def test_a_run_states_which_of_them_it_has():
+    config = find_model("timm:resnet10t").config
+    beside = SourceInfo(
+        where="config.json", dialect="muntin", model="timm:resnet10t", fields={},
+        whole=config_to_dict(config),
+    )  # fmt: skip
+    name, entry = find_source_model("", beside, {})
+    assert (name, entry.config) == ("timm:resnet10t", config)
 
 
 def test_without_timm_the_extra_is_named(monkeypatch):

@@ -67,8 +67,9 @@ def _stated_name(beside: SourceInfo | None) -> str:
         return min(own, key=lambda row: _count_other(row[1], _whole(beside)))[0]
     stated = "" if beside is None else beside.model
     name = canonical_name(stated)
-    if name in MODELS or has_timm(stated):
-        return name if name in MODELS else TIMM + stated
+    of_timm = stated.removeprefix(TIMM)  # a run names it with the prefix
+    if name in MODELS or has_timm(of_timm):
+        return name if name in MODELS else TIMM + of_timm
     if beside is not None and beside.model_type:
         message = (
             f"model_type in {beside.where} must be known here, got {beside.model_type!r}. If a "
