@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from muntin import create_model
-from muntin.errors import ConfigError, MuntinWarning, WeightError
+from muntin.errors import ConfigError, MuntinWarning, RunError, WeightError
+from muntin.published import open_published
 from muntin.synthetic.datasets import write_coco
 from muntin.train_config import MachineConfig
 from muntin.training.machine import choose_machine
@@ -201,3 +205,55 @@ def test_every_task_starts_with_the_backbone_of_every_other(runs, source):
         assert all(key in note for key in lacking)
         for key in body.keys() & theirs.keys():
             assert body[key].equal(theirs[key]), (task, key)
+
+
+def test_a_run_whose_weights_changed_is_not_gone_on_from(data, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "damaged")
+    file = tmp_path / "damaged" / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RunError, match="differs from its checksum"):
+        prepare(request_of(data, weights=str(tmp_path / "damaged")))
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    """A folder as transformers writes it; fields that no shape shows differ from the defaults."""
+    config = transformers.ViTMAEConfig(
+        image_size=32, patch_size=16, hidden_size=24, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=96, decoder_hidden_size=16, decoder_num_hidden_layers=2,
+        decoder_num_attention_heads=4, decoder_intermediate_size=64, norm_pix_loss=False,
+        mask_ratio=0.5,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("published") / "mae"
+    transformers.ViTMAEForPreTraining(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", "vit_tiny_patch16_224"])
+def test_model_and_decoder_are_those_that_files_beside_the_weights_state(data, autoencoder, name):
+    fields = {"img_size": "32", "patch_size": "16", "embed_dim": "24", "depth": "1"}
+    given = [(f"model.{key}", text) for key, text in {**fields, "num_heads": "2"}.items()]
+    settings = [*(given if name else []), ("head.mask_ratio", "0.25")]
+    request = request_of(data, weights=str(autoencoder), model=name, settings=tuple(settings))
+    config = prepare(replace(request, task="pretrain")).run.config
+    body, head = config.model, config.head
+    assert (config.model_name, body.img_size) == ("vit_tiny_patch16_224", (32, 32))
+    assert (body.embed_dim, body.depth, body.num_heads) == (24, 1, 2)
+    assert (head.dim, head.depth, head.num_heads) == (16, 2, 4)
+    assert (head.norm_pix, head.mask_ratio) == (False, 0.25)
+
+
+def test_training_for_a_task_takes_the_model_that_is_stated(data, autoencoder):
+    config = prepare(request_of(data, weights=str(autoencoder))).run.config
+    assert (config.model.embed_dim, config.model.patch_size) == (24, 16)
+    advice = "Train one: muntin train classify DATA --weights"
+    with pytest.raises(ConfigError, match=advice):
+        open_published(autoencoder, autoencoder / "run")
+
+
+def test_another_decoder_is_refused_with_the_heads_that_are_stated(data, autoencoder):
+    request = request_of(data, weights=str(autoencoder), settings=(("head.dim", "32"),))
+    with pytest.raises(WeightError, match=r"head.depth=2; set these, and head.num_heads=4, as "):
+        prepare(replace(request, task="pretrain"))

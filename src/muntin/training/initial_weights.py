@@ -15,6 +15,7 @@ from muntin.errors import MuntinWarning, WeightError, shorten
 from muntin.heads.network import Network
 from muntin.recipes import RECIPES
 from muntin.run_config import RunConfig
+from muntin.run_files import find_results
 from muntin.runs import Run, is_run
 from muntin.samples import Classes, TaskKind
 from muntin.shapes import Size
@@ -22,11 +23,13 @@ from muntin.tasks.task import Task
 from muntin.train_config import TrainConfig
 from muntin.training.defaults import Choice, default_model, default_recipe
 from muntin.weights.opened_weights import open_weights
+from muntin.weights.source_info import SourceInfo, read_source_info
 from muntin.weights.state_matching import class_tensors
 from muntin.weights.weight_files import WAYS_OUT
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo.model_building import classifier_config
-from muntin.zoo.model_zoo import MODELS, ModelEntry
+from muntin.zoo.model_zoo import MODELS, BackboneConfig, ModelEntry
+from muntin.zoo.source_models import find_source_model
 
 if TYPE_CHECKING:
     from muntin.training.request import Request
@@ -48,6 +51,20 @@ def find_origin(request: Request, task: Task) -> RunConfig | None:
         return request.base
     config = Run.open(request.weights, pretraining=True).config
     return config if task.dense else replace(config, model=classifier_config(config.model))
+
+
+def find_beside(request: Request) -> SourceInfo | None:
+    """What files beside the weights state, if weights are given."""
+    return None if request.weights in ("auto", "none", "") else read_source_info(request.weights)
+
+
+def find_stated_model(request: Request, task: Task) -> tuple[str, BackboneConfig] | None:
+    """Name and config of the model that files beside the weights state; None if they do not."""
+    beside = find_beside(request)
+    if beside is None or not (beside.family or beside.model or beside.model_type):
+        return None
+    name, entry = find_source_model("", beside, {})
+    return name, entry.config if task.dense else classifier_config(entry.config)
 
 
 _RATES = ("learning_rate", "muon_learning_rate")
@@ -127,6 +144,8 @@ def initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> C
 
 def _load_requested(network: Network, run: Run, weights: str) -> tuple[str, ...]:
     origin = Run.open(weights, pretraining=True) if is_run(weights) else None
+    if origin is not None:
+        find_results(origin.path, verify=True)
     if origin is not None and origin.config.task != run.config.task:
         return (_load_backbone(network.backbone, weights),)
     # Kept to be restored: loading overwrites layers of equal shape, whatever their classes.

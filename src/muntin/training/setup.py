@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from muntin import configs
 from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.dense_transforms import DetectionAugmentConfig
@@ -44,8 +45,10 @@ from muntin.training.defaults import (
 )
 from muntin.training.distillation import read_distill, resolve_distill
 from muntin.training.initial_weights import (
+    find_beside,
     find_continued,
     find_origin,
+    find_stated_model,
     find_tuning,
     initialize,
     warn_of_fresh,
@@ -180,6 +183,9 @@ class _RunBuilder:
         why = ""
         kind, device = self.task.recipe_kind, self.machine.device
         name = request.model or (origin.model_name if origin else "")
+        stated = None if name else find_stated_model(request, self.task)
+        if stated is not None:
+            name, why = stated[0], ", as files beside the weights state (--model)"
         if self.statistics is not None and (origin is None or origin.task != request.task):
             images = self.statistics.size
             default, size = default_model(kind, images, request.weights, device)
@@ -204,6 +210,8 @@ class _RunBuilder:
             # the zoo.
             free = self.take(use_available_attention(origin.model, device))
             config = replace(free, **changed)
+        elif stated is not None:
+            config = configs.replace(stated[1], changed)
         else:
             config = model_config(name, changed)
         config = with_texts(config, self.settings["model"])
@@ -217,7 +225,8 @@ class _RunBuilder:
         base = origin.head if origin and origin.task == self.task.name else None
         if self.unlabelled:
             settings = self.settings["head"]
-            return self.take(choose_objective(self.request.head, base, model, settings))
+            beside = find_beside(self.request)
+            return self.take(choose_objective(self.request.head, base, model, settings, beside))
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
         return self.take(
             choose_head(

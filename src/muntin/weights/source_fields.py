@@ -66,6 +66,19 @@ _KINDS: dict[str, tuple[type, Mapping[str, str], Mapping[str, Any], Mapping[str,
     "swinv2": (SwinV2Config, _STAGES, _E5, {}),
     "hiera": (HieraConfig, _HIERA, _E6, {}),
 }
+_DECODERS: dict[str, dict[str, tuple[str, type | tuple[type, ...]]]] = {
+    "vit_mae": {
+        "mask_ratio": ("mask_ratio", (int, float)), "norm_pix_loss": ("norm_pix", bool),
+        "decoder_hidden_size": ("dim", int), "decoder_num_hidden_layers": ("depth", int),
+        "decoder_num_attention_heads": ("num_heads", int),
+    },
+    "hiera": {
+        "mask_ratio": ("mask_ratio", (int, float)), "normalize_pixel_loss": ("norm_pix", bool),
+        "decoder_hidden_size": ("dim", int), "decoder_depth": ("depth", int),
+        "decoder_num_heads": ("num_heads", int),
+    },
+}  # fmt: skip
+"""Fields of masked autoencoders by model_type: their name, ours, and the type."""
 _ACTIVATIONS = {
     "swiglu": "swiglu", "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_python_tanh": "gelu_tanh",
@@ -147,11 +160,14 @@ def read_transformers(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         implied |= {"pool": "mean", "pool_norm": "after"} if mean else {"pool": "token"}
     if issubclass(family, SwinConfig) and fields["norm_eps"] != 1e-5:
         fields["outer_norm_eps"] = 1e-5  # theirs sets that of blocks and of the last norm only
-    heads = ("decoder_num_attention_heads", "decoder_num_heads")  # ViTMAE, Hiera
-    decoder = next((n for name in heads if (n := take(body, name, int, where))), 0)
+    learnt = {
+        ours: value
+        for theirs, (ours, kinds) in _DECODERS.get(model_type, {}).items()
+        if (value := take(body, theirs, kinds, where)) is not None
+    }
     return {
         "model_type": model_type, "family": family, "fields": fields, "implied": implied,
-        "decoder_heads": decoder,
+        "decoder_heads": learnt.get("num_heads", 0), "pretraining": learnt,
     }  # fmt: skip
 
 

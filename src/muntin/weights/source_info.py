@@ -49,6 +49,7 @@ class SourceInfo:
         whole: The config of the model of a run, with its family; else empty.
         implied: Further ones, which names and shapes of the weights show too.
         decoder_heads: Attention heads of a decoder of pretraining; 0 if not stated.
+        pretraining: Values of fields of a masked autoencoder's head.
         class_names: In the order of the classifier; empty if not stated.
         label_problem: Why those that are stated are not names of all classes, else empty.
         multi_label: Whether an image may have several classes.
@@ -65,6 +66,7 @@ class SourceInfo:
     whole: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     implied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     decoder_heads: int = 0
+    pretraining: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     label_problem: str = ""
     multi_label: bool = False

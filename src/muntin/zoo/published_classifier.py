@@ -72,12 +72,14 @@ def read_classifier(
     count = info.num_classes if head_rows is None else len(read_head_rows(head_rows))
     backbone = build_backbone(replace(entry.config, in_chans=info.in_chans))
     if not info.num_classes:
+        stated = opened.stated is not None and (opened.stated.family or opened.stated.model)
+        model = "" if stated else f"--model {name} "  # else training takes it from the same files
         left = load_weights(backbone, opened).beside  # one of another model is refused here
         message = (
             f"{opened.where} must have a classifier of one linear layer on the "
             f"{backbone.embed_channels} channels of {name} to become a run, got "
             f"{f'several or others: {shorten(left)}' if left else 'none'}. Train one: muntin "
-            f"train classify DATA --model {name} --weights ..."
+            f"train classify DATA {model}--weights ..."
         )
         raise ConfigError(message)
     network = Network(backbone, build_classifier(backbone, count))
