@@ -213,7 +213,7 @@ def test_a_run_whose_weights_changed_is_not_gone_on_from(data, trained, tmp_path
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(RunError, match="differs from its checksum"):
+    with pytest.raises(RunError, match="checksum"):
         prepare(request_of(data, weights=str(tmp_path / "damaged")))
 
 
@@ -255,5 +255,5 @@ def test_training_for_a_task_takes_the_model_that_is_stated(data, autoencoder):
 
 def test_another_decoder_is_refused_with_the_heads_that_are_stated(data, autoencoder):
     request = request_of(data, weights=str(autoencoder), settings=(("head.dim", "32"),))
-    with pytest.raises(WeightError, match=r"head.depth=2; set these, and head.num_heads=4, as "):
+    with pytest.raises(WeightError, match=r"head\.num_heads=4, as"):
         prepare(replace(request, task="pretrain"))
