@@ -94,7 +94,9 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
         images=images,
         spellings={fold(name): name for name in reversed(files)},
         by_name={name: tuple(paths) for name, paths in by_name.items()},
-        runs=runs,
+        runs=tuple(
+            run for run in runs if any(not _is_hidden(n) and is_within(n, [run]) for n in every)
+        ),
     )
 
 

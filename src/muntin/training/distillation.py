@@ -99,6 +99,12 @@ def read_distill(
             f"distill.kind=features."
         )
         raise ConfigError(message)
+    if config.kind != "soft" and "temperature" in dict(settings):
+        message = (
+            f"distill.temperature has no effect on distill.kind={config.kind}. Omit it, or set "
+            f"distill.kind=soft."
+        )
+        raise ConfigError(message)
     alpha = ALPHAS[config.kind] if config.alpha == "auto" else config.alpha
     return replace(config, alpha=alpha)
 
