@@ -23,6 +23,7 @@ from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.result_drawing import annotated_poses, draw_pose_pair, draw_semantic_pair
 from muntin.drawing.saving import save_image
+from muntin.errors import quote
 from muntin.prediction.from_run import load
 from muntin.results import Detections, Labels, Poses, SemanticMap
 from muntin.samples import DataSets, Entry, Listing
@@ -106,9 +107,10 @@ def demo(
         console.print(f"  {name:10} {figures[name]:.3f}", highlight=False)
     console.print(f"Run folder: {run_folder}  (plots: {run_folder / 'pictures'})")
     console.print("Try next:", highlight=False)
-    option = f" --out {out / 'drawn'}" if find_task(task).dense else ""
-    console.print(f"  muntin predict {run_folder} {image}{option}", highlight=False, soft_wrap=True)
-    console.print(f"  muntin eval {run_folder} {data}", highlight=False, soft_wrap=True)
+    option = f" --out {quote(out / 'drawn')}" if find_task(task).dense else ""
+    run_at, image_at, data_at = quote(run_folder), quote(image), quote(data)
+    console.print(f"  muntin predict {run_at} {image_at}{option}", highlight=False, soft_wrap=True)
+    console.print(f"  muntin eval {run_at} {data_at}", highlight=False, soft_wrap=True)
     return run
 
 

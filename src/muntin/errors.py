@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import shlex
 from collections.abc import Iterable, Sized
 
 _ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")  # a drive has one letter
@@ -90,6 +91,16 @@ def shorten(items: Iterable[object], *, limit: int = 5) -> str:
     shown = ", ".join(every[:limit])
     rest = len(every) - limit
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def quote(path: object) -> str:
+    """Write a path as a shell takes it, for commands that are shown.
+
+    Example:
+        >>> quote("runs/a"), quote("my runs/a")
+        ('runs/a', "'my runs/a'")
+    """
+    return shlex.quote(str(path))
 
 
 def first_line(error: Exception) -> str:

@@ -30,7 +30,7 @@ from muntin.devices import free_bytes
 from muntin.engines.engine_network import EngineNetwork, HeadInfo, canvas_of
 from muntin.engines.engine_table import Format, find_format, require
 from muntin.engines.graphs import ADVICE, Precision, Runner
-from muntin.errors import ConfigError, RunError, cannot_write
+from muntin.errors import ConfigError, RunError, cannot_write, quote
 from muntin.heads.network import Network
 from muntin.run_config import RunConfig
 from muntin.run_files import (
@@ -126,7 +126,7 @@ class Run:
             message = (
                 f"the run must be one of a task, which has answers, got {path} of muntin pretrain: "
                 f"only its backbone has learnt, from images without labels. Train it for a task: "
-                f"muntin train TASK DATA --weights {path}"
+                f"muntin train TASK DATA --weights {quote(path)}"
             )
             raise RunError(message)
         return cls(path=path, config=config, classes=classes, preprocessing=preprocessing)
@@ -175,11 +175,11 @@ class Run:
         """
         weights = self.path / WEIGHTS
         if not weights.is_file():
-            command = f"{self.task.command} {self.config.data}"
+            command = f"{self.task.command} {quote(self.config.data)}"
             # Without a checkpoint nothing can be resumed: the first epoch never ended.
             resumable = (self.path / "last.ckpt").exists()
             advice = (
-                f"resume it with: {command} --resume --out {self.path}"
+                f"resume it with: {command} --resume --out {quote(self.path)}"
                 if resumable
                 else f"train again in another folder: {command} --out NEW"
             )

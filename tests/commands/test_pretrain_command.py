@@ -26,15 +26,15 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs") / "pre"
+    return tmp_path_factory.mktemp("runs") / "pre run"
 
 
 def test_pretrain_and_what_follows(muntin, images, out):
     code, text, _ = muntin("pretrain", images, "--out", out, "--epochs", 1, *TINY)
     assert code == 0
     assert "objective: mae" in text
-    assert f"--resume --out {out} --probe" in text
-    assert f"next: muntin train TASK DATA --weights {out}" in text
+    assert f"muntin pretrain {images} --resume --out '{out}' --probe" in text
+    assert f"next: muntin train TASK DATA --weights '{out}'" in text
     code, text, _ = muntin("pretrain", images, "--out", out, "--resume", "--probe", images)
     assert code == 0
     assert "20 steps each" in text
@@ -44,7 +44,7 @@ def test_pretrain_and_what_follows(muntin, images, out):
         ("explain", out, images / "ash" / "0.png"),
         ("export", out, out / "model.onnx", "--format", "onnx"),
     ):
-        assert fails_with(muntin(*arguments), f"muntin train TASK DATA --weights {out}")
+        assert fails_with(muntin(*arguments), f"muntin train TASK DATA --weights '{out}'")
 
 
 def test_check(muntin, tmp_path):
@@ -62,6 +62,9 @@ def test_plan(muntin, images):
     assert (code, plan["task"], plan["model"]) == (0, "pretrain", "vit_tiny_patch16_224")
     assert plan["peak"] > plan["parameters"] > 0
     assert plan["step_s"] > 0
+    code, _, text = muntin("plan", "pretrain", images, "--freeze", 9, "--epochs", 1, *TINY)
+    assert code == 1
+    assert "train.freeze must be at most 2" in text
 
 
 def test_wrong_input(muntin, images, tmp_path):

@@ -9,9 +9,11 @@ import zipfile
 import pytest
 from PIL import Image
 
+from muntin.data.data_config import DEFAULTS
 from muntin.data.image_lists import list_images
 from muntin.data.splitting import hold_out
-from muntin.errors import DataError
+from muntin.errors import DataError, MuntinWarning
+from muntin.prediction.batch import find_images
 from muntin.samples import Entry, Listing
 from muntin.tasks.task_table import TASKS
 
@@ -49,6 +51,20 @@ def test_folders(tmp_path, layout):
     write(tmp_path, *names)
     assert paths_of(tmp_path) == [names[place] for place in expected]
     assert said in list_images(tmp_path).note
+
+
+def test_folders_of_runs_are_left_out(tmp_path):
+    run = "runs/a/config.json runs/a/journal.jsonl runs/a/pictures/batch.png runs/b/.lock"
+    write(tmp_path, "cat/1.png", "dog/2.png", "config.json", *run.split())
+    found = list_images(tmp_path)
+    assert [entry.path for entry in found.train.entries] == ["cat/1.png", "dog/2.png"]
+    assert "1 run folder of muntin left out (runs/a)" in found.note
+    classes = TASKS["classify"].list_data(tmp_path, None, DEFAULTS)
+    assert classes.train.class_names == ("cat", "dog")
+    assert not classes.problems
+    with pytest.warns(MuntinWarning, match="runs/a"):
+        assert [one.name for one in find_images([tmp_path])] == ["1.png", "2.png"]
+    assert [one.name for one in find_images([tmp_path / "runs/a"])] == ["batch.png"]
 
 
 def test_an_archive(tmp_path):

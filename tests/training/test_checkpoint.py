@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import torch
 
@@ -42,6 +44,19 @@ def test_the_old_one_is_read_if_a_plug_was_pulled_between(tmp_path):
     write_checkpoint(tmp_path, PARTS)
     (tmp_path / "last.ckpt").rename(tmp_path / "last.ckpt.old")
     assert read_checkpoint(tmp_path)["position"] == PARTS["position"]
+
+
+def test_what_a_full_disk_leaves(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for write, said in (("first", "nothing can be resumed"), ("second", "previous one is kept")):
+        if write == "second":
+            write_checkpoint(tmp_path, PARTS)
+        with monkeypatch.context() as patch:
+            patch.setattr("safetensors.torch.save_file", fail)
+            with pytest.raises(RunError, match=said):
+                write_checkpoint(tmp_path, PARTS)
 
 
 def test_none(tmp_path):

@@ -242,7 +242,6 @@ def test_a_resumed_run_keeps_its_teacher(data, teacher, tmp_path):
     run = tmp_path / "run"
     train_small(data, run, teacher=mine, stop_after=1)
     for options, named in (
-        ({"teacher": teacher}, "teacher"),
         ({"settings": {"distill.cache_dir": "x"}}, r"distill\.cache_dir"),
         ({"settings": {"distill.alpha": 0.2}}, r"distill\.alpha"),
     ):
@@ -253,6 +252,10 @@ def test_a_resumed_run_keeps_its_teacher(data, teacher, tmp_path):
     shutil.copytree(other, mine)
     with pytest.raises(ConfigError, match=r"teacher.*SHA-256"):
         train_small(data, run, resume=True)
+    shutil.rmtree(mine)
+    with pytest.raises(ConfigError, match=r"teacher.*resumed.*--teacher"):
+        train_small(data, run, resume=True)
+    train_small(data, run, resume=True, teacher=teacher)  # the same weights elsewhere
 
 
 @pytest.mark.parametrize(
@@ -264,6 +267,8 @@ def test_a_resumed_run_keeps_its_teacher(data, teacher, tmp_path):
         ({"distill.alpha": 2}, {}, r"distill\.alpha.*2"),
         ({"distill.alpha": 2000, "distill.kind": "features"}, {}, r"distill\.alpha.*2000"),
         ({"distill.temperature": 0}, {}, r"distill\.temperature.*0"),
+        ({"distill.temperature": 9}, {}, r"distill\.temperature.*kind=hard"),
+        ({"train.lora_alpha": 9}, {}, r"train\.lora_alpha.*adapt=lora"),
         ({"distill.cache": "on", "augment.mixup": 1}, {}, r"cache=on.*augment\.mixup on"),
         ({"distill.cache": "on", "distill.kind": "features"}, {}, r"cache=on.*features"),
         ({}, {"teacher": "swin_nano_patch4_window4_64"}, r"no published"),

@@ -270,5 +270,5 @@ def test_a_resumed_run_keeps_its_objective(images, pretrained):
 
 def test_a_pretrained_run_teaches_its_maps_and_no_classes(pretrained):
     assert open_teacher(str(pretrained), backbone_only=True).backbone.spec.channels
-    with pytest.raises(RunError, match="pretrain"):
+    with pytest.raises(ConfigError, match=r"distill\.kind=features"):
         open_teacher(str(pretrained))

@@ -45,6 +45,20 @@ def test_settings_without_effect(name):
         ask("detect", settings=((f"train.{name}", "0.1" if name[0] == "l" else "true"),))
 
 
+def test_processes_are_at_most_the_cores():
+    request = Request(
+        task="classify", data="nowhere", out="nowhere",
+        machine=MachineConfig(device="cpu", devices=4096),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"--devices"):
+        prepare(request)
+
+
+def test_location_loss_has_no_effect_on_pretraining():
+    with pytest.raises(ConfigError, match=r"train\.location_loss.*pretrain"):
+        ask("pretrain", settings=(("train.location_loss", "0.5"),))
+
+
 @pytest.mark.parametrize(
     ("name", "near"),
     [

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from muntin.commands.values import PartOption, parse_settings, with_part
-from muntin.errors import ConfigError, shorten
+from muntin.errors import ConfigError, quote, shorten
 
 
 def convert(
@@ -93,4 +93,4 @@ def _write_run(
     typer.echo(f"images: {pre.img_size}, {pre.fit}, mean {pre.mean}, std {pre.std}")
     shown = shorten(names, limit=3)
     typer.echo(f"written: {run.path} ({run.config.task}, {len(names)} classes: {shown})")
-    typer.echo(f"next: muntin predict {run.path} IMAGE...")
+    typer.echo(f"next: muntin predict {quote(run.path)} IMAGE...")

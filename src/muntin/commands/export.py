@@ -17,6 +17,7 @@ from muntin.commands.values import (
     print_table,
     with_part,
 )
+from muntin.errors import quote
 
 if TYPE_CHECKING:
     from muntin.engines.graphs import Precision
@@ -97,4 +98,4 @@ def _show(done: Exported) -> None:
     )
     if done.note:
         typer.echo(done.note)
-    typer.echo(f"next: muntin predict {done.path} IMAGE...")
+    typer.echo(f"next: muntin predict {quote(done.path)} IMAGE...")

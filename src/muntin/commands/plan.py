@@ -28,6 +28,9 @@ def plan(
     weights: values.WeightsOption = "auto",
     part: values.PartOption = "",
     recipe: values.RecipeOption = "auto",
+    adapt: values.AdaptOption = "",
+    freeze: values.FreezeOption = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", min=1)] = None,
     batch_size: values.BatchOption = "auto",
     img_size: values.SideOption = "",
     precision: values.PrecisionOption = "auto",
@@ -42,7 +45,10 @@ def plan(
     parsed: dict[str, Any] = {
         "batch_size": values.parse_batch(batch_size),
         "img_size": values.parse_size(img_size),
-        "settings": values.train_settings(settings, cache=teacher_cache),
+        "settings": {
+            **values.train_settings(settings, adapt, freeze, teacher_cache),
+            **({"train.epochs": str(epochs)} if epochs else {}),
+        },
     }
     typer.echo("measuring a few steps; this may take a minute ...", err=True)
     from muntin.planning.estimate import plan as make_plan

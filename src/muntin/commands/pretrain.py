@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from muntin.commands import values
+from muntin.errors import quote
 
 _PROBE = (
     "Labelled images (as for train classify), with which the run ends in a verdict on what it "
@@ -69,5 +70,5 @@ def pretrain(
         started=started,
     )
     if not run.interrupted:
-        typer.echo(f"next: muntin train TASK DATA --weights {run.path}")
+        typer.echo(f"next: muntin train TASK DATA --weights {quote(run.path)}")
     return int(run.interrupted)

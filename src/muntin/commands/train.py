@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from muntin.commands import values
+from muntin.errors import quote
 
 
 def train(
@@ -68,5 +69,5 @@ def train(
         teacher=teacher,
     )
     if not run.interrupted:
-        typer.echo(f"next: muntin predict {run.path} IMAGE...")
+        typer.echo(f"next: muntin predict {quote(run.path)} IMAGE...")
     return int(run.interrupted)

@@ -7,10 +7,10 @@ import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from muntin.data.archives import ARCHIVE_SUFFIXES, is_archive, last_read
 from muntin.data.trees import Tree, open_tree
@@ -150,7 +150,12 @@ def read_layout(
 ) -> ResultT:
     """Read what a reader recognised; whatever its parsers raise names the file that they read."""
     with _parsing(reader.name):
-        return reader.read(source, found, request)
+        read = reader.read(source, found, request)
+    runs = () if source.is_file else source.tree.runs
+    if runs and isinstance(read, DataSets):
+        said = f"{plural(len(runs), 'run folder')} of muntin left out ({shorten(runs, limit=2)})"
+        return cast(ResultT, replace(read, note=f"{read.note}; {said}"))
+    return read
 
 
 def _parsing(layout: str) -> AbstractContextManager[None]:

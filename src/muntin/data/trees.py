@@ -37,6 +37,8 @@ _PART_WORDS = re.compile(
     r"|(?P<val>(?:mini)?val(?:id|idation|set)?|valminusminival)"
 )
 _HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN")
+_RUN_FILES = {"journal.jsonl", "split.json", "weights.safetensors"}  # beside config.json
+_LOCK = ".lock"
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
@@ -45,7 +47,8 @@ _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 class Tree:
     """Names below a folder or in an archive, sorted, with slashes; hidden ones are not among them.
 
-    `spellings` are files by folded name, `by_name` images by the folded last part of their names.
+    `spellings` are files by folded name, `by_name` images by the folded last part of their names,
+    `runs` the folders of trainings, whose files are not among them either.
     """
 
     source: str
@@ -54,6 +57,7 @@ class Tree:
     images: tuple[str, ...]
     spellings: dict[str, str]
     by_name: dict[str, tuple[str, ...]]
+    runs: tuple[str, ...] = ()
 
     def find(self, path: str) -> str | None:
         """Give a file as it is spelled here, whatever its capitals in `path`."""
@@ -72,7 +76,12 @@ class Tree:
 def open_tree(source: str | os.PathLike[str]) -> Tree:
     """List a folder or an archive."""
     every, folders = list_files(source)
-    files = tuple(name for name in every if not _is_hidden(name))
+    runs = find_runs(every)
+    files = tuple(name for name in every if not (_is_hidden(name) or is_within(name, runs)))
+    if runs:
+        kept = {above for name in files for above in _folders_above(name)}
+        emptied = {above for run in runs for above in _folders_above(run)} - kept
+        folders = [one for one in folders if one not in emptied and not is_within(one, runs)]
     root = Path(source) if Path(source).is_dir() else None
     images = tuple(name for name in files if is_image(name, root))
     by_name: dict[str, list[str]] = defaultdict(list)
@@ -85,7 +94,35 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
         images=images,
         spellings={fold(name): name for name in reversed(files)},
         by_name={name: tuple(paths) for name, paths in by_name.items()},
+        runs=tuple(
+            run for run in runs if any(not _is_hidden(n) and is_within(n, [run]) for n in every)
+        ),
     )
+
+
+def find_runs(files: Iterable[str]) -> tuple[str, ...]:
+    """Name the folders of trainings among files, also of one that has only begun.
+
+    The folder that the files are seen from is none: whoever gives it means its images.
+    """
+    found: dict[str, set[str]] = defaultdict(set)
+    for name in files:
+        folder, _, last = name.rpartition("/")
+        found[folder].add(last)
+    above = {up for folder in found for up in _folders_above(folder)}
+    begun = {folder for folder, names in found.items() if names == {_LOCK}} - above
+    whole = (n for n, names in found.items() if "config.json" in names and names & _RUN_FILES)
+    return tuple(sorted({*begun, *whole} - {""}))
+
+
+def is_within(name: str, folders: Sequence[str]) -> bool:
+    """Whether a name is one of the folders or lies in one."""
+    return any(name == folder or name.startswith(f"{folder}/") for folder in folders)
+
+
+def _folders_above(name: str) -> list[str]:
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def fold(name: str) -> str:

@@ -23,6 +23,9 @@ from muntin.errors import MuntinWarning
 
 _PLACE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
+_PACKAGE = "noto_cjk_sans_otc"
+"""What the extra "fonts" installs."""
+
 _PREFERRED = re.compile(
     r"notosans(mono)?cjk-?regular|notosans(sc|cn|tc|hk|jp|kr)|sourcehansans|wqy|pingfang|msyh(?!bd)|"
     r"simhei|hiragino|\u30d2\u30e9\u30ae\u30ce|yugoth|meiryo|applesdgothic|malgun|nanumgothic|arialunicode|"
@@ -41,9 +44,15 @@ def load_font(size: int, place: Path = _PLACE) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(place), size, index=2 if chinese else 0)
 
 
-def has_glyphs(text: str) -> bool:
-    """Whether some font has a glyph for every character of a text."""
-    return all(find_font(sign) is not None for sign in text)
+def replace_missing(text: str) -> str:
+    """Write U+FFFD for characters that no font has; "" where these are half of the text or more."""
+    parts = [
+        (has, "".join(signs)) for has, signs in groupby(text, lambda sign: bool(find_font(sign)))
+    ]
+    written = sum(len(part) for has, part in parts if has and not part.isspace())
+    if 2 * written <= len(text):
+        return ""
+    return "".join(part if has else "\ufffd" for has, part in parts)
 
 
 def measure_text(text: str, size: int) -> float:
@@ -95,11 +104,10 @@ def find_font(sign: str) -> Path | None:
 
 @cache
 def warn_of_missing() -> None:
-    """Say, once, how to get a font for names that none can write."""
-    text = (
-        "no font has all characters of some class names, which drawings replace by numbers. "
-        "Install one: pip install 'muntin[fonts]'"
-    )
+    """Say, once, that no font can write some names, and how to get one that has more characters."""
+    text = "no font has all characters of some class names, which drawings replace"
+    if importlib.util.find_spec(_PACKAGE) is None:
+        text += ". For Chinese, Japanese and Korean ones: pip install 'muntin[fonts]'"
     warnings.warn(text, MuntinWarning, stacklevel=3)
 
 
@@ -112,7 +120,7 @@ def _split(text: str) -> Iterator[tuple[Path, str]]:
 @cache
 def _others() -> tuple[Path, ...]:
     """Other fonts, preferred ones first; searched for when a character is missing."""
-    spec = importlib.util.find_spec("noto_cjk_sans_otc")
+    spec = importlib.util.find_spec(_PACKAGE)
     bundled = [*Path(spec.origin).parent.glob("*.ttc")] if spec and spec.origin else []
     found = sorted(map(Path, font_manager.findSystemFonts()), key=lambda path: path.name)
     preferred = [path for path in found if _PREFERRED.search(_plain_name(path))]

@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from PIL import ImageColor
 
-from muntin.drawing.fonts import has_glyphs, warn_of_missing
+from muntin.drawing.fonts import replace_missing, warn_of_missing
 
 Colour = tuple[int, int, int]
 """Red, green, blue."""
@@ -44,7 +44,7 @@ def colour_of(class_id: int) -> Colour:
 
 
 def clean_label(name: str, class_id: int, max_length: int = 24) -> str:
-    """Shorten a class name to one line; use the class number if no font has a glyph.
+    """Shorten a class name to one line; use the class number if no font has most of its glyphs.
 
     Characters of double width, such as Chinese ones, count twice.
 
@@ -53,9 +53,12 @@ def clean_label(name: str, class_id: int, max_length: int = 24) -> str:
         'domestic cat'
     """
     line = " ".join(name.encode("utf-8", "replace").decode().split())
-    if not has_glyphs(line):
+    written = replace_missing(line) if line else ""
+    if written != line:
         warn_of_missing()
+    if not written:
         return f"class {class_id}"
+    line = written
     widths = [2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in line]
     if sum(widths) <= max_length:
         return line

@@ -20,8 +20,9 @@ from muntin.data.batches import fit, padded_size, stack_images
 from muntin.data.decoding import open_image
 from muntin.data.image_formats import is_image
 from muntin.data.transforms import Preprocessing, to_tensor
+from muntin.data.trees import find_runs, is_within
 from muntin.data.value_ranges import UNSET, ValueRange
-from muntin.errors import DataError, MuntinWarning, where_to_look
+from muntin.errors import DataError, MuntinWarning, shorten, where_to_look
 from muntin.shapes import Size, UInt8
 from muntin.tasks.task import DEFAULT_OPTIONS, ImageMeta, PredictOptions
 
@@ -60,7 +61,7 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
             message = f"a path to images must not be empty, got {str(text)!r}. Check the command."
             raise DataError(message)
         if place.is_dir():
-            here = sorted(path for path in place.rglob("*") if is_image(path.name, path.parent))
+            here = _search(place)
         else:
             here = [place] if place.exists() else [] if "://" in str(text) else _match(place)
         if not here:
@@ -70,6 +71,16 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
             raise DataError(message)
         found += here
     return found
+
+
+def _search(place: Path) -> list[Path]:
+    """The images of a folder, without those that trainings drew in folders of theirs."""
+    names = [path.relative_to(place).as_posix() for path in place.rglob("*")]
+    if runs := find_runs(names):
+        text = f"run folders of muntin in {str(place)!r} are left out: {shorten(runs)}"
+        warnings.warn(text, MuntinWarning, stacklevel=3)
+        names = [name for name in names if not is_within(name, runs)]
+    return sorted(place / name for name in names if is_image(name, place))
 
 
 def _match(place: Path) -> list[Path]:

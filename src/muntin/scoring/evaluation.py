@@ -18,7 +18,7 @@ from muntin.data.data_config import DataConfig, change_reading
 from muntin.data.entry_images import choose_range, read_pixels
 from muntin.data.pose import is_whole, list_pose
 from muntin.data.value_ranges import UNSET
-from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
+from muntin.errors import ConfigError, DataError, MuntinWarning, RunError, quote
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.prediction.from_run import find_threshold, load
@@ -41,10 +41,10 @@ def pick_part(parts: DataSets, task: Task, data: Path | str, classes: Classes) -
     """
     listing = _held_out(parts, task, data)
     if parts.fault:
-        message = f"{parts.fault}. See: muntin check {task.name} {data}"
+        message = f"{parts.fault}. See: muntin check {task.name} {quote(data)}"
         raise DataError(message)
     if parts.left_out:
-        text = f"{parts.left_out}. See: muntin check {task.name} {data}"
+        text = f"{parts.left_out}. See: muntin check {task.name} {quote(data)}"
         warnings.warn(text, MuntinWarning, stacklevel=3)
     if task.dense is None and listing.multi_label and not classes.multi_label:
         message = (
@@ -58,7 +58,7 @@ def pick_part(parts: DataSets, task: Task, data: Path | str, classes: Classes) -
 def _held_out(parts: DataSets, task: Task, data: Path | str) -> Listing:
     listing = parts.test or parts.val or parts.train
     if listing is None or not len(listing):
-        message = f"{data} must hold images, got none. See: muntin check {task.name} {data}"
+        message = f"{data} must hold images, got none. See: muntin check {task.name} {quote(data)}"
         raise DataError(message)
     return listing
 

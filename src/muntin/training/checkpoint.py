@@ -61,7 +61,12 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
         # The second rename failed: the previous checkpoint takes its place again.
         if old.exists() and not final.exists():
             old.rename(final)
-        message = f"{cannot_write(final, error)} The previous one is kept; --resume uses it."
+        rest = (
+            "The previous one is kept; --resume uses it."
+            if final.is_dir()
+            else "It was the first: nothing can be resumed. Start the run again."
+        )
+        message = f"{cannot_write(final, error)} {rest}"
         raise RunError(message) from error
 
 

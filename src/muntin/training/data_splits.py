@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from muntin.data.data_config import DataConfig
 from muntin.data.grouping import split_apart
 from muntin.data.splitting import hold_out
-from muntin.errors import DataError
+from muntin.errors import DataError, quote
 from muntin.samples import Listing
 from muntin.tasks.task import Task
 from muntin.training.defaults import Choice
@@ -34,7 +34,7 @@ def list_labelled(
         message = f"{request.data} must contain training images, found only {data.note}."
         raise DataError(message)
     if data.fault:
-        message = f"{data.fault}. See: muntin check {task.name} {request.data}"
+        message = f"{data.fault}. See: muntin check {task.name} {quote(request.data)}"
         raise DataError(message)
     if request.val:
         parts = task.list_data(request.val, task.classes(train), config)

@@ -21,7 +21,7 @@ from muntin.data.randomness import derive_seed
 from muntin.data.transforms import Preprocessing
 from muntin.devices import Autocast, choose_device
 from muntin.engines.engine_table import find_format
-from muntin.errors import ConfigError, WeightError, shorten
+from muntin.errors import ConfigError, WeightError, quote, shorten
 from muntin.features import FeatureSpec
 from muntin.objectives.distilled_objective import DistilledClasses, DistilledFeatures
 from muntin.objectives.objective import Objective
@@ -97,6 +97,12 @@ def read_distill(
         message = (
             f"distill.kind={config.kind} needs the task classify, got {task.name}. Set "
             f"distill.kind=features."
+        )
+        raise ConfigError(message)
+    if config.kind != "soft" and "temperature" in dict(settings):
+        message = (
+            f"distill.temperature has no effect on distill.kind={config.kind}. Omit it, or set "
+            f"distill.kind=soft."
         )
         raise ConfigError(message)
     alpha = ALPHAS[config.kind] if config.alpha == "auto" else config.alpha
@@ -214,8 +220,13 @@ def open_teacher(
         WeightError: The weights are not available, or do not fit.
     """
     if _is_stored(source):
-        # Pretrained without labels, it has maps to teach, but no answers.
-        run = Run.open(source, pretraining=backbone_only)
+        run = Run.open(source, pretraining=True)
+        if run.task.kind == "pretraining" and not backbone_only:
+            message = (
+                f"--teacher {source} was pretrained without labels and has maps to teach, but no "
+                f"answers. Set distill.kind=features."
+            )
+            raise ConfigError(message)
         network = run.load_network()
         return Teacher(
             source=source,
@@ -258,7 +269,7 @@ def _is_stored(source: str) -> bool:
         return path.exists()
     message = (
         f"--teacher must be a run folder, an exported file or the name of a model, got the file "
-        f"{source}. Make a run of it: muntin convert {source} OUT --to run --model NAME"
+        f"{source}. Make a run of it: muntin convert {quote(source)} OUT --to run --model NAME"
     )
     raise ConfigError(message)
 

@@ -54,10 +54,17 @@ def resolve_machine(machine: MachineConfig, compiles: bool) -> Choice[MachineCon
     if wanted == "on" and not has_compiler():
         notes = ("no C++ compiler found: steps are not compiled (machine.compile)",)
         wanted = "off"
+    # Containers and job schedulers often grant fewer cores than the machine has.
+    granted = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if granted else os.cpu_count() or 2
+    if device.type == "cpu" and machine.devices > max(cores, 2):  # two can be tried anywhere
+        message = (
+            f"devices must be at most {max(cores, 2)} on device cpu, one process a core, got "
+            f"{machine.devices}. Reduce --devices."
+        )
+        raise ConfigError(message)
     workers = machine.workers
     if workers < 0:
-        # Containers and job schedulers often grant fewer cores than the machine has.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
         # On a CPU the training step itself needs the other half of the cores.
         workers = max(1, cores // 2) if device.type == "cpu" else max(1, min(cores, 16))
     resolved = {"device": device.type, "precision": precision}

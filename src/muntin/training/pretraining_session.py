@@ -9,6 +9,7 @@ from typing import Unpack
 
 from rich.console import Console
 
+from muntin.errors import quote
 from muntin.runs import Run
 from muntin.training.few_labels import judge, list_probe
 from muntin.training.progress import Reporter
@@ -51,8 +52,8 @@ def pretrain(
     reporter = Reporter(None if options.get("quiet") else Console())
     if not probe:
         reporter.note(
-            f"what it gained is measured with labelled images: muntin pretrain {images} --resume "
-            f"--out {done.path} --probe LABELLED"
+            f"what it gained is measured with labelled images: "
+            f"muntin pretrain {quote(images)} --resume --out {quote(done.path)} --probe LABELLED"
         )
         return done
     run = Run.open(done.path, pretraining=True)

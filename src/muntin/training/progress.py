@@ -22,6 +22,7 @@ from muntin.drawing.detection_drawing import draw_objects
 from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.result_drawing import draw_labels, draw_poses
 from muntin.drawing.saving import save_image
+from muntin.drawing.style import clean_label
 from muntin.errors import RunError, cannot_write, missing_extra, plural
 from muntin.results import Poses
 from muntin.run_lengths import Segmentation, encode_mask
@@ -151,7 +152,9 @@ def _draw_tile(
         return Thumbnail(pixels=drawn, lines=(plural(len(objects), "object"),))
     if not names:  # pretraining
         return Thumbnail(pixels=pixels)
-    return Thumbnail(pixels=pixels, lines=(", ".join(names[i] for i in class_ids) or "none",))
+    return Thumbnail(
+        pixels=pixels, lines=(", ".join(clean_label(names[i], i) for i in class_ids) or "none",)
+    )
 
 
 def _as_poses(target: Keypoints, run: Run) -> Poses:

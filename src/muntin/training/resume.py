@@ -15,6 +15,7 @@ from muntin.run_files import read_split
 from muntin.runs import Run
 from muntin.samples import Listing
 from muntin.train_config import MachineConfig, TrainConfig
+from muntin.training.distillation import check_teacher
 from muntin.training.request import Request, group_settings, task_of
 from muntin.zoo.model_building import canonical_name
 
@@ -38,6 +39,7 @@ def resume_request(request: Request, has_out: bool) -> Request:
         )
         raise RunError(message)
     base = Run.open(request.out, pretraining=True).config
+    base = _find_teacher(request, base)
     settings = group_settings(request.settings)
     given = {name: value for name in _LENGTHS if (value := getattr(request, name))}
     train = with_texts(replace(base.train, **given), settings["train"], group="train")
@@ -60,6 +62,23 @@ def resume_request(request: Request, has_out: bool) -> Request:
         machine=machine,
         base=replace(base, train=train, machine=machine),
     )
+
+
+def _find_teacher(request: Request, base: RunConfig) -> RunConfig:
+    """The config of the run with its teacher at the place that the request names, if any."""
+    if base.distill is None:
+        return base
+    source = request.teacher or base.distill.teacher
+    try:
+        check_teacher(source)
+    except ConfigError as error:
+        message = (
+            f"the teacher {source!r} of the run must be there when it is resumed. Restore it, or "
+            f"say where the same weights are now, with --teacher. {error}"
+        )
+        raise ConfigError(message) from error
+    # Its checksum stays: other weights are refused where they are opened.
+    return replace(base, distill=replace(base.distill, teacher=source))
 
 
 def _require_longer(train: TrainConfig, before: TrainConfig) -> None:

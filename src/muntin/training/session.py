@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import ProcessException
 
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
-from muntin.errors import MuntinError, RunError, shorten
+from muntin.errors import MuntinError, RunError, quote, shorten
 from muntin.run_config import RunConfig
 from muntin.run_files import rewrite_config, write_json
 from muntin.runs import Run, drop_epochs_from, read_journal
@@ -343,7 +343,7 @@ def _finish(run: Run, fitted: FitResult, reporter: Reporter, pictures: bool) -> 
     if fitted.interrupted:
         reporter.note(
             f"Stopped after {duration}; nothing is lost. Resume with: {run.task.command} "
-            f"{run.config.data} --resume --out {run.path}"
+            f"{quote(run.config.data)} --resume --out {quote(run.path)}"
         )
     elif goal:
         if missing := _unscored(run, fitted.figures):

@@ -338,6 +338,10 @@ class _RunBuilder:
             # The time limit ends the run, not the number of epochs.
             config = replace(config, epochs=10_000)
         config = with_texts(config, self.settings["train"])
+        unused = {"lora_rank", "lora_alpha"} & dict(self.settings["train"]).keys()
+        if unused and config.adapt != "lora":
+            message = f"train.{min(unused)} has no effect without train.adapt=lora. Set that too."
+            raise ConfigError(message)
         if config.batch_size == 0:
             large = 64 if self.machine.device == "cuda" else 16
             config = replace(config, batch_size=128 if max(img_size) <= 64 else large)
