@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -11,6 +12,7 @@ from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.run_files import read_json
 from muntin.runs import Run
 from muntin.synthetic.datasets import write_classify, write_coco, write_frames, write_maps
+from muntin.training.arguments import check_arguments
 from muntin.training.distillation import open_teacher
 from muntin.training.machine import choose_machine
 from muntin.training.pretraining_session import pretrain
@@ -236,7 +238,14 @@ def test_wrong_images(tmp_path):
         ({"settings": {"head.width": 3}}, "width"),
         ({"recipe": "finetune"}, "finetune"),
         ({"settings": {"train.label_smoothing": 0.1}}, "label_smoothing"),
+        ({"settings": {"train.location_loss": 0.5}}, "location_loss"),
         ({"settings": {"data.sampler": "balanced"}}, "sampler"),
+        ({"epochs": 1.5}, r"epochs.*1\.5"),
+        ({"batch_size": 2.5}, r"batch_size.*2\.5"),
+        ({"max_time_s": "2h"}, "max_time_s.*'2h'"),
+        ({"seed": "x"}, "seed.*'x'"),
+        ({"img_size": "big"}, "img_size.*'big'"),
+        ({"devices": True}, "devices.*True"),
         ({"settings": {"augment.mixup": 0.8}}, "mixup"),
     ],
 )
@@ -245,10 +254,25 @@ def test_wrong_settings(images, tmp_path, options, named):
     rows = {} if "model" in options else SETTINGS
     with pytest.raises(ConfigError, match=named):
         pretrain(
-            images, out=tmp_path / "run", settings={**rows, **settings}, quiet=True, img_size=16,
-            **{"model": MODEL, "device": "cpu", **options},
+            images, out=tmp_path / "run", settings={**rows, **settings}, quiet=True,
+            **{"model": MODEL, "device": "cpu", "img_size": 16, **options},
         )  # fmt: skip
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_types_of_arguments():
+    check_arguments({"epochs": np.int64(2), "img_size": [16, 32], "weights": None, "seed": -1})
+    for name, value in (("objective", 3), ("epochs", 1.5), ("img_size", (16, "x")), ("data", 3)):
+        with pytest.raises(ConfigError, match=f"{name} must be"):
+            check_arguments({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("epoch", "'epochs'"), ("adapt", "settings"), ("head", "settings")]
+)
+def test_unknown_keywords_are_refused(images, name, hint):
+    with pytest.raises(TypeError, match=f"{name}.*{hint}"):
+        pretrain(images, **{name: "fcos"})
 
 
 def test_wrong_probes(images, pretrained, tmp_path):

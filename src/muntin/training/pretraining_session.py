@@ -10,6 +10,7 @@ from typing import Unpack
 from rich.console import Console
 
 from muntin.runs import Run
+from muntin.training.arguments import check_arguments, refuse_unknown
 from muntin.training.few_labels import judge, list_probe
 from muntin.training.progress import Reporter
 from muntin.training.session import TrainedRun, TrainOptions, arrange
@@ -43,6 +44,8 @@ def pretrain(
         TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
+    refuse_unknown("pretrain", options, TrainOptions.__annotations__)
+    check_arguments({"images": images, "objective": objective, "probe": probe})
     if probe:
         list_probe(str(probe))
     done = arrange("pretrain", images, head=objective.removeprefix("auto"), **options)

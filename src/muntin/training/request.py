@@ -122,7 +122,9 @@ def _check_head(name: str, task: Task) -> None:
 
 
 _WEIGHTING = frozenset(("train.class_weights", "train.label_smoothing"))
-_OF_LABELS = _WEIGHTING | {"data.sampler", "augment.mixup", "augment.cutmix"}
+_OF_LABELS = _WEIGHTING | {
+    "train.location_loss", "data.sampler", "augment.mixup", "augment.cutmix"
+}  # fmt: skip
 
 
 def _find_unused(task: Task) -> frozenset[str]:
