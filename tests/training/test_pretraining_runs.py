@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from muntin.data.splitting import hold_out
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.run_files import read_json
 from muntin.runs import Run
+from muntin.samples import Entry, Listing
 from muntin.synthetic.datasets import write_classify, write_coco, write_frames, write_maps
 from muntin.training.arguments import check_arguments
 from muntin.training.distillation import open_teacher
@@ -20,7 +22,7 @@ from muntin.training.request import Request
 from muntin.training.session import train
 from muntin.training.setup import prepare
 from muntin.zoo.weight_conversion import convert_weights
-from tests.small import write_images
+from tests.small import image, write_images
 from tests.training.test_resume import journal_of, state_of
 
 MODEL = "vit_tiny_patch16_224"
@@ -194,7 +196,10 @@ def test_views_in_half_precision_and_their_neighbours(images, tmp_path):
 
 def test_the_verdict(tmp_path):
     data = write_images(tmp_path / "set", each=12)
-    run = pretrain_small(data, tmp_path / "run", probe=data, epochs=2)
+    (data / "ash" / "3.png").write_bytes(b"no image")
+    with pytest.warns(MuntinWarning, match=r"ash/3\.png"):
+        run = pretrain_small(data, tmp_path / "run", probe=data, epochs=2)
+    assert run.metrics["probe"]["num_images"] + run.metrics["probe"]["neighbours"]["labels"] == 35
     probe = run.metrics["probe"]
     assert read_json(run.path / "results.json")["figures"]["probe"] == probe
     assert probe["steps"] == 20
@@ -218,6 +223,20 @@ def test_corrupt_images_are_left_out_and_named(tmp_path):
     with pytest.warns(MuntinWarning, match=r"1 of 5 images .*ash/0\.png"):
         run = pretrain_small(corrupt(tmp_path / "set"), tmp_path / "run", epochs=1)
     assert run.epochs == 1
+
+
+def test_images_that_cannot_be_read_are_not_all_that_is_held_out(tmp_path):
+    entries = tuple(Entry(path=f"{i}.png") for i in range(4))
+    listing = Listing(source=str(tmp_path), entries=entries, class_names=())
+    (first,) = hold_out(listing, count=1, seed=0)[1].entries
+    for entry in entries:
+        image(0, 0).save(tmp_path / entry.path)
+    assert hold_out(listing, count=1, seed=0)[1].entries == (first,)
+    (tmp_path / first.path).unlink()
+    (tmp_path / first.path).symlink_to(tmp_path / "gone.png")
+    held = hold_out(listing, count=1, seed=0)[1].entries
+    assert len(held) == 2
+    assert first in held
 
 
 def test_wrong_images(tmp_path):
@@ -281,7 +300,8 @@ def test_wrong_probes(images, pretrained, tmp_path):
     (tmp_path / "several.csv").write_text(
         "path,class\n" + "".join(f"one/ash/{i}.png,{'a;b' if i else 'a'}\n" for i in range(3))
     )
-    for name in ("boxes", "one", "several.csv", "nothing"):
+    write_images(tmp_path / "single", each=1)
+    for name in ("boxes", "one", "several.csv", "nothing", "single"):
         with pytest.raises(DataError, match="--probe"):
             pretrain(images, out=pretrained, resume=True, probe=tmp_path / name, quiet=True)
 

@@ -39,7 +39,7 @@ def pretrain(
 
     Raises:
         ConfigError: A name or a setting is invalid, or the model cannot learn by the objective.
-        DataError: There are fewer than two images, or `probe` has no classes.
+        DataError: There are fewer than two images, or `probe` has no classes or no part to hold out.
         WeightError: The requested weights are not available.
         TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
