@@ -312,6 +312,30 @@ def test_a_resumed_run_keeps_its_objective(images, pretrained):
     assert not pretrain_small(images, pretrained, resume=True, objective="mae").interrupted
 
 
+def test_a_run_of_another_kind_is_not_resumed(images, pretrained):
+    with pytest.raises(RunError, match=r"muntin train classify needs .*a run of muntin pretrain"):
+        train("classify", images, out=pretrained, resume=True, quiet=True)
+
+
+def test_an_interrupted_verdict_tells_how_to_get_it(images, pretrained, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("muntin.training.pretraining_session.judge", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(images, out=pretrained, resume=True, probe=images, pictures=False)
+    assert f"--resume --out {pretrained} --probe {images}" in capsys.readouterr().out.replace(
+        "\n", " "
+    )
+
+
+def test_a_frozen_random_backbone_is_warned_of(images):
+    settings = tuple((name, str(value)) for name, value in {**SETTINGS, "train.freeze": -1}.items())
+    request = request_of("pretrain", images, model=MODEL, img_size=(16, 16), settings=settings)
+    with pytest.warns(MuntinWarning, match="keeps the backbone from learning"):
+        prepare(request)
+
+
 def test_a_pretrained_run_teaches_its_maps_and_no_classes(pretrained):
     assert open_teacher(str(pretrained), backbone_only=True).backbone.spec.channels
     with pytest.raises(RunError, match="pretrain"):

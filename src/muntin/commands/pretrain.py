@@ -12,7 +12,7 @@ from muntin.commands import values
 
 _PROBE = (
     "Labelled images (as for train classify), with which the run ends in a verdict on what it "
-    "has gained. Adds about a tenth of the time."
+    "has gained. Adds about a tenth of the time, a minute or so at least."
 )
 
 

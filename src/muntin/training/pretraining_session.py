@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Unpack
 
 from rich.console import Console
@@ -39,7 +40,7 @@ def pretrain(
 
     Raises:
         ConfigError: A name or a setting is invalid, or the model cannot learn by the objective.
-        DataError: There are fewer than two images, or `probe` has no classes or no part to hold out.
+        DataError: There are fewer than two images, or `probe` cannot judge.
         WeightError: The requested weights are not available.
         TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
@@ -59,5 +60,11 @@ def pretrain(
         )
         return done
     run = Run.open(done.path, pretraining=True)
-    figures = judge(run, str(probe), done.seconds, reporter)
+    try:
+        figures = judge(run, str(probe), done.seconds, reporter)
+    except KeyboardInterrupt:
+        paths = (str(images), str(done.path), str(probe))
+        again = "muntin pretrain {} --resume --out {} --probe {}".format(*map(quote, paths))
+        reporter.note(f"the run is complete, but for its verdict: {again}")
+        raise
     return replace(done, metrics={**done.metrics, "probe": figures})

@@ -14,6 +14,7 @@ from muntin.run_config import RunConfig
 from muntin.run_files import read_split
 from muntin.runs import Run
 from muntin.samples import Listing
+from muntin.tasks.task_table import task_of_run
 from muntin.train_config import MachineConfig, TrainConfig
 from muntin.training.request import Request, group_settings, task_of
 from muntin.zoo.model_building import canonical_name
@@ -38,6 +39,13 @@ def resume_request(request: Request, has_out: bool) -> Request:
         )
         raise RunError(message)
     base = Run.open(request.out, pretraining=True).config
+    if base.task != request.task:
+        wanted, found = (task_of_run(name).command for name in (request.task, base.task))
+        message = (
+            f"--resume of {wanted} needs one of its runs, got --out {request.out}, a run of "
+            f"{found}. Resume it with {found}, or give another --out."
+        )
+        raise RunError(message)
     settings = group_settings(request.settings)
     given = {name: value for name in _LENGTHS if (value := getattr(request, name))}
     train = with_texts(replace(base.train, **given), settings["train"], group="train")
