@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from muntin.errors import ConfigError
 from muntin.run_config import RunConfig
 
+# Abstract classes of numbers: those of NumPy are welcome.
 _TEXT, _PATH = ((str,), "a text"), ((str, os.PathLike), "a path")
 _COUNT, _SECONDS = ((Integral,), "a whole number"), ((Real,), "a number of seconds")
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -32,8 +33,9 @@ def check_arguments(given: Mapping[str, object]) -> None:
             fits, what = all(map(_is_count, sides)), "a side or (height, width) in pixels"
         elif name in _KINDS:
             kinds, what = _KINDS[name]
+            # A bool is a whole number to Python, but not to anyone who counts epochs.
             fits = isinstance(value, kinds) and not isinstance(value, bool)
-        else:
+        else:  # flags, of which anything is true or false
             continue
         if not fits:
             message = f"{name} must be {what}, got {value!r}. Change it."

@@ -61,6 +61,7 @@ def list_probe(probe: str) -> DataSets:
         reason = str(error).replace("DATA must", "It must", 1)
         message = f"--probe must be images with classes, as for train classify. {reason}"
         raise DataError(message) from error
+    # One that lacks train, or is at fault, would be refused only after the training.
     listing = data.train
     if listing is None or data.fault:
         found = data.fault or f"found only {shorten(data.parts)}"
@@ -72,6 +73,7 @@ def list_probe(probe: str) -> DataSets:
             f"Leave it out, or give others."
         )
         raise DataError(message)
+    # Every class keeps an image to learn from: without a second one nothing can be held out.
     if data.val is None and data.test is None and not any(n > 1 for n in listing.class_counts):
         message = (
             f"--probe must have a folder val, or a class with at least two images, one of which is "
@@ -240,6 +242,7 @@ class _FewLabels:
             listing = self._take(fraction)
             if len(listing) == before:  # one image a class is the least
                 continue
+            # Stored once for both: what cannot be read is known after the first pass.
             before, few = len(listing), self._store(listing, training=True)
             right = [self._score(self._fit(each, few, self.steps)) for each in self.both]
             what = f"{100 * fraction:g} % of the labels ({plural(_count(few), 'image')})"

@@ -73,6 +73,7 @@ def list_fields(
         "distill": DistillConfig(),
         "model": chosen,
     }
+    # What is learnt without labels depends on the model, as `choose_head` depends on its size.
     if row is PRETRAIN:
         groups["head"] = choose_pretraining(head or "auto", chosen).value.default_head(chosen)
     elif row.dense is not None:

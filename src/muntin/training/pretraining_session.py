@@ -45,8 +45,10 @@ def pretrain(
         TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
+    # The annotation of the options is for type checkers: Python would take any name.
     refuse_unknown("pretrain", options, TrainOptions.__annotations__)
     check_arguments({"images": images, "objective": objective, "probe": probe})
+    # Listed before the training, which may take hours: a wrong probe must not be found after it.
     if probe:
         list_probe(str(probe))
     done = arrange("pretrain", images, head=objective.removeprefix("auto"), **options)

@@ -39,6 +39,7 @@ def resume_request(request: Request, has_out: bool) -> Request:
         )
         raise RunError(message)
     base = Run.open(request.out, pretraining=True).config
+    # First: settings and recipes of another kind of run would be called unknown.
     if base.task != request.task:
         wanted, found = (task_of_run(name).command for name in (request.task, base.task))
         message = (

@@ -168,6 +168,7 @@ def arrange(
     **options: Unpack[TrainOptions],
 ) -> TrainedRun:
     """Request a run of any task with the arguments of `train`, and carry it out."""
+    # Here, where both verbs meet, and before anything is read or written.
     check_arguments({"data": data, "head": head, "val": val, "teacher": teacher, **options})
     started = options.get("started") or time.monotonic()  # a limit includes reading the data
     base, weights = options.get("config"), options.get("weights", "auto")
