@@ -21,7 +21,8 @@ def compare(only_pretrained: int, only_fresh: int, both: int = 10) -> Comparison
 def test_a_comparison_by_hand():
     row = compare(20, 5)
     assert (row.pretrained, row.fresh) == pytest.approx((0.3, 0.15))
-    assert row.noise == pytest.approx(2 * 25**0.5 / 100)
+    assert row.noise == pytest.approx(2 * 26**0.5 / 100)
+    assert compare(0, 0).noise == pytest.approx(0.02)
     assert str(row) == "10 % of the labels: 30.0 % instead of 15.0 %"
 
 
@@ -30,7 +31,7 @@ def test_a_comparison_by_hand():
     [
         (compare(20, 5), "worth it"),
         (compare(5, 20), "did not help"),
-        (compare(12, 8), "no clear gain"),
+        (compare(12, 8), "no clear gain (chance alone makes 9.2 points in the first comparison)"),
         (compare(0, 0), "no clear gain"),
     ],
 )

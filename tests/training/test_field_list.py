@@ -9,7 +9,7 @@ from muntin.training.field_list import list_fields, list_heads
 from muntin.training.request import group_settings
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*TASKS, "pretrain"])
 def test_every_field_has_a_meaning_and_is_taken(task: str) -> None:
     rows = list_fields(task)
     assert not [row["name"] for row in rows if not row["meaning"]]
@@ -37,6 +37,14 @@ def test_heads_of_each_task() -> None:
     }  # fmt: skip
     assert {row["task"] for row in list_heads("pose")} == {"pose"}
     assert "keypoint_rcnn" in {row["name"] for row in list_heads("pose")}
+
+
+def test_pretraining_lists_its_objectives_and_their_fields() -> None:
+    rows = list_heads("pretrain")
+    assert {row["name"] for row in rows} == {"mae", "simmim", "views"}
+    for head, field in (("", "mask_unit"), ("simmim", "mask_unit"), ("views", "hidden_dim")):
+        assert list_fields("pretrain", f"head.{field}", head=head)
+    assert list_fields("pretrain", "head.norm_pix", model="vit_tiny_patch16_224")
 
 
 @pytest.mark.parametrize(

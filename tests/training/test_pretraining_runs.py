@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from muntin.data.splitting import hold_out
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.run_files import read_json
 from muntin.runs import Run
+from muntin.samples import Entry, Listing
 from muntin.synthetic.datasets import write_classify, write_coco, write_frames, write_maps
+from muntin.training.arguments import check_arguments
 from muntin.training.distillation import open_teacher
 from muntin.training.machine import choose_machine
 from muntin.training.pretraining_session import pretrain
@@ -18,7 +24,7 @@ from muntin.training.request import Request
 from muntin.training.session import train
 from muntin.training.setup import prepare
 from muntin.zoo.weight_conversion import convert_weights
-from tests.small import write_images
+from tests.small import image, write_images
 from tests.training.test_resume import journal_of, state_of
 
 MODEL = "vit_tiny_patch16_224"
@@ -192,7 +198,10 @@ def test_views_in_half_precision_and_their_neighbours(images, tmp_path):
 
 def test_the_verdict(tmp_path):
     data = write_images(tmp_path / "set", each=12)
-    run = pretrain_small(data, tmp_path / "run", probe=data, epochs=2)
+    (data / "ash" / "3.png").write_bytes(b"no image")
+    with pytest.warns(MuntinWarning, match=r"ash/3\.png"):
+        run = pretrain_small(data, tmp_path / "run", probe=data, epochs=2)
+    assert run.metrics["probe"]["num_images"] + run.metrics["probe"]["neighbours"]["labels"] == 35
     probe = run.metrics["probe"]
     assert read_json(run.path / "results.json")["figures"]["probe"] == probe
     assert probe["steps"] == 20
@@ -218,6 +227,20 @@ def test_corrupt_images_are_left_out_and_named(tmp_path):
     assert run.epochs == 1
 
 
+def test_images_that_cannot_be_read_are_not_all_that_is_held_out(tmp_path):
+    entries = tuple(Entry(path=f"{i}.png") for i in range(4))
+    listing = Listing(source=str(tmp_path), entries=entries, class_names=())
+    (first,) = hold_out(listing, count=1, seed=0)[1].entries
+    for entry in entries:
+        image(0, 0).save(tmp_path / entry.path)
+    assert hold_out(listing, count=1, seed=0)[1].entries == (first,)
+    (tmp_path / first.path).unlink()
+    (tmp_path / first.path).symlink_to(tmp_path / "gone.png")
+    held = hold_out(listing, count=1, seed=0)[1].entries
+    assert len(held) == 2
+    assert first in held
+
+
 def test_wrong_images(tmp_path):
     (tmp_path / "empty").mkdir()
     write_images(tmp_path / "one", each=1, classes=("ash",))
@@ -236,7 +259,14 @@ def test_wrong_images(tmp_path):
         ({"settings": {"head.width": 3}}, "width"),
         ({"recipe": "finetune"}, "finetune"),
         ({"settings": {"train.label_smoothing": 0.1}}, "label_smoothing"),
+        ({"settings": {"train.location_loss": 0.5}}, "location_loss"),
         ({"settings": {"data.sampler": "balanced"}}, "sampler"),
+        ({"epochs": 1.5}, r"epochs.*1\.5"),
+        ({"batch_size": 2.5}, r"batch_size.*2\.5"),
+        ({"max_time_s": "2h"}, "max_time_s.*'2h'"),
+        ({"seed": "x"}, "seed.*'x'"),
+        ({"img_size": "big"}, "img_size.*'big'"),
+        ({"devices": True}, "devices.*True"),
         ({"settings": {"augment.mixup": 0.8}}, "mixup"),
     ],
 )
@@ -245,10 +275,25 @@ def test_wrong_settings(images, tmp_path, options, named):
     rows = {} if "model" in options else SETTINGS
     with pytest.raises(ConfigError, match=named):
         pretrain(
-            images, out=tmp_path / "run", settings={**rows, **settings}, quiet=True, img_size=16,
-            **{"model": MODEL, "device": "cpu", **options},
+            images, out=tmp_path / "run", settings={**rows, **settings}, quiet=True,
+            **{"model": MODEL, "device": "cpu", "img_size": 16, **options},
         )  # fmt: skip
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_types_of_arguments():
+    check_arguments({"epochs": np.int64(2), "img_size": [16, 32], "weights": None, "seed": -1})
+    for name, value in (("objective", 3), ("epochs", 1.5), ("img_size", (16, "x")), ("data", 3)):
+        with pytest.raises(ConfigError, match=f"{name} must be"):
+            check_arguments({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("epoch", "'epochs'"), ("adapt", "settings"), ("head", "settings")]
+)
+def test_unknown_keywords_are_refused(images, name, hint):
+    with pytest.raises(TypeError, match=f"{name}.*{hint}"):
+        pretrain(images, **{name: "fcos"})
 
 
 def test_wrong_probes(images, pretrained, tmp_path):
@@ -257,7 +302,8 @@ def test_wrong_probes(images, pretrained, tmp_path):
     (tmp_path / "several.csv").write_text(
         "path,class\n" + "".join(f"one/ash/{i}.png,{'a;b' if i else 'a'}\n" for i in range(3))
     )
-    for name in ("boxes", "one", "several.csv", "nothing"):
+    write_images(tmp_path / "single", each=1)
+    for name in ("boxes", "one", "several.csv", "nothing", "single"):
         with pytest.raises(DataError, match="--probe"):
             pretrain(images, out=pretrained, resume=True, probe=tmp_path / name, quiet=True)
 
@@ -266,6 +312,32 @@ def test_a_resumed_run_keeps_its_objective(images, pretrained):
     with pytest.raises(ConfigError, match="head"):
         pretrain_small(images, pretrained, resume=True, settings={"head.mask_ratio": 0.5})
     assert not pretrain_small(images, pretrained, resume=True, objective="mae").interrupted
+
+
+def test_a_run_of_another_kind_is_not_resumed(images, pretrained):
+    with pytest.raises(RunError, match="muntin pretrain"):
+        train("classify", images, out=pretrained, resume=True, quiet=True)
+
+
+def test_an_interrupted_verdict_tells_how_to_get_it(images, pretrained, tmp_path, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    probe = corrupt(tmp_path / "probe")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", MuntinWarning)
+        warnings.showwarning = interrupt  # of the image that the verdict cannot read
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(images, out=pretrained, resume=True, probe=probe, pictures=False)
+    said = "".join(capsys.readouterr().out.split())
+    assert f"--resume--out{pretrained}--probe{probe}" in said
+
+
+def test_a_frozen_random_backbone_is_warned_of(images):
+    settings = tuple((name, str(value)) for name, value in {**SETTINGS, "train.freeze": -1}.items())
+    request = request_of("pretrain", images, model=MODEL, img_size=(16, 16), settings=settings)
+    with pytest.warns(MuntinWarning, match="keeps the backbone"):
+        prepare(request)
 
 
 def test_a_pretrained_run_teaches_its_maps_and_no_classes(pretrained):

@@ -14,7 +14,7 @@ def settings(
     task: TaskArgument,
     pattern: Annotated[str, typer.Argument(help="Glob pattern, such as '*rate*'.")] = "*",
     model: Annotated[str, typer.Option(help="Whose fields model.* are; default: swin_tiny.")] = "",
-    head: Annotated[str, typer.Option(help="Whose fields head.* are; default: the usual.")] = "",
+    head: Annotated[str, typer.Option(help="Whose fields head.* are (or objective).")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """List the fields that --set takes, with defaults and meanings."""
@@ -30,10 +30,10 @@ def settings(
 
 
 def heads(
-    task: Annotated[str, typer.Argument(help="detect, instance, semantic or pose.")] = "",
+    task: Annotated[str, typer.Argument(help="detect, instance, semantic, pose or pretrain.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """List the heads that --head takes."""
+    """List the heads that --head takes, or the objectives of pretrain."""
     from muntin.training.field_list import list_heads
 
     rows = list_heads(task)

@@ -43,6 +43,15 @@ def read_pixels(
     return decode_with_facts(read_bytes(source, entry.path), where=entry.path, how=how)
 
 
+def is_readable(source: str, entry: Entry) -> bool:
+    """Whether the image of an entry can be decoded."""
+    try:
+        read_pixels(source, entry, UNSET)
+    except (DataError, OSError):
+        return False
+    return True
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredRange:
     """The range of a set, `UNSET` where no image has more than 8 bits.

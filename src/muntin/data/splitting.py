@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+from muntin.data.entry_images import is_readable
 from muntin.errors import ConfigError, DataError, plural
 from muntin.samples import Entry, Listing
 
@@ -67,9 +68,14 @@ def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Lis
 
 
 def hold_out(listing: Listing, *, count: int, seed: int) -> tuple[Listing, Listing]:
-    """Part a listing without labels in two, in its order, with `count` images in the second."""
+    """Part a listing without labels in two, in its order, with `count` images in the second.
+
+    If none of these can be read, the second holds as many more as there are up to one that can.
+    """
     ranked = sorted(range(len(listing)), key=lambda i: _rank(seed, listing.entries[i].path))
-    taken = set(ranked[:count])
+    source, entries = listing.source, [listing.entries[i] for i in ranked]
+    first = next((n for n, one in enumerate(entries[:-1]) if is_readable(source, one)), 0)
+    taken = set(ranked[: max(count, first + 1)])
     every = range(len(listing))
     return (
         listing.select(index for index in every if index not in taken),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from muntin.data.data_config import DataConfig
 from muntin.data.grouping import split_apart
 from muntin.data.splitting import hold_out
-from muntin.errors import DataError, quote
+from muntin.errors import DataError, plural, quote
 from muntin.samples import Listing
 from muntin.tasks.task import Task
 from muntin.training.defaults import Choice
@@ -79,5 +79,5 @@ def list_unlabelled(
         raise DataError(message)
     count = max(1, min(MAX_HELD_OUT, int(len(every) * config.val_fraction)))
     train, val = hold_out(every, count=count, seed=seed)
-    held = f"{len(train)} images to learn from, {len(val)} held out for validation"
+    held = f"{plural(len(train), 'image')} to learn from, {len(val)} held out for validation"
     return Choice((train, val), (data.note, held))

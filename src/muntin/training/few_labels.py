@@ -19,13 +19,13 @@ from muntin.data.cache import ImageCache
 from muntin.data.listing import list_classify
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.data.splitting import hold_out
-from muntin.errors import DataError, plural
+from muntin.errors import DataError, plural, shorten
 from muntin.nn.mimetic_init import init_mimetic
 from muntin.ops.similarity import classify_by_neighbours
 from muntin.recipes import find_recipe
 from muntin.run_files import RESULTS, read_json, write_json
 from muntin.runs import Run
-from muntin.samples import Listing
+from muntin.samples import DataSets, Listing
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.training.defaults import default_recipe
 from muntin.training.initial_weights import initialize
@@ -50,20 +50,38 @@ _MAX_HASHED = 2000
 _IMAGES = (400, 10_000)  # least and most images whose features are compared
 
 
-def list_probe(probe: str) -> Listing:
-    """List the images of ``--probe``; a `DataError` if they have no classes to tell apart."""
+def list_probe(probe: str) -> DataSets:
+    """List the images of ``--probe``; a `DataError` if they cannot judge a backbone.
+
+    They must have classes to tell apart, and a part to hold out.
+    """
     try:
-        listing = next(iter(list_classify(probe).parts.values()))
+        data = list_classify(probe)
     except DataError as error:
-        message = f"--probe must be images with classes, as for train classify. {error}"
+        reason = str(error).replace("DATA must", "It must", 1)
+        message = f"--probe must be images with classes, as for train classify. {reason}"
         raise DataError(message) from error
+    # One that lacks train, or is at fault, would be refused only after the training.
+    listing = data.train
+    if listing is None or data.fault:
+        found = data.fault or f"found only {shorten(data.parts)}"
+        message = f"--probe must have images to train with, got {probe}: {found}. Give others."
+        raise DataError(message)
     if listing.multi_label:
         message = (
             f"--probe must be images of one class each, got some with several or none in {probe}. "
             f"Leave it out, or give others."
         )
         raise DataError(message)
-    return listing
+    # Every class keeps an image to learn from: without a second one nothing can be held out.
+    if data.val is None and data.test is None and not any(n > 1 for n in listing.class_counts):
+        message = (
+            f"--probe must have a folder val, or a class with at least two images, one of which is "
+            f"held out, got {plural(len(listing), 'image')} of as many classes in {probe}. Add "
+            f"images, or give others."
+        )
+        raise DataError(message)
+    return data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +90,7 @@ class Comparison:
 
     `name` is its key in ``results.json``, `what` says what was learnt from, `labels` counts that.
     `noise` is twice the standard error of the difference: of images that only one of both gets
-    right, each falls to either side by chance.
+    right, each falls to either side by chance. One such image is added: few agree by chance too.
     """
 
     name: str
@@ -92,7 +110,7 @@ class Comparison:
             labels=labels,
             pretrained=float(pretrained.float().mean()),
             fresh=float(fresh.float().mean()),
-            noise=2 * float((pretrained != fresh).sum()) ** 0.5 / len(fresh),
+            noise=2 * float(1 + (pretrained != fresh).sum()) ** 0.5 / len(fresh),
         )
 
     @property
@@ -114,7 +132,9 @@ def judge(run: Run, probe: str, seconds: float, reporter: Reporter) -> dict[str,
     """
     config = run.config
     # Copies are looked for only where that takes seconds.
-    groups = "auto" if len(list_probe(probe)) <= _MAX_HASHED else "none"
+    data = list_probe(probe)
+    reporter.note(f"probe: {data.note}")
+    groups = "auto" if sum(map(len, data.parts.values())) <= _MAX_HASHED else "none"
     request = Request(
         task=CLASSIFY.name, data=probe, out=str(run.path), weights=str(run.path),
         seed=config.train.seed, machine=config.machine, settings=(("data.groups", groups),),
@@ -124,14 +144,14 @@ def judge(run: Run, probe: str, seconds: float, reporter: Reporter) -> dict[str,
     trial = _FewLabels(fabric, prepared, _begin_anew(prepared, run), SHARE * seconds)
     rows = [trial.compare_neighbours()]
     reporter.note(
-        f"verdict on {len(trial.val.listing)} held-out images of {probe}: fine-tuning from "
+        f"verdict on {plural(_count(trial.val), 'held-out image')} of {probe}: fine-tuning from "
         f"pretrained and from fresh weights, {trial.steps} steps each"
     )
     rows += trial.compare_fine_tuning()
     verdict = describe(rows)
     reporter.note(verdict)
     figures: dict[str, Any] = {
-        "num_images": len(trial.val.listing),
+        "num_images": _count(trial.val),
         "steps": trial.steps,
         **{row.name: {n: getattr(row, n) for n in _FIELDS} for row in rows},
         "verdict": verdict,
@@ -153,7 +173,8 @@ def describe(rows: Sequence[Comparison]) -> str:
     elif last.gain < -last.noise:
         verdict = "did not help"
     else:
-        verdict = f"no clear gain (chance alone makes {100 * last.noise:.1f} points)"
+        points = 100 * last.noise
+        verdict = f"no clear gain (chance alone makes {points:.1f} points in the first comparison)"
     return f"{verdict}: {'; '.join(str(row) for row in reversed(rows))}"
 
 
@@ -198,7 +219,7 @@ class _FewLabels:
         self.val = self._store(hold_out(pretrained.val, count=self.limit, seed=self.seed)[1])
         start = time.perf_counter()
         # The first steps choose kernels and take longer: the estimate is on the safe side.
-        self._fit(pretrained, self._take(FRACTIONS[-1]), 2)
+        self._fit(pretrained, self._store(self._take(FRACTIONS[-1]), training=True), 2)
         step_s = (time.perf_counter() - start) / 2
         self.steps = _between(_STEPS, 0.7 * budget_s / (2 * len(FRACTIONS) * step_s))
 
@@ -211,8 +232,8 @@ class _FewLabels:
             found, _, queries = embed(each.network, self.val, self.fabric.device)
             labels, truth = _labels(bank.listing)[places], _labels(self.val.listing)[queries]
             right.append(classify_by_neighbours(found, seen, labels, count) == truth)
-        what = f"by the nearest of {len(bank)} frozen features"
-        return Comparison.of("neighbours", what, len(bank), right)
+        what = f"by the nearest of {_count(bank)} frozen features"
+        return Comparison.of("neighbours", what, _count(bank), right)
 
     def compare_fine_tuning(self) -> Iterator[Comparison]:
         """Fine-tune both with few labels; sets that are no larger than the one before are left."""
@@ -221,10 +242,11 @@ class _FewLabels:
             listing = self._take(fraction)
             if len(listing) == before:  # one image a class is the least
                 continue
-            before = len(listing)
-            right = [self._score(self._fit(each, listing, self.steps)) for each in self.both]
-            what = f"{100 * fraction:g} % of the labels ({plural(before, 'image')})"
-            yield Comparison.of(f"labels_{100 * fraction:g}", what, before, right)
+            # Stored once for both: what cannot be read is known after the first pass.
+            before, few = len(listing), self._store(listing, training=True)
+            right = [self._score(self._fit(each, few, self.steps)) for each in self.both]
+            what = f"{100 * fraction:g} % of the labels ({plural(_count(few), 'image')})"
+            yield Comparison.of(f"labels_{100 * fraction:g}", what, _count(few), right)
 
     def _take(self, fraction: float) -> Listing:
         """A part of the images of each class, at least one."""
@@ -245,16 +267,16 @@ class _FewLabels:
         run = self.both[0].run
         return ImageCache(listing, run.preprocessing, run.config.data_config, training=training)
 
-    def _fit(self, prepared: PreparedRun, listing: Listing, steps: int) -> Trainer:
+    def _fit(self, prepared: PreparedRun, store: ImageCache, steps: int) -> Trainer:
         """Train a copy of a network for some steps."""
         run, network = prepared.run, copy.deepcopy(prepared.network).train()
         config = replace(run.config.train, accumulate=1)
-        objective = build_objective(run, listing, self.fabric.device, network)
+        objective = build_objective(run, store.listing, self.fabric.device, network)
         trainer = Trainer(self.fabric, config, network, objective)
         loader = TrainLoader(
-            self._store(listing, training=True),
+            store,
             run.config.augment,
-            batch_size=min(config.batch_size, len(listing)),
+            batch_size=min(config.batch_size, len(store)),
             seed=config.seed,
         )
         size, done = run.preprocessing.img_size, 0
@@ -281,6 +303,11 @@ class _FewLabels:
 
 def _between(limits: tuple[int, int], value: float) -> int:
     return int(min(max(value, limits[0]), limits[1]))
+
+
+def _count(store: ImageCache) -> int:
+    """Images that were found readable."""
+    return len(store) - len(store.unreadable)
 
 
 def _labels(listing: Listing) -> Tensor:

@@ -15,11 +15,13 @@ from muntin.configs import to_dict
 from muntin.data.data_config import DataConfig
 from muntin.errors import ConfigError
 from muntin.heads.head_table import find_head
+from muntin.objectives.pretraining import PRETRAINING, choose_pretraining
 from muntin.recipes import AUGMENTS
 from muntin.run_config import DistillConfig
 from muntin.tasks.task import Task
-from muntin.tasks.task_table import TASKS, find_task, heads_of
+from muntin.tasks.task_table import PRETRAIN, TASKS, find_task, heads_of, task_of_run
 from muntin.train_config import MachineConfig, TrainConfig
+from muntin.training.data_splits import PRETRAINING_DATA
 from muntin.zoo.model_building import canonical_name, model_config
 
 HEAD_WORDS = {
@@ -38,6 +40,13 @@ HEAD_WORDS = {
 }
 """What each head does; endings of names say for which models."""
 
+OBJECTIVE_WORDS = {
+    "mae": "predicts hidden patches, which the backbone never computes (--objective)",
+    "simmim": "predicts the pixels of patches that a mask token replaces (--objective)",
+    "views": "two versions of an image are to have like features (--objective)",
+}
+"""What each way to pretrain does."""
+
 
 def list_fields(
     task: str, pattern: str = "*", *, model: str = "", head: str = ""
@@ -45,24 +54,29 @@ def list_fields(
     """Fields that ``--set`` takes: `name`, `default` and `meaning` of each.
 
     Args:
-        task: A name of `TASKS`.
+        task: A name of `TASKS`, or "pretrain".
         pattern: Glob of names.
         model: Model whose fields are listed; default: ``swin_tiny``.
-        head: Head whose fields are listed; default: that of small models.
+        head: Head, or objective, whose fields are listed; default: that of small models, or of
+            the model.
 
     Raises:
         ConfigError: A name is unknown, or no field matches the pattern.
     """
-    row = find_task(task, head or None)
+    row = task_of_run(task, head or None)
+    chosen = model_config(canonical_name(model or "swin_tiny"), {})
     groups: dict[str, Any] = {
         "train": TrainConfig(),
         "augment": AUGMENTS[row.recipe_kind](),
-        "data": DataConfig(),
+        "data": PRETRAINING_DATA if row is PRETRAIN else DataConfig(),
         "machine": MachineConfig(),
         "distill": DistillConfig(),
-        "model": model_config(canonical_name(model or "swin_tiny"), {}),
+        "model": chosen,
     }
-    if row.dense is not None:
+    # What is learnt without labels depends on the model, as `choose_head` depends on its size.
+    if row is PRETRAIN:
+        groups["head"] = choose_pretraining(head or "auto", chosen).value.default_head(chosen)
+    elif row.dense is not None:
         groups["head"] = find_head(head or row.dense.default_head["small"], row.dense.heads)
     rows = [
         {"name": f"{group}.{name}", "default": default, "meaning": meaning}
@@ -79,9 +93,21 @@ def list_fields(
 def list_heads(task: str = "") -> list[dict[str, str]]:
     """Heads of a task or of all: `task`, `name`, `default` (for which models) and `what` it is.
 
+    Of "pretrain" they are the objectives.
+
     Raises:
         ConfigError: The task is unknown, or has one head only.
     """
+    if task == PRETRAIN.name:
+        return [
+            {
+                "task": task,
+                "name": name,
+                "default": f"{', '.join(row.families) or 'other'} models",
+                "what": OBJECTIVE_WORDS[name],
+            }
+            for name, row in PRETRAINING.items()
+        ]
     rows = [find_task(task)] if task else list(TASKS.values())
     found = [row for each in rows for row in _describe_heads(each)]
     if not found:

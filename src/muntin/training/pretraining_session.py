@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Unpack
 
 from rich.console import Console
 
 from muntin.errors import quote
 from muntin.runs import Run
+from muntin.training.arguments import check_arguments, refuse_unknown
 from muntin.training.few_labels import judge, list_probe
 from muntin.training.progress import Reporter
 from muntin.training.session import TrainedRun, TrainOptions, arrange
@@ -39,11 +41,15 @@ def pretrain(
 
     Raises:
         ConfigError: A name or a setting is invalid, or the model cannot learn by the objective.
-        DataError: There are fewer than two images, or `probe` has no classes.
+        DataError: There are fewer than two images, or `probe` cannot judge.
         WeightError: The requested weights are not available.
         TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
+    # The annotation of the options is for type checkers: Python would take any name.
+    refuse_unknown("pretrain", options, TrainOptions.__annotations__)
+    check_arguments({"images": images, "objective": objective, "probe": probe})
+    # Listed before the training, which may take hours: a wrong probe must not be found after it.
     if probe:
         list_probe(str(probe))
     done = arrange("pretrain", images, head=objective.removeprefix("auto"), **options)
@@ -57,5 +63,11 @@ def pretrain(
         )
         return done
     run = Run.open(done.path, pretraining=True)
-    figures = judge(run, str(probe), done.seconds, reporter)
+    try:
+        figures = judge(run, str(probe), done.seconds, reporter)
+    except KeyboardInterrupt:
+        paths = (str(images), str(done.path), str(probe))
+        again = "muntin pretrain {} --resume --out {} --probe {}".format(*map(quote, paths))
+        reporter.note(f"the run is complete, but for its verdict: {again}")
+        raise
     return replace(done, metrics={**done.metrics, "probe": figures})

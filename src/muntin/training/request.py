@@ -123,7 +123,7 @@ def _check_head(name: str, task: Task) -> None:
 
 _WEIGHTING = frozenset(("train.class_weights", "train.label_smoothing"))
 _OF_LABELS = _WEIGHTING | {
-    "data.sampler", "augment.mixup", "augment.cutmix", "train.location_loss"
+    "train.location_loss", "data.sampler", "augment.mixup", "augment.cutmix"
 }  # fmt: skip
 
 

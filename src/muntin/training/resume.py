@@ -14,6 +14,7 @@ from muntin.run_config import RunConfig
 from muntin.run_files import read_split
 from muntin.runs import Run
 from muntin.samples import Listing
+from muntin.tasks.task_table import task_of_run
 from muntin.train_config import MachineConfig, TrainConfig
 from muntin.training.distillation import check_teacher
 from muntin.training.request import Request, group_settings, task_of
@@ -39,6 +40,14 @@ def resume_request(request: Request, has_out: bool) -> Request:
         )
         raise RunError(message)
     base = Run.open(request.out, pretraining=True).config
+    # First: settings and recipes of another kind of run would be called unknown.
+    if base.task != request.task:
+        wanted, found = (task_of_run(name).command for name in (request.task, base.task))
+        message = (
+            f"--resume of {wanted} needs one of its runs, got --out {request.out}, a run of "
+            f"{found}. Resume it with {found}, or give another --out."
+        )
+        raise RunError(message)
     base = _find_teacher(request, base)
     settings = group_settings(request.settings)
     given = {name: value for name in _LENGTHS if (value := getattr(request, name))}

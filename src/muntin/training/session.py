@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.staging import part_of
 from muntin.tasks.task_table import find_task
+from muntin.training.arguments import check_arguments
 from muntin.training.checkpoint import defer_interrupts, read_checkpoint
 from muntin.training.distillation import add_teacher, read_answers
 from muntin.training.loop import FitResult, Loop
@@ -124,7 +125,7 @@ def train(
     """
     find_task(task)  # pretraining is a verb of its own
     return arrange(
-        task, data, head=head, val=str(val), teacher=str(teacher), model=model,
+        task, data, head=head, val=val, teacher=teacher, model=model,
         weights=weights, recipe=recipe,
         epochs=epochs, max_time_s=max_time_s, batch_size=batch_size, img_size=img_size,
         precision=precision, device=device, devices=devices, seed=seed, out=out, resume=resume,
@@ -162,24 +163,27 @@ def arrange(
     data: str | Path,
     *,
     head: str,
-    val: str = "",
-    teacher: str = "",
+    val: str | Path = "",
+    teacher: str | Path = "",
     **options: Unpack[TrainOptions],
 ) -> TrainedRun:
     """Request a run of any task with the arguments of `train`, and carry it out."""
+    # Here, where both verbs meet, and before anything is read or written.
+    check_arguments({"data": data, "head": head, "val": val, "teacher": teacher, **options})
     started = options.get("started") or time.monotonic()  # a limit includes reading the data
     base, weights = options.get("config"), options.get("weights", "auto")
     base = read_config(base) if isinstance(base, (str, Path)) else base
     size, out = options.get("img_size", 0), options.get("out", "")
     places = (options.get("precision", "auto"), options.get("device", "auto"))
     request = Request(
-        task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=val,
+        task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=str(val),
         model=options.get("model", ""), head=head, weights=str(weights or "none"),
         recipe=options.get("recipe", "auto"), epochs=options.get("epochs", 0),
         max_time_s=options.get("max_time_s", 0.0), batch_size=options.get("batch_size", 0),
-        img_size=(size, size) if isinstance(size, int) else size, seed=options.get("seed", -1),
+        img_size=(size[0], size[1]) if isinstance(size, Sequence) else (size, size),
+        seed=options.get("seed", -1),
         machine=choose_machine(base, *places, options.get("devices", 1)), base=base,
-        teacher=teacher,
+        teacher=str(teacher),
         settings=tuple((key, str(value)) for key, value in (options.get("settings") or {}).items()),
     )  # fmt: skip
     return carry_out(request, SessionOptions(

@@ -271,10 +271,8 @@ class _RunBuilder:
         known = run.config.weights or (self.base and self.base.weights)
         if (tuned.freeze == -1 or tuned.adapt == "lora") and not known:
             cause = "train.freeze=-1" if tuned.freeze == -1 else "train.adapt=lora"
-            text = (
-                f"{cause} with random weights trains the head on random features. Load weights "
-                f"with --weights, or omit it"
-            )
+            what = "keeps the backbone from learning" if self.unlabelled else _ON_RANDOM
+            text = f"{cause} with random weights {what}. Load weights with --weights, or omit it"
             warnings.warn(text, MuntinWarning, stacklevel=2)
         if tuned.recomputed_blocks:  # raises for more blocks than the backbone has
             checkpoint_blocks(copy.deepcopy(network.backbone), tuned.recomputed_blocks)
@@ -356,6 +354,9 @@ class _RunBuilder:
         """Whether the user, or the repeated run, chose the batch size."""
         given = self.request.batch_size or "batch_size" in dict(self.settings["train"])
         return bool(given) or self.base is not None
+
+
+_ON_RANDOM = "trains the head on random features"
 
 
 def _describe(config: RunConfig) -> str:

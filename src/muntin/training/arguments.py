@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the arguments that `train` and `pretrain` share, before anything is read."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+
+from muntin.errors import ConfigError
+from muntin.run_config import RunConfig
+
+# Abstract classes of numbers: those of NumPy are welcome.
+_TEXT, _PATH = ((str,), "a text"), ((str, os.PathLike), "a path")
+_COUNT, _SECONDS = ((Integral,), "a whole number"), ((Real,), "a number of seconds")
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("model", "head", "recipe", "precision", "device", "objective"), _TEXT),
+    **dict.fromkeys(("data", "images", "val", "teacher", "probe", "out"), _PATH),
+    **dict.fromkeys(("epochs", "batch_size", "devices", "seed", "stop_after"), _COUNT),
+    **dict.fromkeys(("max_time_s", "started"), _SECONDS),
+    "weights": ((str, os.PathLike, type(None)), "a path, a name or None"),
+    "settings": ((Mapping, type(None)), "a mapping such as {'train.epochs': 10}"),
+    "config": ((str, os.PathLike, RunConfig, type(None)), "a config.json or a RunConfig"),
+}
+
+
+def check_arguments(given: Mapping[str, object]) -> None:
+    """Check the types of arguments; a `ConfigError` names the first wrong one."""
+    for name, value in given.items():
+        if name == "img_size":
+            sides = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value,)
+            fits, what = all(map(_is_count, sides)), "a side or (height, width) in pixels"
+        elif name in _KINDS:
+            kinds, what = _KINDS[name]
+            # A bool is a whole number to Python, but not to anyone who counts epochs.
+            fits = isinstance(value, kinds) and not isinstance(value, bool)
+        else:  # flags, of which anything is true or false
+            continue
+        if not fits:
+            message = f"{name} must be {what}, got {value!r}. Change it."
+            raise ConfigError(message)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def refuse_unknown(verb: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keywords that a verb does not have, as Python does: a `TypeError`."""
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else "Fields of configs go into settings."
+            message = f"{verb}() got an unexpected keyword argument {name!r}. {hint}"
+            raise TypeError(message)
