@@ -193,7 +193,7 @@ class _RunBuilder:
                 warn_of_fresh(kind, images, device, default)
             name = name or default
             if not any(request.img_size):
-                why = ", by the size of images and objects (--img-size)"
+                why += ", by the size of images and objects (--img-size)"
                 original, changed["img_size"] = size, enlarge_img_size(self.statistics, size)
         elif not name:
             why = ", by the size of the images (--model)"
