@@ -33,7 +33,8 @@ class Checkers(NamedTuple):
     has_shapes: bool
 
 
-CHECKERS: dict[CodeType, Checkers] = {}
+# By name too: the code of generated constructors is equal where their fields are.
+CHECKERS: dict[tuple[CodeType, str], Checkers] = {}
 
 
 def install() -> None:
@@ -62,7 +63,7 @@ def _check_calls(function: FunctionType) -> Callable[..., Any]:
         if torch.compiler.is_dynamo_compiling():  # the compiler cannot trace the checks
             return function(*args, **kwargs)
         if checkers is None:
-            checkers = CHECKERS.get(function.__code__) or _make_checkers(function)
+            checkers = CHECKERS.get(_key(function)) or _make_checkers(function)
         if not checkers.has_shapes:
             return _run(function, checkers, args, kwargs)
         with LETTERS:
@@ -89,8 +90,12 @@ def _make_checkers(function: FunctionType) -> Checkers:
     skipped = returned in (Any, NoReturn) or inspect.isgeneratorfunction(function)
     answer = None if skipped else _compile(lambda answer: None, {"answer": returned}, function)
     made = Checkers(_compile(_empty(function), hints, function), answer, has_shapes)
-    CHECKERS[function.__code__] = made
+    CHECKERS[_key(function)] = made
     return made
+
+
+def _key(function: FunctionType) -> tuple[CodeType, str]:
+    return function.__code__, f"{function.__module__}.{function.__qualname__}"
 
 
 def _compile(stub: Any, hints: Mapping[str, Any], function: FunctionType) -> Callable[..., None]:

@@ -41,7 +41,11 @@ def test_heads_of_each_task() -> None:
 
 def test_pretraining_lists_its_objectives_and_their_fields() -> None:
     rows = list_heads("pretrain")
-    assert {row["name"] for row in rows} == {"mae", "simmim", "views"}
+    assert [(row["name"], row["default"]) for row in rows] == [
+        ("mae", "ViT, Hiera models"),
+        ("simmim", "Swin, SwinV2 models"),
+        ("views", "other models"),
+    ]
     for head, field in (("", "mask_unit"), ("simmim", "mask_unit"), ("views", "hidden_dim")):
         assert list_fields("pretrain", f"head.{field}", head=head)
     assert list_fields("pretrain", "head.norm_pix", model="vit_tiny_patch16_224")

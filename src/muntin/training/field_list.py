@@ -99,21 +99,24 @@ def list_heads(task: str = "") -> list[dict[str, str]]:
         ConfigError: The task is unknown, or has one head only.
     """
     if task == PRETRAIN.name:
-        return [
-            {
-                "task": task,
-                "name": name,
-                "default": f"{', '.join(row.families) or 'other'} models",
-                "what": OBJECTIVE_WORDS[name],
-            }
-            for name, row in PRETRAINING.items()
-        ]
+        return [*_describe_objectives()]
     rows = [find_task(task)] if task else list(TASKS.values())
     found = [row for each in rows for row in _describe_heads(each)]
     if not found:
         message = f"{task} has one head, which --head does not name. See: muntin heads"
         raise ConfigError(message)
     return found
+
+
+def _describe_objectives() -> Iterator[dict[str, str]]:
+    taken: set[str] = set()
+    for name, row in PRETRAINING.items():
+        # The first one that suits a family is its default.
+        families = [family for family in row.families if family not in taken]
+        taken.update(families)
+        default = f"{', '.join(families) or 'other'} models"
+        what = OBJECTIVE_WORDS[name]
+        yield {"task": PRETRAIN.name, "name": name, "default": default, "what": what}
 
 
 def _describe_heads(task: Task) -> Iterator[dict[str, str]]:
