@@ -261,7 +261,7 @@ def test_precision_recall(tmp_path, count, counted):
     if count > 1:
         precision[1] = np.nan
     # The font has no letters for the names: their numbers are written.
-    names = [f"class \ufdd0 {k}" for k in range(count)]
+    names = [f"\ufdd0\ufdd0 {k}" for k in range(count)]
     counts = np.arange(count)[::-1] if counted else ()
     figure = draw_precision_recall(recall, precision, names, "title", num_objects=counts)
     assert save_figure(figure, tmp_path / "curves.png").is_file()

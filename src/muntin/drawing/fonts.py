@@ -46,13 +46,11 @@ def load_font(size: int, place: Path = _PLACE) -> ImageFont.FreeTypeFont:
 
 def replace_missing(text: str) -> str:
     """Write U+FFFD for characters that no font has; "" where these are half of the text or more."""
-    parts = [
-        (has, "".join(signs)) for has, signs in groupby(text, lambda sign: bool(find_font(sign)))
-    ]
-    written = sum(len(part) for has, part in parts if has and not part.isspace())
-    if 2 * written <= len(text):
+    missing = sum(find_font(sign) is None for sign in text)
+    if 2 * missing >= len("".join(text.split())):
         return ""
-    return "".join(part if has else "\ufffd" for has, part in parts)
+    parts = groupby(text, lambda sign: find_font(sign) is not None)
+    return "".join("".join(signs) if has else "\ufffd" for has, signs in parts)
 
 
 def measure_text(text: str, size: int) -> float:

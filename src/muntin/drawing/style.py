@@ -53,12 +53,10 @@ def clean_label(name: str, class_id: int, max_length: int = 24) -> str:
         'domestic cat'
     """
     line = " ".join(name.encode("utf-8", "replace").decode().split())
-    written = replace_missing(line) if line else ""
+    written = replace_missing(line)
     if written != line:
         warn_of_missing()
-    if not written:
-        return f"class {class_id}"
-    line = written
+        line = written or f"class {class_id}"
     widths = [2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in line]
     if sum(widths) <= max_length:
         return line
