@@ -45,7 +45,7 @@ def test_settings_without_effect(name):
         ask("detect", settings=((f"train.{name}", "0.1" if name[0] == "l" else "true"),))
 
 
-def test_processes_are_at_most_the_cores():
+def test_processes_are_some_for_each_core():
     request = Request(
         task="classify", data="nowhere", out="nowhere",
         machine=MachineConfig(device="cpu", devices=4096),

@@ -22,6 +22,10 @@ from muntin.zoo.model_zoo import BackboneConfig, free_attention
 _PRECISIONS: Mapping[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
+PROCESSES_A_CORE = 4
+"""Most training processes for each core of a CPU; each holds a network of its own."""
+
+
 def choose_machine(
     base: RunConfig | None, precision: str, device: str, devices: int
 ) -> MachineConfig:
@@ -57,10 +61,11 @@ def resolve_machine(machine: MachineConfig, compiles: bool) -> Choice[MachineCon
     # Containers and job schedulers often grant fewer cores than the machine has.
     granted = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if granted else os.cpu_count() or 2
-    if device.type == "cpu" and machine.devices > max(cores, 2):  # two can be tried anywhere
+    # More than one a core gain nothing, but show how a run behaves on more machines.
+    if device.type == "cpu" and machine.devices > (most := PROCESSES_A_CORE * max(cores, 2)):
         message = (
-            f"devices must be at most {max(cores, 2)} on device cpu, one process a core, got "
-            f"{machine.devices}. Reduce --devices."
+            f"devices must be at most {most} on device cpu, {PROCESSES_A_CORE} processes a core, "
+            f"got {machine.devices}. Reduce --devices."
         )
         raise ConfigError(message)
     workers = machine.workers
