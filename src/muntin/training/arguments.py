@@ -1,15 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the arguments that `train` and `pretrain` share, before anything is read."""
+"""The arguments that `train` and `pretrain` share, and their checks before anything is read."""
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 
 from muntin.errors import ConfigError
 from muntin.run_config import RunConfig
+from muntin.shapes import Size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainArguments:
+    """The arguments of `train`, which says what they mean."""
+
+    task: str
+    data: str | Path
+    val: str | Path = ""
+    head: str = ""
+    teacher: str | Path = ""
+    model: str
+    weights: str | Path | None
+    recipe: str
+    epochs: int
+    max_time_s: float
+    batch_size: int
+    img_size: int | Size
+    precision: str
+    device: str
+    devices: int
+    seed: int
+    out: str | Path
+    resume: bool
+    settings: Mapping[str, object] | None
+    config: str | Path | RunConfig | None
+    quiet: bool
+    stop_after: int
+    pictures: bool
+    started: float
+
 
 # Abstract classes of numbers: those of NumPy are welcome.
 _TEXT, _PATH = ((str,), "a text"), ((str, os.PathLike), "a path")
@@ -44,14 +77,3 @@ def check_arguments(given: Mapping[str, object]) -> None:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def refuse_unknown(verb: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse keywords that a verb does not have, as Python does: a `TypeError`."""
-    names = sorted(known)
-    for name in given:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else "Fields of configs go into settings."
-            message = f"{verb}() got an unexpected keyword argument {name!r}. {hint}"
-            raise TypeError(message)

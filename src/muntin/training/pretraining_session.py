@@ -3,26 +3,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
 
 from rich.console import Console
 
 from muntin.errors import quote
+from muntin.run_config import RunConfig
 from muntin.runs import Run
-from muntin.training.arguments import check_arguments, refuse_unknown
+from muntin.shapes import Size
+from muntin.training.arguments import TrainArguments, check_arguments
 from muntin.training.few_labels import judge, list_probe
 from muntin.training.progress import Reporter
-from muntin.training.session import TrainedRun, TrainOptions, arrange
+from muntin.training.session import TrainedRun, arrange
 
 
 def pretrain(
     images: str | Path,
     *,
+    model: str = "",
     objective: str = "auto",
     probe: str | Path = "",
-    **options: Unpack[TrainOptions],
+    weights: str | Path | None = "auto",
+    recipe: str = "auto",
+    epochs: int = 0,
+    max_time_s: float = 0.0,
+    batch_size: int = 0,
+    img_size: int | Size = 0,
+    precision: str = "auto",
+    device: str = "auto",
+    devices: int = 1,
+    seed: int = -1,
+    out: str | Path = "",
+    resume: bool = False,
+    settings: Mapping[str, object] | None = None,
+    config: str | Path | RunConfig | None = None,
+    quiet: bool = False,
+    stop_after: int = 0,
+    pictures: bool = True,
+    started: float = 0.0,
 ) -> TrainedRun:
     """Learn from images without labels; `train(..., weights=RUN)` goes on for any task.
 
@@ -30,9 +50,7 @@ def pretrain(
     labels are not used; some are held out for validation. `objective` is what is learnt: "mae",
     "simmim" or "views", or "auto" by the model. With `probe`, images with classes as for
     `train("classify", ...)`, the run ends in a verdict: what the backbone has gained over a fresh
-    one.
-
-    Other arguments are those of `muntin.train`; `weights` are those to go on from, random if
+    one. Other arguments are those of `muntin.train`; `weights` are those to go on from, random if
     "auto", and `recipe` is "pretrain", "pretrain-small" or "pretrain-views".
 
     Returns:
@@ -45,16 +63,20 @@ def pretrain(
         TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
-    # The annotation of the options is for type checkers: Python would take any name.
-    refuse_unknown("pretrain", options, TrainOptions.__annotations__)
-    check_arguments({"images": images, "objective": objective, "probe": probe})
+    check_arguments(locals())
     # Listed before the training, which may take hours: a wrong probe must not be found after it.
     if probe:
         list_probe(str(probe))
-    done = arrange("pretrain", images, head=objective.removeprefix("auto"), **options)
+    done = arrange(TrainArguments(
+        task="pretrain", data=images, head="" if objective == "auto" else objective, model=model,
+        weights=weights, recipe=recipe, epochs=epochs, max_time_s=max_time_s,
+        batch_size=batch_size, img_size=img_size, precision=precision, device=device,
+        devices=devices, seed=seed, out=out, resume=resume, settings=settings, config=config,
+        quiet=quiet, stop_after=stop_after, pictures=pictures, started=started,
+    ))  # fmt: skip
     if done.interrupted:
         return done
-    reporter = Reporter(None if options.get("quiet") else Console())
+    reporter = Reporter(None if quiet else Console())
     if not probe:
         reporter.note(
             f"what it gained is measured with labelled images: "

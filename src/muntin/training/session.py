@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -26,7 +26,7 @@ from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.staging import part_of
 from muntin.tasks.task_table import find_task
-from muntin.training.arguments import check_arguments
+from muntin.training.arguments import TrainArguments, check_arguments
 from muntin.training.checkpoint import defer_interrupts, read_checkpoint
 from muntin.training.distillation import add_teacher, read_answers
 from muntin.training.loop import FitResult, Loop
@@ -123,103 +123,43 @@ def train(
         TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
+    check_arguments(locals())
     find_task(task)  # pretraining is a verb of its own
-    return arrange(
-        task, data, head=head, val=val, teacher=teacher, model=model,
-        weights=weights, recipe=recipe,
-        epochs=epochs, max_time_s=max_time_s, batch_size=batch_size, img_size=img_size,
-        precision=precision, device=device, devices=devices, seed=seed, out=out, resume=resume,
-        settings=settings, config=config, quiet=quiet, stop_after=stop_after, pictures=pictures,
-        started=started,
-    )  # fmt: skip
-
-
-class TrainOptions(TypedDict, total=False):
-    """Arguments of `train` that `muntin.pretrain` has too."""
-
-    model: str
-    weights: str | Path | None
-    recipe: str
-    epochs: int
-    max_time_s: float
-    batch_size: int
-    img_size: int | Size
-    precision: str
-    device: str
-    devices: int
-    seed: int
-    out: str | Path
-    resume: bool
-    settings: Mapping[str, object] | None
-    config: str | Path | RunConfig | None
-    quiet: bool
-    stop_after: int
-    pictures: bool
-    started: float
-
-
-def arrange(
-    task: str,
-    data: str | Path,
-    *,
-    head: str,
-    val: str | Path = "",
-    teacher: str | Path = "",
-    **options: Unpack[TrainOptions],
-) -> TrainedRun:
-    """Request a run of any task with the arguments of `train`, and carry it out."""
-    # Here, where both verbs meet, and before anything is read or written.
-    check_arguments({"data": data, "head": head, "val": val, "teacher": teacher, **options})
-    started = options.get("started") or time.monotonic()  # a limit includes reading the data
-    base, weights = options.get("config"), options.get("weights", "auto")
-    base = read_config(base) if isinstance(base, (str, Path)) else base
-    size, out = options.get("img_size", 0), options.get("out", "")
-    places = (options.get("precision", "auto"), options.get("device", "auto"))
-    request = Request(
-        task=task, data=str(data), out=str(out or _new_folder(Path(data))), val=str(val),
-        model=options.get("model", ""), head=head, weights=str(weights or "none"),
-        recipe=options.get("recipe", "auto"), epochs=options.get("epochs", 0),
-        max_time_s=options.get("max_time_s", 0.0), batch_size=options.get("batch_size", 0),
-        img_size=(size[0], size[1]) if isinstance(size, Sequence) else (size, size),
-        seed=options.get("seed", -1),
-        machine=choose_machine(base, *places, options.get("devices", 1)), base=base,
-        teacher=str(teacher),
-        settings=tuple((key, str(value)) for key, value in (options.get("settings") or {}).items()),
-    )  # fmt: skip
-    return carry_out(request, SessionOptions(
-        resume=options.get("resume", False), has_out=bool(out), started=started,
-        stop_after=options.get("stop_after", 0), quiet=options.get("quiet", False),
-        pictures=options.get("pictures", True),
+    return arrange(TrainArguments(
+        task=task, data=data, val=val, head=head, teacher=teacher, model=model, weights=weights,
+        recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
+        img_size=img_size, precision=precision, device=device, devices=devices, seed=seed, out=out,
+        resume=resume, settings=settings, config=config, quiet=quiet, stop_after=stop_after,
+        pictures=pictures, started=started,
     ))  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SessionOptions:
-    """How one part of a run, up to its end or an interruption, is carried out.
-
-    Attributes:
-        has_out: Whether the user named the run folder.
-        started: The `time.monotonic` that a time limit counts from.
-        stop_after: Stop after this many steps, as if interrupted; 0 = never.
-    """
-
-    resume: bool
-    has_out: bool
-    started: float
-    stop_after: int = 0
-    quiet: bool = False
-    pictures: bool = True
-
-
-def carry_out(request: Request, options: SessionOptions) -> TrainedRun:
-    """Start or resume the requested run, of any task, and train it."""
-    with locked(Path(request.out), create=not options.resume):
-        resumed = options.resume
-        prepared = _resume(request, options.has_out) if resumed else _start(request)
-        reporter = _tell(prepared, options.quiet)
+def arrange(given: TrainArguments) -> TrainedRun:
+    """Request a run of any task, new or to be resumed, and train it."""
+    # Before anything is read, which a time limit includes.
+    given = replace(given, started=given.started or time.monotonic())
+    request = _request(given)
+    with locked(Path(request.out), create=not given.resume):
+        prepared = _resume(request, bool(given.out)) if given.resume else _start(request)
+        reporter = _tell(prepared, given.quiet)
         prepared = replace(prepared, answers=read_answers(prepared, reporter))
-        fitted = _launch(prepared.run, partial(_work, prepared=prepared, options=options))
-        return _finish(prepared.run, fitted, reporter, options.pictures)
+        fitted = _launch(prepared.run, partial(_work, prepared=prepared, given=given))
+        return _finish(prepared.run, fitted, reporter, given.pictures)
+
+
+def _request(given: TrainArguments) -> Request:
+    base, size = given.config, given.img_size
+    base = read_config(base) if isinstance(base, (str, Path)) else base
+    return Request(
+        task=given.task, data=str(given.data), val=str(given.val), model=given.model,
+        out=str(given.out or _new_folder(Path(given.data))), head=given.head,
+        weights="none" if given.weights is None else str(given.weights), recipe=given.recipe,
+        epochs=given.epochs, max_time_s=given.max_time_s, batch_size=given.batch_size,
+        img_size=(size[0], size[1]) if isinstance(size, Sequence) else (size, size),
+        seed=given.seed, base=base, teacher=str(given.teacher),
+        machine=choose_machine(base, given.precision, given.device, given.devices),
+        settings=tuple((key, str(value)) for key, value in (given.settings or {}).items()),
+    )  # fmt: skip
 
 
 def _tell(prepared: PreparedRun, quiet: bool) -> Reporter:
@@ -302,10 +242,10 @@ def _work(
     fabric: Fabric,
     *,
     prepared: PreparedRun,
-    options: SessionOptions,
+    given: TrainArguments,
 ) -> FitResult:
     """Train in one process."""
-    run, pictures = prepared.run, options.pictures
+    run, pictures = prepared.run, given.pictures
     if fabric.world_size > 1:
         # One thread pool per process: together they must not use more threads than cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
@@ -313,25 +253,23 @@ def _work(
         # train the same weights.
         prepared = replace(prepared, network=copy.deepcopy(prepared.network))
     first = fabric.is_global_zero
-    reporter = Reporter(None if options.quiet or not first else Console())
+    reporter = Reporter(None if given.quiet or not first else Console())
     network, device = prepared.network, fabric.device
     objective = build_objective(run, prepared.train, device, network)
     taught = add_teacher(objective, run, network.spec, device, prepared.answers)
     loop = Loop(fabric, prepared, taught, reporter)
     # Before the first step: wrong labels or too strong an augmentation show at once.
-    if first and pictures and not options.resume:
+    if first and pictures and not given.resume:
         draw_batch(run, loop.train)
     if first and pictures and run.task.kind == "pretraining":
         listing = prepared.val if len(prepared.val) >= COUNT else prepared.train
         watch = ReconstructionImages(run, listing, objective, fabric.device)
         loop.validation.watch = watch
-        if not options.resume:
+        if not given.resume:
             watch(loop.trainer.best_network)
             reporter.note(f"what it learns shows in {run.path / 'pictures'}")
     with reporter:
-        fitted = loop.fit(
-            started=options.started, resume=options.resume, stop_after=options.stop_after
-        )
+        fitted = loop.fit(started=given.started, resume=given.resume, stop_after=given.stop_after)
     # From the outputs of the best epoch: nothing is computed again.
     if pictures and fitted.best is not None and run.task.kind != "pretraining":
         draw_evaluation(fitted.best, loop.val, run.classes, part_of(run.path, "pictures", "val"))
