@@ -30,7 +30,7 @@ def plan(
     recipe: values.RecipeOption = "auto",
     adapt: values.AdaptOption = "",
     freeze: values.FreezeOption = None,
-    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", min=1)] = None,
+    epochs: values.EpochsOption = None,
     batch_size: values.BatchOption = "auto",
     img_size: values.SideOption = "",
     precision: values.PrecisionOption = "auto",
@@ -41,14 +41,11 @@ def plan(
     teacher_cache: values.TeacherCacheOption = "",
 ) -> int:
     """Predict memory and time of training, or of `pretrain`; exit code 1 if it does not fit."""
-    head = head or objective.removeprefix("auto")
+    head = head or ("" if objective == "auto" else objective)
     parsed: dict[str, Any] = {
         "batch_size": values.parse_batch(batch_size),
         "img_size": values.parse_size(img_size),
-        "settings": {
-            **values.train_settings(settings, adapt, freeze, teacher_cache),
-            **({"train.epochs": str(epochs)} if epochs else {}),
-        },
+        "settings": values.train_settings(settings, adapt, freeze, teacher_cache, epochs),
     }
     typer.echo("measuring a few steps; this may take a minute ...", err=True)
     from muntin.planning.estimate import plan as make_plan

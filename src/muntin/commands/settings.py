@@ -26,7 +26,7 @@ def settings(
         return
     names = ("name", "default", "meaning")
     print_table(("--set", "default", "meaning"), ([row[name] for name in names] for row in rows))
-    typer.echo("Defaults are those of the recipe 'imagenet'; the recipe chosen may have others.")
+    typer.echo("The recipe of a run, and what is chosen by data and machine, change some defaults.")
 
 
 def heads(

@@ -37,6 +37,13 @@ ObjectiveOption = Annotated[
     str, typer.Option(help="What pretraining learns: auto (by the model), mae, simmim or views.")
 ]
 RecipeOption = Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")]
+EpochsOption = Annotated[int | None, typer.Option(help="Number of epochs.", min=1)]
+MaxTimeOption = Annotated[str, typer.Option(help="Limit of total wall time: 90s, 15m, 2h.")]
+DevicesOption = Annotated[int, typer.Option(help="Number of devices (one process each).", min=1)]
+SeedOption = Annotated[int | None, typer.Option(help="Random seed.", min=0)]
+RunFolderOption = Annotated[str, typer.Option(help="Run folder; default: runs/NAME.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]
+ConfigOption = Annotated[str, typer.Option(help="Repeat a run from its config.json.")]
 BatchOption = Annotated[str, typer.Option(help="Images per step, or auto.")]
 SideOption = Annotated[str, typer.Option(help="Side in pixels, or HxW.")]
 SizeOption = Annotated[str, typer.Option(help="N or HxW in pixels; default: that of the run.")]
@@ -154,10 +161,17 @@ def parse_settings(texts: Iterable[str] | None, option: str = "--set") -> dict[s
 
 
 def train_settings(
-    texts: Iterable[str] | None, adapt: str = "", freeze: int | None = None, cache: str = ""
+    texts: Iterable[str] | None,
+    adapt: str = "",
+    freeze: int | None = None,
+    cache: str = "",
+    epochs: int | None = None,
 ) -> dict[str, str]:
     """Parse settings, and add the fields that have options of their own."""
-    options = {"train.adapt": adapt, "train.freeze": freeze, "distill.cache_dir": cache}
+    options = {
+        "train.adapt": adapt, "train.freeze": freeze, "distill.cache_dir": cache,
+        "train.epochs": epochs,
+    }  # fmt: skip
     given = {name: str(value) for name, value in options.items() if value not in (None, "")}
     return {**parse_settings(texts), **given}
 
