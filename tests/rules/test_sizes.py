@@ -26,6 +26,7 @@ LONGER_FUNCTIONS = {
         "exporting/run_export.py export",
         "planning/estimate.py plan",
         "published.py open_published",
+        "training/pretraining_session.py pretrain",
         "training/session.py train",
         "weights/weight_loading.py load_weights",
         "zoo/weight_conversion.py convert_weights",

@@ -77,18 +77,14 @@ def pretrain(
     if done.interrupted:
         return done
     reporter = Reporter(None if quiet else Console())
+    again = f"muntin pretrain {quote(images)} --resume --out {quote(done.path)} --probe"
     if not probe:
-        reporter.note(
-            f"what it gained is measured with labelled images: "
-            f"muntin pretrain {quote(images)} --resume --out {quote(done.path)} --probe LABELLED"
-        )
+        reporter.note(f"what it gained is measured with labelled images: {again} LABELLED")
         return done
-    run = Run.open(done.path, pretraining=True)
     try:
+        run = Run.open(done.path, pretraining=True)
         figures = judge(run, str(probe), done.seconds, reporter)
     except KeyboardInterrupt:
-        paths = (str(images), str(done.path), str(probe))
-        again = "muntin pretrain {} --resume --out {} --probe {}".format(*map(quote, paths))
-        reporter.note(f"the run is complete, but for its verdict: {again}")
+        reporter.note(f"the run is complete, but for its verdict: {again} {quote(probe)}")
         raise
     return replace(done, metrics={**done.metrics, "probe": figures})
