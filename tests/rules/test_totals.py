@@ -62,13 +62,18 @@ def test_few_parameters() -> None:
 
 
 def _code_lines(text: str) -> list[tuple[int, str]]:
-    """(number, line) without blank lines, comments, imports and docstrings."""
+    """(number, line) without blank lines, comments, imports, docstrings and signatures.
+
+    Verbs with the same arguments have the same lines for them, as help() and editors show these.
+    """
     skipped = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import | ast.ImportFrom) or (
             isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         ):
             skipped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        if isinstance(node, ast.FunctionDef):
+            skipped |= set(range(node.lineno, node.body[0].lineno))
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip():
             skipped.add(token.start[0])
@@ -92,6 +97,7 @@ def test_no_long_repetition() -> None:
 def test_what_is_not_code_is_no_repetition() -> None:
     text = '"""What."""\nimport os\n\n# Why.\nx = 1  # because\n'
     assert _code_lines(text) == [(5, "x = 1  # because")]
+    assert _code_lines("def f(\n    a: int,\n) -> int:\n    return a\n") == [(4, "return a")]
 
 
 def test_wheel() -> None:

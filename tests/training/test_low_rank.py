@@ -23,6 +23,7 @@ CASES = {
         "window_size": 4,
     },
     "vit_tiny_patch16_224": {"img_size": (32, 32), "embed_dim": 24, "depth": 2},
+    "t2t_vit_7": {"img_size": (32, 32)},
     "hiera_tiny_224": {"img_size": (64, 64), "embed_dim": 16, "depths": (1, 1, 1, 1)},
 }  # fmt: skip
 
