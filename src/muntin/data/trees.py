@@ -77,7 +77,9 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
     """List a folder or an archive."""
     every, folders = list_files(source)
     runs = find_runs(every)
-    files = tuple(name for name in every if not (_is_hidden(name) or is_within(name, runs)))
+    seen = [name for name in every if not _is_hidden(name)]
+    files = tuple(name for name in seen if not is_within(name, runs))
+    left_out = {*seen}.difference(files) if runs else ()
     if runs:
         kept = {above for name in files for above in _folders_above(name)}
         emptied = {above for run in runs for above in _folders_above(run)} - kept
@@ -94,9 +96,7 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
         images=images,
         spellings={fold(name): name for name in reversed(files)},
         by_name={name: tuple(paths) for name, paths in by_name.items()},
-        runs=tuple(
-            run for run in runs if any(not _is_hidden(n) and is_within(n, [run]) for n in every)
-        ),
+        runs=tuple(run for run in runs if any(is_within(name, [run]) for name in left_out)),
     )
 
 
