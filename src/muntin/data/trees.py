@@ -15,6 +15,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -187,6 +188,7 @@ def part_named(name: str) -> str:
     return str(found.lastgroup) if found else ""
 
 
+@lru_cache(maxsize=4096)
 def part_in(name: str) -> str:
     """Find train, val or test in one name; "" when none is there.
 
