@@ -87,7 +87,7 @@ def test_an_archive(tmp_path):
         ("list.txt", "# mine\nimages/1.png\n\nimages\\2.png\nimages/1.png\n"),
         ("list.csv", "Path,class\nimages/1.png,cat\nimages/2.png,\n"),
         ("list.csv", "filename,split\nimages/1.png,train\nimages/2.png,\nimages/3.png,test\n"),
-        ("list.csv", "file, split\n\"images/1.png\", train\nimages/2.png,\nimages/3.png, test\n"),
+        ("list.csv", 'file, split\n"images/1.png", train\nimages/2.png,\nimages/3.png, test\n'),
     ],
 )
 def test_lists(tmp_path, name, text):
