@@ -223,8 +223,9 @@ def read_json(
     source: str, path: str, *, hook: Callable[[dict[str, Any]], Any] | None = None
 ) -> Any:  # noqa: ANN401
     """Read a JSON; `hook` may change each object in it."""
+    data = read_bytes(source, path)
     try:
-        return parse_json(read_bytes(source, path), hook=hook)
+        return parse_json(data, hook=hook)
     except ValueError as error:
         message = (
             f"{path!r} in {source!r} must be JSON that is whole, got: {error}. Correct the file, "
