@@ -231,7 +231,10 @@ import os, sys
 os.close({number})
 sys.{name} = None
 from muntin.commands import main
-main(["models", "swin_nano*"] if {number} == 1 else ["klingon"])
+try:
+    main(["models", "swin_nano*"] if {number} == 1 else ["klingon"])
+finally:
+    assert os.get_inheritable({number})
 """
 
 

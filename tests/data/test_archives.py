@@ -14,6 +14,7 @@ import pytest
 
 from muntin.data import archives
 from muntin.data.archives import is_archive, list_files, read_bytes
+from muntin.data.trees import read_json
 from muntin.errors import DataError
 
 CONTENTS = {f"top/class {n % 3}/p\u00efc {n}.jpg": bytes([n]) * (500 + n) for n in range(40)}
@@ -168,6 +169,8 @@ def test_too_large_to_hold(tmp_path):
 def test_missing(tmp_path):
     with pytest.raises(DataError, match=r"archive at .*none', found nothing"):
         list_files(tmp_path / "none")
+    with pytest.raises(DataError, match=r"^Cannot read 'a.json' in .*: No such file"):
+        read_json(str(tmp_path), "a.json")
     with pytest.raises(DataError, match=r"Cannot read 'a.jpg' in .*: No such file"):
         read_bytes(str(tmp_path), "a.jpg")
     source = pack(tmp_path / "set.zip")

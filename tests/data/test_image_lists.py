@@ -53,6 +53,12 @@ def test_folders(tmp_path, layout):
     assert said in list_images(tmp_path).note
 
 
+def test_masks_that_a_list_pairs_are_left_out(tmp_path):
+    write(tmp_path, "a/1.png", "b/1_x.png", "a/2.png", "b/2_x.png")
+    (tmp_path / "train.txt").write_text("a/1.png b/1_x.png\na/2.png b/2_x.png\n")
+    assert paths_of(tmp_path) == ["a/1.png", "a/2.png"]
+
+
 def test_folders_of_runs_are_left_out(tmp_path):
     run = "runs/a/config.json runs/a/journal.jsonl runs/a/pictures/batch.png runs/b/.lock"
     write(tmp_path, "cat/1.png", "dog/2.png", "config.json", *run.split())
@@ -81,6 +87,7 @@ def test_an_archive(tmp_path):
         ("list.txt", "# mine\nimages/1.png\n\nimages\\2.png\nimages/1.png\n"),
         ("list.csv", "Path,class\nimages/1.png,cat\nimages/2.png,\n"),
         ("list.csv", "filename,split\nimages/1.png,train\nimages/2.png,\nimages/3.png,test\n"),
+        ("list.csv", 'file, split\n"images/1.png", train\nimages/2.png,\nimages/3.png, test\n'),
     ],
 )
 def test_lists(tmp_path, name, text):

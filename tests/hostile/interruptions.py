@@ -9,7 +9,6 @@ A line for each trial: its name, and what is wrong, nothing if all is right.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -187,11 +186,9 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, os.fdopen(os.dup(1), "w", buffering=1) as say:
         warm_up(Path(folder))
-        with contextlib.closing(
-            PARTS[asked.part](Trials(Path(folder)), random.Random(asked.seed))
-        ) as trials:
-            for name, faults in trials:
-                say.write(json.dumps([name, faults]) + "\n")
+        trials = PARTS[asked.part](Trials(Path(folder)), random.Random(asked.seed))
+        for name, faults in trials:
+            say.write(json.dumps([name, faults]) + "\n")
 
 
 if __name__ == "__main__":

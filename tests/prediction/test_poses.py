@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import wave
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -333,6 +334,11 @@ def test_what_is_no_video(tmp_path):
         list(read_frames(path))
     with pytest.raises(DataError, match=r"none\.mp4"):
         frame_rate(tmp_path / "none.mp4")
+    with wave.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, 16000, 0, "NONE", ""))
+        sound.writeframes(bytes(2048))
+    with pytest.raises(DataError, match=r"^'\S+' must be .* without images\.$"):
+        list(read_frames(path))
 
 
 def test_pyav_is_an_extra(tmp_path, monkeypatch):

@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
 def _fill_streams() -> None:
     """Let closed streams (``>&-``) lead nowhere: files that are opened would take their numbers."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        os.set_inheritable(descriptor, True)  # by programs that are started
     os.close(descriptor)
     for number, name in enumerate(("stdout", "stderr"), 1):
         if getattr(sys, name) is None:

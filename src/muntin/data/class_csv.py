@@ -16,10 +16,9 @@ from pathlib import Path
 from muntin.data.archives import is_archive
 from muntin.data.class_layouts import find_lacking, order_classes, tell_unlearnt
 from muntin.data.readers import Reader, Source, clean_class_name, count_parts, join_parts
-from muntin.data.trees import PARTS, part_named
+from muntin.data.trees import PARTS, part_named, read_text
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing
-from muntin.untrusted import read_regular
 
 _BETWEEN_CLASSES = re.compile(r"[;|]")
 _CALLED = re.compile(r"label|annotation|class|train|metadata|dataset|^(data|index)\.csv")
@@ -63,8 +62,8 @@ def _is_there(row: Row, place: Path) -> bool:
 
 
 def _read_rows(place: Path) -> list[Row]:
+    text = io.StringIO(read_text(str(place.parent), place.name), newline="")
     try:
-        text = io.StringIO(read_regular(place).decode("utf-8-sig"), newline="")
         reader = csv.DictReader(text)
         columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
         if not {"path", "class"} <= columns.keys():
@@ -74,8 +73,8 @@ def _read_rows(place: Path) -> list[Row]:
             )
             raise DataError(message)
         rows = [_read_row(cells, columns) for cells in reader]
-    except (ValueError, csv.Error, OSError) as error:
-        message = f"{str(place)!r} must be a CSV in UTF-8, got: {error}. Save it again as UTF-8."
+    except csv.Error as error:
+        message = f"{str(place)!r} must be a CSV, got: {error}. Save it again."
         raise DataError(message) from error
     if not rows:
         message = f"{str(place)!r} must have a row for each image, got none below the header."

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -61,9 +62,9 @@ def _gather(source: str, paths: Iterable[str], notes: Iterable[str]) -> DataSets
 
 def _read_folder(source: Source, tree: Tree, _: None) -> DataSets:
     kept, notes = tree.images, []
-    if pair_masks(tree).every:
-        kept = tuple(sorted(find_keys(tree)[0].values()))
-        masks = sorted({*tree.images} - {*kept})
+    if pairs := pair_masks(tree).every:
+        images = {*find_keys(tree)[0].values()} - {pair.mask for pair in pairs}
+        kept, masks = tuple(sorted(images)), sorted({*tree.images} - images)
         notes.append(f"{plural(len(masks), 'mask')} left out ({shorten(masks, limit=2)})")
     parts, others = sort_into_parts(kept, lambda path: path)
     if "train" in parts and len(parts) > 1:
@@ -92,13 +93,14 @@ def _find_list(source: Source) -> list[tuple[str, str]] | None:
         return [(line, "") for line in lines if line and not line.startswith("#")]
     if source.suffix != ".csv":
         return None
-    rows = csv.DictReader(read_text(folder, name).splitlines())
+    rows = csv.DictReader(io.StringIO(read_text(folder, name), newline=""))
     columns = {(each or "").strip().lower(): each for each in rows.fieldnames or ()}
     column = next((columns[each] for each in _PATH_COLUMNS if each in columns), None)
     if column is None:
         return None
     split = columns.get("split", "")
-    return [((row[column] or "").strip(), row.get(split) or "") for row in rows]
+    cells = ((row[column], row.get(split)) for row in rows)
+    return [((path or "").strip(), (part or "").strip()) for path, part in cells]
 
 
 def _read_list(source: Source, rows: Sequence[tuple[str, str]], _: None) -> DataSets:

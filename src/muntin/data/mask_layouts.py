@@ -15,6 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from muntin.data.image_formats import is_image
@@ -244,6 +245,7 @@ def _key_of(path: str) -> tuple[Key, bool | None]:
     return ("/".join(rest), stem), is_mask
 
 
+@lru_cache(maxsize=4096)
 def kind_of_folder(name: str) -> tuple[bool | None, str]:
     """Whether a folder is one of masks, None if its name is unknown; and the rest of the name."""
     folder = fold(name)

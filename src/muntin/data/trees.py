@@ -15,6 +15,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,7 +78,9 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
     """List a folder or an archive."""
     every, folders = list_files(source)
     runs = find_runs(every)
-    files = tuple(name for name in every if not (_is_hidden(name) or is_within(name, runs)))
+    seen = [name for name in every if not _is_hidden(name)]
+    files = tuple(name for name in seen if not is_within(name, runs))
+    left_out = {*seen}.difference(files) if runs else ()
     if runs:
         kept = {above for name in files for above in _folders_above(name)}
         emptied = {above for run in runs for above in _folders_above(run)} - kept
@@ -94,9 +97,7 @@ def open_tree(source: str | os.PathLike[str]) -> Tree:
         images=images,
         spellings={fold(name): name for name in reversed(files)},
         by_name={name: tuple(paths) for name, paths in by_name.items()},
-        runs=tuple(
-            run for run in runs if any(not _is_hidden(n) and is_within(n, [run]) for n in every)
-        ),
+        runs=tuple(run for run in runs if any(is_within(name, [run]) for name in left_out)),
     )
 
 
@@ -187,6 +188,7 @@ def part_named(name: str) -> str:
     return str(found.lastgroup) if found else ""
 
 
+@lru_cache(maxsize=4096)
 def part_in(name: str) -> str:
     """Find train, val or test in one name; "" when none is there.
 
@@ -221,8 +223,9 @@ def read_json(
     source: str, path: str, *, hook: Callable[[dict[str, Any]], Any] | None = None
 ) -> Any:  # noqa: ANN401
     """Read a JSON; `hook` may change each object in it."""
+    data = read_bytes(source, path)
     try:
-        return parse_json(read_bytes(source, path), hook=hook)
+        return parse_json(data, hook=hook)
     except ValueError as error:
         message = (
             f"{path!r} in {source!r} must be JSON that is whole, got: {error}. Correct the file, "

@@ -214,7 +214,7 @@ def _named_part(
         outside = _outside(tree, settings, base, one)
         where, found = outside or (tree, _inside(tree, settings, base, one))
         trees[where.source] = where
-        absent += list(found).count("")
+        absent += found.count("")
         images.update(dict.fromkeys(filter(None, found)))
     if not images and part == "test":  # exporters name one whether there is one or not
         return None
@@ -257,9 +257,8 @@ def _inside(tree: Tree, settings: str, base: str, written: str) -> Sequence[str]
         found = _locate(tree, home, clean_name(f"{base}/{written}"))
     if found is None or not found.lower().endswith(".txt"):
         return tree.below(found) if found is not None else ()
-    lines = [clean_name(line) for line in read_text(tree.source, found).splitlines()]
+    lines = [*filter(None, map(clean_name, read_text(tree.source, found).splitlines()))]
     folder = found.rpartition("/")[0]
-    lines = [line for line in lines if line.strip()]
     places = [_locate(tree, home, line) or _locate(tree, folder, line) for line in lines]
     return [place if place and is_image(place) else "" for place in places]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin.errors import DataError, RunError, cannot_write
+from muntin.errors import DataError, MuntinError, RunError, cannot_write
 from muntin.results import Poses
 from muntin.run_files import write_text
 from muntin.staging import staged
@@ -50,6 +50,8 @@ def _open(path: str | Path) -> Iterator[Any]:
         open_regular(path).close()  # FFmpeg would wait for a pipe
         with av.open(str(path)) as container:
             yield container
+    except MuntinError:
+        raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"{str(path)!r} must be a video that can be read, got: {reason}. Check the file."
