@@ -59,6 +59,19 @@ def test_another_pooling_is_told_and_then_fits(dialect):
     assert load_weights(build(Hiera, deeper, MAE), state).reset == ()
 
 
+@pytest.mark.parametrize("dialect", ["timm", "transformers", "muntin"])
+def test_the_norm_of_an_encoder_becomes_that_of_a_classifier(dialect):
+    source, body = build(Hiera, HIERA, MAE), Hiera(replace(HIERA, out_norm="last"))
+    torch.nn.init.normal_(source.head.encoder_norm.weight)
+    classifier = Network(body, LinearHead(body.embed_channels, 3))
+    report = load_weights(classifier, to_dialect(source, dialect))
+    assert (report.reset, report.dropped) == (("head.fc.weight", "head.fc.bias"), ())
+    assert body.norm.weight.equal(source.head.encoder_norm.weight)
+    assert [ours for _, ours in report.renamed if ".norm." in ours] == [
+        "backbone.norm.weight", "backbone.norm.bias",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("family", "config", "theirs", "other"),
     [
@@ -69,6 +82,7 @@ def test_another_pooling_is_told_and_then_fits(dialect):
         (Swin, SWIN, PLAIN, UNIFORM),
         (Swin, SWIN, UNIFORM, PLAIN),
         (Swin, SWIN, UNIFORM, ViewsConfig()),
+        (Hiera, HIERA, MAE, ViewsConfig()),
     ],
 )
 def test_another_way_to_learn_takes_the_backbone_only(family, config, theirs, other):
