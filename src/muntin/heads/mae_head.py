@@ -30,6 +30,7 @@ from muntin.heads.pixel_decoder import (
     require_mask,
     require_whole_grid,
 )
+from muntin.ops.masks import spread_cells
 from muntin.shapes import Bool, Float, Int, Size
 
 
@@ -154,8 +155,7 @@ class HieraMAEHead(PatchPredictor):
         if mask is None or mask.fill is not None:
             every = torch.arange(grid[0] * grid[1], device=device)
             return every.expand(features.maps[-1].shape[0], -1)
-        units = number_kept(mask.keep).unflatten(1, (grid[0] // unit, grid[1] // unit))
-        units = units.repeat_interleave(unit, 1).repeat_interleave(unit, 2)  # B, rows, columns
+        units = spread_cells(number_kept(mask.keep), unit, grid)  # B, rows, columns
         # Unit k begins at column k * unit of the map, which is one unit high.
         row = torch.arange(grid[0], device=device)[:, None] % unit
         column = torch.arange(grid[1], device=device) % unit
@@ -165,10 +165,8 @@ class HieraMAEHead(PatchPredictor):
     def find_hidden(self, features: Features) -> Bool[Tensor, "B N"]:
         """Patches of units that were not kept."""
         height, width = features.image_size
-        side = self.unit * self.patch
-        keep = require_mask(features).keep.unflatten(1, (height // side, width // side))
-        keep = keep.repeat_interleave(self.unit, 1).repeat_interleave(self.unit, 2)
-        return ~keep.flatten(1)
+        grid = (height // self.patch, width // self.patch)
+        return ~spread_cells(require_mask(features).keep, self.unit, grid).flatten(1)
 
 
 def build_mae_head(backbone: Backbone, config: MAEConfig) -> PatchPredictor:

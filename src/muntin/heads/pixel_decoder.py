@@ -26,7 +26,7 @@ from muntin.features import Backbone, Features, TokenMask
 from muntin.heads.network import PretrainingHead
 from muntin.nn.layers import Mlp
 from muntin.ops.dot_attention import attend
-from muntin.ops.masks import Mask
+from muntin.ops.masks import Mask, spread_cells
 from muntin.ops.positions import resample_grid
 from muntin.shapes import Bool, Float, Int, Size
 
@@ -186,10 +186,7 @@ class PatchPredictor(PretrainingHead):
         predicted = self.forward(features).float() * deviation + mean
         size = (images.shape[2], images.shape[3])
         painted = join_patches(predicted, self.patch, size, channels_first=self.channels_first)
-        hidden = self.find_hidden(features)
-        rows = size[0] // self.patch
-        hidden = hidden.unflatten(1, (rows, -1)).repeat_interleave(self.patch, 1)
-        hidden = hidden.repeat_interleave(self.patch, 2)
+        hidden = spread_cells(self.find_hidden(features), self.patch, size)
         return torch.where(hidden[:, None], painted, images), hidden
 
     def _targets(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

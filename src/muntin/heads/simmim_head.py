@@ -35,7 +35,7 @@ from muntin.heads.pixel_decoder import (
     require_mask,
     require_whole_grid,
 )
-from muntin.ops.masks import Mask
+from muntin.ops.masks import Mask, spread_cells
 from muntin.shapes import Bool, Float
 
 _SHARE, _UNIFORM_SHARE = 0.6, 0.25
@@ -128,10 +128,7 @@ class SimMIMHead(PretrainingHead):
         return torch.where(hidden[:, None], self.forward(features).float(), images), hidden
 
     def _find_hidden(self, features: Features) -> Bool[Tensor, "B H W"]:
-        side, (height, width) = self.token_px, features.image_size
-        keep = require_mask(features).keep.unflatten(1, (-(-height // side), -1))
-        keep = keep.repeat_interleave(side, 1).repeat_interleave(side, 2)
-        return ~keep[:, :height, :width]
+        return ~spread_cells(require_mask(features).keep, self.token_px, features.image_size)
 
 
 class UniformHead(PatchPredictor):
