@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.network import HeadConfig
 from muntin.heads.pixel_decoder import (
-    DecoderSizes,
+    DecoderConfig,
     PatchPredictor,
     PixelDecoder,
     number_kept,
@@ -35,35 +34,23 @@ from muntin.shapes import Bool, Float, Int, Size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MAEConfig(HeadConfig):
-    """Config of a masked autoencoder; decoder sizes of the published models.
+class MAEConfig(DecoderConfig):
+    """Config of a masked autoencoder.
 
     Attributes:
         mask_ratio: Share of the patches, or mask units, that the backbone does not see.
         norm_pix: Whether the pixels of each patch are normalised before they are compared.
-        dim: Width of the decoder.
-        depth: Blocks of the decoder.
-        num_heads: Attention heads of the decoder.
     """
 
     kind: ClassVar[str] = "mae"
 
     mask_ratio: float = 0.75
     norm_pix: bool = True
-    dim: int = 512
-    depth: int = 8
-    num_heads: int = 16
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        DecoderConfig.__post_init__(self)
         check_range("head.mask_ratio", self.mask_ratio, 0.01, 0.99)
-        self.sizes(1e-6)
-
-    def sizes(self, norm_eps: float) -> DecoderSizes:
-        """Sizes of the decoder."""
-        return DecoderSizes(
-            dim=self.dim, depth=self.depth, num_heads=self.num_heads, norm_eps=norm_eps
-        )
 
 
 class MAEHead(PatchPredictor):
@@ -79,7 +66,8 @@ class MAEHead(PatchPredictor):
         self.decoder = PixelDecoder(
             backbone.spec.channels[-1],
             self.patch**2 * self.in_chans,
-            config.sizes(body.norm_eps),
+            config,
+            norm_eps=body.norm_eps,
             grid=require_whole_grid(backbone, self.patch),
             num_prefix=getattr(backbone, "num_prefix", 0),
         )
@@ -131,7 +119,8 @@ class HieraMAEHead(PatchPredictor):
         self.decoder = PixelDecoder(
             channels[-1],
             self.patch**2 * self.in_chans,
-            config.sizes(body.norm_eps),
+            config,
+            norm_eps=body.norm_eps,
             grid=(rows * self.unit, columns * self.unit),
             learned=True,
         )
