@@ -18,10 +18,10 @@ import torch
 
 from muntin.benching.result_rows import summarize
 from muntin.configs import replace
+from muntin.data.transforms import Preprocessing
 from muntin.devices import peak_mib, reset_peak, resident_mib, return_freed_memory
 from muntin.heads.head_table import build_head
 from muntin.heads.network import Network
-from muntin.heads.simmim_head import SimMIMConfig
 from muntin.objectives.objective import TrainingStep
 from muntin.objectives.pretraining import PRETRAINING
 from muntin.objectives.reconstruction_objective import MaskedImages
@@ -71,17 +71,15 @@ def compare(model: str, batch_size: int, repeat: int) -> dict[str, Any]:
 
 def make_step(model: str, kind: str, batch_size: int) -> Callable[[], float]:
     """Build the network and its optimizer; return a function that takes a step."""
-    config = replace(MODELS[ALIASES[model]].config, {"drop_path_rate": 0.0})
+    entry = MODELS[ALIASES[model]]
+    config: Any = replace(entry.config, {"drop_path_rate": 0.0})
     row = PRETRAINING["simmim"]
-    head: Any = row.default_head(config)
-    assert isinstance(head, SimMIMConfig), "a Swin"
-    head = replace(head, {"uniform": kind == "uniform"})
+    head = replace(row.default_head(config), {"uniform": kind == "uniform"})
     torch.manual_seed(0)
     backbone = build_backbone(row.fit_model(config))
     network = Network(backbone, build_head(head, backbone)).train()
-    # Images are made here: the objective reads only how it draws masks.
-    objective: Any = row.build_objective(head, backbone, None)  # type: ignore[arg-type]
-    step = TrainingStep(network, objective)
+    preprocessing = Preprocessing(img_size=config.img_size, mean=entry.mean, std=entry.std)
+    step = TrainingStep(network, row.build_objective(head, backbone, preprocessing))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     images = torch.randn(batch_size, 3, *config.img_size)
     return partial(take_step, step, optimizer, images)

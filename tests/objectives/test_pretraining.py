@@ -12,8 +12,8 @@ import torch
 from muntin.configs import replace as change
 from muntin.data.batches import Batch
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.errors import ConfigError
-from muntin.features import Backbone
+from muntin.errors import ConfigError, ShapeError
+from muntin.features import Backbone, TokenMask
 from muntin.heads.head_table import build_head
 from muntin.heads.mae_head import MAEConfig
 from muntin.heads.network import Network
@@ -21,6 +21,7 @@ from muntin.heads.simmim_head import SimMIMConfig
 from muntin.objectives.objective import TrainingStep
 from muntin.objectives.pretraining import PRETRAINING, choose_pretraining
 from muntin.ops.gaussian_distance import sketch_gaussian
+from muntin.ops.masks import Mask
 from muntin.training.recompute import checkpoint_blocks, recompute_layers
 from muntin.zoo.model_building import model_config
 from muntin.zoo.model_zoo import MODELS, BackboneConfig, build_backbone
@@ -266,6 +267,25 @@ def test_images_that_are_not_whole_patches(name, head):
     backbone: Backbone = build_backbone(change(a_model(name), {"img_size": (64, 36)}))
     with pytest.raises(ConfigError, match=r"img_size.*64x36"):
         build_head(head, backbone)
+
+
+def test_units_may_reach_beyond_an_image():
+    """Patches of 16 pixels, units of 32; where an encoder crops images, they are refused."""
+    model = change(a_model("hiera"), {"pooled_stages": 2, "out_norm": "none"})
+    backbone = build_backbone(model)
+    network = Network(backbone, build_head(MAEConfig(dim=16, depth=1, num_heads=2), backbone))
+    images = torch.rand(1, 3, 48, 32)
+    keep = torch.tensor([[True, False]])
+    features = network.features(images, mask=TokenMask(keep))
+    painted, hidden = network.head.reconstruct(features, images)
+    assert hidden.tolist() == [[[False] * 32] * 32 + [[True] * 32] * 16]
+    assert painted[:, :, :32].equal(images[:, :, :32])
+    cropping = build_backbone(change(a_model("vit"), {"size_rule": "torchvision"}))
+    network = Network(cropping, build_head(SimMIMConfig(mask_unit=8), cropping))
+    mask = network.head.make_mask(Mask(torch.tensor([[True, False]])))
+    images = torch.rand(1, 3, 8, 18)
+    with pytest.raises(ShapeError, match=r"1 x 3 cells.* got 2\. Resize .* multiples of 8"):
+        network.head.losses(network.features(images, mask=mask), images)
 
 
 def test_an_image_of_a_single_unit_has_nothing_to_hide():

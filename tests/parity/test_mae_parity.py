@@ -108,6 +108,15 @@ def test_reconstructions_and_losses_are_equal(name):
     assert {key for key in facebook if key.startswith("decoder")} <= {*dropped}
 
 
+@pytest.mark.parametrize("pooled", [2, 3])
+def test_an_encoder_of_hiera_becomes_a_classifier(pooled):
+    peer, body = perturb(hiera_peer(pooled, 3)), Hiera(HieraConfig(**HIERA, pooled_stages=pooled))
+    report = load_weights(Network(body, LinearHead(body.embed_channels, 3)), peer.state_dict())
+    assert (report.dialect, report.dropped) == ("transformers", ())
+    assert report.reset == ("head.fc.weight", "head.fc.bias")
+    assert body.norm.weight.equal(peer.encoder_norm.weight)
+
+
 def test_a_folder_that_transformers_wrote(tmp_path):
     """Its names of the decoder's blocks in files are others than in memory and on the hub."""
     make_peer, make_body = CASES["vit"]

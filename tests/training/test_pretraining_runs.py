@@ -128,6 +128,20 @@ def test_every_task_goes_on_from_it(pretrained, tmp_path, task):
     assert all(got[name].equal(saved[name]) for name in blocks)
 
 
+def test_a_hiera_is_pretrained_without_the_norm_of_its_classifier(images, tmp_path):
+    settings = {
+        "model.embed_dim": 8, "model.depths": "1,1,1,1", "model.num_heads": 1, "head.dim": 16,
+        "head.depth": 1, "head.num_heads": 2, "machine.workers": 0,
+    }  # fmt: skip
+    pretrain(
+        images, out=tmp_path / "run", settings=settings, model="hiera_tiny_224", img_size=64,
+        epochs=1, batch_size=16, device="cpu", precision="fp32", quiet=True, pictures=False,
+    )  # fmt: skip
+    assert Run.open(tmp_path / "run", pretraining=True).config.model.out_norm == "none"
+    request = request_of("classify", images, weights=str(tmp_path / "run"))
+    assert prepare(request).run.config.model.out_norm == "last"
+
+
 def test_it_is_gone_on_from_as_from_random_weights(images, pretrained):
     config = prepare(request_of("classify", images, weights=str(pretrained))).run.config.train
     assert (config.recipe, config.optimizer, config.start_size) == ("small-data", "muon", 1)

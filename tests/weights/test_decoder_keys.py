@@ -60,6 +60,40 @@ def test_another_pooling_is_told_and_then_fits(dialect):
 
 
 @pytest.mark.parametrize(
+    ("family", "config", "dialect"),
+    [
+        (ViT, VIT, "timm"),
+        (ViT, VIT, "transformers"),
+        (Swin, SWIN, "microsoft"),
+        (Swin, SWIN, "transformers"),
+    ],
+)
+def test_a_mask_token_without_a_decoder_is_ignored(family, config, dialect):
+    """As in files of DINOv2 and BEiT, and of encoders that were taken out of their networks."""
+    source, model = (build(family, config, SimMIMConfig(mask_unit=8)) for _ in range(2))
+    state = to_dialect(source, dialect)
+    state = {key: tensor for key, tensor in state.items() if not key.startswith("decoder.")}
+    (token,) = (key for key in state if key.endswith("mask_token"))
+    report = load_weights(model, state)
+    own = {key for key in model.state_dict() if key.startswith("head.")}
+    assert token in report.ignored
+    assert {*report.reset} == own
+
+
+@pytest.mark.parametrize("dialect", ["timm", "transformers", "muntin"])
+def test_the_norm_of_an_encoder_becomes_that_of_a_classifier(dialect):
+    source, body = build(Hiera, HIERA, MAE), Hiera(replace(HIERA, out_norm="last"))
+    torch.nn.init.normal_(source.head.encoder_norm.weight)
+    classifier = Network(body, LinearHead(body.embed_channels, 3))
+    report = load_weights(classifier, to_dialect(source, dialect))
+    assert (report.reset, report.dropped) == (("head.fc.weight", "head.fc.bias"), ())
+    assert body.norm.weight.equal(source.head.encoder_norm.weight)
+    assert [ours for _, ours in report.renamed if ".norm." in ours] == [
+        "backbone.norm.weight", "backbone.norm.bias",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("family", "config", "theirs", "other"),
     [
         (ViT, VIT, MAE, SimMIMConfig(mask_unit=8)),
@@ -69,6 +103,7 @@ def test_another_pooling_is_told_and_then_fits(dialect):
         (Swin, SWIN, PLAIN, UNIFORM),
         (Swin, SWIN, UNIFORM, PLAIN),
         (Swin, SWIN, UNIFORM, ViewsConfig()),
+        (Hiera, HIERA, MAE, ViewsConfig()),
     ],
 )
 def test_another_way_to_learn_takes_the_backbone_only(family, config, theirs, other):

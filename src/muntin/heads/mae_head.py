@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
-from muntin.heads.network import HeadConfig
 from muntin.heads.pixel_decoder import (
-    DecoderSizes,
+    DecoderConfig,
     PatchPredictor,
     PixelDecoder,
     number_kept,
@@ -30,39 +29,28 @@ from muntin.heads.pixel_decoder import (
     require_mask,
     require_whole_grid,
 )
+from muntin.ops.masks import spread_cells
 from muntin.shapes import Bool, Float, Int, Size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MAEConfig(HeadConfig):
-    """Config of a masked autoencoder; decoder sizes of the published models.
+class MAEConfig(DecoderConfig):
+    """Config of a masked autoencoder.
 
     Attributes:
         mask_ratio: Share of the patches, or mask units, that the backbone does not see.
         norm_pix: Whether the pixels of each patch are normalised before they are compared.
-        dim: Width of the decoder.
-        depth: Blocks of the decoder.
-        num_heads: Attention heads of the decoder.
     """
 
     kind: ClassVar[str] = "mae"
 
     mask_ratio: float = 0.75
     norm_pix: bool = True
-    dim: int = 512
-    depth: int = 8
-    num_heads: int = 16
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        DecoderConfig.__post_init__(self)
         check_range("head.mask_ratio", self.mask_ratio, 0.01, 0.99)
-        self.sizes(1e-6)
-
-    def sizes(self, norm_eps: float) -> DecoderSizes:
-        """Sizes of the decoder."""
-        return DecoderSizes(
-            dim=self.dim, depth=self.depth, num_heads=self.num_heads, norm_eps=norm_eps
-        )
 
 
 class MAEHead(PatchPredictor):
@@ -78,7 +66,8 @@ class MAEHead(PatchPredictor):
         self.decoder = PixelDecoder(
             backbone.spec.channels[-1],
             self.patch**2 * self.in_chans,
-            config.sizes(body.norm_eps),
+            config,
+            norm_eps=body.norm_eps,
             grid=require_whole_grid(backbone, self.patch),
             num_prefix=getattr(backbone, "num_prefix", 0),
         )
@@ -130,7 +119,8 @@ class HieraMAEHead(PatchPredictor):
         self.decoder = PixelDecoder(
             channels[-1],
             self.patch**2 * self.in_chans,
-            config.sizes(body.norm_eps),
+            config,
+            norm_eps=body.norm_eps,
             grid=(rows * self.unit, columns * self.unit),
             learned=True,
         )
@@ -154,8 +144,7 @@ class HieraMAEHead(PatchPredictor):
         if mask is None or mask.fill is not None:
             every = torch.arange(grid[0] * grid[1], device=device)
             return every.expand(features.maps[-1].shape[0], -1)
-        units = number_kept(mask.keep).unflatten(1, (grid[0] // unit, grid[1] // unit))
-        units = units.repeat_interleave(unit, 1).repeat_interleave(unit, 2)  # B, rows, columns
+        units = spread_cells(number_kept(mask.keep), unit, grid)  # B, rows, columns
         # Unit k begins at column k * unit of the map, which is one unit high.
         row = torch.arange(grid[0], device=device)[:, None] % unit
         column = torch.arange(grid[1], device=device) % unit
@@ -165,10 +154,8 @@ class HieraMAEHead(PatchPredictor):
     def find_hidden(self, features: Features) -> Bool[Tensor, "B N"]:
         """Patches of units that were not kept."""
         height, width = features.image_size
-        side = self.unit * self.patch
-        keep = require_mask(features).keep.unflatten(1, (height // side, width // side))
-        keep = keep.repeat_interleave(self.unit, 1).repeat_interleave(self.unit, 2)
-        return ~keep.flatten(1)
+        grid = (height // self.patch, width // self.patch)
+        return ~spread_cells(require_mask(features).keep, self.unit, grid).flatten(1)
 
 
 def build_mae_head(backbone: Backbone, config: MAEConfig) -> PatchPredictor:

@@ -23,22 +23,27 @@ from torch import Tensor, nn
 from muntin.configs import check_range
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import Backbone, Features, TokenMask
-from muntin.heads.network import PretrainingHead
+from muntin.heads.network import HeadConfig, PretrainingHead
 from muntin.nn.layers import Mlp
 from muntin.ops.dot_attention import attend
-from muntin.ops.masks import Mask
+from muntin.ops.masks import Mask, spread_cells
 from muntin.ops.positions import resample_grid
 from muntin.shapes import Bool, Float, Int, Size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DecoderSizes:
-    """Width, blocks, attention heads and epsilon of the norms of a decoder."""
+class DecoderConfig(HeadConfig):
+    """Base class of configs of heads with a decoder; sizes of the published masked autoencoders.
 
-    dim: int
-    depth: int
-    num_heads: int
-    norm_eps: float = 1e-6
+    Attributes:
+        dim: Width of the decoder.
+        depth: Blocks of the decoder.
+        num_heads: Attention heads of the decoder.
+    """
+
+    dim: int = 512
+    depth: int = 8
+    num_heads: int = 16
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -56,14 +61,13 @@ class DecoderSizes:
 class DecoderBlock(nn.Module):
     """Attention over all tokens and MLP, each behind a norm and around a shortcut."""
 
-    def __init__(self, sizes: DecoderSizes) -> None:
+    def __init__(self, dim: int, num_heads: int, norm_eps: float) -> None:
         super().__init__()
-        dim = sizes.dim
-        self.num_heads = sizes.num_heads
-        self.norm1 = nn.LayerNorm(dim, eps=sizes.norm_eps)
+        self.num_heads = num_heads
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         # Named as the parts of a ViT's block, so that the same rows of key maps serve both.
         self.attn = nn.ModuleDict({"qkv": nn.Linear(dim, 3 * dim), "proj": nn.Linear(dim, dim)})
-        self.norm2 = nn.LayerNorm(dim, eps=sizes.norm_eps)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
@@ -88,25 +92,29 @@ class PixelDecoder(nn.Module):
         self,
         channels: int,
         num_values: int,
-        sizes: DecoderSizes,
+        config: DecoderConfig,
         *,
+        norm_eps: float,
         grid: Size,
         num_prefix: int = 0,
         learned: bool = False,
     ) -> None:
         super().__init__()
+        dim = config.dim
         self.grid, self.num_prefix = grid, num_prefix
-        self.embed = nn.Linear(channels, sizes.dim)
-        self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(sizes.dim), std=0.02))
+        self.embed = nn.Linear(channels, dim)
+        self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(dim), std=0.02))
         # He et al. fix them, Ryali et al. learn them.
         if learned:
-            positions = torch.empty(1, num_prefix + math.prod(grid), sizes.dim)
+            positions = torch.empty(1, num_prefix + math.prod(grid), dim)
             self.pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
         else:
-            self.register_buffer("pos_embed", place_waves(grid, sizes.dim, num_prefix))
-        self.blocks = nn.ModuleList(DecoderBlock(sizes) for _ in range(sizes.depth))
-        self.norm = nn.LayerNorm(sizes.dim, eps=sizes.norm_eps)
-        self.pred = nn.Linear(sizes.dim, num_values)
+            self.register_buffer("pos_embed", place_waves(grid, dim, num_prefix))
+        self.blocks = nn.ModuleList(
+            DecoderBlock(dim, config.num_heads, norm_eps) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.pred = nn.Linear(dim, num_values)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)  # as the published code
@@ -186,10 +194,7 @@ class PatchPredictor(PretrainingHead):
         predicted = self.forward(features).float() * deviation + mean
         size = (images.shape[2], images.shape[3])
         painted = join_patches(predicted, self.patch, size, channels_first=self.channels_first)
-        hidden = self.find_hidden(features)
-        rows = size[0] // self.patch
-        hidden = hidden.unflatten(1, (rows, -1)).repeat_interleave(self.patch, 1)
-        hidden = hidden.repeat_interleave(self.patch, 2)
+        hidden = spread_cells(self.find_hidden(features), self.patch, size)
         return torch.where(hidden[:, None], painted, images), hidden
 
     def _targets(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,22 +27,22 @@ from torch import Tensor, nn
 from muntin.configs import check_range
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, TokenMask
-from muntin.heads.network import HeadConfig, PretrainingHead
+from muntin.heads.network import PretrainingHead
 from muntin.heads.pixel_decoder import (
-    DecoderSizes,
+    DecoderConfig,
     PatchPredictor,
     PixelDecoder,
     require_mask,
     require_whole_grid,
 )
-from muntin.ops.masks import Mask
+from muntin.ops.masks import Mask, spread_cells
 from muntin.shapes import Bool, Float
 
 _SHARE, _UNIFORM_SHARE = 0.6, 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SimMIMConfig(HeadConfig):
+class SimMIMConfig(DecoderConfig):
     """Config of masked image modeling; ratio and unit of the published models.
 
     Attributes:
@@ -52,8 +52,6 @@ class SimMIMConfig(HeadConfig):
         mask_unit: Side in pixels of what is hidden at once: a multiple of the model's patch; if
             `uniform`, the stride of its coarsest map divided by 1, 2, 4, ...
         dim: Width of the decoder, only if `uniform`.
-        depth: Blocks of the decoder.
-        num_heads: Attention heads of the decoder.
     """
 
     kind: ClassVar[str] = "simmim"
@@ -67,9 +65,9 @@ class SimMIMConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        DecoderConfig.__post_init__(self)
         check_range("head.mask_ratio", self.mask_ratio, 0 if self.uniform else 0.01, 0.99)
         check_range("head.mask_unit", self.mask_unit, 1, 1024)
-        self.sizes(1e-6)
 
     def follow(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Complete changed fields; see `muntin.configs.replace`."""
@@ -78,12 +76,6 @@ class SimMIMConfig(HeadConfig):
             return values
         unit = max(1, self.mask_unit // 2) if uniform else 2 * self.mask_unit
         return {"mask_ratio": _UNIFORM_SHARE if uniform else _SHARE, "mask_unit": unit, **values}
-
-    def sizes(self, norm_eps: float) -> DecoderSizes:
-        """Sizes of the decoder."""
-        return DecoderSizes(
-            dim=self.dim, depth=self.depth, num_heads=self.num_heads, norm_eps=norm_eps
-        )
 
 
 class SimMIMHead(PretrainingHead):
@@ -128,10 +120,7 @@ class SimMIMHead(PretrainingHead):
         return torch.where(hidden[:, None], self.forward(features).float(), images), hidden
 
     def _find_hidden(self, features: Features) -> Bool[Tensor, "B H W"]:
-        side, (height, width) = self.token_px, features.image_size
-        keep = require_mask(features).keep.unflatten(1, (-(-height // side), -1))
-        keep = keep.repeat_interleave(side, 1).repeat_interleave(side, 2)
-        return ~keep[:, :height, :width]
+        return ~spread_cells(require_mask(features).keep, self.token_px, features.image_size)
 
 
 class UniformHead(PatchPredictor):
@@ -154,7 +143,8 @@ class UniformHead(PatchPredictor):
         self.decoder = PixelDecoder(
             backbone.spec.channels[-1] // self.cells**2,
             self.patch**2 * self.in_chans,
-            config.sizes(body.norm_eps),
+            config,
+            norm_eps=body.norm_eps,
             grid=(2 * rows, 2 * columns),
         )
 

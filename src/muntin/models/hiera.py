@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, follow_depths, reject_config
 from muntin.nn.layers import Activation, DropPath, Mlp, drop_path_schedule, init_linear_weights
 from muntin.ops.dot_attention import attend
+from muntin.ops.masks import spread_cells
 from muntin.ops.positions import SIZE_RULES, SizeRuleName, fit_patches, resample_grid
 from muntin.ops.windows import WindowLayout, cut_heads, join_heads
 from muntin.shapes import Bool, Float, Int, Size
@@ -319,9 +320,7 @@ class Hiera(Backbone):
 
     def _expand_mask(self, mask: TokenMask, size: Size, scale: int) -> Bool[Tensor, "B H W"]:
         """Whether each token (scale 1) or pixel belongs to a unit that is kept."""
-        side = self.config.mask_unit * scale
-        keep = mask.keep.unflatten(1, (size[0] // side, size[1] // side))
-        return keep.repeat_interleave(side, 1).repeat_interleave(side, 2)
+        return spread_cells(mask.keep, self.config.mask_unit * scale, size)
 
     def _drop_units(self, x: Float[Tensor, "B H W C"], mask: TokenMask) -> Tensor:
         """Lay the units that are kept side by side: B, unit, n*unit, C.

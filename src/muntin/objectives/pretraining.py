@@ -34,9 +34,9 @@ class Pretraining:
     """One way to learn from images without labels.
 
     Attributes:
+        name: The kind of its head's config.
         families: Models that it suits, by the names of their classes; empty for all.
         suits: Why it is the one for these, as a clause.
-        head_config: Class of the config that says what is learnt; its kind is the name.
         default_head: Config of the head for a model.
         fit_model: Changes fields of a model that the head needs otherwise.
         build_objective: From head config, backbone and preprocessing to the objective.
@@ -45,7 +45,6 @@ class Pretraining:
     name: str
     families: tuple[str, ...]
     suits: str
-    head_config: type[PretrainingConfig]
     default_head: Callable[[Model], PretrainingConfig]
     fit_model: Callable[[Model], Model]
     build_objective: BuildObjective
@@ -129,7 +128,6 @@ PRETRAINING: Mapping[str, Pretraining] = {
         name="mae",
         families=("ViT", "Hiera"),
         suits="this model computes only the patches that are seen",
-        head_config=MAEConfig,
         default_head=_size_decoder,
         fit_model=_norm_tokens,
         build_objective=_mask_patches,
@@ -138,7 +136,6 @@ PRETRAINING: Mapping[str, Pretraining] = {
         name="simmim",
         families=("Swin", "SwinV2", "ViT"),
         suits="windows need a token at every place",
-        head_config=SimMIMConfig,
         default_head=_choose_units,
         fit_model=_norm_maps,
         build_objective=_mask_units,
@@ -147,7 +144,6 @@ PRETRAINING: Mapping[str, Pretraining] = {
         name="views",
         families=(),
         suits="this model cannot be masked",
-        head_config=ViewsConfig,
         default_head=lambda model: ViewsConfig(),
         fit_model=lambda model: model,
         build_objective=lambda config, backbone, preprocessing: TwoViews(preprocessing, config),

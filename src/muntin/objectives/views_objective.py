@@ -60,7 +60,7 @@ def crop_randomly(
     images: Float[Tensor, "B C H W"], generator: torch.Generator
 ) -> Float[Tensor, "B C H W"]:
     """A part of each image, with half to all of each side, enlarged to its size; half mirrored."""
-    draws = torch.rand(4, len(images), 2, generator=generator).to(images.device)
+    draws = torch.rand(3, len(images), 2, generator=generator).to(images.device)
     scale = 0.5 + 0.5 * draws[0]  # of width and height, as grid_sample counts
     shift = (1 - scale) * (2 * draws[1] - 1)
     mirror = torch.stack([(draws[2, :, 0] < 0.5).float() * 2 - 1, torch.ones_like(scale[:, 0])], 1)

@@ -6,6 +6,8 @@ Letters: B images, K classes, C channels.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,13 +48,11 @@ def soft_losses(
     code also divides by the number of classes.
     """
     ours, theirs = student.float() / temperature, teacher.float() / temperature
+    diverge, log = partial(F.kl_div, reduction="none", log_target=True), F.logsigmoid
     if multi_label:
-        chances, log = theirs.sigmoid(), F.logsigmoid
-        each = chances * (log(theirs) - log(ours)) + (1 - chances) * (log(-theirs) - log(-ours))
+        each = diverge(log(ours), log(theirs)) + diverge(log(-ours), log(-theirs))
         return temperature**2 * each.mean(dim=1)
-    log_teacher = theirs.log_softmax(dim=1)
-    gap = log_teacher - ours.log_softmax(dim=1)
-    return temperature**2 * (log_teacher.exp() * gap).sum(dim=1)
+    return temperature**2 * diverge(ours.log_softmax(dim=1), theirs.log_softmax(dim=1)).sum(dim=1)
 
 
 def feature_losses(

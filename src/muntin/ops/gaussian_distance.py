@@ -14,15 +14,10 @@ Letters: N points, D dimensions, M directions.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from muntin.shapes import Float
-
-EXPECTED = math.sqrt(math.pi) - math.sqrt(math.pi / 2)
-"""Expectation of `epps_pulley` for points of a standard normal distribution, whatever N; 0.519."""
 
 _KNOTS, _END = 8, 3.0  # above 0
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from muntin.errors import ShapeError
 from muntin.shapes import Bool, Int, Size
 
 
@@ -45,8 +46,8 @@ def draw_units(
 ) -> Mask:
     """Hide whole units of `step` x `step` cells of a grid; those at its end may be cut."""
     rows, columns = (-(-side // step) for side in grid)
-    units = draw_masks(count, rows * columns, mask_ratio, generator).unflatten(1, (rows, columns))
-    return Mask(_repeat(units, step)[:, : grid[0], : grid[1]].flatten(1))
+    units = draw_masks(count, rows * columns, mask_ratio, generator)
+    return Mask(spread_cells(units, step, grid).flatten(1))
 
 
 def draw_quarters(
@@ -63,8 +64,21 @@ def draw_quarters(
         seen = draw_masks(count, rows * columns, mask_ratio, generator)
     chosen = quarter[:, None] == torch.arange(4).view(1, 4, 1, 1)  # B, 4, h, w
     units = F.pixel_shuffle((chosen & seen.view(count, 1, rows, columns)).float(), 2)[:, 0]
-    return Mask(_repeat(units.bool(), step).flatten(1), quarter)
+    size = (2 * rows * step, 2 * columns * step)
+    return Mask(spread_cells(units.bool().flatten(1), step, size).flatten(1), quarter)
 
 
-def _repeat(units: Bool[Tensor, "B h w"], step: int) -> Bool[Tensor, "B H W"]:
-    return units.repeat_interleave(step, 1).repeat_interleave(step, 2)
+def spread_cells(cells: Tensor, side: int, size: Size) -> Tensor:
+    """Repeat each cell (B, N) `side` x `side` times, and cut the map (B, H, W) to its size.
+
+    A grid that does not cover the map is a `ShapeError`.
+    """
+    rows, columns = (-(-length // side) for length in size)
+    if cells.shape[1] != rows * columns:
+        message = (
+            f"a mask must have {rows} x {columns} cells to cover {size[0]} x {size[1]} by cells of "
+            f"{side} x {side}, got {cells.shape[1]}. Resize the images to multiples of {side}."
+        )
+        raise ShapeError(message)
+    grid = cells.unflatten(1, (rows, columns))
+    return grid.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, : size[0], : size[1]]

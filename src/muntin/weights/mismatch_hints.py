@@ -143,10 +143,9 @@ def _find_decoder(mismatch: Mismatch) -> str:
     if poolings and poolings != mismatch.backbone.config.pooled_stages:
         return f"the weights were pretrained with pooled_stages={poolings}; build the model with it"
     stated = mismatch.opened.stated
-    told = 0 if stated is None else stated.decoder_heads
     heads = (
-        f"head.num_heads={told}, as {stated.where} says"
-        if stated is not None and told
+        f"head.num_heads={stated.decoder_heads}, as {stated.where} says"
+        if stated is not None and stated.decoder_heads
         else "head.num_heads, which they do not say (published ones have 32 channels each)"
     )
     return (

@@ -251,14 +251,13 @@ def build_adopted(backbone: nn.Module, fields: Mapping[str, Any], where: str) ->
 
 def check_decoder(info: SourceInfo | None, head: nn.Module | None) -> None:
     """Raise if a decoder that is loaded has other attention heads, which no shape shows."""
-    told = 0 if info is None else info.decoder_heads
-    if not told or not isinstance(head, PatchPredictor):
+    if info is None or not info.decoder_heads or not isinstance(head, PatchPredictor):
         return
     config: Any = head.config
-    if config.num_heads != told:
+    if config.num_heads != info.decoder_heads:
         message = (
-            f"head.num_heads must be {told}, as {info.where if info else ''} says of the decoder, "
-            f"got {config.num_heads}. Set it to {told}. The model is unchanged."
+            f"head.num_heads must be {info.decoder_heads}, as {info.where} says of the decoder, "
+            f"got {config.num_heads}. Set it to {info.decoder_heads}. The model is unchanged."
         )
         raise WeightError(message)
 

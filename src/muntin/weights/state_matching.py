@@ -72,6 +72,7 @@ def match_state(
     heads = _HeadRules(head, reading.tensors)
     result = MatchResult(ignored=list(reading.ignored), unexpected=list(reading.unknown))
     _move_positions(reading, backbone.config, source)
+    _move_encoder_norm(reading, own)
     for name, tensor in reading.tensors.items():
         key = model_key(name, model)
         if key in own:
@@ -117,6 +118,15 @@ def _move_positions(reading: RenamedState, config: object, source: Any) -> None:
     reading.tensors |= moved
     theirs = [pair[0] for pair in reading.pairs if pair[1] == "pos_embed"]
     reading.pairs += [(key, name) for key in theirs for name in moved if name != "pos_embed"]
+
+
+def _move_encoder_norm(reading: RenamedState, own: Collection[str]) -> None:
+    """Take the norm before the decoder of a Hiera as the last one, as timm does."""
+    for end in ("weight", "bias"):
+        theirs, ours = f"head.encoder_norm.{end}", f"norm.{end}"
+        if theirs in reading.tensors and theirs not in own and ours not in reading.tensors:
+            reading.tensors[ours] = reading.tensors.pop(theirs)
+            reading.pairs = [(key, ours if name == theirs else name) for key, name in reading.pairs]
 
 
 def _reset_without_head(own: Collection[str], settled: Collection[str]) -> set[str]:

@@ -198,6 +198,7 @@ def _hiera(config: HieraConfig) -> KeyMap:
             Row(("embeddings.position_embeddings",), "pos_embed"),
             *reversed(rows),
             Row(("pooler.layernorm.{p}",), "norm.{p}"),
+            Row(("encoder_norm.{p}",), "norm.{p}"),  # HieraForPreTraining; so does timm
             Row(("classifier.{p}",), "head.fc.{p}"),
         ),
         prefix="hiera.",

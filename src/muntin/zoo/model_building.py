@@ -179,8 +179,8 @@ def dense_config(config: BackboneConfig, *, finest: int = 4) -> BackboneConfig:
 
 
 def classifier_config(config: BackboneConfig) -> BackboneConfig:
-    """Return a config for classification: one norm, behind the last map."""
-    if not isinstance(config, SwinConfig):
+    """Return a config for classification: one norm, behind the last map or its mean."""
+    if not hasattr(config, "depths"):
         return config
     indices = tuple(range(len(config.depths)))
     return replace(config, {"out_norm": "last", "out_indices": indices})
