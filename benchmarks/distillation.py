@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import record
+import torch
 
 import muntin
 from muntin.benching.result_rows import BenchmarkCase, summarize, time_interleaved
@@ -70,7 +71,8 @@ def _build(data: Path, teacher: Path | str, name: str, settings: dict, options) 
         settings=tuple(settings.items()),
     )
     profiler = StepProfiler(prepare(request))
-    batch = profiler.load_batch(options.batch)
+    few = profiler.load_batch(options.batch)  # no more than the profiler has
+    batch = few.select(torch.arange(options.batch) % len(few.indices))
 
     def run() -> np.ndarray:
         profiler.train_step(batch)
