@@ -17,7 +17,7 @@ from muntin.data.transforms import Preprocessing
 from muntin.devices import Autocast
 from muntin.heads.network import Network
 from muntin.samples import Listing
-from muntin.scoring.evaluator import Outputs, Scored, join_outputs
+from muntin.scoring.evaluator import Outputs, Scored, join_outputs, readable_parts
 from muntin.shapes import Float, UInt8
 
 Inputs = TypeVar("Inputs")
@@ -164,11 +164,7 @@ class LossObjective(Objective[Any]):
         network.eval()
         rows: list[tuple[Tensor, Tensor]] = []
         try:
-            for batch in loader:
-                readable = torch.where(batch.weights > 0)[0]
-                if not len(readable):
-                    continue
-                part = batch.select(readable)
+            for part in readable_parts(loader):
                 inputs = self.draw_fixed(part, device)
                 with autocast():
                     losses = self.losses(network, inputs)

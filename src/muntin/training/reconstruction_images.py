@@ -23,6 +23,7 @@ from muntin.heads.network import Network
 from muntin.objectives.objective import Objective
 from muntin.runs import Run
 from muntin.samples import Listing
+from muntin.scoring.evaluator import readable_parts
 from muntin.shapes import Float, Int
 from muntin.staging import part_of
 
@@ -88,9 +89,8 @@ class ReconstructionImages:
 
     def _reconstruct(self, network: Network) -> Iterator[Thumbnail]:
         objective: Any = self.objective
-        batch = next(iter(EvalLoader(self._few, batch_size=COUNT)))
-        readable = batch.select(torch.where(batch.weights > 0)[0])
-        found = objective.reconstruct(network, readable, self.device)
+        batch = next(readable_parts(EvalLoader(self._few, batch_size=COUNT)))
+        found = objective.reconstruct(network, batch, self.device)
         if found is None:
             return
         for row in zip(found.images, found.masked, found.predicted, strict=True):
@@ -113,10 +113,7 @@ def embed(
 ) -> tuple[Float[Tensor, "N C"], list[Tensor], Int[Tensor, " N"]]:
     """Vectors of length 1 of the readable images, these (C, H, W) uint8, and their places."""
     vectors, images, places = [], [], []
-    for batch in EvalLoader(store, batch_size=64):
-        part = batch.select(torch.where(batch.weights > 0)[0])
-        if not len(part.images):
-            continue
+    for part in readable_parts(EvalLoader(store, batch_size=64)):
         inputs = normalise(part.images.to(device), store.pre)
         vectors.append(network.features(inputs).vector.float().cpu())
         images += [*part.images]
