@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.transforms import Preprocessing, normalise, resize
 from muntin.devices import Autocast
@@ -110,10 +111,4 @@ class Teacher:
 
 def _with_channels(images: Tensor, in_chans: int) -> Tensor:
     """Give grey images three equal channels, or colour images one, their luminance."""
-    channels = images.shape[1]
-    if channels == in_chans:
-        return images
-    if channels == 1:
-        return images.expand(-1, in_chans, -1, -1)
-    weights = images.new_tensor([0.2989, 0.587, 0.114])  # those of torchvision
-    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
+    return images if images.shape[1] == in_chans else tvf.rgb_to_grayscale(images, in_chans)
