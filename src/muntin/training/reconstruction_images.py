@@ -6,7 +6,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.saving import save_image
 from muntin.errors import DataError, MuntinWarning
 from muntin.heads.network import Network
-from muntin.objectives.objective import Objective
+from muntin.objectives.objective import LossObjective
 from muntin.runs import Run
 from muntin.samples import Listing
 from muntin.scoring.evaluator import readable_parts
@@ -44,7 +43,7 @@ class ReconstructionImages:
     """
 
     def __init__(
-        self, run: Run, listing: Listing, objective: Objective[Any], device: torch.device
+        self, run: Run, listing: Listing, objective: LossObjective, device: torch.device
     ) -> None:
         self.run, self.listing, self.objective, self.device = run, listing, objective, device
 
@@ -88,9 +87,8 @@ class ReconstructionImages:
             return ImageCache(chosen, self.run.preprocessing, self.run.config.data_config)
 
     def _reconstruct(self, network: Network) -> Iterator[Thumbnail]:
-        objective: Any = self.objective
         batch = next(readable_parts(EvalLoader(self._few, batch_size=COUNT)))
-        found = objective.reconstruct(network, batch, self.device)
+        found = self.objective.reconstruct(network, batch, self.device)
         if found is None:
             return
         for row in zip(found.images, found.masked, found.predicted, strict=True):

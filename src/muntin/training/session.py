@@ -19,6 +19,7 @@ from torch.multiprocessing.spawn import ProcessException
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import MuntinError, RunError, quote, shorten
+from muntin.objectives.objective import LossObjective
 from muntin.run_config import RunConfig
 from muntin.run_files import rewrite_config, write_json
 from muntin.runs import Run, drop_epochs_from, read_journal
@@ -321,7 +322,7 @@ def _work(
     # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and pictures and not options.resume:
         draw_batch(run, loop.train)
-    if first and pictures and run.task.kind == "pretraining":
+    if first and pictures and isinstance(objective, LossObjective):
         listing = prepared.val if len(prepared.val) >= COUNT else prepared.train
         watch = ReconstructionImages(run, listing, objective, fabric.device)
         loop.validation.watch = watch
