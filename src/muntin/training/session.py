@@ -315,9 +315,9 @@ def _work(
         prepared = replace(prepared, network=copy.deepcopy(prepared.network))
     first = fabric.is_global_zero
     reporter = Reporter(None if options.quiet or not first else Console())
-    network, device = prepared.network, fabric.device
-    objective = build_objective(run, prepared.train, device, network)
-    taught = add_teacher(objective, run, network.spec, device, prepared.answers)
+    network = prepared.network
+    objective = build_objective(run, prepared.train, fabric.device, network)
+    taught = add_teacher(objective, run, network.spec, fabric, prepared.answers)
     loop = Loop(fabric, prepared, taught, reporter)
     # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and pictures and not options.resume:
