@@ -95,7 +95,9 @@ class Teacher:
             any proportions, those are kept, and the area is that of the teacher's images.
         """
         mean, std = (images.new_tensor(x)[:, None, None] for x in (seen_by.mean, seen_by.std))
-        pixels = _with_channels((images * std + mean) * 255, self.preprocessing.in_chans)
+        pixels, in_chans = (images * std + mean) * 255, self.preprocessing.in_chans
+        if pixels.shape[1] != in_chans:  # luminance, or three equal channels
+            pixels = tvf.rgb_to_grayscale(pixels, in_chans)
         before: Size = (images.shape[2], images.shape[3])
         after = self.preprocessing.img_size
         if not {seen_by.fit, self.preprocessing.fit} <= {*_CROPPED}:
@@ -107,8 +109,3 @@ class Teacher:
         # Only rows and columns that hold a part of the image, and at least one of each.
         inside = (sizes * scale).round().long().clamp(min=1)
         return resize(pixels, after, "bilinear"), inside
-
-
-def _with_channels(images: Tensor, in_chans: int) -> Tensor:
-    """Give grey images three equal channels, or colour images one, their luminance."""
-    return images if images.shape[1] == in_chans else tvf.rgb_to_grayscale(images, in_chans)
