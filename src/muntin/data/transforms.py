@@ -198,6 +198,15 @@ def normalise(
     return values * (rows[:, None, :, None] & columns[:, None, None, :])
 
 
+def denormalise(images: Float[Tensor, "B C H W"], pre: Preprocessing) -> Float[Tensor, "B C H W"]:
+    """Turn the input of a network back into values in [0, 255]."""
+    mean, std = (
+        torch.tensor(values, device=images.device).view(1, -1, 1, 1)
+        for values in (pre.mean, pre.std)
+    )
+    return (images.float() * std + mean) * 255
+
+
 def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     """Resize with antialiasing; images of that size already are returned as they are."""
     if tuple(images.shape[-2:]) == size:

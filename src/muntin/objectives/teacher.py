@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tvf
 
-from muntin.data.transforms import Preprocessing, normalise, resize
+from muntin.data.transforms import Preprocessing, denormalise, normalise, resize
 from muntin.devices import Autocast
 from muntin.errors import ConfigError
 from muntin.features import Backbone
@@ -94,8 +94,7 @@ class Teacher:
             Values in [0, 255], and sizes inside the padding. Where either reads whole images of
             any proportions, those are kept, and the area is that of the teacher's images.
         """
-        mean, std = (images.new_tensor(x)[:, None, None] for x in (seen_by.mean, seen_by.std))
-        pixels, in_chans = (images * std + mean) * 255, self.preprocessing.in_chans
+        pixels, in_chans = denormalise(images, seen_by), self.preprocessing.in_chans
         if pixels.shape[1] != in_chans:  # luminance, or three equal channels
             pixels = tvf.rgb_to_grayscale(pixels, in_chans)
         before: Size = (images.shape[2], images.shape[3])
