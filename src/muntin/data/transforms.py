@@ -117,6 +117,11 @@ class Preprocessing:
         """The mean of images, from 0 to 255, which covers what is hidden from the network."""
         return tuple(round(255 * value) for value in self.mean)
 
+    @property
+    def one_size(self) -> bool:
+        """Whether every image gets `img_size`, without padding."""
+        return self.fit in ("center_crop", "stretch", "instance_crop")
+
     def scale_of(self, size: Size) -> float:
         """Factor from an image of a size (height, width) to the input, where `fit` scales so."""
         if self.fit == "letterbox":  # just fits `img_size`, whichever way round

@@ -20,9 +20,6 @@ from muntin.samples import Classes
 from muntin.shapes import Float, Int, Size
 from muntin.tasks.task import Task
 
-_CROPPED = ("center_crop", "stretch", "instance_crop")
-"""How images fit that all have one size."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Teacher:
@@ -99,7 +96,7 @@ class Teacher:
             pixels = tvf.rgb_to_grayscale(pixels, in_chans)
         before: Size = (images.shape[2], images.shape[3])
         after = self.preprocessing.img_size
-        if not {seen_by.fit, self.preprocessing.fit} <= {*_CROPPED}:
+        if not (seen_by.one_size and self.preprocessing.one_size):
             unit = self.backbone.spec.strides[-1]
             factor = math.sqrt(math.prod(after) / math.prod(before))
             rows, columns = (max(unit, round(side * factor / unit) * unit) for side in before)
