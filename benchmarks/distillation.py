@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from muntin.training.profiling import StepProfiler
 from muntin.training.request import Request
 from muntin.training.setup import prepare
 
-CASES = {
+CASES: dict[str, dict[str, str]] = {
     "plain": {},
     "hard, stored": {"distill.kind": "hard", "distill.cache": "on"},
     "soft, stored": {"distill.kind": "soft", "distill.cache": "on"},
@@ -58,7 +59,9 @@ def main() -> None:
     record.save("distillation", {"batch_size": options.batch, "cases": rows})
 
 
-def _build(data: Path, teacher: Path | str, name: str, settings: dict, options) -> BenchmarkCase:  # noqa: ANN001
+def _build(
+    data: Path, teacher: Path | str, name: str, settings: dict[str, str], options: Namespace
+) -> BenchmarkCase:
     request = Request(
         task="classify",
         data=str(data),
