@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import record
+import torch
 
 import muntin
 from muntin.benching.result_rows import BenchmarkCase, summarize, time_interleaved
@@ -23,7 +25,7 @@ from muntin.training.profiling import StepProfiler
 from muntin.training.request import Request
 from muntin.training.setup import prepare
 
-CASES = {
+CASES: dict[str, dict[str, str]] = {
     "plain": {},
     "hard, stored": {"distill.kind": "hard", "distill.cache": "on"},
     "soft, stored": {"distill.kind": "soft", "distill.cache": "on"},
@@ -57,7 +59,9 @@ def main() -> None:
     record.save("distillation", {"batch_size": options.batch, "cases": rows})
 
 
-def _build(data: Path, teacher: Path | str, name: str, settings: dict, options) -> BenchmarkCase:  # noqa: ANN001
+def _build(
+    data: Path, teacher: Path | str, name: str, settings: dict[str, str], options: Namespace
+) -> BenchmarkCase:
     request = Request(
         task="classify",
         data=str(data),
@@ -70,7 +74,8 @@ def _build(data: Path, teacher: Path | str, name: str, settings: dict, options) 
         settings=tuple(settings.items()),
     )
     profiler = StepProfiler(prepare(request))
-    batch = profiler.load_batch(options.batch)
+    few = profiler.load_batch(options.batch)  # no more than the profiler has
+    batch = few.select(torch.arange(options.batch) % len(few.indices))
 
     def run() -> np.ndarray:
         profiler.train_step(batch)

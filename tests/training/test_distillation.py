@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric.plugins.precision import Precision
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -35,6 +36,7 @@ from muntin.training.distillation import (
     open_teacher,
     resolve_distill,
 )
+from muntin.training.machine import build_fabric
 from muntin.training.progress import Reporter
 from muntin.training.request import Request
 from muntin.training.run_objective import build_objective
@@ -348,7 +350,7 @@ def test_every_task_learns_features_of_a_classifier(scenes, teacher, task):
     batch = next(loader.batches(0, 0, run.preprocessing.img_size))
     device = torch.device("cpu")
     supervised = build_objective(run, prepared.train, device, network)
-    objective = add_teacher(supervised, run, network.spec, device)
+    objective = add_teacher(supervised, run, network.spec, build_fabric(run.config.machine, 1))
     inputs = objective.prepare((batch,), device)
     losses = objective.losses(network, inputs)
     assert losses.keys() > {"features"}
@@ -357,6 +359,19 @@ def test_every_task_learns_features_of_a_classifier(scenes, teacher, task):
     assert network.backbone.patch_embed.proj.weight.grad.abs().sum() > 0
     with pytest.raises(ConfigError, match=rf"distill\.kind=soft.*{task}.*features"):
         prepared_dense(scenes, teacher, task, settings={"distill.kind": "soft"})
+
+
+def test_a_teacher_has_the_precision_of_its_student(data, teacher):
+    prepared = prepare(requested(data, teacher, settings={"distill.cache": "off"}))
+    run, network = prepared.run, prepared.network
+    fabric = build_fabric(MachineConfig(device="cpu", precision="bf16", workers=0), 1)
+    supervised = build_objective(run, prepared.train, fabric.device, network)
+    autocast = add_teacher(supervised, run, network.spec, fabric).answer.teacher.autocast
+    with autocast():
+        assert torch.is_autocast_enabled("cpu")
+    fabric.strategy.precision = Precision()  # as of one that leaves half precision
+    with autocast():
+        assert not torch.is_autocast_enabled("cpu")
 
 
 def test_a_teacher_of_another_task_teaches_features_only(scenes, data, teacher, tmp_path):

@@ -140,8 +140,7 @@ def resized_size(size: Size, pre: Preprocessing) -> Size:
 
 def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
     """Stack images; crops are never padded: it would move the grid of their heatmaps."""
-    cropped = pre.fit in ("center_crop", "stretch", "instance_crop")
-    if cropped:
+    if pre.one_size:
         return torch.stack(images)
     return pad_images(images, least=pre.img_size if pre.pad_to_size else (0, 0))
 

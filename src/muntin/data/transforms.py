@@ -117,6 +117,11 @@ class Preprocessing:
         """The mean of images, from 0 to 255, which covers what is hidden from the network."""
         return tuple(round(255 * value) for value in self.mean)
 
+    @property
+    def one_size(self) -> bool:
+        """Whether every image gets `img_size`, without padding."""
+        return self.fit in ("center_crop", "stretch", "instance_crop")
+
     def scale_of(self, size: Size) -> float:
         """Factor from an image of a size (height, width) to the input, where `fit` scales so."""
         if self.fit == "letterbox":  # just fits `img_size`, whichever way round
@@ -196,6 +201,15 @@ def normalise(
     rows = torch.arange(height, device=images.device) < sizes[:, :1]  # B, H
     columns = torch.arange(width, device=images.device) < sizes[:, 1:]  # B, W
     return values * (rows[:, None, :, None] & columns[:, None, None, :])
+
+
+def denormalise(images: Float[Tensor, "B C H W"], pre: Preprocessing) -> Float[Tensor, "B C H W"]:
+    """Turn the input of a network back into values in [0, 255]."""
+    mean, std = (
+        torch.tensor(values, device=images.device).view(1, -1, 1, 1)
+        for values in (pre.mean, pre.std)
+    )
+    return (images.float() * std + mean) * 255
 
 
 def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:

@@ -90,8 +90,7 @@ class Network(nn.Module):
                 raise ConfigError(message)
             self.add_module(name, one)
         self._names, self._single = tuple(heads), isinstance(head, nn.Module)
-        # Lazy features would run the last layers twice if heads read both maps and vector.
-        self._reads_both = len({getattr(one, "reads", "maps") for one in heads.values()}) > 1
+        self._reads = tuple({getattr(one, "reads", "maps") for one in heads.values()})
 
     @property
     def spec(self) -> FeatureSpec:
@@ -104,10 +103,16 @@ class Network(nn.Module):
         return {name: self.get_submodule(name) for name in self._names}
 
     def features(
-        self, images: Tensor, sizes: Int[Tensor, "B 2"] | None = None, mask: TokenMask | None = None
+        self,
+        images: Tensor,
+        sizes: Int[Tensor, "B 2"] | None = None,
+        mask: TokenMask | None = None,
+        *,
+        maps: bool = False,
     ) -> Features:
         """Run the backbone; arguments as in `Backbone.features`.
 
+        `maps` says that they are read, even if no head does.
         Losses are computed from it: ``network.head.losses(network.features(images), targets)``.
 
         Raises:
@@ -115,7 +120,8 @@ class Network(nn.Module):
         """
         self.backbone.check_images(images)
         features = self.backbone.features(images, sizes=sizes, mask=mask)
-        if self._reads_both:
+        # Lazy features would run the last layers twice if both maps and vector are read.
+        if len(self._reads) > 1 or (maps and "maps" not in self._reads):
             features.compute_both()
         return features
 

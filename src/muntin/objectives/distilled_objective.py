@@ -182,9 +182,7 @@ class DistilledFeatures(Distilled):
     def losses(self, network: Network, inputs: DistilledBatch) -> dict[str, Float[Tensor, " B"]]:
         """Compute the losses of the task, and the mean over maps as `features`."""
         batch = next(iter(inputs.inputs.values()))
-        features = network.features(batch.images, batch.sizes)
-        if any(getattr(head, "reads", "maps") != "maps" for head in network.heads.values()):
-            features.compute_both()  # maps and vector in one pass
+        features = network.features(batch.images, batch.sizes, maps=True)
         losses = self.supervised.compare(network, features, inputs.inputs)
         found = []
         for (ours, theirs), projection in zip(self.pairs, self.projections, strict=True):

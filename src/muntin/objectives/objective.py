@@ -13,17 +13,16 @@ from torch import Tensor, nn
 from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader
 from muntin.data.randomness import derive_seed
-from muntin.data.transforms import Preprocessing
 from muntin.devices import Autocast
 from muntin.heads.network import Network
 from muntin.samples import Listing
-from muntin.scoring.evaluator import Outputs, Scored, join_outputs
+from muntin.scoring.evaluator import Outputs, Scored, join_outputs, readable_parts
 from muntin.shapes import Float, UInt8
 
 Inputs = TypeVar("Inputs")
 
 MASK_SEED = 0x6D61736B
-"""Address of the what is random in validation, which is the same in every epoch."""
+"""Address of what is random in validation, which is the same in every epoch."""
 
 
 class Objective(ABC, Generic[Inputs]):
@@ -129,12 +128,11 @@ class MeanLoss:
 class LossObjective(Objective[Any]):
     """An objective without labels, validated by its loss on images that it always treats alike."""
 
-    preprocessing: Preprocessing
-
+    @abstractmethod
     def draw(self, views: Sequence[Batch], device: torch.device, generator: torch.Generator) -> Any:  # noqa: ANN401 (inputs of `losses`)
         """Make the inputs of the losses; everything random comes from the generator."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reconstruct(
         self, network: Network, batch: Batch, device: torch.device
     ) -> Reconstruction | None:
@@ -142,7 +140,6 @@ class LossObjective(Objective[Any]):
 
         The parts are the same whenever it is called. The network should be in evaluation mode.
         """
-        raise NotImplementedError
 
     def prepare(self, views: Sequence[Batch], device: torch.device) -> Any:  # noqa: ANN401 (as `draw`)
         """Normalise the images and draw what is random."""
@@ -164,11 +161,7 @@ class LossObjective(Objective[Any]):
         network.eval()
         rows: list[tuple[Tensor, Tensor]] = []
         try:
-            for batch in loader:
-                readable = torch.where(batch.weights > 0)[0]
-                if not len(readable):
-                    continue
-                part = batch.select(readable)
+            for part in readable_parts(loader):
                 inputs = self.draw_fixed(part, device)
                 with autocast():
                     losses = self.losses(network, inputs)

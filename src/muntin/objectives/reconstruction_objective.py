@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from muntin.data.batches import Batch
-from muntin.data.transforms import Preprocessing, normalise
+from muntin.data.transforms import Preprocessing, denormalise, normalise
 from muntin.features import Features
 from muntin.heads.network import Network
 from muntin.objectives.objective import LossObjective, Reconstruction
@@ -66,8 +66,5 @@ class MaskedReconstruction(LossObjective):
         return network.features(inputs.images, mask=head.make_mask(inputs.mask))
 
     def _to_bytes(self, images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
-        """Inverse of `normalise`."""
-        mean = torch.tensor(self.preprocessing.mean, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.preprocessing.std, device=images.device).view(1, -1, 1, 1)
-        values = (images.float() * std + mean) * 255
+        values = denormalise(images, self.preprocessing)
         return values.round().clamp(0, 255).to(torch.uint8).cpu()

@@ -108,10 +108,7 @@ class Supervised(Objective[dict[str, TrainBatch]]):
 
     def features(self, network: Network, batch: TrainBatch) -> Features:
         """Run the backbone once."""
-        features = network.features(batch.images, batch.sizes)
-        if self.location is not None:  # maps, and perhaps the vector for the head
-            features.compute_both()
-        return features
+        return network.features(batch.images, batch.sizes, maps=self.location is not None)
 
     def compare(
         self, network: Network, features: Features, inputs: dict[str, TrainBatch]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as tvf
 
-from muntin.data.transforms import Preprocessing, normalise, resize
+from muntin.data.transforms import Preprocessing, denormalise, normalise, resize
 from muntin.devices import Autocast
 from muntin.errors import ConfigError
 from muntin.features import Backbone
@@ -18,9 +19,6 @@ from muntin.heads.network import Network
 from muntin.samples import Classes
 from muntin.shapes import Float, Int, Size
 from muntin.tasks.task import Task
-
-_CROPPED = ("center_crop", "stretch", "instance_crop")
-"""How images fit that all have one size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -93,11 +91,12 @@ class Teacher:
             Values in [0, 255], and sizes inside the padding. Where either reads whole images of
             any proportions, those are kept, and the area is that of the teacher's images.
         """
-        mean, std = (images.new_tensor(x)[:, None, None] for x in (seen_by.mean, seen_by.std))
-        pixels = _with_channels((images * std + mean) * 255, self.preprocessing.in_chans)
+        pixels, in_chans = denormalise(images, seen_by), self.preprocessing.in_chans
+        if pixels.shape[1] != in_chans:  # luminance, or three equal channels
+            pixels = tvf.rgb_to_grayscale(pixels, in_chans)
         before: Size = (images.shape[2], images.shape[3])
         after = self.preprocessing.img_size
-        if not {seen_by.fit, self.preprocessing.fit} <= {*_CROPPED}:
+        if not (seen_by.one_size and self.preprocessing.one_size):
             unit = self.backbone.spec.strides[-1]
             factor = math.sqrt(math.prod(after) / math.prod(before))
             rows, columns = (max(unit, round(side * factor / unit) * unit) for side in before)
@@ -106,14 +105,3 @@ class Teacher:
         # Only rows and columns that hold a part of the image, and at least one of each.
         inside = (sizes * scale).round().long().clamp(min=1)
         return resize(pixels, after, "bilinear"), inside
-
-
-def _with_channels(images: Tensor, in_chans: int) -> Tensor:
-    """Give grey images three equal channels, or colour images one, their luminance."""
-    channels = images.shape[1]
-    if channels == in_chans:
-        return images
-    if channels == 1:
-        return images.expand(-1, in_chans, -1, -1)
-    weights = images.new_tensor([0.2989, 0.587, 0.114])  # those of torchvision
-    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)

@@ -89,7 +89,7 @@ def run_network(
     task, classes = predictor.task, predictor.classes
     truth_rows = task.ground_truth(listing, classes)
     rows: list[tuple[Any, Any, Tensor | None, Tensor]] = []
-    for part in _readable_parts(batches):
+    for part in readable_parts(batches):
         with autocast():
             raw = predictor.run(_prepared(part, listing, tta=tta))
         (found,) = raw.parts
@@ -108,7 +108,8 @@ def run_network(
     )
 
 
-def _readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
+def readable_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Leave out images with weight 0, and split batches whose images need other padding."""
     for batch in batches:
         readable = torch.where(batch.weights > 0)[0]
         if len(readable):

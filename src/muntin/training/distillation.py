@@ -8,11 +8,11 @@ import math
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from muntin.configs import to_dict, with_texts
@@ -67,8 +67,6 @@ LEAST_CROP = 0.5
 _PROJECTION = 0x70726F6A
 """Address of the initial projections."""
 
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def read_distill(
     request: Request, settings: list[tuple[str, str]], task: Task
@@ -105,6 +103,12 @@ def read_distill(
             f"distill.kind=soft."
         )
         raise ConfigError(message)
+    if config.kind == "features" and config.cache == "on":
+        message = (
+            f"distill.cache=on needs distill.kind=hard or soft, got {config.kind}, whose maps "
+            f"depend on the crop. Set distill.cache=off."
+        )
+        raise ConfigError(message)
     alpha = ALPHAS[config.kind] if config.alpha == "auto" else config.alpha
     return replace(config, alpha=alpha)
 
@@ -124,22 +128,17 @@ def resolve_distill(
     config = replace(config, checksum=teacher.checksum)
     weight = f"weight {config.alpha:g} (distill.alpha)"
     start = f"teacher {config.teacher}: {config.kind} (distill.kind), {weight}"
-    licensed = (f"{start}; license {teacher.license}" if teacher.license else start,)
+    start += f"; license {teacher.license}" if teacher.license else ""
     if config.kind == "features":
         strides = ", ".join(map(str, teacher.backbone.spec.strides))
-        note = f"{licensed[0]}; its maps at strides {strides}"
-        if config.cache == "on":
-            message = (
-                f"distill.cache=on needs distill.kind=hard or soft, got {config.kind}, whose maps "
-                f"depend on the crop. Set distill.cache=off."
-            )
-            raise ConfigError(message)
+        note = f"{start}; its maps at strides {strides}"
         return Choice(replace(config, cache="off"), (note, _BESIDE))
     shared = match_classes(teacher, classes)
     size = num_images * len(shared.student) * 2 / 2**20
     cache = _choose_cache(config, run, size)
-    notes = (*licensed, _describe_shared(teacher, classes, shared))
-    return Choice(replace(config, cache=cache), (*notes, _describe_cache(config, cache, size)))
+    matched = _describe_shared(teacher, classes, shared)
+    notes = (start, matched, _describe_cache(config, cache, size))
+    return Choice(replace(config, cache=cache), notes)
 
 
 _BESIDE = "teacher: runs beside the student in every step, and sees the same augmented images"
@@ -309,17 +308,14 @@ def _digest(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 
-def open_for(config: RunConfig, device: torch.device, precision: str = "fp32") -> Teacher:
+def open_for(config: RunConfig, device: torch.device, autocast: Autocast = nullcontext) -> Teacher:
     """Open the teacher of a resolved run on a device."""
     distill = config.distill
     assert distill is not None, "a run with a teacher"
-    autocast: Autocast = nullcontext
-    if precision in _HALF:
-        autocast = partial(torch.autocast, device.type, _HALF[precision])
     teacher = open_teacher(
         distill.teacher, backbone_only=distill.kind == "features", autocast=autocast
     )
@@ -357,7 +353,7 @@ def add_teacher(
     objective: Objective[Any],
     run: Run,
     spec: FeatureSpec,
-    device: torch.device,
+    fabric: Fabric,
     stored: StoredAnswer | None = None,
 ) -> Objective[Any]:
     """Add the teacher of a run to its objective, if it has one.
@@ -366,7 +362,7 @@ def add_teacher(
         objective: What is learnt without it; with a teacher, from labels.
         run: Resolved.
         spec: Of the student's backbone.
-        device: Of a teacher that runs beside the student.
+        fabric: Gives device and precision to a teacher that runs beside the student.
         stored: Answers that it looks up instead.
     """
     distill = run.config.distill
@@ -378,7 +374,10 @@ def add_teacher(
         raise ConfigError(message)
     alpha = float(distill.alpha)
     if stored is None:
-        teacher = open_for(run.config, device, run.config.machine.precision)
+        # Of the strategy: a student that leaves half precision takes its teacher with it.
+        teacher = open_for(
+            run.config, fabric.device, lambda: fabric.strategy.precision.forward_context()
+        )
         shared = None if distill.kind == "features" else match_classes(teacher, run.classes)
         answer: Answer = TeacherAnswer(teacher, run.preprocessing, shared)
     else:

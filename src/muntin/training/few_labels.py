@@ -202,11 +202,8 @@ class _FewLabels:
     def __init__(
         self, fabric: Fabric, pretrained: PreparedRun, fresh: PreparedRun, budget_s: float
     ) -> None:
-        self.fabric, self.both, self.seed = (
-            fabric,
-            (pretrained, fresh),
-            pretrained.run.config.train.seed,
-        )
+        self.fabric, self.both = fabric, (pretrained, fresh)
+        self.seed = pretrained.run.config.train.seed
         self.train = pretrained.train
         for each in self.both:
             each.network.to(fabric.device).eval()
@@ -227,11 +224,15 @@ class _FewLabels:
         """Classify by the nearest neighbours among the training images."""
         bank = self._store(hold_out(self.train, count=self.limit, seed=self.seed)[1])
         count, right = self.train.num_classes, []
+        labels, truth = (
+            CLASSIFY.ground_truth(store.listing, self.both[0].run.classes)
+            for store in (bank, self.val)
+        )
         for each in self.both:
-            seen, _, places = embed(each.network, bank, self.fabric.device)
-            found, _, queries = embed(each.network, self.val, self.fabric.device)
-            labels, truth = _labels(bank.listing)[places], _labels(self.val.listing)[queries]
-            right.append(classify_by_neighbours(found, seen, labels, count) == truth)
+            seen, places = embed(each.network, bank, self.fabric.device)
+            found, queries = embed(each.network, self.val, self.fabric.device)
+            nearest = classify_by_neighbours(found, seen, labels[places], count)
+            right.append(nearest == truth[queries])
         what = f"by the nearest of {_count(bank)} frozen features"
         return Comparison.of("neighbours", what, _count(bank), right)
 
@@ -308,7 +309,3 @@ def _between(limits: tuple[int, int], value: float) -> int:
 def _count(store: ImageCache) -> int:
     """Images that were found readable."""
     return len(store) - len(store.unreadable)
-
-
-def _labels(listing: Listing) -> Tensor:
-    return torch.tensor([entry.class_ids[0] for entry in listing.entries])

@@ -85,10 +85,10 @@ class StepProfiler:
         data = self.run.config.data_config
         self.store = ImageCache(self.listing, self.run.preprocessing, data, training=True)
         self.fabric = build_fabric(machine, devices=1)
-        device, network = self.fabric.device, self.network
+        network = self.network
         answers, self.teacher_s = sample_answers(self.run, self.listing)
-        objective = build_objective(self.run, self.listing, device, network)
-        taught = add_teacher(objective, self.run, network.spec, device, answers)
+        objective = build_objective(self.run, self.listing, self.fabric.device, network)
+        taught = add_teacher(objective, self.run, network.spec, self.fabric, answers)
         self.trainer = Trainer(self.fabric, self.run.config.train, self.network, taught)
 
     @property

@@ -6,13 +6,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from muntin.data.batches import fit
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader
 from muntin.data.transforms import normalise
@@ -20,9 +20,10 @@ from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.saving import save_image
 from muntin.errors import DataError, MuntinWarning
 from muntin.heads.network import Network
-from muntin.objectives.objective import Objective
+from muntin.objectives.objective import LossObjective
 from muntin.runs import Run
 from muntin.samples import Listing
+from muntin.scoring.evaluator import readable_parts
 from muntin.shapes import Float, Int
 from muntin.staging import part_of
 
@@ -43,7 +44,7 @@ class ReconstructionImages:
     """
 
     def __init__(
-        self, run: Run, listing: Listing, objective: Objective[Any], device: torch.device
+        self, run: Run, listing: Listing, objective: LossObjective, device: torch.device
     ) -> None:
         self.run, self.listing, self.objective, self.device = run, listing, objective, device
 
@@ -62,7 +63,7 @@ class ReconstructionImages:
             if not tiles:
                 tiles, name, columns = [*self._find(network)], "neighbours", 1 + NEIGHBOURS
                 title = "images, and those with the most similar features"
-        except DataError:  # none of these can be read
+        except DataError:  # they cannot be read
             return
         finally:
             network.train(was_training)
@@ -87,10 +88,8 @@ class ReconstructionImages:
             return ImageCache(chosen, self.run.preprocessing, self.run.config.data_config)
 
     def _reconstruct(self, network: Network) -> Iterator[Thumbnail]:
-        objective: Any = self.objective
-        batch = next(iter(EvalLoader(self._few, batch_size=COUNT)))
-        readable = batch.select(torch.where(batch.weights > 0)[0])
-        found = objective.reconstruct(network, readable, self.device)
+        batch = next(readable_parts(EvalLoader(self._few, batch_size=COUNT)))
+        found = self.objective.reconstruct(network, batch, self.device)
         if found is None:
             return
         for row in zip(found.images, found.masked, found.predicted, strict=True):
@@ -98,30 +97,33 @@ class ReconstructionImages:
                 yield Thumbnail(pixels=_as_pixels(pixels), lines=(line,))
 
     def _find(self, network: Network) -> Iterator[Thumbnail]:
-        vectors, images, _ = embed(network, self._many, self.device)
+        vectors, found = embed(network, self._many, self.device)
         similar = vectors[:COUNT] @ vectors.T
         best, places = similar.topk(min(1 + NEIGHBOURS, len(vectors)), dim=1)
         for row, scores in zip(places.tolist(), best.tolist(), strict=True):
             for rank, (place, score) in enumerate(zip(row, scores, strict=True)):
                 line = f"similarity {score:.2f}" if rank else "image"
-                yield Thumbnail(pixels=_as_pixels(images[place]), lines=(line,))
+                yield Thumbnail(pixels=self._show(int(found[place])), lines=(line,))
+
+    def _show(self, index: int) -> NDArray[np.uint8]:
+        store = self._many
+        sample = store.load(index)
+        if sample is None:  # since it was read a moment ago
+            raise DataError(store.unreadable[index])
+        return _as_pixels(fit(sample.pixels, sample.size, store.pre))
 
 
 @torch.no_grad()
 def embed(
     network: Network, store: ImageCache, device: torch.device
-) -> tuple[Float[Tensor, "N C"], list[Tensor], Int[Tensor, " N"]]:
-    """Vectors of length 1 of the readable images, these (C, H, W) uint8, and their places."""
-    vectors, images, places = [], [], []
-    for batch in EvalLoader(store, batch_size=64):
-        part = batch.select(torch.where(batch.weights > 0)[0])
-        if not len(part.images):
-            continue
+) -> tuple[Float[Tensor, "N C"], Int[Tensor, " N"]]:
+    """Vectors of length 1 of the readable images, and the places of these in the listing."""
+    vectors, places = [], []
+    for part in readable_parts(EvalLoader(store, batch_size=64)):
         inputs = normalise(part.images.to(device), store.pre)
         vectors.append(network.features(inputs).vector.float().cpu())
-        images += [*part.images]
         places.append(part.indices)
-    return torch.nn.functional.normalize(torch.cat(vectors), dim=1), images, torch.cat(places)
+    return torch.nn.functional.normalize(torch.cat(vectors), dim=1), torch.cat(places)
 
 
 def _as_pixels(image: Tensor) -> NDArray[np.uint8]:

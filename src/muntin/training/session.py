@@ -19,6 +19,7 @@ from torch.multiprocessing.spawn import ProcessException
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import MuntinError, RunError, quote, shorten
+from muntin.objectives.objective import LossObjective
 from muntin.run_config import RunConfig
 from muntin.run_files import rewrite_config, write_json
 from muntin.runs import Run, drop_epochs_from, read_journal
@@ -254,14 +255,14 @@ def _work(
         prepared = replace(prepared, network=copy.deepcopy(prepared.network))
     first = fabric.is_global_zero
     reporter = Reporter(None if given.quiet or not first else Console())
-    network, device = prepared.network, fabric.device
-    objective = build_objective(run, prepared.train, device, network)
-    taught = add_teacher(objective, run, network.spec, device, prepared.answers)
+    network = prepared.network
+    objective = build_objective(run, prepared.train, fabric.device, network)
+    taught = add_teacher(objective, run, network.spec, fabric, prepared.answers)
     loop = Loop(fabric, prepared, taught, reporter)
     # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and pictures and not given.resume:
         draw_batch(run, loop.train)
-    if first and pictures and run.task.kind == "pretraining":
+    if first and pictures and isinstance(objective, LossObjective):
         listing = prepared.val if len(prepared.val) >= COUNT else prepared.train
         watch = ReconstructionImages(run, listing, objective, fabric.device)
         loop.validation.watch = watch

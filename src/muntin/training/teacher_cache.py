@@ -68,7 +68,7 @@ class AnswerFile(NamedTuple):
 
 
 def _sum_of(logits: Tensor) -> str:
-    return hashlib.sha256(logits.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(logits.numpy().data).hexdigest()
 
 
 def find_answers(
