@@ -6,11 +6,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def format_json(values: Any, *, allow_nan: bool = False) -> str:  # noqa: ANN401
     if text.encode("utf-8", "ignore").decode() == text:
         return text
     return json.dumps(values, indent=2, allow_nan=allow_nan)
+
+
+def finite(values: Any) -> Any:  # noqa: ANN401
+    """Copy values of JSON with null for what is no finite number, which JSON lacks."""
+    if isinstance(values, Mapping):
+        return {key: finite(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from muntin.commands import (
     plan,
     predict,
     pretrain,
+    serve,
     settings,
     train,
 )
@@ -78,6 +79,7 @@ app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("explain")(explain.explain)
+app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 
 

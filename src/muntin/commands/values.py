@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
 
 from muntin.errors import ConfigError
-from muntin.staging import format_json
+from muntin.staging import finite, format_json
 
 TaskArgument = Annotated[str, typer.Argument(help="classify, detect, instance, semantic or pose.")]
 DataArgument = Annotated[str, typer.Argument(help="Same as for train.")]
@@ -178,15 +177,7 @@ def train_settings(
 
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
     """Format one JSON document; what is no finite number, which JSON lacks, becomes null."""
-    return format_json(_finite(values))
-
-
-def _finite(values: Any) -> Any:  # noqa: ANN401
-    if isinstance(values, Mapping):
-        return {key: _finite(value) for key, value in values.items()}
-    if isinstance(values, (list, tuple)):
-        return [_finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
+    return format_json(finite(values))
 
 
 # Wide enough for every model name; a pipe has no width.

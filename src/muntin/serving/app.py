@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP application: routes of its own, and those of the protocols that it speaks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from muntin._version import __version__
+from muntin.serving import inference_protocol, label_studio
+from muntin.serving.batching import RefusedError
+from muntin.serving.explanations import Explainer
+from muntin.serving.gate import Gate
+from muntin.serving.service import ClientGoneError, Service, join_results
+from muntin.serving.settings import ServeSettings
+from muntin.serving.uploads import PredictRequest, read_request, refuse
+
+PAGE = Path(__file__).parent / "page"
+
+_IMAGE_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "Images, in the body itself. Nothing is fetched from an address.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "image": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "Image files; the name of the field does not matter.",
+                        },
+                        "model": {"type": "string"},
+                        "threshold": {"type": "number", "minimum": 0, "maximum": 1},
+                        "tta": {"type": "boolean"},
+                        "tile": {"type": "string", "description": "A side in pixels, or auto."},
+                    },
+                }
+            },
+            "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "images": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "byte"},
+                            "description": 'Base64, or {"name": ..., "data": base64}.',
+                        },
+                        "model": {"type": "string"},
+                        "threshold": {"type": "number"},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+def create_app(settings: ServeSettings, service: Service | None = None) -> FastAPI:
+    """Build the application; its lifespan starts and stops the worker.
+
+    Args:
+        settings: What is served, and how.
+        service: The service of `settings`, for a caller that watches it; made if left out.
+
+    Example:
+        ``uvicorn.run(create_app(ServeSettings(models=name_models(["runs/cells"]))))``
+    """
+    chosen = Service(settings) if service is None else service
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await chosen.worker.start()
+        try:
+            yield
+        finally:
+            await chosen.worker.stop()
+
+    app = FastAPI(
+        title="muntin",
+        version=__version__,
+        description="Predictions of trained models, as `muntin predict --json` gives them.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    _add_errors(app)
+    _add_predictions(app, chosen)
+    _add_models(app, chosen)
+    _add_pages(app, chosen)
+    inference_protocol.add_routes(app, chosen)
+    label_studio.add_routes(app, chosen)
+    app.add_middleware(Gate, service=chosen)
+    return app
+
+
+def error_response(error: RefusedError) -> JSONResponse:
+    """Answer by an error: its reason as JSON, and when to try again."""
+    wait = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+    return JSONResponse({"error": str(error)}, error.status, headers=wait)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> Response:
+        request.scope["muntin.refused"] = error.reason
+        return error_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        text = {
+            404: f"there is no {request.url.path[:200]!r}; see /docs",
+            405: f"{request.url.path[:200]!r} does not answer {request.method}; see /docs",
+        }.get(error.status_code, str(error.detail))
+        return JSONResponse({"error": text}, error.status_code, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return JSONResponse({"error": str(error)[:1000]}, 422)
+
+    @app.exception_handler(ClientGoneError)
+    async def gone(_: Request, error: ClientGoneError) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+
+def _add_predictions(app: FastAPI, service: Service) -> None:
+    explainer = Explainer()
+
+    @app.post("/predict", openapi_extra=_IMAGE_BODY)
+    async def predict(request: Request) -> Response:
+        """Predict one or several images.
+
+        The answer is the JSON of `muntin predict --json`. Options may be in the form, in the JSON,
+        or in the address: `?model=cells&threshold=0.5`. A JSON body with `tasks` is a request of
+        Label Studio.
+        """
+        async with service.admitted(request):
+            asked = await read_request(request, service.limits)
+            if isinstance(asked, dict):
+                return await label_studio.predict_tasks(service, request, asked)
+            text = join_results(await service.answer(request, asked))
+        return Response(text, media_type="application/json")
+
+    @app.post("/explain", openapi_extra=_IMAGE_BODY)
+    async def explain(request: Request) -> Response:
+        """Explain the prediction of one image: the page of `muntin explain`, as one HTML file."""
+        async with service.admitted(request):
+            asked = await read_request(request, service.limits)
+            if not isinstance(asked, PredictRequest) or len(asked.uploads) != 1:
+                message = "an explanation is of one image, got another number. Send one."
+                raise refuse(422, message)
+            source = service.source(service.find_model(asked.model)["name"])
+        page = await explainer.explain(source.path, asked.uploads[0])
+        # Opened as a page of its own it may run its script, and reach nothing of the server.
+        policy = "sandbox allow-scripts; default-src 'none'; img-src data: blob:; "
+        policy += "style-src 'unsafe-inline'; script-src 'unsafe-inline'; font-src data:"
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    @app.get("/models")
+    async def models() -> list[dict[str, Any]]:
+        """List the models, the default first: task, classes, image size, threshold, version."""
+        names = [model.name for model in service.settings.models]
+        return [service.worker.models[name] for name in names if name in service.worker.models]
+
+    @app.get("/models/{name}")
+    async def model(name: str) -> dict[str, Any]:
+        """Describe one model."""
+        return service.find_model(name)
+
+    @app.post("/models/{name}/reload")
+    async def reload(name: str) -> dict[str, Any]:
+        """Load a model again; its present version answers until the new one is ready."""
+        service.find_model(name)
+        return await service.worker.reload(service.source(name))
+
+
+def _add_pages(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        """Tell whether requests are answered: 200, or 503 while models are loaded."""
+        failures = service.worker.failures
+        state = "UP" if service.ready else "DRAINING" if service.draining else "STARTING"
+        content = {"status": state, **({"failures": failures} if failures else {})}
+        return JSONResponse(content, 200 if service.ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Give counts and times in the text format of Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return Response((PAGE / "index.html").read_bytes(), media_type="text/html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response((PAGE / "docs.html").read_bytes(), media_type="text/html")
+
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")

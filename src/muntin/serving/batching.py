@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Admission, queue and batches: what is accepted is answered, what cannot be is refused at once.
+
+Images leave the queue whenever the worker is free, as many as wait and suit each other: there is no
+time to wait for company. Two batches are under way, one whose images are decoded and one in the
+network. When the worker dies, what it had is tried once more, each image alone, so that one image
+that kills it takes no other with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from muntin.serving.metrics import Metrics
+from muntin.serving.settings import MIB, ServeLimits
+from muntin.serving.worker import Answer, BatchOptions, BatchReport, WorkItem
+
+UNDER_WAY = 2
+ATTEMPTS = 2
+
+
+class RefusedError(Exception):
+    """A request that is not answered: status code, reason, and seconds until it may come again."""
+
+    def __init__(self, status: int, text: str, *, reason: str, retry_after: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Job:
+    """An image that was accepted, until its answer is there.
+
+    Attributes:
+        pixels: Of the image, as its header says; batches of few large images stay small.
+        deadline: Time (`time.monotonic`) at which it is dropped, if it still waits.
+    """
+
+    item: WorkItem
+    options: BatchOptions
+    pixels: int
+    deadline: float
+    answer: asyncio.Future[Answer]
+    arrived: float = field(default_factory=time.monotonic)
+    attempts: int = 0
+
+
+class Batcher:
+    """The queue in front of the worker.
+
+    Args:
+        limits: Limits of the server.
+        send: Gives a numbered batch to the worker.
+        metrics: Counts what happens.
+    """
+
+    def __init__(
+        self,
+        limits: ServeLimits,
+        send: Callable[[int, BatchOptions, tuple[WorkItem, ...]], None],
+        metrics: Metrics,
+    ) -> None:
+        self._limits, self._send, self._metrics = limits, send, metrics
+        self._queue: deque[Job] = deque()
+        self._under_way: dict[int, list[Job]] = {}
+        self._number = 0
+        self._bytes = 0
+        self._admitted = 0
+        self._seconds_an_image = 0.1
+        self._last_report = 0.0
+        self.running = False
+
+    @property
+    def num_images(self) -> int:
+        """Images that were admitted and have no answer yet."""
+        return self._admitted
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker has a batch."""
+        return bool(self._under_way)
+
+    @contextlib.contextmanager
+    def admit(self, *, images: int = 0, size: int = 0) -> Iterator[None]:
+        """Keep a place for images, and bytes of their bodies, while the block runs.
+
+        Raises:
+            RefusedError: There are too many already.
+        """
+        most = self._limits
+        if self._admitted + images > most.waiting_images:
+            self._refuse("images", f"{self._admitted} images wait, the limit of the server")
+        if self._bytes + size > most.waiting_mib * MIB:
+            self._refuse("bytes", f"{self._bytes / MIB:.0f} MiB wait, the limit of the server")
+        self._admitted += images
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self._admitted -= images
+            self._bytes -= size
+
+    def _refuse(self, what: str, text: str) -> None:
+        wait = max(1, math.ceil(self._admitted * self._seconds_an_image))
+        text = f"{text}. Try again in {wait} s."
+        raise RefusedError(429, text, reason=f"waiting_{what}", retry_after=wait)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs, for which there is a place."""
+        self._queue.extend(jobs)
+        self.advance()
+
+    def advance(self) -> None:
+        """Send batches while the worker has room for them."""
+        while self.running and len(self._under_way) < UNDER_WAY and (batch := self._next_batch()):
+            self._number += 1
+            self._under_way[self._number] = batch
+            now = time.monotonic()
+            for job in batch:
+                job.attempts += 1
+                self._metrics.stage("queue", now - job.arrived)
+            self._metrics.batch(len(batch))
+            self._send(self._number, batch[0].options, tuple(job.item for job in batch))
+
+    def _next_batch(self) -> list[Job]:
+        """Take the oldest job and those behind it that have its options, within the limits."""
+        batch: list[Job] = []
+        rest: deque[Job] = deque()
+        pixels, now = 0, time.monotonic()
+        while self._queue:
+            job = self._queue.popleft()
+            if job.answer.done():  # its client is gone
+                self._metrics.dropped("client")
+                continue
+            if now > job.deadline:
+                self._metrics.dropped("deadline")
+                late = f"no answer within the {now - job.arrived:.1f} s that the request has"
+                job.answer.set_exception(RefusedError(504, late, reason="deadline"))
+                continue
+            first = batch[0] if batch else job
+            fits = (
+                len(batch) < self._limits.batch
+                and (not batch or pixels + job.pixels <= self._limits.pixels)
+                and job.options == first.options
+                and (not batch or job.attempts == first.attempts == 0)
+            )
+            if fits:
+                batch.append(job)
+                pixels += job.pixels
+            else:
+                rest.append(job)
+        self._queue = rest
+        return batch
+
+    def finish(self, number: int, report: BatchReport) -> None:
+        """Hand out the answers of a batch, and send the next."""
+        batch = self._under_way.pop(number, [])
+        for job, answer in zip(batch, report.answers, strict=False):
+            if not job.answer.done():
+                job.answer.set_result(answer)
+        for name in ("decode", "network", "encode"):
+            self._metrics.stage(name, getattr(report, name))
+        if batch:
+            # The time between two reports is what an image costs while work is waiting.
+            now = time.monotonic()
+            busy = min(now - self._last_report, report.decode + report.network + report.encode)
+            self._last_report = now
+            self._seconds_an_image += 0.2 * (busy / len(batch) - self._seconds_an_image)
+        self.advance()
+
+    def worker_died(self) -> None:
+        """Queue again what the worker had, or answer it by an error the second time."""
+        self.running = False
+        lost = [job for batch in self._under_way.values() for job in batch]
+        self._under_way.clear()
+        for job in reversed(lost):
+            if job.answer.done():
+                continue
+            if job.attempts < ATTEMPTS:
+                self._queue.appendleft(job)
+            else:
+                text = "the worker process ended while it worked on this image, twice"
+                job.answer.set_result(Answer(text=text, fault="server"))
+
+    def fail_all(self, text: str) -> None:
+        """Answer everything that waits by an error: no worker will come."""
+        self.worker_died()
+        while self._queue:
+            job = self._queue.popleft()
+            if not job.answer.done():
+                job.answer.set_result(Answer(text=text, fault="server"))

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Open Inference Protocol, version 2, over REST: `/v2/...`."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from muntin.serving.service import Service
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes of the protocol."""

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the application until it is told to stop: address, signals, and the end of accepted work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from muntin.errors import ConfigError, RunError, first_line
+from muntin.serving.app import create_app
+from muntin.serving.service import Service
+from muntin.serving.settings import ServeSettings
+
+LOGGER = logging.getLogger("muntin.serve")
+
+
+def serve(settings: ServeSettings, say: Callable[[str], None] = print) -> None:
+    """Serve until SIGTERM or Ctrl-C; what was accepted by then is finished.
+
+    Args:
+        settings: What is served, and how.
+        say: Is called once with a line that names the address, when all models are ready.
+
+    Raises:
+        ConfigError: The address cannot be used.
+        RunError: A model cannot be loaded.
+    """
+    _start_log(settings)
+    listening = _bind(settings.host, settings.port)
+    with contextlib.closing(listening):
+        asyncio.run(_serve(settings, listening, say))
+
+
+def _start_log(settings: ServeSettings) -> None:
+    if LOGGER.handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    form = "%(message)s" if settings.log == "json" else "%(asctime)s %(message)s"
+    handler.setFormatter(logging.Formatter(form))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(1024)
+    except (OSError, UnicodeError, OverflowError) as error:
+        taken = getattr(error, "errno", None) == errno.EADDRINUSE
+        advice = "Choose another --port." if taken else "Check --host and --port."
+        reason = getattr(error, "strerror", None) or first_line(error)
+        message = f"the address {host}:{port} must be free, got: {reason}. {advice}"
+        raise ConfigError(message) from error
+    return listening
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to `_serve`, which ends with 0 after them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Protocol(HttpToolsProtocol):
+    """Closes connections whose first request does not come, and those beyond the limit."""
+
+    receive: float = 20.0
+    most: int = 1000
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.most:
+            transport.abort()
+            return
+        self._slow = self.loop.call_later(self.receive, self._close_slow)
+
+    def _close_slow(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._slow.cancel()
+        super().connection_lost(exc)
+
+
+async def _serve(
+    settings: ServeSettings, listening: socket.socket, say: Callable[[str], None]
+) -> None:
+    service = Service(settings)
+    limits = settings.limits
+    protocol = type(
+        "Protocol", (_Protocol,), {"receive": limits.receive, "most": limits.connections}
+    )
+    config = uvicorn.Config(
+        create_app(settings, service),
+        http=protocol,
+        lifespan="on",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=max(1, int(settings.drain)),
+    )
+    server = _Server(config)
+
+    def stop() -> None:
+        # A second signal does not wait.
+        server.force_exit = service.draining
+        service.draining = server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # on Windows
+            loop.add_signal_handler(number, stop)
+    running = asyncio.create_task(server.serve([listening]))
+    starting = asyncio.create_task(_await_models(service))
+    await asyncio.wait({running, starting}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done() and service.worker.failures:
+        stop()
+        await running
+        raise RunError("; ".join(service.worker.failures.values()))
+    if starting.done():
+        say(_describe(settings, service, listening))
+    starting.cancel()
+    await running
+
+
+async def _await_models(service: Service) -> None:
+    await asyncio.sleep(0)
+    await service.worker.loaded.wait()
+
+
+def _describe(settings: ServeSettings, service: Service, listening: socket.socket) -> str:
+    models = ", ".join(
+        f"{name} ({model['task']}, {model['model']}, {model['engine']} on {model['device']})"
+        for name, model in service.worker.models.items()
+    )
+    host = f"[{settings.host}]" if ":" in settings.host.strip("[]") else settings.host
+    port = listening.getsockname()[1]
+    return f"serving {models} at http://{host}:{port} (API: /docs, metrics: /metrics)"

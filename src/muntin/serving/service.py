@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all protocols of a server share: admission, models, answers and deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import textwrap
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import Request
+
+from muntin.errors import unknown_name
+from muntin.serving.batching import Job, RefusedError
+from muntin.serving.metrics import Metrics, resident_bytes
+from muntin.serving.settings import ModelSource, ServeSettings
+from muntin.serving.uploads import PredictRequest, body_length, refuse
+from muntin.serving.worker import Answer, BatchOptions, WorkItem
+from muntin.serving.worker_process import WorkerProcess
+
+_STATUS = {"image": 422, "request": 422, "server": 500}
+
+
+class ClientGoneError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Service:
+    """Models, and requests on their way.
+
+    Attributes:
+        draining: Whether the server finishes what it has and accepts nothing new.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.limits = settings.limits
+        self.metrics = Metrics()
+        self.worker = WorkerProcess(settings, self.metrics)
+        self.draining = False
+        gauge, own = self.metrics.gauge, "self"
+        gauge("ready", "1 when requests are answered", lambda: float(self.ready))
+        gauge("waiting_images", "Images without an answer yet", self._num_images)
+        gauge("memory_bytes", "Memory of the server process", lambda: resident_bytes(own))
+        gauge("worker_memory_bytes", "Memory of the worker", lambda: resident_bytes(self.pid))
+
+    def _num_images(self) -> float:
+        return float(self.worker.batcher.num_images)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the worker; 0 while there is none."""
+        return self.worker.pid or 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return self.worker.ready and not self.draining
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, request: Request, images: int = 1) -> AsyncIterator[None]:
+        """Keep a place for a request while the block runs, before its body is read.
+
+        Raises:
+            RefusedError: The server is not ready or has no place left, or the body is too large.
+        """
+        if not self.ready:
+            what = "is stopping" if self.draining else "loads its models"
+            raise RefusedError(503, f"the server {what}.", reason="not_ready", retry_after=5)
+        with self.worker.batcher.admit(images=images, size=body_length(request, self.limits)):
+            yield
+
+    def find_model(self, name: str) -> dict[str, Any]:
+        """Describe a model, the first for "".
+
+        Raises:
+            RefusedError: There is none of this name (404), or it is not loaded (503).
+        """
+        known = [model.name for model in self.settings.models]
+        chosen = name or known[0]
+        if chosen not in known:
+            raise refuse(404, unknown_name("model", chosen[:100], known), "model")
+        if chosen not in self.worker.models:
+            text = f"model {chosen!r} is not loaded yet."
+            raise RefusedError(503, text, reason="not_ready", retry_after=5)
+        return self.worker.models[chosen]
+
+    def source(self, name: str) -> ModelSource:
+        """The run folder or file of a model."""
+        return next(model for model in self.settings.models if model.name == name)
+
+    def deadline(self, request: Request) -> float:
+        """Time by which a request must be answered; its header ``X-Timeout`` may shorten it."""
+        seconds = self.limits.timeout
+        if text := request.headers.get("x-timeout", ""):
+            try:
+                asked = float(text)
+            except ValueError:
+                asked = math.nan
+            if not asked > 0:
+                raise refuse(422, f"X-Timeout must be a number of seconds, got {text[:100]!r}.")
+            seconds = min(seconds, asked)
+        return time.monotonic() + seconds
+
+    async def answer(self, request: Request, asked: PredictRequest) -> list[str]:
+        """Predict the images of a request: the JSON text of each result, in order.
+
+        Raises:
+            RefusedError: An image cannot be read, or the time is over.
+            ClientGoneError: Nobody waits any more.
+        """
+        model = self.find_model(asked.model)
+        if asked.threshold is not None and model["kind"] == "segmentation":
+            text = "threshold has no effect on segmentation: every pixel gets a class. Omit it."
+            raise refuse(422, text)
+        deadline = self.deadline(request)
+        options = BatchOptions(model=model["name"], tta=asked.tta, tile=asked.tile)
+        loop = asyncio.get_running_loop()
+        jobs = [
+            Job(
+                item=WorkItem(
+                    name=each.name,
+                    data=each.data,
+                    shape=each.shape,
+                    threshold=asked.threshold or 0.0,
+                ),
+                options=options,
+                pixels=each.pixels,
+                deadline=deadline,
+                answer=loop.create_future(),
+            )
+            for each in asked.uploads
+        ]
+        # The place of the first image was kept before the body was read.
+        with self.worker.batcher.admit(images=len(jobs) - 1):
+            answers = await self._wait(request, jobs, deadline)
+        for number, answer in enumerate(answers, 1):
+            if answer.fault:
+                where = f"image {number} of {len(answers)}: " if len(answers) > 1 else ""
+                raise refuse(_STATUS[answer.fault], where + answer.text, answer.fault)
+        return [answer.text for answer in answers]
+
+    async def _wait(self, request: Request, jobs: Sequence[Job], deadline: float) -> list[Answer]:
+        self.worker.batcher.submit(jobs)
+        answers = asyncio.gather(*(job.answer for job in jobs))
+        gone = asyncio.create_task(_until_gone(request))
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await asyncio.wait({answers, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not answers.done():
+                raise ClientGoneError
+            return await answers
+        except TimeoutError:
+            seconds = time.monotonic() - jobs[0].arrived
+            message = f"no answer within the {seconds:.1f} s that the request has"
+            raise RefusedError(504, message, reason="deadline") from None
+        finally:
+            gone.cancel()
+            answers.cancel()  # what still waits is dropped from the queue
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def join_results(texts: Sequence[str]) -> str:
+    """Write results as `muntin predict --json` does."""
+    if not texts:
+        return "[]\n"
+    return "[\n" + ",\n".join(textwrap.indent(text, "  ") for text in texts) + "\n]\n"

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server is started with: models, address, and the limits of what it accepts."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from muntin.configs import check_range
+from muntin.errors import ConfigError, MuntinWarning, plural, quote
+from muntin.untrusted import read_regular
+
+MIB = 2**20
+SHORT_TOKEN = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeLimits:
+    """Limits of a server; each is refused with a status code and a line that names the limit.
+
+    Attributes:
+        body_mib: Size of the body of a request in MiB.
+        megapixels: Pixels of one image in millions, read from its header before it is decoded.
+        images: Images of one request.
+        waiting_images: Images that wait or are worked on, of all requests.
+        waiting_mib: Encoded bytes of these, and of bodies that arrive, in MiB.
+        batch: Images that are sent to the worker together; fewer where they are large.
+        timeout: Seconds from the arrival of a request to its answer, unless its header
+            ``X-Timeout`` asks for fewer.
+        receive: Seconds in which the head, and then the body, of a request must arrive.
+        connections: Open connections; further ones are closed at once.
+    """
+
+    body_mib: float = 32.0
+    megapixels: float = 64.0
+    images: int = 16
+    waiting_images: int = 64
+    waiting_mib: float = 256.0
+    batch: int = 8
+    timeout: float = 60.0
+    receive: float = 20.0
+    connections: int = 1000
+
+    def __post_init__(self) -> None:
+        check_range("limits.body_mib", self.body_mib, 0.001, 4096)
+        check_range("limits.megapixels", self.megapixels, 0.001, 500)
+        check_range("limits.images", self.images, 1, 10_000)
+        check_range("limits.waiting_images", self.waiting_images, self.images, 1_000_000)
+        check_range("limits.waiting_mib", self.waiting_mib, self.body_mib, 1_000_000)
+        check_range("limits.batch", self.batch, 1, 1024)
+        check_range("limits.timeout", self.timeout, 0.1, 86_400)
+        check_range("limits.receive", self.receive, 0.1, 3600)
+        check_range("limits.connections", self.connections, 1, 60_000)
+
+    @property
+    def body_bytes(self) -> int:
+        """Largest body in bytes."""
+        return int(self.body_mib * MIB)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the largest image."""
+        return int(self.megapixels * 1e6)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSource:
+    """A model that is served: its name in requests, and the run folder or exported file."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadOptions:
+    """How the worker loads models; see `muntin.load`."""
+
+    engine: str = "eager"
+    precision: str = "fp32"
+    device: str = "auto"
+    detector: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeSettings:
+    """Everything that a server is started with.
+
+    Attributes:
+        models: At least one, of different names; the first is the default.
+        token: What clients send as ``Authorization: Bearer``; empty asks for none.
+        open: Whether everyone who reaches a public address may ask without a token.
+        drain: Seconds in which accepted requests are finished after SIGTERM.
+        log: "plain", "json", or "none" for errors only.
+        files: Folder whose files Label Studio may name in tasks; empty allows none.
+    """
+
+    models: tuple[ModelSource, ...]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str = ""
+    open: bool = False
+    drain: float = 30.0
+    log: str = "plain"
+    files: str = ""
+    load: LoadOptions = LoadOptions()
+    limits: ServeLimits = ServeLimits()
+
+    def __post_init__(self) -> None:
+        check_range("--port", self.port, 0, 65_535)
+        check_range("--drain", self.drain, 0, 86_400)
+        if self.log not in ("plain", "json", "none"):
+            message = f"--log-format must be plain, json or none, got {self.log!r}."
+            raise ConfigError(message)
+        if not (self.token or self.open or is_loopback(self.host)):
+            message = (
+                f"--host {self.host} can be reached by other machines, so a server there must ask "
+                f"for a token, got none. Give --token-file FILE, or --open to let everyone in."
+            )
+            raise ConfigError(message)
+        if self.files and not Path(self.files).is_dir():
+            message = f"--files must be a folder, got {self.files!r}. Check the path."
+            raise ConfigError(message)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+_NAME = re.compile(r"\w[\w.-]{0,99}")
+
+
+def name_models(texts: Sequence[str]) -> tuple[ModelSource, ...]:
+    """Name models: PATH by its last part, ``NAME=PATH`` by what is asked for.
+
+    Raises:
+        ConfigError: There are none, or two of one name.
+
+    Example:
+        >>> [model.name for model in name_models(["runs/cells", "big=runs/b/model.onnx"])]
+        ['cells', 'big']
+    """
+    if not texts:
+        message = "there must be a model to serve, got none. Name a run folder or an exported file."
+        raise ConfigError(message)
+    found: dict[str, str] = {}
+    for text in texts:
+        name, path = _split_name(text)
+        if name in found:
+            message = (
+                f"models must have different names, got {name!r} for {found[name]!r} and {path!r}. "
+                f"Name one of them: {name}2={path}"
+            )
+            raise ConfigError(message)
+        found[name] = path
+    return tuple(ModelSource(name=name, path=path) for name, path in found.items())
+
+
+def _split_name(text: str) -> tuple[str, str]:
+    name, found, path = text.partition("=")
+    if found and _NAME.fullmatch(name) and not Path(text).exists():
+        return name, path
+    place = Path(text)
+    last = place.resolve().name
+    stem = last if place.is_dir() else last.rsplit(".", 1)[0] if "." in last else last
+    name = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
+    return name, text
+
+
+def read_token(path: str) -> str:
+    """Read the token of a file: its first line; "" without a file.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds no token.
+    """
+    if not path:
+        return ""
+    try:
+        text = read_regular(path)[:10_000].decode()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = f"--token-file must be a file with a token, got {path!r} ({reason})."
+        raise ConfigError(message) from error
+    token = text.strip().split("\n")[0].strip()
+    if not re.fullmatch(r"[\x21-\x7e]{1,1000}", token):
+        message = (
+            f"the first line of {path!r} must be a token of printable ASCII characters without "
+            f"spaces. Make one: openssl rand -hex 32 > {quote(path)}"
+        )
+        raise ConfigError(message)
+    if len(token) < SHORT_TOKEN:
+        text = f"the token in {path!r} has {plural(len(token), 'character')}, which can be guessed"
+        warnings.warn(text, MuntinWarning, stacklevel=2)
+    return token

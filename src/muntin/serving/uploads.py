@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bodies of requests: read within limits, and taken apart to encoded images and options.
+
+Nothing is decoded here but the headers of images, and nothing is fetched: an image is in the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import io
+import math
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import Request
+from PIL import UnidentifiedImageError
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from muntin.data.image_formats import open_header, readable_formats, way_out
+from muntin.errors import first_line
+from muntin.serving.batching import RefusedError
+from muntin.serving.settings import ServeLimits
+from muntin.untrusted import parse_json
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+_OPTIONS = ("model", "threshold", "tta", "tile")
+_LONGEST_NAME = 1000
+_DATA_ADDRESS = re.compile(r"data:[\w./+-]*(;[\w=.-]+)*;base64,")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upload:
+    """An image of a request: an image file, or the uint8 values of `shape`."""
+
+    name: str
+    data: bytes
+    pixels: int
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictRequest:
+    """What a request asks for.
+
+    Attributes:
+        model: Name of a model; empty takes the first.
+        threshold: Minimum score; None keeps what the model gives.
+        tile: Side in pixels, or "auto"; see `muntin predict --tile`.
+    """
+
+    uploads: tuple[Upload, ...] = ()
+    model: str = ""
+    threshold: float | None = None
+    tta: bool = False
+    tile: int | str | None = None
+
+
+def refuse(status: int, text: str, reason: str = "request") -> RefusedError:
+    """Make the error of a request that cannot be answered."""
+    return RefusedError(status, text, reason=reason)
+
+
+def body_length(request: Request, limits: ServeLimits) -> int:
+    """Length of a body in bytes; the largest that is allowed, if the request does not say it.
+
+    Raises:
+        RefusedError: It is too large, or compressed.
+    """
+    if (coding := request.headers.get("content-encoding", "identity")).lower() != "identity":
+        message = f"a body must not be compressed, got Content-Encoding {coding!r}. Send it as is."
+        raise refuse(415, message, "encoding")
+    text = request.headers.get("content-length", "")
+    length = int(text) if text.isdecimal() and len(text) < 20 else limits.body_bytes
+    if length > limits.body_bytes:
+        raise _too_large(limits)
+    return length
+
+
+def _too_large(limits: ServeLimits) -> RefusedError:
+    message = (
+        f"a body must have at most {limits.body_mib:g} MiB. Send fewer or smaller images, or "
+        f"start the server with --set limits.body_mib=N."
+    )
+    return refuse(413, message, "body")
+
+
+async def read_body(request: Request, limits: ServeLimits) -> bytes:
+    """Read a body within its limits of size and time.
+
+    Raises:
+        RefusedError: It is too large, or takes too long.
+    """
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(limits.receive):
+            async for part in request.stream():
+                size += len(part)
+                if size > limits.body_bytes:
+                    raise _too_large(limits)
+                parts.append(part)
+    except TimeoutError:
+        message = f"a body must arrive within {limits.receive:g} s, got {size} bytes by then."
+        raise refuse(408, message, "slow") from None
+    return b"".join(parts)
+
+
+async def read_request(request: Request, limits: ServeLimits) -> PredictRequest | dict[str, Any]:
+    """Read what is asked; a JSON object with tasks, which is of Label Studio, is given as it is.
+
+    Raises:
+        RefusedError: The request is too large, or not understood.
+    """
+    body = await read_body(request, limits)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    query: dict[str, Any] = dict(request.query_params)
+    name = query.pop("name", "")[:_LONGEST_NAME]
+    if kind == "multipart/form-data":
+        form, uploads = await _read_form(request, body, limits)
+        return _ask({**query, **form}, uploads, limits)
+    if kind == "application/json" or kind.endswith("+json"):
+        values = parse_object(body)
+        if "tasks" in values:
+            return values
+        images = values.pop("images", values.pop("image", []))
+        images = images if isinstance(images, list) else [images]
+        check_number(len(images), limits)
+        uploads = [_read_base64(one, place, limits) for place, one in enumerate(images, 1)]
+        return _ask({**query, **values}, uploads, limits)
+    uploads = [check_image(name, body, limits)] if body else []
+    return _ask(query, uploads, limits)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        RefusedError: It is none.
+    """
+    try:
+        values = parse_json(body)
+    except ValueError as error:
+        message = f"the body must be JSON, as its Content-Type says, got: {first_line(error)}"
+        raise refuse(400, message) from error
+    if not isinstance(values, dict):
+        message = f"the body must be a JSON object, got a {type(values).__name__}."
+        raise refuse(422, message)
+    return values
+
+
+class _MemoryParser(MultiPartParser):
+    """Keeps files in memory: the body already is, and has a limit."""
+
+    spool_max_size = 2**40
+
+
+async def _read_form(
+    request: Request, body: bytes, limits: ServeLimits
+) -> tuple[dict[str, Any], list[Upload]]:
+    async def stream() -> AsyncIterator[bytes]:
+        yield body
+
+    try:
+        parser = _MemoryParser(
+            request.headers, stream(), max_files=limits.images + 1, max_fields=20,
+            max_part_size=100_000,
+        )  # fmt: skip
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        text = getattr(error, "message", "") or first_line(error)
+        if "Too many files" in text:
+            check_number(limits.images + 1, limits)
+        message = f"the body must be multipart/form-data, as its Content-Type says, got: {text}"
+        raise refuse(400, message) from error
+    fields: dict[str, Any] = {}
+    files = []
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            fields[name] = value
+        else:
+            files.append(((value.filename or "")[:_LONGEST_NAME], await value.read()))
+    check_number(len(files), limits)
+    return fields, [check_image(name, data, limits) for name, data in files]
+
+
+def check_number(count: int, limits: ServeLimits) -> None:
+    """Refuse a request with too many images."""
+    if count > limits.images:
+        message = (
+            f"a request must have at most {limits.images} images, got {count}. Send several "
+            f"requests, or start the server with --set limits.images=N."
+        )
+        raise refuse(413, message, "images")
+
+
+def _read_base64(value: Any, place: int, limits: ServeLimits) -> Upload:  # noqa: ANN401 (of JSON)
+    name = ""
+    if isinstance(value, Mapping):
+        name, value = str(value.get("name", ""))[:_LONGEST_NAME], value.get("data")
+    if not isinstance(value, str):
+        message = (
+            f'image {place} must be base64, or {{"name": ..., "data": base64}}, got a '
+            f"{type(value).__name__}."
+        )
+        raise refuse(422, message)
+    return check_image(name, decode_base64(value, f"image {place}"), limits)
+
+
+def decode_base64(text: str, where: str) -> bytes:
+    """Decode base64, or a ``data:`` address of it; other addresses are not fetched.
+
+    Raises:
+        RefusedError: It is neither.
+    """
+    found = _DATA_ADDRESS.match(text[:200])
+    if found is None and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text[:20]):
+        message = (
+            f"{where} must be in the body, got an address, {text[:100]!r}: nothing is fetched. "
+            f"Send the file itself, or its base64."
+        )
+        raise refuse(422, message, "address")
+    encoded = text[found.end() :] if found else text
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        message = f"{where} must be base64, got: {first_line(error)}"
+        raise refuse(422, message) from error
+
+
+def check_image(name: str, data: bytes, limits: ServeLimits) -> Upload:
+    """Read the header of an image, and refuse it before anything is decoded.
+
+    Raises:
+        RefusedError: It is no image of a format that is read, or has too many pixels.
+    """
+    shown = f"the image {name!r}" if name else "the image"
+    if not data:
+        raise refuse(422, f"{shown} must hold data, got 0 bytes.", "image")
+    formats = tuple(each for each in FORMATS if each in readable_formats())
+    try:
+        with open_header(io.BytesIO(data), formats) as image:
+            width, height = image.size
+    except UnidentifiedImageError:
+        advice = way_out(name, data) or "send JPEG, PNG, WebP, TIFF, BMP or GIF"
+        message = f"{shown} must be of a format that is read, got another: {advice}."
+        raise refuse(415, message, "format") from None
+    except Exception as error:  # each of Pillow's readers has its own ways to fail
+        message = f"{shown} must be readable, got a broken header: {first_line(error)}."
+        raise refuse(422, message, "image") from error
+    if width * height > limits.pixels:
+        message = (
+            f"{shown} must have at most {limits.megapixels:g} million pixels, got {width} x "
+            f"{height}. Make it smaller, or start the server with --set limits.megapixels=N."
+        )
+        raise refuse(413, message, "pixels")
+    return Upload(name=name, data=data, pixels=width * height)
+
+
+def _ask(values: Mapping[str, Any], uploads: list[Upload], limits: ServeLimits) -> PredictRequest:
+    if unknown := sorted(set(values) - set(_OPTIONS)):
+        message = f"options must be among {', '.join(_OPTIONS)}, got {unknown[0][:100]!r}."
+        raise refuse(422, message)
+    if not uploads:
+        message = (
+            "a request must hold an image, got none. Send files (multipart/form-data), the bytes "
+            'of one file, or JSON: {"images": [base64, ...]}'
+        )
+        raise refuse(422, message)
+    check_number(len(uploads), limits)
+    asked = PredictRequest(uploads=tuple(uploads), model=str(values.get("model") or ""))
+    return replace(asked, **dict(_parse_options(values)))
+
+
+def _parse_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Read options, which are text in a form and in an address, and values in JSON."""
+    if (threshold := values.get("threshold")) not in (None, ""):
+        try:
+            number = math.nan if isinstance(threshold, bool) else float(threshold)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not 0 <= number <= 1:
+            message = f"threshold must be a number from 0 to 1, got {str(threshold)[:100]!r}."
+            raise refuse(422, message)
+        yield "threshold", number
+    if (tta := values.get("tta")) not in (None, ""):
+        chosen = {"true": True, "1": True, "false": False, "0": False}.get(str(tta).lower())
+        if chosen is None:
+            raise refuse(422, f"tta must be true or false, got {str(tta)[:100]!r}.")
+        yield "tta", chosen
+    if (tile := values.get("tile")) not in (None, ""):
+        text = str(tile)
+        if text != "auto" and not re.fullmatch(r"[1-9]\d{0,8}", text):
+            raise refuse(422, f"tile must be a side in pixels, or auto, got {text[:100]!r}.")
+        yield "tile", text if text == "auto" else int(text)

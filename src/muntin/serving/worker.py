@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that holds the models: batches of encoded images in, JSON of their results out.
+
+Three threads work at once: one decodes and resizes the next batch while the network runs the
+present one, and a third writes the results of the last. What is sent through the pipe is tuples of
+names, numbers and bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muntin.errors import DataError, MuntinError, first_line
+from muntin.serving.settings import LoadOptions, ModelSource
+from muntin.staging import finite, format_json
+
+LOADED, FAILED, DONE = "loaded", "failed", "done"
+"""Kinds of messages of the worker: a model that is ready, one that is not, answers of a batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchOptions:
+    """What all images of a batch have in common."""
+
+    model: str
+    tta: bool = False
+    tile: int | str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkItem:
+    """One image of a batch.
+
+    Attributes:
+        name: What the result calls it.
+        data: An image file, or the values of `shape`.
+        shape: (H, W, 3) of uint8 values; empty for an image file.
+        threshold: Minimum score of what the answer holds; 0 keeps all.
+    """
+
+    name: str
+    data: bytes
+    shape: tuple[int, ...] = ()
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What became of an image: the JSON text of its result, or an error and who caused it.
+
+    Attributes:
+        fault: "" for a result, "image" if the image cannot be read, "request" if its options do
+            not suit the model, "server" for a bug.
+    """
+
+    text: str
+    fault: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchReport:
+    """Answers of a batch, in order, and where its seconds went."""
+
+    answers: tuple[Answer, ...]
+    decode: float = 0.0
+    network: float = 0.0
+    encode: float = 0.0
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Task:
+    """A batch on its way through the threads."""
+
+    number: int
+    options: BatchOptions
+    items: tuple[WorkItem, ...]
+    predictor: Any = None
+    places: list[int] = field(default_factory=list)
+    answers: list[Answer | None] = field(default_factory=list)
+    value: Any = None
+    seconds: list[float] = field(default_factory=list)
+
+
+def work(pipe: Connection, options: LoadOptions, models: tuple[ModelSource, ...]) -> None:
+    """Run the worker until the pipe is closed; the target of its process."""
+    # Ctrl-C reaches all processes of a terminal: the one that serves decides when work ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Worker(pipe, options).run(models)
+
+
+class Worker:
+    """Models by name, and the threads that answer batches."""
+
+    def __init__(self, pipe: Connection, options: LoadOptions) -> None:
+        self.options = options
+        self.predictors: dict[str, Any] = {}
+        self._pipe = pipe
+        self._sending = threading.Lock()
+
+    def run(self, models: tuple[ModelSource, ...]) -> None:
+        """Load models, then answer messages until the pipe ends."""
+        for model in models:
+            self.load(model)
+        prepared: queue.Queue[_Task] = queue.Queue(1)
+        decoded: queue.Queue[_Task] = queue.Queue(1)
+        arrived: queue.Queue[_Task] = queue.Queue()
+        steps = (
+            (arrived, _prepare, prepared.put),
+            (prepared, _predict, decoded.put),
+            (decoded, _write, self._report),
+        )
+        for source, step, sink in steps:
+            threading.Thread(target=self._pass_on, args=(source, step, sink), daemon=True).start()
+        while True:
+            try:
+                kind, *content = self._pipe.recv()
+            except (EOFError, OSError):
+                return
+            if kind == "stop":
+                return
+            if kind == "load":
+                threading.Thread(target=self.load, args=content, daemon=True).start()
+            else:
+                arrived.put(_Task(number=content[0], options=content[1], items=content[2]))
+
+    def load(self, model: ModelSource) -> None:
+        """Load a model and run it once; only then it takes the place of one of its name."""
+        try:
+            predictor, description = load_model(model, self.options)
+        except MuntinError as error:
+            self._send(FAILED, model.name, str(error))
+        except Exception as error:
+            text = f"{model.path} cannot be loaded: {type(error).__name__}: {first_line(error)}"
+            self._send(FAILED, model.name, text)
+        else:
+            self.predictors[model.name] = predictor
+            self._send(LOADED, model.name, description)
+
+    def _pass_on(
+        self, source: queue.Queue[_Task], step: Callable[[_Task], None], sink: Callable[..., None]
+    ) -> None:
+        """Take tasks through one step; one that failed goes on to the end with its error."""
+        while True:
+            task = source.get()
+            if task.predictor is None:
+                task.predictor = self.predictors[task.options.model]
+            begun = time.perf_counter()
+            try:
+                if task.places or step is _prepare:
+                    step(task)
+            except MuntinError as error:
+                _fail(task, str(error), "request")
+            except Exception as error:
+                _fail(task, f"{type(error).__name__}: {first_line(error)}", "server")
+            task.seconds.append(time.perf_counter() - begun)
+            sink(task)
+
+    def _report(self, task: _Task) -> None:
+        answers = tuple(each for each in task.answers if each is not None)
+        decode, network, encode = task.seconds
+        report = BatchReport(answers=answers, decode=decode, network=network, encode=encode)
+        self._send(DONE, task.number, report)
+
+    def _send(self, *message: object) -> None:
+        with self._sending, contextlib.suppress(OSError):  # nobody is there any more
+            self._pipe.send(message)
+
+
+def _fail(task: _Task, text: str, fault: str) -> None:
+    """Answer the images that have no answer yet by an error."""
+    failed = Answer(text=text, fault=fault)
+    task.answers = [failed if each is None else each for each in task.answers]
+    task.places, task.value = [], None
+
+
+def _prepare(task: _Task) -> None:
+    task.answers = [None] * len(task.items)
+    pre = task.predictor.preprocessing
+    images = []
+    for place, item in enumerate(task.items):
+        try:
+            images.append(_decode(item, pre.value_range))
+        except DataError as error:
+            task.answers[place] = Answer(text=str(error), fault="image")
+        else:
+            task.places.append(place)
+    if images:
+        options = task.options
+        task.value = task.predictor.prepare(images, tta=options.tta, tile=options.tile)
+
+
+def _decode(item: WorkItem, value_range: Any) -> Callable[[Any], np.ndarray]:  # noqa: ANN401
+    """Decode an image for the model; a detector beside it may ask for another range of values."""
+    from muntin.data.decoding import decode
+
+    if item.shape:
+        values = np.frombuffer(item.data, np.uint8).reshape(item.shape)
+        return lambda _: values
+    read = partial(decode, item.data, where=item.name)
+    pixels = read(value_range=value_range)
+    return lambda other: pixels if other == value_range else read(value_range=other)
+
+
+def _predict(task: _Task) -> None:
+    task.value = task.predictor.run(task.value)
+
+
+def _write(task: _Task) -> None:
+    results = task.predictor.decode(task.value)
+    task.value = None
+    for place, result in zip(task.places, results, strict=True):
+        item = task.items[place]
+        named = replace(result.above(item.threshold), path=item.name)
+        task.answers[place] = Answer(text=format_json(finite(named.to_dict())))
+
+
+def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str, Any]]:
+    """Load a predictor, run it once on an empty image, and describe it for `GET /models`."""
+    from muntin.configs import to_dict
+    from muntin.prediction.from_run import find_threshold, load
+    from muntin.runs import ExportedRun, Run
+
+    run = Run.open(model.path)
+    exported = isinstance(run, ExportedRun)
+    chosen: Any = {} if exported else {"engine": options.engine, "precision": options.precision}
+    detector = options.detector if run.task.top_down else ""
+    predictor = load(run, device=options.device, detector=detector, **chosen)
+    height, width = run.preprocessing.img_size
+    predictor([np.zeros((height, width, 3), np.uint8)])
+    threshold, why = find_threshold(run) if run.task.detects else (0.0, "")
+    classes = to_dict(run.classes)
+    description = {
+        "name": model.name,
+        "task": run.task.name,
+        "kind": run.task.kind,
+        "model": run.config.model_name,
+        "class_names": classes.pop("names"),
+        **classes,
+        "img_size": [height, width],
+        "threshold": threshold,
+        "threshold_from": why,
+        "engine": "file" if exported else options.engine,
+        "precision": run.note.precision if exported else options.precision,
+        "device": str(predictor.device),
+        "batch": predictor.batch_size,
+        "version": _version_of(Path(model.path)),
+    }
+    return predictor, description
+
+
+def _version_of(path: Path) -> str:
+    """A short name of the content of a run folder or file, which changes when it does."""
+    from muntin.run_files import RESULTS, WEIGHTS
+
+    files = [path] if path.is_file() else [path / WEIGHTS, path / RESULTS]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:12]

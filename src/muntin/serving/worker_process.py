@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The side of the server: starts the worker, hears it, and replaces it when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import threading
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+from muntin.serving.batching import Batcher, RefusedError
+from muntin.serving.metrics import Metrics
+from muntin.serving.settings import ModelSource, ServeSettings
+from muntin.serving.worker import DONE, FAILED, BatchOptions, WorkItem, work
+
+LOGGER = logging.getLogger("muntin.serve")
+_SHORT_LIFE = 10.0
+_LONGEST_PAUSE = 30.0
+BATCH_TIMEOUT = 300.0
+"""Seconds without a word from a worker that has a batch, after which it is replaced."""
+
+
+class WorkerProcess:
+    """The worker, its models, and the batches that it answers; used on the event loop alone.
+
+    Attributes:
+        models: Descriptions of the models that are ready, by name.
+        failures: Why a model is not ready, by name.
+    """
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.batcher = Batcher(settings.limits, self._send_batch, metrics)
+        self.models: dict[str, dict[str, Any]] = {}
+        self.failures: dict[str, str] = {}
+        self.loaded = asyncio.Event()
+        self._metrics = metrics
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._outgoing: asyncio.Queue[tuple[Connection, tuple[Any, ...]]] = asyncio.Queue()
+        self._reloads: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._heard = time.monotonic()
+        self._pause = 0.0
+        self._stopped = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether all models are loaded and the worker is alive."""
+        return self.batcher.running
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker; None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Start the worker; `loaded` is set when each model is ready or has failed."""
+        self._tasks = [asyncio.create_task(each) for each in (self._write(), self._watch())]
+        self._spawn()
+
+    def _spawn(self) -> None:
+        self.models, self.failures = {}, {}
+        self.loaded.clear()
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, self.settings.load, self.settings.models)
+        self._process = context.Process(target=work, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        self._heard = time.monotonic()
+        loop = asyncio.get_running_loop()
+        arguments = (self._pipe, loop, time.monotonic())
+        threading.Thread(target=self._listen, args=arguments, daemon=True).start()
+
+    def _listen(self, pipe: Connection, loop: asyncio.AbstractEventLoop, begun: float) -> None:
+        """Hear the worker until its pipe ends; in a thread of its own."""
+        while True:
+            try:
+                message = pipe.recv()
+            except (EOFError, OSError):
+                break
+            loop.call_soon_threadsafe(self._hear, message)
+        if not self._stopped:
+            lived = time.monotonic() - begun
+            asyncio.run_coroutine_threadsafe(self._replace(lived), loop)
+
+    def _hear(self, message: tuple[Any, ...]) -> None:
+        self._heard = time.monotonic()
+        kind, name, content = message
+        if kind == DONE:
+            self.batcher.finish(name, content)
+            return
+        if (waiting := self._reloads.pop(name, None)) is not None and not waiting.done():
+            if kind == FAILED:
+                waiting.set_exception(RefusedError(409, content, reason="reload"))
+            else:
+                self.models[name] = content
+                waiting.set_result(content)
+            return
+        (self.failures if kind == FAILED else self.models)[name] = content
+        if len(self.models) + len(self.failures) == len(self.settings.models):
+            self.loaded.set()
+            self.batcher.running = not self.failures
+            self.batcher.advance()
+
+    async def _replace(self, lived: float) -> None:
+        """Start another worker; one that dies young is waited for longer and longer."""
+        code = None if self._process is None else self._process.exitcode
+        LOGGER.error("the worker process ended (exit code %s); another one is started", code)
+        self._metrics.worker_died()
+        self.batcher.worker_died()
+        for waiting in self._reloads.values():
+            text = "the worker process ended while it loaded the model"
+            waiting.set_exception(RefusedError(409, text, reason="reload"))
+        self._reloads.clear()
+        self._pause = 0.0 if lived > _SHORT_LIFE else min(1 + 2 * self._pause, _LONGEST_PAUSE)
+        await asyncio.sleep(self._pause)
+        if not self._stopped:
+            self._spawn()
+
+    async def reload(self, model: ModelSource) -> dict[str, Any]:
+        """Load a model again beside its present version, which answers until the new one is ready.
+
+        Raises:
+            RefusedError: It cannot be loaded (the present version stays), or is being loaded.
+        """
+        if model.name in self._reloads or not self.ready:
+            text = f"model {model.name!r} is being loaded already"
+            raise RefusedError(409, text, reason="reload", retry_after=5)
+        waiting = self._reloads[model.name] = asyncio.get_running_loop().create_future()
+        self._send("load", model)
+        return await waiting
+
+    def _send_batch(self, number: int, options: BatchOptions, items: tuple[WorkItem, ...]) -> None:
+        self._heard = time.monotonic()
+        self._send("batch", number, options, items)
+
+    def _send(self, *message: object) -> None:
+        if self._pipe is not None:
+            self._outgoing.put_nowait((self._pipe, message))
+
+    async def _write(self) -> None:
+        """Send messages in order, from a thread: a pipe that is full blocks."""
+        while True:
+            pipe, message = await self._outgoing.get()
+            try:
+                await asyncio.to_thread(pipe.send, message)
+            except (OSError, ValueError):  # it died: whoever listens to it notices
+                continue
+
+    async def _watch(self) -> None:
+        """End a worker that has work and says nothing."""
+        while True:
+            await asyncio.sleep(1)
+            if self.batcher.busy and time.monotonic() - self._heard > BATCH_TIMEOUT:
+                LOGGER.error("the worker has not answered for %d s", BATCH_TIMEOUT)
+                self._heard = time.monotonic()
+                self.kill()
+
+    def kill(self) -> None:
+        """End the worker at once; it is replaced."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def stop(self) -> None:
+        """End the worker for good, and answer what still waits by an error."""
+        self._stopped = True
+        self.batcher.fail_all("the server is stopping")
+        for task in self._tasks:
+            task.cancel()
+        if self._process is not None and self._pipe is not None:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._pipe.send, ("stop",))
+            await asyncio.to_thread(self._process.join, 3)
+            self._process.kill()
