@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import textwrap
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -41,7 +42,7 @@ class Service:
         self.metrics = Metrics()
         self.worker = WorkerProcess(settings, self.metrics)
         self.draining = False
-        gauge, own = self.metrics.gauge, "self"
+        gauge, own = self.metrics.gauge, os.getpid()
         gauge("ready", "1 when requests are answered", lambda: float(self.ready))
         gauge("waiting_images", "Images without an answer yet", self._num_images)
         gauge("memory_bytes", "Memory of the server process", lambda: resident_bytes(own))
