@@ -34,15 +34,19 @@ pytestmark = [
     ),
 ]
 
-# An application whose replicas wait while a file is there.
+# An application whose replicas wait while a file is there, and leave a file of their own meanwhile.
 GATED = """
 import os, time
 import muntin_app
 from muntin.serving.replica import Replica
 
+GATE = {gate!r}
+
 class Waiting(Replica):
     def answer(self, jobs):
-        while os.path.exists({gate!r}):
+        if os.path.exists(GATE):
+            open(f"{{GATE}}-{{os.getpid()}}", "w").close()
+        while os.path.exists(GATE):
             time.sleep(0.02)
         return super().answer(jobs)
 
@@ -159,17 +163,18 @@ def test_the_excess_is_refused_and_what_was_accepted_is_answered(bundle, tmp_pat
         assert status == 200
         gate.touch()
         try:
-            waiting = [pool.submit(ask, port, image) for _ in range(16)]
-            end = time.monotonic() + 60
-            # Two replicas have one each, and one waits; a replica that is asked twice for a place
-            # may leave one more. All others are refused while these wait.
-            while sum(one.done() for one in waiting) < 12 and time.monotonic() < end:
-                time.sleep(0.1)
-            refused = [one.result() for one in waiting if one.done()]
+            accepted = []
+            for number in (1, 2):  # one for each replica
+                accepted.append(pool.submit(ask, port, image))
+                end = time.monotonic() + 60
+                while len(list(tmp_path.glob("gate-*"))) < number:
+                    assert time.monotonic() < end
+                    time.sleep(0.05)
+            accepted.append(pool.submit(ask, port, image))  # and one that waits
+            time.sleep(2)
+            assert {ask(port, image)[0] for _ in range(10)} == {503}
+            assert not any(one.done() for one in accepted)
         finally:
             gate.unlink()
-        assert 12 <= len(refused) <= 13
-        assert {status for status, _ in refused} <= {503, 429}
-        answered = [one.result() for one in waiting if one.result()[0] == 200]
-        assert len(answered) == len(waiting) - len(refused)
-        assert all(json.loads(body) == json.loads(alone) for _, body in answered)
+        assert [one.result()[0] for one in accepted] == [200] * 3
+        assert all(json.loads(one.result()[1]) == json.loads(alone) for one in accepted)
