@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import http.server
+import inspect
 import json
 import re
 import runpy
@@ -25,6 +26,7 @@ from google.protobuf.text_format import ParseError
 from PIL import Image
 
 import muntin
+from muntin.commands.serve import serve
 from muntin.data.batches import fit
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.errors import ConfigError, MuntinError, RunError
@@ -157,8 +159,19 @@ def test_kserve(bundle, file):
     words = [re.sub(r"=/\w+/models/", f"={out}/models/", one) for one in container["args"]]
     assert words[0] == "serve"
     assert Path(words[1].partition("=")[2]).read_bytes() == file.read_bytes()
+    assert options_of(words) <= known_options()
     drain = float(words[words.index("--drain") + 1])
     assert own["spec"]["predictor"]["terminationGracePeriodSeconds"] > drain
+
+
+def options_of(words: list[str]) -> set[str]:
+    return {word for word in words if word.startswith("--")}
+
+
+def known_options() -> set[str]:
+    """Options of the verb."""
+    names = [name.strip("_").replace("_", "-") for name in inspect.signature(serve).parameters]
+    return {f"--{name}" for name in names}
 
 
 def test_ray_files(bundle, file):
@@ -370,13 +383,13 @@ def test_where_a_bundle_may_lie(tmp_path, file):
         with pytest.raises(RunError, match="other files"):
             list(write_bundle("ray", [str(file)], out, force=force))
         assert [path.name for path in out.iterdir()] == ["notes.txt"]
-    with pytest.raises(RunError, match="must be a folder"):
+    with pytest.raises(RunError, match="be a folder"):
         list(write_bundle("ray", [str(file)], kept))
     kept.unlink()
     list(write_bundle("ray", [str(file)], out))  # an empty folder is filled
     with pytest.raises(RunError, match="--force"):
         list(write_bundle("ray", [str(file)], out))
-    with pytest.raises(RunError, match="not hold an input"):
+    with pytest.raises(RunError, match="hold an input"):
         list(write_bundle("ray", [str(out / "models" / "classify.onnx")], out, force=True))
     list(write_bundle("triton", [f"b={file}"], out, force=True))
     assert sorted(path.name for path in out.iterdir()) == [
@@ -408,11 +421,13 @@ def test_container_and_service():
     entry, command = (
         json.loads(lines[words.index(w)].split(None, 1)[1]) for w in ("ENTRYPOINT", "CMD")
     )
-    assert "--token-file" in command
+    assert {"--token-file", "--host"} <= options_of(command) <= known_options()
     assert entry == ["muntin"]
     assert "/v2/health/ready" in lines[words.index("HEALTHCHECK")]
     unit = (ROOT / "docs" / "deployment" / "muntin.service").read_text(encoding="utf-8")
-    drain = float(re.search(r"--drain (\d+)", unit)[1])
+    (start,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+    assert "--token-file" in options_of(start.split()) <= known_options()
+    drain = float(re.search(r"--drain (\d+)", start)[1])
     assert float(re.search(r"TimeoutStopSec=(\d+)", unit)[1]) > drain
     for setting in ("DynamicUser=yes", "ProtectSystem=strict", "PrivateTmp=yes"):
         assert setting in unit.splitlines()

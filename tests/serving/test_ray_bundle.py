@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,7 @@ from tests.serving.live import DATA, ROOT, RUNS
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        subprocess.run(
-            [sys.executable, "-c", "import ray.serve"], capture_output=True, check=False
-        ).returncode
-        != 0,
-        reason="ray[serve] is not installed",
-    ),
+    pytest.mark.skipif(find_spec("ray") is None, reason="ray[serve] is not installed"),
 ]
 
 # An application whose replicas wait while a file is there, and leave a file of their own meanwhile.

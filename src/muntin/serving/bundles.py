@@ -39,7 +39,7 @@ class BundleKind:
         finished: Whether files that are exported for it get the finished output of the task, for
             clients without muntin.
         write: Writes everything but the record into an empty folder.
-        next: What to do next.
+        next: What to do next; ``{out}`` is the folder.
     """
 
     formats: tuple[str, ...]
@@ -63,12 +63,20 @@ def _copy_named(out: Path, model: BundledModel) -> str:
 
 KINDS: dict[str, BundleKind] = {
     "ray": BundleKind(
-        ("onnx", "openvino", "torch"), False, write_ray, "serve run serve_config.yaml"
+        ("onnx", "openvino", "torch"), False, write_ray, "cd {out} && serve run serve_config.yaml"
     ),
-    "kserve": BundleKind(("onnx",), True, write_kserve, "kubectl apply -f inference-service.yaml"),
-    "triton": BundleKind(("onnx",), True, write_triton, "tritonserver --model-repository=."),
+    "kserve": BundleKind(
+        ("onnx",),
+        True,
+        write_kserve,
+        "upload {out}/models, set its address, and kubectl apply -f {out}/inference-service.yaml",
+    ),
+    "triton": BundleKind(("onnx",), True, write_triton, "tritonserver --model-repository={out}"),
     "openvino-model-server": BundleKind(
-        ("openvino", "onnx"), True, write_openvino, "ovms --config_path config.json"
+        ("openvino", "onnx"),
+        True,
+        write_openvino,
+        "start a container of the server, by {out}/README.md",
     ),
 }
 
@@ -91,7 +99,7 @@ def write_bundle(
     """
     chosen = KINDS.get(kind)
     if chosen is None:
-        raise ConfigError(unknown_name("server", kind, KINDS, hint="See --to."))
+        raise ConfigError(unknown_name("server", kind, KINDS))
     sources = name_models(models)
     place = Path(out)
     _check_place(place, sources, force=force)
@@ -113,7 +121,7 @@ def write_bundle(
         }
         write_text(stage / RECORD, format_json(record) + "\n")
     yield f"{out}: {plural(len(packed), 'model')} for {kind}; README.md says how to start it"
-    yield f"next: cd {quote(out)} && {chosen.next}"
+    yield f"next: {chosen.next.format(out=quote(out))}"
 
 
 def _export(run: Run, stem: Path, kind: BundleKind) -> ExportedRun:
