@@ -23,7 +23,8 @@ from muntin.serving.settings import ModelSource, ServeSettings
 from muntin.serving.uploads import PredictRequest, body_length, refuse
 from muntin.serving.worker_process import WorkerProcess
 
-_STATUS = {"image": 422, "request": 422, "server": 500}
+FAULT_STATUS = {"image": 422, "request": 422, "server": 500}
+"""Status codes of `Answer.fault`."""
 
 
 class Service:
@@ -138,7 +139,7 @@ class Service:
         for number, answer in enumerate(answers, 1):
             if answer.fault:
                 where = f"image {number} of {len(answers)}: " if len(answers) > 1 else ""
-                raise refuse(_STATUS[answer.fault], where + answer.text, answer.fault)
+                raise refuse(FAULT_STATUS[answer.fault], where + answer.text, answer.fault)
         return [answer.text for answer in answers]
 
     async def _wait(self, request: Request, jobs: Sequence[Job], deadline: float) -> list[Answer]:
