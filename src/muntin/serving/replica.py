@@ -11,10 +11,11 @@ from typing import Any
 from fastapi import Request
 
 from muntin.errors import unknown_name
+from muntin.serving.messages import Answer, BatchOptions, WorkItem
 from muntin.serving.service import FAULT_STATUS, join_results
 from muntin.serving.settings import LoadOptions, ModelSource, ServeLimits
 from muntin.serving.uploads import PredictRequest, body_length, read_request, refuse
-from muntin.serving.worker import Answer, BatchOptions, WorkItem, answer_batch, load_model
+from muntin.serving.worker import answer_batch, load_model
 
 Job = tuple[BatchOptions, WorkItem]
 """An image of a request, and what it shares with others that may be in its batch."""
