@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -78,6 +79,9 @@ class Gate:
                 await self._app(scope, receive, sending)
             else:
                 await _refuse(sending, *refusal)
+        except asyncio.CancelledError:  # the time to finish is over, or a second signal came
+            if not status:
+                await _refuse(sending, 503, "the server stops before the answer is there")
         except Exception:
             LOGGER.exception("request %s failed", number)
             if status:  # half an answer, which must not look whole

@@ -53,6 +53,10 @@ def _start_log(settings: ServeSettings) -> None:
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
+    for name in ("asyncio", "uvicorn.error"):  # their faults in the same form
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False
 
 
 class _JsonFormatter(logging.Formatter):
