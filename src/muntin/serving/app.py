@@ -95,6 +95,7 @@ def create_app(settings: ServeSettings, service: Service | None = None) -> FastA
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # to an address that the client made up
     )
     _add_errors(app)
     _add_predictions(app, chosen)
