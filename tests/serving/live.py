@@ -81,7 +81,8 @@ def start(*words: object, ready: bool = True, env: dict[str, str] | None = None)
         command, stderr=subprocess.PIPE, text=True, env=settings, errors="replace"
     )
     live = Live(process=process)
-    threading.Thread(target=_read, args=(live,), daemon=True).start()
+    reader = threading.Thread(target=_read, args=(live,), daemon=True)
+    reader.start()
     try:
         if ready:
             live.wait_ready()
@@ -94,6 +95,8 @@ def start(*words: object, ready: bool = True, env: dict[str, str] | None = None)
             except subprocess.TimeoutExpired:
                 process.kill()
         process.wait()
+        reader.join(10)
+        process.stderr.close()
 
 
 def _read(live: Live) -> None:

@@ -105,7 +105,7 @@ def test_a_mismatch_is_described() -> None:
 def test_boxes(served: Live) -> None:
     images = [path.read_bytes() for path in SCENES]
     text = config("RectangleLabels", more='model_score_threshold="0.05"')
-    results = predict(served, "detect", text, list(map(address_of, images)))
+    results = [predict(served, "detect", text, [address_of(image)])[0] for image in images]
     assert sum(len(each["result"]) for each in results) > 0
     for image, each in zip(images, results, strict=True):
         rows = [row for row in plain(served, "detect", image)["boxes"] if row["score"] >= 0.05]
@@ -171,9 +171,7 @@ def test_keypoints_belong_to_their_box(served: Live) -> None:
     assert {each["value"]["rectanglelabels"][0] for each in boxes} == {"thing"}
     for pose, box in zip(poses, boxes, strict=True):
         own = [each for each in answer["result"] if each.get("parentID") == box["id"]]
-        assert [each["value"]["keypointlabels"] for each in own] == [[n] for n in POINTS[:3]], (
-            number
-        )
+        assert [each["value"]["keypointlabels"] for each in own] == [[n] for n in POINTS[:3]]
         for (x, y, score), region in zip(pose["keypoints"], own, strict=False):
             place = np.array([region["value"]["x"], region["value"]["y"]]) * 0.48 - 0.5
             np.testing.assert_allclose(place, [x, y], atol=0.001)

@@ -80,10 +80,9 @@ def read_infer(
     """
     head, tail = _split(body, header)
     if header is not None and not head:
-        uploads = (_check_one(tail, 1, 1, limits),)
-        outputs = dict.fromkeys(known, False)
-        predict = PredictRequest(uploads=uploads)
-        return InferRequest(number=None, predict=predict, outputs=outputs, seconds=None)
+        predict = PredictRequest(uploads=(_check_one(tail, 1, 1, limits),))
+        plain = dict.fromkeys(known, False)
+        return InferRequest(number=None, predict=predict, outputs=plain, seconds=None)
     values = parse_object(head)
     options = _read_parameters(values, "the request")
     if unknown := [name for name in options if name not in OPTIONS]:
@@ -148,7 +147,7 @@ def _read_outputs(
     found: dict[str, bool] = {}
     for each in _as_objects(asked, "outputs"):
         name = each.get("name")
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             shown = name if isinstance(name, str) else reprlib.repr(name)
             raise bad(unknown_name("output", shown[:100], known))
         if name in found:

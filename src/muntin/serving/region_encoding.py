@@ -20,7 +20,7 @@ _WORD_BITS = 8
 _BLOCK = 2**16
 
 
-def trace_mask(mask: Bool[np.ndarray, "H W"]) -> list[Float[np.ndarray, "points 2"]]:
+def trace_mask(mask: Bool[np.ndarray, "H W"]) -> list[NDArray[np.float64]]:
     """Trace the outer edges of the parts of a mask, the largest part first.
 
     Parts that touch at a corner alone are two; holes are filled. Parts smaller than 2 % of the
@@ -70,7 +70,7 @@ def _list_edges(
 
 def _follow(
     starts: NDArray[np.int64], directions: NDArray[np.int64], size: tuple[int, int]
-) -> list[Float[np.ndarray, "points 2"]]:
+) -> list[NDArray[np.float64]]:
     """Join sides to closed lines, and keep their corners."""
     height, width = size
     at = np.full((4, height * width), -1)
