@@ -85,7 +85,7 @@ class Gate:
         settings = self._settings
         if is_loopback(settings.host) and not settings.token:
             # A page of another site may not ask through a name that leads to this machine.
-            name = headers.get("host", "localhost").rsplit(":", 1)[0] or "localhost"
+            name = re.sub(r":\d*$", "", headers.get("host", "localhost"))
             if not is_loopback(name):
                 return 403, f"the host must be this machine, got {name[:100]!r}"
         if not settings.token or path in OPEN_PATHS or path.startswith(_OPEN_FOLDERS):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import textwrap
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -43,7 +44,7 @@ class Service:
         self.worker = WorkerProcess(settings, self.metrics)
         self.draining = False
         self.noted: set[str] = set()
-        gauge, own = self.metrics.gauge, "self"
+        gauge, own = self.metrics.gauge, os.getpid()
         gauge("ready", "1 when requests are answered", lambda: float(self.ready))
         gauge("waiting_images", "Images without an answer yet", self._num_images)
         gauge("memory_bytes", "Memory of the server process", lambda: resident_bytes(own))

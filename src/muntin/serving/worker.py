@@ -239,8 +239,7 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
     chosen: Any = {} if exported else {"engine": options.engine, "precision": options.precision}
     detector = options.detector if run.task.top_down else ""
     predictor = load(run, device=options.device, detector=detector, **chosen)
-    height, width = run.preprocessing.img_size
-    predictor([np.zeros((height, width, 3), np.uint8)])
+    _warm_up(predictor)
     threshold, why = find_threshold(run) if run.task.detects else (0.0, "")
     classes = to_dict(run.classes)
     description = {
@@ -250,7 +249,7 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
         "model": run.config.model_name,
         "class_names": classes.pop("names"),
         **classes,
-        "img_size": [height, width],
+        "img_size": list(run.preprocessing.img_size),
         "threshold": threshold,
         "threshold_from": why,
         "engine": "file" if exported else options.engine,
@@ -260,6 +259,15 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
         "version": _version_of(Path(model.path)),
     }
     return predictor, description
+
+
+def _warm_up(predictor: Any) -> None:  # noqa: ANN401 (PyTorch is not imported here)
+    """Predict empty images in each size and number that an engine may have a graph for."""
+    height, width = predictor.preprocessing.img_size
+    groups = getattr(predictor.network, "groups", None) or (1,)
+    for size in {(height, width), (width, height)}:
+        for count in groups:
+            predictor([np.zeros((*size, 3), np.uint8)] * count)
 
 
 def _version_of(path: Path) -> str:

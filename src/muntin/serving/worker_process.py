@@ -46,6 +46,7 @@ class WorkerProcess:
         self._tasks: list[asyncio.Task[None]] = []
         self._heard = time.monotonic()
         self._pause = 0.0
+        self._was_ready = False
         self._stopped = False
 
     @property
@@ -106,6 +107,7 @@ class WorkerProcess:
         if len(self.models) + len(self.failures) == len(self.settings.models):
             self.loaded.set()
             self.batcher.running = not self.failures
+            self._was_ready |= self.batcher.running
             self.batcher.advance()
 
     async def _replace(self, lived: float) -> None:
@@ -114,6 +116,13 @@ class WorkerProcess:
         LOGGER.error("the worker process ended (exit code %s); another one is started", code)
         self._metrics.worker_died()
         self.batcher.worker_died()
+        if not self._was_ready:  # the next would fare no better
+            name = self.settings.models[len(self.models)].path
+            self.failures[name] = (
+                f"the worker process ended (exit code {code}) while it loaded {name}"
+            )
+            self.loaded.set()
+            return
         for waiting in self._reloads.values():
             text = "the worker process ended while it loaded the model"
             waiting.set_exception(RefusedError(409, text, reason="reload"))
