@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.serving.live import RUNS, Live, start
+from tests.serving.live import DATA, RUNS, Live, start
 
 KINDS = ("classify", "detect", "instance", "semantic", "keypoint_rcnn")
 
@@ -13,5 +13,5 @@ KINDS = ("classify", "detect", "instance", "semantic", "keypoint_rcnn")
 @pytest.fixture(scope="session")
 def served() -> Live:
     """One server with a small run of each kind, shared by tests that leave it as it is."""
-    with start(*(RUNS / kind for kind in KINDS)) as live:
+    with start(*(RUNS / kind for kind in KINDS), "--files", DATA) as live:
         yield live
