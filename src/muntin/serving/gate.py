@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("muntin.serve")
 
-OPEN_PATHS = ("/", "/docs", "/openapi.json", "/health")
+OPEN_PATHS = ("/", "/docs", "/explanation", "/openapi.json", "/health")
 """Paths without a token: the page, which asks for it, and what load balancers ask."""
 
 _OPEN_FOLDERS = ("/page/", "/v2/health/")
