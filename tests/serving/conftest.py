@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.serving.browsing import CHROMIUM, Visit
 from tests.serving.live import RUNS, Live, start
 
 KINDS = ("classify", "detect", "instance", "semantic", "keypoint_rcnn")
@@ -15,3 +16,23 @@ def served() -> Live:
     """One server with a small run of each kind, shared by tests that leave it as it is."""
     with start(*(RUNS / kind for kind in KINDS)) as live:
         yield live
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, for all tests that open a page."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM:
+        pytest.skip("no Chromium: install the package chromium of the system")
+    with api.sync_playwright() as drivers:
+        opened = drivers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser, served):
+    """Open the page of the server, with made-up models and answers where they are given."""
+    return lambda path="/", **options: Visit(
+        browser, f"http://127.0.0.1:{served.port}", path, **options
+    )
