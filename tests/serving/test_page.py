@@ -104,7 +104,8 @@ def test_masks_are_read_and_traced_as_they_are(open_boxes):
         const mask = decodeMask(each);
         const lines = [];
         let start;
-        traceMask(mask, { moveTo: (...p) => { start = p; }, lineTo: (...p) => lines.push([...start, ...p]) });
+        const moveTo = (...place) => { start = place; };
+        traceMask(mask, { moveTo, lineTo: (...end) => lines.push([...start, ...end]) });
         return { bits: bits(mask), area: areaOf(mask), lines, small: bits(shrinkMask(mask, 3)) };
       });
     }"""
@@ -191,7 +192,7 @@ def test_keypoints(open_page):
 def test_classes_as_bars(open_page):
     names = [f"class {number}" for number in range(30)]
     scores = np.linspace(0.5, 0.01, 30).tolist()
-    rows = [{"name": n, "id": i, "score": s} for i, (n, s) in enumerate(zip(names, scores))]
+    rows = [{"name": name, "id": k, "score": scores[k]} for k, name in enumerate(names)]
     model = model_of("classification", class_names=names, threshold=0.0)
     with open_page(models=[model], answer=result_of("classes", rows, SIZE)) as visit:
         visit.give(image_file())
@@ -224,12 +225,15 @@ def test_pointing_names_an_object(open_boxes):
 def test_keyboard_alone(open_boxes):
     with open_boxes() as visit:
         keys = visit.tab.keyboard
+        # The browser is told at once, and not only when the key is about to be pressed.
+        visit.tab.on("filechooser", lambda _: None)
         keys.press("Tab")
         assert visit.tab.evaluate("document.activeElement.className") == "skip"
         for _ in range(6):
             keys.press("Tab")
             if visit.tab.evaluate("document.activeElement.id") == "files":
                 break
+        assert visit.tab.evaluate("document.activeElement.id") == "files"
         with visit.tab.expect_file_chooser() as waiting:
             keys.press("Enter")
         waiting.value.set_files([image_file()])
@@ -278,8 +282,10 @@ def test_several_images_pasted_and_dropped(open_boxes):
         assert visit.text("#name") == HOSTILE
         visit.tab.locator("#strip .remove").nth(2).click()
         assert visit.text("#name") == "dropped.png"
-        for _ in range(2):
-            visit.tab.locator("#strip .remove").first.click()
+        visit.tab.locator("#strip .remove").nth(1).press("Enter")
+        assert visit.text("#name") == "pasted.png"
+        assert visit.tab.evaluate("document.activeElement.innerText") == "pasted.png"
+        visit.tab.locator("#strip .remove").click()
         assert not visit.tab.locator("#viewer").is_visible()
         assert visit.predictions == 3
 
@@ -377,8 +383,8 @@ CONTRAST = """() => {
   };
   return [...document.querySelectorAll('body *')].filter((e) => e.checkVisibility()
     && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim())).map((e) => {
-      const both = [light(parts(getComputedStyle(e).color)), light(ground(e))].sort((a, b) => b - a);
-      return [e.outerHTML.slice(0, 80), (both[0] + 0.05) / (both[1] + 0.05)];
+      const both = [light(parts(getComputedStyle(e).color)), light(ground(e))];
+      return [e.outerHTML.slice(0, 80), (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05)];
     });
 }"""
 
@@ -504,3 +510,41 @@ def test_answers_for_a_photo_have_its_pixels(open_page):
         middle = 2 * (image["y"] - frame["y"] + image["height"] / 2)
         assert canvas.evaluate(code, [left, middle])[:3] == list(colour_of(0))
         assert canvas.evaluate(code, [left + 40, middle])[3] == 0
+
+
+@pytest.mark.slow
+def test_fingers_enlarge_and_move(open_boxes):
+    options = {"has_touch": True, "is_mobile": True, "viewport": {"width": 400, "height": 800}}
+    with open_boxes(**options) as visit:
+        visit.give(image_file())
+        assert visit.tab.locator("#camera").get_attribute("capture") == "environment"
+        assert visit.tab.locator(".touch").is_visible()
+        box = visit.tab.locator("#frame").bounding_box()
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        before = scale_of(visit)
+        wire = visit.context.new_cdp_session(visit.tab)
+
+        def touch(kind, *apart):
+            points = [
+                {"x": middle[0] + far, "y": middle[1], "id": k} for k, far in enumerate(apart)
+            ]
+            wire.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+            visit.settle()
+
+        touch("touchStart", -20, 20)
+        for far in (30, 40, 50, 60):
+            touch("touchMove", -far, far)
+        touch("touchEnd")
+        assert scale_of(visit) == pytest.approx(3 * before, rel=0.1)
+        left = visit.tab.locator("#frame img").bounding_box()["x"]
+        touch("touchStart", 0)
+        for far in (10, 20, 40):
+            touch("touchMove", far)
+        touch("touchEnd")
+        moved = visit.tab.locator("#frame img").bounding_box()["x"] - left
+        assert moved == pytest.approx(40, abs=3)
+        visit.tab.click("#whole")
+        visit.settle()
+        assert scale_of(visit) == before
+        visit.tab.touchscreen.tap(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.6)
+        assert visit.text("#tip") == "dog 0.60"

@@ -213,7 +213,8 @@ def test_examples_of_docs_are_answered(open_page, served, tmp_path):
     with open_page("/docs") as visit:
         visit.tab.wait_for_selector("article:nth-of-type(2)")
         texts = visit.tab.locator("article").evaluate_all(
-            "all => all.map(one => [one.id, [...one.querySelectorAll('pre')].map(p => p.innerText)])"
+            "all => all.map(one =>"
+            " [one.id, [...one.querySelectorAll('pre')].map(each => each.innerText)])"
         )
     commands = {place: found for place, found in texts if "explain" not in place}
     assert len(commands["post-predict"]) == 4

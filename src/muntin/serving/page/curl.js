@@ -30,7 +30,8 @@ export function curlExamples(operation, context) {
 
 function valueOf(name, parameters, { model }) {
   const known = parameters.find((one) => one.name === name);
-  return known?.example ?? ((name === "name" || name.startsWith("model")) && model ? model : name.toUpperCase());
+  const names = name === "name" || name.startsWith("model");
+  return known?.example ?? ((names && model) || name.toUpperCase());
 }
 
 function bodyOf(kind, { schema, example, examples }, { resolve }) {
@@ -42,7 +43,8 @@ function bodyOf(kind, { schema, example, examples }, { resolve }) {
   if (!/json/.test(kind)) return [`-H 'Content-Type: ${kind}'`, "--data-binary @photo.jpg"];
   const given = example ?? Object.values(examples ?? {})[0]?.value;
   const value = given ?? sample(schema, resolve);
-  const text = JSON.stringify(value).replaceAll("'", "'\\''").replaceAll(JSON.stringify(MARK).slice(1, -1), BASE64);
+  const mark = JSON.stringify(MARK).slice(1, -1);
+  const text = JSON.stringify(value).replaceAll("'", "'\\''").replaceAll(mark, BASE64);
   return ["-H 'Content-Type: application/json'", `-d '${text}'`];
 }
 

@@ -33,7 +33,8 @@ function typeOf(schema, document_) {
   if (known.type === "array") return `[${typeOf(known.items, document_)}]`;
   const limits = ["minimum", "maximum"].filter((name) => name in known)
     .map((name) => `${name === "minimum" ? ">=" : "<="} ${known[name]}`);
-  return [known.type ?? "any", known.format && `(${known.format})`, ...limits].filter(Boolean).join(" ");
+  const parts = [known.type ?? "any", known.format && `(${known.format})`, ...limits];
+  return parts.filter(Boolean).join(" ");
 }
 
 function table(rows) {
@@ -56,12 +57,18 @@ function propertiesOf(schema, document_) {
 function example({ title, command }) {
   const button = make("button", { type: "button" }, say("docs_copy"));
   button.addEventListener("click", async () => {
+    // Browsers keep the clipboard from pages that came without encryption from another machine.
+    if (!navigator.clipboard) {
+      getSelection().selectAllChildren(code);
+      return;
+    }
     await navigator.clipboard.writeText(command);
     button.textContent = say("docs_copied");
     setTimeout(() => { button.textContent = say("docs_copy"); }, 2000);
   });
   const code = make("pre", { tabIndex: 0 }, make("code", {}, command));
-  return [title ? make("h3", {}, title) : null, make("div", { className: "example" }, code, button)];
+  const box = make("div", { className: "example" }, code, button);
+  return title ? [make("h3", {}, title), box] : [box];
 }
 
 function describe(operation, document_, context) {
@@ -89,8 +96,8 @@ function describe(operation, document_, context) {
     }
   }
   section("docs_example");
-  const examples = curlExamples(operation, { ...context, resolve: (one) => resolve(one, document_) });
-  for (const one of examples) article.append(...example(one).filter(Boolean));
+  const known = { ...context, resolve: (one) => resolve(one, document_) };
+  for (const one of curlExamples(operation, known)) article.append(...example(one));
   const answers = Object.entries(operation.responses ?? {});
   section("docs_answers", table(answers.map(([status, answer]) => {
     const { description = "", content = {} } = resolve(answer, document_);

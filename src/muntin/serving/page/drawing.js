@@ -87,7 +87,7 @@ export function drawScene(context, scene, layer, place) {
   context.save();
   context.lineCap = "square";
   if (layer.canvas) drawMasks(context, scene, layer, place);
-  if (scene.result.kind === "boxes" || scene.result.kind === "poses") drawObjects(context, scene, place);
+  if (["boxes", "poses"].includes(scene.result.kind)) drawObjects(context, scene, place);
   context.restore();
 }
 
@@ -211,11 +211,13 @@ export function tagOf(mark) {
 function freeSpot([left, top, right, bottom], [width, height], taken, canvas) {
   if (right < 0 || bottom < 0 || left > canvas.width || top > canvas.height) return null;
   const inside = (value, most) => Math.min(Math.max(value, 0), Math.max(0, most));
-  const corners = [[left, top - height], [left, top], [right - width, top - height], [left, bottom]];
+  const above = top - height;
+  const corners = [[left, above], [left, top], [right - width, above], [left, bottom]];
   let best = null;
   let least = Infinity;
   for (const [x, y] of corners) {
-    const spot = [inside(x, canvas.width - width), inside(y, canvas.height - height), width, height];
+    const at = [inside(x, canvas.width - width), inside(y, canvas.height - height)];
+    const spot = [...at, width, height];
     const hidden = taken.reduce((sum, other) => sum + shared(spot, other), 0);
     if (hidden < least) [best, least] = [spot, hidden];
   }

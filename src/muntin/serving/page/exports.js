@@ -51,7 +51,11 @@ export function toCoco(all, model) {
     keypoints: model.skeleton.names,
     skeleton: model.skeleton.edges.map((pair) => pair.map((end) => end + 1)),
   };
-  const categories = model.class_names.map((name, id) => ({ id: id + 1, name, ...skeleton }));
+  // Poses have no class.
+  const { class_names: known } = model;
+  const poses = all[0]?.result.kind === "poses";
+  const names = poses ? [known.length === 1 ? known[0] : "instance"] : known;
+  const categories = names.map((name, id) => ({ id: id + 1, name, ...(poses && skeleton) }));
   const annotations = [];
   all.forEach(({ result, marks, least }, number) => {
     for (const mark of marks) {

@@ -80,7 +80,7 @@ export class MarkList {
     const { name, colour, score } = entry.point ?? entry.mark;
     const row = document.createElement("li");
     row.id = `row-${number}`;
-    row.role = "option";
+    row.setAttribute("role", "option");
     row.classList.toggle("point", Boolean(entry.point));
     const swatch = document.createElement("i");
     swatch.style.background = colour;

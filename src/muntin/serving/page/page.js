@@ -55,12 +55,14 @@ function take(files) {
 
 function remove(item) {
   const place = items.indexOf(item);
+  const focused = strip.has(item, document.activeElement);
   items.splice(place, 1);
   item.drop();
   strip.remove(item);
   if (item === current) current = items[Math.min(place, items.length - 1)] ?? null;
   if (current) choose(current);
   else part("viewer").hidden = true;
+  if (current && focused) strip.focus(current);
   part("intake").classList.toggle("empty", !items.length);
   if (!items.length) {
     part("invite").textContent = say("drop");

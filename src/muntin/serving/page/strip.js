@@ -48,6 +48,15 @@ export class Strip {
     this.list.hidden = this.rows.size === 0;
   }
 
+  /** Tell whether an element belongs to an image. */
+  has(item, element) {
+    return this.rows.get(item).contains(element);
+  }
+
+  focus(item) {
+    this.rows.get(item).firstElementChild.focus();
+  }
+
   /** Show how far an image is, and whether it is the one that is seen. */
   update(item, state, chosen) {
     const row = this.rows.get(item);

@@ -106,7 +106,9 @@ export class View {
     const room = 0.7 * Math.min(wide / (right - left), high / (bottom - top));
     const scale = Math.min(MOST, Math.max(this.whole, room));
     this.place = {
-      scale, left: wide / 2 - (scale * (left + right)) / 2, top: high / 2 - (scale * (top + bottom)) / 2,
+      scale,
+      left: (wide - scale * (left + right)) / 2,
+      top: (high - scale * (top + bottom)) / 2,
     };
     this.fitted = false;
     this.move(0, 0);

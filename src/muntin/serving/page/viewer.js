@@ -76,12 +76,11 @@ export class Viewer {
   /** Show an image with the answer of a model, as far as it is there. */
   show(item, model) {
     const other = item !== this.item || model !== this.model;
-    const state = this.answer?.state;
     this.item = item;
     this.model = model;
     part("viewer").hidden = !item;
     if (!item) return;
-    if (other || state !== this.answer?.state) {
+    if (other) {
       this.pinned = this.active = this.point = null;
       part("explain-state").textContent = "";
     }
@@ -186,7 +185,8 @@ export class Viewer {
     const [first] = marks;
     const whole = marks.length === all.length;
     const count = whole ? marks.length : say("shown", { shown: marks.length, total: all.length });
-    const values = { count, names: names.join(", "), name: first.name, score: first.score.toFixed(3) };
+    const score = first.score.toFixed(3);
+    const values = { count, names: names.join(", "), name: first.name, score };
     const one = all.length === 1 && { boxes: "box", poses: "pose", semantic: "region" }[kind];
     return say(`summary_${one || kind}`, values);
   }
@@ -209,7 +209,8 @@ export class Viewer {
     tip.hidden = !found;
     if (!found) return;
     const { mark, point } = found;
-    const value = this.answer.result.kind === "semantic" ? `${mark.name} ${percent(mark.score)}` : tagOf(mark);
+    const map = this.answer.result.kind === "semantic";
+    const value = map ? `${mark.name} ${percent(mark.score)}` : tagOf(mark);
     tip.textContent = point ? `${point.name} ${point.score.toFixed(2)} (${value})` : value;
     const left = Math.min(spot.at[0] + 12, part("frame").clientWidth - tip.offsetWidth - 4);
     tip.style.left = `${Math.max(4, left)}px`;
