@@ -17,6 +17,13 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
 GREY = (120, 120, 120)
+SIZE = (100, 200)
+BOXES = (
+    {"xyxy": [20, 10, 100, 60], "name": "cat", "id": 0, "score": 0.9},
+    {"xyxy": [120, 30, 180, 90], "name": "dog", "id": 1, "score": 0.6},
+    {"xyxy": [10, 70, 50, 95], "name": "cat", "id": 0, "score": 0.2},
+)
+"""Objects in an image of `SIZE`, (height, width)."""
 
 FILL = """([files, how]) => {
   const transfer = new DataTransfer();

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.serving.browsing import CHROMIUM, Visit
+from tests.serving.browsing import BOXES, CHROMIUM, SIZE, Visit, model_of, result_of
 from tests.serving.live import RUNS, Live, start
 
 KINDS = ("classify", "detect", "instance", "semantic", "keypoint_rcnn")
@@ -18,9 +18,9 @@ def served() -> Live:
         yield live
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Chromium, for all tests that open a page."""
+    """Chromium, for the tests of a file: while it is open, no other event loop can run."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM:
         pytest.skip("no Chromium: install the package chromium of the system")
@@ -36,3 +36,14 @@ def open_page(browser, served):
     return lambda path="/", **options: Visit(
         browser, f"http://127.0.0.1:{served.port}", path, **options
     )
+
+
+@pytest.fixture
+def open_boxes(open_page):
+    """Open the page with a made-up detector that finds `BOXES` in every image."""
+
+    def visit(path="/", **options):
+        answer = options.pop("answer", result_of("boxes", BOXES, SIZE))
+        return open_page(path, models=[model_of("detection")], answer=answer, **options)
+
+    return visit
