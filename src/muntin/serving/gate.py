@@ -27,7 +27,7 @@ LOGGER = logging.getLogger("muntin.serve")
 BEGUN = "muntin.begun"
 """Key of a scope: the time (`time.monotonic`) at which the head of the request was there."""
 
-OPEN_PATHS = ("/", "/docs", "/openapi.json", "/health")
+OPEN_PATHS = ("/", "/docs", "/explanation", "/openapi.json", "/health")
 """Paths without a token: the page, which asks for it, and what load balancers ask."""
 
 _OPEN_FOLDERS = ("/page/", "/v2/health/")
