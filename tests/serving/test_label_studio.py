@@ -15,9 +15,9 @@ import pytest
 from pycocotools import mask as coco
 
 from muntin.serving.batching import RefusedError
+from muntin.serving.label_backend import find_file, read_limited
 from muntin.serving.label_config import describe_mismatch, parse_label_config
 from muntin.serving.label_regions import make_regions, mean_score
-from muntin.serving.label_studio import find_file, read_limited
 from muntin.serving.settings import ServeLimits
 from tests.serving.live import DATA, RUNS, Live, start
 from tests.serving.test_region_encoding import fill, unpack

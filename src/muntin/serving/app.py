@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from muntin._version import __version__
-from muntin.serving import inference_protocol, label_studio
+from muntin.serving import inference_protocol, label_backend
 from muntin.serving.batching import RefusedError
 from muntin.serving.explanations import Explainer
 from muntin.serving.gate import Gate
@@ -100,7 +100,7 @@ def create_app(settings: ServeSettings, service: Service | None = None) -> FastA
     _add_models(app, chosen)
     _add_pages(app, chosen)
     inference_protocol.add_routes(app, chosen)
-    label_studio.add_routes(app, chosen)
+    label_backend.add_routes(app, chosen)
     app.add_middleware(Gate, service=chosen)
     return app
 
@@ -148,7 +148,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         async with service.admitted(request):
             asked = await read_request(request, service.limits)
             if isinstance(asked, dict):
-                return await label_studio.predict_tasks(service, request, asked)
+                return await label_backend.predict_tasks(service, request, asked)
             text = join_results(await service.answer(request, asked))
         return Response(text, media_type="application/json")
 

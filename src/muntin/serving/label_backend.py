@@ -117,7 +117,7 @@ def _compare(service: Service, model: dict[str, Any], tags: Sequence[ControlTag]
 
 
 @dataclass(kw_only=True, slots=True)
-class _Picture:
+class _TaskImage:
     """An image of a task, and what became of it."""
 
     task: int
@@ -146,11 +146,11 @@ async def predict_tasks(service: Service, request: Request, asked: dict[str, Any
     if (count := len(tasks) * max(1, len(keys))) > MOST_IMAGES:
         message = f"a request must have at most {MOST_IMAGES} images of tasks, got {count}."
         raise refuse(413, message, "images")
-    pictures = [_Picture(task=number, key=key) for number in range(len(tasks)) for key in keys]
+    images = [_TaskImage(task=number, key=key) for number in range(len(tasks)) for key in keys]
     regions: list[list[dict[str, Any]]] = [[] for _ in tasks]
     step = min(service.limits.batch, service.limits.images)
-    for start in range(0, len(pictures), step):
-        some = pictures[start : start + step]
+    for start in range(0, len(images), step):
+        some = images[start : start + step]
         await asyncio.to_thread(_load, some, tasks, service)
         loaded = [each for each in some if each.upload is not None]
         answers = await _answer(service, request, loaded, {**options, "model": model["name"]})
@@ -163,10 +163,10 @@ async def predict_tasks(service: Service, request: Request, asked: dict[str, Any
             result = json.loads(answer.text)
             made = await asyncio.to_thread(make_regions, result, model, chosen, threshold)
             regions[each.task] += made
-    lost = [each.error for each in pictures if each.error and each.error.reason == "address"]
-    if pictures and len(lost) == len(pictures):
+    lost = [each.error for each in images if each.error and each.error.reason == "address"]
+    if images and len(lost) == len(images):
         raise lost[0]
-    errors = {each.task: str(each.error) for each in pictures if each.error}
+    errors = {each.task: str(each.error) for each in images if each.error}
     return JSONResponse(_describe(model, regions, errors))
 
 
@@ -188,9 +188,9 @@ def _read_options(
     return options, threshold
 
 
-def _load(pictures: Sequence[_Picture], tasks: Sequence[dict[str, Any]], service: Service) -> None:
+def _load(images: Sequence[_TaskImage], tasks: Sequence[dict[str, Any]], service: Service) -> None:
     """Read images, and their headers; in a thread."""
-    for each in pictures:
+    for each in images:
         data = tasks[each.task].get("data")
         value = data.get(each.key) if isinstance(data, dict) else None
         try:
@@ -266,9 +266,9 @@ def read_limited(place: Path, limits: ServeLimits) -> bytes:
 
 
 async def _answer(
-    service: Service, request: Request, pictures: Sequence[_Picture], options: dict[str, Any]
+    service: Service, request: Request, images: Sequence[_TaskImage], options: dict[str, Any]
 ) -> list[Answer]:
-    uploads = tuple(each.upload for each in pictures if each.upload is not None)
+    uploads = tuple(each.upload for each in images if each.upload is not None)
     if not uploads:
         return []
     with service.worker.batcher.admit(size=sum(len(upload.data) for upload in uploads)):
