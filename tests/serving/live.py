@@ -66,7 +66,8 @@ class Live:
         """Wait until it answers."""
         end = time.monotonic() + seconds
         while not (self.port and self.ready()):
-            if self.process.poll() is not None or time.monotonic() > end:
+            gone = self.process is not None and self.process.poll() is not None
+            if gone or time.monotonic() > end:
                 message = f"the server did not start: {self.lines}"
                 raise AssertionError(message)
             time.sleep(0.1)
@@ -95,13 +96,14 @@ def start(*words: object, ready: bool = True, env: dict[str, str] | None = None)
             except subprocess.TimeoutExpired:
                 process.kill()
         process.wait()
-        reader.join(10)
+        reader.join(10)  # the worker may write until it has ended
         process.stderr.close()
 
 
 def _read(live: Live) -> None:
     """Collect what is printed on stderr, the port among it."""
-    for line in live.process.stderr:
-        live.lines.append(line.rstrip("\n"))
-        if found := re.search(r"at http://[^ ]*:(\d+) ", line):
-            live.port = int(found[1])
+    with live.process.stderr as printed:
+        for line in printed:
+            live.lines.append(line.rstrip("\n"))
+            if found := re.search(r"at http://[^ ]*:(\d+) ", line):
+                live.port = int(found[1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -25,8 +25,10 @@ from muntin.serving.protocol_tensors import (
     make_tensors,
     outputs_of,
 )
-from muntin.serving.service import Service
 from muntin.serving.uploads import read_body, refuse
+
+if TYPE_CHECKING:
+    from muntin.serving.service import Service
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration")
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}

@@ -15,7 +15,7 @@ import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -28,7 +28,7 @@ from muntin.serving.label_config import (
     parse_label_config,
 )
 from muntin.serving.label_regions import make_regions, mean_score
-from muntin.serving.service import Service
+from muntin.serving.messages import Answer
 from muntin.serving.settings import MIB, ServeLimits
 from muntin.serving.uploads import (
     PredictRequest,
@@ -40,8 +40,10 @@ from muntin.serving.uploads import (
     read_body,
     refuse,
 )
-from muntin.serving.worker import Answer
 from muntin.untrusted import open_regular
+
+if TYPE_CHECKING:
+    from muntin.serving.service import Service
 
 LOGGER = logging.getLogger("muntin.serve")
 PREFIX = "/label-studio/{model}"
@@ -271,8 +273,8 @@ async def _answer(
     uploads = tuple(each.upload for each in images if each.upload is not None)
     if not uploads:
         return []
-    with service.worker.batcher.admit(size=sum(len(upload.data) for upload in uploads)):
-        return await service.answer_each(request, PredictRequest(uploads=uploads, **options))
+    request.state.take(sum(len(upload.data) for upload in uploads))
+    return await service.answer_each(request, PredictRequest(uploads=uploads, **options))
 
 
 def _describe(
