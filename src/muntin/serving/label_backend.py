@@ -59,7 +59,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def setup(request: Request, model: str = "") -> dict[str, str]:
         """Connect a project: compare its labels with the classes of the model."""
         async with service.admitted(request, images=0):
-            asked = parse_object(await read_body(request, service.limits))
+            asked = await _read_object(service, request)
             found = service.find_model(model)
             if config := asked.get("schema") or asked.get("label_config"):
                 _compare(service, found, parse_label_config(config))
@@ -72,7 +72,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def webhook(request: Request, model: str = "") -> dict[str, str]:
         """Hear of an event of a project; nothing follows from it, and training is refused."""
         async with service.admitted(request, images=0):
-            asked = parse_object(await read_body(request, service.limits))
+            asked = await _read_object(service, request)
         if asked.get("action") == "START_TRAINING" or "annotations" in asked:
             message = (
                 "a server of muntin does not train. Export the annotations as COCO, run muntin "
@@ -84,7 +84,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def predict(request: Request, model: str) -> Response:
         """Predict the tasks of a project."""
         async with service.admitted(request):
-            asked = parse_object(await read_body(request, service.limits))
+            asked = await _read_object(service, request)
             return await predict_tasks(service, request, {**asked, "model": model})
 
     async def health(model: str) -> Response:
@@ -100,6 +100,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
         app.post(f"{prefix}/versions")(versions)
     app.post(f"{PREFIX}/predict")(predict)
     app.get(f"{PREFIX}/health")(health)
+
+
+async def _read_object(service: Service, request: Request) -> dict[str, Any]:
+    body = await read_body(request, service.limits)
+    return await asyncio.to_thread(parse_object, body)  # others are answered meanwhile
 
 
 def version_of(model: dict[str, Any]) -> str:
