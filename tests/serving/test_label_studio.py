@@ -19,7 +19,7 @@ from muntin.serving.batching import RefusedError
 from muntin.serving.label_backend import find_file, read_limited
 from muntin.serving.label_config import describe_mismatch, parse_label_config
 from muntin.serving.label_regions import make_regions, mean_score
-from muntin.serving.settings import ServeLimits
+from muntin.serving.serve_settings import ServeLimits
 from tests.serving.live import DATA, RUNS, Live, start
 from tests.serving.test_inference_protocol import ODD, places
 from tests.serving.test_region_encoding import fill, unpack

@@ -21,8 +21,8 @@ from muntin.serving import inference_protocol, label_backend
 from muntin.serving.batching import RefusedError
 from muntin.serving.explanations import Explainer
 from muntin.serving.gate import Gate
+from muntin.serving.serve_settings import ServeSettings
 from muntin.serving.service import Service, join_results
-from muntin.serving.settings import ServeSettings
 from muntin.serving.uploads import PredictRequest, read_request, refuse
 
 PAGE = Path(__file__).parent / "page"

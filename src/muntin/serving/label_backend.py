@@ -29,7 +29,7 @@ from muntin.serving.label_config import (
 )
 from muntin.serving.label_regions import make_regions, mean_score
 from muntin.serving.messages import Answer
-from muntin.serving.settings import MIB, ServeLimits
+from muntin.serving.serve_settings import MIB, ServeLimits
 from muntin.serving.uploads import (
     PredictRequest,
     Upload,

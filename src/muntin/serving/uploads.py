@@ -26,7 +26,7 @@ from muntin.data.image_formats import open_header, readable_formats, way_out
 from muntin.errors import first_line
 from muntin.serving.batching import RefusedError
 from muntin.serving.header_limits import find_excess
-from muntin.serving.settings import ServeLimits
+from muntin.serving.serve_settings import ServeLimits
 from muntin.untrusted import parse_json
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
