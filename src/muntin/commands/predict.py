@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -93,6 +92,7 @@ def predict(
     predictor: Any = load(
         opened, device=device, select=chosen, detector_threshold=box_threshold, **options
     )
+    predictor.threshold = min_score
     with JsonList() as document:
         output = Output(
             folder=out,
@@ -157,7 +157,7 @@ def _show_results(results: Iterable[Any], output: Output, total: int) -> tuple[i
             _draw(result, output)
             poses += [result] if isinstance(result, Poses) else []
         if output.document is None:
-            typer.echo(f"{result.path}: {_describe(result, output.min_score)}")
+            typer.echo(f"{result.path}: {result.describe()}")
         else:
             output.document.add(result.to_dict())
         number, largest = number + 1, max(largest, *result.size)
@@ -223,30 +223,8 @@ def _describe_thresholds(detector: str, threshold: float | None) -> None:
 def _draw(result: Any, output: Output) -> None:  # noqa: ANN401 (one of muntin.results)
     from muntin.drawing.saving import save_image, save_labels
     from muntin.prediction.predictor import draw
-    from muntin.results import Detections, Poses, SemanticMap
+    from muntin.results import SemanticMap
 
-    shown = result.above(output.min_score) if isinstance(result, Detections | Poses) else result
-    save_image(draw(Path(result.path), shown), output.place(result.path, ".png"))
+    save_image(draw(Path(result.path), result), output.place(result.path, ".png"))
     if isinstance(result, SemanticMap):
         save_labels(result.labels, output.place(result.path, "_labels.png"))
-
-
-def _describe(result: Any, min_score: float) -> str:  # noqa: ANN401 (one of muntin.results)
-    """One line: the best classes, or the number of objects of each class."""
-    from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses, SemanticMap
-
-    if isinstance(result, Poses):
-        poses = result.above(min_score)
-        points = int((poses.keypoints[:, :, 2] >= DEFAULT_SCORE_THRESHOLD).sum())
-        sure = f"with score >= {DEFAULT_SCORE_THRESHOLD:g}"
-        return f"{plural(len(poses), 'instance')}, {plural(points, 'keypoint')} {sure}"
-    if isinstance(result, SemanticMap):
-        shares = result.counts / result.labels.size
-        ranked = [int(i) for i in (-shares).argsort(kind="stable") if shares[i] > 0]
-        return ", ".join(f"{result.class_names[i]} {shares[i]:.1%}" for i in ranked[:6])
-    if isinstance(result, Detections):
-        counts = Counter(result.above(min_score).class_names)
-        return ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "no objects"
-    best = zip(result.class_names[:3], result.scores[:3], strict=True)
-    text = ", ".join(f"{name} {score:.2f}" for name, score in best)
-    return text or f"no class with score >= {min_score}"
