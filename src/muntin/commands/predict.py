@@ -87,8 +87,7 @@ def predict(
     )
     min_score, reason = _choose_threshold(opened, threshold)
     options: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
-    # Without a detector the threshold selects results, not boxes.
-    box_threshold = threshold if detector else None
+    box_threshold = threshold if detector else None  # else it selects results
     predictor: Any = load(
         opened, device=device, select=chosen, detector_threshold=box_threshold, **options
     )
@@ -157,7 +156,7 @@ def _show_results(results: Iterable[Any], output: Output, total: int) -> tuple[i
             _draw(result, output)
             poses += [result] if isinstance(result, Poses) else []
         if output.document is None:
-            typer.echo(f"{result.path}: {result.describe()}")
+            typer.echo(f"{result.path}: {_describe(result, output.min_score)}")
         else:
             output.document.add(result.to_dict())
         number, largest = number + 1, max(largest, *result.size)
@@ -223,8 +222,14 @@ def _describe_thresholds(detector: str, threshold: float | None) -> None:
 def _draw(result: Any, output: Output) -> None:  # noqa: ANN401 (one of muntin.results)
     from muntin.drawing.saving import save_image, save_labels
     from muntin.prediction.predictor import draw
-    from muntin.results import SemanticMap
+    from muntin.results import Detections, Poses, SemanticMap
 
-    save_image(draw(Path(result.path), result), output.place(result.path, ".png"))
+    shown = result.above(output.min_score) if isinstance(result, Detections | Poses) else result
+    save_image(draw(Path(result.path), shown), output.place(result.path, ".png"))
     if isinstance(result, SemanticMap):
         save_labels(result.labels, output.place(result.path, "_labels.png"))
+
+
+def _describe(result: Any, min_score: float) -> str:  # noqa: ANN401 (one of muntin.results)
+    """One line: the best classes, or the number of objects of each class."""
+    return result.describe()

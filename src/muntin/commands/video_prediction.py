@@ -170,8 +170,7 @@ def _predict_video(stream: Stream, video: str, output: Output) -> int:
     def frames() -> Iterator[tuple[Any, Any]]:
         nonlocal count
         for pixels, found in predict_video(stream, video):
-            shown = found.above(found.threshold)
-            result = dataclasses.replace(shown, path=f"{video}#{count}")
+            result = dataclasses.replace(found.above(output.min_score), path=f"{video}#{count}")
             count += 1
             if output.document is not None:
                 output.document.add(result.to_dict())
