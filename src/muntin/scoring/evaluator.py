@@ -45,13 +45,15 @@ class Outputs:
 class Scored:
     """Figures, with the metric and the outputs they were computed from.
 
-    Figures of classes are lists in the order of the classes.
+    Figures of classes are lists in the order of the classes. `threshold` is the minimum score of
+    what is drawn, that of the run; None: the one with the best F1 in these figures.
     """
 
     figures: dict[str, Any]
     metric: Metric
     outputs: Outputs
     listing: Listing
+    threshold: float | None = None
 
 
 def _join_rows(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
