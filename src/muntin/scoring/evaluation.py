@@ -156,9 +156,7 @@ def evaluate(
     batch_size = batch_size or evaluation_batch(run.preprocessing)
     scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:
-        threshold = find_threshold(run).score if run.task.detects else None
-        shown = replace(scored, threshold=threshold)
-        draw_evaluation(shown, store, run.classes, part_of(run.folder, "pictures", "eval"))
+        draw_evaluation(scored, store, run.classes, part_of(run.folder, "pictures", "eval"))
     return Figures({**scored.figures, **_count_false_alarms(scored.metric, run)})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -158,4 +158,5 @@ def score(
     """
     loader = EvalLoader(store, batch_size=batch_size)
     outputs = run_network(predictor, loader, store.listing, tta=tta)
-    return compute_figures([outputs], predictor.task, predictor.classes, store.listing)
+    scored = compute_figures([outputs], predictor.task, predictor.classes, store.listing)
+    return replace(scored, threshold=predictor.threshold)
