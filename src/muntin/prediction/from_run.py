@@ -77,9 +77,8 @@ def load(
         ConfigError: An option is out of range or does not suit the run.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    name, threshold = "detector_threshold", detector_threshold
-    if threshold is None and least is not None:
-        name, threshold = "least", least
+    former = detector_threshold is None and least is not None
+    name, threshold = ("least", least) if former else ("detector_threshold", detector_threshold)
     finder = _load_detector(run, detector, device, name, threshold)
     network = run.load_network()
     if select:
