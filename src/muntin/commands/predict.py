@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -88,11 +87,11 @@ def predict(
     )
     min_score, reason = _choose_threshold(opened, threshold)
     options: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
-    # Without a detector the threshold selects results, not boxes.
-    box_threshold = threshold if detector else None
+    box_threshold = threshold if detector else None  # else it selects results
     predictor: Any = load(
         opened, device=device, select=chosen, detector_threshold=box_threshold, **options
     )
+    predictor.threshold = min_score
     with JsonList() as document:
         output = Output(
             folder=out,
@@ -233,20 +232,4 @@ def _draw(result: Any, output: Output) -> None:  # noqa: ANN401 (one of muntin.r
 
 def _describe(result: Any, min_score: float) -> str:  # noqa: ANN401 (one of muntin.results)
     """One line: the best classes, or the number of objects of each class."""
-    from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses, SemanticMap
-
-    if isinstance(result, Poses):
-        poses = result.above(min_score)
-        points = int((poses.keypoints[:, :, 2] >= DEFAULT_SCORE_THRESHOLD).sum())
-        sure = f"with score >= {DEFAULT_SCORE_THRESHOLD:g}"
-        return f"{plural(len(poses), 'instance')}, {plural(points, 'keypoint')} {sure}"
-    if isinstance(result, SemanticMap):
-        shares = result.counts / result.labels.size
-        ranked = [int(i) for i in (-shares).argsort(kind="stable") if shares[i] > 0]
-        return ", ".join(f"{result.class_names[i]} {shares[i]:.1%}" for i in ranked[:6])
-    if isinstance(result, Detections):
-        counts = Counter(result.above(min_score).class_names)
-        return ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "no objects"
-    best = zip(result.class_names[:3], result.scores[:3], strict=True)
-    text = ", ".join(f"{name} {score:.2f}" for name, score in best)
-    return text or f"no class with score >= {min_score}"
+    return result.describe()
