@@ -19,13 +19,14 @@ from muntin.data.pose import list_pose
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.ops.keypoints import clip_points
+from muntin.prediction.formats import deeplabcut_table
+from muntin.prediction.formats.items import FormatContext
 from muntin.prediction.predictor import Predictor
 from muntin.prediction.top_down import BoxDetector
 from muntin.prediction.video import (
     frame_rate,
     predict_video,
     read_frames,
-    write_poses,
     write_video,
 )
 from muntin.results import Detections, Poses
@@ -281,8 +282,20 @@ def poses(count, path=""):
     )
 
 
+def write_poses(path, found):
+    """A table of poses, of frames where they have no path."""
+    answers = [
+        {**one.to_dict(), **({} if one.path else {"frame": number})}
+        for number, one in enumerate(found)
+    ]
+    classes = Classes(names=("mouse",), skeleton=SKELETON)
+    context = FormatContext(folder=path.parent, kind="keypoints", classes=classes, scorer="run")
+    deeplabcut_table.write_poses(lambda: iter(answers), [path], context)
+    return path
+
+
 def test_a_table_that_deeplabcut_reads(tmp_path):
-    path = write_poses(tmp_path / "t.csv", [poses(1), poses(1)], scorer="run")
+    path = write_poses(tmp_path / "t.csv", [poses(1), poses(1)])
     rows = list(csv.reader(path.read_text().splitlines()))
     assert [row[0] for row in rows] == ["scorer", "bodyparts", "coords", "0", "1"]
     assert rows[0][1:] == ["run"] * 9
@@ -294,7 +307,8 @@ def test_a_table_that_deeplabcut_reads(tmp_path):
 def test_a_csv_of_several_instances_round_trips(tmp_path):
     Image.new("RGB", (99, 99)).save(tmp_path / "a.png")
     Image.new("RGB", (99, 99)).save(tmp_path / "b.png")
-    write_poses(tmp_path / "t.csv", [poses(2), poses(0)], scorer="run", frames=["a.png", "b.png"])
+    found = [poses(2, str(tmp_path / "a.png")), poses(0, str(tmp_path / "b.png"))]
+    write_poses(tmp_path / "t.csv", found)
     with pytest.raises(DataError, match="likelihood"):
         list_pose(tmp_path)  # predictions are not taken for labels
     listing = list_pose(tmp_path / "t.csv", whole=True).train

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos, frame by frame (PyAV: ``pip install 'muntin[video]'``), and tables of their poses."""
+"""Videos, frame by frame (PyAV: ``pip install 'muntin[video]'``)."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.errors import DataError, MuntinError, RunError, cannot_write
-from muntin.results import Poses
-from muntin.run_files import write_text
 from muntin.staging import staged
 from muntin.untrusted import open_regular
 
@@ -109,36 +105,3 @@ def _import_av() -> Any:  # noqa: ANN401 (a module without types)
         message = "videos need PyAV, which is not installed. Run: pip install 'muntin[video]'"
         raise DataError(message) from error
     return av
-
-
-def write_poses(
-    path: str | Path, poses: Sequence[Poses], *, scorer: str, frames: Sequence[str] = ()
-) -> Path:
-    """Write poses, one row a frame: x, y and likelihood of each keypoint, in pixels.
-
-    The layout is that of predictions by DeepLabCut. If a frame has several instances, a row
-    "individuals" numbers them, independently in each frame. Cells of missing instances are
-    empty. Rows are named by `frames`, or numbered from 0.
-    """
-    path = Path(path)
-    names = poses[0].keypoint_names if poses else ()
-    max_instances = max([1, *(len(one) for one in poses)])
-    columns = [
-        (f"individual{number + 1}", name, axis)
-        for number in range(max_instances)
-        for name in names
-        for axis in ("x", "y", "likelihood")
-    ]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["scorer", *(scorer for _ in columns)])
-    if max_instances > 1:
-        writer.writerow(["individuals", *(person for person, _, _ in columns)])
-    writer.writerow(["bodyparts", *(name for _, name, _ in columns)])
-    writer.writerow(["coords", *(axis for _, _, axis in columns)])
-    for number, one in enumerate(poses):
-        cells = [f"{value:.3f}" for value in np.ravel(one.keypoints)]
-        rest = [""] * (len(columns) - len(cells))
-        writer.writerow([frames[number] if frames else number, *cells, *rest])
-    write_text(path, text.getvalue())
-    return path

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``muntin predict``: where results of images and videos go."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+
+from muntin.errors import ConfigError, plural
+
+if TYPE_CHECKING:
+    from muntin.prediction.formats.result_files import AnswerList, ResultFiles
+    from muntin.runs import Run
+
+Stream = Callable[[Iterator[Any]], Iterator[Any]]
+
+
+class FileOptions(NamedTuple):
+    """What `muntin predict` was told about files; no folder: none are written."""
+
+    folder: str
+    formats: tuple[str, ...]
+    crops: bool
+    force: bool
+    resume: bool
+
+
+class Output(ExitStack):
+    """Where results go: files, and a JSON list or a line each.
+
+    Args:
+        run: The run that predicts.
+        options: Which files are written.
+        min_score: What scores less is not drawn, counted or written as an annotation.
+        about: What answers depend on beside the images, for `--resume`.
+        as_json: Whether a list is printed at the end.
+
+    Raises:
+        ConfigError: The formats do not suit the run, or there is no folder for them.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        options: FileOptions,
+        min_score: float,
+        about: Mapping[str, Any],
+        *,
+        as_json: bool,
+    ) -> None:
+        from muntin.prediction.formats.format_table import choose_formats
+        from muntin.prediction.formats.items import FormatContext
+        from muntin.prediction.formats.result_files import AnswerList
+
+        super().__init__()
+        if (options.formats or options.crops) and not options.folder:
+            message = "--format and --save-crop write files: they need --out FOLDER, got none."
+            raise ConfigError(message)
+        self.formats = choose_formats(options.formats, run.task.kind, crops=options.crops)
+        self.min_score, self.options, self._about = min_score, options, about
+        self.context = FormatContext(
+            folder=Path(options.folder),
+            kind=run.task.kind,
+            classes=run.classes,
+            scorer=run.path.name,
+            min_score=min_score,
+        )
+        self.names: Mapping[str, str] = {}
+        self._done: frozenset[str] = frozenset()
+        self._has_images = False
+        self.document = self.enter_context(AnswerList()) if as_json else None
+
+    def plan(self, paths: list[Path], videos: list[str]) -> tuple[list[Path], list[str]]:
+        """Name the results of inputs; give those that are to be predicted: with --resume the rest.
+
+        Raises:
+            RunError: A file is an input, or exists and is not to be replaced.
+        """
+        from muntin.prediction.formats.result_files import plan_files
+
+        if not self.options.folder:
+            return paths, videos
+        self._has_images = bool(paths)
+        force, resume = self.options.force, self.options.resume
+        sources = ([*map(str, paths)], videos)
+        plan = plan_files(self.formats, self.context, sources, force=force, resume=resume)
+        self.names, self._done = plan
+        if plan.done:
+            left = plural(len(plan.done), "input")
+            typer.echo(f"{left} left out, with results in {self.options.folder}", err=True)
+        return (
+            [path for path in paths if str(path) not in plan.done],
+            [video for video in videos if video not in plan.done],
+        )
+
+    def open_files(self) -> ResultFiles | None:
+        """Give what writes the files of images, to be entered; None where there are none."""
+        from muntin.prediction.formats.result_files import FilePlan, ResultFiles
+
+        if not self._has_images:
+            return None
+        plan = FilePlan(self.names, self._done)
+        resume = self.options.resume
+        return ResultFiles(self.formats, self.context, plan, about=self._about, resume=resume)
+
+    def print(self) -> None:
+        """Write the JSON list to stdout, which stays empty where a command fails."""
+        from muntin.prediction.formats.table_writers import write_list
+
+        if self.document is not None:
+            write_list(self.document.rows(), sys.stdout.write)
+
+
+def predict_images(
+    results: Iterable[Any], output: Output, total: int, describe: Callable[[Any, float], str]
+) -> tuple[int, int]:
+    """Write results of images as they come, and print or collect them.
+
+    Return the number of results, and the longer side in pixels of the largest image.
+    """
+    from rich.console import Console
+
+    from muntin.training.progress import Reporter
+
+    number, largest, start = 0, 0, time.monotonic()
+    try:
+        with ExitStack() as stack:
+            opened = output.open_files()
+            files = None if opened is None else stack.enter_context(opened)
+            reporter = stack.enter_context(Reporter(Console(stderr=True)))
+            for result in results:
+                if files is not None:
+                    files.add(result)
+                if output.document is None:
+                    typer.echo(f"{result.path}: {describe(result, output.min_score)}")
+                else:
+                    output.document.add(result.to_dict())
+                number, largest = number + 1, max(largest, *result.size)
+                facts = progress_facts(number, total, time.monotonic() - start)
+                reporter.step("predicting", number / total, facts)
+    except KeyboardInterrupt:
+        if output.options.folder:
+            done = f"{number:,} of {plural(total, 'image')} done, with whole files in"
+            typer.echo(f"{done} {output.options.folder}; go on with --resume", err=True)
+        raise
+    return number, largest
+
+
+def progress_facts(number: int, total: int, elapsed_s: float) -> dict[str, str]:
+    """Say how many images are done, how many a second, and how long the rest will take.
+
+    Example:
+        >>> progress_facts(1200, 100_000, 40.0)
+        {'images': '1,200 of 100,000', 'rate': '30/s', 'left': '54m53s'}
+    """
+    from muntin.training.progress import format_duration
+
+    rate = number / max(elapsed_s, 1e-9)
+    return {
+        "images": f"{number:,} of {total:,}",
+        "rate": f"{rate:.3g}/s",
+        "left": format_duration((total - number) / rate),
+    }
+
+
+def split_videos(places: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate videos from other inputs by their suffix."""
+    from muntin.prediction.video import VIDEO_SUFFIXES
+
+    videos = [p for p in places if p.lower().endswith(VIDEO_SUFFIXES) and "://" not in p]
+    return videos, [place for place in places if place not in videos]
+
+
+def predict_videos(
+    stream: Stream, videos: Sequence[str], output: Output, *, strict: bool
+) -> dict[str, int]:
+    """Predict and count every frame of videos; results are called ``VIDEO#0``, ``VIDEO#1`` ...
+
+    Unless `strict`, an unreadable video is skipped with a warning.
+    """
+    from muntin.errors import DataError, MuntinWarning
+
+    found = {}
+    for video in videos:
+        mark = 0 if output.document is None else output.document.mark()
+        try:
+            found[video] = _predict_video(stream, video, output)
+        except DataError as error:
+            if output.document is not None:
+                output.document.cut(mark)
+            if strict:
+                raise
+            warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=2)
+    return found
+
+
+def _predict_video(stream: Stream, video: str, output: Output) -> int:
+    """Predict a video; when it is interrupted, what is done is written as a whole."""
+    from muntin.prediction.formats.result_files import AnswerList, write_tables
+    from muntin.prediction.predictor import draw
+    from muntin.prediction.video import frame_rate, predict_video, write_video
+
+    rate, count, interrupted = frame_rate(video), 0, False
+
+    def frames(answers: AnswerList) -> Iterator[tuple[Any, Any]]:
+        nonlocal count, interrupted
+        try:
+            for pixels, found in predict_video(stream, video):
+                result = dataclasses.replace(found.above(output.min_score), path=f"{video}#{count}")
+                place = {"frame": count, "time": round(float(count / rate), 3)}
+                count += 1
+                for each in (answers, output.document):
+                    if each is not None:
+                        each.add({**result.to_dict(), **place})
+                yield pixels, result
+        except KeyboardInterrupt:
+            interrupted = True
+
+    with AnswerList() as answers:
+        results = frames(answers)
+        if output.options.folder:
+            name, folder = output.names[video], output.context.folder
+            if output.formats.draws:
+                drawn = (draw(pixels, result) for pixels, result in results)
+                write_video(folder / f"{name}.mp4", drawn, rate)
+            tables = output.formats.tables
+            places = {one.name: [folder / f"{name}{end}" for end in one.of_video] for one in tables}
+            deque(results, maxlen=0)
+            write_tables(tables, places, answers, output.context)
+        deque(results, maxlen=0)
+    if interrupted:
+        typer.echo(f"{video}: {plural(count, 'frame')} until it was interrupted", err=True)
+        raise KeyboardInterrupt
+    return count
