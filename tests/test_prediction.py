@@ -76,7 +76,7 @@ def test_to_dict(predictor, tmp_path):
     image(2, 5).save(path)
     (result,) = predictor(path)
     values = json.loads(json.dumps(result.to_dict()))
-    assert list(values) == ["path", "size", "classes"]
+    assert list(values) == ["path", "size", "threshold", "classes"]
     assert values["path"] == str(path)
     assert values["size"] == [16, 16]
     assert [list(row) for row in values["classes"]] == [["name", "id", "score"]] * 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,9 +111,10 @@ def predict(
         predictor: Any = load(
             opened, device=device, select=chosen, detector_threshold=box_threshold, **options
         )
+        predictor.threshold = min_score
         found = predictor.stream(paths, strict=False, **passes)
         results = (result.above(threshold or 0.0) for result in found)
-        num_results, largest = predict_images(results, output, len(paths), _describe)
+        num_results, largest = predict_images(results, output, len(paths))
         strict = len(images) == 1
         frames = predict_videos(partial(predictor.stream, **passes), videos, output, strict=strict)
         output.print()
@@ -202,24 +202,3 @@ def _describe_thresholds(detector: str, threshold: float | None) -> None:
     elif threshold is not None:
         typer.echo(f"score threshold of instances: {threshold:g} (mean of their keypoints)")
     typer.echo(f"score threshold of keypoints: {DEFAULT_SCORE_THRESHOLD:g}; others are not drawn")
-
-
-def _describe(result: Any, min_score: float) -> str:  # noqa: ANN401 (one of muntin.results)
-    """One line: the best classes, or the number of objects of each class."""
-    from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses, SemanticMap
-
-    if isinstance(result, Poses):
-        poses = result.above(min_score)
-        points = int((poses.keypoints[:, :, 2] >= DEFAULT_SCORE_THRESHOLD).sum())
-        sure = f"with score >= {DEFAULT_SCORE_THRESHOLD:g}"
-        return f"{plural(len(poses), 'instance')}, {plural(points, 'keypoint')} {sure}"
-    if isinstance(result, SemanticMap):
-        shares = result.counts / result.labels.size
-        ranked = [int(i) for i in (-shares).argsort(kind="stable") if shares[i] > 0]
-        return ", ".join(f"{result.class_names[i]} {shares[i]:.1%}" for i in ranked[:6])
-    if isinstance(result, Detections):
-        counts = Counter(result.above(min_score).class_names)
-        return ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "no objects"
-    best = zip(result.class_names[:3], result.scores[:3], strict=True)
-    text = ", ".join(f"{name} {score:.2f}" for name, score in best)
-    return text or f"no class with score >= {min_score}"

@@ -120,9 +120,7 @@ class Output(ExitStack):
             write_list(self.document.rows(), sys.stdout.write)
 
 
-def predict_images(
-    results: Iterable[Any], output: Output, total: int, describe: Callable[[Any, float], str]
-) -> tuple[int, int]:
+def predict_images(results: Iterable[Any], output: Output, total: int) -> tuple[int, int]:
     """Write results of images as they come, and print or collect them.
 
     Return the number of results, and the longer side in pixels of the largest image.
@@ -141,7 +139,7 @@ def predict_images(
                 if files is not None:
                     files.add(result)
                 if output.document is None:
-                    typer.echo(f"{result.path}: {describe(result, output.min_score)}")
+                    typer.echo(f"{result.path}: {result.describe()}")
                 else:
                     output.document.add(result.to_dict())
                 number, largest = number + 1, max(largest, *result.size)

@@ -55,6 +55,8 @@ def load(
 ) -> Predictor:
     """Load a run for prediction; its folder is all that is needed.
 
+    Results carry the score threshold of the run, see `find_threshold`, which `muntin.draw` uses.
+
     Args:
         run: A run folder, or a file of `muntin.export`.
         device: "auto" takes a GPU when there is one.
@@ -88,7 +90,7 @@ def load(
         change_selection(network, select)
     if (engine, precision) != ("eager", "fp32"):
         network, device = _in_engine(run, network, engine, precision), "cpu"
-    return Predictor(
+    predictor = Predictor(
         network,
         run.task,
         run.classes,
@@ -97,6 +99,9 @@ def load(
         batch_size=batch_size,
         detector=finder,
     )
+    if run.task.detects:
+        predictor.threshold = find_threshold(run).score
+    return predictor
 
 
 def _load_detector(

@@ -17,7 +17,6 @@ from muntin.errors import ConfigError, unknown_name
 from muntin.prediction.formats.coco_writer import write_coco
 from muntin.prediction.formats.deeplabcut_table import write_poses
 from muntin.prediction.formats.image_writers import (
-    draw_sure,
     format_class_table,
     write_crops,
     write_labels,
@@ -31,6 +30,7 @@ from muntin.prediction.formats.table_writers import (
     write_parquet,
 )
 from muntin.prediction.formats.yolo_writer import format_settings, write_rows
+from muntin.prediction.predictor import draw
 from muntin.samples import TaskKind
 
 _OBJECTS: tuple[TaskKind, ...] = ("detection", "segmentation", "keypoints")
@@ -94,7 +94,7 @@ class TableFormat:
 
 
 def _draw(files: ImageFiles, place: Path) -> None:
-    save_image(draw_sure(files.image, files.result, files.context), place)
+    save_image(draw(files.image, files.result, threshold=files.context.min_score), place)
 
 
 def _copy_and_describe(files: ImageFiles, place: Path) -> None:

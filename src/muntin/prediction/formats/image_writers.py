@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,10 +53,3 @@ def write_crops(
         ending = ".png" if "classes" in answer else f"_{item.number}.png"
         if piece.size:
             save_image(Image.fromarray(piece), context.folder / "crops" / folder / (name + ending))
-
-
-def draw_sure(image: Any, result: Any, context: FormatContext) -> Image.Image:  # noqa: ANN401
-    """Draw a result on its image (a path or pixels), without what scores too little."""
-    from muntin.prediction.predictor import draw
-
-    return draw(image, result.above(context.min_score))
