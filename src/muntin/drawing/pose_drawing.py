@@ -62,7 +62,7 @@ def draw_poses(
             box = (found.boxes[row] * scale).round()
             pen.rectangle(np.add(box, (-1, -1, 1, 1)).tolist(), outline=HALO, width=3)
             box = box.tolist()
-            pen.rectangle(box, outline=dots[row][0] if len(found) > 1 else "white", width=1)
+            pen.rectangle(box, outline="white" if _is_single(found) else dots[row][0], width=1)
         lines = [
             (points[row][list(edge)], colour)
             for edge, colour in zip(found.edges, edges[row], strict=True)
@@ -114,8 +114,9 @@ def _choose_radii(
 
 def _choose_colours(found: Poses) -> tuple[list[list[Colour]], list[list[Colour]]]:
     """Colours of the keypoints and of the edges of each instance."""
-    count, single = len(found.keypoint_names), len(found) == 1
-    own = [[colour_of(row)] * max(count, len(found.edges)) for row in range(len(found))]
+    count, single = len(found.keypoint_names), _is_single(found)
+    numbers = range(len(found)) if found.track_ids is None else found.track_ids.tolist()
+    own = [[colour_of(number)] * max(count, len(found.edges)) for number in numbers]
     if found.flip_pairs:
         sides = [_MIDDLE] * count
         for left, right in found.flip_pairs:
@@ -126,6 +127,11 @@ def _choose_colours(found: Poses) -> tuple[list[list[Colour]], list[list[Colour]
         each = [colour_of(number) for number in range(count)]
         return [each], [[each[second] for _, second in found.edges]]
     return own, own
+
+
+def _is_single(found: Poses) -> bool:
+    """Whether colours tell keypoints apart: of a single instance that is not tracked."""
+    return len(found) == 1 and found.track_ids is None
 
 
 def _edge_colour(first: Colour, second: Colour) -> Colour:
@@ -140,7 +146,7 @@ def _legend(found: Poses) -> list[LegendRow]:
         return []
     if found.flip_pairs:
         return [(_LEFT, "left", None), (_RIGHT, "right", None), (_MIDDLE, "middle", None)]
-    names = found.keypoint_names[:_MOST_NAMED] if len(found) == 1 else ()
+    names = found.keypoint_names[:_MOST_NAMED] if _is_single(found) else ()
     return [(colour_of(k), clean_label(name, k), None) for k, name in enumerate(names)]
 
 
