@@ -101,15 +101,47 @@ def test_results_of_before_are_replaced_or_continued_if_asked(muntin, runs, tmp_
     "source", ["0", "rtsp://host/live", "http://host/a.jpg", "http://host/a?b", "http://host/a.mp4"]
 )
 def test_cameras_and_addresses_are_answered(muntin, runs, tmp_path, source):
-    run = runs["classify"]
-    assert fails_with(
-        muntin("predict", run, source), repr(source), "images, folders, patterns or videos"
-    )
-    with pytest.raises(DataError, match="give a file"):
-        load(run)(source)
+    with pytest.raises(DataError, match="and give"):
+        load(runs["classify"])(source)
     call = ["train", "classify", source, "--out", tmp_path / "run"]
     assert fails_with(muntin(*call), repr(source), "give its files")
+
+
+def test_a_camera_or_a_stream_that_is_not_there_is_one_line(muntin, runs):
+    run = runs["classify"]
+    assert fails_with(muntin("predict", run, "97"), "camera97")
+    found = muntin("predict", run, "http://me:secret@127.0.0.1:9/live?key=1")
+    assert fails_with(found, "http://127.0.0.1:9/live must be")
+    assert "secret" not in found[2]
     assert fails_with(muntin("predict", run, "C:/a.jpg"), "Check the path")
+    assert fails_with(muntin("predict", run, "s3://bucket/a.jpg"), "images, folders")
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"), [("fcos", ["--track", "--threshold=0.01"]), ("pose", ["--smooth"])]
+)
+def test_objects_of_a_video_have_ids(muntin, runs, tmp_path, kind, flags):
+    given, out = clip(tmp_path / "clip.mp4"), tmp_path / "out"
+    call = ["predict", runs[kind], given, *flags, "--out", out, "--format", "drawing,csv,json"]
+    assert muntin(*call)[0] == 0
+    assert {"clip.mp4", "clip_predictions.csv", "clip_predictions.json"} == {*content(out)}
+    answers = json.loads((out / "clip_predictions.json").read_text())
+    assert [(one["frame"], one["time"]) for one in answers] == [(0, 0.0), (1, 0.2)]
+    things = [thing for one in answers for thing in one["boxes" if kind == "fcos" else "poses"]]
+    assert things
+    assert all(thing["track"] >= 1 for thing in things)
+    assert fails_with(muntin("predict", runs["semantic"], given, flags[0]), flags[0])
+    image = draw(tmp_path / "a.png", 9)
+    assert fails_with(muntin("predict", runs[kind], image, flags[0]), flags[0])
+
+
+def test_formats_need_a_folder_and_a_run_that_suits(muntin, runs, tmp_path):
+    image = draw(tmp_path / "a.png", 9)
+    assert fails_with(muntin("predict", runs["classify"], image, "--format=csv"), "--out")
+    call = ["predict", runs["classify"], image, "--out", tmp_path / "out"]
+    assert fails_with(muntin(*call, "--format=yolo"), "yolo", "csv")
+    assert fails_with(muntin(*call, "--format=cvs"), "'csv'")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_image_in_out_is_not_drawn_over(muntin, runs, tmp_path):

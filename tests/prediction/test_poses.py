@@ -24,11 +24,11 @@ from muntin.prediction.formats.items import FormatContext
 from muntin.prediction.predictor import Predictor
 from muntin.prediction.top_down import BoxDetector
 from muntin.prediction.video import (
-    frame_rate,
-    predict_video,
     read_frames,
+    with_results,
     write_video,
 )
+from muntin.prediction.video_streams import VideoReader, VideoSource
 from muntin.results import Detections, Poses
 from muntin.samples import Classes, Skeleton
 from muntin.tasks.task_table import TASKS
@@ -323,13 +323,16 @@ def test_videos_there_and_back(tmp_path):
     colours = rng.integers(30, 220, (40, 3))
     frames = [Image.new("RGB", (65, 49), tuple(colour.tolist())) for colour in colours]
     path = write_video(tmp_path / "v.mp4", frames, Fraction(10))
-    assert frame_rate(path) == 10
+    reader = VideoReader(VideoSource(str(path), "file"))
+    times = [frame.time for frame in reader]
+    assert reader.rate == 10
+    np.testing.assert_allclose(times, np.arange(40) / 10, atol=1e-6)
     seen = list(read_frames(path))
     assert len(seen) == 40
     assert seen[0].shape == (48, 64, 3)
     means = np.array([frame.reshape(-1, 3).mean(axis=0) for frame in seen])
     assert np.abs(means - colours).max() < 12
-    pairs = list(predict_video(lambda images: (image.mean() for image in images), path))
+    pairs = list(with_results(lambda images: (one.mean() for one in images), seen, np.copy))
     assert [result for _, result in pairs] == [frame.mean() for frame in seen]
 
 
@@ -347,7 +350,7 @@ def test_what_is_no_video(tmp_path):
     with pytest.raises(DataError, match=r"v\.mp4.*Invalid data"):
         list(read_frames(path))
     with pytest.raises(DataError, match=r"none\.mp4"):
-        frame_rate(tmp_path / "none.mp4")
+        list(read_frames(tmp_path / "none.mp4"))
     with wave.open(str(path), "wb") as sound:
         sound.setparams((1, 2, 16000, 0, "NONE", ""))
         sound.writeframes(bytes(2048))

@@ -10,7 +10,7 @@ from muntin.drawing.style import colour_of
 from muntin.errors import ConfigError
 from muntin.prediction.predictor import draw
 from muntin.prediction.tracking import OneEuroFilter, Tracker, refuse_untracked
-from muntin.results import Detections, Labels, Poses
+from muntin.results import Detections, Poses
 from muntin.run_lengths import encode_mask
 
 SIZE = (120, 200)
@@ -141,4 +141,6 @@ def test_smoothing_follows_motion_and_leaves_unsure_points():
 
 def test_what_has_no_objects_is_refused():
     with pytest.raises(ConfigError, match="--track"):
-        refuse_untracked(Labels)
+        refuse_untracked("segmentation", smooth=False)
+    with pytest.raises(ConfigError, match="--smooth"):
+        refuse_untracked("detection", smooth=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +13,9 @@ import typer
 from muntin.commands.prediction_output import (
     FileOptions,
     Output,
+    VideoOptions,
     predict_images,
     predict_videos,
-    split_videos,
 )
 from muntin.commands.values import (
     DetectorOption,
@@ -26,6 +25,7 @@ from muntin.commands.values import (
     parse_scales,
     parse_settings,
     parse_tile,
+    parse_time,
 )
 from muntin.errors import plural
 
@@ -67,6 +67,21 @@ _Select = Annotated[
     list[str] | None,
     typer.Option("--select", help="Detection only: suppression=soft, max_detections=1000."),
 ]
+_Track = Annotated[
+    bool, typer.Option("--track", help="Videos: give objects ids; a folder is the frames of one.")
+]
+_Smooth = Annotated[
+    bool, typer.Option("--smooth", help="Videos: smooth keypoints, as --track follows them.")
+]
+_MaxTime = Annotated[
+    str, typer.Option(help="Videos and streams: end after 90s, 15m or 2h; default: no limit.")
+]
+_Images = Annotated[
+    list[str],
+    typer.Argument(
+        help="Images, folders, glob patterns, videos, cameras (0), or rtsp:// and http:// streams."
+    ),
+]
 _Engine = Annotated[
     str, typer.Option(help="eager, compile, onnxruntime, openvino, cuda, or auto: the fastest.")
 ]
@@ -74,7 +89,7 @@ _Engine = Annotated[
 
 def predict(
     run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
-    images: Annotated[list[str], typer.Argument(help="Images, folders, glob patterns or videos.")],
+    images: _Images,
     out: Annotated[str, typer.Option(help="Folder for results, named as inputs.")] = "",
     formats: _Format = "",
     save_crop: _Crops = False,
@@ -87,6 +102,9 @@ def predict(
     scales: _Scales = "",
     select: _Select = None,
     detector: DetectorOption = "",
+    track: _Track = False,
+    smooth: _Smooth = False,
+    max_time: _MaxTime = "",
     device: DeviceOption = "auto",
     engine: _Engine = "eager",
     precision: Annotated[str, typer.Option(help="Precision of the engine: fp32 or bf16.")] = "fp32",
@@ -94,13 +112,16 @@ def predict(
     """Predict images or videos; exit code 1 if any could not be read."""
     passes = {"tta": tta, "tile": parse_tile(tile), "scales": parse_scales(scales)}
     chosen = parse_settings(select, "--select")
+    how = VideoOptions(track, smooth, parse_time(max_time))
     files = FileOptions(out, parse_names(formats), save_crop, force, resume)
     from muntin.prediction.from_run import load
+    from muntin.prediction.video_streams import split_videos
     from muntin.runs import Run
 
-    videos, others = split_videos(images)
+    videos, others = split_videos(images, folders=track or smooth)
     paths, missing = _find_all(others, out) if others else ([], False)
     opened = Run.open(run)
+    _check_tracking(opened, how, has_videos=bool(videos))
     min_score, reason = _choose_threshold(opened, threshold)
     about = {"run": opened.path.name, "threshold": threshold, "detector": detector, **passes}
     with Output(opened, files, min_score, {**about, "select": chosen}, as_json=as_json) as output:
@@ -116,7 +137,7 @@ def predict(
         results = (result.above(threshold or 0.0) for result in found)
         num_results, largest = predict_images(results, output, len(paths))
         strict = len(images) == 1
-        frames = predict_videos(partial(predictor.stream, **passes), videos, output, strict=strict)
+        frames = predict_videos(predictor, videos, output, how, passes, strict=strict)
         output.print()
     if not as_json:
         for video, number in frames.items():
@@ -127,6 +148,18 @@ def predict(
             _describe_thresholds(detector, threshold)
         _advise(opened, largest, tile, out, has_videos=bool(frames))
     return int(missing or num_results < len(paths) or len(frames) < len(videos))
+
+
+def _check_tracking(run: Run, options: VideoOptions, *, has_videos: bool) -> None:
+    """Refuse to track what has no objects, or no frames."""
+    from muntin.errors import ConfigError
+    from muntin.prediction.tracking import refuse_untracked
+
+    if options.track or options.smooth:
+        refuse_untracked(run.task.kind, smooth=options.smooth)
+        if not has_videos:
+            message = "--track and --smooth need a video, a stream or a folder of frames, got none."
+            raise ConfigError(message)
 
 
 def _choose_threshold(run: Run, threshold: float | None) -> tuple[float, str]:

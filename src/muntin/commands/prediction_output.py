@@ -10,6 +10,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +21,8 @@ from muntin.errors import ConfigError, plural
 
 if TYPE_CHECKING:
     from muntin.prediction.formats.result_files import AnswerList, ResultFiles
+    from muntin.prediction.predictor import Predictor
+    from muntin.prediction.video_streams import VideoSource
     from muntin.runs import Run
 
 Stream = Callable[[Iterator[Any]], Iterator[Any]]
@@ -79,7 +83,9 @@ class Output(ExitStack):
         self._has_images = False
         self.document = self.enter_context(AnswerList()) if as_json else None
 
-    def plan(self, paths: list[Path], videos: list[str]) -> tuple[list[Path], list[str]]:
+    def plan(
+        self, paths: list[Path], videos: list[VideoSource]
+    ) -> tuple[list[Path], list[VideoSource]]:
         """Name the results of inputs; give those that are to be predicted: with --resume the rest.
 
         Raises:
@@ -91,7 +97,7 @@ class Output(ExitStack):
             return paths, videos
         self._has_images = bool(paths)
         force, resume = self.options.force, self.options.resume
-        sources = ([*map(str, paths)], videos)
+        sources = ([*map(str, paths)], [video.name for video in videos])
         plan = plan_files(self.formats, self.context, sources, force=force, resume=resume)
         self.names, self._done = plan
         if plan.done:
@@ -99,7 +105,7 @@ class Output(ExitStack):
             typer.echo(f"{left} left out, with results in {self.options.folder}", err=True)
         return (
             [path for path in paths if str(path) not in plan.done],
-            [video for video in videos if video not in plan.done],
+            [video for video in videos if video.name not in plan.done],
         )
 
     def open_files(self) -> ResultFiles | None:
@@ -170,16 +176,22 @@ def progress_facts(number: int, total: int, elapsed_s: float) -> dict[str, str]:
     }
 
 
-def split_videos(places: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate videos from other inputs by their suffix."""
-    from muntin.prediction.video import VIDEO_SUFFIXES
+class VideoOptions(NamedTuple):
+    """What `muntin predict` was told about videos; no limit of time is 0."""
 
-    videos = [p for p in places if p.lower().endswith(VIDEO_SUFFIXES) and "://" not in p]
-    return videos, [place for place in places if place not in videos]
+    track: bool
+    smooth: bool
+    max_time_s: float
 
 
 def predict_videos(
-    stream: Stream, videos: Sequence[str], output: Output, *, strict: bool
+    predictor: Predictor,
+    videos: Sequence[VideoSource],
+    output: Output,
+    options: VideoOptions,
+    passes: Mapping[str, Any],
+    *,
+    strict: bool,
 ) -> dict[str, int]:
     """Predict and count every frame of videos; results are called ``VIDEO#0``, ``VIDEO#1`` ...
 
@@ -188,10 +200,14 @@ def predict_videos(
     from muntin.errors import DataError, MuntinWarning
 
     found = {}
+    batch_size = predictor.batch_size
     for video in videos:
         mark = 0 if output.document is None else output.document.mark()
+        # Nobody waits for a batch of what happens now.
+        predictor.batch_size = 1 if video.live else batch_size
+        stream = partial(predictor.stream, **passes)
         try:
-            found[video] = _predict_video(stream, video, output)
+            found[video.name] = _predict_video(stream, video, output, options)
         except DataError as error:
             if output.document is not None:
                 output.document.cut(mark)
@@ -201,41 +217,50 @@ def predict_videos(
     return found
 
 
-def _predict_video(stream: Stream, video: str, output: Output) -> int:
+def _predict_video(
+    stream: Stream, video: VideoSource, output: Output, options: VideoOptions
+) -> int:
     """Predict a video; when it is interrupted, what is done is written as a whole."""
-    from muntin.prediction.formats.result_files import AnswerList, write_tables
-    from muntin.prediction.predictor import draw
-    from muntin.prediction.video import frame_rate, predict_video, write_video
+    from muntin.prediction.formats.result_files import AnswerList
+    from muntin.prediction.formats.video_files import FrameResult, write_video_files
+    from muntin.prediction.tracking import Tracker
+    from muntin.prediction.video import with_results
+    from muntin.prediction.video_streams import VideoReader
 
-    rate, count, interrupted = frame_rate(video), 0, False
+    count, interrupted = 0, False
+    reader = VideoReader(video, max_time_s=options.max_time_s)
 
-    def frames(answers: AnswerList) -> Iterator[tuple[Any, Any]]:
+    def predicted(answers: AnswerList) -> Iterator[FrameResult]:
         nonlocal count, interrupted
+        tracker = None
         try:
-            for pixels, found in predict_video(stream, video):
-                result = dataclasses.replace(found.above(output.min_score), path=f"{video}#{count}")
-                place = {"frame": count, "time": round(float(count / rate), 3)}
+            for frame, found in with_results(stream, reader, attrgetter("pixels")):
+                if options.track or options.smooth:
+                    tracker = tracker or Tracker(
+                        output.min_score, float(reader.rate), smooth=options.smooth
+                    )
+                    found = tracker.update(found)
+                else:
+                    found = found.above(output.min_score)
+                result = dataclasses.replace(found, path=f"{video.name}#{count}")
+                answer = {**result.to_dict(), "frame": count, "time": round(frame.time, 3)}
                 count += 1
                 for each in (answers, output.document):
                     if each is not None:
-                        each.add({**result.to_dict(), **place})
-                yield pixels, result
+                        each.add(answer)
+                yield FrameResult(frame.pixels, result, answer)
         except KeyboardInterrupt:
             interrupted = True
 
     with AnswerList() as answers:
-        results = frames(answers)
+        results = predicted(answers)
         if output.options.folder:
-            name, folder = output.names[video], output.context.folder
-            if output.formats.draws:
-                drawn = (draw(pixels, result) for pixels, result in results)
-                write_video(folder / f"{name}.mp4", drawn, rate)
-            tables = output.formats.tables
-            places = {one.name: [folder / f"{name}{end}" for end in one.of_video] for one in tables}
-            deque(results, maxlen=0)
-            write_tables(tables, places, answers, output.context)
+            write_video_files(
+                results, answers, output.names[video.name], output.formats, output.context,
+                lambda: reader.rate,
+            )  # fmt: skip
         deque(results, maxlen=0)
     if interrupted:
-        typer.echo(f"{video}: {plural(count, 'frame')} until it was interrupted", err=True)
+        typer.echo(f"{video.name}: {plural(count, 'frame')} until it was interrupted", err=True)
         raise KeyboardInterrupt
     return count

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.errors import ConfigError
-from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
+from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses
+from muntin.samples import TaskKind
 
 Array = NDArray[np.float64]
 Tracked = Detections | Poses
@@ -115,12 +116,7 @@ class Tracker:
         self._count = 0
 
     def update(self, found: Tracked) -> Tracked:
-        """Give the objects of the next frame that are tracked, with their ids.
-
-        Raises:
-            ConfigError: There are no objects in such a result.
-        """
-        refuse_untracked(type(found))
+        """Give the objects of the next frame that are tracked, with their ids."""
         measured, classes = _measure(found), _classes_of(found)
         for track in self._tracks:
             track.predict()
@@ -154,13 +150,15 @@ class Tracker:
         return replace(found, keypoints=points)
 
 
-def refuse_untracked(kind: type) -> None:
-    """Refuse results without objects; a `ConfigError` says what can be tracked."""
-    if issubclass(kind, Labels | SemanticMap):
-        message = (
-            f"--track and --smooth need objects or instances, got a run whose results are "
-            f"{kind.__name__}. Leave them out."
-        )
+def refuse_untracked(kind: TaskKind, *, smooth: bool) -> None:
+    """Refuse kinds of tasks without objects to track, or without keypoints to smooth.
+
+    Raises:
+        ConfigError: With the kind.
+    """
+    if kind not in (("keypoints",) if smooth else ("detection", "keypoints")):
+        what = "--smooth needs keypoints" if smooth else "--track needs objects or instances"
+        message = f"{what}, got a run for {kind}. Leave it out."
         raise ConfigError(message)
 
 

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,25 +23,27 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 
 def read_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
     """Give the frames of a video, (H, W, 3) uint8 RGB, one at a time."""
-    with _open(path) as container:
-        if not container.streams.video:
-            message = f"{str(path)!r} must be a video, got a file without images."
-            raise DataError(message)
-        for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+    with open_video(path) as container:
+        for pixels, _ in timed_frames(container, str(path)):
+            yield pixels
 
 
-def frame_rate(path: str | Path) -> Fraction:
-    """Frames per second of a video; 25 if not stored."""
-    with _open(path) as container:
-        rate = container.streams.video[0].average_rate if container.streams.video else None
-    return Fraction(rate or 25)
+def timed_frames(
+    container: Any,  # noqa: ANN401 (of PyAV)
+    name: str,
+) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
+    """Give the frames of an open video, and their times in seconds, None where it has none."""
+    if not container.streams.video:
+        message = f"{name!r} must be a video, got a file without images."
+        raise DataError(message)
+    for frame in container.decode(video=0):
+        yield frame.to_ndarray(format="rgb24"), frame.time
 
 
 @contextlib.contextmanager
-def _open(path: str | Path) -> Iterator[Any]:
-    """Open a video; what fails while it is open is a `DataError`."""
-    av = _import_av()
+def open_video(path: str | Path) -> Iterator[Any]:
+    """Open a video in PyAV; what fails while it is open is a `DataError`."""
+    av = import_av()
     try:
         open_regular(path).close()  # FFmpeg would wait for a pipe
         with av.open(str(path)) as container:
@@ -54,12 +56,17 @@ def _open(path: str | Path) -> Iterator[Any]:
         raise DataError(message) from error
 
 
-def predict_video(
-    stream: Callable[[Iterator[NDArray[np.uint8]]], Iterator[Any]], path: str | Path
-) -> Iterator[tuple[NDArray[np.uint8], Any]]:
+FrameT = TypeVar("FrameT")
+
+
+def with_results(
+    stream: Callable[[Iterator[NDArray[np.uint8]]], Iterator[Any]],
+    frames: Iterable[FrameT],
+    pixels_of: Callable[[FrameT], NDArray[np.uint8]],
+) -> Iterator[tuple[FrameT, Any]]:
     """Yield every frame with its result; only a batch of frames is in memory."""
-    shown, read = itertools.tee(read_frames(path))
-    yield from zip(shown, stream(read), strict=True)
+    shown, read = itertools.tee(frames)
+    yield from zip(shown, stream(map(pixels_of, read)), strict=True)
 
 
 def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction) -> Path:
@@ -67,7 +74,7 @@ def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction)
 
     Odd sides lose their last row or column, as encoders require. `rate` is in frames per second.
     """
-    av = _import_av()
+    av = import_av()
     path = Path(path)
     with staged(path.parent, named=path) as stage:
         try:
@@ -98,7 +105,8 @@ def _add_stream(av: Any, container: Any, first: Image.Image, rate: Fraction) -> 
     return stream
 
 
-def _import_av() -> Any:  # noqa: ANN401 (a module without types)
+def import_av() -> Any:  # noqa: ANN401 (a module without types)
+    """Import PyAV; a `DataError` says how to install it."""
     try:
         import av
     except ImportError as error:

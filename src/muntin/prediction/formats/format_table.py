@@ -17,6 +17,7 @@ from muntin.errors import ConfigError, unknown_name
 from muntin.prediction.formats.coco_writer import write_coco
 from muntin.prediction.formats.deeplabcut_table import write_poses
 from muntin.prediction.formats.image_writers import (
+    copy_image,
     format_class_table,
     write_crops,
     write_labels,
@@ -58,6 +59,7 @@ class ImageFormat:
         copies: Folder of copies of the images, "" for none.
         write: Writes the files of one image to a place.
         fixed: Gives files that do not depend on images, by name.
+        of_frames: Whether frames of videos have such files too, in a folder a video.
     """
 
     name: str
@@ -67,6 +69,7 @@ class ImageFormat:
     folder: str = ""
     copies: str = ""
     fixed: Callable[[FormatContext], Mapping[str, str]] = lambda context: {}
+    of_frames: bool = False
 
     def place(self, folder: Path, name: str) -> Path:
         """The file of a result."""
@@ -98,14 +101,18 @@ def _draw(files: ImageFiles, place: Path) -> None:
 
 
 def _copy_and_describe(files: ImageFiles, place: Path) -> None:
-    suffix = Path(files.answer["path"]).suffix
+    suffix = Path(files.answer["path"]).suffix if isinstance(files.image, Path) else ".png"
     copied = files.context.folder / YOLO.copies / f"{files.name}{suffix}"
-    write_rows(files.answer, place, copied, files.context)
+    copy_image(files.image, copied)
+    write_rows(files.answer, place, files.context)
 
 
 def _describe_shapes(files: ImageFiles, place: Path) -> None:
-    here = replace(files.context, folder=place.parent)
-    write_shapes(files.answer, place, here)
+    answer = files.answer
+    if not isinstance(files.image, Path):
+        answer = {**answer, "path": str(place.with_suffix(".png"))}
+        copy_image(files.image, place.with_suffix(".png"))
+    write_shapes(answer, place, replace(files.context, folder=place.parent))
 
 
 def _cut(files: ImageFiles, place: Path) -> None:
@@ -114,9 +121,11 @@ def _cut(files: ImageFiles, place: Path) -> None:
 
 YOLO = ImageFormat(
     name="yolo", kinds=_OBJECTS, folder="labels", copies="images", ending=".txt",
-    write=_copy_and_describe, fixed=format_settings,
+    write=_copy_and_describe, fixed=format_settings, of_frames=True,
 )  # fmt: skip
-CROPS = ImageFormat(name="crops", kinds=_EVERY, folder="crops", ending="", write=_cut)
+CROPS = ImageFormat(
+    name="crops", kinds=_EVERY, folder="crops", ending="", write=_cut, of_frames=True
+)
 IMAGE_FORMATS = (
     ImageFormat(name="drawing", kinds=_EVERY, ending=".png", write=_draw),
     ImageFormat(
@@ -125,7 +134,9 @@ IMAGE_FORMATS = (
         fixed=format_class_table,
     ),
     YOLO,
-    ImageFormat(name="labelme", kinds=_OBJECTS, ending=".json", write=_describe_shapes),
+    ImageFormat(
+        name="labelme", kinds=_OBJECTS, ending=".json", write=_describe_shapes, of_frames=True
+    ),
 )  # fmt: skip
 TABLE_FORMATS = (
     TableFormat(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -14,11 +15,24 @@ from PIL import Image
 
 from muntin.drawing.saving import save_image, save_labels
 from muntin.drawing.style import Colour, colour_of
+from muntin.errors import RunError, cannot_write
 from muntin.prediction.formats.items import Answer, FormatContext, sure_items
 from muntin.results import SemanticMap
-from muntin.staging import format_json
+from muntin.staging import format_json, replacing
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # in names of files, somewhere
+
+
+def copy_image(image: Path | NDArray[np.uint8], place: Path) -> None:
+    """Copy an image file as it is, or write pixels as PNG."""
+    if not isinstance(image, Path):
+        save_image(Image.fromarray(image), place)
+        return
+    try:
+        with replacing(place) as fresh:
+            shutil.copyfile(image, fresh)
+    except OSError as error:
+        raise RunError(cannot_write(place, error)) from error
 
 
 def write_labels(result: SemanticMap, place: Path) -> None:

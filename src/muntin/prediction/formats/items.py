@@ -52,7 +52,8 @@ class FormatContext:
 class Item(NamedTuple):
     """One object, instance, or area of a class.
 
-    `number` is its place in the answer, the box left, top, right and bottom edge in pixels.
+    `number` is its place in the answer. `edges` are left, top, right and bottom in pixels as
+    predicted, None where the whole image or a mask is all that is known; `box` is there always.
     Keypoints are x, y and score; (0, 0) is the centre of the first pixel. `track` is its id in a
     video.
     """
@@ -62,6 +63,7 @@ class Item(NamedTuple):
     name: str
     score: float
     box: Edges
+    edges: Edges | None = None
     mask: RunLengths | None = None
     keypoints: tuple[tuple[float, float, float], ...] = ()
     track: int | None = None
@@ -77,9 +79,9 @@ def to_line(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
     return json.dumps(finite(values), ensure_ascii=False)
 
 
-def open_text(path: Path, mode: str = "w") -> IO[str]:
+def open_text(path: Path) -> IO[str]:
     """Open a text to be written; halves of pairs of surrogates become escapes, as JSON has them."""
-    return path.open(mode, encoding="utf-8", errors="backslashreplace", newline="\n")
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def size_of(answer: Answer) -> Size:
@@ -114,6 +116,7 @@ def list_items(answer: Answer, context: FormatContext) -> list[Item]:
                     name=row.get("name", context.classes.names[0]),
                     score=row.get("box_score", row.get("score", 1.0)),
                     box=tuple(row.get("xyxy", around)),
+                    edges=tuple(row["xyxy"]) if "xyxy" in row else None,
                     mask=mask,
                     keypoints=tuple(map(tuple, row.get("keypoints", ()))),
                     track=row.get("track"),

@@ -31,7 +31,7 @@ def write_shapes(answer: Answer, place: Path, context: FormatContext) -> None:
     values: dict[str, Any] = {
         "version": _VERSION,
         "flags": {},
-        "shapes": [shape for item in items for shape in _list_shapes(item, answer, context)],
+        "shapes": [shape for item in items for shape in _list_shapes(item, context)],
         "imagePath": context.seen_from_here(answer["path"]),
         "imageData": None,
         "imageHeight": height,
@@ -40,7 +40,7 @@ def write_shapes(answer: Answer, place: Path, context: FormatContext) -> None:
     write_file(format_json(values).encode(), place)
 
 
-def _list_shapes(item: Item, answer: Answer, context: FormatContext) -> list[dict[str, Any]]:
+def _list_shapes(item: Item, context: FormatContext) -> list[dict[str, Any]]:
     left, top, right, bottom = item.box
     rectangle = _shape(item, item.name, "rectangle", [[left, top], [right, bottom]])
     if item.mask is not None:
@@ -54,7 +54,7 @@ def _list_shapes(item: Item, answer: Answer, context: FormatContext) -> list[dic
         if point is not None
     ]
     # Without a box, the whole image is one instance, which a reader takes points alone for.
-    return [rectangle, *shapes] if "xyxy" in answer["poses"][item.number] else shapes
+    return shapes if item.edges is None else [rectangle, *shapes]
 
 
 def _outline(item: Item, mask: RunLengths) -> list[dict[str, Any]]:

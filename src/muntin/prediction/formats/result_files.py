@@ -14,11 +14,12 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from muntin.errors import ConfigError, RunError, cannot_write
-from muntin.prediction.formats.format_table import Formats, ImageFiles, TableFormat
+from muntin.prediction.formats.format_table import Formats, ImageFiles, ImageFormat, TableFormat
 from muntin.prediction.formats.items import Answer, FormatContext
 from muntin.prediction.result_names import name_results
 from muntin.staging import finite, refuse_existing, replacing, write_file
@@ -97,45 +98,47 @@ def plan_files(
         RunError: A file is an input, or exists and is not to be replaced.
     """
     folder, (images, videos) = context.folder, sources
-    of_image = [one.ending for one in formats.images if one.ending] or [".png"]
+    used = [one for one in formats.images if images or one.of_frames]
+    of_image = [one.ending for one in used if one.ending] or [".png"]
     of_video = [".mp4"] * formats.draws + [one for t in formats.tables for one in t.of_video]
     endings = {**dict.fromkeys(images, of_image), **dict.fromkeys(videos, of_video or [".mp4"])}
     tables = [name for table in formats.tables for name in table.files if images]
-    fixed = fixed_files(formats, context) if images else {}
+    fixed = fixed_files(used, context)
     names = name_results(endings, [*tables, *fixed])
+    places = {
+        source: [place for one in used for place in one.places(folder, names[source], source)]
+        for source in images
+    }
+    for video in videos:
+        own = [folder / one.folder / names[video] for one in used]
+        places[video] = [folder / f"{names[video]}{ending}" for ending in of_video] or own
+    if tables and not (force or resume):
+        _refuse_journal(folder / JOURNAL)
+    changed = (name for name, text in fixed.items() if not _holds(folder / name, text))
+    shared = [*tables, *changed, *(one.folder for one in used if not one.ending)]
+    every = chain(chain.from_iterable(places.values()), (folder / name for name in shared))
+    refuse_existing(every, endings, option="--out", force=force or resume)
+    _refuse_inputs(used, folder, images)
+    if not resume:
+        return FilePlan(names, frozenset())
+    listed = {row["path"] for row in _read_journal(folder / JOURNAL)} if tables else {*images}
+    listed |= {*videos} if of_video else set()
+    done = (one for one in listed & places.keys() if all(map(Path.exists, places[one])))
+    return FilePlan(names, frozenset(done))
 
-    journal = folder / JOURNAL
-    if tables and journal.exists() and not (force or resume):
+
+def _refuse_journal(journal: Path) -> None:
+    if journal.exists():
         message = (
             f"--out must not hold results of another call, got {journal}. Choose another name, go "
             f"on with --resume, or replace them with --force."
         )
         raise RunError(message)
 
-    def places_of(source: str) -> list[Path]:
-        if source in of_videos:
-            return [folder / f"{names[source]}{ending}" for ending in of_video]
-        every = (one.places(folder, names[source], source) for one in formats.images)
-        return [place for places in every for place in places]
 
-    of_videos = {*videos}
-    changed = (name for name, text in fixed.items() if not _holds(folder / name, text))
-    shared = [*tables, *changed, *(one.folder for one in formats.images if not one.ending)]
-    each = (place for source in endings for place in places_of(source))
-    for places in (each, (folder / name for name in shared)):
-        refuse_existing(places, endings, option="--out", force=force or resume)
-    _refuse_inputs(formats, folder, images)
-    if not resume:
-        return FilePlan(names, frozenset())
-    listed = {answer["path"] for answer in _read_journal(journal)} if tables else {*images}
-    found = (one for one in endings if one in of_videos or one in listed)
-    done = (one for one in found if all(place.exists() for place in places_of(one)))
-    return FilePlan(names, frozenset(done))
-
-
-def fixed_files(formats: Formats, context: FormatContext) -> dict[str, str]:
+def fixed_files(formats: Sequence[ImageFormat], context: FormatContext) -> dict[str, str]:
     """Give the files that do not depend on images, by name."""
-    return {name: text for one in formats.images for name, text in one.fixed(context).items()}
+    return {name: text for one in formats for name, text in one.fixed(context).items()}
 
 
 def _holds(place: Path, text: str) -> bool:
@@ -144,9 +147,9 @@ def _holds(place: Path, text: str) -> bool:
     return False
 
 
-def _refuse_inputs(formats: Formats, folder: Path, images: Sequence[str]) -> None:
+def _refuse_inputs(formats: Sequence[ImageFormat], folder: Path, images: Sequence[str]) -> None:
     """Refuse inputs in folders whose files depend on results."""
-    for one in (one for one in formats.images if not one.ending):
+    for one in (one for one in formats if not one.ending):
         place = os.path.join(os.path.realpath(folder / one.folder), "")
         inside = next((path for path in images if os.path.realpath(path).startswith(place)), "")
         if inside:
@@ -195,7 +198,7 @@ class ResultFiles(ExitStack):
 
     def __enter__(self) -> ResultFiles:
         """Write what does not depend on images, and open the journal."""
-        for name, text in fixed_files(self._formats, self._context).items():
+        for name, text in fixed_files(self._formats.images, self._context).items():
             write_file(text.encode(), self._context.folder / name)
         if self._formats.tables:
             place = self._context.folder / JOURNAL

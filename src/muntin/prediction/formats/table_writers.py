@@ -122,20 +122,20 @@ def list_rows(answers: Iterable[Answer], context: FormatContext) -> Iterator[dic
 
 def _list_cells(answer: Answer, context: FormatContext) -> Iterator[dict[str, Any]]:
     """The cells of each row behind those of the image."""
-    for row in answer.get("semantic", ()):
-        yield {"class": row["name"], "class_id": row["id"], "share": row["share"]}
-    for item in () if "semantic" in answer else list_items(answer, context):
-        cells: dict[str, Any] = {"class": item.name, "class_id": item.class_id}
-        cells |= {"track": item.track} if item.track is not None else {}
-        cells |= {"mask": item.mask["counts"]} if item.mask is not None else {}
-        box = dict(zip(_BOX, item.box, strict=True))
-        if "poses" not in answer:
-            yield {**cells, "score": item.score, **(box if "boxes" in answer else {})}
+    if context.kind == "segmentation":
+        for area in answer["semantic"]:
+            yield {"class": area["name"], "class_id": area["id"], "share": area["share"]}
+        return
+    for item in list_items(answer, context):
+        cells: dict[str, Any] = {} if item.track is None else {"track": item.track}
+        if item.edges is not None:
+            cells |= dict(zip(_BOX, item.edges, strict=True))
+        if context.kind != "keypoints":
+            cells |= {"class": item.name, "class_id": item.class_id, "score": item.score}
+            yield cells if item.mask is None else {**cells, "mask": item.mask["counts"]}
             continue
-        pose = answer["poses"][item.number]
-        cells = {key: cells[key] for key in ("track",) if key in cells}
-        cells |= {"instance": item.number, "instance_score": pose["score"]}
-        cells |= box if "xyxy" in pose else {}
+        cells |= {"instance": item.number}
+        cells |= {"instance_score": answer["poses"][item.number]["score"]}
         points = zip(answer["keypoint_names"], item.keypoints, strict=True)
         for name, (x, y, score) in points:
             yield {**cells, "keypoint": name, "x": x, "y": y, "score": score}

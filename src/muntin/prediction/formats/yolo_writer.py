@@ -7,18 +7,16 @@ that are not sure). All parts and holes of a mask are one polygon.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 
-from muntin.errors import RunError, cannot_write
 from muntin.prediction.formats.contours import find_rings, join_rings
 from muntin.prediction.formats.items import Answer, FormatContext, Item, size_of, sure_items
 from muntin.samples import skeleton_of
 from muntin.shapes import Size
-from muntin.staging import replacing, write_file
+from muntin.staging import write_file
 
 
 def format_settings(context: FormatContext) -> dict[str, str]:
@@ -36,13 +34,8 @@ def format_settings(context: FormatContext) -> dict[str, str]:
     return {"data.yaml": text, "classes.txt": "\n".join(names) + "\n"}
 
 
-def write_rows(answer: Answer, place: Path, copied: Path, context: FormatContext) -> None:
-    """Copy an image to `copied`, and write its rows to `place`."""
-    try:
-        with replacing(copied) as fresh:
-            shutil.copyfile(answer["path"], fresh)
-    except OSError as error:
-        raise RunError(cannot_write(copied, error)) from error
+def write_rows(answer: Answer, place: Path, context: FormatContext) -> None:
+    """Write the rows of an image to `place`."""
     rows = (_format(item, size_of(answer)) for item in sure_items(answer, context))
     write_file("".join(row for row in rows if row).encode(), place)
 
