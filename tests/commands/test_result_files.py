@@ -2,17 +2,28 @@
 """What commands write, beside inputs, other files and results of before."""
 
 import json
+import os
+import signal
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.commands.prediction_output import progress_facts
+from muntin.commands.prediction_output import (
+    FileOptions,
+    Output,
+    VideoOptions,
+    predict_videos,
+    progress_facts,
+)
 from muntin.commands.values import to_json
 from muntin.errors import DataError
 from muntin.prediction.from_run import load
-from muntin.prediction.video import write_video
+from muntin.prediction.video import read_frames, write_video
+from muntin.prediction.video_streams import VideoSource
+from muntin.results import Detections
+from muntin.runs import Run
 from tests.commands.cli_errors import fails_with
 from tests.exporting.runs import write_run
 
@@ -133,6 +144,34 @@ def test_objects_of_a_video_have_ids(muntin, runs, tmp_path, kind, flags):
     assert fails_with(muntin("predict", runs["semantic"], given, flags[0]), flags[0])
     image = draw(tmp_path / "a.png", 9)
     assert fails_with(muntin("predict", runs[kind], image, flags[0]), flags[0])
+
+
+class Interrupted:
+    """A predictor that finds nothing, during whose fourth frame Ctrl-C is pressed."""
+
+    batch_size = 1
+
+    def stream(self, images):
+        for number, pixels in enumerate(images):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield Detections(
+                path="", size=pixels.shape[:2], boxes=np.zeros((0, 4)), scores=np.zeros(0),
+                class_ids=np.zeros(0, np.int64), class_names=(),
+            )  # fmt: skip
+
+
+def test_an_interrupted_video_is_whole(runs, tmp_path):
+    given = write_video(tmp_path / "clip.mp4", [Image.new("RGB", (64, 48))] * 9, Fraction(5))
+    options = FileOptions(str(tmp_path / "out"), ("drawing", "csv"), False, False, False)
+    with Output(Run.open(runs["fcos"]), options, 0.3, {}, as_json=False) as output:
+        _, videos = output.plan([], [VideoSource(str(given), "file")])
+        with pytest.raises(KeyboardInterrupt):
+            predict_videos(
+                Interrupted(), videos, output, VideoOptions(False, False, 0.0), {}, strict=True
+            )
+    assert len(list(read_frames(tmp_path / "out" / "clip.mp4"))) == 4
+    assert len((tmp_path / "out" / "clip_predictions.csv").read_text().splitlines()) == 5
 
 
 def test_formats_need_a_folder_and_a_run_that_suits(muntin, runs, tmp_path):

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -217,6 +219,26 @@ def predict_videos(
     return found
 
 
+@contextmanager
+def _remembering_interrupts() -> Iterator[Callable[[], bool]]:
+    """Yield what tells whether Ctrl-C was pressed; pressed again, it interrupts as ever."""
+    pressed: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # which has no signals
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _predict_video(
     stream: Stream, video: VideoSource, output: Output, options: VideoOptions
 ) -> int:
@@ -227,11 +249,11 @@ def _predict_video(
     from muntin.prediction.video import with_results
     from muntin.prediction.video_streams import VideoReader
 
-    count, interrupted = 0, False
+    count, ended = 0, False
     reader = VideoReader(video, max_time_s=options.max_time_s)
 
     def predicted(answers: AnswerList) -> Iterator[FrameResult]:
-        nonlocal count, interrupted
+        nonlocal count, ended
         tracker = None
         try:
             for frame, found in with_results(stream, reader, attrgetter("pixels")):
@@ -249,10 +271,13 @@ def _predict_video(
                     if each is not None:
                         each.add(answer)
                 yield FrameResult(frame.pixels, result, answer)
-        except KeyboardInterrupt:
-            interrupted = True
+                if pressed():
+                    ended = True
+                    return
+        except KeyboardInterrupt:  # a second time, while a frame is waited for
+            ended = True
 
-    with AnswerList() as answers:
+    with AnswerList() as answers, _remembering_interrupts() as pressed:
         results = predicted(answers)
         if output.options.folder:
             write_video_files(
@@ -260,7 +285,7 @@ def _predict_video(
                 lambda: reader.rate,
             )  # fmt: skip
         deque(results, maxlen=0)
-    if interrupted:
+    if ended:
         typer.echo(f"{video.name}: {plural(count, 'frame')} until it was interrupted", err=True)
         raise KeyboardInterrupt
     return count
