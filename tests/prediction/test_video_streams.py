@@ -71,8 +71,7 @@ def test_a_stream_that_breaks_is_connected_to_again(broken_stream):
     assert sorted({*seen}) == [*SHADES]
     assert seen == sorted(seen)
     assert len(frames) >= 32, "the last ones of a connection may be lost with it"
-    assert pauses == [0.5, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0][: len(pauses)]
-    assert len(pauses) >= 5
+    assert pauses == [1.0, 1.0, 2.0, 4.0, 8.0, 16.0]
     texts = [str(one.message) for one in said]
     assert "gone" in texts[-1]
     assert not any("secret" in text for text in texts)

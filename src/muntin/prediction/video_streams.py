@@ -146,7 +146,7 @@ class VideoReader:
 
     def _read_live(self) -> Iterator[Frame]:
         seen, failures, first = 0, 0, 0.0
-        while failures < _MAX_TRIES:
+        while True:
             failures, reason = failures + 1, "it ended"
             try:
                 with _connect(self._source) as container:
@@ -161,9 +161,11 @@ class VideoReader:
                 if not seen:
                     raise
                 reason = str(error)
+            if failures == _MAX_TRIES:
+                self._warn(f"{plural(seen, 'frame')} read, then gone: {reason}")
+                return
             self._warn(f"{plural(seen, 'frame')} read, then: {reason}; connecting again")
-            self._pause(2.0**failures / 2)
-        self._warn(f"{plural(seen, 'frame')} read, then gone")
+            self._pause(2.0**failures)
 
     def _warn(self, text: str) -> None:
         warnings.warn(f"{self._source.name}: {text}", MuntinWarning, stacklevel=3)
