@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import islice
 from pathlib import Path
@@ -36,10 +36,10 @@ def embed_image(image: Image.Image | Path) -> str:
         image = Image.open(io.BytesIO(read_regular(image)))
     shown = image.convert("RGB")
     shown.thumbnail((SIDE, SIDE))
-    return f'<p><img src="{to_data_url(shown, "jpeg")}" alt=""></p>'
+    return f'<p><img src="{to_data_url(shown, "jpeg")}" alt=""/></p>'
 
 
-def show_table(columns: Mapping[str, Sequence[Any]]) -> str:
+def show_table(columns: Mapping[str, Iterable[Any]]) -> str:
     """Show columns of equal length as a table of at most 50 rows; nothing without rows."""
     values = list(zip(*columns.values(), strict=True))
     if not values:

@@ -164,10 +164,15 @@ def _expand(images: Iterable[ImageLike]) -> Iterator[tuple[str, ImageLike]]:
         if place.suffix.lower() in VIDEO_SUFFIXES and place.is_file():
             for number, frame in enumerate(read_frames(place)):
                 yield f"{image}#{number}", frame
-        elif place.is_dir() or (set("*?[") & set(str(image)) and not place.exists()):
+        elif place.is_dir() or _is_pattern(str(image)):
             yield from ((str(path), path) for path in find_images([image]))
         else:
             yield str(image), image
+
+
+def _is_pattern(text: str) -> bool:
+    """Whether a text is a shell pattern, and neither an address nor the name of a file."""
+    return bool(set("*?[") & set(text)) and "://" not in text and not Path(text).exists()
 
 
 def check_boxes(boxes: Any, where: str) -> NDArray[np.float64]:  # noqa: ANN401 (of a user)

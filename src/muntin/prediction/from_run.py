@@ -53,9 +53,7 @@ def load(
     engine: EngineName = "eager",
     precision: Precision = "fp32",
 ) -> Predictor:
-    """Load a run for prediction; its folder is all that is needed.
-
-    Results carry the score threshold of the run, see `find_threshold`, which `muntin.draw` uses.
+    """Load a run for prediction, with its score threshold; its folder is all that is needed.
 
     Args:
         run: A run folder, or a file of `muntin.export`.

@@ -102,10 +102,10 @@ class Rows(Generic[Row]):
         return (self.row(number) for number in range(len(self)))
 
     @overload
-    def __getitem__(self, key: int) -> Row: ...
+    def __getitem__(self, key: int | np.integer[Any]) -> Row: ...
     @overload
     def __getitem__(self: _Result, key: slice | Sequence[int] | NDArray[Any]) -> _Result: ...
-    def __getitem__(self, key: int | slice | Sequence[int] | NDArray[Any]) -> Any:
+    def __getitem__(self, key: int | np.integer[Any] | slice | Sequence[int] | NDArray[Any]) -> Any:
         if isinstance(key, int | np.integer):
             return self.row(range(len(self))[key])
         return self.select(np.arange(len(self))[key])

@@ -10,16 +10,17 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from muntin._version import __version__
 from muntin.serving import inference_protocol, label_studio
 from muntin.serving.batching import RefusedError
 from muntin.serving.explanations import Explainer
 from muntin.serving.gate import Gate
-from muntin.serving.service import ClientGoneError, Service, join_results
+from muntin.serving.service import Service, join_results
 from muntin.serving.settings import ServeSettings
 from muntin.serving.uploads import PredictRequest, read_request, refuse
 
@@ -129,8 +130,8 @@ def _add_errors(app: FastAPI) -> None:
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         return JSONResponse({"error": str(error)[:1000]}, 422)
 
-    @app.exception_handler(ClientGoneError)
-    async def gone(_: Request, error: ClientGoneError) -> Response:
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=499)  # nobody reads it
 
 
@@ -203,10 +204,10 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
-        return Response((PAGE / "index.html").read_bytes(), media_type="text/html")
+        return FileResponse(PAGE / "index.html")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return Response((PAGE / "docs.html").read_bytes(), media_type="text/html")
+        return FileResponse(PAGE / "docs.html")
 
     app.mount("/page", StaticFiles(directory=PAGE), name="page")

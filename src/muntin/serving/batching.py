@@ -17,9 +17,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from muntin.serving.messages import Answer, BatchOptions, BatchReport, WorkItem
 from muntin.serving.metrics import Metrics
 from muntin.serving.settings import MIB, ServeLimits
-from muntin.serving.worker import Answer, BatchOptions, BatchReport, WorkItem
 
 UNDER_WAY = 2
 ATTEMPTS = 2

@@ -10,12 +10,14 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from muntin.serving.service import Service
 from muntin.serving.settings import is_loopback
+
+if TYPE_CHECKING:
+    from muntin.serving.service import Service
 
 LOGGER = logging.getLogger("muntin.serve")
 

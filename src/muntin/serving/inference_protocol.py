@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastapi import FastAPI
 
-from muntin.serving.service import Service
+if TYPE_CHECKING:
+    from muntin.serving.service import Service
 
 
 def add_routes(app: FastAPI, service: Service) -> None:

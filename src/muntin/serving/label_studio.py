@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from muntin.serving.service import Service
+if TYPE_CHECKING:
+    from muntin.serving.service import Service
 
 
 def add_routes(app: FastAPI, service: Service) -> None:

@@ -13,20 +13,17 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from muntin.errors import unknown_name
 from muntin.serving.batching import Job, RefusedError
+from muntin.serving.messages import Answer, BatchOptions, WorkItem
 from muntin.serving.metrics import Metrics, resident_bytes
 from muntin.serving.settings import ModelSource, ServeSettings
 from muntin.serving.uploads import PredictRequest, body_length, refuse
-from muntin.serving.worker import Answer, BatchOptions, WorkItem
 from muntin.serving.worker_process import WorkerProcess
 
 _STATUS = {"image": 422, "request": 422, "server": 500}
-
-
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
 
 
 class Service:
@@ -111,7 +108,7 @@ class Service:
 
         Raises:
             RefusedError: An image cannot be read, or the time is over.
-            ClientGoneError: Nobody waits any more.
+            ClientDisconnect: Nobody waits any more.
         """
         model = self.find_model(asked.model)
         if asked.threshold is not None and model["kind"] == "segmentation":
@@ -148,11 +145,12 @@ class Service:
         self.worker.batcher.submit(jobs)
         answers = asyncio.gather(*(job.answer for job in jobs))
         gone = asyncio.create_task(_until_gone(request))
+        both: set[asyncio.Future[Any]] = {answers, gone}
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await asyncio.wait({answers, gone}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not answers.done():
-                raise ClientGoneError
+                raise ClientDisconnect
             return await answers
         except TimeoutError:
             seconds = time.monotonic() - jobs[0].arrived

@@ -12,7 +12,7 @@ import binascii
 import io
 import math
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -161,7 +161,7 @@ class _MemoryParser(MultiPartParser):
 async def _read_form(
     request: Request, body: bytes, limits: ServeLimits
 ) -> tuple[dict[str, Any], list[Upload]]:
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     try:
@@ -279,7 +279,7 @@ def _parse_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Read options, which are text in a form and in an address, and values in JSON."""
     if (threshold := values.get("threshold")) not in (None, ""):
         try:
-            number = math.nan if isinstance(threshold, bool) else float(threshold)  # type: ignore[arg-type]
+            number = math.nan if isinstance(threshold, bool) else float(threshold)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not 0 <= number <= 1:

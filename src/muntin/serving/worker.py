@@ -24,60 +24,17 @@ from typing import Any
 import numpy as np
 
 from muntin.errors import DataError, MuntinError, first_line
+from muntin.serving.messages import (
+    DONE,
+    FAILED,
+    LOADED,
+    Answer,
+    BatchOptions,
+    BatchReport,
+    WorkItem,
+)
 from muntin.serving.settings import LoadOptions, ModelSource
-from muntin.staging import finite, format_json
-
-LOADED, FAILED, DONE = "loaded", "failed", "done"
-"""Kinds of messages of the worker: a model that is ready, one that is not, answers of a batch."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchOptions:
-    """What all images of a batch have in common."""
-
-    model: str
-    tta: bool = False
-    tile: int | str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkItem:
-    """One image of a batch.
-
-    Attributes:
-        name: What the result calls it.
-        data: An image file, or the values of `shape`.
-        shape: (H, W, 3) of uint8 values; empty for an image file.
-        threshold: Minimum score of what the answer holds; 0 keeps all.
-    """
-
-    name: str
-    data: bytes
-    shape: tuple[int, ...] = ()
-    threshold: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What became of an image: the JSON text of its result, or an error and who caused it.
-
-    Attributes:
-        fault: "" for a result, "image" if the image cannot be read, "request" if its options do
-            not suit the model, "server" for a bug.
-    """
-
-    text: str
-    fault: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchReport:
-    """Answers of a batch, in order, and where its seconds went."""
-
-    answers: tuple[Answer, ...]
-    decode: float = 0.0
-    network: float = 0.0
-    encode: float = 0.0
+from muntin.staging import checksum, finite, format_json
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -235,8 +192,12 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
     from muntin.runs import ExportedRun, Run
 
     run = Run.open(model.path)
-    exported = isinstance(run, ExportedRun)
-    chosen: Any = {} if exported else {"engine": options.engine, "precision": options.precision}
+    engine, precision = options.engine, options.precision
+    chosen: Any = {}
+    if isinstance(run, ExportedRun):
+        engine, precision = "file", run.note.precision
+    else:
+        chosen = {"engine": engine, "precision": precision}
     detector = options.detector if run.task.top_down else ""
     predictor = load(run, device=options.device, detector=detector, **chosen)
     _warm_up(predictor)
@@ -252,8 +213,8 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
         "img_size": list(run.preprocessing.img_size),
         "threshold": threshold,
         "threshold_from": why,
-        "engine": "file" if exported else options.engine,
-        "precision": run.note.precision if exported else options.precision,
+        "engine": engine,
+        "precision": precision,
         "device": str(predictor.device),
         "batch": predictor.batch_size,
         "version": _version_of(Path(model.path)),
@@ -275,9 +236,5 @@ def _version_of(path: Path) -> str:
     from muntin.run_files import RESULTS, WEIGHTS
 
     files = [path] if path.is_file() else [path / WEIGHTS, path / RESULTS]
-    digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()[:12]
+    sums = [checksum(file) for file in files if file.is_file()]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()[:12]

@@ -13,9 +13,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from muntin.serving.batching import Batcher, RefusedError
+from muntin.serving.messages import DONE, FAILED, BatchOptions, WorkItem
 from muntin.serving.metrics import Metrics
 from muntin.serving.settings import ModelSource, ServeSettings
-from muntin.serving.worker import DONE, FAILED, BatchOptions, WorkItem, work
+from muntin.serving.worker import work
 
 LOGGER = logging.getLogger("muntin.serve")
 _SHORT_LIFE = 10.0
@@ -75,8 +76,8 @@ class WorkerProcess:
         theirs.close()
         self._heard = time.monotonic()
         loop = asyncio.get_running_loop()
-        arguments = (self._pipe, loop, time.monotonic())
-        threading.Thread(target=self._listen, args=arguments, daemon=True).start()
+        heard = (self._pipe, loop, self._heard)
+        threading.Thread(target=self._listen, args=heard, daemon=True).start()
 
     def _listen(self, pipe: Connection, loop: asyncio.AbstractEventLoop, begun: float) -> None:
         """Hear the worker until its pipe ends; in a thread of its own."""
