@@ -145,9 +145,12 @@ def _found_marks(found: Detections) -> list[_Mark]:
     for row in range(len(found)):
         class_id = int(found.class_ids[row])
         name = clean_label(found.class_names[row], class_id)
-        text = f"{name} {float(found.scores[row]):.2f}"
+        text, number = f"{name} {float(found.scores[row]):.2f}", row
+        if found.track_ids is not None:  # one colour in all frames
+            number = int(found.track_ids[row])
+            text = f"{number} {text}"
         mask = None if found.masks is None else found.masks[row]
-        marks.append(_Mark(found.boxes[row], class_id, name, text, mask, row))
+        marks.append(_Mark(found.boxes[row], class_id, name, text, mask, number))
     return [mark for mark in marks if np.isfinite(mark.box).all()]
 
 

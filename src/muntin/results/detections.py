@@ -36,6 +36,7 @@ class Detections(Rows[Detection]):
         masks: Mask of each object as COCO RLE: a dictionary with `size` (height, width) and
             `counts` (a string); None if the model predicts boxes only.
         threshold: Minimum score of what drawings and counts show: that of the run.
+        track_ids: Number of each object in its video, from 1 on; None where none are tracked.
     """
 
     path: str
@@ -46,8 +47,11 @@ class Detections(Rows[Detection]):
     class_names: tuple[str, ...]
     masks: tuple[dict[str, Any], ...] | None = None
     threshold: float = DEFAULT_SCORE_THRESHOLD
+    track_ids: NDArray[np.int64] | None = None
 
-    columns: ClassVar[tuple[str, ...]] = ("boxes", "class_ids", "scores", "class_names", "masks")
+    columns: ClassVar[tuple[str, ...]] = (
+        "boxes", "class_ids", "scores", "class_names", "masks", "track_ids",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Check that all columns have equal length."""
@@ -57,6 +61,7 @@ class Detections(Rows[Detection]):
             scores=self.scores,
             class_names=self.class_names,
             masks=self.masks,
+            track_ids=self.track_ids,
         )
 
     def __len__(self) -> int:
@@ -84,8 +89,9 @@ class Detections(Rows[Detection]):
         return ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "no objects"
 
     def to_columns(self) -> dict[str, Any]:
-        """Give the columns path, name, class_id, score, edges, and mask_area in pixels."""
+        """Give the columns path, name, class_id, score, edges, mask_area in pixels, and track."""
         areas = {"mask_area": [mask_area(mask) for mask in self.masks or ()]}
+        tracks = {} if self.track_ids is None else {"track": self.track_ids}
         return {
             "path": [self.path] * len(self),
             "name": self.class_names,
@@ -93,6 +99,7 @@ class Detections(Rows[Detection]):
             "score": self.scores,
             **edge_columns(self.boxes),
             **({} if self.masks is None else areas),
+            **tracks,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,6 +114,8 @@ class Detections(Rows[Detection]):
             }
             if self.masks is not None:
                 row["mask"] = self.masks[index]
+            if self.track_ids is not None:
+                row["track"] = int(self.track_ids[index])
             boxes.append(row)
         return {
             "path": self.path,
@@ -131,6 +140,7 @@ class Detections(Rows[Detection]):
             mask=masks,
             confidence=self.scores,
             class_id=self.class_ids,
+            tracker_id=self.track_ids,
             data={"class_name": np.array(self.class_names, str)},
         )
 
@@ -140,6 +150,7 @@ class Detections(Rows[Detection]):
         rows: Sequence[Mapping[str, Any]] = values["boxes"]
         height, width = values["size"]
         masks = tuple(row["mask"] for row in rows) if rows and "mask" in rows[0] else None
+        tracks = [row["track"] for row in rows if "track" in row]
         return cls(
             path=values["path"],
             size=(height, width),
@@ -149,4 +160,5 @@ class Detections(Rows[Detection]):
             class_names=tuple(row["name"] for row in rows),
             masks=masks,
             threshold=values.get("threshold", DEFAULT_SCORE_THRESHOLD),
+            track_ids=np.array(tracks, np.int64) if tracks else None,
         )

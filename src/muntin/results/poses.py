@@ -43,6 +43,7 @@ class Poses(Rows[Pose]):
         edges: Pairs of keypoints, counted from 0, that drawings join by a line.
         flip_pairs: Pairs of left and right keypoints, which drawings tell apart.
         threshold: Minimum score of what drawings and counts show, compared as in `above`.
+        track_ids: Number of each instance in its video, from 1 on; None where none are tracked.
     """
 
     path: str
@@ -55,8 +56,11 @@ class Poses(Rows[Pose]):
     box_scores: NDArray[np.float64] | None = None
     flip_pairs: tuple[tuple[int, int], ...] = ()
     threshold: float = DEFAULT_SCORE_THRESHOLD
+    track_ids: NDArray[np.int64] | None = None
 
-    columns: ClassVar[tuple[str, ...]] = ("keypoints", "scores", "boxes", "box_scores")
+    columns: ClassVar[tuple[str, ...]] = (
+        "keypoints", "scores", "boxes", "box_scores", "track_ids",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Check that all columns have equal length."""
@@ -101,14 +105,16 @@ class Poses(Rows[Pose]):
         return f"{plural(len(shown), 'instance')}, {plural(points, 'keypoint')} {sure}"
 
     def to_columns(self) -> dict[str, Any]:
-        """Give the columns path, score, box_score, edges, and x, y and score of each keypoint."""
+        """Give the columns path, score, track, box_score, edges, and x, y, score of keypoints."""
         points = {
             f"{name}_{axis}": self.keypoints[:, number, place]
             for number, name in enumerate(self.keypoint_names)
             for place, axis in enumerate(("x", "y", "score"))
         }
         scores = {} if self.box_scores is None else {"box_score": self.box_scores}
-        first = {"path": [self.path] * len(self), "score": self.scores}
+        first: dict[str, Any] = {"path": [self.path] * len(self), "score": self.scores}
+        if self.track_ids is not None:
+            first["track"] = self.track_ids
         return {**first, **scores, **edge_columns(self.boxes), **points}
 
     def to_supervision(self) -> Any:  # noqa: ANN401 (supervision.KeyPoints)
@@ -131,6 +137,8 @@ class Poses(Rows[Pose]):
                 pose["xyxy"] = [round(float(edge), 3) for edge in self.boxes[row]]
             if self.box_scores is not None:
                 pose["box_score"] = round(float(self.box_scores[row]), 6)
+            if self.track_ids is not None:
+                pose["track"] = int(self.track_ids[row])
             poses.append(pose)
         return {
             "path": self.path,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -74,6 +75,7 @@ class Reporter(ExitStack):
                 console=self._console,
                 transient=True,
                 refresh_per_second=4,
+                redirect_stdout=sys.stdout.isatty(),  # not what goes to a file
             )
             self._bar = self.enter_context(bar)
             self._row = bar.add_task("starting", total=1.0, facts="")
