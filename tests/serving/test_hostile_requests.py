@@ -60,6 +60,7 @@ def test_a_bad_answer_would_be_found(got: bytes) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_2000_hostile_requests_leave_nothing_behind() -> None:
     with start(*(RUNS / kind for kind in KINDS), "--log-format", "none") as live:
         faults, _ = attack(live.port, 1, 500, list(KINDS))
@@ -136,6 +137,7 @@ def _refused(one: Asked) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_long_mixed_load_loses_nothing_and_keeps_nothing() -> None:
     with start(*(RUNS / kind for kind in KINDS), "--log-format", "none") as live:
         found = soak(live, MINUTES, "/predict?model=semantic")
