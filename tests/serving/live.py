@@ -97,6 +97,7 @@ def start(*words: object, ready: bool = True, env: dict[str, str] | None = None)
                 process.kill()
         process.wait()
         reader.join(10)  # the worker may write until it has ended
+        process.stderr.close()
 
 
 def _read(live: Live) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import mimetypes
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ from muntin.serving.settings import ServeSettings
 from muntin.serving.uploads import PredictRequest, read_request, refuse
 
 PAGE = Path(__file__).parent / "page"
+
+# An explanation is a page with a script of its own: it may run, and reach nothing of the server.
+_EXPLANATION_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; img-src data: blob:; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; font-src data:"
+)
 
 _IMAGE_BODY = {
     "requestBody": {
@@ -164,10 +171,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
                 raise refuse(422, message)
             source = service.source(service.find_model(asked.model)["name"])
         page = await explainer.explain(source.path, asked.uploads[0])
-        # Opened as a page of its own it may run its script, and reach nothing of the server.
-        policy = "sandbox allow-scripts; default-src 'none'; img-src data: blob:; "
-        policy += "style-src 'unsafe-inline'; script-src 'unsafe-inline'; font-src data:"
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+        return HTMLResponse(page, headers={"Content-Security-Policy": _EXPLANATION_POLICY})
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
@@ -207,8 +211,15 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     async def index() -> Response:
         return FileResponse(PAGE / "index.html")
 
+    @app.get("/explanation", include_in_schema=False)
+    async def explanation() -> Response:
+        policy = {"Content-Security-Policy": _EXPLANATION_POLICY}
+        return FileResponse(PAGE / "explanation.html", headers=policy)
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return FileResponse(PAGE / "docs.html")
 
+    # Systems name other types, with which a browser does not run a module.
+    mimetypes.add_type("text/javascript", ".js")
     app.mount("/page", StaticFiles(directory=PAGE), name="page")

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import hmac
 import json
 import logging
@@ -25,7 +27,7 @@ LOGGER = logging.getLogger("muntin.serve")
 BEGUN = "muntin.begun"
 """Key of a scope: the time (`time.monotonic`) at which the head of the request was there."""
 
-OPEN_PATHS = ("/", "/docs", "/openapi.json", "/health")
+OPEN_PATHS = ("/", "/docs", "/explanation", "/openapi.json", "/health")
 """Paths without a token: the page, which asks for it, and what load balancers ask."""
 
 _OPEN_FOLDERS = ("/page/", "/v2/health/")
@@ -100,9 +102,8 @@ class Gate:
                 return 403, f"the host must be this machine, got {name[:100]!r}"
         if not settings.token or path in OPEN_PATHS or path.startswith(_OPEN_FOLDERS):
             return None
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        known = hmac.compare_digest(token.strip().encode(), settings.token.encode())
-        if scheme.lower() == "bearer" and known:
+        token = _token_of(headers.get("authorization", ""))
+        if hmac.compare_digest(token.encode(), settings.token.encode()):
             return None
         return 401, "a token must be sent as Authorization: Bearer TOKEN"
 
@@ -123,6 +124,16 @@ class Gate:
         shown = {**values, "path": ascii(values["path"])[1:-1]}
         text = "%(request)s %(method)s %(path)s %(status)d %(ms).1f ms"
         LOGGER.info(text, shown, extra={"values": values})
+
+
+def _token_of(authorization: str) -> str:
+    """What a client sends as its token; as a password, from those that have no other way."""
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() == "basic":
+        with contextlib.suppress(ValueError):
+            decoded = base64.b64decode(token.strip(), validate=True).decode()
+            return decoded.partition(":")[2]
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _add_headers(message: Message, number: str) -> None:

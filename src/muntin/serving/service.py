@@ -23,7 +23,8 @@ from muntin.serving.settings import ModelSource, ServeSettings
 from muntin.serving.uploads import PredictRequest, body_length, refuse
 from muntin.serving.worker_process import WorkerProcess
 
-_STATUS = {"image": 422, "request": 422, "server": 500}
+FAULT_STATUS = {"image": 422, "request": 422, "server": 500}
+"""Status codes of `Answer.fault`."""
 
 
 class Service:
@@ -31,6 +32,7 @@ class Service:
 
     Attributes:
         draining: Whether the server finishes what it has and accepts nothing new.
+        noted: What the log was told once, and is not told again.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -39,6 +41,7 @@ class Service:
         self.metrics = Metrics()
         self.worker = WorkerProcess(settings, self.metrics)
         self.draining = False
+        self.noted: set[str] = set()
         gauge, own = self.metrics.gauge, os.getpid()
         gauge("ready", "1 when requests are answered", lambda: float(self.ready))
         gauge("waiting_images", "Images without an answer yet", self._num_images)
@@ -111,6 +114,20 @@ class Service:
             RefusedError: An image cannot be read, or the time is over.
             ClientDisconnect: Nobody waits any more.
         """
+        answers = await self.answer_each(request, asked)
+        for number, answer in enumerate(answers, 1):
+            if answer.fault:
+                where = f"image {number} of {len(answers)}: " if len(answers) > 1 else ""
+                raise refuse(FAULT_STATUS[answer.fault], where + answer.text, answer.fault)
+        return [answer.text for answer in answers]
+
+    async def answer_each(self, request: Request, asked: PredictRequest) -> list[Answer]:
+        """Predict the images of a request, one that cannot be read by an answer with its fault.
+
+        Raises:
+            RefusedError: The options do not suit the model, or the time is over.
+            ClientDisconnect: Nobody waits any more.
+        """
         model = self.find_model(asked.model)
         if asked.threshold is not None and model["kind"] == "segmentation":
             text = "threshold has no effect on segmentation: every pixel gets a class. Omit it."
@@ -134,12 +151,7 @@ class Service:
             for each in asked.uploads
         ]
         with self.worker.batcher.admit(len(jobs)):
-            answers = await self._wait(request, jobs, deadline)
-        for number, answer in enumerate(answers, 1):
-            if answer.fault:
-                where = f"image {number} of {len(answers)}: " if len(answers) > 1 else ""
-                raise refuse(_STATUS[answer.fault], where + answer.text, answer.fault)
-        return [answer.text for answer in answers]
+            return await self._wait(request, jobs, deadline)
 
     async def _wait(self, request: Request, jobs: Sequence[Job], deadline: float) -> list[Answer]:
         self.worker.batcher.submit(jobs)

@@ -319,11 +319,15 @@ def _ask(values: Mapping[str, Any], uploads: list[Upload], limits: ServeLimits) 
         raise refuse(422, message)
     check_number(len(uploads), limits)
     asked = PredictRequest(uploads=tuple(uploads), model=str(values.get("model") or ""))
-    return replace(asked, **dict(_parse_options(values)))
+    return replace(asked, **dict(parse_options(values)))
 
 
-def _parse_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Read options, which are text in a form and in an address, and values in JSON."""
+def parse_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Read options, which are text in a form and in an address, and values in JSON.
+
+    Raises:
+        RefusedError: One is out of its range.
+    """
     if (threshold := values.get("threshold")) not in (None, ""):
         try:
             number = math.nan if isinstance(threshold, bool) else float(threshold)

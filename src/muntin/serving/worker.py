@@ -128,13 +128,7 @@ class Worker:
             if task.predictor is None:
                 task.predictor = self.predictors[task.options.model]
             begun = time.perf_counter()
-            try:
-                if task.places or step is _prepare:
-                    step(task)
-            except MuntinError as error:
-                _fail(task, str(error), "request")
-            except Exception as error:
-                _fail(task, f"{type(error).__name__}: {first_line(error)}", "server")
+            _take_step(task, step)
             task.seconds.append(time.perf_counter() - begun)
             sink(task)
 
@@ -148,6 +142,29 @@ class Worker:
     def _send(self, *message: object) -> None:
         with self._sending, contextlib.suppress(OSError):  # nobody is there any more
             self._pipe.send(message)
+
+
+def answer_batch(
+    predictor: Any,  # noqa: ANN401 (of `load_model`)
+    options: BatchOptions,
+    items: tuple[WorkItem, ...],
+) -> list[Answer]:
+    """Answer a batch in this thread, as the threads of a worker do one after another."""
+    task = _Task(number=0, options=options, items=items, predictor=predictor)
+    for step in (_prepare, _predict, _write):
+        _take_step(task, step)
+    return [each for each in task.answers if each is not None]
+
+
+def _take_step(task: _Task, step: Callable[[_Task], None]) -> None:
+    """Take a task through a step, unless it failed before; an error becomes its answer."""
+    try:
+        if task.places or step is _prepare:
+            step(task)
+    except MuntinError as error:
+        _fail(task, str(error), "request")
+    except Exception as error:
+        _fail(task, f"{type(error).__name__}: {first_line(error)}", "server")
 
 
 def _fail(task: _Task, text: str, fault: str) -> None:
