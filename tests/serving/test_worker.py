@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -37,8 +36,6 @@ from muntin.serving.worker import Worker
 from tests.serving.conftest import KINDS
 from tests.serving.live import DATA, RUNS
 
-# PyTorch convolves one small image by other code than several: the last bits differ.
-CLOSE = ("detect", "instance", "keypoint_rcnn", "pose")
 BROKEN = b"\x89PNG\r\n\x1a\nnothing"
 
 
@@ -151,21 +148,7 @@ def compare_batches(talk: Talk, folder: Path, kind: str, count: int) -> None:
         at = rng.randrange(len(batch) + 1)
         answers = list(talk.ask(options, *batch[:at], broken, *batch[at:]))
         assert answers.pop(at).fault == "image"
-        assert_same(kind, answers, [alone[place] for place in places])
-
-
-def assert_same(kind: str, found: Sequence[Answer], wanted: Sequence[Answer]) -> None:
-    """Compare answers: bit for bit, or those of `CLOSE` by their best scores."""
-    if kind not in CLOSE:
-        assert list(found) == list(wanted)
-        return
-    assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
-        first, second = json.loads(one.text), json.loads(other.text)
-        rows = "poses" if "poses" in first else "boxes"
-        assert (first["path"], first["size"]) == (second["path"], second["size"])
-        best = [[row["score"] for row in each[rows]][:3] for each in (first, second)]
-        np.testing.assert_allclose(*best, atol=1e-4)
+        assert answers == [alone[place] for place in places]
 
 
 def predict_one(path: Path, kind: str) -> str:
@@ -190,7 +173,7 @@ def test_batches_of_different_models_do_not_mix(talk: Talk) -> None:
     for number, (kind, names) in sent.items():
         what, found, report = talk.receive()
         assert (what, found) == (DONE, number)
-        assert_same(kind, report.answers, [alone[kind, name] for name in names])
+        assert list(report.answers) == [alone[kind, name] for name in names]
 
 
 def test_thresholds_are_of_each_image_and_options_of_the_batch(talk: Talk) -> None:
