@@ -30,8 +30,8 @@ from muntin.serving.messages import (
     BatchReport,
     WorkItem,
 )
+from muntin.serving.serve_settings import LoadOptions, ModelSource
 from muntin.serving.service import join_results
-from muntin.serving.settings import LoadOptions, ModelSource
 from muntin.serving.worker import Worker
 from tests.serving.conftest import KINDS
 from tests.serving.live import DATA, RUNS

@@ -54,7 +54,7 @@ def load(
     engine: EngineName = "eager",
     precision: Precision = "fp32",
 ) -> Predictor:
-    """Load a run for prediction; its folder is all that is needed.
+    """Load a run for prediction, with its score threshold; its folder is all that is needed.
 
     Args:
         run: A run folder, or a file of `muntin.export`.
@@ -77,9 +77,8 @@ def load(
         ConfigError: An option is out of range or does not suit the run.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    name, threshold = "detector_threshold", detector_threshold
-    if threshold is None and least is not None:
-        name, threshold = "least", least
+    former = detector_threshold is None and least is not None
+    name, threshold = ("least", least) if former else ("detector_threshold", detector_threshold)
     finder = _load_detector(run, detector, device, name, threshold)
     network = run.load_network()
     if select:
@@ -91,7 +90,7 @@ def load(
         network, device = _in_engine(run, network, engine, precision), "cpu"
     elif isinstance(network, Network):
         make_batch_invariant(network)
-    return Predictor(
+    predictor = Predictor(
         network,
         run.task,
         run.classes,
@@ -100,6 +99,9 @@ def load(
         batch_size=batch_size,
         detector=finder,
     )
+    if run.task.detects:
+        predictor.threshold = find_threshold(run).score
+    return predictor
 
 
 def _load_detector(

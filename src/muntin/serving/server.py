@@ -19,8 +19,8 @@ from muntin.errors import ConfigError, RunError, first_line
 from muntin.serving.app import create_app
 from muntin.serving.connections import bound
 from muntin.serving.gate import HEADERS
+from muntin.serving.serve_settings import ServeSettings
 from muntin.serving.service import Service
-from muntin.serving.settings import ServeSettings
 
 LOGGER = logging.getLogger("muntin.serve")
 _OTHER_FILES = 200
