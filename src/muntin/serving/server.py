@@ -150,7 +150,9 @@ async def _serve(
         starting.cancel()
         await running
     finally:
-        await service.worker.stop()  # a second signal leaves the lifespan out
+        if server.force_exit:  # which leaves the end of the application out
+            await server.lifespan.shutdown()
+        await service.worker.stop()
 
 
 async def _await_models(service: Service) -> None:
