@@ -21,6 +21,7 @@ from muntin.commands import (
     convert,
     demo,
     doctor,
+    embed,
     evaluate,
     explain,
     export,
@@ -28,6 +29,7 @@ from muntin.commands import (
     plan,
     predict,
     pretrain,
+    search,
     serve,
     settings,
     train,
@@ -70,6 +72,8 @@ app.command("train")(train.train)
 app.command("pretrain")(pretrain.pretrain)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("embed")(embed.embed)
+app.command("search")(search.search)
 app.command("models")(models.models)
 app.command("heads")(settings.heads)
 app.command("settings")(settings.settings)

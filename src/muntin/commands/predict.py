@@ -17,6 +17,8 @@ from muntin.commands.values import (
     DetectorOption,
     DeviceOption,
     JsonOption,
+    RunArgument,
+    open_run_aloud,
     parse_scales,
     parse_settings,
     parse_tile,
@@ -39,7 +41,7 @@ MIN_TILING_RATIO = 3
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
+    run: RunArgument,
     images: Annotated[list[str], typer.Argument(help="Images, folders, glob patterns or videos.")],
     out: Annotated[str, typer.Option(help="Folder for annotated images, named as inputs.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace results in --out.")] = False,
@@ -78,11 +80,10 @@ def predict(
     passes = {"tta": tta, "tile": parse_tile(tile), "scales": parse_scales(scales)}
     chosen = parse_settings(select, "--select")
     from muntin.prediction.from_run import load
-    from muntin.runs import Run
 
     videos, others = split_videos(images)
     paths, missing = _find_all(others, out) if others else ([], False)
-    opened = Run.open(run)
+    opened = open_run_aloud(run)
     names, paths, videos = plan_files(
         out, opened.task.kind, paths, videos, force=force, resume=resume
     )
@@ -207,11 +208,11 @@ def _find_all(places: list[str], out: str) -> tuple[list[Path], bool]:
 
 def _describe_thresholds(detector: str, threshold: float | None) -> None:
     from muntin.prediction.from_run import find_threshold
+    from muntin.published import open_run
     from muntin.results import DEFAULT_SCORE_THRESHOLD
-    from muntin.runs import Run
 
     if detector:
-        score, reason = find_threshold(Run.open(detector))
+        score, reason = find_threshold(open_run(detector))
         source = f", {reason}" if threshold is None else ""
         score = score if threshold is None else threshold
         typer.echo(f"score threshold of boxes: {score:.2f}{source} (change: --threshold)")

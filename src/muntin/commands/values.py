@@ -5,14 +5,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from muntin.errors import ConfigError
 from muntin.staging import finite, format_json
 
+if TYPE_CHECKING:
+    from muntin.runs import Run
+
 TaskArgument = Annotated[str, typer.Argument(help="classify, detect, instance, semantic or pose.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN|MODEL", help="A run, exported file or published model.")
+]
 DataArgument = Annotated[str, typer.Argument(help="Same as for train.")]
 ValOption = Annotated[str, typer.Option(help="Validation data, if DATA has none.")]
 ModelOption = Annotated[
@@ -72,6 +78,16 @@ def with_part(weights: str, part: str) -> str:
         )
         raise ConfigError(message)
     return f"{weights}#{part}" if part else weights
+
+
+def open_run_aloud(text: str) -> Run:
+    """Open a run, an exported file or a model, and say which published weights a name means."""
+    from muntin.published import PublishedRun, open_run
+
+    run = open_run(text)
+    if isinstance(run, PublishedRun):
+        typer.echo(run.describe(), err=True)
+    return run
 
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}

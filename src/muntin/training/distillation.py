@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from contextlib import nullcontext
@@ -34,6 +33,7 @@ from muntin.objectives.teacher_answer import (
     TeacherAnswer,
     match_classes,
 )
+from muntin.prediction.embedding import weights_digest
 from muntin.run_config import DistillConfig, RunConfig
 from muntin.run_files import WEIGHTS
 from muntin.runs import Run
@@ -251,7 +251,7 @@ def open_teacher(
         body, pre, task, classes = read.network, read.preprocessing, read.task, read.classes
     return Teacher(
         source=source,
-        checksum=_digest(body),
+        checksum=weights_digest(body),
         network=body.eval().requires_grad_(False),
         preprocessing=pre,
         task=task,
@@ -302,14 +302,6 @@ def _checksum_of(run: Run) -> str:
     if run.path.is_dir():
         return checksum(run.path / WEIGHTS)
     return checksum(beside if run.path.suffix == ".xml" else run.path)
-
-
-def _digest(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def open_for(config: RunConfig, device: torch.device, autocast: Autocast = nullcontext) -> Teacher:
