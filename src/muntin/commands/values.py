@@ -63,6 +63,9 @@ TeacherOption = Annotated[
 TeacherCacheOption = Annotated[
     str, typer.Option(help="Folder of the teacher's stored answers; default: in the run.")
 ]
+LogOption = Annotated[
+    str, typer.Option("--log", help="Also to tensorboard, mlflow, wandb (comma-separated).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any config field: train.learning_rate=1e-4.")
@@ -181,11 +184,12 @@ def train_settings(
     freeze: int | None = None,
     cache: str = "",
     epochs: int | None = None,
+    log: str = "",
 ) -> dict[str, str]:
     """Parse settings, and add the fields that have options of their own."""
     options = {
         "train.adapt": adapt, "train.freeze": freeze, "distill.cache_dir": cache,
-        "train.epochs": epochs,
+        "train.epochs": epochs, "machine.log": log,
     }  # fmt: skip
     given = {name: str(value) for name, value in options.items() if value not in (None, "")}
     return {**parse_settings(texts), **given}
