@@ -89,6 +89,7 @@ def predict(
     )
     min_score, reason = _choose_threshold(opened, threshold)
     options: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
+    options["say"] = partial(typer.echo, err=True)
     # Without a detector the threshold selects results, not boxes.
     box_threshold = threshold if detector else None
     predictor: Any = load(

@@ -7,6 +7,7 @@ Also whether the run fits into memory, and which settings would make it fit.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -181,8 +182,12 @@ def plan(
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
         teacher=str(teacher),
     )
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # before anything is measured
+    granted = hasattr(os, "sched_getaffinity")
+    busy = describe_load(load, len(os.sched_getaffinity(0)) if granted else os.cpu_count() or 1)
     try:
-        return _forecast(prepare(request))
+        found = _forecast(prepare(request))
+        return replace(found, notes=(*found.notes, *busy))
     except (MemoryError, RuntimeError) as error:
         if (shortage := parse_out_of_memory(error)) is None:
             raise
@@ -193,6 +198,16 @@ def plan(
             f"{free:.1f} GiB free{failed}. Lower --img-size or choose a smaller model."
         )
         raise ConfigError(message) from error
+
+
+def describe_load(load: float, cores: int) -> tuple[str, ...]:
+    """A note if other programs keep so many cores busy that measured times are too long."""
+    if load < 0.25 * cores + 0.5:  # half a core is this process, which has just begun
+        return ()
+    return (
+        f"the machine is busy (load {load:.1f} on {cores} cores): times are measured beside other "
+        f"programs, and shorter without them",
+    )
 
 
 def _forecast(prepared: PreparedRun) -> Plan:

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from muntin.configs import check_range, replace, to_dict, with_texts
-from muntin.engines.engine_network import run_in_engine
+from muntin.engines.engine_network import AutoEngine, run_in_engine
 from muntin.engines.engine_table import EngineName
 from muntin.engines.graphs import Precision
 from muntin.errors import ConfigError
@@ -53,6 +53,7 @@ def load(
     least: float | None = None,
     engine: EngineName = "eager",
     precision: Precision = "fp32",
+    say: Callable[[str], None] = lambda line: None,
 ) -> Predictor:
     """Load a run for prediction; its folder is all that is needed.
 
@@ -71,6 +72,7 @@ def load(
             "openvino", on a GPU of NVIDIA "cuda"; "auto" measures them once for this machine and
             model, and remembers. An exported file has its own.
         precision: Of the engine: "fp32" or "bf16".
+        say: Called with what the engine "auto" measures and chooses.
 
     Raises:
         RunError: A file of the run is missing or broken.
@@ -89,7 +91,7 @@ def load(
             raise ConfigError(message)
         change_selection(network, select)
     if (engine, precision) != ("eager", "fp32"):
-        network, device = _in_engine(run, network, engine, precision), "cpu"
+        network, device = _in_engine(run, network, (engine, precision), say), "cpu"
     return Predictor(
         network,
         run.task,
@@ -121,7 +123,13 @@ def _load_detector(
     return None
 
 
-def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Precision) -> nn.Module:
+def _in_engine(
+    run: Run,
+    network: nn.Module,
+    wanted: tuple[EngineName, Precision],
+    say: Callable[[str], None],
+) -> nn.Module:
+    engine, precision = wanted
     if not isinstance(network, Network):
         message = (
             f"an exported file has a fixed engine and precision, got {engine}, {precision}. Leave "
@@ -136,7 +144,7 @@ def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Prec
         run.preprocessing,
         engine=engine,
         precision=precision,
-        name=name,
+        auto=AutoEngine(name, say),
     )
 
 

@@ -135,7 +135,8 @@ def _body(
         _describe_data(config, sets),
         "## Recipe",
         _table(("what", "value"), _recipe(run, trained)),
-        "All settings are in `config.json`; `muntin train --config config.json` repeats the run.",
+        f"All settings are in `config.json`; `{run.task.command} DATA --config config.json` "
+        f"repeats the run.",
         "## Figures",
         "Of the best epoch, on the validation images; those of each epoch are in `results.csv`.",
         _table(("figure", "value"), ((key, f"{value:.4g}") for key, value in figures.items())),
