@@ -96,10 +96,10 @@ def test_without_weights_one_line_says_how_to_get_them(tmp_path):
             muntin.load("vit_tiny")
     with pytest.raises(WeightError, match=r"none are known.*t2t_vit_7\.safetensors.*muntin train"):
         find_published("t2t_vit_7")
-    with pytest.raises(RunError, match=r"'vit_tinyy'.*Did you mean the model 'vit_tiny'"):
+    with pytest.raises(RunError, match=r"'vit_tinyy'.*'vit_tiny'"):
         muntin.load("vit_tinyy")
     for path in ("runs/vit_tiny", "no-such-run", "model.onnx"):
-        with pytest.raises(RunError, match="must be a folder"):
+        with pytest.raises(RunError, match="a folder"):
             muntin.load(path)
 
 
@@ -148,7 +148,7 @@ def test_weights_without_a_classifier_give_features_only(tmp_path, photograph):
     name = "vit_small_patch14_dinov2"
     state = muntin.to_dialect(muntin.create_model(name, num_classes=0), "timm")
     write_weights(tmp_path / f"{name}.safetensors", state)
-    with pytest.raises(ConfigError, match="must have a classifier"):
+    with pytest.raises(ConfigError, match="classifier"):
         muntin.load(name)
     table = muntin.embed(name, photograph, device="cpu")
     assert table.rows.shape == (1, 384)

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from muntin.explaining.explanation import explain
     from muntin.exporting.run_export import export
     from muntin.planning.estimate import Plan, plan
-    from muntin.prediction.embedding import embed
     from muntin.prediction.from_run import load
+    from muntin.prediction.image_search import embed, search
     from muntin.prediction.predictor import Predictor, draw
-    from muntin.prediction.similarity_search import search
     from muntin.scoring.evaluation import evaluate
     from muntin.training.pretraining_session import pretrain
     from muntin.training.session import TrainedRun, train
@@ -62,10 +61,9 @@ __getattr__, __dir__ = resolve_lazily(
         "explaining.explanation": "explain",
         "exporting.run_export": "export",
         "planning.estimate": "Plan plan",
-        "prediction.embedding": "embed",
         "prediction.from_run": "load",
+        "prediction.image_search": "embed search",
         "prediction.predictor": "Predictor draw",
-        "prediction.similarity_search": "search",
         "scoring.evaluation": "evaluate",
         "training.pretraining_session": "pretrain",
         "training.session": "TrainedRun train",

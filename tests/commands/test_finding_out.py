@@ -8,8 +8,8 @@ import json
 import pytest
 
 from muntin.commands import main
-from muntin.planning.estimate import describe_load
 from muntin.training.field_list import default_heads
+from muntin.training.machine import describe_load
 from muntin.zoo import create_model
 from muntin.zoo.model_building import find_model
 from tests.commands.cli_errors import fails_with
@@ -35,7 +35,7 @@ def test_models_say_what_they_take_and_whether_weights_are_here(muntin, tmp_path
     assert ["here" in line for line in lines] == [True, False]
     assert "hub" in lines[1]
     assert all("Apache-2.0" in line for line in lines)
-    assert "detect, instance, semantic, pose and pretrain" in text
+    assert "detect, instance, semantic, pose, pretrain" in text
 
 
 def test_default_heads_are_those_of_training():

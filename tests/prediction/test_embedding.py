@@ -15,7 +15,8 @@ from PIL import Image
 import muntin
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
-from muntin.prediction import embedding, feature_files
+from muntin.prediction import feature_files
+from muntin.prediction.embedding import embed_images
 from muntin.prediction.feature_files import read_features
 from muntin.samples import Classes
 from muntin.tasks.task_table import find_task
@@ -40,6 +41,16 @@ def images(tmp_path_factory) -> list[Path]:
     return write_images(tmp_path_factory.mktemp("embedding") / "images")
 
 
+class Counted(muntin.Predictor):
+    """Knows how many images it has prepared."""
+
+    num_prepared = 0
+
+    def prepare(self, images, **options):
+        self.num_prepared += 1
+        return super().prepare(images, **options)
+
+
 def small(in_chans=3, name="swin_nano", size=(32, 32), **options):
     """A predictor with random weights that none shares."""
     torch.manual_seed(3)
@@ -48,7 +59,7 @@ def small(in_chans=3, name="swin_nano", size=(32, 32), **options):
         img_size=size, mean=(0.4,) * in_chans, std=(0.3,) * in_chans, in_chans=in_chans
     )
     task, classes = find_task("classify"), Classes(names=("a", "b"))
-    return muntin.Predictor(network, task, classes, pre, device="cpu", batch_size=2)
+    return Counted(network, task, classes, pre, device="cpu", batch_size=2)
 
 
 def loop(predictor, paths, read=lambda features: features.vector):
@@ -147,7 +158,7 @@ class Stopped(Exception):
     """As Ctrl-C."""
 
 
-def test_the_same_call_goes_on_where_it_stopped(images, tmp_path, monkeypatch):
+def test_the_same_call_goes_on_where_it_stopped(images, tmp_path):
     predictor, out = small(), tmp_path / "f.npy"
     whole = muntin.embed(predictor, images)
     seen: list[str] = []
@@ -167,17 +178,9 @@ def test_the_same_call_goes_on_where_it_stopped(images, tmp_path, monkeypatch):
         file.write(b'"cut')
     with pytest.raises(RunError, match=r"part\.jsonl.*Delete it"):
         muntin.embed(small(in_chans=1), images, out)
-    read: list[int] = []
-    real = embedding.embed_images
-
-    def count(predictor, images, **options):
-        images = list(images)
-        read.append(len(images))
-        return real(predictor, images, **options)
-
-    monkeypatch.setattr(embedding, "embed_images", count)
+    before = predictor.num_prepared
     table = muntin.embed(predictor, images, out)
-    assert read == [2]
+    assert predictor.num_prepared == before + 2
     np.testing.assert_allclose(table.rows, whole.rows, atol=1e-6)
     assert table.names == whole.names
     with pytest.raises(RunError, match="--force"):
@@ -196,7 +199,7 @@ def test_memory_is_that_of_a_batch(images, tmp_path):
             most = max(most, open_now)
             yield path
 
-    for places, _ in embedding.embed_images(predictor, give()):
+    for places, _ in embed_images(predictor, give()):
         open_now -= len(places)
     assert most <= predictor.batch_size
 

@@ -160,11 +160,11 @@ def test_wandb(data, tmp_path, monkeypatch):
 
 def test_a_tracker_that_fails(data, tmp_path, mlflow, monkeypatch):
     mlflow.broken = True
-    with pytest.warns(MuntinWarning, match="mlflow is left out from here on.*no route"):
+    with pytest.warns(MuntinWarning, match=r"mlflow.*no route"):
         run = train_small(data, tmp_path / "run", settings={"machine.log": "mlflow"})
     assert len(read_table(run.path)) == 2
     monkeypatch.setattr(mlflow, "create_run", lambda *_, **__: 1 / 0)
-    with pytest.raises(RunError, match=r"machine\.log=mlflow must be ready.*division by zero"):
+    with pytest.raises(RunError, match=r"machine\.log=mlflow.*division"):
         train_small(data, tmp_path / "b", settings={"machine.log": "mlflow"})
 
 

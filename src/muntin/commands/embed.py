@@ -28,7 +28,7 @@ def embed(
     as_json: JsonOption = False,
 ) -> int:
     """Write features of images to a file; the same call goes on after an interruption."""
-    from muntin.prediction.embedding import embed as run_embedding
+    from muntin.prediction.image_search import embed as run_embedding
 
     last = time.monotonic()
 

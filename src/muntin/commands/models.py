@@ -31,8 +31,7 @@ def models(
     titles = ("model", "alias", "params (M)", "GMACs", "size", "window", "top-1 (%)", "licence",
               "weights", "pretrain by")  # fmt: skip
     print_table(titles, map(_cells, rows))
-    tasks = [task for task in rows[0]["heads"] if task != "pretrain"]
-    typer.echo(f"tasks: each model takes {', '.join(tasks)} and pretrain; heads: muntin heads")
+    typer.echo(f"each model takes every task: {', '.join(rows[0]['heads'])}; see: muntin heads")
     typer.echo("GMACs: counted at this size; top-1: published, ImageNet-1k (sources: --json)")
     if not any(row["here"] for row in rows) and any(row["weights"] for row in rows):
         typer.echo("weights: none of these are here; a hub id is downloaded when it is used")

@@ -35,13 +35,14 @@ def search(
             "got both or neither."
         )
         raise ConfigError(message)
-    from muntin.prediction import similarity_search as searching
+    from muntin.prediction.image_search import search as run_search
+    from muntin.prediction.similarity_search import NEAR_DUPLICATE, find_duplicates
 
     if duplicates:
-        least = searching.NEAR_DUPLICATE if threshold is None else threshold
-        groups = searching.find_duplicates(features, least)
+        least = NEAR_DUPLICATE if threshold is None else threshold
+        groups = find_duplicates(features, least)
     else:
-        groups = [searching.search(features, image, top=top, model=model, device=device)]
+        groups = [run_search(features, image, top=top, model=model, device=device)]
     if as_json:
         found = [[match._asdict() for match in group] for group in groups]
         typer.echo(to_json(found if duplicates else found[0]))

@@ -7,7 +7,6 @@ Also whether the run fits into memory, and which settings would make it fit.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +18,7 @@ from muntin.devices import choose_device, free_bytes, parse_out_of_memory, resid
 from muntin.errors import ConfigError
 from muntin.shapes import Size
 from muntin.train_config import TrainConfig
-from muntin.training.machine import choose_machine
+from muntin.training.machine import choose_machine, describe_load
 from muntin.training.memory_budget import (
     choose_recomputation,
     describe_remedies,
@@ -182,9 +181,7 @@ def plan(
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
         teacher=str(teacher),
     )
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # before anything is measured
-    granted = hasattr(os, "sched_getaffinity")
-    busy = describe_load(load, len(os.sched_getaffinity(0)) if granted else os.cpu_count() or 1)
+    busy = describe_load()  # before anything is measured
     try:
         found = _forecast(prepare(request))
         return replace(found, notes=(*found.notes, *busy))
@@ -198,16 +195,6 @@ def plan(
             f"{free:.1f} GiB free{failed}. Lower --img-size or choose a smaller model."
         )
         raise ConfigError(message) from error
-
-
-def describe_load(load: float, cores: int) -> tuple[str, ...]:
-    """A note if other programs keep so many cores busy that measured times are too long."""
-    if load < 0.25 * cores + 0.5:  # half a core is this process, which has just begun
-        return ()
-    return (
-        f"the machine is busy (load {load:.1f} on {cores} cores): times are measured beside other "
-        f"programs, and shorter without them",
-    )
 
 
 def _forecast(prepared: PreparedRun) -> Plan:

@@ -33,10 +33,15 @@ def cache_folder() -> Path:
 
 
 class EmbeddingCache:
-    """Computes vectors of images once for a predictor, and keeps them on disk."""
+    """Computes vectors of images once for a predictor, and keeps them on disk.
 
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
+    At most `max_rows` of a model are kept, and those of `max_files` models.
+    """
+
+    def __init__(
+        self, predictor: Predictor, *, max_rows: int = MAX_ROWS, max_files: int = MAX_FILES
+    ) -> None:
+        self.predictor, self.max_rows, self.max_files = predictor, max_rows, max_files
         facts = {**describe_features(predictor, "vector"), "source": ""}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
         self.path = cache_folder() / f"{key}.npz"
@@ -59,13 +64,13 @@ class EmbeddingCache:
         """Write what was computed, and forget what is too much; a full disk is no error."""
         if len(self._rows) == self._stored:
             return
-        kept = dict(list(self._rows.items())[-MAX_ROWS:])
+        kept = dict(list(self._rows.items())[-self.max_rows :])
         file = io.BytesIO()
         np.savez(file, keys=np.array([*kept]), rows=np.stack([*kept.values()]))
         with suppress(OSError, RunError):
             write_file(file.getvalue(), self.path)
             files = sorted(self.path.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime)
-            for path in files[:-MAX_FILES]:
+            for path in files[: -self.max_files]:
                 path.unlink()
 
 

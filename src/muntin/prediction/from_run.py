@@ -18,7 +18,6 @@ from muntin.errors import ConfigError
 from muntin.heads.network import Network
 from muntin.prediction.predictor import Predictor
 from muntin.prediction.top_down import BoxDetector, refuse_detector
-from muntin.published import open_run
 from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.runs import ExportedRun, Run, read_results
 
@@ -58,8 +57,7 @@ def load(
     """Load a run for prediction; its folder is all that is needed.
 
     Args:
-        run: A run folder, a file of `muntin.export`, or the name of a model with published
-            weights (`muntin.published.open_run`).
+        run: A run folder, a file of `muntin.export`, or the name of a published model.
         device: "auto" takes a GPU when there is one.
         batch_size: Crops (whole images, tiles, instances) in a batch; fewer where they are large.
         select: Detectors only: fields of `muntin.heads.detector.SelectConfig`, such as
@@ -79,6 +77,8 @@ def load(
         WeightError: The weights cannot be read or do not fit.
         ConfigError: An option is out of range or does not suit the run.
     """
+    from muntin.published import open_run  # here: the rest of this room needs no such weights
+
     run = open_run(run)
     name, threshold = "detector_threshold", detector_threshold
     if threshold is None and least is not None:
@@ -110,7 +110,7 @@ def _load_detector(
     if threshold is not None:
         check_range(name, threshold, 0, 1)
     if detector:
-        opened = open_run(detector)
+        opened = detector if isinstance(detector, Run) else Run.open(detector)
         refuse_detector(run.task, opened.task)
         score = find_threshold(opened).score if threshold is None else threshold
         return BoxDetector(load(opened, device=device), score)

@@ -33,7 +33,6 @@ from muntin.objectives.teacher_answer import (
     TeacherAnswer,
     match_classes,
 )
-from muntin.prediction.embedding import weights_digest
 from muntin.run_config import DistillConfig, RunConfig
 from muntin.run_files import WEIGHTS
 from muntin.runs import Run
@@ -48,7 +47,7 @@ from muntin.training.teacher_cache import (
     store_answers,
 )
 from muntin.weights.opened_weights import open_weights
-from muntin.weights.weight_files import FOLDER_VARIABLE, is_available
+from muntin.weights.weight_files import FOLDER_VARIABLE, is_available, weights_digest
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo.model_building import canonical_name, find_model
 from muntin.zoo.model_zoo import ModelEntry, build_backbone

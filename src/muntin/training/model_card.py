@@ -61,6 +61,7 @@ def write_card(
         for name, value in figures.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
+    # The digest tells a card that somebody has changed from one that may be written again.
     text = f"---\n{_front_matter(run, numbers)}\n---\n\n{_body(run, sets, numbers, trained)}\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     write_text(path, f"{text}<!-- written by muntin, sha256 of all above: {digest} -->\n")
@@ -85,6 +86,7 @@ def _front_matter(run: Run, figures: Mapping[str, float]) -> str:
     data = Path(config.data).name or "data"
     shares = {name: value for name, value in figures.items() if isinstance(value, float)}
     source = config.weights.partition("@")[0]
+    # The hub refuses a card whose base model is none of its own.
     from_hub = is_hub_id(source) and not Path(source).exists()
     found = [
         EvalResult(

@@ -64,6 +64,7 @@ def start_mlflow(run: Run, known: str) -> Tracker:
     import mlflow
     from mlflow.entities import Metric, Param
 
+    # The client, not the functions of the module: these keep one global run, perhaps of the user.
     client = mlflow.MlflowClient()
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "muntin")
     if known:
@@ -98,7 +99,7 @@ def start_wandb(run: Run, known: str) -> Tracker:
         resume="allow" if known else None,
         dir=str(run.path),
         config=_settings(run),
-        settings=wandb.Settings(console="off"),
+        settings=wandb.Settings(console="off"),  # it would take the place of the progress bar
     )
 
     def add(epoch: int, values: Values) -> None:
@@ -133,6 +134,7 @@ def choose_logs(machine: MachineConfig) -> tuple[LogName, ...]:
 
 def _settings(run: Run) -> dict[str, Any]:
     """The config of a run in one level, but for what only concerns the machine."""
+    # Trackers sort and compare by single values, and show nested ones as text.
     found: dict[str, Any] = {}
     waiting = [("", to_dict(run.config))]
     while waiting:
@@ -157,7 +159,7 @@ class Table:
         if self.columns and line.keys() <= {*self.columns}:
             append_text(self.folder, TABLE, _format_rows([line], self.columns))
         else:
-            self.write()
+            self.write()  # such as the figures of the first validation
 
     def write(self) -> None:
         """Write what is in the journal."""
@@ -228,6 +230,7 @@ class Records:
         """Write the line of an epoch."""
         if not self.active:
             return
+        # The journal first: all others can be written again from it.
         append_journal(self.run.path, line)
         self.table.add(line)
         numbers = {k: float(v) for k, v in line.items() if isinstance(v, (int, float))}
@@ -251,7 +254,7 @@ class Records:
             try:
                 say(tracker)
             except Exception as error:
-                if isinstance(error, RunError):
+                if isinstance(error, RunError):  # a full disk, where the run itself cannot go on
                     raise
                 del self.trackers[name]
                 text = f"{name} is left out from here on, as it says: {first_line(error)}"

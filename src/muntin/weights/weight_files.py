@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
@@ -13,7 +14,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from muntin.errors import WeightError, cannot_write, first_line, shorten
 from muntin.staging import replacing
@@ -152,6 +153,15 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         message = f"{cannot_write(path, error)} Existing files are unchanged."
         raise WeightError(message) from error
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 of the names and values of all tensors, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 _HUB_FILES = (
