@@ -47,10 +47,10 @@ def test_default_heads_are_those_of_training():
 
 def test_models_of_timm(muntin):
     timm = pytest.importorskip("timm")
-    code, text, _ = muntin("models", "timm:*", "--json")
+    code, text, _ = muntin("models", "timm:vit_*", "--json")
     rows = json.loads(text)
     assert code == 0
-    assert [row["name"] for row in rows] == sorted(f"timm:{name}" for name in timm.list_models())
+    assert [row["name"] for row in rows] == sorted(f"timm:{x}" for x in timm.list_models("vit_*"))
     assert {row["params"] for row in rows} == {None}
     # Its stages lie in a module of their own, which belongs to none of them.
     (row,) = json.loads(muntin("models", "timm:convnext_atto", "--json")[1])

@@ -57,10 +57,9 @@ def test_known_images_are_not_computed_again():
     assert new_images() == 3
     np.testing.assert_allclose(rows, muntin.embed(make(), draw(1, 2, 3)).rows, atol=1e-6)
     first.save()
+    new_images()
     again = EmbeddingCache(make())
-    np.testing.assert_array_equal(
-        again.embed(draw(3, 2, 4)), [*rows[2:0:-1], again.embed(draw(4))[0]]
-    )
+    np.testing.assert_array_equal(again.embed(draw(3, 2, 4))[:2], rows[2:0:-1])
     assert new_images() == 1
     # Other pixels, other weights and another size are not known.
     EmbeddingCache(make()).embed([draw(1)[0][:, ::-1]])

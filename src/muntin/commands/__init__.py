@@ -151,7 +151,9 @@ def _call(verbs: typer.Typer, arguments: list[str]) -> Any:  # noqa: ANN401 (wha
         return verbs(arguments, standalone_mode=False, prog_name="muntin")
     given = [word for word in arguments[:end] if word != "--quiet"]
     shown = sys.stderr
-    warnings.showwarning = lambda *told: _show_warning(*told, shown=shown)
+    warnings.showwarning = lambda message, category, *place: _show_warning(
+        message, category, "", 0, shown=shown
+    )
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         kept = sys.stdout if "--json" in given else nowhere
         with contextlib.redirect_stdout(kept):

@@ -173,7 +173,8 @@ def start_fastest(
     times = (measure or _measure)(graph, runners)
     best = min(times, key=lambda engine: times[engine])
     _remember(key, {"engine": best, "seconds": times})
-    told = ", ".join(f"{each} {1000 * times[each]:.3g}" for each in sorted(times, key=times.get))
+    ranked = sorted(times.items(), key=lambda row: row[1])
+    told = ", ".join(f"{each} {1000 * seconds:.3g}" for each, seconds in ranked)
     say(f"engine auto: {best} (ms: {told})")
     return runners[best]
 

@@ -108,8 +108,9 @@ def _list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
         return [*find_images([images])]
     if isinstance(images, Iterable) and not isinstance(images, np.ndarray):
         given = list(images)
-        if given and all(map(_is_path, given)):
-            given = [*dict.fromkeys(find_images(given))]
+        paths = [each for each in given if isinstance(each, (str, Path))]
+        if paths and len(paths) == len(given):
+            given = [*dict.fromkeys(find_images(paths))]
     else:
         given = [images]
     if not given:

@@ -208,7 +208,9 @@ class Records:
                     f"{first_line(error)}. Set it up, or leave it out."
                 )
                 raise RunError(message) from error
-        known = {name: tracker.id for name, tracker in self.trackers.items() if tracker.id}
+        known: dict[str, str] = {
+            name: tracker.id for name, tracker in self.trackers.items() if tracker.id
+        }
         if known:
             write_json(part_of(folder, _IDS), {**ids, **known})
 
