@@ -332,15 +332,16 @@ def append_journal(folder: Path, line: Mapping[str, Any]) -> None:
     append_text(folder, JOURNAL, json.dumps(line) + "\n")
 
 
-def append_text(folder: Path, name: str, text: str) -> None:
-    """Append to a file of a run, which is on the disk afterwards."""
+def append_text(folder: Path, name: str, text: str, *, durable: bool = True) -> None:
+    """Append to a file of a run; what is `durable` is on the disk afterwards."""
     flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
     try:
         place = part_of(folder, name)
         with os.fdopen(os.open(place, flags, 0o666), "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
     except OSError as error:
         raise RunError(cannot_write(folder / name, error)) from error
 

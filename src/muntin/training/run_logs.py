@@ -157,7 +157,8 @@ class Table:
     def add(self, line: Mapping[str, Any]) -> None:
         """Append a line that the journal already has; one with new columns is written anew."""
         if self.columns and line.keys() <= {*self.columns}:
-            append_text(self.folder, TABLE, _format_rows([line], self.columns))
+            text = _format_rows([line], self.columns)
+            append_text(self.folder, TABLE, text, durable=False)  # the journal can give it again
         else:
             self.write()  # such as the figures of the first validation
 
