@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Low-rank adapters against full fine-tuning: peak memory of steps, and score on two data sets.
 
-Memory is the peak of a process of its own above what it holds before the first step, for published
-sizes, with optimizer and averaged weights as the recipe `finetune` has them. For the score, a run on
-one part of a set is fine-tuned on another part: CIFAR-10 (five classes, then the other five) and
-aerial images (three tiles, then three others); ``--minutes 0`` measures memory alone.
+Memory is the peak of a process of its own above what it holds before the first step, for
+published sizes, with optimizer and averaged weights as the recipe `finetune` has them. For the
+score, a run on one part of a set is fine-tuned on another part: CIFAR-10 (five classes, then the
+other five) and aerial images (three tiles, then three others); ``--minutes 0`` measures memory
+alone.
 """
 
 from __future__ import annotations

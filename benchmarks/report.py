@@ -82,6 +82,18 @@ def trained(result: Json) -> Iterator[Json]:
             yield {"name": name, **row}
 
 
+def adapted(result: Json) -> Iterator[Json]:
+    """Memory and score of adapters, as shares of full fine-tuning's."""
+    for rows, group, field in (("memory", "model", "mib"), ("scores", "task", "score")):
+        whole = 0.0
+        for row in result[rows]:
+            value = row.get(field) or row.get("top1") or row["miou"]
+            whole = value if row["way"] == "full" else whole
+            kind = "memory of a step" if field == "mib" else f"score after {row['time']}"
+            yield {"name": f"{row[group]}, {row['way']}: {kind}", "share": value / whole,
+                   "shown": f"{value:.0f} MiB" if field == "mib" else f"{value:.3f}"}  # fmt: skip
+
+
 def loadings(result: Json) -> Iterator[Json]:
     """Loading of weights, relative to a bare copy."""
     bare = result["contestants"]["bare and copied"]["seconds"]["median"]
@@ -183,6 +195,18 @@ TABLE = (
         "CIFAR-10 (JPEG) from scratch, `{muntin_command}`, test top-1", "{top1:.1f} %",
         "{minutes:.1f} minutes of wall time in total; {epochs} epochs",
     ), lambda one: [{"top1": 100 * one["test"]["top1"], "minutes": one["wall_seconds"] / 60}]),
+    Rows("adapters", (
+        "Fine-tuning, {name}", "{shown}", "{share:.2f} x full fine-tuning",
+    ), adapted),
+    Rows("pretraining", (
+        "Pretraining, uniform masking beside SimMIM: {name}",
+        "{images_per_s[uniform][median]:.0f} images/s",
+        "{speed_ratio:.2f} x the images/s, {memory_ratio:.2f} x the memory of SimMIM",
+    ), named("models")),
+    Rows("distillation", (
+        "Training step with a teacher: {name}", "{ms[median]:.0f} ms ({ms[min]:.0f}-{ms[max]:.0f})",
+        "{relative:.2f} x a plain step",
+    ), named("cases")),
     Rows("loading", (
         "Loading swin_base from safetensors: {name}", SECONDS,
         "{times:.2f} x bare and copied; extra memory {extra:.2f} x the file",

@@ -12,7 +12,8 @@ from collections import defaultdict
 import muntin
 from tests.rules.sources import PACKAGE, count_lines, functions, modules, none
 
-MOST_LINES, MOST_FILES = 58_000, 312
+# Raised for the server and the forms of answers; what is not a new capability must fit.
+MOST_LINES, MOST_FILES = 64_000, 350
 MOST_FILE_P90, MOST_FUNCTION_P90 = 335, 32
 MOST_FUNCTION_LINES = 80
 MOST_PARAMETERS = 7

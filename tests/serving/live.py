@@ -66,7 +66,8 @@ class Live:
         """Wait until it answers."""
         end = time.monotonic() + seconds
         while not (self.port and self.ready()):
-            if self.process.poll() is not None or time.monotonic() > end:
+            gone = self.process is not None and self.process.poll() is not None
+            if gone or time.monotonic() > end:
                 message = f"the server did not start: {self.lines}"
                 raise AssertionError(message)
             time.sleep(0.1)
@@ -81,7 +82,8 @@ def start(*words: object, ready: bool = True, env: dict[str, str] | None = None)
         command, stderr=subprocess.PIPE, text=True, env=settings, errors="replace"
     )
     live = Live(process=process)
-    threading.Thread(target=_read, args=(live,), daemon=True).start()
+    reader = threading.Thread(target=_read, args=(live,), daemon=True)
+    reader.start()
     try:
         if ready:
             live.wait_ready()
@@ -94,11 +96,14 @@ def start(*words: object, ready: bool = True, env: dict[str, str] | None = None)
             except subprocess.TimeoutExpired:
                 process.kill()
         process.wait()
+        reader.join(10)  # the worker may write until it has ended
+        process.stderr.close()
 
 
 def _read(live: Live) -> None:
     """Collect what is printed on stderr, the port among it."""
-    for line in live.process.stderr:
-        live.lines.append(line.rstrip("\n"))
-        if found := re.search(r"at http://[^ ]*:(\d+) ", line):
-            live.port = int(found[1])
+    with live.process.stderr as printed:
+        for line in printed:
+            live.lines.append(line.rstrip("\n"))
+            if found := re.search(r"at http://[^ ]*:(\d+) ", line):
+                live.port = int(found[1])

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from muntin.commands.values import DetectorOption, DeviceOption, SettingsOption, parse_settings
 from muntin.errors import ConfigError, missing_extra
+
+if TYPE_CHECKING:
+    from muntin.serving.settings import ServeLimits
 
 
 def serve(
@@ -57,36 +60,29 @@ def serve(
         for line in write_bundle(kind, models, out, force=force):
             typer.echo(line)
         return
+    limits = _parse_limits(settings)
     try:
         from muntin.serving.server import serve as run
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "fastapi", "serve", "muntin serve") from error
+    from muntin.serving.settings import LoadOptions, ServeSettings, name_models, read_token
+
+    load = LoadOptions(engine=engine, precision=precision, device=device, detector=detector)
+    chosen = ServeSettings(
+        models=name_models(models), host=host, port=port, token=read_token(token_file),
+        open=open_, drain=drain, log=log_format, files=files, load=load, limits=limits,
+    )  # fmt: skip
+    run(chosen, say=lambda line: typer.echo(f"muntin: {line}", err=True))
+
+
+def _parse_limits(settings: list[str] | None) -> ServeLimits:
+    """Read ``limits.images=32`` and the like."""
     from muntin.configs import with_texts
-    from muntin.serving.settings import (
-        LoadOptions,
-        ServeLimits,
-        ServeSettings,
-        name_models,
-        read_token,
-    )
+    from muntin.serving.settings import ServeLimits
 
     chosen = parse_settings(settings, "--set")
     if wrong := [name for name in chosen if not name.startswith("limits.")]:
         message = f"--set of serve must name limits, such as limits.images=32, got {wrong[0]!r}."
         raise ConfigError(message)
-    texts = [(name.removeprefix("limits."), str(value)) for name, value in chosen.items()]
-    run(
-        ServeSettings(
-            models=name_models(models),
-            host=host,
-            port=port,
-            token=read_token(token_file),
-            open=open_,
-            drain=drain,
-            log=log_format,
-            files=files,
-            load=LoadOptions(engine=engine, precision=precision, device=device, detector=detector),
-            limits=with_texts(ServeLimits(), texts, where="--set", group="limits"),
-        ),
-        say=lambda line: typer.echo(f"muntin: {line}", err=True),
-    )
+    texts = [(name.removeprefix("limits."), value) for name, value in chosen.items()]
+    return with_texts(ServeLimits(), texts, where="--set", group="limits")

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -23,6 +23,19 @@ Precision = Literal["fp32", "bf16", "int8"]
 
 Runner = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
 """Maps the inputs of a graph to its outputs, as arrays. The caller owns the outputs."""
+
+
+class GraphTensor(NamedTuple):
+    """An input or output of a graph in a file.
+
+    Attributes:
+        dtype: As NumPy calls it, such as "uint8" or "float32".
+        shape: Its sides; -1 for one that is free, as that of the batch is.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

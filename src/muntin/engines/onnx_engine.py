@@ -12,7 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muntin.engines.graphs import ADVICE, Graph, Precision, Runner, capture, file_error, quiet
+from muntin.engines.graphs import (
+    ADVICE,
+    Graph,
+    GraphTensor,
+    Precision,
+    Runner,
+    capture,
+    file_error,
+    quiet,
+)
 from muntin.engines.isolation import try_file
 from muntin.errors import ConfigError, RunError
 from muntin.untrusted import read_regular, reading
@@ -88,6 +97,28 @@ def open_onnx(path: Path, precision: Precision, *, strange: bool = False) -> tup
             raise file_error(path, "an ONNX file that runs", error) from error
 
     return run, session.get_modelmeta().custom_metadata_map.get(NOTE, "")
+
+
+_ONNX_TYPES = {"float": "float32", "double": "float64"}
+
+
+def list_onnx(path: Path) -> tuple[list[GraphTensor], list[GraphTensor]]:
+    """List the inputs and the outputs of a file that was opened before."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        read_onnx(path), options, providers=["CPUExecutionProvider"]
+    )
+
+    def describe(place: Any) -> GraphTensor:  # noqa: ANN401 (onnxruntime.NodeArg)
+        kind = place.type.removeprefix("tensor(").removesuffix(")")
+        shape = tuple(side if isinstance(side, int) else -1 for side in place.shape)
+        return GraphTensor(place.name, _ONNX_TYPES.get(kind, kind), shape)
+
+    return [*map(describe, session.get_inputs())], [*map(describe, session.get_outputs())]
 
 
 def start_onnx(graph: Graph, precision: Precision, *, apart: bool = False) -> Runner:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from muntin.engines.graphs import (
     ADVICE,
     Graph,
+    GraphTensor,
     Precision,
     Runner,
     capture,
@@ -115,6 +116,21 @@ def open_openvino(path: Path, precision: Precision, *, strange: bool = False) ->
         return compile_openvino(model, precision), note
     except RuntimeError as error:
         raise file_error(path, "an OpenVINO .xml file with its .bin file", error) from error
+
+
+def list_openvino(path: Path) -> tuple[list[GraphTensor], list[GraphTensor]]:
+    """List the inputs and the outputs of a file that was opened before."""
+    xml, weights = read_openvino(path)
+    model = shared_core().read_model(
+        xml, import_openvino().Tensor(np.frombuffer(weights, np.uint8))
+    )
+
+    def describe(place: Any) -> GraphTensor:  # noqa: ANN401 (openvino.Output)
+        sides = place.partial_shape
+        shape = tuple(-1 if side.is_dynamic else side.get_length() for side in sides)
+        return GraphTensor(place.any_name, place.element_type.to_dtype().name, shape)
+
+    return [*map(describe, model.inputs)], [*map(describe, model.outputs)]
 
 
 def read_openvino(path: Path) -> tuple[bytes, bytes]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.jit._trace import is_tracing
 
 from muntin.features import Backbone, Features
 from muntin.heads.network import Head
@@ -104,24 +102,10 @@ def build_classifier(backbone: Backbone, num_classes: int) -> LinearHead | Disti
     return kind(backbone.embed_channels, num_classes)
 
 
-class _ClassLayer(nn.Linear):
-    """A linear layer that gives a row the same bits alone as among others.
-
-    For one row libraries multiply matrix and vector, which adds in another order.
-    """
-
-    def forward(self, rows: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
-        """Give the logits of each row."""
-        recorded = torch.compiler.is_compiling() or is_tracing()
-        if self.training or recorded or len(rows) != 1:
-            return super().forward(rows)
-        return super().forward(rows.expand(2, -1))[:1]
-
-
 def _linear(channels: int, num_classes: int) -> nn.Module:
     if not num_classes:
         return nn.Identity()
-    linear = _ClassLayer(channels, num_classes)
+    linear = nn.Linear(channels, num_classes)
     nn.init.trunc_normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
     return linear

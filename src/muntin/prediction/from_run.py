@@ -16,6 +16,7 @@ from muntin.engines.engine_table import EngineName
 from muntin.engines.graphs import Precision
 from muntin.errors import ConfigError
 from muntin.heads.network import Network
+from muntin.inference.batch_invariance import make_batch_invariant
 from muntin.prediction.predictor import Predictor
 from muntin.prediction.top_down import BoxDetector, refuse_detector
 from muntin.results import DEFAULT_SCORE_THRESHOLD
@@ -92,6 +93,8 @@ def load(
         change_selection(network, select)
     if (engine, precision) != ("eager", "fp32"):
         network, device = _in_engine(run, network, (engine, precision), say), "cpu"
+    elif isinstance(network, Network):
+        make_batch_invariant(network)
     return Predictor(
         network,
         run.task,

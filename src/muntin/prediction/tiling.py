@@ -77,14 +77,23 @@ def _choose_tiles(
     """Tiles of an image; none where one tile would hold it."""
     if tile is None:
         return []
-    if tile == "auto":
-        side = pre.typical_size if min(pre.typical_size) > 0 else pre.img_size
-        if max(size) <= 1.5 * max(side):
-            return []
-    else:
-        side = (tile, tile)
+    side = _choose_side(tile, pre)
+    if tile == "auto" and max(size) <= 1.5 * max(side):
+        return []
     regions = cut_tiles(size, side)
     return regions if len(regions) > 1 else []
+
+
+def _choose_side(tile: int | Literal["auto"], pre: Preprocessing) -> Size:
+    if tile != "auto":
+        return tile, tile
+    return pre.typical_size if min(pre.typical_size) > 0 else pre.img_size
+
+
+def count_tiles(size: Size, tile: int | Literal["auto"], pre: Preprocessing) -> int:
+    """Count the tiles that `tile` cuts from an image of (height, width), without making them."""
+    tops, lefts = (_starts(*each) for each in zip(size, _choose_side(tile, pre), strict=True))
+    return len(tops) * len(lefts)
 
 
 def _cut(
@@ -126,15 +135,17 @@ def cut_tiles(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Region]:
     """
     check_range("tile", min(tile), 32, 10**6)
     check_range("overlap", overlap, 0, 0.9)
-    starts = []
-    sides = []
-    for whole, part in zip(size, tile, strict=True):
-        side = min(whole, part)
-        step = max(1, int(side * (1 - overlap)))
-        count = 1 + -(-(whole - side) // step)
-        starts.append([round(i * (whole - side) / max(count - 1, 1)) for i in range(count)])
-        sides.append(side)
-    return [Region(top, left, *sides) for top in starts[0] for left in starts[1]]
+    tops, lefts = (_starts(*each, overlap) for each in zip(size, tile, strict=True))
+    sides = [min(each) for each in zip(size, tile, strict=True)]
+    return [Region(top, left, *sides) for top in tops for left in lefts]
+
+
+def _starts(whole: int, part: int, overlap: float = 0.25) -> list[int]:
+    """Where tiles begin along one side."""
+    side = min(whole, part)
+    step = max(1, int(side * (1 - overlap)))
+    count = 1 + -(-(whole - side) // step)
+    return [round(i * (whole - side) / max(count - 1, 1)) for i in range(count)]
 
 
 def shift_detections(found: Detections, region: Region, size: Size) -> Detections:

@@ -4,26 +4,34 @@
 from __future__ import annotations
 
 import contextlib
+import mimetypes
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from muntin._version import __version__
 from muntin.serving import inference_protocol, label_studio
 from muntin.serving.batching import RefusedError
 from muntin.serving.explanations import Explainer
 from muntin.serving.gate import Gate
-from muntin.serving.service import ClientGoneError, Service, join_results
+from muntin.serving.service import Service, join_results
 from muntin.serving.settings import ServeSettings
 from muntin.serving.uploads import PredictRequest, read_request, refuse
 
 PAGE = Path(__file__).parent / "page"
+
+# An explanation is a page with a script of its own: it may run, and reach nothing of the server.
+_EXPLANATION_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; img-src data: blob:; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; font-src data:"
+)
 
 _IMAGE_BODY = {
     "requestBody": {
@@ -94,6 +102,7 @@ def create_app(settings: ServeSettings, service: Service | None = None) -> FastA
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # to an address that the client made up
     )
     _add_errors(app)
     _add_predictions(app, chosen)
@@ -129,8 +138,8 @@ def _add_errors(app: FastAPI) -> None:
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         return JSONResponse({"error": str(error)[:1000]}, 422)
 
-    @app.exception_handler(ClientGoneError)
-    async def gone(_: Request, error: ClientGoneError) -> Response:
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=499)  # nobody reads it
 
 
@@ -162,10 +171,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
                 raise refuse(422, message)
             source = service.source(service.find_model(asked.model)["name"])
         page = await explainer.explain(source.path, asked.uploads[0])
-        # Opened as a page of its own it may run its script, and reach nothing of the server.
-        policy = "sandbox allow-scripts; default-src 'none'; img-src data: blob:; "
-        policy += "style-src 'unsafe-inline'; script-src 'unsafe-inline'; font-src data:"
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+        return HTMLResponse(page, headers={"Content-Security-Policy": _EXPLANATION_POLICY})
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
@@ -203,10 +209,17 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
-        return Response((PAGE / "index.html").read_bytes(), media_type="text/html")
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/explanation", include_in_schema=False)
+    async def explanation() -> Response:
+        policy = {"Content-Security-Policy": _EXPLANATION_POLICY}
+        return FileResponse(PAGE / "explanation.html", headers=policy)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return Response((PAGE / "docs.html").read_bytes(), media_type="text/html")
+        return FileResponse(PAGE / "docs.html")
 
+    # Systems name other types, with which a browser does not run a module.
+    mimetypes.add_type("text/javascript", ".js")
     app.mount("/page", StaticFiles(directory=PAGE), name="page")

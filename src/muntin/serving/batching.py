@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from muntin.serving.messages import Answer, BatchOptions, BatchReport, WorkItem
 from muntin.serving.metrics import Metrics
 from muntin.serving.settings import MIB, ServeLimits
-from muntin.serving.worker import Answer, BatchOptions, BatchReport, WorkItem
 
 UNDER_WAY = 2
 ATTEMPTS = 2
@@ -89,24 +90,48 @@ class Batcher:
         return bool(self._under_way)
 
     @contextlib.contextmanager
-    def admit(self, *, images: int = 0, size: int = 0) -> Iterator[None]:
-        """Keep a place for images, and bytes of their bodies, while the block runs.
+    def admit(self, images: int) -> Iterator[None]:
+        """Keep a place for images while the block runs.
 
         Raises:
             RefusedError: There are too many already.
         """
-        most = self._limits
-        if self._admitted + images > most.waiting_images:
-            self._refuse("images", f"{self._admitted} images wait, the limit of the server")
-        if self._bytes + size > most.waiting_mib * MIB:
-            self._refuse("bytes", f"{self._bytes / MIB:.0f} MiB wait, the limit of the server")
+        self._check_images(images)
         self._admitted += images
-        self._bytes += size
         try:
             yield
         finally:
             self._admitted -= images
-            self._bytes -= size
+
+    @contextlib.contextmanager
+    def receive(self, images: int = 1) -> Iterator[Callable[[int], None]]:
+        """Count the bytes of a body while the block runs.
+
+        A body keeps a place by what came of it, not by what it says will come: clients that send
+        slowly keep nobody out. The block is given what takes a number of further bytes.
+
+        Raises:
+            RefusedError: There is no place now, for so many images or for the bytes.
+        """
+        self._check_images(images)
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if self._bytes + size > self._limits.waiting_mib * MIB:
+                self._refuse("bytes", f"{self._bytes / MIB:.0f} MiB wait, the limit of the server")
+            self._bytes += size
+            taken += size
+
+        take(0)
+        try:
+            yield take
+        finally:
+            self._bytes -= taken
+
+    def _check_images(self, images: int) -> None:
+        if self._admitted + images > self._limits.waiting_images:
+            self._refuse("images", f"{self._admitted} images wait, the limit of the server")
 
     def _refuse(self, what: str, text: str) -> None:
         wait = max(1, math.ceil(self._admitted * self._seconds_an_image))
@@ -120,7 +145,7 @@ class Batcher:
 
     def advance(self) -> None:
         """Send batches while the worker has room for them."""
-        while self.running and len(self._under_way) < UNDER_WAY and (batch := self._next_batch()):
+        while self.running and self._has_room() and (batch := self._next_batch()):
             self._number += 1
             self._under_way[self._number] = batch
             now = time.monotonic()
@@ -129,6 +154,13 @@ class Batcher:
                 self._metrics.stage("queue", now - job.arrived)
             self._metrics.batch(len(batch))
             self._send(self._number, batch[0].options, tuple(job.item for job in batch))
+
+    def _has_room(self) -> bool:
+        """Whether the worker takes a batch; an image that was with one that died is alone there."""
+        under_way = [job for batch in self._under_way.values() for job in batch]
+        tried = any(job.attempts > 1 for job in under_way)
+        tried = tried or any(job.attempts for job in itertools.islice(self._queue, 1))
+        return not under_way or (len(self._under_way) < UNDER_WAY and not tried)
 
     def _next_batch(self) -> list[Job]:
         """Take the oldest job and those behind it that have its options, within the limits."""
@@ -150,6 +182,7 @@ class Batcher:
                 len(batch) < self._limits.batch
                 and (not batch or pixels + job.pixels <= self._limits.pixels)
                 and job.options == first.options
+                and (not batch or job.options.tile is None)
                 and (not batch or job.attempts == first.attempts == 0)
             )
             if fits:
@@ -163,9 +196,13 @@ class Batcher:
     def finish(self, number: int, report: BatchReport) -> None:
         """Hand out the answers of a batch, and send the next."""
         batch = self._under_way.pop(number, [])
+        again = []
         for job, answer in zip(batch, report.answers, strict=False):
-            if not job.answer.done():
+            if len(batch) > 1 and answer.fault in ("server", "request"):
+                again.append(job)  # one image must not fail another
+            elif not job.answer.done():
                 job.answer.set_result(answer)
+        self._queue.extendleft(reversed(again))
         for name in ("decode", "network", "encode"):
             self._metrics.stage(name, getattr(report, name))
         if batch:

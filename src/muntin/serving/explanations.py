@@ -11,6 +11,7 @@ from pathlib import Path
 
 from muntin.serving.batching import RefusedError
 from muntin.serving.uploads import Upload, refuse
+from muntin.untrusted import read_regular
 
 SECONDS = 180.0
 WAITING = 3
@@ -71,4 +72,4 @@ async def _run(source: str, upload: Upload, target: str, folder: Path) -> bytes:
         lines = errors.decode(errors="replace").strip().splitlines()
         reason = lines[-1].removeprefix("muntin: ") if lines else f"exit {process.returncode}"
         raise refuse(422, reason.replace(str(image), "the image"), "explain")
-    return pages[0].read_bytes()
+    return read_regular(pages[0])

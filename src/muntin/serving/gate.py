@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import contextlib
 import hmac
 import json
 import logging
@@ -10,16 +13,21 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from muntin.serving.service import Service
 from muntin.serving.settings import is_loopback
+
+if TYPE_CHECKING:
+    from muntin.serving.service import Service
 
 LOGGER = logging.getLogger("muntin.serve")
 
-OPEN_PATHS = ("/", "/docs", "/openapi.json", "/health")
+BEGUN = "muntin.begun"
+"""Key of a scope: the time (`time.monotonic`) at which the head of the request was there."""
+
+OPEN_PATHS = ("/", "/docs", "/explanation", "/openapi.json", "/health")
 """Paths without a token: the page, which asks for it, and what load balancers ask."""
 
 _OPEN_FOLDERS = ("/page/", "/v2/health/")
@@ -27,7 +35,7 @@ _POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = {
+HEADERS = {
     "content-security-policy": _POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -50,7 +58,9 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = time.monotonic()
+        scope[BEGUN] = begun = time.monotonic()
+        if scope["method"] == "HEAD":  # the connection leaves the body out
+            scope = {**scope, "method": "GET"}
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
@@ -71,10 +81,14 @@ class Gate:
                 await self._app(scope, receive, sending)
             else:
                 await _refuse(sending, *refusal)
+        except asyncio.CancelledError:  # the time to finish is over, or a second signal came
+            if not status:
+                await _refuse(sending, 503, "the server stops before the answer is there")
         except Exception:
-            status = status or 500
             LOGGER.exception("request %s failed", number)
-            raise
+            if status:  # half an answer, which must not look whole
+                raise
+            await _refuse(sending, 500, f"the server failed; its log tells more of {number}")
         finally:
             self._note(scope, number, status, time.monotonic() - begun)
 
@@ -83,14 +97,13 @@ class Gate:
         settings = self._settings
         if is_loopback(settings.host) and not settings.token:
             # A page of another site may not ask through a name that leads to this machine.
-            name = re.sub(r":\d*$", "", headers.get("host", "localhost"))
+            name = re.sub(r":\d*$", "", headers.get("host", "")) or "localhost"
             if not is_loopback(name):
                 return 403, f"the host must be this machine, got {name[:100]!r}"
         if not settings.token or path in OPEN_PATHS or path.startswith(_OPEN_FOLDERS):
             return None
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        known = hmac.compare_digest(token.strip().encode(), settings.token.encode())
-        if scheme.lower() == "bearer" and known:
+        token = _token_of(headers.get("authorization", ""))
+        if hmac.compare_digest(token.encode(), settings.token.encode()):
             return None
         return 401, "a token must be sent as Authorization: Bearer TOKEN"
 
@@ -101,22 +114,26 @@ class Gate:
             self._service.metrics.refused(reason)
         if self._settings.log == "none":
             return
-        path = scope["path"][:200]
-        if self._settings.log == "json":
-            values = {
-                "time": time.time(),
-                "request": number,
-                "method": scope["method"],
-                "path": path,
-                "status": status,
-                "ms": round(1000 * seconds, 1),
-            }
-            LOGGER.info("%s", json.dumps(values))
-        else:
-            shown = ascii(path)[1:-1]
-            LOGGER.info(
-                "%s %s %s %d %.1f ms", number, scope["method"], shown, status, 1000 * seconds
-            )
+        values = {
+            "request": number,
+            "method": scope["method"],
+            "path": scope["path"][:200],
+            "status": status,
+            "ms": round(1000 * seconds, 1),
+        }
+        shown = {**values, "path": ascii(values["path"])[1:-1]}
+        text = "%(request)s %(method)s %(path)s %(status)d %(ms).1f ms"
+        LOGGER.info(text, shown, extra={"values": values})
+
+
+def _token_of(authorization: str) -> str:
+    """What a client sends as its token; as a password, from those that have no other way."""
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() == "basic":
+        with contextlib.suppress(ValueError):
+            decoded = base64.b64decode(token.strip(), validate=True).decode()
+            return decoded.partition(":")[2]
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _add_headers(message: Message, number: str) -> None:
@@ -124,13 +141,13 @@ def _add_headers(message: Message, number: str) -> None:
     message["headers"] = [
         *message["headers"],
         (b"x-request-id", number.encode()),
-        *((n.encode(), v.encode()) for n, v in _HEADERS.items() if n.encode() not in given),
+        *((n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in given),
     ]
 
 
 async def _refuse(send: Any, status: int, text: str) -> None:  # noqa: ANN401 (of ASGI)
-    headers = [(b"content-type", b"application/json")]
+    body = json.dumps({"error": text}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    body = json.dumps({"error": text}).encode()
     await send({"type": "http.response.body", "body": body})

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import logging
 import signal
 import socket
@@ -13,14 +14,16 @@ import sys
 from collections.abc import Callable, Iterator
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from muntin.errors import ConfigError, RunError, first_line
 from muntin.serving.app import create_app
+from muntin.serving.connections import bound
+from muntin.serving.gate import HEADERS
 from muntin.serving.service import Service
 from muntin.serving.settings import ServeSettings
 
 LOGGER = logging.getLogger("muntin.serve")
+_OTHER_FILES = 200
 
 
 def serve(settings: ServeSettings, say: Callable[[str], None] = print) -> None:
@@ -35,6 +38,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None] = print) -> None:
         RunError: A model cannot be loaded.
     """
     _start_log(settings)
+    _allow_files(settings.limits.connections)
     listening = _bind(settings.host, settings.port)
     with contextlib.closing(listening):
         asyncio.run(_serve(settings, listening, say))
@@ -44,11 +48,37 @@ def _start_log(settings: ServeSettings) -> None:
     if LOGGER.handlers:
         return
     handler = logging.StreamHandler(sys.stderr)
-    form = "%(message)s" if settings.log == "json" else "%(asctime)s %(message)s"
-    handler.setFormatter(logging.Formatter(form))
+    plain = logging.Formatter("%(asctime)s %(message)s")
+    handler.setFormatter(_JsonFormatter() if settings.log == "json" else plain)
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
+    for name in ("asyncio", "uvicorn.error"):  # their faults in the same form
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+class _JsonFormatter(logging.Formatter):
+    """Writes each record as a line of JSON, a request by its values."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        values = getattr(record, "values", None) or {"message": record.getMessage()}
+        if record.exc_info:
+            values = {**values, "traceback": self.formatException(record.exc_info)}
+        return json.dumps({"time": record.created, "level": record.levelname.lower(), **values})
+
+
+def _allow_files(connections: int) -> None:
+    """Raise the limit of open files of this process to what its connections may need."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = connections + _OTHER_FILES
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -75,39 +105,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Protocol(HttpToolsProtocol):
-    """Closes connections whose first request does not come, and those beyond the limit."""
-
-    receive: float = 20.0
-    most: int = 1000
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > self.most:
-            transport.abort()
-            return
-        self._slow = self.loop.call_later(self.receive, self._close_slow)
-
-    def _close_slow(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._slow.cancel()
-        super().connection_lost(exc)
-
-
-async def _serve(
-    settings: ServeSettings, listening: socket.socket, say: Callable[[str], None]
-) -> None:
-    service = Service(settings)
-    limits = settings.limits
-    protocol = type(
-        "Protocol", (_Protocol,), {"receive": limits.receive, "most": limits.connections}
-    )
+def build_server(settings: ServeSettings, service: Service) -> uvicorn.Server:
+    """Make what serves an application of `service` on sockets, with bounded connections."""
     config = uvicorn.Config(
         create_app(settings, service),
-        http=protocol,
+        http=bound(settings.limits, HEADERS),
+        ws="none",
         lifespan="on",
         log_config=None,
         log_level="error",
@@ -116,7 +119,14 @@ async def _serve(
         timeout_keep_alive=10,
         timeout_graceful_shutdown=max(1, int(settings.drain)),
     )
-    server = _Server(config)
+    return _Server(config)
+
+
+async def _serve(
+    settings: ServeSettings, listening: socket.socket, say: Callable[[str], None]
+) -> None:
+    service = Service(settings)
+    server = build_server(settings, service)
 
     def stop() -> None:
         # A second signal does not wait.
@@ -129,15 +139,18 @@ async def _serve(
             loop.add_signal_handler(number, stop)
     running = asyncio.create_task(server.serve([listening]))
     starting = asyncio.create_task(_await_models(service))
-    await asyncio.wait({running, starting}, return_when=asyncio.FIRST_COMPLETED)
-    if starting.done() and service.worker.failures:
-        stop()
+    try:
+        await asyncio.wait({running, starting}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done() and service.worker.failures:
+            stop()
+            await running
+            raise RunError("; ".join(service.worker.failures.values()))
+        if starting.done():
+            say(_describe(settings, service, listening))
+        starting.cancel()
         await running
-        raise RunError("; ".join(service.worker.failures.values()))
-    if starting.done():
-        say(_describe(settings, service, listening))
-    starting.cancel()
-    await running
+    finally:
+        await service.worker.stop()  # a second signal leaves the lifespan out
 
 
 async def _await_models(service: Service) -> None:

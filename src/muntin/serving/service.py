@@ -7,26 +7,24 @@ import asyncio
 import contextlib
 import math
 import os
-import textwrap
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from muntin.errors import unknown_name
 from muntin.serving.batching import Job, RefusedError
+from muntin.serving.gate import BEGUN
+from muntin.serving.messages import Answer, BatchOptions, WorkItem
 from muntin.serving.metrics import Metrics, resident_bytes
 from muntin.serving.settings import ModelSource, ServeSettings
 from muntin.serving.uploads import PredictRequest, body_length, refuse
-from muntin.serving.worker import Answer, BatchOptions, WorkItem
 from muntin.serving.worker_process import WorkerProcess
 
-_STATUS = {"image": 422, "request": 422, "server": 500}
-
-
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
+FAULT_STATUS = {"image": 422, "request": 422, "server": 500}
+"""Status codes of `Answer.fault`."""
 
 
 class Service:
@@ -34,6 +32,7 @@ class Service:
 
     Attributes:
         draining: Whether the server finishes what it has and accepts nothing new.
+        noted: What the log was told once, and is not told again.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -42,6 +41,7 @@ class Service:
         self.metrics = Metrics()
         self.worker = WorkerProcess(settings, self.metrics)
         self.draining = False
+        self.noted: set[str] = set()
         gauge, own = self.metrics.gauge, os.getpid()
         gauge("ready", "1 when requests are answered", lambda: float(self.ready))
         gauge("waiting_images", "Images without an answer yet", self._num_images)
@@ -63,7 +63,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def admitted(self, request: Request, images: int = 1) -> AsyncIterator[None]:
-        """Keep a place for a request while the block runs, before its body is read.
+        """Let a request in, before its body is read, and count that while the block runs.
 
         Raises:
             RefusedError: The server is not ready or has no place left, or the body is too large.
@@ -71,7 +71,8 @@ class Service:
         if not self.ready:
             what = "is stopping" if self.draining else "loads its models"
             raise RefusedError(503, f"the server {what}.", reason="not_ready", retry_after=5)
-        with self.worker.batcher.admit(images=images, size=body_length(request, self.limits)):
+        body_length(request, self.limits)
+        with self.worker.batcher.receive(images) as request.state.take:
             yield
 
     def find_model(self, name: str) -> dict[str, Any]:
@@ -104,14 +105,28 @@ class Service:
             if not asked > 0:
                 raise refuse(422, f"X-Timeout must be a number of seconds, got {text[:100]!r}.")
             seconds = min(seconds, asked)
-        return time.monotonic() + seconds
+        return float(request.scope.get(BEGUN, time.monotonic())) + seconds
 
     async def answer(self, request: Request, asked: PredictRequest) -> list[str]:
         """Predict the images of a request: the JSON text of each result, in order.
 
         Raises:
             RefusedError: An image cannot be read, or the time is over.
-            ClientGoneError: Nobody waits any more.
+            ClientDisconnect: Nobody waits any more.
+        """
+        answers = await self.answer_each(request, asked)
+        for number, answer in enumerate(answers, 1):
+            if answer.fault:
+                where = f"image {number} of {len(answers)}: " if len(answers) > 1 else ""
+                raise refuse(FAULT_STATUS[answer.fault], where + answer.text, answer.fault)
+        return [answer.text for answer in answers]
+
+    async def answer_each(self, request: Request, asked: PredictRequest) -> list[Answer]:
+        """Predict the images of a request, one that cannot be read by an answer with its fault.
+
+        Raises:
+            RefusedError: The options do not suit the model, or the time is over.
+            ClientDisconnect: Nobody waits any more.
         """
         model = self.find_model(asked.model)
         if asked.threshold is not None and model["kind"] == "segmentation":
@@ -135,32 +150,30 @@ class Service:
             )
             for each in asked.uploads
         ]
-        # The place of the first image was kept before the body was read.
-        with self.worker.batcher.admit(images=len(jobs) - 1):
-            answers = await self._wait(request, jobs, deadline)
-        for number, answer in enumerate(answers, 1):
-            if answer.fault:
-                where = f"image {number} of {len(answers)}: " if len(answers) > 1 else ""
-                raise refuse(_STATUS[answer.fault], where + answer.text, answer.fault)
-        return [answer.text for answer in answers]
+        with self.worker.batcher.admit(len(jobs)):
+            return await self._wait(request, jobs, deadline)
 
     async def _wait(self, request: Request, jobs: Sequence[Job], deadline: float) -> list[Answer]:
         self.worker.batcher.submit(jobs)
-        answers = asyncio.gather(*(job.answer for job in jobs))
         gone = asyncio.create_task(_until_gone(request))
+        left: set[asyncio.Future[Any]] = {job.answer for job in jobs}
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await asyncio.wait({answers, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not answers.done():
-                raise ClientGoneError
-            return await answers
+                while left:
+                    done, _ = await asyncio.wait({*left, gone}, return_when=asyncio.FIRST_COMPLETED)
+                    left -= done
+                    if left and gone in done:
+                        raise ClientDisconnect
+            return [job.answer.result() for job in jobs]
         except TimeoutError:
             seconds = time.monotonic() - jobs[0].arrived
             message = f"no answer within the {seconds:.1f} s that the request has"
             raise RefusedError(504, message, reason="deadline") from None
         finally:
             gone.cancel()
-            answers.cancel()  # what still waits is dropped from the queue
+            for job in jobs:  # what still waits is dropped from the queue
+                if not job.answer.cancel() and not job.answer.cancelled():
+                    job.answer.exception()  # is known then
 
 
 async def _until_gone(request: Request) -> None:
@@ -172,4 +185,5 @@ def join_results(texts: Sequence[str]) -> str:
     """Write results as `muntin predict --json` does."""
     if not texts:
         return "[]\n"
-    return "[\n" + ",\n".join(textwrap.indent(text, "  ") for text in texts) + "\n]\n"
+    # JSON has no line breaks within strings, and no empty lines.
+    return "[\n" + ",\n".join("  " + text.replace("\n", "\n  ") for text in texts) + "\n]\n"

@@ -12,23 +12,28 @@ import binascii
 import io
 import math
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import python_multipart  # noqa: F401 (starlette asks for it only when a form comes)
 from fastapi import Request
 from PIL import UnidentifiedImageError
+from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from muntin.data.image_formats import open_header, readable_formats, way_out
 from muntin.errors import first_line
 from muntin.serving.batching import RefusedError
+from muntin.serving.header_limits import find_excess
 from muntin.serving.settings import ServeLimits
 from muntin.untrusted import parse_json
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 _OPTIONS = ("model", "threshold", "tta", "tile")
 _LONGEST_NAME = 1000
+_AT_ONCE = 65_536
+"""Larger bodies, in bytes, are taken apart in a thread."""
 _DATA_ADDRESS = re.compile(r"data:[\w./+-]*(;[\w=.-]+)*;base64,")
 
 
@@ -92,8 +97,9 @@ async def read_body(request: Request, limits: ServeLimits) -> bytes:
     """Read a body within its limits of size and time.
 
     Raises:
-        RefusedError: It is too large, or takes too long.
+        RefusedError: It is too large, takes too long, or the server has no place for it.
     """
+    take = getattr(request.state, "take", lambda _: None)  # of `Service.admitted`
     parts: list[bytes] = []
     size = 0
     try:
@@ -102,6 +108,7 @@ async def read_body(request: Request, limits: ServeLimits) -> bytes:
                 size += len(part)
                 if size > limits.body_bytes:
                     raise _too_large(limits)
+                take(len(part))
                 parts.append(part)
     except TimeoutError:
         message = f"a body must arrive within {limits.receive:g} s, got {size} bytes by then."
@@ -116,11 +123,18 @@ async def read_request(request: Request, limits: ServeLimits) -> PredictRequest 
         RefusedError: The request is too large, or not understood.
     """
     body = await read_body(request, limits)
+    if len(body) <= _AT_ONCE:
+        return _parse(request, body, limits)
+    # Others are answered meanwhile.
+    return await asyncio.to_thread(_parse, request, body, limits)
+
+
+def _parse(request: Request, body: bytes, limits: ServeLimits) -> PredictRequest | dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     query: dict[str, Any] = dict(request.query_params)
     name = query.pop("name", "")[:_LONGEST_NAME]
     if kind == "multipart/form-data":
-        form, uploads = await _read_form(request, body, limits)
+        form, uploads = _read_form(request, body, limits)
         return _ask({**query, **form}, uploads, limits)
     if kind == "application/json" or kind.endswith("+json"):
         values = parse_object(body)
@@ -156,12 +170,22 @@ class _MemoryParser(MultiPartParser):
     """Keeps files in memory: the body already is, and has a limit."""
 
     spool_max_size = 2**40
+    ended = False
+
+    def on_end(self) -> None:
+        """Note that the last boundary was there."""
+        self.ended = True
+
+    def close(self) -> None:
+        """Free the files, the one of a part that was cut off among them."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
 
-async def _read_form(
+def _read_form(
     request: Request, body: bytes, limits: ServeLimits
 ) -> tuple[dict[str, Any], list[Upload]]:
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     try:
@@ -169,7 +193,11 @@ async def _read_form(
             request.headers, stream(), max_files=limits.images + 1, max_fields=20,
             max_part_size=100_000,
         )  # fmt: skip
-        form = await parser.parse()
+        form = _finish(parser.parse())
+        if not parser.ended:
+            message = "the last boundary is missing"
+            parser.close()
+            raise ValueError(message)
     except (MultiPartException, KeyError, ValueError) as error:
         text = getattr(error, "message", "") or first_line(error)
         if "Too many files" in text:
@@ -182,9 +210,20 @@ async def _read_form(
         if isinstance(value, str):
             fields[name] = value
         else:
-            files.append(((value.filename or "")[:_LONGEST_NAME], await value.read()))
+            files.append(((value.filename or "")[:_LONGEST_NAME], value.file.read()))
+    parser.close()
     check_number(len(files), limits)
     return fields, [check_image(name, data, limits) for name, data in files]
+
+
+def _finish(work: Coroutine[Any, Any, FormData]) -> FormData:
+    """Run what waits for nothing, as the body is there and files are in memory."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return end.value
+    message = "the parser of forms waits for something"
+    raise RuntimeError(message)
 
 
 def check_number(count: int, limits: ServeLimits) -> None:
@@ -240,6 +279,7 @@ def check_image(name: str, data: bytes, limits: ServeLimits) -> Upload:
     shown = f"the image {name!r}" if name else "the image"
     if not data:
         raise refuse(422, f"{shown} must hold data, got 0 bytes.", "image")
+    _refuse_excess(shown, data)
     formats = tuple(each for each in FORMATS if each in readable_formats())
     try:
         with open_header(io.BytesIO(data), formats) as image:
@@ -257,7 +297,14 @@ def check_image(name: str, data: bytes, limits: ServeLimits) -> Upload:
             f"{height}. Make it smaller, or start the server with --set limits.megapixels=N."
         )
         raise refuse(413, message, "pixels")
+    _refuse_excess(shown, data, width * height)
     return Upload(name=name, data=data, pixels=width * height)
+
+
+def _refuse_excess(shown: str, data: bytes, pixels: int = 0) -> None:
+    if excess := find_excess(data, pixels):
+        message = f"{shown} must be read in reasonable time, got {excess}. Save it anew."
+        raise refuse(422, message, "excess")
 
 
 def _ask(values: Mapping[str, Any], uploads: list[Upload], limits: ServeLimits) -> PredictRequest:
@@ -272,14 +319,18 @@ def _ask(values: Mapping[str, Any], uploads: list[Upload], limits: ServeLimits) 
         raise refuse(422, message)
     check_number(len(uploads), limits)
     asked = PredictRequest(uploads=tuple(uploads), model=str(values.get("model") or ""))
-    return replace(asked, **dict(_parse_options(values)))
+    return replace(asked, **dict(parse_options(values)))
 
 
-def _parse_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Read options, which are text in a form and in an address, and values in JSON."""
+def parse_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Read options, which are text in a form and in an address, and values in JSON.
+
+    Raises:
+        RefusedError: One is out of its range.
+    """
     if (threshold := values.get("threshold")) not in (None, ""):
         try:
-            number = math.nan if isinstance(threshold, bool) else float(threshold)  # type: ignore[arg-type]
+            number = math.nan if isinstance(threshold, bool) else float(threshold)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not 0 <= number <= 1:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import queue
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,60 +26,20 @@ from typing import Any
 import numpy as np
 
 from muntin.errors import DataError, MuntinError, first_line
+from muntin.serving.messages import (
+    DONE,
+    FAILED,
+    LOADED,
+    Answer,
+    BatchOptions,
+    BatchReport,
+    WorkItem,
+)
 from muntin.serving.settings import LoadOptions, ModelSource
-from muntin.staging import finite, format_json
+from muntin.staging import checksum, finite, format_json
 
-LOADED, FAILED, DONE = "loaded", "failed", "done"
-"""Kinds of messages of the worker: a model that is ready, one that is not, answers of a batch."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchOptions:
-    """What all images of a batch have in common."""
-
-    model: str
-    tta: bool = False
-    tile: int | str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkItem:
-    """One image of a batch.
-
-    Attributes:
-        name: What the result calls it.
-        data: An image file, or the values of `shape`.
-        shape: (H, W, 3) of uint8 values; empty for an image file.
-        threshold: Minimum score of what the answer holds; 0 keeps all.
-    """
-
-    name: str
-    data: bytes
-    shape: tuple[int, ...] = ()
-    threshold: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What became of an image: the JSON text of its result, or an error and who caused it.
-
-    Attributes:
-        fault: "" for a result, "image" if the image cannot be read, "request" if its options do
-            not suit the model, "server" for a bug.
-    """
-
-    text: str
-    fault: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchReport:
-    """Answers of a batch, in order, and where its seconds went."""
-
-    answers: tuple[Answer, ...]
-    decode: float = 0.0
-    network: float = 0.0
-    encode: float = 0.0
+MOST_TILES = 400
+"""Tiles of one image, which all are in memory."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -99,7 +61,10 @@ def work(pipe: Connection, options: LoadOptions, models: tuple[ModelSource, ...]
     # Ctrl-C reaches all processes of a terminal: the one that serves decides when work ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    Worker(pipe, options).run(models)
+    worker = Worker(pipe, options)
+    worker.run(models)
+    if worker.busy:  # a thread in the middle of a network would abort the exit
+        os._exit(0)
 
 
 class Worker:
@@ -108,6 +73,7 @@ class Worker:
     def __init__(self, pipe: Connection, options: LoadOptions) -> None:
         self.options = options
         self.predictors: dict[str, Any] = {}
+        self.busy = 0
         self._pipe = pipe
         self._sending = threading.Lock()
 
@@ -115,6 +81,8 @@ class Worker:
         """Load models, then answer messages until the pipe ends."""
         for model in models:
             self.load(model)
+        # Each text of a warning about a stranger's file would be remembered.
+        warnings.simplefilter("ignore")
         prepared: queue.Queue[_Task] = queue.Queue(1)
         decoded: queue.Queue[_Task] = queue.Queue(1)
         arrived: queue.Queue[_Task] = queue.Queue()
@@ -135,6 +103,7 @@ class Worker:
             if kind == "load":
                 threading.Thread(target=self.load, args=content, daemon=True).start()
             else:
+                self.busy += 1
                 arrived.put(_Task(number=content[0], options=content[1], items=content[2]))
 
     def load(self, model: ModelSource) -> None:
@@ -159,13 +128,7 @@ class Worker:
             if task.predictor is None:
                 task.predictor = self.predictors[task.options.model]
             begun = time.perf_counter()
-            try:
-                if task.places or step is _prepare:
-                    step(task)
-            except MuntinError as error:
-                _fail(task, str(error), "request")
-            except Exception as error:
-                _fail(task, f"{type(error).__name__}: {first_line(error)}", "server")
+            _take_step(task, step)
             task.seconds.append(time.perf_counter() - begun)
             sink(task)
 
@@ -173,11 +136,35 @@ class Worker:
         answers = tuple(each for each in task.answers if each is not None)
         decode, network, encode = task.seconds
         report = BatchReport(answers=answers, decode=decode, network=network, encode=encode)
+        self.busy -= 1
         self._send(DONE, task.number, report)
 
     def _send(self, *message: object) -> None:
         with self._sending, contextlib.suppress(OSError):  # nobody is there any more
             self._pipe.send(message)
+
+
+def answer_batch(
+    predictor: Any,  # noqa: ANN401 (of `load_model`)
+    options: BatchOptions,
+    items: tuple[WorkItem, ...],
+) -> list[Answer]:
+    """Answer a batch in this thread, as the threads of a worker do one after another."""
+    task = _Task(number=0, options=options, items=items, predictor=predictor)
+    for step in (_prepare, _predict, _write):
+        _take_step(task, step)
+    return [each for each in task.answers if each is not None]
+
+
+def _take_step(task: _Task, step: Callable[[_Task], None]) -> None:
+    """Take a task through a step, unless it failed before; an error becomes its answer."""
+    try:
+        if task.places or step is _prepare:
+            step(task)
+    except MuntinError as error:
+        _fail(task, str(error), "request")
+    except Exception as error:
+        _fail(task, f"{type(error).__name__}: {first_line(error)}", "server")
 
 
 def _fail(task: _Task, text: str, fault: str) -> None:
@@ -189,11 +176,14 @@ def _fail(task: _Task, text: str, fault: str) -> None:
 
 def _prepare(task: _Task) -> None:
     task.answers = [None] * len(task.items)
-    pre = task.predictor.preprocessing
+    pre, tile = task.predictor.preprocessing, task.options.tile
     images = []
     for place, item in enumerate(task.items):
         try:
-            images.append(_decode(item, pre.value_range))
+            read = _decode(item, pre.value_range)
+            if tile is not None:
+                _refuse_tiles(read(pre.value_range).shape[:2], tile, pre)
+            images.append(read)
         except DataError as error:
             task.answers[place] = Answer(text=str(error), fault="image")
         else:
@@ -213,6 +203,18 @@ def _decode(item: WorkItem, value_range: Any) -> Callable[[Any], np.ndarray]:  #
     read = partial(decode, item.data, where=item.name)
     pixels = read(value_range=value_range)
     return lambda other: pixels if other == value_range else read(value_range=other)
+
+
+def _refuse_tiles(size: Any, tile: Any, pre: Any) -> None:  # noqa: ANN401
+    """Refuse more tiles than memory holds, and a client waits for."""
+    from muntin.prediction.tiling import count_tiles
+
+    if (count := count_tiles(size, tile, pre)) > MOST_TILES:
+        message = (
+            f"tile must cut an image into at most {MOST_TILES} tiles, got {tile}, which cuts "
+            f"{size[1]} x {size[0]} pixels into {count}. Choose a larger one."
+        )
+        raise DataError(message)
 
 
 def _predict(task: _Task) -> None:
@@ -235,8 +237,12 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
     from muntin.runs import ExportedRun, Run
 
     run = Run.open(model.path)
-    exported = isinstance(run, ExportedRun)
-    chosen: Any = {} if exported else {"engine": options.engine, "precision": options.precision}
+    engine, precision = options.engine, options.precision
+    chosen: Any = {}
+    if isinstance(run, ExportedRun):
+        engine, precision = "file", run.note.precision
+    else:
+        chosen = {"engine": engine, "precision": precision}
     detector = options.detector if run.task.top_down else ""
     predictor = load(run, device=options.device, detector=detector, **chosen)
     _warm_up(predictor)
@@ -252,8 +258,8 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
         "img_size": list(run.preprocessing.img_size),
         "threshold": threshold,
         "threshold_from": why,
-        "engine": "file" if exported else options.engine,
-        "precision": run.note.precision if exported else options.precision,
+        "engine": engine,
+        "precision": precision,
         "device": str(predictor.device),
         "batch": predictor.batch_size,
         "version": _version_of(Path(model.path)),
@@ -272,12 +278,9 @@ def _warm_up(predictor: Any) -> None:  # noqa: ANN401 (PyTorch is not imported h
 
 def _version_of(path: Path) -> str:
     """A short name of the content of a run folder or file, which changes when it does."""
-    from muntin.run_files import RESULTS, WEIGHTS
+    from muntin.run_files import CLASSES, CONFIG, PREPROCESSING, RESULTS, WEIGHTS
 
-    files = [path] if path.is_file() else [path / WEIGHTS, path / RESULTS]
-    digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()[:12]
+    names = (WEIGHTS, RESULTS, CONFIG, CLASSES, PREPROCESSING)
+    files = [path] if path.is_file() else [path / name for name in names]
+    sums = [checksum(file) for file in files if file.is_file()]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()[:12]

@@ -6,16 +6,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import multiprocessing
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
 from muntin.serving.batching import Batcher, RefusedError
+from muntin.serving.messages import DONE, FAILED, BatchOptions, WorkItem
 from muntin.serving.metrics import Metrics
 from muntin.serving.settings import ModelSource, ServeSettings
-from muntin.serving.worker import DONE, FAILED, BatchOptions, WorkItem, work
+from muntin.serving.worker import work
 
 LOGGER = logging.getLogger("muntin.serve")
 _SHORT_LIFE = 10.0
@@ -45,6 +48,7 @@ class WorkerProcess:
         self._reloads: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._heard = time.monotonic()
+        self._ready_since = math.inf
         self._pause = 0.0
         self._was_ready = False
         self._stopped = False
@@ -74,11 +78,11 @@ class WorkerProcess:
         self._process.start()
         theirs.close()
         self._heard = time.monotonic()
+        self._ready_since = math.inf
         loop = asyncio.get_running_loop()
-        arguments = (self._pipe, loop, time.monotonic())
-        threading.Thread(target=self._listen, args=arguments, daemon=True).start()
+        threading.Thread(target=self._listen, args=(self._pipe, loop), daemon=True).start()
 
-    def _listen(self, pipe: Connection, loop: asyncio.AbstractEventLoop, begun: float) -> None:
+    def _listen(self, pipe: Connection, loop: asyncio.AbstractEventLoop) -> None:
         """Hear the worker until its pipe ends; in a thread of its own."""
         while True:
             try:
@@ -87,8 +91,7 @@ class WorkerProcess:
                 break
             loop.call_soon_threadsafe(self._hear, message)
         if not self._stopped:
-            lived = time.monotonic() - begun
-            asyncio.run_coroutine_threadsafe(self._replace(lived), loop)
+            asyncio.run_coroutine_threadsafe(self._replace(), loop)
 
     def _hear(self, message: tuple[Any, ...]) -> None:
         self._heard = time.monotonic()
@@ -96,38 +99,57 @@ class WorkerProcess:
         if kind == DONE:
             self.batcher.finish(name, content)
             return
-        if (waiting := self._reloads.pop(name, None)) is not None and not waiting.done():
-            if kind == FAILED:
-                waiting.set_exception(RefusedError(409, content, reason="reload"))
-            else:
-                self.models[name] = content
-                waiting.set_result(content)
+        if (waiting := self._reloads.pop(name, None)) is not None:
+            self._finish_reload(waiting, kind, content)
             return
         (self.failures if kind == FAILED else self.models)[name] = content
-        if len(self.models) + len(self.failures) == len(self.settings.models):
-            self.loaded.set()
-            self.batcher.running = not self.failures
-            self._was_ready |= self.batcher.running
+        if len(self.models) + len(self.failures) < len(self.settings.models):
+            return
+        self.loaded.set()
+        if not self.failures:
+            self._was_ready, self._ready_since = True, time.monotonic()
+            self.batcher.running = True
             self.batcher.advance()
+        elif self._was_ready:  # the files have changed since: the next one may find them whole
+            LOGGER.error("%s", "; ".join(self.failures.values()))
+            self.kill()
 
-    async def _replace(self, lived: float) -> None:
+    def _finish_reload(
+        self,
+        waiting: asyncio.Future[dict[str, Any]],
+        kind: str,
+        content: Any,  # noqa: ANN401
+    ) -> None:
+        if kind != FAILED:
+            self.models[content["name"]] = content
+        if waiting.done():  # nobody waits any more
+            return
+        if kind == FAILED:
+            waiting.set_exception(RefusedError(409, content, reason="reload"))
+        else:
+            waiting.set_result(content)
+
+    async def _replace(self) -> None:
         """Start another worker; one that dies young is waited for longer and longer."""
-        code = None if self._process is None else self._process.exitcode
-        LOGGER.error("the worker process ended (exit code %s); another one is started", code)
         self._metrics.worker_died()
         self.batcher.worker_died()
-        if not self._was_ready:  # the next would fare no better
-            name = self.settings.models[len(self.models)].path
-            self.failures[name] = (
-                f"the worker process ended (exit code {code}) while it loaded {name}"
-            )
-            self.loaded.set()
-            return
+        process = self._process
+        assert process is not None
+        await asyncio.to_thread(process.join, 1)
+        LOGGER.error("the worker process ended (exit code %s)", process.exitcode)
         for waiting in self._reloads.values():
             text = "the worker process ended while it loaded the model"
-            waiting.set_exception(RefusedError(409, text, reason="reload"))
+            if not waiting.done():
+                waiting.set_exception(RefusedError(409, text, reason="reload"))
         self._reloads.clear()
-        self._pause = 0.0 if lived > _SHORT_LIFE else min(1 + 2 * self._pause, _LONGEST_PAUSE)
+        if not self._was_ready:  # neither would the next one be
+            paths = [each.path for each in self.settings.models if each.name not in self.models]
+            text = f"the worker process ended (exit code {process.exitcode}) while it loaded"
+            self.failures[paths[0]] = f"{text} {paths[0]}"
+            self.loaded.set()
+            return
+        young = time.monotonic() - self._ready_since < _SHORT_LIFE
+        self._pause = min(1 + 2 * self._pause, _LONGEST_PAUSE) if young else 0.0
         await asyncio.sleep(self._pause)
         if not self._stopped:
             self._spawn()
@@ -138,7 +160,10 @@ class WorkerProcess:
         Raises:
             RefusedError: It cannot be loaded (the present version stays), or is being loaded.
         """
-        if model.name in self._reloads or not self.ready:
+        if not self.ready:
+            text = "the server loads its models"
+            raise RefusedError(503, text, reason="not_ready", retry_after=5)
+        if model.name in self._reloads:
             text = f"model {model.name!r} is being loaded already"
             raise RefusedError(409, text, reason="reload", retry_after=5)
         waiting = self._reloads[model.name] = asyncio.get_running_loop().create_future()
@@ -155,12 +180,16 @@ class WorkerProcess:
 
     async def _write(self) -> None:
         """Send messages in order, from a thread: a pipe that is full blocks."""
-        while True:
-            pipe, message = await self._outgoing.get()
-            try:
-                await asyncio.to_thread(pipe.send, message)
-            except (OSError, ValueError):  # it died: whoever listens to it notices
-                continue
+        loop = asyncio.get_running_loop()
+        thread = ThreadPoolExecutor(1)  # its own: others may be busy with large bodies
+        try:
+            while True:
+                pipe, message = await self._outgoing.get()
+                # When it died, whoever listens to it notices.
+                with contextlib.suppress(OSError, ValueError):
+                    await loop.run_in_executor(thread, pipe.send, message)
+        finally:
+            thread.shutdown(wait=False)
 
     async def _watch(self) -> None:
         """End a worker that has work and says nothing."""

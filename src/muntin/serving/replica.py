@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models in this process, without a queue: for servers of replicas, which have one of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+
+from muntin.errors import unknown_name
+from muntin.serving.messages import Answer, BatchOptions, WorkItem
+from muntin.serving.service import FAULT_STATUS, join_results
+from muntin.serving.settings import LoadOptions, ModelSource, ServeLimits
+from muntin.serving.uploads import PredictRequest, body_length, read_request, refuse
+from muntin.serving.worker import answer_batch, load_model
+
+Job = tuple[BatchOptions, WorkItem]
+"""An image of a request, and what it shares with others that may be in its batch."""
+
+
+class Replica:
+    """Models that answer the requests of `POST /predict` of `muntin serve`.
+
+    Args:
+        files: Exported files or run folders by name; the first is the default.
+        limits: What requests are refused for; queues and deadlines are the server's.
+        load: How models are loaded.
+
+    Attributes:
+        models: Descriptions of the models, as `GET /models` gives them.
+
+    Raises:
+        RunError, ConfigError: A model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, Path | str],
+        limits: ServeLimits | None = None,
+        load: LoadOptions | None = None,
+    ) -> None:
+        self.limits = limits or ServeLimits()
+        self._predictors: dict[str, Any] = {}
+        self.models: list[dict[str, Any]] = []
+        for name, path in files.items():
+            source = ModelSource(name=name, path=str(path))
+            self._predictors[name], description = load_model(source, load or LoadOptions())
+            self.models.append(description)
+
+    def limit(self, **changes: float) -> None:
+        """Change fields of the limits; out of range they are a `ConfigError`."""
+        self.limits = replace(self.limits, **changes)  # type: ignore[arg-type]
+
+    async def read(self, request: Request) -> list[Job]:
+        """Read a request.
+
+        Raises:
+            RefusedError: It is too large, not understood, or asks for what is not there.
+        """
+        body_length(request, self.limits)
+        asked = await read_request(request, self.limits)
+        if not isinstance(asked, PredictRequest):
+            raise refuse(422, "tasks of Label Studio must go to muntin serve, got them here.")
+        known = [model["name"] for model in self.models]
+        name = asked.model or known[0]
+        if name not in known:
+            raise refuse(404, unknown_name("model", name[:100], known), "model")
+        kind = self.models[known.index(name)]["kind"]
+        if asked.threshold is not None and kind == "segmentation":
+            text = "threshold must be left out for segmentation, where every pixel gets a class."
+            raise refuse(422, text)
+        options = BatchOptions(model=name, tta=asked.tta, tile=asked.tile)
+        least = asked.threshold or 0.0
+        return [
+            (options, WorkItem(name=one.name, data=one.data, shape=one.shape, threshold=least))
+            for one in asked.uploads
+        ]
+
+    def answer(self, jobs: Sequence[Job]) -> list[Answer]:
+        """Answer images in order; those of the same model and options go through it together."""
+        groups: dict[BatchOptions, list[int]] = {}
+        for place, (options, _) in enumerate(jobs):
+            groups.setdefault(options, []).append(place)
+        answers: dict[int, Answer] = {}
+        for options, places in groups.items():
+            items = tuple(jobs[place][1] for place in places)
+            found = answer_batch(self._predictors[options.model], options, items)
+            answers.update(zip(places, found, strict=True))
+        return [answers[place] for place in range(len(jobs))]
+
+    def join(self, answers: Sequence[Answer]) -> str:
+        """Write the answers of a request as JSON.
+
+        Raises:
+            RefusedError: There is none for one of the images.
+        """
+        for number, answer in enumerate(answers, 1):
+            if answer.fault:
+                where = f"image {number} of {len(answers)}: " if len(answers) > 1 else ""
+                raise refuse(FAULT_STATUS[answer.fault], where + answer.text, answer.fault)
+        return join_results([answer.text for answer in answers])
