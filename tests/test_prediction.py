@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 import muntin
 from muntin.errors import ConfigError, DataError, MuntinError, RunError
 from muntin.prediction.batch import find_images
+from muntin.prediction.video import write_video
 from muntin.results import Labels
 from muntin.runs import Run
 from tests.small import CLASSES, SETTINGS, image, train_small, write_images
@@ -76,7 +78,7 @@ def test_to_dict(predictor, tmp_path):
     image(2, 5).save(path)
     (result,) = predictor(path)
     values = json.loads(json.dumps(result.to_dict()))
-    assert list(values) == ["path", "size", "classes"]
+    assert list(values) == ["path", "size", "threshold", "classes"]
     assert values["path"] == str(path)
     assert values["size"] == [16, 16]
     assert [list(row) for row in values["classes"]] == [["name", "id", "score"]] * 3
@@ -134,6 +136,48 @@ def test_draw(predictor):
     sheet = muntin.draw(sample, predictor(sample)[0])
     assert sheet.mode == "RGB"
     assert sheet.height > sheet.width
+
+
+def test_folders_patterns_and_bytes(predictor, tmp_path):
+    names = ["b.png", "in/a.png", "in/\u732b.png"]
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image(number, number).save(tmp_path / name)
+    each = predictor([tmp_path / name for name in names])
+    found = predictor(tmp_path)
+    assert [result.path for result in found] == [str(tmp_path / name) for name in names]
+    for one, other in zip(found, each, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
+    assert [r.path for r in predictor(f"{tmp_path}/in/*.png")] == [r.path for r in each[1:]]
+    mixed = predictor([tmp_path / "in", image(0, 0)])
+    assert [result.path for result in mixed] == [*(r.path for r in each[1:]), ""]
+    data = (tmp_path / "b.png").read_bytes()
+    for (result,) in (predictor(data), predictor([data])):
+        assert (result.path, result.size) == ("", (16, 16))
+        np.testing.assert_allclose(result.scores, each[0].scores, rtol=1e-5)
+    assert muntin.draw(data, each[0]) == muntin.draw(tmp_path / "b.png", each[0])
+
+
+def test_what_is_no_image(predictor, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        predictor(tmp_path / "empty")
+    with pytest.raises(DataError, match=r"nothing\*"):
+        predictor(f"{tmp_path}/nothing*")
+    with pytest.raises(DataError, match="bytes"):
+        predictor(b"no image")
+    for address in ("https://example.com/a.png", "rtsp://example.com/live"):
+        with pytest.raises(DataError, match="addresses"):
+            predictor(address)
+
+
+def test_frames_of_a_video(predictor, tmp_path):
+    pytest.importorskip("av")
+    frames = [Image.new("RGB", (64, 48), (80 * number, 20, 200)) for number in range(3)]
+    video = write_video(tmp_path / "clip.mp4", frames, Fraction(5))
+    found = predictor([video, image(0, 0)])
+    assert [result.path for result in found] == [f"{video}#{number}" for number in range(3)] + [""]
+    assert [result.size for result in found] == [(48, 64)] * 3 + [(16, 16)]
 
 
 def test_find_images(tmp_path, monkeypatch):

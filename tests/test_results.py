@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import base64
+import io
 import json
 import sys
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from muntin.errors import MissingExtra, ShapeError
-from muntin.results import Detections, Labels
+from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
 from muntin.run_lengths import encode_mask
 
 
@@ -70,7 +75,178 @@ def test_to_supervision(count, masks):
     assert expected is None if converted.mask is None else np.array_equal(converted.mask, expected)
 
 
-def test_to_supervision_names_what_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "supervision", None)  # as if it were not installed
-    with pytest.raises(MissingExtra, match=r"muntin\[supervision\]"):
-        detections(1).to_supervision()
+def semantic():
+    labels = np.array([[0, 0, 2], [2, 2, 2]], np.int16)
+    return SemanticMap(path="m.png", size=(2, 3), labels=labels, class_names=("a", "b", "c"))
+
+
+def poses(count=2, **more):
+    return Poses(
+        path="p.png",
+        size=(30, 40),
+        keypoints=np.arange(count * 6, dtype=float).reshape(count, 2, 3) / 10,
+        scores=np.linspace(0.8, 0.2, count),
+        keypoint_names=("nose", "tail"),
+        boxes=np.tile([1.0, 2.0, 3.0, 4.0], (count, 1)),
+        **more,
+    )
+
+
+EVERY = {
+    "labels": make,
+    "detections": lambda: detections(3),
+    "boxes": lambda: detections(3, masks=False),
+    "semantic": semantic,
+    "poses": poses,
+    "no labels": lambda: make().above(1.0),
+    "no detections": lambda: detections(0),
+    "no poses": lambda: poses(0),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_result_is_a_sequence_of_records(name):
+    result = EVERY[name]()
+    rows = list(result)
+    assert len(rows) == len(result)
+    for number in range(len(result)):
+        for row in (result[number], result[number - len(result)], result[np.int64(number)]):
+            assert repr(row) == repr(rows[number])
+    for number in (len(result), -len(result) - 1):
+        with pytest.raises(IndexError):
+            result[number]
+
+
+def test_records_have_what_the_columns_have():
+    label = make()[0]
+    assert (label.name, label.class_id, label.score) == ("cat", 1, 0.7)
+    found = detections(3)
+    first = found[0]
+    assert (first.name, first.class_id, first.score) == ("a", 0, 0.9)
+    assert first.xyxy == (0.0, 1.0, 2.0, 3.0)
+    assert np.array_equal(first.mask, np.eye(3, 4, dtype=bool))
+    assert detections(1, masks=False)[0].mask is None
+    regions = list(semantic())
+    assert [(region.name, region.class_id, region.share) for region in regions] == [
+        ("a", 0, 1 / 3),
+        ("c", 2, 2 / 3),
+    ]
+    assert regions[1].mask.tolist() == [[False, False, True], [True, True, True]]
+    pose = poses()[1]
+    assert (pose.score, pose.xyxy, pose.box_score) == (0.2, (1.0, 2.0, 3.0, 4.0), None)
+    assert pose.keypoints.shape == (2, 3)
+    assert poses(box_scores=np.array([0.6, 0.5]))[1].box_score == 0.5
+
+
+@pytest.mark.parametrize("make_result", [make, lambda: detections(3), poses])
+def test_a_part_of_a_result_is_a_result(make_result):
+    result = make_result()
+    assert len(result[1:]) == len(result) - 1
+    chosen = result[np.array([False, True, False])[: len(result)]]
+    assert chosen.scores.tolist() == [result.scores[1]]
+    assert result[[1, 0]].scores.tolist() == [result.scores[1], result.scores[0]]
+    assert len(result[[]]) == 0
+    with pytest.raises(TypeError, match=r"one number.*\[0, 1\]"):
+        semantic()[:2]
+
+
+def test_a_threshold_goes_with_a_result():
+    found = detections(3)
+    assert found.threshold == DEFAULT_SCORE_THRESHOLD
+    assert found.to_dict()["threshold"] == DEFAULT_SCORE_THRESHOLD
+    assert found.above(0.5).threshold == 0.5
+    assert found.above(0) is found, "0 removes nothing"
+    assert found.above(0.5)[:1].threshold == 0.5
+    again = Detections.from_dict(json.loads(json.dumps(found.above(0.5).to_dict())))
+    assert again.threshold == 0.5
+    old = {name: value for name, value in found.to_dict().items() if name != "threshold"}
+    assert Detections.from_dict(old).threshold == DEFAULT_SCORE_THRESHOLD
+    assert semantic().above(1.0).threshold == 0
+
+
+def test_one_line_says_what_was_found():
+    assert repr(make()) == "Labels(a.png, 3 x 4: cat 0.70, dog 0.20)"
+    assert repr(make().above(0.99)) == "Labels(a.png, 3 x 4: no class with score >= 0.99)"
+    assert repr(detections(3)) == "Detections(a.png, 3 x 4: 1 a, 1 b)"
+    assert repr(detections(0)) == "Detections(a.png, 3 x 4: no objects)"
+    assert repr(semantic()) == "SemanticMap(m.png, 2 x 3: c 66.7%, a 33.3%)"
+    assert repr(poses()) == "Poses(p.png, 30 x 40: 1 instance, 1 keypoint with score >= 0.3)"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_to_pandas(name):
+    pandas = pytest.importorskip("pandas")
+    result = EVERY[name]()
+    frame = result.to_pandas()
+    assert len(frame) == len(result)
+    assert (frame["path"] == result.path).all()
+    for row, (_, cells) in zip(result, frame.iterrows(), strict=True):
+        for column in {"name", "class_id", "score", "share"} & {*frame.columns}:
+            assert cells[column] == getattr(row, column)
+    assert len(pandas.concat([frame, frame])) == 2 * len(result)
+
+
+def test_columns():
+    columns = detections(2).to_columns()
+    assert [*columns] == [
+        "path", "name", "class_id", "score", "left", "top", "right", "bottom", "mask_area",
+    ]  # fmt: skip
+    assert columns["mask_area"] == [3, 3]
+    assert columns["bottom"].tolist() == [3.0, 3.0]
+    assert semantic().to_columns()["pixels"].tolist() == [2, 4]
+    columns = poses().to_columns()
+    assert columns["tail_y"].tolist() == [0.4, 1.0]
+    assert columns["nose_score"].tolist() == [0.2, 0.8]
+    assert {len(values) for values in columns.values()} == {2}
+
+
+def test_other_results_to_supervision():
+    supervision = pytest.importorskip("supervision")
+    labels = make().to_supervision()
+    assert (labels.class_id.tolist(), labels.confidence.tolist()) == ([1, 0], [0.7, 0.2])
+    regions = semantic().to_supervision()
+    assert isinstance(regions, supervision.Detections)
+    assert regions.class_id.tolist() == [0, 2]
+    assert np.array_equal(regions.mask, [region.mask for region in semantic()])
+    assert regions.data["class_name"].tolist() == ["a", "c"]
+    points = poses().to_supervision()
+    assert np.allclose(points.xy, poses().keypoints[:, :, :2])
+    assert np.allclose(points.keypoint_confidence, poses().keypoints[:, :, 2])
+    assert len(poses(0).to_supervision()) == 0
+
+
+@pytest.mark.parametrize("library", ["pandas", "supervision"])
+def test_a_missing_library_is_named(monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    for result in (make(), detections(1), semantic(), poses()):
+        with pytest.raises(MissingExtra, match=rf"muntin\[{library}\]"):
+            getattr(result, f"to_{library}")()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_notebooks_show_a_drawing_and_a_table(name, tmp_path):
+    """Of an image that is gone, on grey."""
+    result = EVERY[name]()
+    page = ElementTree.fromstring(f"<div>{result._repr_html_()}</div>")
+    data = page.find(".//img").get("src").removeprefix("data:image/jpeg;base64,")
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert image.format == "JPEG"
+    assert max(image.size) <= 640
+    assert result.path in page.find("p").text
+    shown = len(result.above(result.threshold))
+    assert len(page.findall(".//tbody/tr")) == shown
+    size = (64, 96)
+    Image.new("RGB", size[::-1], "red").save(tmp_path / "a.png")
+    labels = replace(make(), path=str(tmp_path / "a.png"), size=size)
+    page = ElementTree.fromstring(f"<div>{labels._repr_html_()}</div>")
+    data = page.find(".//img").get("src").removeprefix("data:image/jpeg;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        red, green, blue = image.getpixel((image.width // 2, 10))
+    assert red > 240 > 20 > max(green, blue)
+
+
+def test_names_are_no_html():
+    found = make(names=("<script>", "a & b"))
+    text = found._repr_html_()
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text

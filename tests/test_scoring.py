@@ -15,7 +15,7 @@ from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.pose import list_pose
 from muntin.data.transforms import Preprocessing
-from muntin.drawing.result_drawing import annotated_poses
+from muntin.drawing.pose_drawing import annotated_poses
 from muntin.errors import DataError, MuntinWarning
 from muntin.metrics.pose_metric import PoseInstance, PoseMetric
 from muntin.runs import Run

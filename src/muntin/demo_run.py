@@ -21,7 +21,8 @@ from muntin.data.pose import list_pose
 from muntin.data.semantic import list_semantic
 from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.layout import Thumbnail, draw_sheet
-from muntin.drawing.result_drawing import annotated_poses, draw_pose_pair, draw_semantic_pair
+from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
+from muntin.drawing.result_drawing import draw_semantic_pair
 from muntin.drawing.saving import save_image
 from muntin.errors import quote
 from muntin.prediction.from_run import load
@@ -35,6 +36,8 @@ from muntin.training.session import TrainedRun, train
 
 Tile = Callable[[Listing, Entry, NDArray[np.uint8], Any], Thumbnail]
 """Draws a prediction with the ground truth, from listing, entry, pixels and result."""
+
+_PAIR = 640  # pixels: width of a ground truth and a prediction
 
 # Easy enough for a few minutes: objects are nearly upright, and most have their usual colour.
 _EASY: dict[str, Any] = {"max_angle": 0.5, "usual_colours": 0.9}
@@ -61,7 +64,7 @@ class _Demo:
     max_time_s: float
     num_images: int = 8
     columns: int = 2
-    side: int = 520
+    side: int = _PAIR
 
 
 def demo(
@@ -117,14 +120,13 @@ def demo(
 def _draw_predictions(
     run_folder: Path, plan: _Demo, listing: Listing, figures: dict[str, Any]
 ) -> None:
-    threshold = figures.get("best_threshold") or 0.5
     predictor = load(run_folder)
     tiles = []
     for entry in listing.entries[:: max(1, len(listing) // plan.num_images)][: plan.num_images]:
         pixels = open_image(Path(listing.source) / entry.path)
         (result,) = predictor(pixels)
         if isinstance(result, Detections):
-            result = result.above(threshold)
+            result = result.above(result.threshold)
         tiles.append(plan.draw_tile(listing, entry, pixels, result))
     name = plan.figures[0]
     title = f"Ground truth and prediction, {name} {figures[name] or 0:.3f}"
@@ -144,14 +146,14 @@ def _draw_objects(
     listing: Listing, entry: Entry, pixels: NDArray[np.uint8], result: Detections
 ) -> Thumbnail:
     assert entry.objects is not None, "the generated images have objects"
-    drawn = draw_detection_pair(pixels, entry.objects, result, listing.class_names)
+    drawn = draw_detection_pair(pixels, entry.objects, result, listing.class_names, side=_PAIR)
     return Thumbnail(pixels=np.asarray(drawn))
 
 
 def _draw_map(
     listing: Listing, entry: Entry, pixels: NDArray[np.uint8], result: SemanticMap
 ) -> Thumbnail:
-    drawn = draw_semantic_pair(pixels, read_mask(listing, entry).labels, result)
+    drawn = draw_semantic_pair(pixels, read_mask(listing, entry).labels, result, side=_PAIR)
     return Thumbnail(pixels=np.asarray(drawn))
 
 
@@ -161,7 +163,7 @@ def _draw_poses(
     assert entry.objects is not None, "the generated images have instances"
     assert listing.skeleton is not None, "instances have a skeleton"
     truth = annotated_poses(entry.objects, range(len(entry.objects)), listing.skeleton)
-    return Thumbnail(pixels=np.asarray(draw_pose_pair(pixels, truth, result)))
+    return Thumbnail(pixels=np.asarray(draw_pose_pair(pixels, truth, result, side=_PAIR)))
 
 
 _DEMOS = {

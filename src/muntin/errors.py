@@ -169,7 +169,10 @@ def missing_extra(library: str, extra: str, purpose: str) -> MissingExtra:
 
 
 def where_to_look(place: object, accepted: str) -> str:
-    """Say what to do where no file is; cameras, streams and addresses are not read."""
+    """Say what to do where no file is; cameras and streams are read by one command alone."""
     if not str(place).isdecimal() and not _ADDRESS.match(str(place)):
         return "Check the path."
-    return f"Cameras and addresses are not read: save what is there, and give {accepted}."
+    return (
+        f"Cameras and streams are read by muntin predict alone: save what is there, and give "
+        f"{accepted}."
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lazy attributes of a package: torch takes seconds to import."""
+"""Names that are imported when they are first used: torch takes seconds to import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def resolve_lazily(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Build ``__getattr__`` and ``__dir__`` of a package (PEP 562).
 
-    `modules` maps submodules to the names that they define, separated by spaces.
+    `modules` maps submodules to the names that they define, separated by spaces. These alone are
+    listed by ``dir``.
     """
     homes = {name: module for module, names in modules.items() for name in names.split()}
 
@@ -26,7 +27,16 @@ def resolve_lazily(
         setattr(sys.modules[package], name, value)
         return value
 
-    def names() -> list[str]:
-        return sorted([*vars(sys.modules[package]), *homes])
+    return find, lambda: sorted(homes)
 
-    return find, names
+
+def resolve_method(module: str, name: str) -> Callable[[Any], Any]:
+    """Build a method without arguments, whose function is imported when it is called.
+
+    For what a room further up does with a noun, such as showing it in a notebook.
+    """
+
+    def call(self: Any) -> Any:  # noqa: ANN401 (of any class)
+        return getattr(importlib.import_module(module), name)(self)
+
+    return call

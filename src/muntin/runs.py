@@ -29,10 +29,11 @@ from torch import nn
 from muntin.configs import check_range, from_dict, to_dict
 from muntin.data.transforms import Preprocessing
 from muntin.devices import free_bytes
+from muntin.drawing.notebook import show_facts
 from muntin.engines.engine_network import EngineNetwork, HeadInfo, canvas_of
 from muntin.engines.engine_table import Format, find_format, require
 from muntin.engines.graphs import ADVICE, Precision, Runner
-from muntin.errors import ConfigError, RunError, cannot_write, quote
+from muntin.errors import ConfigError, RunError, cannot_write, quote, shorten
 from muntin.heads.network import Network
 from muntin.run_config import RunConfig
 from muntin.run_files import (
@@ -85,9 +86,18 @@ class Run:
     """A run folder and the contents of its small files."""
 
     path: Path
-    config: RunConfig
-    classes: Classes
-    preprocessing: Preprocessing
+    config: RunConfig = field(repr=False)
+    classes: Classes = field(repr=False)
+    preprocessing: Preprocessing = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "task": self.config.task,
+            "model": self.config.model_name,
+            "classes": shorten(self.classes.names),
+            **(read_results(self).figures if self.path.is_dir() else {}),
+        }
+        return show_facts(f"run {self.path}", facts, [self.path / "pictures" / "curves.png"])
 
     @classmethod
     def open(cls, path: Path | str, *, pretraining: bool = False) -> Run:

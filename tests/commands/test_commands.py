@@ -60,7 +60,7 @@ def test_json_is_the_only_output_on_stdout(muntin, run, data):
     figures = json.loads(muntin("eval", run, data, "--json")[1])
     assert {"top1", "top5", "num_images"} <= figures.keys()
     results = json.loads(muntin("predict", run, data / "ash" / "0.png", "--json")[1])
-    assert [list(result) for result in results] == [["path", "size", "classes"]]
+    assert [list(result) for result in results] == [["path", "size", "threshold", "classes"]]
     confident = json.loads(muntin("predict", run, data / "ash", "--json", "--threshold=0.99")[1])
     assert all(row["score"] >= 0.99 for result in confident for row in result["classes"])
     assert json.loads(muntin("models", "vit_t*", "--json")[1])[0]["name"].startswith("vit_tiny")

@@ -5,12 +5,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from muntin.errors import MuntinWarning
+from muntin.prediction.from_run import find_threshold, load
+from muntin.prediction.predictor import draw
+from muntin.prediction.tiling import needs_tiles
+from muntin.results import Detections
+from muntin.runs import Run
 from muntin.scoring.evaluation import evaluate
 from muntin.synthetic.datasets import write_coco
 from tests.commands.cli_errors import fails_with
@@ -69,12 +75,34 @@ def test_end_to_end(muntin, data, tmp_path, task, head):
     assert len(list(drawn.glob("*.png"))) == 2
 
 
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.02])
+def test_python_draws_what_the_command_draws(muntin, run, data, tmp_path, threshold):
+    image = min((data / "val").rglob("*.*"))
+    chosen = [] if threshold is None else ["--threshold", threshold]
+    assert muntin("predict", run, image, "--out", tmp_path / "out", "--device=cpu", *chosen)[0] == 0
+    drawn = Image.open(tmp_path / "out" / f"{image.stem}.png")
+    (result,) = load(run, device="cpu")(image)
+    assert result.threshold == find_threshold(Run.open(run)).score
+    again = draw(image, result, threshold=threshold)
+    assert drawn.tobytes() == again.tobytes()
+    if threshold is None:
+        assert again.tobytes() == draw(image, result.above(result.threshold)).tobytes()
+        assert again.tobytes() != draw(image, result, threshold=0).tobytes()
+    said = muntin("predict", run, image, "--device=cpu", *chosen)[1].splitlines()[0]
+    wanted = result.threshold if threshold is None else threshold
+    shown = replace(result, threshold=wanted)
+    assert said == f"{image}: {shown.describe()}"
+    assert len(shown.above(wanted)) == int((result.scores >= wanted).sum())
+    answers = json.loads(muntin("predict", run, image, "--device=cpu", "--json", *chosen)[1])
+    assert answers[0]["threshold"] == round(wanted, 6)
+
+
 def test_json(muntin, run, data):
     figures = json.loads(muntin("eval", run, data, "--json")[1])
     assert {"box_ap", "box_ap50", "mask_ap", "mask_ap50", "num_images"} <= figures.keys()
     assert figures["num_images"] == 2
     results = json.loads(muntin("predict", run, data / "val", "--json")[1])
-    assert [list(one) for one in results] == [["path", "size", "boxes"]] * 2
+    assert [list(one) for one in results] == [["path", "size", "threshold", "boxes"]] * 2
     assert results[0]["size"] == [48, 64]
     assert {"xyxy", "name", "id", "score", "mask"} == results[0]["boxes"][0].keys()
     min_score = sorted(row["score"] for row in results[0]["boxes"])[-3]
@@ -100,6 +128,24 @@ def test_tiles_are_advised_where_images_are_shrunk_a_lot(muntin, run, tmp_path):
     Image.new("L", (500, 40)).save(tmp_path / "wide.png")
     assert "--tile auto" in muntin("predict", run, tmp_path)[1]
     assert "--tile" not in muntin("predict", run, tmp_path, "--tile=auto")[1]
+
+
+def test_tiles_help_only_where_objects_are_small():
+    def found(boxes, size=(4000, 3000), scores=None):
+        count = len(boxes)
+        return Detections(
+            path="", size=size, boxes=np.reshape(boxes, (-1, 4)).astype(float),
+            class_ids=np.zeros(count, np.int64), class_names=("a",) * count,
+            scores=np.full(count, 0.9) if scores is None else np.array(scores),
+        )  # fmt: skip
+
+    fills, small = [100, 100, 2900, 3900], [10, 10, 90, 90]
+    assert not needs_tiles(found([fills]), 800, 0.5)
+    assert needs_tiles(found([small]), 800, 0.5)
+    assert needs_tiles(found([]), 800, 0.5)
+    assert not needs_tiles(found([small, fills, fills]), 800, 0.5)
+    assert needs_tiles(found([small, fills, fills], scores=[0.9, 0.2, 0.2]), 800, 0.5)
+    assert not needs_tiles(found([small], size=(900, 1200)), 800, 0.5)
 
 
 def test_any_image(muntin, run, tmp_path):

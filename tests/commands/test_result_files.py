@@ -2,21 +2,36 @@
 """What commands write, beside inputs, other files and results of before."""
 
 import json
+import os
+import signal
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from muntin.commands.prediction_output import (
+    FileOptions,
+    Output,
+    VideoOptions,
+    predict_videos,
+    progress_facts,
+)
 from muntin.commands.values import to_json
 from muntin.errors import DataError
 from muntin.prediction.from_run import load
-from muntin.prediction.video import write_video
+from muntin.prediction.video import read_frames, write_video
+from muntin.prediction.video_streams import VideoSource
+from muntin.results import Detections
+from muntin.runs import Run
 from tests.commands.cli_errors import fails_with
 from tests.exporting.runs import write_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::muntin.errors.MuntinWarning")
-KINDS = {"classify": [], "fcos": [], "pose": ["poses.csv"], "semantic": []}
+KINDS = {
+    "classify": [], "fcos": [], "pose": [".muntin-results.jsonl", "poses.csv"],
+    "semantic": ["classes.json"],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +96,14 @@ def test_results_of_before_are_replaced_or_continued_if_asked(muntin, runs, tmp_
     before = content(out)
     assert fails_with(muntin(*call), str(out), "--force")
     assert content(out) == before
-    if kind == "pose":  # one table holds the poses of all images
-        assert fails_with(muntin(*call, "--resume"), "poses.csv")
-    else:
-        code, _, said = muntin(*call, "--resume")
-        assert (code, "1 input" in said, str(out) in said) == (0, True, True)
-        assert before.items() <= content(out).items()
-        assert {"0.png", "1.png", "2.png"} <= {*content(out)}
+    before = {name: data for name, data in before.items() if name not in KINDS["pose"]}
+    code, _, said = muntin(*call, "--resume")
+    assert (code, "1 input" in said, str(out) in said) == (0, True, True)
+    assert before.items() <= content(out).items()
+    assert {"0.png", "1.png", "2.png"} <= {*content(out)}
+    if kind == "pose":
+        rows = (out / "poses.csv").read_text().splitlines()[3:]
+        assert sorted(row.split(",")[0] for row in rows) == [f"../new/{n}.png" for n in range(3)]
     assert muntin(*call, "--force")[0] == 0
     assert content(out)["1.png"] != b"of before"
 
@@ -96,15 +112,75 @@ def test_results_of_before_are_replaced_or_continued_if_asked(muntin, runs, tmp_
     "source", ["0", "rtsp://host/live", "http://host/a.jpg", "http://host/a?b", "http://host/a.mp4"]
 )
 def test_cameras_and_addresses_are_answered(muntin, runs, tmp_path, source):
-    run = runs["classify"]
-    assert fails_with(
-        muntin("predict", run, source), repr(source), "images, folders, patterns or videos"
-    )
-    with pytest.raises(DataError, match="give a file"):
-        load(run)(source)
+    with pytest.raises(DataError, match="and give"):
+        load(runs["classify"])(source)
     call = ["train", "classify", source, "--out", tmp_path / "run"]
     assert fails_with(muntin(*call), repr(source), "give its files")
+
+
+def test_a_camera_or_a_stream_that_is_not_there_is_one_line(muntin, runs):
+    run = runs["classify"]
+    assert fails_with(muntin("predict", run, "97"), "camera97")
+    found = muntin("predict", run, "http://me:secret@127.0.0.1:9/live?key=1")
+    assert fails_with(found, "http://127.0.0.1:9/live must be")
+    assert "secret" not in found[2]
     assert fails_with(muntin("predict", run, "C:/a.jpg"), "Check the path")
+    assert fails_with(muntin("predict", run, "s3://bucket/a.jpg"), "images, folders")
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"), [("fcos", ["--track", "--threshold=0.01"]), ("pose", ["--smooth"])]
+)
+def test_objects_of_a_video_have_ids(muntin, runs, tmp_path, kind, flags):
+    given, out = clip(tmp_path / "clip.mp4"), tmp_path / "out"
+    call = ["predict", runs[kind], given, *flags, "--out", out, "--format", "drawing,csv,json"]
+    assert muntin(*call)[0] == 0
+    assert {"clip.mp4", "clip_predictions.csv", "clip_predictions.json"} == {*content(out)}
+    answers = json.loads((out / "clip_predictions.json").read_text())
+    assert [(one["frame"], one["time"]) for one in answers] == [(0, 0.0), (1, 0.2)]
+    things = [thing for one in answers for thing in one["boxes" if kind == "fcos" else "poses"]]
+    assert things
+    assert all(thing["track"] >= 1 for thing in things)
+    assert fails_with(muntin("predict", runs["semantic"], given, flags[0]), flags[0])
+    image = draw(tmp_path / "a.png", 9)
+    assert fails_with(muntin("predict", runs[kind], image, flags[0]), flags[0])
+
+
+class Interrupted:
+    """A predictor that finds nothing, during whose fourth frame Ctrl-C is pressed."""
+
+    batch_size = 1
+
+    def stream(self, images):
+        for number, pixels in enumerate(images):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield Detections(
+                path="", size=pixels.shape[:2], boxes=np.zeros((0, 4)), scores=np.zeros(0),
+                class_ids=np.zeros(0, np.int64), class_names=(),
+            )  # fmt: skip
+
+
+def test_an_interrupted_video_is_whole(runs, tmp_path):
+    given = write_video(tmp_path / "clip.mp4", [Image.new("RGB", (64, 48))] * 9, Fraction(5))
+    options = FileOptions(str(tmp_path / "out"), ("drawing", "csv"), False, False, False)
+    with Output(Run.open(runs["fcos"]), options, 0.3, {}, as_json=False) as output:
+        _, videos = output.plan([], [VideoSource(str(given), "file")])
+        with pytest.raises(KeyboardInterrupt):
+            predict_videos(
+                Interrupted(), videos, output, VideoOptions(False, False, 0.0), {}, strict=True
+            )
+    assert len(list(read_frames(tmp_path / "out" / "clip.mp4"))) == 4
+    assert len((tmp_path / "out" / "clip_predictions.csv").read_text().splitlines()) == 5
+
+
+def test_formats_need_a_folder_and_a_run_that_suits(muntin, runs, tmp_path):
+    image = draw(tmp_path / "a.png", 9)
+    assert fails_with(muntin("predict", runs["classify"], image, "--format=csv"), "--out")
+    call = ["predict", runs["classify"], image, "--out", tmp_path / "out"]
+    assert fails_with(muntin(*call, "--format=yolo"), "yolo", "csv")
+    assert fails_with(muntin(*call, "--format=cvs"), "'csv'")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_image_in_out_is_not_drawn_over(muntin, runs, tmp_path):
@@ -144,12 +220,11 @@ def test_other_verbs_write_over_nothing(muntin, runs, tmp_path):
     assert muntin(*explain, page, "--force")[0] == 0
 
 
-def test_progress_of_many_images_is_told(muntin, runs, tmp_path):
-    for number in range(101):
-        draw(tmp_path / f"{number}.png", number)
-    code, out, err = muntin("predict", runs["classify"], tmp_path, "--json")
-    assert (code, err) == (0, "100 of 101 images\n")
-    assert out.count('"path"') == 101
+def test_progress_of_many_images_is_told():
+    """How many, how fast and how long, in a line from time to time where no terminal is."""
+    assert progress_facts(100, 100_000, 10.0) == {
+        "images": "100 of 100,000", "rate": "10/s", "left": "2h46m",
+    }  # fmt: skip
 
 
 def test_json_has_no_numbers_that_json_lacks():

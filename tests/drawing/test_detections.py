@@ -18,11 +18,12 @@ from muntin.drawing.detection_drawing import (
 from muntin.drawing.plots import draw_precision_recall
 from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.saving import save_figure
+from muntin.drawing.style import colour_of
 from muntin.results import Detections
 from muntin.run_lengths import encode_mask
 from muntin.samples import Objects
 
-ORANGE, SKY = (230, 159, 0), (86, 180, 233)  # of classes 0 and 1
+ORANGE, SKY = (230, 159, 0), (86, 180, 233)  # numbers 0 and 1
 ignore_missing = pytest.mark.filterwarnings("ignore:no font has")
 NAMES = ("cell", "\u03b1 \u05e9\u05dc\u05d5\u05dd", "\u4e2d\u6587", "a\nb\tc", "\ud800", "")
 
@@ -155,7 +156,7 @@ def test_masks_are_filled_and_outlined():
     bitmap[100:300, 200:500] = True
     found = detections([[200, 100, 500, 300]], masks=(encode_mask(bitmap),), size=(640, 640))
     image = np.asarray(draw_detections(pixels(640, 640), found))
-    mixed = np.round(90 + 0.35 * (np.array(ORANGE) - 90))
+    mixed = np.round(90 + 0.4 * (np.array(ORANGE) - 90))
     assert (image[200, 300] == mixed).all()
     assert (image[100, 450] == ORANGE).all()
     assert (image[50, 50] == 90).all()
@@ -165,6 +166,53 @@ def test_masks_are_filled_and_outlined():
     image = np.asarray(draw_detections(pixels(640, 640), many))
     assert (image[5, 900] == 90).all()
     assert (image[900, 5] != 90).any()
+
+
+def test_each_object_has_a_colour_of_its_own():
+    boxes = [[20 + 60 * number, 200, 60 + 60 * number, 300] for number in range(10)]
+    for class_ids in ([0] * 10, [1] * 10, [*range(5), *range(5)]):
+        found = detections(boxes, class_ids, size=(640, 640))
+        image = np.asarray(draw_detections(pixels(640, 640), found))
+        edges = [tuple(image[250, left].tolist()) for left, *_ in boxes]
+        assert edges == [colour_of(number) for number in range(10)]
+    # Too many for tags, of several classes: what a class is must still be seen.
+    many = detections(scattered(70, (640, 640)), np.arange(70) % 2, size=(640, 640))
+    image = draw_detections(pixels(640, 640), many)
+    assert painted(image, ORANGE).any()
+    assert not painted(image, colour_of(7)).any()
+
+
+def test_overlaps_of_masks_are_not_darker():
+    """A pixel has the colour of the uppermost mask, mixed once; outlines of all are seen."""
+    bitmaps = np.zeros((3, 640, 640), bool)
+    bitmaps[0, 100:500, 100:500] = True
+    bitmaps[1, 200:300, 200:600] = True
+    bitmaps[2, 220:280, 220:280] = True
+    boxes = [[100, 100, 500, 500], [200, 200, 600, 300], [220, 220, 280, 280]]
+    masks = tuple(map(encode_mask, bitmaps))
+    found = detections(boxes, masks=masks, size=(640, 640))
+    image = np.asarray(draw_detections(pixels(640, 640), found)).astype(int)
+    mixed = [np.round(90 + 0.4 * (np.array(colour_of(number)) - 90)) for number in range(3)]
+    # Small ones lie on top, whatever their scores.
+    for number, place in enumerate([(450, 300), (250, 400), (250, 250)]):
+        assert (image[place] == mixed[number]).all()
+    assert tuple(image[250, 499].tolist()) == colour_of(0), "its outline lies under a fill"
+
+
+def test_a_pair_has_one_colour_for_what_matches():
+    truth = objects([[300, 300, 400, 400], [20, 20, 120, 120]])
+    found = detections(
+        [[500, 500, 600, 600], [22, 20, 122, 120], [20, 24, 120, 124]], size=(640, 640)
+    )
+    sheet = draw_detection_pair(pixels(640, 640), truth, found, NAMES, side=1320)
+    left, right = (np.asarray(sheet)[30:, start:] for start in (0, (sheet.width + 8) // 2))
+    scale = (sheet.width - 8) // 2 / 640
+    of_truth = left[round(60 * scale), round(119 * scale)]
+    assert tuple(of_truth.tolist()) == colour_of(1)
+    assert (right[round(60 * scale), round(121 * scale)] == of_truth).all()
+    colours = {tuple(colour.tolist()) for colour in right.reshape(-1, 3)}
+    assert colour_of(0) not in colours
+    assert {colour_of(2), colour_of(4)} <= colours, "new numbers for what matches nothing"
 
 
 def test_polygons_and_plain_run_lengths_cover_the_same():
@@ -203,8 +251,8 @@ def test_crowds_are_dashed_and_hatched():
 
 
 def test_a_legend_takes_over_from_tags():
-    few = draw_detections(pixels(480, 640), detections(scattered(25), size=(480, 640)))
-    assert few.height == 480
+    few = detections(scattered(25, (480, 640)), size=(480, 640))
+    assert draw_detections(pixels(480, 640), few).height == 480
     many = detections(scattered(70, (480, 640)), np.arange(70) % 2, size=(480, 640))
     image = draw_detections(pixels(480, 640), many)
     assert image.size[0] == 960
@@ -220,7 +268,7 @@ def test_a_legend_takes_over_from_tags():
 def test_the_best_are_on_top():
     boxes = [[100, 100, 300, 300]] * 2
     image = draw_detections(pixels(640, 640), detections(boxes, [1, 0], size=(640, 640)))
-    assert painted(image, SKY)[299, 100:300].all()
+    assert painted(image, ORANGE)[299, 100:300].all()
 
 
 def test_a_pair_is_side_by_side():

@@ -67,6 +67,60 @@ def test_confusion_and_bars(tmp_path, count):
     assert save_figure(draw_bars(values, "recall", "recall"), tmp_path / "bars.png").is_file()
 
 
+def test_a_confusion_matrix_is_read_by_row():
+    counts = np.array([[98, 2, 0], [5, 5, 0], [0, 0, 1_200_000]])
+    axes = draw_confusion(counts, ["a", "b", "c"], "title").axes[0]
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {
+        (0, 0): "98 %\n98", (1, 0): "2 %\n2", (0, 1): "50 %\n5", (1, 1): "50 %\n5",
+        (2, 2): "100 %\n1.2M",
+    }  # fmt: skip
+    assert np.allclose(axes.images[0].get_array().sum(axis=1), 1)
+
+
+def test_of_many_classes_the_worst_are_drawn():
+    counts = np.diag(np.full(70, 8))
+    counts[3, 60], counts[7, 8] = 5, 4
+    axes = draw_confusion(counts, [f"name {number}" for number in range(70)], "title").axes[0]
+    rows = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert len(rows) == 20
+    assert {"name 3", "name 60", "name 7", "name 8"} <= {*rows}
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [*rows, "all others"]
+    assert np.allclose(axes.images[0].get_array().sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (9_999, "9999"), (10_000, "10k"), (123_456, "123k"), (999_999, "999k"),
+     (1_000_000, "1M"), (12_345_678, "12.3M"), (4_000_000_000, "4G")],
+)  # fmt: skip
+def test_counts_are_short(count, text):
+    axes = draw_confusion(np.diag([count, 1]), ["a", "b"], "title").axes[0]
+    assert (axes.texts[0].get_text().split("\n")[1] == text) or not count
+
+
+def test_one_epoch_has_a_sensible_scale():
+    line = {"epoch": 1, "train_loss": 2.4, "val_loss": 2.5, "val_top1": 0.97, "learning_rate": 1e-3}
+    panels = draw_curves([line], "top1").axes
+    assert [axes.get_xlim() for axes in panels] == [(0, 2)] * 3
+    assert panels[0].get_ylim()[0] == 0 < 2.5 < panels[0].get_ylim()[1]
+    assert panels[1].get_ylim() == (0, 1)
+
+
+def test_many_epochs_are_smoothed():
+    noise = np.random.default_rng(0).normal(size=200)
+    lines = [
+        {"epoch": number + 1, "train_loss": 5 - number / 50 + 0.3 * noise[number]}
+        for number in range(200)
+    ]
+    raw, smooth = draw_curves(lines, "loss").axes[0].get_lines()
+    assert raw.get_alpha() < 0.5
+    truth = 5 - np.arange(200) / 50
+    error = np.abs(smooth.get_ydata() - truth)[20:-20]
+    assert error.mean() < 0.15, "neither noise nor a lag"
+    assert len(draw_curves(lines[:20], "loss").axes[0].get_lines()) == 1
+
+
 @pytest.mark.parametrize("count", [1, 60])
 def test_curves(tmp_path, count):
     lines = [

@@ -59,6 +59,7 @@ def test_a_plan_adds_up(plain):
         "step of 2", "step of 4", "reading an image", "validating an image",
     }  # fmt: skip
     found = json.loads(json.dumps(plan.to_dict()))
+    assert f"<td>peak</td><td>{plan.peak:.4g}</td>" in plan._repr_html_()
     assert found["fits"] is True
     assert found["img_size"] == [32, 32]
     assert found["activations"].keys() == dict(plan.activations).keys()

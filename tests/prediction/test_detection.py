@@ -119,7 +119,7 @@ def test_prediction_is_what_evaluation_sees(tmp_path):
 def test_json_is_that_of_the_interface(predictor):
     (result,) = predictor(scene())
     values = json.loads(json.dumps(result.to_dict()))
-    assert list(values) == ["path", "size", "boxes"]
+    assert list(values) == ["path", "size", "threshold", "boxes"]
     assert values["size"] == [64, 96]
     assert len(values["boxes"]) == len(result)
     for row in values["boxes"]:

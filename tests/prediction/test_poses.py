@@ -19,15 +19,16 @@ from muntin.data.pose import list_pose
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning
 from muntin.ops.keypoints import clip_points
+from muntin.prediction.formats import deeplabcut_table
+from muntin.prediction.formats.items import FormatContext
 from muntin.prediction.predictor import Predictor
 from muntin.prediction.top_down import BoxDetector
 from muntin.prediction.video import (
-    frame_rate,
-    predict_video,
     read_frames,
-    write_poses,
+    with_results,
     write_video,
 )
+from muntin.prediction.video_streams import VideoReader, VideoSource
 from muntin.results import Detections, Poses
 from muntin.samples import Classes, Skeleton
 from muntin.tasks.task_table import TASKS
@@ -281,8 +282,20 @@ def poses(count, path=""):
     )
 
 
+def write_poses(path, found):
+    """A table of poses, of frames where they have no path."""
+    answers = [
+        {**one.to_dict(), **({} if one.path else {"frame": number})}
+        for number, one in enumerate(found)
+    ]
+    classes = Classes(names=("mouse",), skeleton=SKELETON)
+    context = FormatContext(folder=path.parent, kind="keypoints", classes=classes, scorer="run")
+    deeplabcut_table.write_poses(lambda: iter(answers), [path], context)
+    return path
+
+
 def test_a_table_that_deeplabcut_reads(tmp_path):
-    path = write_poses(tmp_path / "t.csv", [poses(1), poses(1)], scorer="run")
+    path = write_poses(tmp_path / "t.csv", [poses(1), poses(1)])
     rows = list(csv.reader(path.read_text().splitlines()))
     assert [row[0] for row in rows] == ["scorer", "bodyparts", "coords", "0", "1"]
     assert rows[0][1:] == ["run"] * 9
@@ -294,7 +307,8 @@ def test_a_table_that_deeplabcut_reads(tmp_path):
 def test_a_csv_of_several_instances_round_trips(tmp_path):
     Image.new("RGB", (99, 99)).save(tmp_path / "a.png")
     Image.new("RGB", (99, 99)).save(tmp_path / "b.png")
-    write_poses(tmp_path / "t.csv", [poses(2), poses(0)], scorer="run", frames=["a.png", "b.png"])
+    found = [poses(2, str(tmp_path / "a.png")), poses(0, str(tmp_path / "b.png"))]
+    write_poses(tmp_path / "t.csv", found)
     with pytest.raises(DataError, match="likelihood"):
         list_pose(tmp_path)  # predictions are not taken for labels
     listing = list_pose(tmp_path / "t.csv", whole=True).train
@@ -309,13 +323,16 @@ def test_videos_there_and_back(tmp_path):
     colours = rng.integers(30, 220, (40, 3))
     frames = [Image.new("RGB", (65, 49), tuple(colour.tolist())) for colour in colours]
     path = write_video(tmp_path / "v.mp4", frames, Fraction(10))
-    assert frame_rate(path) == 10
+    reader = VideoReader(VideoSource(str(path), "file"))
+    times = [frame.time for frame in reader]
+    assert reader.rate == 10
+    np.testing.assert_allclose(times, np.arange(40) / 10, atol=1e-6)
     seen = list(read_frames(path))
     assert len(seen) == 40
     assert seen[0].shape == (48, 64, 3)
     means = np.array([frame.reshape(-1, 3).mean(axis=0) for frame in seen])
     assert np.abs(means - colours).max() < 12
-    pairs = list(predict_video(lambda images: (image.mean() for image in images), path))
+    pairs = list(with_results(lambda images: (one.mean() for one in images), seen, np.copy))
     assert [result for _, result in pairs] == [frame.mean() for frame in seen]
 
 
@@ -333,7 +350,7 @@ def test_what_is_no_video(tmp_path):
     with pytest.raises(DataError, match=r"v\.mp4.*Invalid data"):
         list(read_frames(path))
     with pytest.raises(DataError, match=r"none\.mp4"):
-        frame_rate(tmp_path / "none.mp4")
+        list(read_frames(tmp_path / "none.mp4"))
     with wave.open(str(path), "wb") as sound:
         sound.setparams((1, 2, 16000, 0, "NONE", ""))
         sound.writeframes(bytes(2048))

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 
 from rich.console import Console
 
-from muntin.training.progress import Reporter
+from muntin.training.progress import Reporter, _is_live
 
 
 def shown(terminal, every=0.0):
@@ -45,3 +46,10 @@ def test_nothing_when_quiet():
     with Reporter(None) as reporter:
         reporter.step("epoch", 0.5, {})
         reporter.note("nobody reads this")
+
+
+def test_a_bar_in_a_notebook_needs_widgets(monkeypatch):
+    console = Console(force_jupyter=True)
+    for spec in (None, "a spec"):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
+        assert _is_live(console) == bool(spec)

@@ -169,7 +169,7 @@ def decode_values(data: bytes) -> np.ndarray | None:
 
 
 def open_image(
-    image: str | Path | Image.Image | np.ndarray | Callable[[ValueRange], np.ndarray],
+    image: str | Path | bytes | Image.Image | np.ndarray | Callable[[ValueRange], np.ndarray],
     value_range: ValueRange = OWN,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Bring what a user may hold to an 8-bit RGB array; never a view of what was given.
@@ -200,6 +200,8 @@ def open_image(
             )
             warnings.warn(text, MuntinWarning, stacklevel=3)
         return pixels
+    if isinstance(image, bytes):
+        return decode(image, where="the bytes of an image", value_range=value_range)
     if isinstance(image, Image.Image):
         try:
             return _read(image, Decoding(value_range=value_range))[0]
@@ -211,7 +213,7 @@ def open_image(
     if callable(image):
         return _from_array(image(value_range), value_range)
     message = (
-        f"An image must be a path, a PIL image or a uint8 array (H W 3, RGB), "
+        f"An image must be a path, bytes, a PIL image or a uint8 array (H W 3, RGB), "
         f"got {type(image).__name__}. Convert it to one of these."
     )
     raise DataError(message)

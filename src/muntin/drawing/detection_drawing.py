@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detections and annotations drawn on their image, or both side by side.
 
-Few objects carry a tag each. Many would hide the image under their tags, so tags shrink to
-initials, then go, and a legend below the image takes over.
+Each object has a colour of its own. Few carry a tag each. Many would hide the image under their
+tags, so tags shrink to initials, then go, and a legend below the image takes over.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,65 +17,127 @@ from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from muntin.drawing.fonts import measure_text
-from muntin.drawing.layout import HALO, LARGEST, add_legend, draw_tag, fit_image, join_panels
+from muntin.drawing.layout import (
+    HALO,
+    LARGEST,
+    LegendRow,
+    add_legend,
+    fit_image,
+    join_panels,
+    panel_side,
+)
 from muntin.drawing.style import Colour, clean_label, colour_of
+from muntin.drawing.tags import Place, Tag, draw_tags
 from muntin.results import Detections
 from muntin.run_lengths import Segmentation
 from muntin.samples import Objects
 from muntin.shapes import Size
 
-Place = tuple[int, int, int, int]  # left, top, right, bottom, the last two included
 Piece = tuple[NDArray[np.bool_], int, int]
 """The part of a mask that is set, its first row and its first column."""
 
 _TINY = 64  # up to this size pixels are enlarged without smoothing
-_FILL, _HATCH = 0.35, 0.6  # shares of the colour in masks
+_FILL, _HATCH = 0.4, 0.6  # shares of the colour in masks
 _FEW, _SOME = 25, 60  # objects: full tags, initials, none
+_PLAIN: Colour = (90, 90, 90)  # of initials in a legend
+_SAME = 0.5  # overlap (IoU) of boxes that are drawn in one colour in both panels of a pair
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Mark:
-    """One object, in pixels of the original; `text` is its full tag."""
+    """One object, in pixels of the original; `text` is its full tag, `number` sets its colour."""
 
     box: NDArray[np.float64]
     class_id: int
     name: str
     text: str
     mask: Segmentation | None
+    number: int
     crowd: bool = False
 
 
-def draw_detections(original: NDArray[np.uint8], found: Detections) -> Image.Image:
-    """Draw detections, best on top: boxes in the colour of their class, and masks.
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """How objects are drawn, the same in all panels of a sheet.
 
-    The new image is at most 1280 pixels on the longer side; small ones are enlarged. With more
-    than 25 objects, a legend below it shows colour, name and number of each class.
+    With `few`, each has a full tag; with `initials`, a short one. `by_class`: one colour a class,
+    where there are too many objects for tags; else one colour an object.
     """
-    return _draw_panel(original, _found_marks(found), "detected")
+
+    few: bool
+    initials: bool
+    by_class: bool
+    largest: int
+
+    def colour(self, mark: _Mark) -> Colour:
+        return colour_of(mark.class_id if self.by_class else mark.number)
+
+
+def draw_detections(
+    original: NDArray[np.uint8], found: Detections, *, largest: int = LARGEST
+) -> Image.Image:
+    """Draw detections, best on top: boxes and masks, each object in a colour of its own.
+
+    The new image is at most `largest` pixels on the longer side; small ones are enlarged. Where
+    tags have no room, a legend below it counts the objects of each class; with more than 60 objects
+    of several classes, the colours are those of classes.
+    """
+    marks = _found_marks(found)
+    return _draw_panel(original, marks, "detected", _choose_style([marks], largest))
 
 
 def draw_objects(
-    original: NDArray[np.uint8], objects: Objects, class_names: Sequence[str]
+    original: NDArray[np.uint8],
+    objects: Objects,
+    class_names: Sequence[str],
+    *,
+    largest: int = LARGEST,
 ) -> Image.Image:
     """Draw annotations, like `draw_detections`; crowds dashed and hatched."""
-    return _draw_panel(original, _truth_marks(objects, class_names), "annotated")
+    marks = _truth_marks(objects, class_names)
+    return _draw_panel(original, marks, "annotated", _choose_style([marks], largest))
 
 
 def draw_detection_pair(
-    original: NDArray[np.uint8], truth: Objects, found: Detections, class_names: Sequence[str]
+    original: NDArray[np.uint8],
+    truth: Objects,
+    found: Detections,
+    class_names: Sequence[str],
+    *,
+    side: int = 1928,
 ) -> Image.Image:
-    """Draw annotations beside detections, at most 960 pixels on the longer side of each.
+    """Draw annotations beside detections, `side` pixels wide or high at most.
 
-    All detections are drawn, so apply a score threshold before.
+    An object and a detection with an overlap (IoU) of boxes from 0.5 have one colour. All
+    detections are drawn, so apply a score threshold before.
     """
-    sides = (_truth_marks(truth, class_names), _found_marks(found))
-    busiest = max(len(marks) for marks in sides)
+    marked = _truth_marks(truth, class_names)
+    sides = (marked, _match_colours(_found_marks(found), marked))
+    style = _choose_style(sides, panel_side(original, side))
     panels = [
-        _draw_panel(original, marks, verb, largest=960, busiest=busiest)
+        _draw_panel(original, marks, verb, style)
         for marks, verb in zip(sides, ("annotated", "detected"), strict=True)
     ]
     return join_panels(panels)
+
+
+def _match_colours(found: Sequence[_Mark], truth: Sequence[_Mark]) -> list[_Mark]:
+    """Give detections the numbers of the objects they match, best first; others have new ones."""
+    boxes = [np.array([mark.box for mark in marks]).reshape(-1, 4) for marks in (found, truth)]
+    sizes = [np.concatenate([each[:, :2], each[:, 2:] - each[:, :2]], axis=1) for each in boxes]
+    free = np.ones(len(truth), bool)
+    overlaps = np.zeros((len(found), len(truth)))
+    if len(found) and len(truth):
+        overlaps = np.array(coco_mask.iou(*sizes, [False] * len(truth)))
+    matched = []
+    for row, mark in enumerate(found):
+        shares = overlaps[row] * free
+        number = len(truth) + row
+        if len(truth) and shares.max() >= _SAME:
+            place = int(shares.argmax())
+            free[place], number = False, truth[place].number
+        matched.append(replace(mark, number=number))
+    return matched
 
 
 def _found_marks(found: Detections) -> list[_Mark]:
@@ -83,58 +145,75 @@ def _found_marks(found: Detections) -> list[_Mark]:
     for row in range(len(found)):
         class_id = int(found.class_ids[row])
         name = clean_label(found.class_names[row], class_id)
-        text = f"{name} {float(found.scores[row]):.2f}"
+        text, number = f"{name} {float(found.scores[row]):.2f}", row
+        if found.track_ids is not None:  # one colour in all frames
+            number = int(found.track_ids[row])
+            text = f"{number} {text}"
         mask = None if found.masks is None else found.masks[row]
-        marks.append(_Mark(found.boxes[row], class_id, name, text, mask))
+        marks.append(_Mark(found.boxes[row], class_id, name, text, mask, number))
     return [mark for mark in marks if np.isfinite(mark.box).all()]
 
 
 def _truth_marks(objects: Objects, class_names: Sequence[str]) -> list[_Mark]:
     marks = []
     # The smallest come first, that is on top.
-    for row in np.argsort(objects.areas, kind="stable"):
+    for row in np.argsort(objects.areas, kind="stable").tolist():
         class_id, crowd = int(objects.class_ids[row]), bool(objects.crowd[row])
         name = clean_label(class_names[class_id], class_id) if class_id >= 0 else "unknown"
         text = f"{name} (crowd)" if crowd and class_id >= 0 else name
         mask = objects.masks[row] if objects.masks else None
         box = np.asarray(objects.boxes[row], np.float64)
-        marks.append(_Mark(box, class_id, name, text, mask, crowd))
+        marks.append(_Mark(box, class_id, name, text, mask, row, crowd))
     return [mark for mark in marks if np.isfinite(mark.box).all()]
 
 
+def _choose_style(sides: Sequence[Sequence[_Mark]], largest: int) -> _Style:
+    busiest = max(map(len, sides))
+    several = len({mark.class_id for marks in sides for mark in marks}) > 1
+    return _Style(
+        few=busiest <= _FEW,
+        initials=_FEW < busiest <= _SOME and several,  # redundant if all have one class
+        by_class=busiest > _SOME and several,
+        largest=largest,
+    )
+
+
 def _draw_panel(
-    original: NDArray[np.uint8],
-    marks: Sequence[_Mark],
-    verb: str,
-    *,
-    largest: int = LARGEST,
-    busiest: int = 0,
+    original: NDArray[np.uint8], marks: Sequence[_Mark], verb: str, style: _Style
 ) -> Image.Image:
-    """Draw marks, the first on top; `busiest` sets the style of all panels of a sheet."""
-    busiest = max(busiest, len(marks))
-    image = fit_image(original, 640 if busiest <= _FEW else 960, largest, tiny=_TINY)
+    """Draw marks, small masks over large ones, else the first on top."""
+    image = fit_image(original, 640 if style.few else 960, style.largest, tiny=_TINY)
     ratio = np.array([image.width / original.shape[1], image.height / original.shape[0]])
-    line = max(1, round(max(image.size) / 420)) if busiest <= _FEW else 1 + (busiest <= _SOME)
-    pixels = np.array(image)
-    for mark in reversed(marks):
-        piece = cut_mask(mark.mask, original.shape[:2], image.size[::-1]) if mark.mask else None
-        if piece is not None:
-            _paint_mask(pixels, *piece, colour_of(mark.class_id), line=line, hatched=mark.crowd)
-    image = Image.fromarray(pixels)
+    line = max(1, round(max(image.size) / 420)) if style.few else 1 + (len(marks) <= _SOME)
+    pieces = [
+        cut_mask(mark.mask, original.shape[:2], image.size[::-1]) if mark.mask else None
+        for mark in marks
+    ]
+    painted = [
+        (piece, style.colour(mark), mark.crowd)
+        for mark, piece in zip(marks, pieces, strict=True)
+        if piece is not None
+    ]
+    painted.sort(key=lambda each: int(each[0][0].sum()))  # stable: of equal ones the first on top
+    image = Image.fromarray(_paint_masks(np.array(image), painted[::-1], line=line))
     pen = ImageDraw.Draw(image)
     places = [_place(mark.box, ratio, image) for mark in marks]
     for mark, place in reversed(list(zip(marks, places, strict=True))):
         # With many objects, the contour of a mask is enough.
-        if place and (mark.mask is None or mark.crowd or busiest <= _FEW):
+        if place and (mark.mask is None or mark.crowd or style.few):
             thin = max(1, line // 2) if mark.mask else line
-            _draw_box(pen, place, mark, thin, halo=busiest <= _FEW and not mark.mask)
-    # Initials are redundant if all objects have one class.
-    initials = _FEW < busiest <= _SOME and len({mark.class_id for mark in marks}) > 1
-    if busiest <= _FEW or initials:
-        _draw_tags(pen, image, marks, places, initials=initials)
-    if marks and busiest <= _FEW:
+            halo = style.few and not mark.mask
+            _draw_box(pen, place, mark, style.colour(mark), line=thin, halo=halo)
+    tags = [
+        Tag(place, _initials(mark.name) if style.initials else mark.text, style.colour(mark))
+        for mark, place in zip(marks, places, strict=True)
+        if place is not None and (style.few or style.initials)
+    ]
+    size = round(8 + max(image.size) / 128) - 2 * style.initials
+    left_out = draw_tags(image, tags, size=size, lines=style.few)
+    if marks and style.few and not left_out:
         return image
-    return _add_legend(image, marks, verb, initials=initials)
+    return _add_legend(image, marks, verb, style)
 
 
 def _place(
@@ -151,9 +230,8 @@ def _place(
 
 
 def _draw_box(
-    pen: ImageDraw.ImageDraw, place: Place, mark: _Mark, line: int, *, halo: bool
+    pen: ImageDraw.ImageDraw, place: Place, mark: _Mark, colour: Colour, *, line: int, halo: bool
 ) -> None:
-    colour = colour_of(mark.class_id)
     left, top, right, bottom = place
     if mark.crowd:
         _dash_box(pen, place, colour, line=line)
@@ -165,64 +243,23 @@ def _draw_box(
     pen.rectangle(place, outline=colour, width=inner)
 
 
-def _draw_tags(
-    pen: ImageDraw.ImageDraw,
-    image: Image.Image,
-    marks: Sequence[_Mark],
-    places: Sequence[Place | None],
-    *,
-    initials: bool,
-) -> None:
-    """Draw tags where they overlap least; initials are dropped rather than overlap.
-
-    Initials of a mask are centred in it, because its box is not drawn.
-    """
-    size = round(8 + max(image.size) / 128) - 2 * initials
-    taken: list[Place] = []
-    for mark, place in zip(marks, places, strict=True):
-        if place is None:
-            continue
-        text = _initials(mark.name) if initials else mark.text
-        while len(text) > 1 and measure_text(text, size) + 6 > image.width:
-            text = text[:-1]
-        width, height = round(measure_text(text, size)) + 6, round(size * 1.3)
-        left, top, right, bottom = place
-        corners = [(left, top - height), (left, top), (right - width, top - height), (left, bottom)]
-        if initials and mark.mask:
-            corners = [((left + right - width) // 2, (top + bottom - height) // 2)]
-        spots = []
-        for x, y in corners:
-            x = min(max(x, 0), max(0, image.width - width))
-            y = min(max(y, 0), max(0, image.height - height))
-            spots.append((x, y, x + width - 1, y + height - 1))
-        hidden = [sum(_shared(spot, other) for other in taken) for spot in spots]
-        best = hidden.index(min(hidden))
-        if initials and (hidden[best] or right - left < width or bottom - top < height):
-            continue
-        taken.append(spots[best])
-        draw_tag(pen, spots[best], text, colour_of(mark.class_id), size=size)
-
-
-def _shared(one: Place, other: Place) -> int:
-    wide = min(one[2], other[2]) - max(one[0], other[0]) + 1
-    high = min(one[3], other[3]) - max(one[1], other[1]) + 1
-    return max(wide, 0) * max(high, 0)
-
-
 def _initials(name: str) -> str:
     words = name.split()
     return "".join(word[0] for word in words[:2]) if len(words) > 1 else name[:2]
 
 
 def _add_legend(
-    image: Image.Image, marks: Sequence[_Mark], verb: str, *, initials: bool
+    image: Image.Image, marks: Sequence[_Mark], verb: str, style: _Style
 ) -> Image.Image:
-    """Add a legend below the image: number of objects; colour, name and number of each class."""
+    """Add a legend below the image: number of objects; name and number of each class.
+
+    With colours where these are of classes, and with initials where these are drawn.
+    """
     counts = Counter((mark.class_id, mark.name) for mark in marks).most_common()
-    rows = [
-        (colour_of(class_id), f"{name}  {count}", _initials(name) if initials else "")
-        for (class_id, name), count in counts
-    ]
+    rows: list[LegendRow] = []
+    for (class_id, name), count in counts:
+        colour = colour_of(class_id) if style.by_class else _PLAIN if style.initials else None
+        rows.append((colour, f"{name}  {count}", _initials(name) if style.initials else ""))
     total = len(marks)
     head = f"{total} object{'s' * (total != 1)} {verb}" if marks else f"nothing {verb}"
     return add_legend(image, rows, head=head, max_lines=5)
@@ -262,34 +299,36 @@ def _crop(masks: list[Any], down: float, right: float) -> Piece | None:
     return shrunk if shrunk.any() else ~shrunk, rows[0], columns[0]
 
 
-def _paint_mask(
+def _paint_masks(
     pixels: NDArray[np.uint8],
-    piece: NDArray[np.bool_],
-    top: int,
-    left: int,
-    colour: Colour,
+    masks: Sequence[tuple[Piece, Colour, bool]],
     *,
     line: int,
-    hatched: bool = False,
-) -> None:
-    """Paint a mask into an image, in place: a translucent fill, or stripes, and a contour.
+) -> NDArray[np.uint8]:
+    """Paint masks over an image, the last on top: a translucent fill, or stripes, and a contour.
 
-    `piece`, `top` and `left` come from `cut_mask`. The contour, `line` pixels wide, lies inside.
+    Each has a piece from `cut_mask`, a colour, and whether it is striped. Where masks overlap, the
+    fill is that of the uppermost alone, so nothing gets darker; contours, `line` pixels wide and
+    inside of their mask, lie over all fills.
     """
-    part = pixels[top : top + piece.shape[0], left : left + piece.shape[1]]
-    piece = piece[: part.shape[0], : part.shape[1]]
-    inner = Image.fromarray(np.pad(piece, 1).astype(np.uint8) * 255)
-    for _ in range(line):
-        inner = inner.filter(ImageFilter.MinFilter(3))
-    contour = piece & (np.asarray(inner)[1:-1, 1:-1] == 0)
-    share = np.where(piece, _FILL, 0.0)
-    if hatched:
-        rows, columns = np.indices(piece.shape)
-        stripes = (rows + top + columns + left) % 12 < 3
-        share = np.where(piece & stripes, _HATCH, 0.0)
-    share[contour] = 1.0
-    mixed = part + (np.array(colour) - part) * share[..., None]
-    part[...] = mixed.round().astype(np.uint8)
+    painted = pixels.copy()
+    for (piece, top, left), colour, striped in masks:
+        area = np.s_[top : top + piece.shape[0], left : left + piece.shape[1]]
+        part, share = pixels[area], _HATCH if striped else _FILL
+        piece = piece[: part.shape[0], : part.shape[1]]
+        if striped:
+            rows, columns = np.indices(piece.shape)
+            piece = piece & ((rows + top + columns + left) % 12 < 3)
+        mixed = part[piece] + (np.array(colour) - part[piece]) * share
+        painted[area][piece] = mixed.round().astype(np.uint8)
+    for (piece, top, left), colour, _ in masks:
+        part = painted[top : top + piece.shape[0], left : left + piece.shape[1]]
+        inner = Image.fromarray(np.pad(piece, 1).astype(np.uint8) * 255)
+        for _ in range(line):
+            inner = inner.filter(ImageFilter.MinFilter(3))
+        contour = piece & (np.asarray(inner)[1:-1, 1:-1] == 0)
+        part[contour[: part.shape[0], : part.shape[1]]] = colour
+    return painted
 
 
 def _dash_box(pen: ImageDraw.ImageDraw, place: Place, colour: Colour, *, line: int) -> None:

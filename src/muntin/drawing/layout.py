@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from muntin.drawing.fonts import measure_text, write_text
-from muntin.drawing.style import BLUE, INK, VERMILION, Colour
+from muntin.drawing.style import BLUE, INK, VERMILION, Colour, luminance
 
 LARGEST = 1280  # pixels, of the longer side
 HALO: Colour = (20, 20, 20)
 _GAP = 8
+_TOP = 30  # of the names of panels
 _LINE = 22
 _MIN_LEGEND = 260  # pixels
 _SHEET_GAP = 10
 _SIZE = 14  # pixels, of letters in a legend
+_MIDDLE = 0.179  # luminance at which black and white have equal contrast
 
 
 def fit_image(
@@ -48,11 +50,21 @@ def _scale(image: Image.Image, scale: float, how: Image.Resampling) -> Image.Ima
     return image.resize(size, how)
 
 
+def panel_side(original: NDArray[np.uint8], side: int) -> int:
+    """Longer side in pixels of each of two panels that, joined, fit into a square of `side`.
+
+    With two lines of a legend.
+    """
+    height, width = original.shape[:2]
+    room = min((side - _GAP) / 2 / width, (side - _TOP - 2 * _LINE) / height)
+    return max(1, int(room * max(height, width)))
+
+
 def join_panels(
     panels: Sequence[Image.Image], names: Sequence[str] = ("ground truth", "prediction")
 ) -> Image.Image:
     """Join panels side by side, each under its name."""
-    top = 30
+    top = _TOP
     width = sum(panel.width for panel in panels) + _GAP
     sheet = Image.new("RGB", (width, top + max(panel.height for panel in panels)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -64,8 +76,10 @@ def join_panels(
     return sheet
 
 
-LegendRow = tuple[Colour, str, str | None]
-"""Colour, text, and the tag written on the colour; without a tag, the square is framed."""
+LegendRow = tuple[Colour | None, str, str | None]
+"""Colour, text, and the tag written on the colour; without a tag, the square is framed.
+
+Without a colour there is no square."""
 
 
 def add_legend(
@@ -84,8 +98,8 @@ def add_legend(
     line, x = 0, _GAP + (round(measure_text(head, _SIZE)) + 2 * _GAP if head else 0)
     spots = []
     for colour, text, tag in rows:
-        side = max(16, round(measure_text(tag or "", _SIZE)) + 6)
-        long = side + 6 + round(measure_text(text, _SIZE)) + 2 * _GAP
+        side = 0 if colour is None else max(16, round(measure_text(tag or "", _SIZE)) + 6)
+        long = side + 6 * (side > 0) + round(measure_text(text, _SIZE)) + 2 * _GAP
         if x + long > width and x > _GAP:
             line, x = line + 1, _GAP
         spots.append((line, x, side, colour, text, tag))
@@ -101,11 +115,13 @@ def add_legend(
     for number, x, side, colour, text, tag in shown:
         y = top + number * _LINE
         square = (x, y + 3, x + side - 1, y + 18)
-        if tag is None:
+        if tag is None and colour is not None:
             pen.rectangle(square, fill=colour, outline=INK)
-        else:
-            draw_tag(pen, square, tag, colour, size=_SIZE)
-        write_text(pen, (x + side + 6, y + 11), text, size=_SIZE, fill=INK, anchor="lm")
+        elif colour is not None:
+            draw_tag(pen, square, tag or "", colour, size=_SIZE)
+        write_text(
+            pen, (x + side + 6 * (side > 0), y + 11), text, size=_SIZE, fill=INK, anchor="lm"
+        )
     if more:
         place = (_GAP, top + max_lines * _LINE + 11)
         write_text(pen, place, f"and {more} more {what}", size=_SIZE, fill=INK, anchor="lm")
@@ -124,11 +140,9 @@ def draw_tag(
 
     `place` is left, top, right and bottom, the last two included.
     """
-    red, green, blue = colour
-    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
     pen.rectangle(place, fill=colour)
     middle = (place[1] + place[3]) / 2
-    ink = (0, 0, 0) if bright else (255, 255, 255)
+    ink = (0, 0, 0) if luminance(colour) > _MIDDLE else (255, 255, 255)
     write_text(pen, (place[0] + 3, middle), text, size=round(size), fill=ink, anchor="lm")
 
 
@@ -185,6 +199,8 @@ def draw_sheet(
 def _fit(pixels: NDArray[np.uint8], side: int) -> Image.Image:
     image = Image.fromarray(pixels)
     scale = side / max(image.size)
+    if 1 <= scale < 2:  # drawn for this size, or nearly as large
+        return image
     # Pixels of tiny images stay visible.
     return _scale(image, scale, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)
 

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from muntin.drawing.style import BLUE, INK, LINE_COLOURS, SKY, VERMILION, clean_label
 
+_MOST_CLASSES, _WORST = 25, 20  # of a confusion matrix; drawn of more
+_SMOOTHED = 30  # epochs
+
 
 def _new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -30,34 +33,49 @@ def _open_frame(axes: Axes, *, grid: bool = False) -> None:
 def draw_confusion(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Figure:
     """Draw the confusion matrix: true classes (rows) against predicted classes (columns).
 
-    Shades are shares of the row, so rare classes can be read; numbers are counts where they fit;
-    "(none)" marks a class without images.
+    Shades are shares of the row, so rare classes can be read; cells hold the percentage and, below
+    it, the count. Of more than 25 classes, the 20 with the most errors are drawn, and the sum of
+    the others' columns; "(none)" marks a class without images.
     """
-    many = len(class_names)
-    side = min(14.0, max(4.0, 0.42 * many + 2.2))
-    figure, axes = _new_axes(side + 1, side, title)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [clean_label(name, place) for place, name in enumerate(class_names)]
+    absent = counts.sum(axis=1) == 0
+    rows = [f"{name} (none)" if no else name for name, no in zip(names, absent, strict=True)]
+    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    if len(names) > _MOST_CLASSES:
+        wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+        worst = np.sort(np.argsort(-wrong, kind="stable")[:_WORST])
+        others = np.delete(counts[worst], worst, axis=1).sum(axis=1, keepdims=True)
+        title = f"{title}\nthe {_WORST} of {len(names)} classes with the most errors"
+        counts, totals = np.concatenate([counts[worst][:, worst], others], axis=1), totals[worst]
+        rows = [rows[place] for place in worst]
+        names = [*(names[place] for place in worst), "all others"]
+    cell = 0.46 if len(names) > 6 else 0.7  # inches
+    figure, axes = _new_axes(cell * len(names) + 2.6, cell * len(rows) + 1.9, title)
+    shares = counts / totals
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if many <= 25:
-        for row in range(many):
-            for column in range(many):
-                if counts[row, column]:
-                    colour = "white" if shares[row, column] > 0.55 else INK
-                    axes.text(
-                        column, row, str(counts[row, column]),
-                        ha="center", va="center", color=colour, fontsize=8,
-                    )  # fmt: skip
-    if many <= 60:
-        names = [clean_label(name, place) for place, name in enumerate(class_names)]
-        absent = counts.sum(axis=1) == 0
-        rows = [f"{name} (none)" if no else name for name, no in zip(names, absent, strict=True)]
-        axes.set_xticks(range(many), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(many), rows, fontsize=8)
+    for row, column in zip(*counts.nonzero(), strict=True):
+        share = shares[row, column]
+        percent = f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"
+        axes.text(
+            column, row, f"{percent}\n{_short_count(int(counts[row, column]))}",
+            ha="center", va="center", color="white" if share > 0.55 else INK, fontsize=7.5,
+        )  # fmt: skip
+    axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 20, fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     bar = figure.colorbar(image, ax=axes, fraction=0.045)
     bar.set_label("share of the true class")
     return figure
+
+
+def _short_count(count: int) -> str:
+    """Write a count in at most five signs."""
+    for size, sign in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
+        if count >= size:
+            size = min(size, 1000) if sign == "k" else size
+            return f"{count / size:.3g}{sign}" if count < 999.5 * size else f"{count // size}{sign}"
+    return str(count)
 
 
 def draw_bars(values: Mapping[str, float | None], title: str, label: str) -> Figure:
@@ -81,7 +99,10 @@ def draw_bars(values: Mapping[str, float | None], title: str, label: str) -> Fig
 
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
-    """Draw a journal: losses, the goal's figure if it is another, and the learning rate."""
+    """Draw a journal: losses, the goal's figure if it is another, and the learning rate.
+
+    From 30 epochs on, losses and figures are smoothed, with what was measured faint behind.
+    """
     own = () if goal == "loss" else ((goal or "figure", ((f"val_{goal}", "validation"),)),)
     wanted = (
         ("loss", (("train_loss", "training"), ("val_loss", "validation"))),
@@ -91,16 +112,13 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
     figure = Figure(figsize=(11 * len(wanted) / 3, 3.2), layout="constrained")
     panels = figure.subplots(1, len(wanted))
     for axes, (title, columns) in zip(panels, wanted, strict=True):
+        values: list[float] = []
         for colour, (key, name) in zip(LINE_COLOURS, columns, strict=False):
-            points = [(line["epoch"], line[key]) for line in lines if key in line]
-            if points:
-                mark = "o" if len(points) < 40 else ""
-                style = {"color": colour, "label": name, "marker": mark, "ms": 3, "clip_on": False}
-                axes.plot(*zip(*points, strict=True), **style)
-        if own and title == goal:
-            # Shares: the axis ends at 0 and 1.
-            low, high = axes.get_ylim()
-            axes.set_ylim(max(low, 0.0), min(high, 1.0))
+            points = np.array([(line["epoch"], line[key]) for line in lines if key in line])
+            if len(points):
+                _draw_curve(axes, points, colour, name, smooth=key != "learning_rate")
+                values += points[:, 1].tolist()
+        _set_limits(axes, values, share=bool(own) and title == goal)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -108,6 +126,41 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], goal: str) -> Figure:
         if len(columns) > 1:
             axes.legend(frameon=False)
     return figure
+
+
+def _draw_curve(
+    axes: Axes, points: NDArray[np.float64], colour: str, name: str, *, smooth: bool
+) -> None:
+    """Draw (N, 2) epochs and values; of many, an exponential moving average over them."""
+    style: dict[str, Any] = {"color": colour, "clip_on": False}
+    if not smooth or len(points) < _SMOOTHED:
+        mark = "o" if len(points) < 40 else ""
+        axes.plot(*points.T, label=name, marker=mark, ms=5 if len(points) == 1 else 3, **style)
+        return
+    # Of both directions, so that the average does not lag behind.
+    epochs, values = points.T
+    weights = np.exp(-np.abs(epochs[:, None] - epochs) / max(2.0, len(points) / 30))
+    axes.plot(epochs, values, alpha=0.3, lw=1, **style)
+    means = weights @ values / weights.sum(axis=1)
+    axes.plot(epochs, means, label=f"{name}, smoothed", **style)
+
+
+def _set_limits(axes: Axes, values: Sequence[float], *, share: bool) -> None:
+    """Choose limits that neither blow up nothing nor leave the range of a share, [0, 1]."""
+    axes.ticklabel_format(axis="y", useOffset=False)
+    finite = [value for value in values if np.isfinite(value)]
+    if len(finite) < len(values) or not finite:
+        return
+    low, high = min(finite), max(finite)
+    epochs = np.unique(np.concatenate([line.get_xdata() for line in axes.get_lines()]))
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+    if len(epochs) == 1 or high - low < 0.02 * max(abs(high), abs(low)):  # nothing that changes
+        low, high = (0.0, 1.0) if share else (min(0.0, 1.3 * low), max(1.3 * high, 0.0) or 1.0)
+        axes.set_ylim(low, high)
+    elif share:
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0.0), min(high, 1.0))
 
 
 def draw_precision_recall(

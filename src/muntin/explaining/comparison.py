@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
-from muntin.drawing.result_drawing import draw_sure_result
+from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.style import INK, PURPLE, VERMILION, clean_label
 from muntin.errors import ConfigError, plural, shorten
 from muntin.explaining import plotting as kit
@@ -21,7 +21,7 @@ from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import compare_layers
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
 from muntin.ops.similarity import MIN_EXAMPLES
-from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
+from muntin.results import Detections, Labels, Poses, SemanticMap
 
 MAX_LABELLED = 12
 MAX_DRAWN = 4
@@ -131,6 +131,7 @@ def show_predictions(first: Sequence[Context], second: Sequence[Context]) -> Res
         return make_missing("comparison-no-class", **named, **fields)
     shares = np.array([agreement(*pair) for pair in predictions])
     order = np.argsort(shares, kind="stable").tolist()
+    thresholds = {f"{one.threshold:.2f}" for one in predictions[0]}
     kind, differ = type(predictions[0][0]), int((shares < 1).sum())
     worst = order[: MAX_LABELLED if kind is Labels else MAX_DRAWN]
     partly = set(lists[0]) != set(lists[1])
@@ -153,7 +154,7 @@ def show_predictions(first: Sequence[Context], second: Sequence[Context]) -> Res
         },
         **named,
         share=shares.mean(),
-        measure=find_text(entry, _MEASURES[kind], threshold=DEFAULT_SCORE_THRESHOLD),
+        measure=find_text(entry, _MEASURES[kind], threshold=" or ".join(sorted(thresholds))),
         differ=differ,
         images=plural(len(first), "image"),
         shown="" if len(worst) == len(shares) else find_text(entry, "shown", worst=len(worst)),
@@ -191,7 +192,7 @@ def _(first: Labels, second: Labels) -> float:
 
 @agreement.register
 def _(first: Detections, second: Detections) -> float:
-    first, second = first.above(DEFAULT_SCORE_THRESHOLD), second.above(DEFAULT_SCORE_THRESHOLD)
+    first, second = first.above(first.threshold), second.above(second.threshold)
     if not len(first) or not len(second):
         return float(len(first) == len(second))
     overlaps = box_iou(torch.from_numpy(first.boxes), torch.from_numpy(second.boxes)).numpy()
@@ -267,7 +268,7 @@ def _draw_pairs(
 ) -> Figure:
     """Both predictions, side by side; for maps, a third panel of differences."""
     drawn = [
-        [np.asarray(draw_sure_result(context.pixels, one)) for one in pair]
+        [np.asarray(draw_result(context.pixels, one)) for one in pair]
         for context, pair in zip(contexts, predictions, strict=True)
     ]
     maps = isinstance(predictions[0][0], SemanticMap)

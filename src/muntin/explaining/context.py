@@ -25,6 +25,7 @@ from muntin.explaining.attention_extraction import LayerCall, find_extractor
 from muntin.explaining.attention_layers import AttentionLayer
 from muntin.prediction.batch import Part, PreparedBatch
 from muntin.prediction.predictor import Predictor
+from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.samples import Classes
 from muntin.shapes import Float, Size, UInt8
 from muntin.tasks.task import ImageMeta, Task
@@ -109,7 +110,8 @@ class Context:
     The network is in evaluation mode on the CPU, or the engine of an exported file, which exposes
     no modules. `shown` is the image resized or cropped, before padding and normalisation; `images`
     is the input of the network. `target` is None for the prediction with the highest score,
-    `point`, (x, y) from 0 to 1 in the original image, for the centre.
+    `point`, (x, y) from 0 to 1 in the original image, for the centre. `threshold` is the minimum
+    score of what is drawn.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Context:
     trained: bool = True
     target: int | None = None
     point: tuple[float, float] | None = None
+    threshold: float = DEFAULT_SCORE_THRESHOLD
 
     @property
     def backbone(self) -> nn.Module | None:
@@ -148,7 +151,9 @@ class Context:
     @cached_property
     def predictor(self) -> Predictor:
         """Of the model, for this image and those of a folder."""
-        return Predictor(self.network, self.task, self.classes, self.pre, device="cpu")
+        predictor = Predictor(self.network, self.task, self.classes, self.pre, device="cpu")
+        predictor.threshold = self.threshold
+        return predictor
 
     @cached_property
     def recording(self) -> Recording:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from muntin.drawing.result_drawing import draw_sure_result
+from muntin.drawing.notebook import show_facts
+from muntin.drawing.result_drawing import draw_result
 from muntin.errors import DataError, MuntinError, MuntinWarning
 from muntin.explaining import SECTIONS, Section, check_sections, inputs
 from muntin.explaining.attention_cost import show_cost
@@ -95,9 +96,14 @@ class Page:
     """
 
     path: Path
-    files: tuple[Path, ...]
-    missing: tuple[MissingFigure, ...]
+    files: tuple[Path, ...] = field(repr=False)
+    missing: tuple[MissingFigure, ...] = field(repr=False)
     left_out: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        figures = [path for path in self.files if path.suffix == ".png"]
+        facts = {"page": self.path, "figures": len(figures), "missing figures": len(self.missing)}
+        return show_facts("explanation", facts, figures[:1])
 
 
 def explain(
@@ -281,7 +287,7 @@ class _Session:
             result = context.prediction
         except MuntinError as error:
             return None, find_text("notes", "unreadable", problem=error)
-        return draw_sure_result(context.pixels, result), ""
+        return draw_result(context.pixels, result), ""
 
     def run(
         self, explainer: Explainer, contexts: Sequence[Context], entry: ImageEntry, reason: str = ""

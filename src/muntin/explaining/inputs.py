@@ -28,6 +28,7 @@ from muntin.heads.classification_head import DistilledHead, LinearHead
 from muntin.heads.network import Network
 from muntin.models.timm_backbone import TimmConfig
 from muntin.prediction.batch import ImageLike
+from muntin.prediction.from_run import find_threshold
 from muntin.prediction.predictor import Predictor
 from muntin.published import find_published, open_named
 from muntin.runs import Run
@@ -157,16 +158,22 @@ def open_model(
     if isinstance(source, Predictor):
         name = type(getattr(source.network, "backbone", source.network)).__name__
         parts = (source.network, source.task, source.classes)
-        return _wrap(*parts, source.preprocessing, img_size, name=name, origin="of the predictor")
+        origin = "of the predictor"
+        opened = _wrap(*parts, source.preprocessing, img_size, name=name, origin=origin)
+        opened.predictor.threshold = source.threshold
+        return opened
     if isinstance(source, nn.Module):
         return _open_network(source, img_size)
     if named:
         return _open_name(str(source), weights, img_size)
     run = source if isinstance(source, Run) else Run.open(source)
-    return _wrap(
+    opened = _wrap(
         run.load_network(), run.task, run.classes, run.preprocessing, img_size, trained=True,
         name=f"{run.path.name} ({run.config.model_name})", origin=f"of the run {run.path.name}",
     )  # fmt: skip
+    if run.task.detects:
+        opened.predictor.threshold = find_threshold(run).score
+    return opened
 
 
 def _wrap(
@@ -324,6 +331,7 @@ def open_context(
         path=str(image) if isinstance(image, str | Path) else "",
         trained=model.trained,
         point=point,
+        threshold=predictor.threshold,
     )
     return context if target is None else replace(context, target=find_target(context, target))
 

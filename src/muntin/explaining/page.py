@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 import zlib
@@ -25,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from muntin._version import __version__
+from muntin.drawing.notebook import to_data_url
 from muntin.explaining import SECTIONS, Section
 from muntin.explaining.figures import DPI, MissingFigure, PointLayer, Result, SavedFigure
 from muntin.explaining.plotting import to_rgb
@@ -77,16 +77,16 @@ class PageBuilder:
         name = escape(entry.title)
         self._buttons.append(
             f'<button type="button" data-show="{entry.name}" aria-pressed="false">'
-            f'<img src="{_embed(small, "jpeg")}" alt=""><span>{name}</span></button>'
+            f'<img src="{to_data_url(small, "jpeg")}" alt=""><span>{name}</span></button>'
         )
         shown = image if prediction is None else prediction.copy()
         shown.thumbnail((720, 720))
         alt = "The image" if prediction is None else "The image with its prediction"
         self._images.append(
             f'<div class="prediction" data-image="{entry.name}"><h3>{name}</h3>'
-            f'<div class="card"><img src="{_embed(shown, "jpeg")}" width="{shown.width}" '
+            f'<div class="card"><img src="{to_data_url(shown, "jpeg")}" width="{shown.width}" '
             f'height="{shown.height}" alt="{alt}: {name}"></div>'
-            f'<img id="seen-{entry.name}" src="{_embed(image, "png")}" alt="" hidden></div>'
+            f'<img id="seen-{entry.name}" src="{to_data_url(image, "png")}" alt="" hidden></div>'
         )
 
     def add(
@@ -204,12 +204,6 @@ class PageBuilder:
 
 def _load_template(name: str) -> Template:
     return Template(files("muntin.explaining").joinpath(name).read_text("utf-8"))
-
-
-def _embed(image: Image.Image, kind: str) -> str:
-    data = io.BytesIO()
-    image.convert("RGB").save(data, kind, quality=90)
-    return f"data:image/{kind};base64,{_to_text(data.getvalue())}"
 
 
 def _to_text(data: bytes) -> str:

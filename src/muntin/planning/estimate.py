@@ -15,6 +15,7 @@ from typing import Any
 
 from muntin.data.batches import evaluation_batch
 from muntin.devices import choose_device, free_bytes, parse_out_of_memory, resident_mib
+from muntin.drawing.notebook import show_facts
 from muntin.errors import ConfigError
 from muntin.shapes import Size
 from muntin.train_config import TrainConfig
@@ -119,6 +120,9 @@ class Plan:
         parts = {name: dict(values.pop(name)) for name in ("activations", "measured")}
         sides = list(values.pop("img_size"))
         return {**values, **parts, "img_size": sides, "notes": list(self.notes), "fits": self.fits}
+
+    def _repr_html_(self) -> str:
+        return show_facts(f"plan of {self.model}: memory in MiB, time in s", self.to_dict())
 
 
 def plan(

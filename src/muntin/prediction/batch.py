@@ -23,12 +23,16 @@ from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.data.trees import find_runs, is_within
 from muntin.data.value_ranges import UNSET, ValueRange
 from muntin.errors import DataError, MuntinWarning, shorten, where_to_look
+from muntin.prediction.video import VIDEO_SUFFIXES, read_frames
 from muntin.shapes import Size, UInt8
 from muntin.tasks.task import DEFAULT_OPTIONS, ImageMeta, PredictOptions
 
-ImageLike = str | Path | Image.Image | NDArray[Any] | Callable[[ValueRange], NDArray[np.uint8]]
-"""A path, a PIL image, or an (H, W, 3) RGB array: uint8, or values that a run has a range for; or a
-function that gives the uint8 pixels of what it reads, by the range of a run."""
+ImageLike = (
+    str | Path | bytes | Image.Image | NDArray[Any] | Callable[[ValueRange], NDArray[np.uint8]]
+)
+"""A path, the bytes of an image file, a PIL image, or an (H, W, 3) RGB array: uint8, or values that
+a run has a range for; or a function that gives the uint8 pixels of what it reads, by the range of a
+run."""
 
 
 class LoadedImage(NamedTuple):
@@ -107,11 +111,12 @@ def read_images(
 ) -> Iterator[LoadedImage]:
     """Read images one at a time, in order; lazily.
 
+    A folder, a pattern or a video stands for its images; a frame is called ``VIDEO#NUMBER``.
     `boxes` are the instances in each image (of a single image: its boxes). Unless `strict`, an
     image that cannot be read is left out, with a warning that names it. `value_range` is that of
     `Preprocessing`.
     """
-    single = isinstance(images, (str, Path, Image.Image, np.ndarray))
+    single = isinstance(images, (str, Path, bytes, Image.Image, np.ndarray))
     if not single and not isinstance(images, Iterable) and not (single := callable(images)):
         message = (
             f"images must be a path, a PIL image, a uint8 array or a list of them, got "
@@ -133,8 +138,7 @@ def _read(
     strict: bool,
     value_range: ValueRange,
 ) -> Iterator[LoadedImage]:
-    for image in images:
-        path = str(image) if isinstance(image, (str, Path)) else ""
+    for path, image in _expand(images):
         boxes = None if given is None else next(given, None)
         if given is not None and boxes is None:
             message = f"boxes must be given for every image, got too few: {image!r} has none."
@@ -148,6 +152,27 @@ def _read(
             continue
         checked = None if boxes is None else check_boxes(boxes, path or "an image")
         yield LoadedImage(path, pixels, checked, image)
+
+
+def _expand(images: Iterable[ImageLike]) -> Iterator[tuple[str, ImageLike]]:
+    """Give each image with its path; of folders, patterns and videos those behind them."""
+    for image in images:
+        if not isinstance(image, str | Path):
+            yield "", image
+            continue
+        place = Path(image)
+        if place.suffix.lower() in VIDEO_SUFFIXES and place.is_file():
+            for number, frame in enumerate(read_frames(place)):
+                yield f"{image}#{number}", frame
+        elif place.is_dir() or _is_pattern(str(image)):
+            yield from ((str(path), path) for path in find_images([image]))
+        else:
+            yield str(image), image
+
+
+def _is_pattern(text: str) -> bool:
+    """Whether a text is a shell pattern, and neither an address nor the name of a file."""
+    return bool(set("*?[") & set(text)) and "://" not in text and not Path(text).exists()
 
 
 def check_boxes(boxes: Any, where: str) -> NDArray[np.float64]:  # noqa: ANN401 (of a user)

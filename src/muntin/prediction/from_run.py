@@ -55,7 +55,7 @@ def load(
     precision: Precision = "fp32",
     say: Callable[[str], None] = lambda line: None,
 ) -> Predictor:
-    """Load a run for prediction; its folder is all that is needed.
+    """Load a run for prediction, with its score threshold; its folder is all that is needed.
 
     Args:
         run: A run folder, a file of `muntin.export`, or the name of a published model.
@@ -95,7 +95,7 @@ def load(
         network, device = _in_engine(run, network, (engine, precision), say), "cpu"
     elif isinstance(network, Network):
         make_batch_invariant(network)
-    return Predictor(
+    predictor = Predictor(
         network,
         run.task,
         run.classes,
@@ -104,6 +104,9 @@ def load(
         batch_size=batch_size,
         detector=finder,
     )
+    if run.task.detects:
+        predictor.threshold = find_threshold(run).score
+    return predictor
 
 
 def _load_detector(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ from muntin.prediction.top_down import (
     find_boxes,
     refuse_detector,
 )
+from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Poses
 from muntin.samples import Classes, skeleton_of
 from muntin.tasks.task import DEFAULT_OPTIONS, InferenceBatch, PredictOptions, Task
 
@@ -61,8 +62,8 @@ class Predictor:
 
     A call is made of three parts, which are public so that a server or a cluster can run each where
     it wants: `prepare` (decode and resize, on the CPU), `run` (the network, on its device) and
-    `decode` (raw output to results). Nothing of the predictor changes after it was made, so that
-    several threads may use one.
+    `decode` (raw output to results). A call changes nothing of the predictor, so that several
+    threads may use one.
 
     Args:
         network: Backbone and head, with their weights; moved to `device`, in evaluation mode.
@@ -74,6 +75,10 @@ class Predictor:
             they are large.
         detector: For top-down poses: detects the instances, with the default score threshold
             unless it is a `muntin.prediction.top_down.BoxDetector` with another one.
+
+    Attributes:
+        threshold: Score, in [0, 1], from which on drawings and counts show what is found; results
+            carry it. Set by `muntin.load` to that of the run; other values may be assigned.
 
     Raises:
         ConfigError: An argument is out of range, or the detector does not suit the task.
@@ -118,6 +123,8 @@ class Predictor:
         self.preprocessing = preprocessing
         self.batch_size = evaluation_batch(preprocessing, batch_size) if task.dense else batch_size
         self.detector = detector
+        # A detector of instances has selected them already.
+        self.threshold = DEFAULT_SCORE_THRESHOLD if task.detects else 0.0
 
     def __call__(
         self,
@@ -149,8 +156,9 @@ class Predictor:
         Images are read when their batch is due, and their pixels freed before the next is read.
 
         Args:
-            images: A path, a PIL image, an (H, W, 3) uint8 RGB array, or an iterable of them, which
-                may be a generator.
+            images: The path of an image, a folder, a pattern such as ``photos/*.jpg`` or a video;
+                the bytes of an image file, a PIL image, an (H, W, 3) uint8 RGB array; or an
+                iterable of these, which may be a generator.
             tta: Whether the mirrored image goes through the network too, and both answers are
                 merged.
             tile: Side in pixels of the tiles that large images are cut into, for detectors, beside
@@ -222,7 +230,8 @@ class Predictor:
         """
         _check_record("decode", raw, RawBatch, "run")
         found = iter(self._decode_crops(raw))
-        return [merge([next(found) for _ in range(count)]) for count, merge in raw.merges]
+        merged = (merge([next(found) for _ in range(count)]) for count, merge in raw.merges)
+        return [*map(self._finish, merged)]
 
     def _read(
         self,
@@ -253,10 +262,15 @@ class Predictor:
             if num_images >= self.batch_size and crops:
                 self._run_crops(crops, owners, options)
                 crops, owners, num_images = [], [], 0
-            yield from _merge_complete(pending)
+            yield from map(self._finish, _merge_complete(pending))
         if crops:
             self._run_crops(crops, owners, options)
-        yield from _merge_complete(pending)
+        yield from map(self._finish, _merge_complete(pending))
+
+    def _finish(self, result: Any) -> Any:  # noqa: ANN401 (one of muntin.results)
+        if isinstance(result, Detections | Poses):
+            return replace(result, threshold=self.threshold)
+        return result
 
     def _run_crops(
         self, crops: Sequence[Crop], owners: Sequence[_Pending], options: PredictOptions
@@ -355,10 +369,18 @@ def _merge_complete(pending: deque[_Pending]) -> Iterator[Any]:
         yield done.image.merge(done.results)
 
 
-def draw(image: ImageLike, result: Any) -> Image.Image:  # noqa: ANN401 (one of muntin.results)
-    """Draw a result on its image, as a new image.
+def draw(
+    image: ImageLike,
+    result: Any,  # noqa: ANN401 (one of muntin.results)
+    *,
+    threshold: float | None = None,
+) -> Image.Image:
+    """Draw a result on its image, as a new image of at most 1280 pixels on the longer side.
+
+    `threshold` is the minimum score, in [0, 1], of what is drawn; 0 draws everything. None takes
+    that of the result, which is that of its run.
 
     Raises:
         DataError: The image cannot be read.
     """
-    return draw_result(open_image(image), result)
+    return draw_result(open_image(image), result, threshold=threshold)

@@ -156,6 +156,7 @@ def _merge(
         scores=np.concatenate([np.zeros(0), *(one.scores for one in poses)]) * boxes.scores,
         keypoint_names=skeleton.names,
         edges=skeleton.edges,
+        flip_pairs=skeleton.flip_pairs,
         boxes=boxes.edges,
         box_scores=None if boxes.given else boxes.scores,
     )

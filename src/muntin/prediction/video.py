@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos, frame by frame (PyAV: ``pip install 'muntin[video]'``), and tables of their poses."""
+"""Videos, frame by frame (PyAV: ``pip install 'muntin[video]'``)."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.errors import DataError, MuntinError, RunError, cannot_write
-from muntin.results import Poses
-from muntin.run_files import write_text
 from muntin.staging import staged
 from muntin.untrusted import open_regular
 
@@ -27,25 +23,27 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 
 def read_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
     """Give the frames of a video, (H, W, 3) uint8 RGB, one at a time."""
-    with _open(path) as container:
-        if not container.streams.video:
-            message = f"{str(path)!r} must be a video, got a file without images."
-            raise DataError(message)
-        for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+    with open_video(path) as container:
+        for pixels, _ in timed_frames(container, str(path)):
+            yield pixels
 
 
-def frame_rate(path: str | Path) -> Fraction:
-    """Frames per second of a video; 25 if not stored."""
-    with _open(path) as container:
-        rate = container.streams.video[0].average_rate if container.streams.video else None
-    return Fraction(rate or 25)
+def timed_frames(
+    container: Any,  # noqa: ANN401 (of PyAV)
+    name: str,
+) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
+    """Give the frames of an open video, and their times in seconds, None where it has none."""
+    if not container.streams.video:
+        message = f"{name!r} must be a video, got a file without images."
+        raise DataError(message)
+    for frame in container.decode(video=0):
+        yield frame.to_ndarray(format="rgb24"), frame.time
 
 
 @contextlib.contextmanager
-def _open(path: str | Path) -> Iterator[Any]:
-    """Open a video; what fails while it is open is a `DataError`."""
-    av = _import_av()
+def open_video(path: str | Path) -> Iterator[Any]:
+    """Open a video in PyAV; what fails while it is open is a `DataError`."""
+    av = import_av()
     try:
         open_regular(path).close()  # FFmpeg would wait for a pipe
         with av.open(str(path)) as container:
@@ -58,12 +56,17 @@ def _open(path: str | Path) -> Iterator[Any]:
         raise DataError(message) from error
 
 
-def predict_video(
-    stream: Callable[[Iterator[NDArray[np.uint8]]], Iterator[Any]], path: str | Path
-) -> Iterator[tuple[NDArray[np.uint8], Any]]:
+FrameT = TypeVar("FrameT")
+
+
+def with_results(
+    stream: Callable[[Iterator[NDArray[np.uint8]]], Iterator[Any]],
+    frames: Iterable[FrameT],
+    pixels_of: Callable[[FrameT], NDArray[np.uint8]],
+) -> Iterator[tuple[FrameT, Any]]:
     """Yield every frame with its result; only a batch of frames is in memory."""
-    shown, read = itertools.tee(read_frames(path))
-    yield from zip(shown, stream(read), strict=True)
+    shown, read = itertools.tee(frames)
+    yield from zip(shown, stream(map(pixels_of, read)), strict=True)
 
 
 def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction) -> Path:
@@ -71,7 +74,7 @@ def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction)
 
     Odd sides lose their last row or column, as encoders require. `rate` is in frames per second.
     """
-    av = _import_av()
+    av = import_av()
     path = Path(path)
     with staged(path.parent, named=path) as stage:
         try:
@@ -102,43 +105,11 @@ def _add_stream(av: Any, container: Any, first: Image.Image, rate: Fraction) -> 
     return stream
 
 
-def _import_av() -> Any:  # noqa: ANN401 (a module without types)
+def import_av() -> Any:  # noqa: ANN401 (a module without types)
+    """Import PyAV; a `DataError` says how to install it."""
     try:
         import av
     except ImportError as error:
         message = "videos need PyAV, which is not installed. Run: pip install 'muntin[video]'"
         raise DataError(message) from error
     return av
-
-
-def write_poses(
-    path: str | Path, poses: Sequence[Poses], *, scorer: str, frames: Sequence[str] = ()
-) -> Path:
-    """Write poses, one row a frame: x, y and likelihood of each keypoint, in pixels.
-
-    The layout is that of predictions by DeepLabCut. If a frame has several instances, a row
-    "individuals" numbers them, independently in each frame. Cells of missing instances are
-    empty. Rows are named by `frames`, or numbered from 0.
-    """
-    path = Path(path)
-    names = poses[0].keypoint_names if poses else ()
-    max_instances = max([1, *(len(one) for one in poses)])
-    columns = [
-        (f"individual{number + 1}", name, axis)
-        for number in range(max_instances)
-        for name in names
-        for axis in ("x", "y", "likelihood")
-    ]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["scorer", *(scorer for _ in columns)])
-    if max_instances > 1:
-        writer.writerow(["individuals", *(person for person, _, _ in columns)])
-    writer.writerow(["bodyparts", *(name for _, name, _ in columns)])
-    writer.writerow(["coords", *(axis for _, _, axis in columns)])
-    for number, one in enumerate(poses):
-        cells = [f"{value:.3f}" for value in np.ravel(one.keypoints)]
-        rest = [""] * (len(columns) - len(cells))
-        writer.writerow([frames[number] if frames else number, *cells, *rest])
-    write_text(path, text.getvalue())
-    return path

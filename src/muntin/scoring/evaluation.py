@@ -18,6 +18,7 @@ from muntin.data.data_config import DataConfig, change_reading
 from muntin.data.entry_images import choose_range, read_pixels
 from muntin.data.pose import is_whole, list_pose
 from muntin.data.value_ranges import UNSET
+from muntin.drawing.notebook import show_facts
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError, quote
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
@@ -33,6 +34,13 @@ from muntin.tasks.task import Task
 
 MIN_SCORE = 0.05
 """Low, because average precision needs detections with low scores too."""
+
+
+class Figures(dict[str, Any]):
+    """Named figures of an evaluation; a notebook shows those that are numbers."""
+
+    def _repr_html_(self) -> str:
+        return show_facts("evaluation", self)
 
 
 def pick_part(parts: DataSets, task: Task, data: Path | str, classes: Classes) -> Listing:
@@ -135,7 +143,7 @@ def evaluate(
         if pictures:
             store = ImageCache(scored.listing, run.preprocessing, DataConfig(cache_mib=0))
             draw_evaluation(scored, store, run.classes, part_of(run.folder, "pictures", "eval"))
-        return scored.figures
+        return Figures(scored.figures)
     parts = run.task.list_data(data, run.classes, reading)
     listing = pick_part(parts, run.task, data, run.classes)
     _warn_about_training_images(listing, run)
@@ -150,7 +158,7 @@ def evaluate(
     scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:
         draw_evaluation(scored, store, run.classes, part_of(run.folder, "pictures", "eval"))
-    return {**scored.figures, **_count_false_alarms(scored.metric, run)}
+    return Figures({**scored.figures, **_count_false_alarms(scored.metric, run)})
 
 
 def _count_false_alarms(metric: object, run: Run) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from muntin.data.value_ranges import OWN
 from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.plots import draw_bars, draw_confusion, draw_errors, draw_precision_recall
-from muntin.drawing.result_drawing import annotated_poses, draw_pose_pair, draw_semantic_pair
+from muntin.drawing.pose_drawing import annotated_poses, draw_pose_pair
+from muntin.drawing.result_drawing import draw_semantic_pair
 from muntin.drawing.saving import save_figure, save_image
 from muntin.errors import plural
 from muntin.metrics.class_metrics import ClassificationMetric, SemanticMetric, count_pixels
@@ -30,6 +31,8 @@ from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.samples import Classes
 from muntin.scoring.evaluator import Scored
+
+_SIDE = 800  # pixels: width of a ground truth and a prediction in a sheet, which is shown as it is
 
 
 def draw_evaluation(scored: Scored, store: ImageCache, classes: Classes, folder: Path) -> None:
@@ -94,7 +97,8 @@ def _(
     for kind in ("box", "mask") if metric.masks else ("box",):
         curves = metric.curves(kind)
         title = (
-            f"{kind} AP {_format(figures[f'{kind}_ap'])}, AP50 {_format(figures[f'{kind}_ap50'])}"
+            f"{kind} AP {_format(figures[f'{kind}_ap'])} (mean over IoU 0.5 to 0.95), "
+            f"AP50 {_format(figures[f'{kind}_ap50'])}; curves at IoU 0.5"
         )
         plot = draw_precision_recall(
             curves.recall, curves.precision, classes.names, title, num_objects=curves.num_objects
@@ -108,10 +112,14 @@ def _(
     def draw(quality: float, row: int) -> Thumbnail:
         path, pixels = _open(scored, row)
         found = scored.outputs.answers[row].above(threshold)
-        pair = draw_detection_pair(pixels, scored.outputs.truth[row], found, classes.names)
-        return _caption(pair, f"F1 {quality:.2f}", path)
+        truth = scored.outputs.truth[row]
+        pair = draw_detection_pair(pixels, truth, found, classes.names, side=_SIDE)
+        return _caption(pair, f"F1 {quality:.2f} at IoU 0.5", path)
 
-    title = f"images: ground truth, and detections above {threshold:.2f}"
+    title = (
+        f"images: ground truth, and detections of score {threshold:.2f} and more; one colour: "
+        f"boxes that match, IoU 0.5 and more"
+    )
     _save_extremes(_rank(scored, threshold), draw, title, folder)
 
 
@@ -169,7 +177,7 @@ def _(
 
     def draw(right: float, row: int) -> Thumbnail:
         path, pixels = _open(scored, row)
-        pair = draw_semantic_pair(pixels, outputs.truth[row], outputs.answers[row])
+        pair = draw_semantic_pair(pixels, outputs.truth[row], outputs.answers[row], side=_SIDE)
         return _caption(pair, f"{right:.1%} of the pixels correct", path, parts=3)
 
     _save_extremes(sorted(rows), draw, "images: ground truth and prediction", folder)
@@ -188,10 +196,10 @@ def _(
     save_figure(draw_errors(distances, names, title), folder / "errors.png")
     values = dict(zip(names, figures["pck_per_keypoint"], strict=True))
     save_figure(draw_bars(values, "PCK of each keypoint", "PCK"), folder / "per_keypoint.png")
-    found = np.isfinite(distances)
-    means = np.where(found, distances, 0).sum(axis=1) / np.maximum(found.sum(axis=1), 1)
+    known = np.isfinite(distances)
+    means = np.where(known, distances, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     order = np.argsort(-means, kind="stable")
-    rows = [(float(means[row]), int(row)) for row in order if found[row].any()]
+    rows = [(float(means[row]), int(row)) for row in order if known[row].any()]
 
     def draw(mean: float, row: int) -> Thumbnail:
         truth, answer = outputs.truth[metric.owners[row]], outputs.answers[metric.owners[row]]
@@ -200,7 +208,8 @@ def _(
         pixels, _ = decode_with_facts(data, where=truth.path, how=how)
         wanted = [truth.row] if truth.row >= 0 else range(len(truth.objects))
         annotated = annotated_poses(truth.objects, wanted, metric.skeleton)
-        pair = draw_pose_pair(pixels, annotated, answer.above(metric.score_threshold))
+        found = answer.above(metric.score_threshold)
+        pair = draw_pose_pair(pixels, annotated, found, side=_SIDE)
         return _caption(pair, f"mean error {mean:.1f} px", truth.path)
 
     _save_extremes(rows, draw, "instances: ground truth and prediction", folder)
@@ -231,5 +240,5 @@ def _save_extremes(
     """Save a sheet of the six worst and one of the six best rows, which come worst first."""
     for name, chosen in (("worst", rows[:6]), ("best", rows[::-1][:6])):
         tiles = [draw(*row) for row in chosen]
-        sheet = draw_sheet(tiles, f"{name.capitalize()} {title}", columns=2, side=560)
+        sheet = draw_sheet(tiles, f"{name.capitalize()} {title}", columns=2, side=_SIDE)
         save_image(sheet, folder / f"{name}.png")

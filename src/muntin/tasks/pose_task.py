@@ -103,6 +103,7 @@ def _decode(
             scores=np.array([_score(points)]),
             keypoint_names=skeleton.names,
             edges=skeleton.edges,
+            flip_pairs=skeleton.flip_pairs,
             boxes=None if meta.box is None else np.array([meta.box]),
         )
         for points, meta in zip(raw, metas, strict=True)
@@ -165,6 +166,7 @@ def _decode_found(
                 scores=found.scores.double().cpu().numpy(),
                 keypoint_names=skeleton.names,
                 edges=skeleton.edges,
+                flip_pairs=skeleton.flip_pairs,
                 boxes=found.boxes.double().cpu().numpy() * np.tile(scale, 2),
             )
         )

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +19,8 @@ from muntin.data.cache import ImageCache
 from muntin.data.loading import TrainLoader
 from muntin.drawing.detection_drawing import draw_objects
 from muntin.drawing.layout import Thumbnail, draw_sheet
-from muntin.drawing.result_drawing import draw_labels, draw_poses
+from muntin.drawing.pose_drawing import draw_poses
+from muntin.drawing.result_drawing import draw_labels
 from muntin.drawing.saving import save_image
 from muntin.drawing.style import clean_label
 from muntin.errors import plural
@@ -29,6 +32,7 @@ from muntin.staging import part_of
 from muntin.targets import BoxTargets, Keypoints, LabelMap, Target
 
 LINE_EVERY_S = 30.0
+_SIDE = 320  # pixels: of images with targets in the sheet of the first batch
 
 
 def format_duration(seconds: float) -> str:
@@ -47,7 +51,7 @@ def format_duration(seconds: float) -> str:
 
 
 class Reporter(ExitStack):
-    """Reports progress: a bar in a terminal, a line every `line_every_s` elsewhere.
+    """Reports progress: a bar in a terminal or a notebook, a line every `line_every_s` elsewhere.
 
     Without a console it is silent, as in all processes but the first.
     """
@@ -61,7 +65,7 @@ class Reporter(ExitStack):
 
     def __enter__(self) -> Reporter:
         """Start the bar."""
-        if self._console is not None and self._console.is_terminal:
+        if self._console is not None and _is_live(self._console):
             bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -69,6 +73,7 @@ class Reporter(ExitStack):
                 console=self._console,
                 transient=True,
                 refresh_per_second=4,
+                redirect_stdout=sys.stdout.isatty(),  # not what goes to a file
             )
             self._bar = self.enter_context(bar)
             self._row = bar.add_task("starting", total=1.0, facts="")
@@ -93,10 +98,16 @@ class Reporter(ExitStack):
             self.note(f"{title}  {done:.0%}  {text}")
 
 
+def _is_live(console: Console) -> bool:
+    """Whether a bar can be redrawn: in a terminal, and in notebooks that have widgets."""
+    widgets = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+    return console.is_terminal or widgets
+
+
 def draw_batch(run: Run, store: ImageCache) -> None:
     """Draw augmented training images with their targets into ``pictures/batch.png``."""
     config = run.config
-    count, side = (12, 280) if run.task.dense else (24, 150)
+    count, side = (12, _SIDE) if run.task.dense else (24, 150)
     loader = TrainLoader(store, config.augment, batch_size=count, seed=config.train.seed)
     batch = next(loader.batches(0, 0, run.preprocessing.img_size))
     tiles = []
@@ -117,12 +128,14 @@ def _draw_tile(
     """Draw an image with its targets; in classification, with the names of its classes."""
     names = run.classes.names
     if isinstance(target, LabelMap):
-        return Thumbnail(pixels=np.asarray(draw_labels(pixels, target.labels.numpy(), names)))
+        labels = target.labels.numpy()
+        return Thumbnail(pixels=np.asarray(draw_labels(pixels, labels, names, largest=_SIDE)))
     if isinstance(target, Keypoints):
-        return Thumbnail(pixels=np.asarray(draw_poses(pixels, _as_poses(target, run))))
+        poses = draw_poses(pixels, _as_poses(target, run), largest=_SIDE)
+        return Thumbnail(pixels=np.asarray(poses))
     if isinstance(target, BoxTargets):
         objects = _as_objects(target)
-        drawn = np.asarray(draw_objects(pixels, objects, names))
+        drawn = np.asarray(draw_objects(pixels, objects, names, largest=_SIDE))
         return Thumbnail(pixels=drawn, lines=(plural(len(objects), "object"),))
     if not names:  # pretraining
         return Thumbnail(pixels=pixels)
@@ -142,6 +155,7 @@ def _as_poses(target: Keypoints, run: Run) -> Poses:
         scores=np.ones(1),
         keypoint_names=skeleton.names,
         edges=skeleton.edges,
+        flip_pairs=skeleton.flip_pairs,
     )
 
 

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch.multiprocessing.spawn import ProcessException
 
+from muntin.drawing.notebook import show_facts
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
 from muntin.errors import MuntinError, RunError, quote, shorten
@@ -44,7 +45,7 @@ from muntin.training.run_objective import build_objective
 from muntin.training.setup import prepare
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class TrainedRun:
     """What `train` returns.
 
@@ -61,6 +62,19 @@ class TrainedRun:
     epochs: int
     seconds: float
     interrupted: bool
+
+    def __repr__(self) -> str:
+        """The path and the figures that are numbers."""
+        figures = "".join(
+            f", {name}={value:.4g}"
+            for name, value in self.metrics.items()
+            if isinstance(value, int | float)
+        )
+        return f"TrainedRun(path={str(self.path)!r}, epochs={self.epochs}{figures})"
+
+    def _repr_html_(self) -> str:
+        facts = {"epochs": self.epochs, "seconds": self.seconds, **self.metrics}
+        return show_facts(f"run {self.path}", facts, [self.path / "pictures" / "curves.png"])
 
 
 def train(

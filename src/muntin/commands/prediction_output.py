@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``muntin predict``: where results of images and videos go."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+
+from muntin.errors import ConfigError, plural
+
+if TYPE_CHECKING:
+    from muntin.prediction.formats.result_files import AnswerList, ResultFiles
+    from muntin.prediction.predictor import Predictor
+    from muntin.prediction.video_streams import VideoSource
+    from muntin.runs import Run
+
+Stream = Callable[[Iterator[Any]], Iterator[Any]]
+
+
+class FileOptions(NamedTuple):
+    """What `muntin predict` was told about files; no folder: none are written."""
+
+    folder: str
+    formats: tuple[str, ...]
+    crops: bool
+    force: bool
+    resume: bool
+
+
+class Output(ExitStack):
+    """Where results go: files, and a JSON list or a line each.
+
+    Args:
+        run: The run that predicts.
+        options: Which files are written.
+        min_score: What scores less is not drawn, counted or written as an annotation.
+        about: What answers depend on beside the images, for `--resume`.
+        as_json: Whether a list is printed at the end.
+
+    Raises:
+        ConfigError: The formats do not suit the run, or there is no folder for them.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        options: FileOptions,
+        min_score: float,
+        about: Mapping[str, Any],
+        *,
+        as_json: bool,
+    ) -> None:
+        from muntin.prediction.formats.format_table import choose_formats
+        from muntin.prediction.formats.items import FormatContext
+        from muntin.prediction.formats.result_files import AnswerList
+
+        super().__init__()
+        if (options.formats or options.crops) and not options.folder:
+            message = "--format and --save-crop write files: they need --out FOLDER, got none."
+            raise ConfigError(message)
+        self.formats = choose_formats(options.formats, run.task.kind, crops=options.crops)
+        self.min_score, self.options, self._about = min_score, options, about
+        self.side = max(run.preprocessing.img_size)
+        self.context = FormatContext(
+            folder=Path(options.folder),
+            kind=run.task.kind,
+            classes=run.classes,
+            scorer=run.path.name,
+            min_score=min_score,
+        )
+        self.names: Mapping[str, str] = {}
+        self._done: frozenset[str] = frozenset()
+        self._has_images = False
+        self.document = self.enter_context(AnswerList()) if as_json else None
+
+    def plan(
+        self, paths: list[Path], videos: list[VideoSource]
+    ) -> tuple[list[Path], list[VideoSource]]:
+        """Name the results of inputs; give those that are to be predicted: with --resume the rest.
+
+        Raises:
+            RunError: A file is an input, or exists and is not to be replaced.
+        """
+        from muntin.prediction.formats.result_files import plan_files
+
+        if not self.options.folder:
+            return paths, videos
+        self._has_images = bool(paths)
+        force, resume = self.options.force, self.options.resume
+        sources = ([*map(str, paths)], [video.name for video in videos])
+        plan = plan_files(self.formats, self.context, sources, force=force, resume=resume)
+        self.names, self._done = plan
+        if plan.done:
+            left = plural(len(plan.done), "input")
+            typer.echo(f"{left} left out, with results in {self.options.folder}", err=True)
+        return (
+            [path for path in paths if str(path) not in plan.done],
+            [video for video in videos if video.name not in plan.done],
+        )
+
+    def open_files(self) -> ResultFiles | None:
+        """Give what writes the files of images, to be entered; None where there are none."""
+        from muntin.prediction.formats.result_files import FilePlan, ResultFiles
+
+        if not self._has_images:
+            return None
+        plan = FilePlan(self.names, self._done)
+        resume = self.options.resume
+        return ResultFiles(self.formats, self.context, plan, about=self._about, resume=resume)
+
+    def print(self) -> None:
+        """Write the JSON list to stdout, which stays empty where a command fails."""
+        from muntin.prediction.formats.table_writers import write_list
+
+        if self.document is not None:
+            write_list(self.document.rows(), sys.stdout.write)
+
+
+def predict_images(results: Iterable[Any], output: Output, total: int) -> tuple[int, int]:
+    """Write results of images as they come, and print or collect them.
+
+    Return the number of results, and that of images in which tiles may find more.
+    """
+    from rich.console import Console
+
+    from muntin.prediction.tiling import needs_tiles
+    from muntin.training.progress import Reporter
+
+    number, shrunk, start = 0, 0, time.monotonic()
+    try:
+        with ExitStack() as stack:
+            opened = output.open_files()
+            files = None if opened is None else stack.enter_context(opened)
+            reporter = stack.enter_context(Reporter(Console(stderr=True)))
+            for result in results:
+                if files is not None:
+                    files.add(result)
+                if output.document is None:
+                    typer.echo(f"{result.path}: {result.describe()}")
+                else:
+                    output.document.add(result.to_dict())
+                number += 1
+                shrunk += needs_tiles(result, output.side, output.min_score)
+                facts = progress_facts(number, total, time.monotonic() - start)
+                reporter.step("predicting", number / total, facts)
+    except KeyboardInterrupt:
+        if output.options.folder:
+            done = f"{number:,} of {plural(total, 'image')} done, with whole files in"
+            typer.echo(f"{done} {output.options.folder}; go on with --resume", err=True)
+        raise
+    return number, shrunk
+
+
+def progress_facts(number: int, total: int, elapsed_s: float) -> dict[str, str]:
+    """Say how many images are done, how many a second, and how long the rest will take.
+
+    Example:
+        >>> progress_facts(1200, 100_000, 40.0)
+        {'images': '1,200 of 100,000', 'rate': '30/s', 'left': '54m53s'}
+    """
+    from muntin.training.progress import format_duration
+
+    rate = number / max(elapsed_s, 1e-9)
+    return {
+        "images": f"{number:,} of {total:,}",
+        "rate": f"{rate:.3g}/s",
+        "left": format_duration((total - number) / rate),
+    }
+
+
+class VideoOptions(NamedTuple):
+    """What `muntin predict` was told about videos; no limit of time is 0."""
+
+    track: bool
+    smooth: bool
+    max_time_s: float
+
+
+def predict_videos(
+    predictor: Predictor,
+    videos: Sequence[VideoSource],
+    output: Output,
+    options: VideoOptions,
+    passes: Mapping[str, Any],
+    *,
+    strict: bool,
+) -> dict[str, int]:
+    """Predict and count every frame of videos; results are called ``VIDEO#0``, ``VIDEO#1`` ...
+
+    Unless `strict`, an unreadable video is skipped with a warning.
+    """
+    from muntin.errors import DataError, MuntinWarning
+
+    found = {}
+    batch_size = predictor.batch_size
+    for video in videos:
+        mark = 0 if output.document is None else output.document.mark()
+        # Nobody waits for a batch of what happens now.
+        predictor.batch_size = 1 if video.live else batch_size
+        stream = partial(predictor.stream, **passes)
+        try:
+            found[video.name] = _predict_video(stream, video, output, options)
+        except DataError as error:
+            if output.document is not None:
+                output.document.cut(mark)
+            if strict:
+                raise
+            warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=2)
+    return found
+
+
+@contextmanager
+def _remembering_interrupts() -> Iterator[Callable[[], bool]]:
+    """Yield what tells whether Ctrl-C was pressed; pressed again, it interrupts as ever."""
+    pressed: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # which has no signals
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _predict_video(
+    stream: Stream, video: VideoSource, output: Output, options: VideoOptions
+) -> int:
+    """Predict a video; when it is interrupted, what is done is written as a whole."""
+    from muntin.prediction.formats.result_files import AnswerList
+    from muntin.prediction.formats.video_files import FrameResult, write_video_files
+    from muntin.prediction.tracking import Tracker
+    from muntin.prediction.video import with_results
+    from muntin.prediction.video_streams import VideoReader
+
+    count, ended = 0, False
+    reader = VideoReader(video, max_time_s=options.max_time_s)
+
+    def predicted(answers: AnswerList) -> Iterator[FrameResult]:
+        nonlocal count, ended
+        tracker = None
+        try:
+            for frame, found in with_results(stream, reader, attrgetter("pixels")):
+                if options.track or options.smooth:
+                    tracker = tracker or Tracker(
+                        output.min_score, float(reader.rate), smooth=options.smooth
+                    )
+                    found = tracker.update(found)
+                else:
+                    found = found.above(output.min_score)
+                result = dataclasses.replace(found, path=f"{video.name}#{count}")
+                answer = {**result.to_dict(), "frame": count, "time": round(frame.time, 3)}
+                count += 1
+                for each in (answers, output.document):
+                    if each is not None:
+                        each.add(answer)
+                yield FrameResult(frame.pixels, result, answer)
+                if pressed():
+                    ended = True
+                    return
+        except KeyboardInterrupt:  # a second time, while a frame is waited for
+            ended = True
+
+    with AnswerList() as answers, _remembering_interrupts() as pressed:
+        results = predicted(answers)
+        if output.options.folder:
+            write_video_files(
+                results, answers, output.names[video.name], output.formats, output.context,
+                lambda: reader.rate,
+            )  # fmt: skip
+        deque(results, maxlen=0)
+    if ended:
+        typer.echo(f"{video.name}: {plural(count, 'frame')} until it was interrupted", err=True)
+        raise KeyboardInterrupt
+    return count
