@@ -136,6 +136,11 @@ def test_one_image_arrays_and_none(images, tmp_path):
     several = muntin.embed(predictor, [pixels, Image.open(images[0])])
     assert several.names == ("image 1", "image 2")
     np.testing.assert_allclose(alone.rows[0], several.rows[0], atol=1e-6)
+    stored = muntin.embed(predictor, images[1].read_bytes())  # the bytes of a file
+    np.testing.assert_array_equal(stored.rows, alone.rows)
+    (tmp_path / "film.mp4").write_bytes(b"")
+    with pytest.raises(DataError, match="film"):
+        muntin.embed(predictor, [tmp_path / "film.mp4"])
     (tmp_path / "empty").mkdir()
     for nothing in (tmp_path / "empty", []):
         with pytest.raises(DataError):

@@ -18,6 +18,7 @@ from muntin.prediction.feature_files import FeatureTable, FeatureWriter, check_o
 from muntin.prediction.from_run import load
 from muntin.prediction.predictor import Predictor
 from muntin.prediction.similarity_search import Match, cosines, nearest, open_vectors
+from muntin.prediction.video import VIDEO_SUFFIXES
 from muntin.published import open_run
 from muntin.runs import Run
 from muntin.weights.weight_files import weights_digest
@@ -104,19 +105,21 @@ def _is_path(image: ImageLike) -> bool:
 
 def _list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """All images: those of folders and patterns, too; none is a DataError."""
-    if isinstance(images, (str, Path)):
-        return [*find_images([images])]
-    if isinstance(images, Iterable) and not isinstance(images, np.ndarray):
-        given = list(images)
-        paths = [each for each in given if isinstance(each, (str, Path))]
-        if paths and len(paths) == len(given):
-            given = [*dict.fromkeys(find_images(paths))]
-    else:
-        given = [images]
+    many = isinstance(images, Iterable) and not isinstance(images, (str, bytes, np.ndarray))
+    given: list[ImageLike] = []
+    for each in cast("Iterable[ImageLike]", images if many else [images]):
+        given += find_images([each]) if isinstance(each, (str, Path)) else [each]
+    for each in given:
+        if isinstance(each, Path) and each.suffix.lower() in VIDEO_SUFFIXES:
+            message = (
+                f"images must be images, got the video {each}. Save its frames, and embed them."
+            )
+            raise DataError(message)
     if not given:
         message = "images must not be empty, got none. Pass one or more images."
         raise DataError(message)
-    return given
+    paths = dict.fromkeys(each for each in given if isinstance(each, Path))
+    return [*paths] if all(map(_is_path, given)) else given
 
 
 def _open(
