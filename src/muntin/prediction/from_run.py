@@ -81,15 +81,10 @@ def load(
     from muntin.published import open_run  # here: the rest of this room needs no such weights
 
     run = open_run(run)
-    name, threshold = "detector_threshold", detector_threshold
-    if threshold is None and least is not None:
-        name, threshold = "least", least
-    finder = _load_detector(run, detector, device, name, threshold)
+    finder = _load_detector(run, detector, device, detector_threshold, least)
     network = run.load_network()
     if select:
-        if isinstance(run, ExportedRun):
-            message = "select is fixed in an exported file, got new values. Set it when exporting."
-            raise ConfigError(message)
+        _refuse_fixed(run)
         change_selection(network, select)
     if (engine, precision) != ("eager", "fp32"):
         network, device = _in_engine(run, network, (engine, precision), say), "cpu"
@@ -110,9 +105,16 @@ def load(
 
 
 def _load_detector(
-    run: Run, detector: Run | Path | str, device: str, name: str, threshold: float | None
+    run: Run,
+    detector: Run | Path | str,
+    device: str,
+    threshold: float | None,
+    least: float | None,
 ) -> BoxDetector | None:
-    """Load the detector of a pose run with its threshold, which the user knows by `name`."""
+    """Load the detector of a pose run with its threshold, which has two names."""
+    name = "detector_threshold"
+    if threshold is None and least is not None:
+        name, threshold = "least", least
     if threshold is not None:
         check_range(name, threshold, 0, 1)
     if detector:
@@ -127,6 +129,12 @@ def _load_detector(
         )
         raise ConfigError(message)
     return None
+
+
+def _refuse_fixed(run: Run) -> None:
+    if isinstance(run, ExportedRun):
+        message = "select is fixed in an exported file, got new values. Set it when exporting."
+        raise ConfigError(message)
 
 
 def _in_engine(
