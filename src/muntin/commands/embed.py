@@ -45,7 +45,7 @@ def embed(
         )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("muntin: interrupted; what is done is kept, the same call goes on.", err=True)
-        return 130
+        return 1
     if as_json:
         facts = {"path": out, "shape": list(table.rows.shape), **table.record}
         typer.echo(to_json({**facts, "left_out": list(table.left_out)}))

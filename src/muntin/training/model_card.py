@@ -84,7 +84,9 @@ def _is_own(path: Path) -> bool:
 def _front_matter(run: Run, figures: Mapping[str, float]) -> str:
     config, (_, tag) = run.config, _KINDS[run.task.kind]
     data = Path(config.data).name or "data"
-    shares = {name: value for name, value in figures.items() if isinstance(value, float)}
+    # A threshold is a choice, not a result.
+    skipped = ("best_threshold", "threshold")
+    shares = {k: v for k, v in figures.items() if isinstance(v, float) and k not in skipped}
     source = config.weights.partition("@")[0]
     # The hub refuses a card whose base model is none of its own.
     from_hub = is_hub_id(source) and not Path(source).exists()
