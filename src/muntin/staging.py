@@ -127,6 +127,8 @@ def refuse_existing(
     """
     given = {os.path.normcase(os.path.realpath(each)) for each in inputs if str(each)}
     for place in places:
+        if not os.path.lexists(place):  # nor an input then; looking at links takes longer
+            continue
         if os.path.normcase(os.path.realpath(place)) in given:
             message = f"{option} must not lead to an input, got {place}. Choose another name."
             raise error(message)

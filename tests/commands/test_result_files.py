@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What commands write, beside inputs, other files and results of before."""
 
+import csv
 import json
 import os
 import signal
@@ -172,6 +173,52 @@ def test_an_interrupted_video_is_whole(runs, tmp_path):
             )
     assert len(list(read_frames(tmp_path / "out" / "clip.mp4"))) == 4
     assert len((tmp_path / "out" / "clip_predictions.csv").read_text().splitlines()) == 5
+
+
+class BlobDetector:
+    """A predictor that finds red and blue squares, the ones it sees, as objects of one class."""
+
+    batch_size = 4
+
+    def stream(self, images):
+        for pixels in images:
+            strong = pixels.astype(int)
+            areas = [strong[..., one] > strong[..., other] + 80 for one, other in ((0, 2), (2, 0))]
+            spans = [np.argwhere(area) for area in areas if area.sum() > 30]
+            spans.sort(key=len)  # the order changes while one is covered
+            yield Detections(
+                path="", size=pixels.shape[:2], scores=np.full(len(spans), 0.9),
+                boxes=np.array(
+                    [[*one.min(0)[::-1], *(one.max(0)[::-1] + 1)] for one in spans], float
+                ).reshape(-1, 4),
+                class_ids=np.zeros(len(spans), np.int64), class_names=("ash",) * len(spans),
+            )  # fmt: skip
+
+
+def test_two_objects_that_cross_in_a_video_keep_their_ids(runs, tmp_path):
+    def frames():
+        for step in range(33):
+            image = Image.new("RGB", (160, 64), "white")
+            image.paste((30, 30, 220), (130 - 4 * step, 20, 154 - 4 * step, 44))
+            image.paste((220, 30, 30), (4 * step, 18, 4 * step + 24, 42))  # in front
+            yield image
+
+    given = write_video(tmp_path / "cross.mp4", frames(), Fraction(25))
+    options = FileOptions(str(tmp_path / "out"), ("drawing", "csv"), False, False, False)
+    with Output(Run.open(runs["fcos"]), options, 0.3, {}, as_json=False) as output:
+        _, videos = output.plan([], [VideoSource(str(given), "file")])
+        how = VideoOptions(True, False, 0.0)
+        assert predict_videos(BlobDetector(), videos, output, how, {}, strict=True)
+    with (tmp_path / "out" / "cross_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    places = {}
+    for row in rows:
+        places.setdefault(row["track"], []).append((int(row["frame"]), float(row["xmin"])))
+    assert len(places) == 2
+    speeds = sorted(np.polyfit(*zip(*one, strict=True), 1)[0] for one in places.values())
+    assert -4.4 < speeds[0] < -3.4
+    assert 3.4 < speeds[1] < 4.4
+    assert len(list(read_frames(tmp_path / "out" / "cross.mp4"))) == 33
 
 
 def test_formats_need_a_folder_and_a_run_that_suits(muntin, runs, tmp_path):

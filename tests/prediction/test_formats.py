@@ -331,6 +331,15 @@ def test_tables_go_on(images, tmp_path):
     assert len(write(parts, results, "csv,json", resume=True).done) == len(results)
 
 
+def test_a_journal_that_somebody_changed_is_named(images, tmp_path):
+    results = [objects(images[0], np.random.default_rng(1), masks=False)]
+    write(tmp_path, results, "csv")
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write("[1, 2]\n")
+    with pytest.raises(RunError, match=JOURNAL):
+        write(tmp_path, results, "csv", resume=True)
+
+
 def test_an_interrupted_call_leaves_whole_files(images, tmp_path):
     rng = np.random.default_rng(1)
     results = [objects(path, rng, masks=True) for path in images]

@@ -130,6 +130,20 @@ def test_poses_have_ids_and_are_smoothed():
     assert np.std(moved[20:], axis=0).max() < 0.6 * np.std(plain[20:], axis=0).min()
 
 
+def test_tracked_poses_are_drawn_in_the_colours_of_their_ids():
+    points = np.array([[[20, 20, 0.9], [60, 40, 0.9], [30, 90, 0.9]]] * 2)
+    points[1, :, 0] += 100
+    found = Poses(
+        path="", size=SIZE, keypoints=points, scores=np.array([0.9, 0.8]),
+        keypoint_names=("a", "b", "c"), edges=((0, 1), (1, 2)), track_ids=np.array([7, 12]),
+    )  # fmt: skip
+    image = draw(np.full((*SIZE, 3), 255, np.uint8), found, threshold=0)
+    scale = max(image.size) / max(SIZE)
+    for row, number in enumerate((7, 12)):
+        x, y = ((points[row, 1, :2] + 0.5) * scale).round().astype(int).tolist()
+        assert image.getpixel((x, y)) == colour_of(number)
+
+
 def test_smoothing_follows_motion_and_leaves_unsure_points():
     smooth = OneEuroFilter()
     for step in range(50):

@@ -31,6 +31,7 @@ from muntin.drawing.style import (
     colour_of,
     parse_colour,
 )
+from muntin.drawing.tags import Tag, draw_tags
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Poses
 from muntin.samples import Objects, Skeleton
 
@@ -69,6 +70,8 @@ def draw_poses(
             if shown[row][list(edge)].all()
         ]
         _draw_instance(pen, points[row], shown[row], dots[row], lines, radii[row])
+    if found.track_ids is not None:
+        draw_tags(image, _list_tags(found, points, dots), size=round(8 + max(image.size) / 128))
     rows = _legend(found)
     return add_legend(image, rows, what="keypoints", head="" if len(found) else "nothing labelled")
 
@@ -116,7 +119,7 @@ def _choose_colours(found: Poses) -> tuple[list[list[Colour]], list[list[Colour]
     """Colours of the keypoints and of the edges of each instance."""
     count, single = len(found.keypoint_names), _is_single(found)
     numbers = range(len(found)) if found.track_ids is None else found.track_ids.tolist()
-    own = [[colour_of(number)] * max(count, len(found.edges)) for number in numbers]
+    own = [[colour_of(number)] * count for number in numbers]
     if found.flip_pairs:
         sides = [_MIDDLE] * count
         for left, right in found.flip_pairs:
@@ -126,7 +129,20 @@ def _choose_colours(found: Poses) -> tuple[list[list[Colour]], list[list[Colour]
     if single:  # by keypoint, as in the legend
         each = [colour_of(number) for number in range(count)]
         return [each], [[each[second] for _, second in found.edges]]
-    return own, own
+    return own, [[colours[0]] * len(found.edges) for colours in own]
+
+
+def _list_tags(
+    found: Poses, points: NDArray[np.float64], dots: Sequence[Sequence[Colour]]
+) -> list[Tag]:
+    """The id of each instance, at the box around its keypoints."""
+    assert found.track_ids is not None, "instances are tracked"
+    tags = []
+    for row, number in enumerate(found.track_ids.tolist()):
+        corners = np.nan_to_num([*points[row].min(axis=0), *points[row].max(axis=0)])
+        left, top, right, bottom = corners.astype(int).tolist()
+        tags.append(Tag((left, top, right, bottom), str(number), dots[row][0]))
+    return tags
 
 
 def _is_single(found: Poses) -> bool:

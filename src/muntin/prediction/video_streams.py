@@ -77,7 +77,7 @@ def split_videos(
         scheme = place.partition("://")[0].lower() if "://" in place else ""
         if scheme in _SCHEMES:
             videos.append(VideoSource(place, "stream"))
-        elif place.isdecimal() and not Path(place).exists():
+        elif place.isdecimal() and len(place) < 3 and not Path(place).exists():
             videos.append(VideoSource(place, "camera"))
         elif place.lower().endswith(VIDEO_SUFFIXES) and not scheme:
             videos.append(VideoSource(place, "file"))

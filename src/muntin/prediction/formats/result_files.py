@@ -169,7 +169,11 @@ def _read_journal(place: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if not line.endswith(b"\n"):  # the process ended while it was written
                 return
-            yield parse_json(line)
+            answer = parse_json(line)
+            if not isinstance(answer, dict) or not {"path", "size"} <= answer.keys():
+                message = f"a line that is no answer, {line[:40]!r}"
+                raise ValueError(message)
+            yield answer
 
 
 class ResultFiles(ExitStack):
