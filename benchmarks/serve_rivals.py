@@ -17,6 +17,11 @@ from PIL import Image
 
 from muntin.prediction.from_run import load
 
+try:
+    import litserve
+except ModuleNotFoundError:  # it may be in another environment
+    litserve = None
+
 
 def read(text: str) -> Image.Image:
     """Decode an image."""
@@ -41,30 +46,40 @@ def run_fastapi(source: str, port: int, batch: int) -> None:
     uvicorn.run(app, port=port, log_level="error", access_log=False)
 
 
+class Api(litserve.LitAPI if litserve else object):  # type: ignore[misc]
+    """LitServe with batching: its worker process makes an object of it."""
+
+    source = ""
+
+    def setup(self, device: str) -> None:
+        """Load the model, in the worker."""
+        self.predictor = load(self.source)
+
+    def decode_request(self, request: dict[str, str]) -> Image.Image:
+        """Decode an image."""
+        return read(request["image"])
+
+    def batch(self, inputs: list[Image.Image]) -> list[Image.Image]:
+        """Keep images as they are: they differ in size."""
+        return inputs
+
+    def predict(self, images: list[Image.Image]) -> list[Any]:
+        """Predict a batch, or one image."""
+        return self.predictor(images)
+
+    def unbatch(self, output: list[Any]) -> list[Any]:
+        """Give each its own."""
+        return output
+
+    def encode_response(self, output: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (a result)
+        """Answer as the others do."""
+        return [output.to_dict()]
+
+
 def run_litserve(source: str, port: int, batch: int) -> None:
-    """LitServe with one worker process and its batching."""
-    import litserve
-
-    class Api(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            self.predictor = load(source)
-
-        def decode_request(self, request: dict[str, str]) -> Image.Image:
-            return read(request["image"])
-
-        def batch(self, inputs: list[Image.Image]) -> list[Image.Image]:
-            return inputs
-
-        def predict(self, images: list[Image.Image]) -> list[Any]:
-            return self.predictor(images)
-
-        def unbatch(self, output: list[Any]) -> list[Any]:
-            return output
-
-        def encode_response(self, output: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (a result)
-            return [output.to_dict()]
-
+    """LitServe with one worker process."""
     api = Api(max_batch_size=batch, batch_timeout=0.005)
+    api.source = source
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=60)
     server.run(port=port, generate_client_file=False, log_level="error", num_api_servers=1)
 

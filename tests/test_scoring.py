@@ -13,11 +13,15 @@ from PIL import Image
 import muntin
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
+from muntin.data.detection import list_detect
 from muntin.data.pose import list_pose
 from muntin.data.transforms import Preprocessing
 from muntin.drawing.pose_drawing import annotated_poses
+from muntin.drawing.style import colour_of
 from muntin.errors import DataError, MuntinWarning
+from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseInstance, PoseMetric
+from muntin.results import Detections
 from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.scoring.evaluation import pick_part
@@ -125,6 +129,41 @@ def test_scoring_needs_no_gradients(run, data):
 def test_evaluation_on_training_images_warns(run, data):
     with pytest.warns(MuntinWarning, match=r"\d+ of .*\d+ "):
         muntin.evaluate(run, data, pictures=False)
+
+
+def test_objects_are_drawn_from_the_threshold_of_the_run(tmp_path):
+    """The best one for these figures would be another, as the set is another."""
+    listing = list_detect(write_coco(tmp_path / "set", num_train=1, num_val=1)).train
+    entry = listing.entries[0]
+    pre = Preprocessing(img_size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3)
+    store = ImageCache(listing, pre, DataConfig(cache_mib=0))
+    boxes = entry.objects.boxes[:1].astype(float) + np.arange(4)[:, None]
+    found = Detections(
+        path=entry.path, size=entry.size, boxes=boxes, scores=np.array([0.9, 0.7, 0.5, 0.3]),
+        class_ids=np.repeat(entry.objects.class_ids[:1], 4), class_names=("a",) * 4,
+    )  # fmt: skip
+    drawn = {}
+    for threshold in (None, 0.6, 0.3):
+        metric = DetectionMetric(listing.class_names, masks=False)
+        metric.update([found], [entry.objects])
+        outputs = Outputs(
+            answers=[found], truth=[entry.objects], losses=torch.empty(0), indices=torch.arange(1)
+        )
+        scored = Scored(
+            figures=metric.compute(), metric=metric, outputs=outputs, listing=listing,
+            threshold=threshold,
+        )  # fmt: skip
+        assert scored.figures["best_threshold"] == 0.9
+        folder = tmp_path / str(threshold)
+        draw_evaluation(scored, store, Classes(names=listing.class_names), folder)
+        sheet = np.asarray(Image.open(folder / "worst.png").convert("RGB"))[:, 400:]
+        drawn[threshold] = [
+            (sheet == colour_of(number + len(entry.objects))).all(axis=2).sum() > 50
+            for number in range(1, 4)
+        ]
+    assert drawn == {
+        None: [False, False, False], 0.6: [True, False, False], 0.3: [True, True, True],
+    }  # fmt: skip
 
 
 def test_only_instances_above_the_threshold_are_drawn(tmp_path):

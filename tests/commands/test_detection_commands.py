@@ -75,7 +75,7 @@ def test_end_to_end(muntin, data, tmp_path, task, head):
     assert len(list(drawn.glob("*.png"))) == 2
 
 
-@pytest.mark.parametrize("threshold", [None, 0.0, 0.02])
+@pytest.mark.parametrize("threshold", [None, 0.0, pytest.param(0.02, marks=pytest.mark.slow)])
 def test_python_draws_what_the_command_draws(muntin, run, data, tmp_path, threshold):
     image = min((data / "val").rglob("*.*"))
     chosen = [] if threshold is None else ["--threshold", threshold]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,8 +27,11 @@ from muntin.explaining.inputs import (
     open_model,
 )
 from muntin.explaining.page import clean_stem
+from muntin.prediction.from_run import find_threshold
 from muntin.prediction.predictor import Predictor
+from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.run_lengths import decode_mask
+from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.synthetic.datasets import write_coco, write_frames, write_maps
 from muntin.tasks.task_table import find_task
@@ -157,6 +161,15 @@ def test_input_equals_that_of_prediction(run, data):
     np.testing.assert_array_equal(found.class_ids, result.class_ids)
     np.testing.assert_allclose(found.scores, result.scores, rtol=1e-6)
     assert torch.equal(context.network(context.images), context.network(context.images))
+
+
+def test_drawings_have_the_threshold_of_the_run():
+    run = Run.open(Path(__file__).parents[1] / "golden" / "old" / "instance")
+    wanted = find_threshold(run).score
+    assert wanted != DEFAULT_SCORE_THRESHOLD
+    for source in (run, muntin.load(run, device="cpu")):
+        context = open_context(open_model(source), image(1, 2, 64))
+        assert context.prediction.threshold == wanted
 
 
 def test_points():

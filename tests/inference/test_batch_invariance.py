@@ -34,6 +34,16 @@ def test_same_bits_alone(name: str) -> None:
         torch.testing.assert_close(each, plain)
 
 
+def test_same_bits_alone_with_channels_last() -> None:
+    network = nn.Sequential(nn.Conv2d(16, 8, 1))
+    inputs = torch.randn(5, 16, 16, 8).contiguous(memory_format=torch.channels_last)
+    make_batch_invariant(network)
+    with torch.no_grad():
+        together = network(inputs)
+        for number in range(5):
+            assert torch.equal(network(inputs[number : number + 1])[0], together[number])
+
+
 def test_expanded_inputs_and_gradients_stay() -> None:
     network = nn.Sequential(nn.Linear(8, 4))
     row = torch.randn(1, 8)

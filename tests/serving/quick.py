@@ -20,9 +20,9 @@ from typing import Any
 from PIL import Image
 
 from muntin.serving.messages import Answer, BatchOptions, BatchReport, WorkItem
+from muntin.serving.serve_settings import ModelSource, ServeLimits, ServeSettings
 from muntin.serving.server import build_server
 from muntin.serving.service import Service
-from muntin.serving.settings import ModelSource, ServeLimits, ServeSettings
 from muntin.serving.worker_process import WorkerProcess
 from tests.serving.live import Live
 

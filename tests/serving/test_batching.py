@@ -14,7 +14,7 @@ import pytest
 from muntin.serving.batching import Batcher, Job, RefusedError
 from muntin.serving.messages import Answer, BatchOptions, BatchReport, WorkItem
 from muntin.serving.metrics import Metrics
-from muntin.serving.settings import ServeLimits
+from muntin.serving.serve_settings import ServeLimits
 
 ONE, TWO = BatchOptions(model="one"), BatchOptions(model="two")
 

@@ -34,7 +34,7 @@ from muntin.runs import Run
 from muntin.serving.batching import RefusedError
 from muntin.serving.bundles import KINDS, write_bundle
 from muntin.serving.replica import Replica
-from muntin.serving.settings import ServeLimits
+from muntin.serving.serve_settings import ServeLimits
 from tests.serving.live import DATA, ROOT, RUNS
 from tests.serving.server_schemas import (
     INFERENCE_SERVICE,

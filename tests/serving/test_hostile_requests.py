@@ -35,7 +35,7 @@ def memory_of(live: Live) -> dict[str, int]:
 def test_150_hostile_requests_are_answered(served: Live) -> None:
     faults, sent = attack(served.port, 0, 150, list(KINDS))
     assert not faults, "\n".join(faults)
-    assert len(sent) == 13
+    assert len(sent) == 12
     assert served.ready()
 
 
@@ -60,6 +60,7 @@ def test_a_bad_answer_would_be_found(got: bytes) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_2000_hostile_requests_leave_nothing_behind() -> None:
     with start(*(RUNS / kind for kind in KINDS), "--log-format", "none") as live:
         faults, _ = attack(live.port, 1, 500, list(KINDS))
@@ -136,6 +137,7 @@ def _refused(one: Asked) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_long_mixed_load_loses_nothing_and_keeps_nothing() -> None:
     with start(*(RUNS / kind for kind in KINDS), "--log-format", "none") as live:
         found = soak(live, MINUTES, "/predict?model=semantic")

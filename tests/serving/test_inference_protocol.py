@@ -352,6 +352,15 @@ def test_a_large_map_is_given_in_binary_form_alone() -> None:
     assert set(np.frombuffer(tail, "<i2")) == {3}
 
 
+@pytest.mark.parametrize("part", [b"1,", b"\\ud800"])
+def test_many_values_are_refused_before_they_are_read(served: Live, part: bytes) -> None:
+    """Reading them would hold up every other request."""
+    body = b'{"inputs": ["' + part * 210_000 + b'"]}'
+    status, answer = ask(served, body)
+    assert status == 413
+    assert "200000 values" in answer["error"]
+
+
 def test_what_is_no_number_is_null() -> None:
     result = {"path": "", "size": [1, 1], "classes": [{"id": 0, "score": None}]}
     tensors = make_tensors({"kind": "classification"}, [json.dumps(result)], ["scores"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import pytest
 from pycocotools import mask as coco
 
 from muntin.serving.batching import RefusedError
+from muntin.serving.label_backend import find_file, read_limited
 from muntin.serving.label_config import describe_mismatch, parse_label_config
 from muntin.serving.label_regions import make_regions, mean_score
-from muntin.serving.label_studio import find_file, read_limited
-from muntin.serving.settings import ServeLimits
+from muntin.serving.serve_settings import ServeLimits
 from tests.serving.live import DATA, RUNS, Live, start
+from tests.serving.test_inference_protocol import ODD, places
 from tests.serving.test_region_encoding import fill, unpack
 
 NAMES = ("background", "cross", "disc", "ring", "square", "star", "triangle")
@@ -279,6 +281,32 @@ def test_requests_that_make_no_sense(served: Live, values: Any, status: int, wor
     found, answer = ask(served, "/label-studio/detect/predict", values)
     assert found == status
     assert word in answer["error"]
+
+
+def test_broken_requests_are_answered(served: Live) -> None:
+    """A hundred and fifty of them, with values of every kind where others belong."""
+    generator = random.Random(5)
+    photo = address_of(SCENES[0].read_bytes())
+    odd = [*ODD, "/data/local-files/?d=" + "../" * 9, "/data/upload/\0", "<View>", photo[:200]]
+    statuses: dict[int, int] = {}
+    for number in range(150):
+        task = {"id": 1, "data": {"photo": photo}}
+        values: dict[str, Any] = {"tasks": [task, {**task, "data": {"photo": "x"}}]}
+        values |= {"label_config": config("Choices"), "params": {"threshold": 0.1}, "project": "1"}
+        for _ in range(generator.randrange(1, 3)):
+            *path, last = generator.choice(places(values))
+            holder: Any = values
+            for key in path:
+                holder = holder[key]
+            holder[last] = generator.choice(odd)
+        where = generator.choice(["predict", "predict", "predict", "setup", "webhook"])
+        status, answer = ask(served, f"/label-studio/classify/{where}", values)
+        statuses[status] = statuses.get(status, 0) + 1
+        assert status in (200, 413, 422), (number, where, answer)
+        assert status == 200 or 0 < len(answer["error"]) < 2000
+    assert statuses[200] > 20
+    assert statuses[422] > 20
+    assert served.ready()
 
 
 def test_files_below_the_folder(served: Live) -> None:

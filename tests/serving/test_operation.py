@@ -136,6 +136,7 @@ def _kill_worker(live: Live, load: Load) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_20_stops_under_load_lose_nothing() -> None:
     for turn in range(20):
         with start(RUNS / "semantic", "--log-format", "none") as live:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from muntin.serving.settings import ServeLimits
+from muntin.serving.serve_settings import ServeLimits
 from tests.serving.quick import Quick, digest, image, run
 
 OCTETS = {"Content-Type": "application/octet-stream"}

@@ -21,7 +21,7 @@ from fastapi import Request
 from PIL import Image
 
 from muntin.serving.batching import RefusedError
-from muntin.serving.settings import ServeLimits
+from muntin.serving.serve_settings import ServeLimits
 from muntin.serving.uploads import PredictRequest, body_length, read_body, read_request
 from tests.serving.quick import image
 

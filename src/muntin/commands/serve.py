@@ -11,7 +11,7 @@ from muntin.commands.values import DetectorOption, DeviceOption, SettingsOption,
 from muntin.errors import ConfigError, missing_extra
 
 if TYPE_CHECKING:
-    from muntin.serving.settings import ServeLimits
+    from muntin.serving.serve_settings import ServeLimits
 
 
 def serve(
@@ -65,7 +65,7 @@ def serve(
         from muntin.serving.server import serve as run
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "fastapi", "serve", "muntin serve") from error
-    from muntin.serving.settings import LoadOptions, ServeSettings, name_models, read_token
+    from muntin.serving.serve_settings import LoadOptions, ServeSettings, name_models, read_token
 
     load = LoadOptions(engine=engine, precision=precision, device=device, detector=detector)
     chosen = ServeSettings(
@@ -78,7 +78,7 @@ def serve(
 def _parse_limits(settings: list[str] | None) -> ServeLimits:
     """Read ``limits.images=32`` and the like."""
     from muntin.configs import with_texts
-    from muntin.serving.settings import ServeLimits
+    from muntin.serving.serve_settings import ServeLimits
 
     chosen = parse_settings(settings, "--set")
     if wrong := [name for name in chosen if not name.startswith("limits.")]:

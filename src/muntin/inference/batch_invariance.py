@@ -42,7 +42,8 @@ def _repeat(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
     largest = layer.in_features if isinstance(layer, nn.Linear) else _SMALL_CONVOLUTION
     if rows.device.type != "cpu" or rows.numel() > largest:
         return None
-    twice = rows.expand(2, *rows.shape[1:])
+    # Unlike `expand`, this has the strides of several, also with channels last.
+    twice = torch.cat((rows, rows))
     setattr(twice, _MARK, True)
     return (twice,)
 

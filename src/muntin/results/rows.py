@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
@@ -39,7 +39,7 @@ class Detection:
     class_id: int
     score: float
     xyxy: Edges
-    rle: RunLengths | None = None
+    rle: RunLengths | None = field(default=None, repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_] | None:
@@ -54,7 +54,7 @@ class Region:
     name: str
     class_id: int
     share: float
-    labels: NDArray[np.int16]
+    labels: NDArray[np.int16] = field(repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_]:

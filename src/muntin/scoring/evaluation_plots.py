@@ -29,6 +29,7 @@ from muntin.errors import plural
 from muntin.metrics.class_metrics import ClassificationMetric, SemanticMetric, count_pixels
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
+from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.samples import Classes
 from muntin.scoring.evaluator import Scored
 
@@ -107,7 +108,8 @@ def _(
         values = dict(zip(classes.names, figures[f"{kind}_ap_per_class"], strict=True))
         plot = draw_bars(values, f"{kind} AP of each class", f"{kind} AP")
         save_figure(plot, folder / f"per_class_{kind}.png")
-    threshold = figures["best_threshold"] or 0.5
+    threshold = figures["best_threshold"] or DEFAULT_SCORE_THRESHOLD
+    threshold = threshold if scored.threshold is None else scored.threshold
 
     def draw(quality: float, row: int) -> Thumbnail:
         path, pixels = _open(scored, row)

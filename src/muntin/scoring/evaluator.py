@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,13 +45,15 @@ class Outputs:
 class Scored:
     """Figures, with the metric and the outputs they were computed from.
 
-    Figures of classes are lists in the order of the classes.
+    Figures of classes are lists in the order of the classes. `threshold` is the minimum score of
+    what is drawn, that of the run; None: the one with the best F1 in these figures.
     """
 
     figures: dict[str, Any]
     metric: Metric
     outputs: Outputs
     listing: Listing
+    threshold: float | None = None
 
 
 def _join_rows(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
@@ -156,4 +158,5 @@ def score(
     """
     loader = EvalLoader(store, batch_size=batch_size)
     outputs = run_network(predictor, loader, store.listing, tta=tta)
-    return compute_figures([outputs], predictor.task, predictor.classes, store.listing)
+    scored = compute_figures([outputs], predictor.task, predictor.classes, store.listing)
+    return replace(scored, threshold=predictor.threshold)

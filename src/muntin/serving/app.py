@@ -17,12 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from muntin._version import __version__
-from muntin.serving import inference_protocol, label_studio
+from muntin.serving import inference_protocol, label_backend
 from muntin.serving.batching import RefusedError
 from muntin.serving.explanations import Explainer
 from muntin.serving.gate import Gate
+from muntin.serving.serve_settings import ServeSettings
 from muntin.serving.service import Service, join_results
-from muntin.serving.settings import ServeSettings
 from muntin.serving.uploads import PredictRequest, read_request, refuse
 
 PAGE = Path(__file__).parent / "page"
@@ -109,7 +109,7 @@ def create_app(settings: ServeSettings, service: Service | None = None) -> FastA
     _add_models(app, chosen)
     _add_pages(app, chosen)
     inference_protocol.add_routes(app, chosen)
-    label_studio.add_routes(app, chosen)
+    label_backend.add_routes(app, chosen)
     app.add_middleware(Gate, service=chosen)
     return app
 
@@ -157,7 +157,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         async with service.admitted(request):
             asked = await read_request(request, service.limits)
             if isinstance(asked, dict):
-                return await label_studio.predict_tasks(service, request, asked)
+                return await label_backend.predict_tasks(service, request, asked)
             text = join_results(await service.answer(request, asked))
         return Response(text, media_type="application/json")
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from muntin.serving.messages import Answer, BatchOptions, BatchReport, WorkItem
 from muntin.serving.metrics import Metrics
-from muntin.serving.settings import MIB, ServeLimits
+from muntin.serving.serve_settings import MIB, ServeLimits
 
 UNDER_WAY = 2
 ATTEMPTS = 2

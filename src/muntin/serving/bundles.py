@@ -22,7 +22,7 @@ from muntin.errors import ConfigError, RunError, cannot_write, plural, quote, un
 from muntin.runs import ExportedRun, Run
 from muntin.serving.bundled_model import BundledModel, fill, write_text
 from muntin.serving.model_repository import write_kserve, write_openvino, write_triton
-from muntin.serving.settings import ModelSource, name_models
+from muntin.serving.serve_settings import ModelSource, name_models
 from muntin.staging import format_json
 from muntin.untrusted import parse_json, read_regular
 

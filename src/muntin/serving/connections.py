@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from muntin.serving.settings import ServeLimits
+from muntin.serving.serve_settings import ServeLimits
 
 HEAD_BYTES = 65_536
 """Most bytes of the address and the headers of a request."""

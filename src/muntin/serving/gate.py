@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from muntin.serving.settings import is_loopback
+from muntin.serving.serve_settings import is_loopback
 
 if TYPE_CHECKING:
     from muntin.serving.service import Service

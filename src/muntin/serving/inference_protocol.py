@@ -43,7 +43,22 @@ _INFER_BODY = {
                     "required": ["inputs"],
                     "properties": {
                         "id": {"type": "string"},
-                        "inputs": {"type": "array", "items": {"type": "object"}},
+                        "inputs": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["name", "shape", "datatype", "data"],
+                                "properties": {
+                                    "name": {"type": "string", "example": INPUT},
+                                    "shape": {"type": "array", "items": {"type": "integer"}},
+                                    "datatype": {"type": "string", "example": "BYTES"},
+                                    "data": {
+                                        "type": "array",
+                                        "items": {"type": "string", "format": "byte"},
+                                    },
+                                },
+                            },
+                        },
                         "outputs": {"type": "array", "items": {"type": "object"}},
                         "parameters": {"type": "object"},
                     },

@@ -20,7 +20,7 @@ import yaml
 
 from muntin.engines.graphs import GraphTensor
 from muntin.serving.bundled_model import BundledModel, fill, write_description, write_text
-from muntin.serving.settings import ServeLimits
+from muntin.serving.serve_settings import ServeLimits
 from muntin.staging import format_json
 
 BATCH = ServeLimits().batch

@@ -16,7 +16,7 @@ from typing import Any
 
 from muntin.errors import plural, unknown_name
 from muntin.serving.batching import RefusedError
-from muntin.serving.settings import ServeLimits
+from muntin.serving.serve_settings import ServeLimits
 from muntin.serving.uploads import (
     PredictRequest,
     Upload,

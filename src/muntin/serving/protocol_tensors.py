@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.run_lengths import decode_mask
-from muntin.serving.protocol_request import bad
+from muntin.serving.uploads import refuse
 from muntin.staging import finite
 
 JSON_OUTPUT = "json"
 LABELS = "labels"
-MOST_LISTED = 1_000_000
+MOST_LISTED = 500_000
 """Pixels of `labels` that are written as a list of numbers; more are given in binary form only."""
 
 
@@ -69,7 +69,7 @@ def check_sizes(sizes: Iterable[Any]) -> None:
             f"images must have one size for the output {LABELS}, got {known[0]} and {known[1]} "
             f"pixels. Ask for one image at a time, or for the output {JSON_OUTPUT} alone."
         )
-        raise bad(message)
+        raise refuse(400, message, "protocol")
 
 
 def make_tensors(
@@ -221,6 +221,6 @@ def _list(values: NDArray[Any] | list[bytes]) -> list[Any]:
             f"{LABELS} must have at most {MOST_LISTED} pixels in JSON, got {values.size}. Ask for "
             f'it in binary form: "parameters": {{"binary_data": true}}'
         )
-        raise bad(message)
+        raise refuse(400, message, "protocol")
     listed: list[Any] = values.ravel().tolist()
     return finite(listed) if values.dtype.kind == "f" else listed

@@ -14,6 +14,7 @@ MOST_PARTS = 100
 _SMALLEST_PART = 0.02
 _MOST_STEPS = 200_000
 _TOLERANCE = 1.0
+_RELATIVE_TOLERANCE = 0.001
 _RUN_BITS = np.array([3, 4, 8, 16])
 _LONGEST_RUN = 2**16
 _WORD_BITS = 8
@@ -24,8 +25,8 @@ def trace_mask(mask: Bool[np.ndarray, "H W"]) -> list[NDArray[np.float64]]:
     """Trace the outer edges of the parts of a mask, the largest part first.
 
     Parts that touch at a corner alone are two; holes are filled. Parts smaller than 2 % of the
-    largest are left out. Each polygon stays within a pixel of the edge, of a mask that is thinned
-    out if it has more than 200,000 sides of pixels along its edges.
+    largest are left out. Each polygon stays within a pixel of the edge, or a thousandth of its own
+    side, of a mask that is thinned out if more than 200,000 sides of pixels are along its edges.
 
     Returns:
         x and y of the corners of each polygon, in pixels; (0, 0) is the corner of the first pixel.
@@ -104,11 +105,14 @@ def _area(corners: Float[np.ndarray, "points 2"]) -> float:
 
 
 def _simplify(corners: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "fewer 2"]:
-    """Leave out corners of a closed line that lie within a pixel of the line through the others.
+    """Leave out corners of a closed line that lie close to the line through the others.
+
+    A corner is close within a pixel, or within a thousandth of the longer side of all.
 
     Source:
         Douglas and Peucker 1973, from the first corner and the one that lies farthest from it.
     """
+    tolerance = max(_TOLERANCE, _RELATIVE_TOLERANCE * float(np.ptp(corners, axis=0).max()))
     far = int(np.hypot(*(corners - corners[0]).T).argmax())
     closed = np.concatenate([corners, corners[:1]])
     keep = np.zeros(len(closed), bool)
@@ -123,7 +127,7 @@ def _simplify(corners: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "fewe
         length = max(float(np.hypot(*along)), 1e-9)
         away = np.abs(between[:, 0] * along[1] - between[:, 1] * along[0]) / length
         worst = int(away.argmax())
-        if away[worst] > _TOLERANCE:
+        if away[worst] > tolerance:
             middle = first + 1 + worst
             keep[middle] = True
             waiting += [(first, middle), (middle, last)]

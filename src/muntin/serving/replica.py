@@ -12,8 +12,8 @@ from fastapi import Request
 
 from muntin.errors import unknown_name
 from muntin.serving.messages import Answer, BatchOptions, WorkItem
+from muntin.serving.serve_settings import LoadOptions, ModelSource, ServeLimits
 from muntin.serving.service import FAULT_STATUS, join_results
-from muntin.serving.settings import LoadOptions, ModelSource, ServeLimits
 from muntin.serving.uploads import PredictRequest, body_length, read_request, refuse
 from muntin.serving.worker import answer_batch, load_model
 

@@ -19,8 +19,8 @@ from muntin.errors import ConfigError, RunError, first_line
 from muntin.serving.app import create_app
 from muntin.serving.connections import bound
 from muntin.serving.gate import HEADERS
+from muntin.serving.serve_settings import ServeSettings
 from muntin.serving.service import Service
-from muntin.serving.settings import ServeSettings
 
 LOGGER = logging.getLogger("muntin.serve")
 _OTHER_FILES = 200
@@ -150,7 +150,9 @@ async def _serve(
         starting.cancel()
         await running
     finally:
-        await service.worker.stop()  # a second signal leaves the lifespan out
+        if server.force_exit:  # which leaves the end of the application out
+            await server.lifespan.shutdown()
+        await service.worker.stop()
 
 
 async def _await_models(service: Service) -> None:

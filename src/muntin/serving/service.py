@@ -19,7 +19,7 @@ from muntin.serving.batching import Job, RefusedError
 from muntin.serving.gate import BEGUN
 from muntin.serving.messages import Answer, BatchOptions, WorkItem
 from muntin.serving.metrics import Metrics, resident_bytes
-from muntin.serving.settings import ModelSource, ServeSettings
+from muntin.serving.serve_settings import ModelSource, ServeSettings
 from muntin.serving.uploads import PredictRequest, body_length, refuse
 from muntin.serving.worker_process import WorkerProcess
 

@@ -26,12 +26,15 @@ from muntin.data.image_formats import open_header, readable_formats, way_out
 from muntin.errors import first_line
 from muntin.serving.batching import RefusedError
 from muntin.serving.header_limits import find_excess
-from muntin.serving.settings import ServeLimits
+from muntin.serving.serve_settings import ServeLimits
 from muntin.untrusted import parse_json
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 _OPTIONS = ("model", "threshold", "tta", "tile")
 _LONGEST_NAME = 1000
+MOST_VALUES = 200_000
+"""Values of a JSON body."""
+
 _AT_ONCE = 65_536
 """Larger bodies, in bytes, are taken apart in a thread."""
 _DATA_ADDRESS = re.compile(r"data:[\w./+-]*(;[\w=.-]+)*;base64,")
@@ -150,11 +153,18 @@ def _parse(request: Request, body: bytes, limits: ServeLimits) -> PredictRequest
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Parse a JSON object.
+    """Parse a JSON object of at most 200,000 values.
 
     Raises:
-        RefusedError: It is none.
+        RefusedError: It is none, or has more values.
     """
+    # Nothing else goes on while many are read; an image in base64 is one.
+    if body.count(b",") + body.count(b"\\u") > MOST_VALUES:
+        message = (
+            f"JSON must have at most {MOST_VALUES} values and escapes of characters, got more. "
+            f"Send an image as a file, not as numbers."
+        )
+        raise refuse(413, message, "values")
     try:
         values = parse_json(body)
     except ValueError as error:

@@ -35,7 +35,7 @@ from muntin.serving.messages import (
     BatchReport,
     WorkItem,
 )
-from muntin.serving.settings import LoadOptions, ModelSource
+from muntin.serving.serve_settings import LoadOptions, ModelSource
 from muntin.staging import checksum, finite, format_json
 
 MOST_TILES = 400

@@ -17,7 +17,7 @@ from typing import Any
 from muntin.serving.batching import Batcher, RefusedError
 from muntin.serving.messages import DONE, FAILED, BatchOptions, WorkItem
 from muntin.serving.metrics import Metrics
-from muntin.serving.settings import ModelSource, ServeSettings
+from muntin.serving.serve_settings import ModelSource, ServeSettings
 from muntin.serving.worker import work
 
 LOGGER = logging.getLogger("muntin.serve")

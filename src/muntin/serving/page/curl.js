@@ -2,15 +2,16 @@
 /** Commands that ask a route, as one pastes them into a shell. */
 
 /** Bytes of an image in base64 on one line, with what every system has. */
-const BASE64 = `'"$(base64 < photo.jpg | tr -d '\\n')"'`;
-const MARK = "\u0000";
+const BASE64 = "\"$(base64 < photo.jpg | tr -d '\\n')\"";
+/** Stands for them in an example until it is written. */
+const MARK = "BASE64-OF-AN-IMAGE";
 
 /**
  * Examples of an operation: one for each kind of body, else one.
  *
  * @param {object} operation of an OpenAPI document, with its `method` and `path`
- * @param {{base: string, token: boolean, model: string, resolve: (schema: object) => object}}
- *   context address of the server, whether it asks for a token, and the name of a model of it
+ * @param {{base: string, token: boolean, model?: object, resolve: (schema: object) => object}}
+ *   context address of the server, whether it asks for a token, and a model of `GET /models`
  * @returns {{title: string, command: string}[]}
  */
 export function curlExamples(operation, context) {
@@ -21,31 +22,36 @@ export function curlExamples(operation, context) {
   const address = quote(`${context.base}${route}`);
   const content = Object.entries(context.resolve(requestBody)?.content ?? {});
   if (!content.length) return [{ title: "", command: join([...start, address]) }];
-  start[1] = "";
+  if (method === "post") start[1] = "";  // a body says it
   return content.map(([kind, body]) => ({
     title: content.length > 1 ? kind : "",
-    command: join([...start, ...bodyOf(kind, body, context), address]),
+    command: commandOf(kind, body, start, address, context),
   }));
 }
 
 function valueOf(name, parameters, { model }) {
   const known = parameters.find((one) => one.name === name);
   const names = name === "name" || name.startsWith("model");
-  return known?.example ?? ((names && model) || name.toUpperCase());
+  const given = names ? model?.name : model?.[name];
+  return known?.example ?? given ?? name.toUpperCase();
 }
 
-function bodyOf(kind, { schema, example, examples }, { resolve }) {
+function commandOf(kind, { schema, example, examples }, start, address, { resolve }) {
   if (kind === "multipart/form-data") {
     const fields = Object.entries(resolve(schema).properties ?? {});
     const files = fields.filter(([, field]) => /binary/.test(JSON.stringify(field)));
-    return files.map(([name]) => `-F ${name}=@photo.jpg`);
+    return join([...start, ...files.map(([name]) => `-F ${name}=@photo.jpg`), address]);
   }
-  if (!/json/.test(kind)) return [`-H 'Content-Type: ${kind}'`, "--data-binary @photo.jpg"];
+  const head = `-H 'Content-Type: ${kind}'`;
+  if (!/json/.test(kind)) return join([...start, head, "--data-binary @photo.jpg", address]);
   const given = example ?? Object.values(examples ?? {})[0]?.value;
   const value = given ?? sample(schema, resolve);
-  const mark = JSON.stringify(MARK).slice(1, -1);
-  const text = JSON.stringify(value).replaceAll("'", "'\\''").replaceAll(mark, BASE64);
-  return ["-H 'Content-Type: application/json'", `-d '${text}'`];
+  const text = JSON.stringify(value).replaceAll("'", "'\\''");
+  if (!text.includes(MARK)) return join([...start, head, `-d '${text}'`, address]);
+  // An image is too long for an argument, but not for printf, which is part of the shell.
+  const form = text.replaceAll("\\", "\\\\").replaceAll("%", "%%").replaceAll(MARK, "%s");
+  const fill = Array(text.split(MARK).length - 1).fill(BASE64);
+  return join(["printf", `'${form}'`, ...fill, "|", ...start, head, "--data-binary @-", address]);
 }
 
 /** A value that a schema allows. */

@@ -127,8 +127,8 @@ async function start() {
   const described = await (await fetch("openapi.json")).json();
   const models = await fetch("models").catch(() => null);
   const base = new URL(".", location.href).href.replace(/\/$/, "");
-  const context = { base, token: models?.status === 401, model: "" };
-  if (models?.ok) context.model = (await models.json())[0]?.name ?? "";
+  const context = { base, token: models?.status === 401 };
+  if (models?.ok) [context.model] = await models.json();
   if (context.token) tell(say("docs_token"));
   for (const [name, operations] of group(described.paths)) {
     part("routes").append(make("h2", {}, name));

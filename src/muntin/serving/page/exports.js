@@ -15,7 +15,7 @@ import { areaOf } from "./masks.js";
 
 const SMALLEST_SIDE = 640;
 const LARGEST_SIDE = 4096;
-const MOST_ROWS = 20;
+const MOST_ROWS = { classes: 5, semantic: 20 };
 
 /** Let the browser save a file. */
 export function save(name, content, type) {
@@ -174,7 +174,7 @@ function legendOf({ result, marks }) {
   if (result.kind === "boxes" || result.kind === "poses") return [];
   const text = (mark) =>
     result.kind === "semantic" ? `${mark.name} ${(100 * mark.score).toFixed(1)} %` : tagOf(mark);
-  return marks.slice(0, MOST_ROWS).map((mark) => ({ ...mark, text: text(mark) }));
+  return marks.slice(0, MOST_ROWS[result.kind]).map((mark) => ({ ...mark, text: text(mark) }));
 }
 
 function drawLegend(context, rows, top, unit) {

@@ -29,7 +29,7 @@ from muntin.serving.label_config import (
 )
 from muntin.serving.label_regions import make_regions, mean_score
 from muntin.serving.messages import Answer
-from muntin.serving.settings import MIB, ServeLimits
+from muntin.serving.serve_settings import MIB, ServeLimits
 from muntin.serving.uploads import (
     PredictRequest,
     Upload,
@@ -59,7 +59,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def setup(request: Request, model: str = "") -> dict[str, str]:
         """Connect a project: compare its labels with the classes of the model."""
         async with service.admitted(request, images=0):
-            asked = parse_object(await read_body(request, service.limits))
+            asked = await _read_object(service, request)
             found = service.find_model(model)
             if config := asked.get("schema") or asked.get("label_config"):
                 _compare(service, found, parse_label_config(config))
@@ -72,7 +72,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def webhook(request: Request, model: str = "") -> dict[str, str]:
         """Hear of an event of a project; nothing follows from it, and training is refused."""
         async with service.admitted(request, images=0):
-            asked = parse_object(await read_body(request, service.limits))
+            asked = await _read_object(service, request)
         if asked.get("action") == "START_TRAINING" or "annotations" in asked:
             message = (
                 "a server of muntin does not train. Export the annotations as COCO, run muntin "
@@ -84,7 +84,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def predict(request: Request, model: str) -> Response:
         """Predict the tasks of a project."""
         async with service.admitted(request):
-            asked = parse_object(await read_body(request, service.limits))
+            asked = await _read_object(service, request)
             return await predict_tasks(service, request, {**asked, "model": model})
 
     async def health(model: str) -> Response:
@@ -100,6 +100,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
         app.post(f"{prefix}/versions")(versions)
     app.post(f"{PREFIX}/predict")(predict)
     app.get(f"{PREFIX}/health")(health)
+
+
+async def _read_object(service: Service, request: Request) -> dict[str, Any]:
+    body = await read_body(request, service.limits)
+    return await asyncio.to_thread(parse_object, body)  # others are answered meanwhile
 
 
 def version_of(model: dict[str, Any]) -> str:
@@ -119,7 +124,7 @@ def _compare(service: Service, model: dict[str, Any], tags: Sequence[ControlTag]
 
 
 @dataclass(kw_only=True, slots=True)
-class _Picture:
+class _TaskImage:
     """An image of a task, and what became of it."""
 
     task: int
@@ -148,11 +153,11 @@ async def predict_tasks(service: Service, request: Request, asked: dict[str, Any
     if (count := len(tasks) * max(1, len(keys))) > MOST_IMAGES:
         message = f"a request must have at most {MOST_IMAGES} images of tasks, got {count}."
         raise refuse(413, message, "images")
-    pictures = [_Picture(task=number, key=key) for number in range(len(tasks)) for key in keys]
+    images = [_TaskImage(task=number, key=key) for number in range(len(tasks)) for key in keys]
     regions: list[list[dict[str, Any]]] = [[] for _ in tasks]
     step = min(service.limits.batch, service.limits.images)
-    for start in range(0, len(pictures), step):
-        some = pictures[start : start + step]
+    for start in range(0, len(images), step):
+        some = images[start : start + step]
         await asyncio.to_thread(_load, some, tasks, service)
         loaded = [each for each in some if each.upload is not None]
         answers = await _answer(service, request, loaded, {**options, "model": model["name"]})
@@ -165,10 +170,10 @@ async def predict_tasks(service: Service, request: Request, asked: dict[str, Any
             result = json.loads(answer.text)
             made = await asyncio.to_thread(make_regions, result, model, chosen, threshold)
             regions[each.task] += made
-    lost = [each.error for each in pictures if each.error and each.error.reason == "address"]
-    if pictures and len(lost) == len(pictures):
+    lost = [each.error for each in images if each.error and each.error.reason == "address"]
+    if images and len(lost) == len(images):
         raise lost[0]
-    errors = {each.task: str(each.error) for each in pictures if each.error}
+    errors = {each.task: str(each.error) for each in images if each.error}
     return JSONResponse(_describe(model, regions, errors))
 
 
@@ -190,9 +195,9 @@ def _read_options(
     return options, threshold
 
 
-def _load(pictures: Sequence[_Picture], tasks: Sequence[dict[str, Any]], service: Service) -> None:
+def _load(images: Sequence[_TaskImage], tasks: Sequence[dict[str, Any]], service: Service) -> None:
     """Read images, and their headers; in a thread."""
-    for each in pictures:
+    for each in images:
         data = tasks[each.task].get("data")
         value = data.get(each.key) if isinstance(data, dict) else None
         try:
@@ -268,9 +273,9 @@ def read_limited(place: Path, limits: ServeLimits) -> bytes:
 
 
 async def _answer(
-    service: Service, request: Request, pictures: Sequence[_Picture], options: dict[str, Any]
+    service: Service, request: Request, images: Sequence[_TaskImage], options: dict[str, Any]
 ) -> list[Answer]:
-    uploads = tuple(each.upload for each in pictures if each.upload is not None)
+    uploads = tuple(each.upload for each in images if each.upload is not None)
     if not uploads:
         return []
     request.state.take(sum(len(upload.data) for upload in uploads))

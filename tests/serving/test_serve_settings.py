@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from muntin.errors import ConfigError, MuntinWarning
-from muntin.serving.settings import (
+from muntin.serving.serve_settings import (
     ModelSource,
     ServeLimits,
     ServeSettings,
