@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from muntin.exporting.run_export import export
     from muntin.planning.estimate import Plan, plan
     from muntin.prediction.from_run import load
+    from muntin.prediction.image_search import embed, search
     from muntin.prediction.predictor import Predictor, draw
     from muntin.scoring.evaluation import evaluate
     from muntin.training.pretraining_session import pretrain
@@ -39,6 +40,7 @@ __all__ = [
     "create_segmenter",
     "demo",
     "draw",
+    "embed",
     "evaluate",
     "explain",
     "export",
@@ -47,6 +49,7 @@ __all__ = [
     "load_weights",
     "plan",
     "pretrain",
+    "search",
     "to_dialect",
     "train",
 ]
@@ -59,6 +62,7 @@ __getattr__, __dir__ = resolve_lazily(
         "exporting.run_export": "export",
         "planning.estimate": "Plan plan",
         "prediction.from_run": "load",
+        "prediction.image_search": "embed search",
         "prediction.predictor": "Predictor draw",
         "scoring.evaluation": "evaluate",
         "training.pretraining_session": "pretrain",

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published models as run folders, for prediction, evaluation and fine-tuning."""
+"""Published models as run folders, and as runs in memory by their names."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from muntin.configs import with_texts
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
+from muntin.engines.engine_table import find_format
 from muntin.errors import ConfigError, DataError, RunError, WeightError
+from muntin.heads.network import Network
 from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
 from muntin.models.vit_det import ViTDetConfig
 from muntin.recipes import AUGMENTS
@@ -27,12 +30,24 @@ from muntin.tasks.task_table import task_of_head
 from muntin.untrusted import read_regular, reading
 from muntin.weights.opened_weights import open_weights
 from muntin.weights.source_info import SourceInfo, read_source_info
-from muntin.weights.weight_files import write_weights
+from muntin.weights.weight_files import (
+    FOLDER_VARIABLE,
+    fetch,
+    find_local,
+    is_here,
+    is_weight_file,
+    write_weights,
+)
 from muntin.weights.weight_loading import LoadReport, load_weights
 from muntin.zoo.creating import create, resolve_head
-from muntin.zoo.model_building import find_model
-from muntin.zoo.model_zoo import ModelEntry
-from muntin.zoo.published_classifier import PublishedModel, build_shell, read_classifier
+from muntin.zoo.model_building import TIMM, canonical_name, find_model
+from muntin.zoo.model_zoo import ALIASES, MODELS, ModelEntry
+from muntin.zoo.published_classifier import (
+    PublishedModel,
+    build_shell,
+    read_backbone,
+    read_classifier,
+)
 from muntin.zoo.source_models import find_source_model
 
 COCO_NAMES = tuple(
@@ -94,6 +109,15 @@ def open_published(
             if "img_size" in texts and opened.stated is not None:
                 opened = replace(opened, stated=_resized(opened.stated, entry.config.img_size))
             read = read_classifier(opened, name, entry, class_names, of_head.get("rows"))
+    run = Run(path=path, **_parts(read, name, source))
+    run.write()
+    state = read.network.state_dict()
+    write_weights(path / WEIGHTS, state, {"dialect": "muntin", "model": name})
+    return run, read.report
+
+
+def _parts(read: PublishedModel, name: str, source: str | Path) -> dict[str, Any]:
+    """What a run holds beside its path."""
     body: Any = read.network.backbone
     config = RunConfig(
         task=read.task.name,
@@ -105,11 +129,120 @@ def open_published(
         license=read.report.license,
         augment=AUGMENTS[read.task.recipe_kind](),
     )
-    run = Run(path=path, config=config, classes=read.classes, preprocessing=read.preprocessing)
-    run.write()
-    state = read.network.state_dict()
-    write_weights(path / WEIGHTS, state, {"dialect": "muntin", "model": name})
-    return run, read.report
+    return {"config": config, "classes": read.classes, "preprocessing": read.preprocessing}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedRun(Run):
+    """A run in memory, without a folder: a model by its name, with published weights.
+
+    Attributes:
+        network: In evaluation mode.
+        report: Of loading the weights.
+    """
+
+    network: Network = field(repr=False)
+    report: LoadReport = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Folder for files that are derived from the run."""
+        return Path("runs") / self.config.model_name.removeprefix(TIMM)
+
+    def load_network(self) -> Network:
+        """Give the network."""
+        return self.network
+
+    def describe(self) -> str:
+        """Say in one line which weights these are, and their licence."""
+        text = f"{self.config.model_name}: {self.report.summary()}"
+        return text if self.report.license else f"{text}; license {self.config.license or '?'}"
+
+
+def open_run(source: Run | Path | str, *, backbone_only: bool = False) -> Run:
+    """Open a run folder, an exported file, or the published weights of a model by its name.
+
+    Names are those of `muntin.list_models`. Weights are a file of the name, here or in the folder
+    that ``MUNTIN_WEIGHTS`` names, or those of the hub, from its cache or downloaded. A file of
+    weights that is called as its model, or lies beside a config.json, is opened too.
+
+    Args:
+        source: Path or name; a path that exists takes precedence.
+        backbone_only: Whether a run of pretraining or weights without a classifier will do.
+
+    Raises:
+        RunError: There is neither a run nor a model of this name, or a file is broken.
+        WeightError: The weights cannot be had, or do not fit.
+        ConfigError: The weights have no classifier.
+    """
+    if isinstance(source, Run):
+        return source
+    path, text = Path(source), str(source)
+    if is_weight_file(path) and find_format(path) is None:
+        name = canonical_name(path.stem)
+        if name in MODELS or read_source_info(path) is not None:
+            return open_named(name if name in MODELS else "", path, backbone_only=backbone_only)
+    elif not path.exists() and len(path.parts) == 1:
+        if canonical_name(text) in MODELS or text.startswith(TIMM):
+            return open_named(text, find_published(text), backbone_only=backbone_only)
+        if near := difflib.get_close_matches(text, [*MODELS, *ALIASES], n=1):
+            message = (
+                f"RUN must be a run folder, an exported file or the name of a model, got {text!r}, "
+                f"which is none of them here. Did you mean the model {near[0]!r}?"
+            )
+            raise RunError(message)
+    return Run.open(path, pretraining=backbone_only)
+
+
+def open_named(
+    name: str,
+    source: str | Path,
+    *,
+    backbone_only: bool = False,
+    settings: Mapping[str, str] | None = None,
+) -> PublishedRun:
+    """Open weights of a classifier as a run in memory; arguments as in `open_published`."""
+    with reading(str(source), "Copy or download it again.", WeightError):
+        known, entry = find_source_model(name, read_source_info(source), settings or {})
+        opened = open_weights(source, "auto", build_shell(entry))
+        read = (read_backbone if backbone_only else read_classifier)(opened, known, entry)
+    parts = _parts(read, known, source)
+    if not parts["config"].license and str(source) == entry.weights:
+        parts["config"] = replace(parts["config"], license=entry.license)
+    path = Path(name or source)
+    return PublishedRun(path=path, network=read.network.eval(), report=read.report, **parts)
+
+
+def find_published(text: str) -> str:
+    """Find the weights of a model: the path of a file of its name, or the hub id of those there.
+
+    Raises:
+        WeightError: They cannot be had, with the ways to get them.
+    """
+    name, entry = canonical_name(text), find_model(text)
+    names = (text, name, *(alias for alias, known in ALIASES.items() if known == name))
+    file = name.removeprefix(TIMM)
+    if entry.weights and is_here(entry.weights):
+        return entry.weights
+    if (found := find_local([each.removeprefix(TIMM) for each in names])) is not None:
+        return str(found)
+    place = f"as {file}.safetensors here or in the folder that {FOLDER_VARIABLE} names"
+    if not entry.weights:
+        message = (
+            f"{text} must have trained weights to answer, but none are known on the hub. Save some "
+            f"{place}, or train it: muntin train TASK DATA --model {text}"
+        )
+        raise WeightError(message)
+    try:
+        fetch(entry.weights)
+    except WeightError as error:
+        message = (
+            f"{text} needs its published weights: {str(error).partition('. ')[0]}. Save "
+            f"model.safetensors of {entry.weights} {place}, or set a mirror of the hub "
+            f"(HF_ENDPOINT)."
+        )
+        raise WeightError(message) from error
+    return entry.weights
 
 
 def _read_dense(

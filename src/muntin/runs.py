@@ -5,7 +5,9 @@
 ``weights.safetensors`` the best weights
 ``results.json``        validation metrics of these weights
 ``last.ckpt/``          the training state, for resuming
-``classes.json``, ``preprocessing.json``, ``journal.jsonl``, ``pictures/``
+``classes.json``, ``preprocessing.json``, ``pictures/``
+``journal.jsonl``       a line an epoch; ``results.csv`` has the same as a table
+``README.md``           the model card of a finished training
 
 A file that `muntin export` wrote holds the small JSON files as metadata.
 """
@@ -337,15 +339,21 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 
 def append_journal(folder: Path, line: Mapping[str, Any]) -> None:
     """Append a line to the journal."""
+    append_text(folder, JOURNAL, json.dumps(line) + "\n")
+
+
+def append_text(folder: Path, name: str, text: str, *, durable: bool = True) -> None:
+    """Append to a file of a run; what is `durable` is on the disk afterwards."""
     flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
     try:
-        place = part_of(folder, JOURNAL)
+        place = part_of(folder, name)
         with os.fdopen(os.open(place, flags, 0o666), "w", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
     except OSError as error:
-        raise RunError(cannot_write(folder / JOURNAL, error)) from error
+        raise RunError(cannot_write(folder / name, error)) from error
 
 
 def drop_epochs_from(folder: Path, epoch: int) -> None:

@@ -142,6 +142,10 @@ class TrainConfig:
         return self.batch_size if self.memory_gib else max(64, self.batch_size)
 
 
+LogName = Literal["tensorboard", "mlflow", "wandb"]
+"""A library that shows the figures of runs."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineConfig:
     """Where a run is executed; has no influence on the architecture.
@@ -155,6 +159,8 @@ class MachineConfig:
         workers: Processes that decode images; -1 = by the number of cores.
         tensorboard: Whether metrics are also written as TensorBoard events; "auto" = if it is
             installed.
+        log: Where the figures of epochs go besides journal.jsonl and results.csv: "tensorboard",
+            "mlflow", "wandb".
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -163,6 +169,7 @@ class MachineConfig:
     compile: Literal["auto", "on", "off"] = "auto"
     workers: int = -1
     tensorboard: Literal["auto", "on", "off"] = "auto"
+    log: tuple[LogName, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -14,6 +14,8 @@ from PIL import Image
 from muntin.errors import MuntinWarning
 from muntin.prediction.from_run import find_threshold, load
 from muntin.prediction.predictor import draw
+from muntin.prediction.tiling import needs_tiles
+from muntin.results import Detections
 from muntin.runs import Run
 from muntin.scoring.evaluation import evaluate
 from muntin.synthetic.datasets import write_coco
@@ -126,6 +128,24 @@ def test_tiles_are_advised_where_images_are_shrunk_a_lot(muntin, run, tmp_path):
     Image.new("L", (500, 40)).save(tmp_path / "wide.png")
     assert "--tile auto" in muntin("predict", run, tmp_path)[1]
     assert "--tile" not in muntin("predict", run, tmp_path, "--tile=auto")[1]
+
+
+def test_tiles_help_only_where_objects_are_small():
+    def found(boxes, size=(4000, 3000), scores=None):
+        count = len(boxes)
+        return Detections(
+            path="", size=size, boxes=np.reshape(boxes, (-1, 4)).astype(float),
+            class_ids=np.zeros(count, np.int64), class_names=("a",) * count,
+            scores=np.full(count, 0.9) if scores is None else np.array(scores),
+        )  # fmt: skip
+
+    fills, small = [100, 100, 2900, 3900], [10, 10, 90, 90]
+    assert not needs_tiles(found([fills]), 800, 0.5)
+    assert needs_tiles(found([small]), 800, 0.5)
+    assert needs_tiles(found([]), 800, 0.5)
+    assert not needs_tiles(found([small, fills, fills]), 800, 0.5)
+    assert needs_tiles(found([small, fills, fills], scores=[0.9, 0.2, 0.2]), 800, 0.5)
+    assert not needs_tiles(found([small], size=(900, 1200)), 800, 0.5)
 
 
 def test_any_image(muntin, run, tmp_path):

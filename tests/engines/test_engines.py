@@ -109,11 +109,20 @@ def test_the_fastest_is_remembered(tmp_path, monkeypatch):
         asked.append(sorted(runners))
         return {"eager": 2.0, "onnxruntime": 1.0}
 
+    told: list[str] = []
     for _ in range(2):
-        runner = start_fastest(graph, "fp32", "a model", engines=engines, measure=measure)
+        runner = start_fastest(
+            graph, "fp32", "a model", engines=engines, measure=measure, say=told.append
+        )
         logits = runner([part.numpy() for part in graph.example])[0]
         assert logits.shape == (2, 3)
     assert asked == [["eager", "onnxruntime"]]
+    what = "64x64 pixels, batch 2"
+    assert told == [
+        f"engine auto: measuring eager, onnxruntime once for {what}",
+        "engine auto: onnxruntime (ms: onnxruntime 1e+03, eager 2e+03)",
+        f"engine auto: onnxruntime for {what}, as measured before",
+    ]
     assert "onnxruntime" in cache_file().read_text()
     start_fastest(graph, "fp32", "another model", engines=engines, measure=measure)
     assert len(asked) == 2

@@ -17,7 +17,7 @@ import pytest
 from tests.rules.sources import ROOT, modules, none
 
 MAX_CHAIN = 18
-MAX_CHAIN_WITH_LOCALS = 22
+MAX_CHAIN_WITH_LOCALS = 23
 
 Graph = dict[str, set[str]]
 

@@ -25,7 +25,6 @@ LONGER_FUNCTIONS = {
         "explaining/explanation.py explain",
         "exporting/run_export.py export",
         "planning/estimate.py plan",
-        "published.py open_published",
         "training/pretraining_session.py pretrain",
         "training/session.py train",
         "weights/weight_loading.py load_weights",

@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
 from muntin.errors import MissingExtra, RunError
-from muntin.runs import append_journal, drop_epochs_from, read_journal
-from muntin.training.progress import write_events, writes_events
+from muntin.runs import Run, append_journal, drop_epochs_from, read_journal
+from muntin.train_config import MachineConfig
+from muntin.training.run_logs import choose_logs, start_tensorboard
+from tests.golden.material import OLD
+
+
+def run_in(folder):
+    return replace(Run.open(OLD / "classify"), path=folder)
 
 
 def test_lines(tmp_path):
@@ -27,18 +34,15 @@ def test_lines(tmp_path):
 
 def test_events_need_tensorboard_only_where_they_are_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    assert not writes_events("auto")
-    assert not writes_events("off")
+    assert choose_logs(MachineConfig()) == ()
+    assert choose_logs(MachineConfig(tensorboard="off")) == ()
     with pytest.raises(MissingExtra, match=r"muntin\[log\]"):
-        writes_events("on")
+        choose_logs(MachineConfig(tensorboard="on"))
 
 
 def test_events(tmp_path):
     pytest.importorskip("tensorboard")
-    assert writes_events("auto")
-    assert writes_events("on")
-    assert not writes_events("off")
-    write_events(tmp_path, {"epoch": 1, "loss": 0.5, "name": "x"})
+    start_tensorboard(run_in(tmp_path), "").add(1, {"loss": 0.5})
     assert list((tmp_path / "events").iterdir())
 
 
@@ -52,4 +56,4 @@ def test_a_disk_that_refuses(tmp_path):
     pytest.importorskip("tensorboard")
     (tmp_path / "events").write_text("in the way")
     with pytest.raises(RunError, match="events"):
-        write_events(tmp_path, {"epoch": 1, "loss": 0.5})
+        start_tensorboard(run_in(tmp_path), "").add(1, {"loss": 0.5})

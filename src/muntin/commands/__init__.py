@@ -6,6 +6,7 @@ Exit codes: 0 success, 1 wrong input (one line on stderr), 2 wrong usage, 3 a bu
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -21,6 +22,7 @@ from muntin.commands import (
     convert,
     demo,
     doctor,
+    embed,
     evaluate,
     explain,
     export,
@@ -28,6 +30,7 @@ from muntin.commands import (
     plan,
     predict,
     pretrain,
+    search,
     serve,
     settings,
     train,
@@ -38,7 +41,6 @@ app = typer.Typer(
     name="muntin",
     help="Hierarchical vision transformers for every vision task, on whatever machine you have.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -61,6 +63,10 @@ def _muntin(
             "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="Print errors and warnings only; anywhere in a command."),
+    ] = False,
 ) -> None:
     """Handle the options that belong to no verb."""
 
@@ -70,6 +76,8 @@ app.command("train")(train.train)
 app.command("pretrain")(pretrain.pretrain)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("embed")(embed.embed)
+app.command("search")(search.search)
 app.command("models")(models.models)
 app.command("heads")(settings.heads)
 app.command("settings")(settings.settings)
@@ -110,7 +118,7 @@ def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
     # Set before PyTorch is imported: its C++ parts print developer warnings on stderr.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        code = verbs(arguments, standalone_mode=False)
+        code = _call(verbs, sys.argv[1:] if arguments is None else arguments)
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
     except MuntinError as error:
@@ -134,6 +142,23 @@ def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
     except Exception as error:
         code = _report(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _call(verbs: typer.Typer, arguments: list[str]) -> Any:  # noqa: ANN401 (what a verb returns)
+    """Run the command line; with --quiet, only warnings, errors and --json come through."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    if "--quiet" not in arguments[:end]:
+        return verbs(arguments, standalone_mode=False, prog_name="muntin")
+    given = [word for word in arguments[:end] if word != "--quiet"]
+    shown = sys.stderr
+    warnings.showwarning = lambda message, category, *place: _show_warning(
+        message, category, "", 0, shown=shown
+    )
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        kept = sys.stdout if "--json" in given else nowhere
+        with contextlib.redirect_stdout(kept):
+            given += arguments[end:]
+            return verbs(given, standalone_mode=False, prog_name="muntin")
 
 
 def _fill_streams() -> None:
@@ -165,11 +190,11 @@ def _report(error: Exception) -> int:
     return 3
 
 
-def _print_error(text: str) -> None:
+def _print_error(text: str, shown: Any = None) -> None:  # noqa: ANN401 (a stream)
     line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in " ".join(text.split()))
     if len(line) > _LONGEST:  # what came may be long; what must hold and what to do are at the ends
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
-    sys.stderr.write(f"muntin: {line}\n")
+    (shown or sys.stderr).write(f"muntin: {line}\n")
 
 
 def _show_warning(
@@ -179,7 +204,8 @@ def _show_warning(
     lineno: int,
     file: Any = None,  # noqa: ANN401 (the signature of the warnings module)
     line: str | None = None,
+    shown: Any = None,  # noqa: ANN401 (a stream)
 ) -> None:
     """Print muntin's warnings as one line each; warnings of libraries are for developers."""
     if issubclass(category, MuntinWarning):
-        _print_error(f"warning: {message}")
+        _print_error(f"warning: {message}", shown)

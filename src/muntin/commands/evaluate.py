@@ -12,6 +12,8 @@ from muntin.commands.values import (
     DetectorOption,
     DeviceOption,
     JsonOption,
+    RunArgument,
+    open_run_aloud,
     parse_settings,
     print_table,
     to_json,
@@ -19,7 +21,7 @@ from muntin.commands.values import (
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
+    run: RunArgument,
     data: Annotated[str, typer.Argument(help="Same as for train; the test split if present.")],
     as_json: JsonOption = False,
     batch_size: Annotated[int, typer.Option(help="Images per batch; 0: automatic.", min=0)] = 0,
@@ -33,10 +35,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compute metrics of a run on a data set; plots go to RUN/pictures/eval."""
-    from muntin.runs import Run
     from muntin.scoring.evaluation import evaluate as run_evaluation
 
-    opened = Run.open(run)
+    opened = open_run_aloud(run)
     figures = run_evaluation(
         opened,
         data,

@@ -21,6 +21,8 @@ from muntin.commands.values import (
     DetectorOption,
     DeviceOption,
     JsonOption,
+    RunArgument,
+    open_run_aloud,
     parse_names,
     parse_scales,
     parse_settings,
@@ -31,9 +33,6 @@ from muntin.errors import plural
 
 if TYPE_CHECKING:
     from muntin.runs import Run
-
-MIN_TILING_RATIO = 3
-"""Ratio of image side to training side from which tiling is suggested."""
 
 _Format = Annotated[
     str,
@@ -88,7 +87,7 @@ _Engine = Annotated[
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A run folder or exported file.")],
+    run: RunArgument,
     images: _Images,
     out: Annotated[str, typer.Option(help="Folder for results, named as inputs.")] = "",
     formats: _Format = "",
@@ -116,11 +115,10 @@ def predict(
     files = FileOptions(out, parse_names(formats), save_crop, force, resume)
     from muntin.prediction.from_run import load
     from muntin.prediction.video_streams import split_videos
-    from muntin.runs import Run
 
     videos, others = split_videos(images, folders=track or smooth)
     paths, missing = _find_all(others, out) if others else ([], False)
-    opened = Run.open(run)
+    opened = open_run_aloud(run)
     _check_tracking(opened, how, has_videos=bool(videos))
     min_score, reason = _choose_threshold(opened, threshold)
     about = {"run": opened.path.name, "threshold": threshold, "detector": detector, **passes}
@@ -128,6 +126,7 @@ def predict(
         paths, videos = output.plan(paths, videos)
         # Without a detector the threshold selects results, not boxes.
         options: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
+        options["say"] = lambda line: typer.echo(line, err=True)
         box_threshold = threshold if detector else None
         predictor: Any = load(
             opened, device=device, select=chosen, detector_threshold=box_threshold, **options
@@ -135,7 +134,7 @@ def predict(
         predictor.threshold = min_score
         found = predictor.stream(paths, strict=False, **passes)
         results = (result.above(threshold or 0.0) for result in found)
-        num_results, largest = predict_images(results, output, len(paths))
+        num_results, shrunk = predict_images(results, output, len(paths))
         strict = len(images) == 1
         frames = predict_videos(predictor, videos, output, how, passes, strict=strict)
         output.print()
@@ -146,7 +145,7 @@ def predict(
             typer.echo(f"score threshold: {min_score:.2f}, {reason} (change: --threshold)")
         if opened.task.top_down:
             _describe_thresholds(detector, threshold)
-        _advise(opened, largest, tile, out, has_videos=bool(frames))
+        _advise(opened, shrunk, tile, out, has_videos=bool(frames))
     return int(missing or num_results < len(paths) or len(frames) < len(videos))
 
 
@@ -175,10 +174,13 @@ def _choose_threshold(run: Run, threshold: float | None) -> tuple[float, str]:
     return threshold, ""
 
 
-def _advise(run: Run, largest: int, tile: str, out: str, *, has_videos: bool) -> None:
+def _advise(run: Run, shrunk: int, tile: str, out: str, *, has_videos: bool) -> None:
     merges = run.task.dense is not None and run.task.dense.merges
-    if merges and not tile and largest > MIN_TILING_RATIO * max(run.preprocessing.img_size):
-        typer.echo("large images were downscaled; use --tile auto to detect small objects")
+    if merges and not tile and shrunk:
+        typer.echo(
+            f"{plural(shrunk, 'image')} scaled down until objects were small or not found: "
+            f"--tile auto may find more"
+        )
     if out:
         typer.echo(f"written to: {out}")
     elif has_videos:
@@ -224,11 +226,11 @@ def _find_all(places: list[str], out: str) -> tuple[list[Path], bool]:
 
 def _describe_thresholds(detector: str, threshold: float | None) -> None:
     from muntin.prediction.from_run import find_threshold
+    from muntin.published import open_run
     from muntin.results import DEFAULT_SCORE_THRESHOLD
-    from muntin.runs import Run
 
     if detector:
-        score, reason = find_threshold(Run.open(detector))
+        score, reason = find_threshold(open_run(detector))
         source = f", {reason}" if threshold is None else ""
         score = score if threshold is None else threshold
         typer.echo(f"score threshold of boxes: {score:.2f}{source} (change: --threshold)")

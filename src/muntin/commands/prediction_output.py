@@ -73,6 +73,7 @@ class Output(ExitStack):
             raise ConfigError(message)
         self.formats = choose_formats(options.formats, run.task.kind, crops=options.crops)
         self.min_score, self.options, self._about = min_score, options, about
+        self.side = max(run.preprocessing.img_size)
         self.context = FormatContext(
             folder=Path(options.folder),
             kind=run.task.kind,
@@ -131,13 +132,14 @@ class Output(ExitStack):
 def predict_images(results: Iterable[Any], output: Output, total: int) -> tuple[int, int]:
     """Write results of images as they come, and print or collect them.
 
-    Return the number of results, and the longer side in pixels of the largest image.
+    Return the number of results, and that of images in which tiles may find more.
     """
     from rich.console import Console
 
+    from muntin.prediction.tiling import needs_tiles
     from muntin.training.progress import Reporter
 
-    number, largest, start = 0, 0, time.monotonic()
+    number, shrunk, start = 0, 0, time.monotonic()
     try:
         with ExitStack() as stack:
             opened = output.open_files()
@@ -150,7 +152,8 @@ def predict_images(results: Iterable[Any], output: Output, total: int) -> tuple[
                     typer.echo(f"{result.path}: {result.describe()}")
                 else:
                     output.document.add(result.to_dict())
-                number, largest = number + 1, max(largest, *result.size)
+                number += 1
+                shrunk += needs_tiles(result, output.side, output.min_score)
                 facts = progress_facts(number, total, time.monotonic() - start)
                 reporter.step("predicting", number / total, facts)
     except KeyboardInterrupt:
@@ -158,7 +161,7 @@ def predict_images(results: Iterable[Any], output: Output, total: int) -> tuple[
             done = f"{number:,} of {plural(total, 'image')} done, with whole files in"
             typer.echo(f"{done} {output.options.folder}; go on with --resume", err=True)
         raise
-    return number, largest
+    return number, shrunk
 
 
 def progress_facts(number: int, total: int, elapsed_s: float) -> dict[str, str]:

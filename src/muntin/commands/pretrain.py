@@ -42,6 +42,7 @@ def pretrain(
     resume: values.ResumeOption = False,
     settings: values.SettingsOption = None,
     config: values.ConfigOption = "",
+    log: values.LogOption = "",
 ) -> int:
     """Learn from images without labels, for `train --weights RUN` to go on from."""
     # Before the libraries are imported, which takes seconds of the time limit.
@@ -65,7 +66,7 @@ def pretrain(
         img_size=values.parse_size(img_size),
         out=out,
         resume=resume,
-        settings=values.parse_settings(settings),
+        settings=values.train_settings(settings, log=log),
         config=config or None,
         started=started,
     )

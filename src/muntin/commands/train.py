@@ -39,6 +39,7 @@ def train(
     config: values.ConfigOption = "",
     teacher: values.TeacherOption = "",
     teacher_cache: values.TeacherCacheOption = "",
+    log: values.LogOption = "",
 ) -> int:
     """Train a model on your images."""
     # Before the libraries are imported, which takes seconds of the time limit.
@@ -63,7 +64,7 @@ def train(
         seed=-1 if seed is None else seed,
         out=out,
         resume=resume,
-        settings=values.train_settings(settings, adapt, freeze, teacher_cache),
+        settings=values.train_settings(settings, adapt, freeze, teacher_cache, log=log),
         config=config or None,
         started=started,
         teacher=teacher,

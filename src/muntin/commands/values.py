@@ -5,14 +5,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from muntin.errors import ConfigError
 from muntin.staging import finite, format_json
 
+if TYPE_CHECKING:
+    from muntin.runs import Run
+
 TaskArgument = Annotated[str, typer.Argument(help="classify, detect, instance, semantic or pose.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN|MODEL", help="A run, exported file or published model.")
+]
 DataArgument = Annotated[str, typer.Argument(help="Same as for train.")]
 ValOption = Annotated[str, typer.Option(help="Validation data, if DATA has none.")]
 ModelOption = Annotated[
@@ -57,6 +63,9 @@ TeacherOption = Annotated[
 TeacherCacheOption = Annotated[
     str, typer.Option(help="Folder of the teacher's stored answers; default: in the run.")
 ]
+LogOption = Annotated[
+    str, typer.Option("--log", help="Also to tensorboard, mlflow, wandb (comma-separated).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any config field: train.learning_rate=1e-4.")
@@ -72,6 +81,16 @@ def with_part(weights: str, part: str) -> str:
         )
         raise ConfigError(message)
     return f"{weights}#{part}" if part else weights
+
+
+def open_run_aloud(text: str) -> Run:
+    """Open a run, an exported file or a model, and say which published weights a name means."""
+    from muntin.published import PublishedRun, open_run
+
+    run = open_run(text)
+    if isinstance(run, PublishedRun):
+        typer.echo(run.describe(), err=True)
+    return run
 
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -165,11 +184,12 @@ def train_settings(
     freeze: int | None = None,
     cache: str = "",
     epochs: int | None = None,
+    log: str = "",
 ) -> dict[str, str]:
     """Parse settings, and add the fields that have options of their own."""
     options = {
         "train.adapt": adapt, "train.freeze": freeze, "distill.cache_dir": cache,
-        "train.epochs": epochs,
+        "train.epochs": epochs, "machine.log": log,
     }  # fmt: skip
     given = {name: str(value) for name, value in options.items() if value not in (None, "")}
     return {**parse_settings(texts), **given}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -192,6 +192,13 @@ def canvases_of(pre: Preprocessing) -> list[Size]:
     return [*dict.fromkeys([(high, wide), (wide, high)])]
 
 
+class AutoEngine(NamedTuple):
+    """For the engine "auto": the key of a model in its cache, and who is told what is chosen."""
+
+    name: str
+    say: Callable[[str], None] = lambda line: None
+
+
 def run_in_engine(
     network: Network,
     task: Task,
@@ -200,11 +207,11 @@ def run_in_engine(
     *,
     engine: str,
     precision: Precision,
-    name: str,
+    auto: AutoEngine,
 ) -> EngineNetwork:
     """Run a network in a row of `ENGINES`, or in the fastest on this machine ("auto").
 
-    `name` is the key of the model in the cache of "auto".
+    `auto` is for the latter.
     """
     row = None if engine == "auto" else find_engine(engine)
     known = sorted({one for each in ENGINES.values() for one in each.precisions})
@@ -218,7 +225,7 @@ def run_in_engine(
     def start(canvas: Size, count: int) -> Runner:
         graph = make_graph(network, task, classes, pre, canvas, count=count or 2)
         if row is None:
-            return start_fastest(graph, precision, name)
+            return start_fastest(graph, precision, auto.name, say=auto.say)
         return row.start(graph, precision)
 
     finds, whole = task.detects, row is not None and row.any_number

@@ -151,21 +151,31 @@ def start_fastest(
     *,
     engines: Mapping[str, Engine] = ENGINES,
     measure: Callable[[Graph, dict[str, Runner]], dict[str, float]] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Runner:
     """Start the fastest engine for a graph; measured on first use, then cached on disk.
 
     Engines that cannot run the graph are skipped. `name` is the cache key of the model; graphs of
     equal cost share it. `measure` gives the seconds of each runner; the default interleaves them.
+    `say` is told what is measured, and what is chosen.
     """
     key = _key(graph, precision, name)
     known = _read().get(key)
     engine = engines.get(str(known.get("engine"))) if isinstance(known, dict) else None
+    count, _, *size = graph.example[0].shape
+    what = f"{'x'.join(map(str, size))} pixels, batch {count}"
     if engine is not None and engine.installed:
+        say(f"engine auto: {engine.name} for {what}, as measured before")
         return engine.start(graph, precision)
+    names = [each.name for each in engines.values() if each.installed]
+    say(f"engine auto: measuring {', '.join(names)} once for {what}")
     runners = _start_all(graph, precision, engines)
     times = (measure or _measure)(graph, runners)
     best = min(times, key=lambda engine: times[engine])
     _remember(key, {"engine": best, "seconds": times})
+    ranked = sorted(times.items(), key=lambda row: row[1])
+    told = ", ".join(f"{each} {1000 * seconds:.3g}" for each, seconds in ranked)
+    say(f"engine auto: {best} (ms: {told})")
     return runners[best]
 
 

@@ -136,7 +136,7 @@ def explain(
         compare: A second model or checkpoint, compared on the same images.
         folder: Images to retrieve the most similar ones from, preferably in class folders.
         sections: One or several of `muntin.explaining.SECTIONS`; all when empty.
-        weights: For a zoo name: a file, folder or hub id; random initialisation when omitted.
+        weights: For a zoo name: a file, folder or hub id; default: published, else random ones.
         img_size: (height, width) in pixels to resize images to. Default: the model's own.
         force: Whether to replace files in `out`; an image of `images` never is.
         say: Called with each progress message.

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import math
 import operator
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from muntin.data.batches import stack_images
 from muntin.data.decoding import open_image
 from muntin.data.transforms import Preprocessing, normalise
-from muntin.errors import ConfigError, DataError
+from muntin.errors import ConfigError, DataError, MuntinWarning, WeightError
 from muntin.explaining.context import Context
 from muntin.explaining.output_target import find_target
 from muntin.heads.classification_head import DistilledHead, LinearHead
@@ -29,13 +30,16 @@ from muntin.models.timm_backbone import TimmConfig
 from muntin.prediction.batch import ImageLike
 from muntin.prediction.from_run import find_threshold
 from muntin.prediction.predictor import Predictor
+from muntin.published import find_published, open_named
 from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import find_task
 from muntin.training.defaults import normalise_as
-from muntin.zoo.model_building import create_model, find_model
+from muntin.training.initial_weights import FRESH_WEIGHTS
+from muntin.zoo.model_building import canonical_name, create_model, find_model
+from muntin.zoo.model_zoo import ModelEntry
 
 Source = Run | Predictor | Network | Path | str
 """A run (or its folder), an exported file, the name of a classifier in the zoo, or a model."""
@@ -196,6 +200,15 @@ def _open_name(name: str, weights: str | Path | None, img_size: Size | None) -> 
     # Our models accept any size; many timm models are built for one.
     fixed = img_size is not None and isinstance(entry.config, TimmConfig)
     made_for: dict[str, Any] = {"img_size": img_size} if fixed else {}
+    weights = _find_weights(name, entry) if weights is None else weights
+    if weights is not None:
+        texts = {"img_size": ",".join(map(str, img_size))} if fixed and img_size else {}
+        with contextlib.suppress(ConfigError):  # without a classifier of ImageNet, as DINOv2
+            run = open_named(canonical_name(name), weights, settings=texts)
+            return _wrap(
+                run.network, run.task, run.classes, run.preprocessing, img_size, trained=True,
+                name=name, origin=f"from {weights}",
+            )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = create_model(name, weights=weights, **made_for)
@@ -203,6 +216,16 @@ def _open_name(name: str, weights: str | Path | None, img_size: Size | None) -> 
     origin = "freshly initialised, untrained" if fresh else f"from {weights}"
     colours = {"mean": entry.mean, "std": entry.std}
     return _open_network(network, img_size, colours, name=name, trained=not fresh, origin=origin)
+
+
+def _find_weights(name: str, entry: ModelEntry) -> str | None:
+    """Published weights of a model; None, with a warning where some are known, without them."""
+    try:
+        return find_published(name)
+    except WeightError as error:
+        if entry.weights:
+            warnings.warn(f"{FRESH_WEIGHTS}: {error}", MuntinWarning, stacklevel=5)
+        return None
 
 
 def _open_network(

@@ -14,18 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.listing import list_classify
-from muntin.data.transforms import normalise
 from muntin.data.value_ranges import ValueRange
 from muntin.drawing.style import INK, clean_label, colour_of
 from muntin.errors import DataError, MuntinWarning
@@ -34,6 +31,8 @@ from muntin.explaining.feature_maps import project_rows
 from muntin.explaining.figures import Result, Results, make_figure, make_missing
 from muntin.explaining.plotting import panels, set_panel, spread, start_plots, to_rgb
 from muntin.prediction.batch import find_images
+from muntin.prediction.embedding_cache import EmbeddingCache
+from muntin.prediction.similarity_search import nearest, normalised
 from muntin.shapes import Float
 
 MAX_IMAGES = 300
@@ -90,11 +89,17 @@ def query_gallery(context: Context, gallery: Gallery) -> Gallery:
         gallery,
         paths=tuple(gallery.paths[i] for i in kept),
         vectors=gallery.vectors[kept],
-        query=_embed_batch(context, context.images)[0],
+        query=_embed_query(context),
         class_ids=gallery.class_ids[kept],
         thumbnails=tuple(gallery.thumbnails[i] for i in kept),
         num_total=gallery.num_total - (len(gallery) - len(kept)),
     )
+
+
+def _embed_query(context: Context) -> NDArray[np.float32]:
+    backbone: Any = context.backbone
+    with torch.inference_mode():
+        return normalised(backbone.embed(context.images).float().numpy())[0]
 
 
 def embed_folder(context: Context, folder: Path | str, *, limit: int = MAX_IMAGES) -> Gallery:
@@ -106,18 +111,20 @@ def embed_folder(context: Context, folder: Path | str, *, limit: int = MAX_IMAGE
     rows, class_names = _list(folder)
     chosen = (rows[place] for place in spread(len(rows), limit))
     images = _read(chosen, context.pre.value_range)
+    cache = EmbeddingCache(context.predictor)
     found: list[tuple[str, int, NDArray[np.uint8]]] = []
     vectors: list[NDArray[np.float32]] = []
     while batch := list(islice(images, BATCH_SIZE)):
-        vectors.append(_embed(context, [pixels for _, _, pixels in batch]))
+        vectors.append(cache.embed([pixels for _, _, pixels in batch]))
         found += [(path, class_id, _shrink(pixels)) for path, class_id, pixels in batch]
     if not found:
         message = f"folder must contain a readable image, got none in {str(folder)!r}."
         raise DataError(message)
+    cache.save()
     paths, class_ids, thumbnails = zip(*found, strict=True)
     return Gallery(
         paths=paths,
-        vectors=np.concatenate(vectors),
+        vectors=normalised(np.concatenate(vectors)),
         class_ids=np.array(class_ids, np.int64),
         class_names=class_names,
         thumbnails=thumbnails,
@@ -154,24 +161,6 @@ def _read(
         yield str(Path(source) / path), class_id, pixels
 
 
-def _embed(context: Context, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Embed images, prepared as in prediction; of a pose run, each whole image is one instance."""
-    whole = [[(0, 0, one.shape[1], one.shape[0])] for one in images]
-    batch = context.predictor.prepare(images, boxes=whole if context.task.top_down else None)
-    vectors: dict[int, NDArray[np.float32]] = {}
-    for part in batch.parts:
-        sizes = torch.tensor([meta.input_size for meta in part.metas])
-        found = _embed_batch(context, normalise(part.images, context.pre, sizes))
-        vectors.update(zip(part.places, found, strict=True))
-    return np.stack([vectors[place] for place in range(len(images))])
-
-
-def _embed_batch(context: Context, images: Tensor) -> NDArray[np.float32]:
-    backbone: Any = context.backbone
-    with torch.inference_mode():
-        return F.normalize(backbone.embed(images).float(), dim=1).numpy()
-
-
 def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
@@ -192,21 +181,21 @@ def show_retrieval(context: Context, folder: Gallery | None) -> Results:
 def show_neighbours(context: Context, gallery: Gallery) -> Result:
     """Show the images of a folder that are most similar to the explained one."""
     similarities = gallery.similarities
-    nearest = np.argsort(-similarities, kind="stable")[:NUM_NEIGHBOURS]
-    classes = [gallery.name(place) for place in nearest.tolist()]
+    places = nearest(similarities, NUM_NEIGHBOURS)
+    classes = [gallery.name(place) for place in places]
     return make_figure(
         "features-neighbours",
-        _draw_neighbours(context, gallery, nearest),
+        _draw_neighbours(context, gallery, places),
         ("text", gallery.num_total > len(gallery) and "sampled"),
         arrays={"similarities": similarities},
         facts={
             "nearest": [
                 {"path": gallery.paths[i], "similarity": float(similarities[i]), "class": name}
-                for i, name in zip(nearest.tolist(), classes, strict=True)
+                for i, name in zip(places, classes, strict=True)
             ],
             "num_images": len(gallery),
         },
-        nearest=len(nearest),
+        nearest=len(places),
         count=len(gallery),
         total=gallery.num_total,
     )
@@ -247,14 +236,14 @@ def project_by_tsne(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(project.fit_transform(vectors), np.float64)
 
 
-def _draw_neighbours(context: Context, gallery: Gallery, nearest: NDArray[np.int64]) -> Figure:
-    count = 1 + len(nearest)
+def _draw_neighbours(context: Context, gallery: Gallery, places: Sequence[int]) -> Figure:
+    count = 1 + len(places)
     columns = (count + 1) // 2 if count > 5 else count
     figure, axes = panels(-(-count // columns), columns, width=1.75 * columns, extra=0.4)
     first, *others = axes.flat
     set_panel(first, to_rgb(context.shown), "explained image")
     first.title.set_fontweight("bold")
-    for panel, place in zip(others, nearest.tolist(), strict=False):
+    for panel, place in zip(others, places, strict=False):
         name = gallery.name(place) or Path(gallery.paths[place]).name
         label = clean_label(name, int(gallery.class_ids[place]), max_length=18)
         words = f"{gallery.similarities[place]:.2f}  {label}"

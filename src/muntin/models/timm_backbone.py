@@ -276,8 +276,11 @@ class TimmBackbone(Backbone):
         return self._layers[name.removeprefix("net.")]
 
     def stage_of(self, name: str) -> int:
-        """Number the stage of a parameter as timm does; see `muntin.features.Backbone`."""
-        return self._stages[name.removeprefix("net.")]
+        """Number the stage of a parameter as timm does; see `muntin.features.Backbone`.
+
+        A module that spans several stages has 0.
+        """
+        return self._stages.get(name.removeprefix("net."), 0)
 
     def decays(self, name: str) -> bool:
         """Whether weight decay applies: not to what timm spares, nor to any position or token."""

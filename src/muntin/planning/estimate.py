@@ -19,7 +19,7 @@ from muntin.drawing.notebook import show_facts
 from muntin.errors import ConfigError
 from muntin.shapes import Size
 from muntin.train_config import TrainConfig
-from muntin.training.machine import choose_machine
+from muntin.training.machine import choose_machine, describe_load
 from muntin.training.memory_budget import (
     choose_recomputation,
     describe_remedies,
@@ -185,8 +185,10 @@ def plan(
         settings=tuple((key, str(value)) for key, value in (settings or {}).items()),
         teacher=str(teacher),
     )
+    busy = describe_load()  # before anything is measured
     try:
-        return _forecast(prepare(request))
+        found = _forecast(prepare(request))
+        return replace(found, notes=(*found.notes, *busy))
     except (MemoryError, RuntimeError) as error:
         if (shortage := parse_out_of_memory(error)) is None:
             raise

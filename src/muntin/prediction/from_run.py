@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load a predictor from a run folder or an exported file."""
+"""Load a predictor from a run folder, an exported file, or published weights by their name."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from muntin.configs import check_range, replace, to_dict, with_texts
-from muntin.engines.engine_network import run_in_engine
+from muntin.engines.engine_network import AutoEngine, run_in_engine
 from muntin.engines.engine_table import EngineName
 from muntin.engines.graphs import Precision
 from muntin.errors import ConfigError
@@ -53,11 +53,12 @@ def load(
     least: float | None = None,
     engine: EngineName = "eager",
     precision: Precision = "fp32",
+    say: Callable[[str], None] = lambda line: None,
 ) -> Predictor:
     """Load a run for prediction, with its score threshold; its folder is all that is needed.
 
     Args:
-        run: A run folder, or a file of `muntin.export`.
+        run: A run folder, a file of `muntin.export`, or the name of a published model.
         device: "auto" takes a GPU when there is one.
         batch_size: Crops (whole images, tiles, instances) in a batch; fewer where they are large.
         select: Detectors only: fields of `muntin.heads.detector.SelectConfig`, such as
@@ -70,24 +71,23 @@ def load(
             "openvino", on a GPU of NVIDIA "cuda"; "auto" measures them once for this machine and
             model, and remembers. An exported file has its own.
         precision: Of the engine: "fp32" or "bf16".
+        say: Called with what the engine "auto" measures and chooses.
 
     Raises:
         RunError: A file of the run is missing or broken.
         WeightError: The weights cannot be read or do not fit.
         ConfigError: An option is out of range or does not suit the run.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
-    former = detector_threshold is None and least is not None
-    name, threshold = ("least", least) if former else ("detector_threshold", detector_threshold)
-    finder = _load_detector(run, detector, device, name, threshold)
+    from muntin.published import open_run  # here: the rest of this room needs no such weights
+
+    run = open_run(run)
+    finder = _load_detector(run, detector, device, detector_threshold, least)
     network = run.load_network()
     if select:
-        if isinstance(run, ExportedRun):
-            message = "select is fixed in an exported file, got new values. Set it when exporting."
-            raise ConfigError(message)
+        _refuse_fixed(run)
         change_selection(network, select)
     if (engine, precision) != ("eager", "fp32"):
-        network, device = _in_engine(run, network, engine, precision), "cpu"
+        network, device = _in_engine(run, network, (engine, precision), say), "cpu"
     elif isinstance(network, Network):
         make_batch_invariant(network)
     predictor = Predictor(
@@ -105,9 +105,16 @@ def load(
 
 
 def _load_detector(
-    run: Run, detector: Run | Path | str, device: str, name: str, threshold: float | None
+    run: Run,
+    detector: Run | Path | str,
+    device: str,
+    threshold: float | None,
+    least: float | None,
 ) -> BoxDetector | None:
-    """Load the detector of a pose run with its threshold, which the user knows by `name`."""
+    """Load the detector of a pose run with its threshold, which has two names."""
+    name = "detector_threshold"
+    if threshold is None and least is not None:
+        name, threshold = "least", least
     if threshold is not None:
         check_range(name, threshold, 0, 1)
     if detector:
@@ -124,7 +131,19 @@ def _load_detector(
     return None
 
 
-def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Precision) -> nn.Module:
+def _refuse_fixed(run: Run) -> None:
+    if isinstance(run, ExportedRun):
+        message = "select is fixed in an exported file, got new values. Set it when exporting."
+        raise ConfigError(message)
+
+
+def _in_engine(
+    run: Run,
+    network: nn.Module,
+    wanted: tuple[EngineName, Precision],
+    say: Callable[[str], None],
+) -> nn.Module:
+    engine, precision = wanted
     if not isinstance(network, Network):
         message = (
             f"an exported file has a fixed engine and precision, got {engine}, {precision}. Leave "
@@ -139,7 +158,7 @@ def _in_engine(run: Run, network: nn.Module, engine: EngineName, precision: Prec
         run.preprocessing,
         engine=engine,
         precision=precision,
-        name=name,
+        auto=AutoEngine(name, say),
     )
 
 

@@ -31,6 +31,28 @@ MIN_RELATIVE_SCORE = 0.5
 """Minimum score of that larger box, relative to the score of the partial one."""
 
 
+MIN_TILING_RATIO = 3
+"""Ratio of image side to network side from which tiles may find more."""
+
+SMALL_OBJECT_PX = 32
+"""Side of small objects as the network sees them (COCO: "small")."""
+
+
+def needs_tiles(result: object, side: int, min_score: float) -> bool:
+    """Whether tiles may find more in an image: it was scaled down a lot, and its objects are small.
+
+    Args:
+        result: What was found in the whole image; small if it is nothing.
+        side: The longer side in pixels that the network sees.
+        min_score: Score from which objects count.
+    """
+    if not isinstance(result, Detections) or max(result.size) <= MIN_TILING_RATIO * side:
+        return False
+    boxes = result.above(min_score).boxes
+    sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)) * side / max(result.size)
+    return not len(sides) or bool(np.median(sides) <= SMALL_OBJECT_PX)
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """A rectangle of an image, in pixels."""

@@ -23,6 +23,7 @@ from muntin.errors import ConfigError, DataError, MuntinWarning, RunError, quote
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
 from muntin.prediction.from_run import find_threshold, load
+from muntin.published import open_run
 from muntin.run_files import read_split
 from muntin.runs import Run
 from muntin.samples import Classes, DataSets, Listing, skeleton_of
@@ -113,7 +114,7 @@ def evaluate(
     """Score a run on a data set.
 
     Args:
-        run: A run folder.
+        run: A run folder, an exported file, or the name of a model with published weights.
         data: A data set; its test part if it has one, else its validation part, else all.
         batch_size: Images at a time; 0 chooses by their size.
         device: "auto" takes a GPU when there is one.
@@ -133,7 +134,7 @@ def evaluate(
         DataError: The data cannot be read, or has other classes.
         ConfigError: `tta` with a detector run.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = open_run(run)
     reading = change_reading(run.config.data_config, settings or {})
     if "data.range" in (settings or {}):
         run = replace(run, preprocessing=replace(run.preprocessing, value_range=reading.range))
@@ -175,7 +176,7 @@ def _score_detected(
     Average precision is computed from all boxes; distances from those above the threshold of
     prediction. Images without instances count.
     """
-    finder = Run.open(detector)
+    finder = open_run(detector)
     predictor = load(run, device=device, detector=finder, detector_threshold=MIN_SCORE)
     listing = _held_out(list_pose(data, classes=run.classes, whole=True), run.task, data)
     # By functions: the detector may see other values of the same image.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from contextlib import nullcontext
@@ -48,7 +47,7 @@ from muntin.training.teacher_cache import (
     store_answers,
 )
 from muntin.weights.opened_weights import open_weights
-from muntin.weights.weight_files import FOLDER_VARIABLE, is_available
+from muntin.weights.weight_files import FOLDER_VARIABLE, is_available, weights_digest
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo.model_building import canonical_name, find_model
 from muntin.zoo.model_zoo import ModelEntry, build_backbone
@@ -251,7 +250,7 @@ def open_teacher(
         body, pre, task, classes = read.network, read.preprocessing, read.task, read.classes
     return Teacher(
         source=source,
-        checksum=_digest(body),
+        checksum=weights_digest(body),
         network=body.eval().requires_grad_(False),
         preprocessing=pre,
         task=task,
@@ -302,14 +301,6 @@ def _checksum_of(run: Run) -> str:
     if run.path.is_dir():
         return checksum(run.path / WEIGHTS)
     return checksum(beside if run.path.suffix == ".xml" else run.path)
-
-
-def _digest(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def open_for(config: RunConfig, device: torch.device, autocast: Autocast = nullcontext) -> Teacher:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from muntin.configs import to_dict
 from muntin.data.data_config import DataConfig
@@ -22,7 +22,9 @@ from muntin.tasks.task import Task
 from muntin.tasks.task_table import PRETRAIN, TASKS, find_task, heads_of, task_of_run
 from muntin.train_config import MachineConfig, TrainConfig
 from muntin.training.data_splits import PRETRAINING_DATA
+from muntin.training.defaults import is_small
 from muntin.zoo.model_building import canonical_name, model_config
+from muntin.zoo.model_zoo import BackboneConfig
 
 HEAD_WORDS = {
     "fcos": "boxes from every cell of the maps, without anchors",
@@ -88,6 +90,16 @@ def list_fields(
         message = f"no setting of {task} matches {pattern!r}. Omit the pattern to see all."
         raise ConfigError(message)
     return found
+
+
+def default_heads(model: BackboneConfig) -> dict[str, str]:
+    """Head that a model gets for each task by default, and objective for pretraining."""
+    size: Literal["small", "large"] = "small" if is_small(model) else "large"
+    heads = {
+        task.name: "linear" if task.dense is None else task.dense.default_head[size]
+        for task in TASKS.values()
+    }
+    return {**heads, PRETRAIN.name: choose_pretraining("auto", model).value.name}
 
 
 def list_heads(task: str = "") -> list[dict[str, str]]:

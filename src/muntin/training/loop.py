@@ -28,7 +28,6 @@ from muntin.devices import memory_mib
 from muntin.errors import ConfigError, MuntinWarning, RunError, TrainingError
 from muntin.objectives.objective import Objective
 from muntin.run_files import write_best
-from muntin.runs import append_journal, drop_epochs_from
 from muntin.scoring.evaluator import Scored
 from muntin.shapes import Size
 from muntin.training.checkpoint import (
@@ -41,8 +40,9 @@ from muntin.training.checkpoint import (
 from muntin.training.low_rank import merged_state
 from muntin.training.optimization import img_size_at, lr_factor
 from muntin.training.position import Position, read_position
-from muntin.training.progress import Reporter, format_duration, write_events, writes_events
+from muntin.training.progress import Reporter, format_duration
 from muntin.training.request import PreparedRun
+from muntin.training.run_logs import Records
 from muntin.training.time_limit import Clock, TimeLimit
 from muntin.training.trainer import Trainer, class_balanced_shares
 from muntin.training.validation import Validation
@@ -78,6 +78,7 @@ class Loop:
     ) -> None:
         run, network = prepared.run, prepared.network
         self.fabric, self.run, self.reporter = fabric, run, reporter
+        self.records = Records(run, active=fabric.is_global_zero)
         self.config, data = run.config.train, run.config.data_config
         self.train = ImageCache(prepared.train, run.preprocessing, data, training=True)
         self.val = ImageCache(prepared.val, run.preprocessing, data)
@@ -313,10 +314,7 @@ class Loop:
             self._update_best(scored)
         line["seconds"] = round(self._elapsed(), 1)
         # Before the checkpoint: if writing that fails, resuming removes the lines after it.
-        if self.fabric.is_global_zero:
-            append_journal(self.run.path, line)
-            if writes_events(self.run.config.machine.tensorboard):
-                write_events(self.run.path, line)
+        self.records.add(line)
         self._report_epoch(line)
         self._save()
         self.time_limit.saving_s = self.clock() - saving
@@ -394,5 +392,4 @@ class Loop:
                 raise ValueError(str(error)) from error  # without the name of the checkpoint
             self.trainer.load_state(saved)
             self.time_limit.restore(saved.get("timing", {}))
-        if self.fabric.is_global_zero:
-            drop_epochs_from(self.run.path, self.state.epoch + 1)
+        self.records.drop_from(self.state.epoch + 1)

@@ -111,3 +111,17 @@ def build_fabric(machine: MachineConfig, devices: int) -> Fabric:
         )
     finally:
         log.setLevel(level)
+
+
+def describe_load(load: float | None = None, cores: int | None = None) -> tuple[str, ...]:
+    """A note if other programs keep so many cores busy that measured times are too long."""
+    granted = hasattr(os, "sched_getaffinity")
+    cores = cores or (len(os.sched_getaffinity(0)) if granted else os.cpu_count() or 1)
+    if load is None:
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load < 0.25 * cores + 0.5:  # half a core is this process, which has just begun
+        return ()
+    return (
+        f"the machine is busy (load {load:.1f} on {cores} cores): times are measured beside other "
+        f"programs, and shorter without them",
+    )

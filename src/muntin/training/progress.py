@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training shows: a live bar or lines, TensorBoard events, a picture of its first batch."""
+"""What a training shows: a live bar or lines, and a picture of its first batch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +23,7 @@ from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.result_drawing import draw_labels
 from muntin.drawing.saving import save_image
 from muntin.drawing.style import clean_label
-from muntin.errors import RunError, cannot_write, missing_extra, plural
+from muntin.errors import plural
 from muntin.results import Poses
 from muntin.run_lengths import Segmentation, encode_mask
 from muntin.runs import Run
@@ -104,29 +102,6 @@ def _is_live(console: Console) -> bool:
     """Whether a bar can be redrawn: in a terminal, and in notebooks that have widgets."""
     widgets = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
     return console.is_terminal or widgets
-
-
-def writes_events(choice: Literal["auto", "on", "off"]) -> bool:
-    """Whether TensorBoard events are written; refuses "on" if TensorBoard is not installed."""
-    installed = importlib.util.find_spec("tensorboard") is not None
-    if choice == "on" and not installed:
-        library, extra = "TensorBoard", "log"
-        raise missing_extra(library, extra, purpose="machine.tensorboard=on")
-    return installed and choice != "off"
-
-
-def write_events(folder: Path, line: Mapping[str, Any]) -> None:
-    """Append the numbers of a line to the TensorBoard events of the run."""
-    # Local, so that only runs that write events import TensorBoard.
-    from torch.utils.tensorboard import SummaryWriter
-
-    try:
-        with SummaryWriter(str(part_of(folder, "events"))) as writer:
-            for name, value in line.items():
-                if isinstance(value, (int, float)) and name != "epoch":
-                    writer.add_scalar(name, value, line["epoch"])
-    except OSError as error:
-        raise RunError(cannot_write(folder / "events", error)) from error
 
 
 def draw_batch(run: Run, store: ImageCache) -> None:

@@ -28,7 +28,7 @@ def resume_request(request: Request, has_out: bool) -> Request:
 
     Settings must be those of the run, except for a larger `epochs` or `max_time_s`, over all
     sittings: the learning rate then has the value that it would have had in the longer run at this
-    point. `machine.workers` may change, since it has no influence on the result.
+    point. `machine.workers` and `machine.log` may change: they have no influence on the result.
     """
     if not has_out:
         message = "--resume needs a run folder, got no --out. Pass the run folder as --out."
@@ -128,7 +128,7 @@ def _find_changes(
         changed.append("--config")
     if request.head and not _is_head(request, settings["head"], base):
         changed.append("head")
-    free = {*_LENGTHS, "workers"}
+    free = {*_LENGTHS, "workers", "log"}
     for group in settings:
         config = getattr(base, "data_config" if group == "data" else group)
         for name, text in settings[group]:

@@ -34,6 +34,7 @@ from muntin.training.distillation import add_teacher, read_answers
 from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import build_fabric, choose_machine
 from muntin.training.memory_budget import fit_memory
+from muntin.training.model_card import CARD, write_card
 from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
 from muntin.training.reconstruction_images import COUNT, ReconstructionImages
@@ -159,7 +160,7 @@ def arrange(given: TrainArguments) -> TrainedRun:
         reporter = _tell(prepared, given.quiet)
         prepared = replace(prepared, answers=read_answers(prepared, reporter))
         fitted = _launch(prepared.run, partial(_work, prepared=prepared, given=given))
-        return _finish(prepared.run, fitted, reporter, given.pictures)
+        return _finish(prepared, fitted, reporter, given.pictures)
 
 
 def _request(given: TrainArguments) -> Request:
@@ -283,26 +284,32 @@ def _work(
         if not given.resume:
             watch(loop.trainer.best_network)
             reporter.note(f"what it learns shows in {run.path / 'pictures'}")
-    with reporter:
+    with reporter, loop.records as records:
         fitted = loop.fit(started=given.started, resume=given.resume, stop_after=given.stop_after)
+        records.end(fitted.figures, "interrupted" if fitted.interrupted else "finished")
     # From the outputs of the best epoch: nothing is computed again.
     if pictures and fitted.best is not None and run.task.kind != "pretraining":
         draw_evaluation(fitted.best, loop.val, run.classes, part_of(run.path, "pictures", "val"))
     return fitted
 
 
-def _finish(run: Run, fitted: FitResult, reporter: Reporter, pictures: bool) -> TrainedRun:
-    """Draw the curves and report the result."""
+def _finish(
+    prepared: PreparedRun, fitted: FitResult, reporter: Reporter, pictures: bool
+) -> TrainedRun:
+    """Draw the curves, write the model card, and report the result."""
+    run = prepared.run
     goal, value = run.task.goal(fitted.figures)
     if pictures and (lines := read_journal(run.path)):
         save_figure(draw_curves(lines, goal), part_of(run.path, "pictures", "curves.png"))
-    duration = format_duration(fitted.seconds)
+    duration, trained = format_duration(fitted.seconds), (fitted.epochs, fitted.seconds)
     if fitted.interrupted:
         reporter.note(
             f"Stopped after {duration}; nothing is lost. Resume with: {run.task.command} "
             f"{quote(run.config.data)} --resume --out {quote(run.path)}"
         )
-    elif goal:
+    elif not write_card(run, (prepared.train, prepared.val), fitted.figures, trained):
+        reporter.note(f"{run.path / CARD} was changed by somebody, and stays as it is")
+    if goal and not fitted.interrupted:
         if missing := _unscored(run, fitted.figures):
             reporter.note(f"mean IoU excludes classes without validation pixels: {missing}")
         reporter.note(f"best {goal} {value:.4f} in {duration}; run: {run.path}")

@@ -60,7 +60,6 @@ from muntin.training.pretraining_defaults import (
     choose_objective,
     pretraining_recipe,
 )
-from muntin.training.progress import writes_events
 from muntin.training.recompute import checkpoint_blocks
 from muntin.training.request import (
     PreparedRun,
@@ -71,6 +70,7 @@ from muntin.training.request import (
     require_sides,
     task_of,
 )
+from muntin.training.run_logs import choose_logs
 from muntin.zoo.model_building import canonical_name, dense_config, find_model, model_config
 from muntin.zoo.model_zoo import BackboneConfig
 
@@ -98,7 +98,7 @@ class _RunBuilder:
         start = start if self.base is None else self.base.data_config
         self.data = with_texts(start, self.settings["data"], group="data")
         requested = with_texts(request.machine, self.settings["machine"], group="machine")
-        writes_events(requested.tensorboard)  # raises if it is asked for, but not installed
+        choose_logs(requested)  # raises for one that is asked for, but not installed
         self.machine = self.take(resolve_machine(requested, not self.task.detects))
         listed = (
             list_unlabelled(request.data, self.task, self.data, self.seed)

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from muntin.errors import WeightError, cannot_write, first_line, shorten
 from muntin.staging import replacing
@@ -154,6 +155,15 @@ def write_whole(path: Path, write: Callable[[str], None]) -> None:
         raise WeightError(message) from error
 
 
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 of the names and values of all tensors, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 _HUB_FILES = (
     "model.safetensors",
     "pytorch_model.bin",
@@ -199,20 +209,41 @@ def _in_folder(repo: str) -> Path | None:
 
     Names are ``owner/name``, ``name``, and ``name`` without the tag behind its dot.
     """
+    name = repo.rpartition("/")[2]
+    return _find_named((repo, name, name.partition(".")[0]), _named_folders())
+
+
+def _named_folders() -> list[Path]:
+    """The folder of weights that the user named, if there is one."""
     named = os.environ.get(FOLDER_VARIABLE, "")
-    if not named:
-        return None
     folder = Path(named).expanduser()
-    if not folder.is_dir():
+    if named and not folder.is_dir():
         message = f"{FOLDER_VARIABLE} must name a folder of weights, got {named!r}. Correct it."
         raise WeightError(message)
-    name = repo.rpartition("/")[2]
-    for stem in dict.fromkeys((repo, name, name.partition(".")[0])):
-        inner = (folder / stem / file for file in _HUB_FILES)
-        outer = (folder / f"{stem}{suffix}" for suffix in _SUFFIXES)
-        if found := next((path for path in (*inner, *outer) if path.is_file()), None):
-            return found
-    return None
+    return [folder] if named else []
+
+
+def _find_named(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
+    places = [folder / name for folder in folders for name in dict.fromkeys(names)]
+    inner = (place / file for place in places for file in _HUB_FILES)
+    outer = (place.with_name(place.name + suffix) for place in places for suffix in _SUFFIXES)
+    return next((path for path in (*inner, *outer) if path.is_file()), None)
+
+
+def find_local(names: Sequence[str]) -> Path | None:
+    """Find weights by names of a model, in the folder that the user named or the current one."""
+    return _find_named(names, (*_named_folders(), Path()))
+
+
+def is_weight_file(path: Path) -> bool:
+    """Whether the name of an existing file is one of a file of weights."""
+    return path.suffix.lower() in _SUFFIXES and path.is_file()
+
+
+def is_here(hub_id: str) -> bool:
+    """Whether weights of the hub are in the folder that the user named, or in the cache."""
+    repo, _, revision = hub_id.partition("@")
+    return (_in_folder(repo) or _in_cache(repo, revision)) is not None
 
 
 def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:

@@ -7,6 +7,7 @@ import copy
 import functools
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.shapes import Size
 from muntin.weights.dialects import backbone_of
+from muntin.weights.weight_files import is_here
 from muntin.zoo.model_building import find_model, list_models, model_config
 from muntin.zoo.model_zoo import ALIASES, MODELS, BackboneConfig, build_backbone, family_of
 
@@ -85,6 +87,7 @@ def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None =
     size = config.img_size if img_size is None else img_size
     height, width = (size, size) if isinstance(size, int) else size
     check_range("img_size", min(height, width), 1, 100_000)
+    network.requires_grad_(False)  # the counter hangs hooks on gradients, and fails without them
     counter = FlopCounterMode(display=False)
     with counter:
         network(torch.empty(1, config.in_chans, height, width, device="meta"))
@@ -136,6 +139,9 @@ def _build_empty(config: BackboneConfig, num_classes: int) -> Network:
     return Network(backbone, head).eval()
 
 
+MAX_COUNTED = 20
+"""Models of timm that are counted at a time, each in about a second."""
+
 # Counting takes seconds, so `facts.json` stores what ``benchmarks/count_models.py`` counted.
 FACTS = Path(__file__).with_name("facts.json")
 
@@ -144,22 +150,24 @@ def describe_models(pattern: str = "*", img_size: int = 0) -> list[dict[str, Any
     """Describe the models whose name or alias matches a shell pattern.
 
     `img_size` is the side in pixels at which MACs are counted; 0 uses each model's own. `params`
-    are those with 1000 classes, `macs` those of an image.
+    are those with 1000 classes, `macs` those of an image; of many models of timm, whose counting
+    would take minutes, both are None. `here` tells whether published weights are on this machine.
     """
     check_range("img_size", img_size, 0, 10_000)
     names = sorted({ALIASES.get(name, name) for name in list_models(pattern)})
     if not names:
         raise ConfigError(unknown_name("model", pattern, [*MODELS, *ALIASES]))
     alias_of = {name: alias for alias, name in ALIASES.items()}
-    return [_describe(name, alias_of.get(name, ""), img_size) for name in names]
+    counted = sum(name not in MODELS for name in names) <= MAX_COUNTED
+    return [_describe(name, alias_of.get(name, ""), img_size, counted) for name in names]
 
 
-def _describe(name: str, alias: str, img_size: int) -> dict[str, Any]:
+def _describe(name: str, alias: str, img_size: int, counted: bool) -> dict[str, Any]:
     entry = find_model(name)
     config = entry.config
-    facts = known_facts()[name] if name in MODELS else count_facts(name)
-    size, macs = config.img_size, facts["macs"]
-    if img_size:
+    facts: Mapping[str, int] = known_facts().get(name) or (count_facts(name) if counted else {})
+    size, macs = config.img_size, facts.get("macs")
+    if img_size and macs is not None:
         size = (img_size, img_size)
         macs = count_costs(model_config(name, {"img_size": size})).macs
     window = getattr(config, "window_size", None)
@@ -167,15 +175,16 @@ def _describe(name: str, alias: str, img_size: int) -> dict[str, Any]:
         "name": name,
         "alias": alias,
         "family": family_of(config),
-        "params": facts["params"],
+        "params": facts.get("params"),
         "macs": macs,
-        "gmacs": round(macs / 1e9, 3),
+        "gmacs": None if macs is None else round(macs / 1e9, 3),
         "img_size": list(size),
         "window": "-" if window is None else str(window).strip("()"),
         "accuracy": entry.accuracy or None,
         "source": entry.source,
         "weights": entry.weights,
         "license": entry.license,
+        "here": bool(entry.weights) and is_here(entry.weights),
     }
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torchvision.models import ViT_B_16_Weights
 
+from muntin.configs import to_dict
 from muntin.data.data_config import DataConfig
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, MuntinWarning, shorten
@@ -96,6 +97,20 @@ def read_classifier(
     classes = Classes(names=class_names, multi_label=several)
     preprocessing = _classifier_preprocessing(opened, name, entry, info.in_chans)
     return PublishedModel(CLASSIFY, network, report, classes, preprocessing)
+
+
+def read_backbone(opened: OpenedWeights, name: str, entry: ModelEntry) -> PublishedModel:
+    """Read a backbone from weights that may have no classifier; its network gives vectors.
+
+    Raises:
+        WeightError: The weights do not fit.
+    """
+    info = inspect_weights(opened, build_shell(entry))
+    backbone = build_backbone(replace(entry.config, in_chans=info.in_chans))
+    report = load_weights(backbone, opened, made_with=to_dict(entry.config))
+    network = Network(backbone, build_classifier(backbone, 0))
+    preprocessing = _classifier_preprocessing(opened, name, entry, info.in_chans)
+    return PublishedModel(CLASSIFY, network, report, Classes(names=()), preprocessing)
 
 
 def _stated_names(opened: OpenedWeights, report: LoadReport, count: int) -> tuple[str, ...]:
