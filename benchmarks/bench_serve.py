@@ -7,7 +7,8 @@ A classifier is trained for a moment on generated images, so that each server ha
 an ONNX file of it; speed does not depend on what it learnt. Requests are JSON with one image in
 base64, which all three take. For each server: answers a second of 32 clients; latency at 70 % of
 that, requests at random times; three times of it; SIGTERM under load. Then, of muntin alone, a
-long mixed load. The generator runs on the same cores, and its share is reported. Clients of rivals
+long mixed load, in PyTorch, whose answers are the same to the bit in every batch.
+The generator runs on the same cores, and its share is reported. Clients of rivals
 without refusals wait for at most 10 s.
 
 LitServe may be installed in another environment, whose Python is named by `--rival-python`.
@@ -60,7 +61,7 @@ def main() -> None:
             for engine in options.engines
             for server in SERVERS
         ]
-        soaked = soak(sources["onnx"], options.soak) if options.soak else None
+        soaked = soak(sources["eager"], options.soak) if options.soak else None
     for row in rows:
         row["share_of_bench"] = round(
             row["at_32_clients"]["answers_per_s"] / network[row["engine"]]["images_per_s"], 3
