@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 import muntin
 from muntin.commands import main
 from muntin.errors import ConfigError, MuntinWarning, RunError, WeightError
+from muntin.models.timm_backbone import name_classes
 from muntin.published import PublishedRun, find_published, open_run
 from muntin.weights.weight_files import write_weights
 from muntin.zoo.published_classifier import IMAGENET_NAMES
@@ -87,6 +88,26 @@ def test_a_file_of_the_name_here_is_enough(file, model, stored, tmp_path):
         again = open_run(tmp_path / file)
         assert again.config.model_name == "vit_tiny_patch16_224"
         assert again.network.head.fc.weight.equal(model.head.fc.weight)
+
+
+def test_larger_parts_of_imagenet_have_the_names_that_timm_has():
+    data = pytest.importorskip("timm.data")
+    names = name_classes(21841)
+    info = data.ImageNetInfo("imagenet-22k")
+    assert len({*names}) == info.num_classes() == 21841
+    assert names[1] == info.index_to_description(1) == "benthos"
+    for place in range(0, 21841, 100):
+        synset, lemma = info.index_to_label_name(place), info.index_to_description(place)
+        assert names[place] in (lemma, f"{lemma} ({synset})")
+    assert name_classes(7) == ()
+
+
+@pytest.mark.slow
+def test_a_classifier_of_a_larger_part(tmp_path):
+    pytest.importorskip("timm")
+    model = muntin.create_model("vit_tiny", num_classes=21841)
+    write_weights(tmp_path / "vit_tiny.safetensors", muntin.to_dialect(model, "timm"))
+    assert open_run("vit_tiny").classes.names == name_classes(21841)
 
 
 def test_without_weights_one_line_says_how_to_get_them(tmp_path):

@@ -17,6 +17,7 @@ import itertools
 import operator
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -88,6 +89,23 @@ def describe_timm(name: str) -> dict[str, Any]:
         raise ConfigError(unknown_name("timm model", name, timm.list_models()))
     published = timm.get_pretrained_cfg(name)
     return {} if published is None else published.to_dict()
+
+
+def name_classes(count: int) -> tuple[str, ...]:
+    """Names of the classes of the part of ImageNet that has so many; empty if timm knows none.
+
+    Names of several classes get the numbers of their synsets.
+    """
+    part = None
+    if importlib.util.find_spec("timm") is not None:
+        part = _timm().data.infer_imagenet_subset({"num_classes": count})
+    if part is None:
+        return ()
+    known = _timm().data.ImageNetInfo(part)
+    names = known.label_descriptions()
+    times = Counter(names)
+    rows = zip(names, known.label_names(), strict=True)
+    return tuple(f"{name} ({synset})" if times[name] > 1 else name for name, synset in rows)
 
 
 def _unwrap(module: nn.Module) -> nn.Module:

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
-from muntin.configs import to_dict, with_texts
+from muntin.configs import with_texts
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.randomness import derive_seed
-from muntin.data.transforms import Preprocessing
 from muntin.devices import Autocast, choose_device
 from muntin.engines.engine_table import find_format
 from muntin.errors import ConfigError, WeightError, quote, shorten
@@ -48,10 +46,9 @@ from muntin.training.teacher_cache import (
 )
 from muntin.weights.opened_weights import open_weights
 from muntin.weights.weight_files import FOLDER_VARIABLE, is_available, weights_digest
-from muntin.weights.weight_loading import load_weights
 from muntin.zoo.model_building import canonical_name, find_model
-from muntin.zoo.model_zoo import ModelEntry, build_backbone
-from muntin.zoo.published_classifier import build_shell, read_classifier
+from muntin.zoo.model_zoo import ModelEntry
+from muntin.zoo.published_classifier import build_shell, read_backbone, read_classifier
 
 if TYPE_CHECKING:
     from muntin.training.progress import Reporter
@@ -237,24 +234,16 @@ def open_teacher(
             autocast=autocast,
         )
     name, entry = _find_published(source)
-    body: nn.Module
-    task, classes = None, None
-    if backbone_only:
-        body = build_backbone(entry.config)
-        load_weights(body, entry.weights, made_with=to_dict(entry.config))
-        size = entry.config.img_size
-        pre = Preprocessing(img_size=size, mean=entry.mean, std=entry.std)
-    else:
-        opened = open_weights(entry.weights, "auto", build_shell(entry))
-        read = read_classifier(opened, name, entry)
-        body, pre, task, classes = read.network, read.preprocessing, read.task, read.classes
+    opened = open_weights(entry.weights, "auto", build_shell(entry))
+    read = (read_backbone if backbone_only else read_classifier)(opened, name, entry)
+    body = read.network.backbone if backbone_only else read.network
     return Teacher(
         source=source,
         checksum=weights_digest(body),
         network=body.eval().requires_grad_(False),
-        preprocessing=pre,
-        task=task,
-        classes=classes,
+        preprocessing=read.preprocessing,
+        task=None if backbone_only else read.task,
+        classes=None if backbone_only else read.classes,
         license=entry.license,
         autocast=autocast,
     )

@@ -19,7 +19,7 @@ from muntin.errors import ConfigError, MuntinWarning, shorten
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
-from muntin.models.timm_backbone import describe_timm, has_timm
+from muntin.models.timm_backbone import describe_timm, has_timm, name_classes
 from muntin.samples import Classes
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.task import Task
@@ -121,8 +121,9 @@ def _stated_names(opened: OpenedWeights, report: LoadReport, count: int) -> tupl
     if problem:
         message = f"{problem} They are those of {opened.where}. Correct them, or pass --classes."
         raise ConfigError(message)
-    numbered = tuple(f"class {number}" for number in range(count))
-    return report.class_names or (IMAGENET_NAMES if count == len(IMAGENET_NAMES) else numbered)
+    if report.class_names or count == len(IMAGENET_NAMES):
+        return report.class_names or IMAGENET_NAMES
+    return name_classes(count) or tuple(f"class {number}" for number in range(count))
 
 
 def build_shell(entry: ModelEntry) -> Backbone:
