@@ -75,7 +75,7 @@ class Gate:
                 _add_headers(message, number)
             await send(message)
 
-        refusal = self._judge(scope["path"], headers)
+        refusal = self._judge(scope["method"], scope["path"], headers)
         try:
             if refusal is None:
                 await self._app(scope, receive, sending)
@@ -92,7 +92,7 @@ class Gate:
         finally:
             self._note(scope, number, status, time.monotonic() - begun)
 
-    def _judge(self, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
+    def _judge(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """Status and reason of a refusal; None for a request that may pass."""
         settings = self._settings
         if is_loopback(settings.host) and not settings.token:
@@ -100,6 +100,9 @@ class Gate:
             name = re.sub(r":\d*$", "", headers.get("host", "")) or "localhost"
             if not is_loopback(name):
                 return 403, f"the host must be this machine, got {name[:100]!r}"
+            other = headers.get("sec-fetch-site", "") in ("cross-site", "same-site")
+            if other and method not in ("GET", "HEAD"):
+                return 403, "a page of another site may not ask"
         if not settings.token or path in OPEN_PATHS or path.startswith(_OPEN_FOLDERS):
             return None
         token = _token_of(headers.get("authorization", ""))

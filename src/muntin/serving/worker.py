@@ -13,6 +13,7 @@ import hashlib
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -83,6 +84,7 @@ class Worker:
             self.load(model)
         # Each text of a warning about a stranger's file would be remembered.
         warnings.simplefilter("ignore")
+        sys.setswitchinterval(0.0005)  # its threads hand over after each call of a library
         prepared: queue.Queue[_Task] = queue.Queue(1)
         decoded: queue.Queue[_Task] = queue.Queue(1)
         arrived: queue.Queue[_Task] = queue.Queue()
@@ -234,9 +236,10 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
     """Load a predictor, run it once on an empty image, and describe it for `GET /models`."""
     from muntin.configs import to_dict
     from muntin.prediction.from_run import find_threshold, load
-    from muntin.runs import ExportedRun, Run
+    from muntin.published import open_run
+    from muntin.runs import ExportedRun
 
-    run = Run.open(model.path)
+    run = open_run(model.path)
     engine, precision = options.engine, options.precision
     chosen: Any = {}
     if isinstance(run, ExportedRun):
