@@ -117,6 +117,18 @@ def test_a_name_of_another_site_does_not_lead_in(quick: Quick, host: str, status
     assert statuses(quick.talk(text.encode())) == [status]
 
 
+@pytest.mark.parametrize(
+    ("method", "site", "status"),
+    [("POST", "cross-site", 403), ("POST", "same-origin", 404), ("GET", "cross-site", 405)],
+)
+def test_a_page_of_another_site_changes_nothing(
+    quick: Quick, method: str, site: str, status: int
+) -> None:
+    text = f"{method} /models/x/reload HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: {site}\r\n"
+    raw = quick.talk(f"{text}{CLOSE}\r\n".encode())
+    assert raw.split(b" ", 2)[1] == str(status).encode()
+
+
 def test_a_token_is_asked_for() -> None:
     with run(token="s3cret-and-long-enough", host="127.0.0.1") as quick:
         right = {"Authorization": "Bearer s3cret-and-long-enough"}
