@@ -22,7 +22,7 @@ def find_excess(data: bytes, pixels: int = 0) -> str:
 
     Example:
         >>> find_excess(bytes.fromhex("ffd8") + bytes.fromhex("fffe0002") * 5000)
-        'more than 1004 segments'
+        'more than 1019 segments'
     """
     most = MOST_PARTS + len(data) // _BYTES_A_PART
     if data.startswith(b"\xff\xd8"):
