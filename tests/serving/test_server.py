@@ -64,6 +64,15 @@ def test_an_image_is_answered_in_each_form_of_a_body(quick: Quick) -> None:
     assert quick.worker.batches[-1][0].model == "second"
 
 
+def test_an_unknown_model_is_told_before_the_image_is_read(quick: Quick) -> None:
+    for path in ("/predict", "/explain"):
+        status, answer, _ = quick.predict(b"no image", path + "?model=nope")
+        assert (status, "'nope'" in answer["error"]) == (404, True)
+        body = json.dumps({"image": "@@@", "model": "nope"}).encode()
+        status, answer, _ = quick.ask("POST", path, body, {"Content-Type": "application/json"})
+        assert (status, "'nope'" in answer["error"]) == (404, True)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -155,7 +155,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         Label Studio.
         """
         async with service.admitted(request):
-            asked = await read_request(request, service.limits)
+            asked = await read_request(request, service.limits, service.find_model)
             if isinstance(asked, dict):
                 return await label_backend.predict_tasks(service, request, asked)
             text = join_results(await service.answer(request, asked))
@@ -165,7 +165,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
     async def explain(request: Request) -> Response:
         """Explain the prediction of one image: the page of `muntin explain`, as one HTML file."""
         async with service.admitted(request):
-            asked = await read_request(request, service.limits)
+            asked = await read_request(request, service.limits, service.find_model)
             if not isinstance(asked, PredictRequest) or len(asked.uploads) != 1:
                 message = "an explanation is of one image, got another number. Send one."
                 raise refuse(422, message)
