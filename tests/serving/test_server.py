@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from muntin.serving.app import create_app
+from muntin.serving.explanations import file_name
 from muntin.serving.serve_settings import ServeLimits, ServeSettings
 from tests.serving.quick import MODELS, Quick, digest, image, run
 
@@ -85,6 +86,19 @@ def test_the_description_holds_refusals_and_the_token(quick: Quick) -> None:
     assert set(described["components"]["securitySchemes"]) == {"bearer", "basic"}
     asked = {path for path, all_ in described["paths"].items() if "401" in str(all_)}
     assert set(described["paths"]) - asked == {"/health", "/v2/health/live", "/v2/health/ready"}
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("a photo.JPG", "a photo.JPG"), ("../../etc/passwd", "passwd"), ("c:\\d\\e.png", "e.png"),
+        ("", "image"), ("..", "image"), ("*?[", "image"), ("-rf.png", "rf.png"),
+        ("list.txt", "list_txt"), ("a\0b\ud83d.png", "a_b_.png"), ("a.b.tif", "a_b.tif"),
+        ("\u4f60" * 90 + ".png", "\u4f60" * 66 + ".png"),
+    ],
+)  # fmt: skip
+def test_an_explanation_has_the_name_of_its_image(name: str, file: str) -> None:
+    assert file_name(name) == file
 
 
 def test_an_unknown_model_is_told_before_the_image_is_read(quick: Quick) -> None:
