@@ -204,6 +204,12 @@ def test_docs_show_every_route(open_page, served):
             for method in all_
         }
         assert {head.replace("\n", " ") for head in heads} == expected
+        lines = visit.tab.locator("#routes a", has_text="/ready").last.inner_text()
+        assert "/v2/models/{name}/versions/{version}/ready" in lines
+        breaks = visit.tab.locator("#routes a", has_text="{name}/ready").first.evaluate(
+            "(a) => a.querySelectorAll('wbr').length"
+        )
+        assert breaks == 3, "a path is broken before a slash"
         visit.tab.set_viewport_size({"width": 400, "height": 800})
         assert visit.tab.evaluate("document.documentElement.scrollWidth") <= 400
 
