@@ -379,6 +379,7 @@ def test_a_replica_refuses_what_the_server_refuses(file, photos):
 
     assert refused(ask(b"no image")).status == 415
     assert refused(ask(photos[0].read_bytes(), "model=cels")).status == 404
+    assert refused(ask(b"no image", "model=cels")).status == 404
     assert refused(ask(photos[0].read_bytes()[:1000])).status == 422
     tasks = refused(ask(b'{"tasks": []}', kind="application/json"))
     assert tasks.status == 422
