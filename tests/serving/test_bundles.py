@@ -192,6 +192,7 @@ def test_each_bundle_says_how_it_is_started_and_what_is_in_it(bundle, kind):
     text = (out / "README.md").read_text(encoding="utf-8")
     assert "## Start" in text
     assert "$name" not in text
+    assert "XX" not in text
     record = json.loads((out / "bundle.json").read_text(encoding="utf-8"))
     assert record["kind"] == kind
     assert [model["name"] for model in record["models"]] == ["cells"]
@@ -257,6 +258,54 @@ def test_the_client_of_a_bundle_answers_as_predict_does(bundle, stub, file, phot
         by_name = dict(zip(theirs.class_names, theirs.scores, strict=True))
         for one in ours:  # Pillow and PyTorch round differently when they resize
             assert one["score"] == pytest.approx(by_name[one["class"]], abs=0.02)
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Refuses each request, or answers it in another protocol."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(400 if "/cells/" in self.path else 200)
+        self.end_headers()
+        self.wfile.write(b'{"error": "no such input"}')
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_the_client_of_a_bundle_says_what_is_wrong(bundle, photos, tmp_path):
+    broken, cut = tmp_path / "broken.png", tmp_path / "cut.png"
+    broken.write_bytes(b"no image")
+    cut.write_bytes(photos[0].read_bytes()[:200])
+    alone = shutil.copytree(bundle("triton"), tmp_path / "alone")
+    (alone / "other").mkdir()
+    model = json.loads((alone / "cells" / "model.json").read_text(encoding="utf-8"))
+    (alone / "other" / "model.json").write_text(json.dumps({**model, "name": "other"}))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        up = f"http://127.0.0.1:{server.server_port}"
+        cases = [
+            (up, "cells", photos[0], "got 400: .*no such input"),
+            (up, "other", photos[0], "must speak the Open Inference Protocol"),
+            (up, "cells", tmp_path / "none.png", "IMAGE must be a file, got .*none.png"),
+            (up, "cells", broken, "IMAGE must be an image .*broken.png"),
+            (up, "cells", cut, "IMAGE must be an image .*cut.png"),
+            ("http://127.0.0.1:1", "cells", photos[0], "must answer, got: .*refused"),
+            ("localhost:8000", "cells", photos[0], "SERVER must be http://HOST:PORT, got"),
+        ]
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-I", alone / "client.py", *words], stderr=subprocess.PIPE,
+                text=True,
+            )
+            for *words, _ in cases
+        ]  # fmt: skip
+        for process, (*_, said) in zip(started, cases, strict=True):
+            errors = process.communicate(timeout=60)[1]
+            assert process.returncode == 1
+            assert re.search(said, errors), errors
+            assert "Traceback" not in errors
+        server.shutdown()
 
 
 FITS = [
@@ -330,6 +379,7 @@ def test_a_replica_refuses_what_the_server_refuses(file, photos):
 
     assert refused(ask(b"no image")).status == 415
     assert refused(ask(photos[0].read_bytes(), "model=cels")).status == 404
+    assert refused(ask(b"no image", "model=cels")).status == 404
     assert refused(ask(photos[0].read_bytes()[:1000])).status == 422
     tasks = refused(ask(b'{"tasks": []}', kind="application/json"))
     assert tasks.status == 422

@@ -257,6 +257,13 @@ def test_more_tasks_than_images_of_a_request(served: Live) -> None:
     assert [each["result"] for each in answers] == [each["result"] for each in answers[:2]] * 15
 
 
+@pytest.mark.parametrize("photo", ["/etc/passwd", "/photos/2024/ab12"])
+def test_a_path_is_no_base64(served: Live, photo: str) -> None:
+    values = {"tasks": [{"data": {"photo": photo}}], "label_config": config("Choices")}
+    status, answer = ask(served, "/label-studio/classify/predict", values)
+    assert (status, "/data/local-files/?d=NAME" in answer["error"]) == (422, True)
+
+
 @pytest.mark.parametrize("photo", ["http://a.example/b.png", "https://127.0.0.1/x", "s3://a/b.png"])
 def test_nothing_is_fetched(served: Live, photo: str) -> None:
     tasks = [{"id": 1, "data": {"photo": photo}}]
@@ -319,6 +326,15 @@ def test_files_below_the_folder(served: Live) -> None:
     assert answers[0]["result"] == answers[1]["result"] != []
     assert all(each["error"] and not each["result"] for each in answers[2:])
     assert not any("root" in each["error"] for each in answers[2:])
+    said = [
+        "leads out",
+        "there is no file 'missing'",
+        "address of a file",
+        "'media/upload/1/x.png'",
+    ]
+    said += ["/data/local-files/?d=NAME", "address of a file", "no file 'scenes'", "leads out"]
+    for each, words in zip(answers[2:], said, strict=True):
+        assert words in each["error"]
 
 
 def test_no_name_leads_out_of_the_folder(tmp_path: Path) -> None:

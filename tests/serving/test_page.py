@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -187,6 +188,51 @@ def test_classes_as_bars(open_page):
         visit.tab.click("#more")
         assert len(visit.rows()) == 30
         assert "class 0" in visit.text("#summary")
+
+
+def test_what_is_not_drawn_or_listed_is_said(open_page):
+    pose = {"keypoints": [[40, 20, 0.1], [160, 20, 0.2]], "score": 0.1}
+    skeleton = {"names": ["nose", "tail"], "edges": []}
+    model = model_of("keypoints", skeleton=skeleton, threshold=0.0, threshold_from="")
+    answer = result_of("poses", [pose], SIZE, keypoint_names=skeleton["names"])
+    with open_page(models=[model], answer=answer) as visit:
+        visit.give(image_file())
+        assert visit.text("#origin") == "starts at 0: everything is listed"
+        assert "Keypoints of 1 not drawn: all below 0.30" in visit.text("#summary")
+        assert json.loads(visit.saved("coco"))["annotations"] == []
+        visit.set_range("least", 0.15)
+        assert visit.text("#summary") == "1 instance"
+        assert json.loads(visit.saved("coco"))["annotations"][0]["bbox"] == [160.5, 20.5, 0, 0]
+
+
+def test_a_long_list_is_cut_until_it_is_asked_for(open_page):
+    rows = [
+        {"xyxy": [2 * k, 0, 2 * k + 2, 90], "name": "cat", "id": 0, "score": 0.9 - k / 200}
+        for k in range(60)
+    ]
+    answer = result_of("boxes", rows, SIZE)
+    with open_page(models=[model_of("detection")], answer=answer) as visit:
+        visit.give(image_file())
+        assert len(visit.rows()) == 25
+        box = visit.tab.locator("#frame").bounding_box()
+        place = box["x"] + box["width"] * 101 / 200, box["y"] + box["height"] / 2
+        visit.tab.mouse.move(*place)
+        assert len(visit.rows()) == 60, "what is pointed at is in the list"
+        visit.give(image_file("two.png"), done=2)
+        assert len(visit.rows()) == 25
+        visit.tab.click("#more")
+        assert len(visit.rows()) == 60
+
+
+def test_what_the_page_does_not_offer_is_said(open_page):
+    rows = [{"name": "cat", "id": 0, "score": 0.9}]
+    model = model_of("classification", threshold=0.0, threshold_from="")
+    with open_page(models=[model], answer=result_of("classes", rows, SIZE)) as visit:
+        visit.give(image_file("scan.tif", kind="TIFF"), image_file())
+        assert visit.text("#strip li:first-child .small").split() == ["TIF", "scan.tif"]
+        assert visit.tab.locator("#downloads [data-file=coco]").is_disabled()
+        assert "COCO has no form" in visit.text("#no-coco")
+        assert visit.text("#for-all") == "JSON, CSV of all 2 images"
 
 
 def test_pointing_names_an_object(open_boxes):

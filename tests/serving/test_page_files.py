@@ -158,6 +158,7 @@ def test_explanation_runs_in_a_tab_that_reaches_nothing(open_page):
         style = "h1 => getComputedStyle(h1).color"
         assert tab.locator("h1").evaluate(style) == "rgb(1, 2, 3)"
         assert tab.locator(".files").count() == 0
+        assert [text for text in visit.messages if "inline style" in text] == []
         assert visit.tab.title() != ""
 
 
@@ -189,6 +190,7 @@ def test_explanation_of_a_model(open_page):
             "Promise.all([...document.images].map((i) => i.decode())).then((all) => all.length)"
         )
         assert tab.evaluate(loaded) > 3
+        assert "one.png" in tab.locator("body").inner_text()
 
 
 def test_docs_show_every_route(open_page, served):
@@ -202,6 +204,12 @@ def test_docs_show_every_route(open_page, served):
             for method in all_
         }
         assert {head.replace("\n", " ") for head in heads} == expected
+        lines = visit.tab.locator("#routes a", has_text="/ready").last.inner_text()
+        assert "/v2/models/{name}/versions/{version}/ready" in lines
+        breaks = visit.tab.locator("#routes a", has_text="{name}/ready").first.evaluate(
+            "(a) => a.querySelectorAll('wbr').length"
+        )
+        assert breaks == 3, "a path is broken before a slash"
         visit.tab.set_viewport_size({"width": 400, "height": 800})
         assert visit.tab.evaluate("document.documentElement.scrollWidth") <= 400
 

@@ -6,7 +6,15 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from tests.serving.browsing import BOXES, SIZE, Visit, image_file, result_of
+from tests.serving.browsing import (
+    BOXES,
+    SIZE,
+    Visit,
+    fulfil,
+    image_file,
+    model_of,
+    result_of,
+)
 from tests.serving.live import RUNS, start
 
 HOSTILE = '"><img src=x onerror="document.title=1">&lt;.png'
@@ -136,6 +144,43 @@ def test_refusals(open_boxes):
         visit.wait(1)
         assert not visit.tab.locator("#trouble").is_visible()
         assert visit.predictions == 3
+
+
+def test_images_behind_a_full_server_say_so(open_boxes):
+    refusal = 429, {"error": "64 images wait"}, {"Retry-After": "60"}
+    with open_boxes(answer=lambda _: refusal, expected=["status of 429"]) as visit:
+        visit.tab.set_input_files("#files", [image_file(f"{number}.png") for number in range(4)])
+        visit.tab.wait_for_selector("#strip [data-state=waiting] >> nth=2")
+        visit.tab.locator("#strip .small").nth(3).click()
+        assert "64 images wait" in visit.text("#trouble p")
+        assert visit.text("#summary") == "waiting to be sent"
+        assert "busy" not in visit.tab.locator("#frame").get_attribute("class")
+
+
+def test_another_model_stops_what_the_first_is_asked(open_page):
+    held = []
+
+    def answer(request):
+        if "model=slow" in request.url:
+            held.append(request)
+            return None
+        return result_of("boxes", BOXES, SIZE)(None)
+
+    models = [model_of("detection", name="slow"), model_of("detection", name="quick")]
+    with open_page(models=models, expected=["Failed to load"]) as visit:
+        stopped = []
+        visit.tab.on("requestfailed", lambda request: stopped.append(request.url))
+        visit.tab.route(
+            "**/predict?*",
+            lambda route: (found := answer(route.request)) and fulfil(route, *found),
+        )
+        with visit.tab.expect_request("**/predict?model=slow*"):
+            visit.tab.set_input_files("#files", [image_file(f"{n}.png") for n in range(4)])
+        visit.tab.select_option("#model", "quick")
+        visit.wait(4)
+        assert len(stopped) == 3, "three are sent at a time"
+        with visit.tab.expect_request("**/predict?model=slow*"):
+            visit.tab.select_option("#model", "slow")
 
 
 def test_server_that_stops_and_comes_back(open_boxes):

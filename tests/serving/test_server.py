@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from muntin.serving.serve_settings import ServeLimits
-from tests.serving.quick import Quick, digest, image, run
+from muntin.serving.app import create_app
+from muntin.serving.explanations import file_name
+from muntin.serving.serve_settings import ServeLimits, ServeSettings
+from tests.serving.quick import MODELS, Quick, digest, image, run
 
 OCTETS = {"Content-Type": "application/octet-stream"}
 PICTURE = image()
@@ -62,6 +64,50 @@ def test_an_image_is_answered_in_each_form_of_a_body(quick: Quick) -> None:
         ("b.png", digest(other)),
     ]
     assert quick.worker.batches[-1][0].model == "second"
+
+
+def test_the_description_holds_refusals_and_the_token(quick: Quick) -> None:
+    paths = quick.ask("GET", "/openapi.json")[1]["paths"]
+    found = {
+        (path, method): {code: list(each.get("content", ())) for code, each in answers.items()}
+        for path, all_ in paths.items()
+        for method, answers in ((method, each["responses"]) for method, each in all_.items())
+    }
+    assert found["/metrics", "get"]["200"] == ["text/plain"]
+    assert found["/explain", "post"]["200"] == ["text/html"]
+    assert set(found["/models/{name}", "get"]) == {"200", "403", "404", "503"}
+    assert {"401", "413", "415", "429", "504"} - set(found["/predict", "post"]) == {"401"}
+    assert all("HTTPValidationError" not in json.dumps(each) for each in paths.values())
+    bodies = paths["/predict"]["post"]["requestBody"]["content"]
+    for kind in ("multipart/form-data", "application/json"):
+        assert {"model", "threshold", "tta", "tile"} < set(bodies[kind]["schema"]["properties"])
+    settings = ServeSettings(models=MODELS, token="0123456789abcdef")
+    described = create_app(settings).openapi()
+    assert set(described["components"]["securitySchemes"]) == {"bearer", "basic"}
+    asked = {path for path, all_ in described["paths"].items() if "401" in str(all_)}
+    assert set(described["paths"]) - asked == {"/health", "/v2/health/live", "/v2/health/ready"}
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("a photo.JPG", "a photo.JPG"), ("../../etc/passwd", "passwd"), ("c:\\d\\e.png", "e.png"),
+        ("", "image"), ("..", "image"), ("*?[", "image"), ("-rf.png", "rf.png"),
+        ("list.txt", "list_txt"), ("a\0b\ud83d.png", "a_b_.png"), ("a.b.tif", "a_b.tif"),
+        ("\u4f60" * 90 + ".png", "\u4f60" * 66 + ".png"),
+    ],
+)  # fmt: skip
+def test_an_explanation_has_the_name_of_its_image(name: str, file: str) -> None:
+    assert file_name(name) == file
+
+
+def test_an_unknown_model_is_told_before_the_image_is_read(quick: Quick) -> None:
+    for path in ("/predict", "/explain"):
+        status, answer, _ = quick.predict(b"no image", path + "?model=nope")
+        assert (status, "'nope'" in answer["error"]) == (404, True)
+        body = json.dumps({"image": "@@@", "model": "nope"}).encode()
+        status, answer, _ = quick.ask("POST", path, body, {"Content-Type": "application/json"})
+        assert (status, "'nope'" in answer["error"]) == (404, True)
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,9 @@ def test_odd_options_are_refused(values: dict[str, Any], word: str) -> None:
         (form(**{f"f{n}": "x" for n in range(30)}), FORM, 400, "fields"),
         (form(model="x" * 200_000), FORM, 400, "size"),
         (b"x" * (2**20 + 1), "", 413, "at most 1 MiB"),
+        (in_json(image=TEXT), "application/x-www-form-urlencoded", 415, "Type: application/json"),
+        (b" [1]", "", 415, "application/json"),
+        (b"image=@a.png", "application/x-www-form-urlencoded", 415, "-F image=@FILE"),
     ],
 )  # fmt: skip
 def test_odd_bodies_are_refused(body: bytes, kind: str, status: int, word: str) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from muntin._version import __version__
 from muntin.serving import inference_protocol, label_backend
+from muntin.serving.api_description import IMAGE_BODY, DescribedApi
 from muntin.serving.batching import RefusedError
 from muntin.serving.explanations import Explainer
 from muntin.serving.gate import Gate
@@ -32,47 +33,6 @@ _EXPLANATION_POLICY = (
     "sandbox allow-scripts; default-src 'none'; img-src data: blob:; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; font-src data:"
 )
-
-_IMAGE_BODY = {
-    "requestBody": {
-        "required": True,
-        "description": "Images, in the body itself. Nothing is fetched from an address.",
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "image": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "Image files; the name of the field does not matter.",
-                        },
-                        "model": {"type": "string"},
-                        "threshold": {"type": "number", "minimum": 0, "maximum": 1},
-                        "tta": {"type": "boolean"},
-                        "tile": {"type": "string", "description": "A side in pixels, or auto."},
-                    },
-                }
-            },
-            "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "images": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "byte"},
-                            "description": 'Base64, or {"name": ..., "data": base64}.',
-                        },
-                        "model": {"type": "string"},
-                        "threshold": {"type": "number"},
-                    },
-                }
-            },
-        },
-    }
-}
 
 
 def create_app(settings: ServeSettings, service: Service | None = None) -> FastAPI:
@@ -95,7 +55,7 @@ def create_app(settings: ServeSettings, service: Service | None = None) -> FastA
         finally:
             await chosen.worker.stop()
 
-    app = FastAPI(
+    app = DescribedApi(
         title="muntin",
         version=__version__,
         description="Predictions of trained models, as `muntin predict --json` gives them.",
@@ -104,6 +64,7 @@ def create_app(settings: ServeSettings, service: Service | None = None) -> FastA
         redoc_url=None,
         redirect_slashes=False,  # to an address that the client made up
     )
+    app.settings = settings
     _add_errors(app)
     _add_predictions(app, chosen)
     _add_models(app, chosen)
@@ -146,7 +107,7 @@ def _add_errors(app: FastAPI) -> None:
 def _add_predictions(app: FastAPI, service: Service) -> None:
     explainer = Explainer()
 
-    @app.post("/predict", openapi_extra=_IMAGE_BODY)
+    @app.post("/predict", openapi_extra=IMAGE_BODY)
     async def predict(request: Request) -> Response:
         """Predict one or several images.
 
@@ -155,17 +116,17 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         Label Studio.
         """
         async with service.admitted(request):
-            asked = await read_request(request, service.limits)
+            asked = await read_request(request, service.limits, service.find_model)
             if isinstance(asked, dict):
                 return await label_backend.predict_tasks(service, request, asked)
             text = join_results(await service.answer(request, asked))
         return Response(text, media_type="application/json")
 
-    @app.post("/explain", openapi_extra=_IMAGE_BODY)
+    @app.post("/explain", openapi_extra=IMAGE_BODY, response_class=HTMLResponse)
     async def explain(request: Request) -> Response:
         """Explain the prediction of one image: the page of `muntin explain`, as one HTML file."""
         async with service.admitted(request):
-            asked = await read_request(request, service.limits)
+            asked = await read_request(request, service.limits, service.find_model)
             if not isinstance(asked, PredictRequest) or len(asked.uploads) != 1:
                 message = "an explanation is of one image, got another number. Send one."
                 raise refuse(422, message)
@@ -202,7 +163,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         content = {"status": state, **({"failures": failures} if failures else {})}
         return JSONResponse(content, 200 if service.ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Give counts and times in the text format of Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")

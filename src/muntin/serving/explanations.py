@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 import tempfile
 from pathlib import Path
 
+from muntin.data.image_formats import format_of_suffix
 from muntin.serving.batching import RefusedError
 from muntin.serving.uploads import Upload, refuse
 from muntin.untrusted import read_regular
 
 SECONDS = 180.0
+_LONGEST = 100
 WAITING = 3
 """Explanations that wait or run; one runs at a time."""
 
@@ -43,8 +46,31 @@ class Explainer:
             self._waiting -= 1
 
 
+def file_name(name: str) -> str:
+    """Make the name of a file of one that a stranger gave; the page shows it.
+
+    It has letters, digits and a few signs, at most 100 of them, and the ending of an image or none.
+
+    Example:
+        >>> file_name("../a photo.JPG"), file_name("*"), file_name("scan.txt")
+        ('a photo.JPG', 'image', 'scan_txt')
+    """
+    last = name.replace("\\", "/").rpartition("/")[2]
+    plain = re.sub(r"[^\w .()+-]", "_", last).strip(" ._-")
+    stem, _, ending = plain.rpartition(".")
+    if stem and format_of_suffix(f".{ending}"):
+        return f"{_clean(stem)}.{ending}"
+    return _clean(plain)
+
+
+def _clean(text: str) -> str:
+    # A letter may be four bytes, and a name may have 255.
+    return text.replace(".", "_")[:_LONGEST].encode()[:200].decode(errors="ignore") or "image"
+
+
 async def _run(source: str, upload: Upload, target: str, folder: Path) -> bytes:
-    image = folder / "image"  # the name that a stranger gave is no name of a file
+    image = folder / "in" / file_name(upload.name)
+    image.parent.mkdir()
     image.write_bytes(upload.data)
     out = folder / "out"
     words = [sys.executable, "-m", "muntin", "explain", source, str(image), "--out", str(out)]

@@ -46,6 +46,11 @@ HEADERS = {
 _REQUEST_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 
 
+def is_open(path: str) -> bool:
+    """Whether a path is answered without a token."""
+    return path in OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
+
+
 class Gate:
     """Middleware around the application."""
 
@@ -103,7 +108,7 @@ class Gate:
             other = headers.get("sec-fetch-site", "") in ("cross-site", "same-site")
             if other and method not in ("GET", "HEAD"):
                 return 403, "a page of another site may not ask"
-        if not settings.token or path in OPEN_PATHS or path.startswith(_OPEN_FOLDERS):
+        if not settings.token or is_open(path):
             return None
         token = _token_of(headers.get("authorization", ""))
         if hmac.compare_digest(token.encode(), settings.token.encode()):

@@ -69,6 +69,9 @@ _INFER_BODY = {
 }
 
 
+_BINARY: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
+
+
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of the protocol."""
     _add_server(app, service)
@@ -182,7 +185,7 @@ def _add_infer(app: FastAPI, service: Service) -> None:
         return Response(head + tail, headers=length, media_type="application/octet-stream")
 
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        app.post(f"{path}/infer", openapi_extra=_INFER_BODY)(infer)
+        app.post(f"{path}/infer", openapi_extra=_INFER_BODY, responses=_BINARY)(infer)
 
 
 async def _answer(service: Service, request: Request, name: str, asked: InferRequest) -> list[str]:

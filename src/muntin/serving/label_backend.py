@@ -8,6 +8,7 @@ Images are in the tasks, or below the folder of `--files`; nothing is fetched.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -50,6 +51,8 @@ PREFIX = "/label-studio/{model}"
 MOST_IMAGES = 1000
 _MOST_NOTES = 1000
 _LOCAL, _UPLOAD = "/data/local-files/", "/data/upload/"
+_PLACES = f"{_LOCAL}?d=NAME or {_UPLOAD}NAME"
+_LONGEST_PATH = 4096
 _OPTIONS = ("threshold", "tta", "tile")
 
 
@@ -215,13 +218,13 @@ def _read(value: str, service: Service) -> bytes:
     local = value.startswith("/data/") and len(value) < 10_000
     address = urllib.parse.urlsplit(value) if local else None
     if address is None:
-        return decode_base64(value, "the image of a task")
+        return _decode(value)
     if address.path.startswith(_UPLOAD):
         name = urllib.parse.unquote(address.path.removeprefix("/data/"))
         names = [name, f"media/{name}"]
     else:
         found = urllib.parse.parse_qs(address.query).get("d", [""])
-        names = [found[0]] if address.path in (_LOCAL, _LOCAL[:-1]) else []
+        names = [found[0]] if found[0] and address.path in (_LOCAL, _LOCAL[:-1]) else []
     if not folder:
         message = (
             f"an image must be in its task, got a file, {value[:100]!r}. Start the server with "
@@ -231,8 +234,37 @@ def _read(value: str, service: Service) -> bytes:
     for name in names:
         if (place := find_file(Path(folder), name)) is not None:
             return read_limited(place, service.limits)
-    message = f"an image must be a file below the folder of --files, got {value[:100]!r}."
-    raise refuse(422, message, "file")
+    raise refuse(422, _describe_lost(Path(folder), value, names), "file")
+
+
+def _decode(value: str) -> bytes:
+    # A path is no base64, or of no image: of those, JPEG and JPEG 2000 alone begin with a slash.
+    path = value.startswith("/") and not value.startswith(("/9j/", "/0//"))
+    try:
+        if not path or len(value) > _LONGEST_PATH:
+            return decode_base64(value, "the image of a task")
+        why = ""
+    except RefusedError as error:
+        if error.reason == "address":
+            raise
+        why = f" ({error})"
+    message = f"an image must be base64, a data: address, {_PLACES}, got {value[:100]!r}{why}."
+    raise refuse(422, message, "address" if path else "request") from None
+
+
+def _describe_lost(folder: Path, value: str, names: Sequence[str]) -> str:
+    """Say why an address of a file leads to none."""
+    if not names:
+        return f"the address of a file must be {_PLACES}, got {value[:100]!r}."
+    if all(_find_place(folder, name) is None for name in names):
+        return (
+            f"an image must be below the folder of --files, got {value[:100]!r}, which leads out."
+        )
+    places = " or ".join(repr(name[:100]) for name in names)
+    return (
+        f"an image must be below the folder of --files, where there is no file {places}, got "
+        f"{value[:100]!r}. Start the server with the folder that Label Studio takes its files from."
+    )
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -240,13 +272,21 @@ def find_file(folder: Path, name: str) -> Path | None:
 
     A link may lead to another place below the folder, but not out of it.
     """
+    place = _find_place(folder, name)
+    with contextlib.suppress(OSError, ValueError):
+        return place if place is not None and place.is_file() else None
+    return None
+
+
+def _find_place(folder: Path, name: str) -> Path | None:
+    """Where a file of this name would be below a folder; None if that is not below it."""
     parts = name.replace("\\", "/").split("/")
     if not name or name.startswith("/") or "\0" in name or ".." in parts or ":" in parts[0]:
         return None
     try:
         root = Path(os.path.realpath(folder))
         place = Path(os.path.realpath(root / name))
-        return place if place.is_relative_to(root) and place.is_file() else None
+        return place if place.is_relative_to(root) else None
     except (OSError, ValueError):
         return None
 

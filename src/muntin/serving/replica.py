@@ -54,6 +54,17 @@ class Replica:
         """Change fields of the limits; out of range they are a `ConfigError`."""
         self.limits = replace(self.limits, **changes)  # type: ignore[arg-type]
 
+    def find_model(self, name: str) -> dict[str, Any]:
+        """Describe a model, the first for "".
+
+        Raises:
+            RefusedError: There is none of this name.
+        """
+        known = [model["name"] for model in self.models]
+        if name and name not in known:
+            raise refuse(404, unknown_name("model", name[:100], known), "model")
+        return self.models[known.index(name) if name else 0]
+
     async def read(self, request: Request) -> list[Job]:
         """Read a request.
 
@@ -61,15 +72,12 @@ class Replica:
             RefusedError: It is too large, not understood, or asks for what is not there.
         """
         body_length(request, self.limits)
-        asked = await read_request(request, self.limits)
+        asked = await read_request(request, self.limits, self.find_model)
         if not isinstance(asked, PredictRequest):
             raise refuse(422, "tasks of Label Studio must go to muntin serve, got them here.")
-        known = [model["name"] for model in self.models]
-        name = asked.model or known[0]
-        if name not in known:
-            raise refuse(404, unknown_name("model", name[:100], known), "model")
-        kind = self.models[known.index(name)]["kind"]
-        if asked.threshold is not None and kind == "segmentation":
+        model = self.find_model(asked.model)
+        name = model["name"]
+        if asked.threshold is not None and model["kind"] == "segmentation":
             text = "threshold must be left out for segmentation, where every pixel gets a class."
             raise refuse(422, text)
         options = BatchOptions(model=name, tta=asked.tta, tile=asked.tile)

@@ -12,7 +12,7 @@ import binascii
 import io
 import math
 import re
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,26 +119,37 @@ async def read_body(request: Request, limits: ServeLimits) -> bytes:
     return b"".join(parts)
 
 
-async def read_request(request: Request, limits: ServeLimits) -> PredictRequest | dict[str, Any]:
+async def read_request(
+    request: Request, limits: ServeLimits, find_model: Callable[[str], object] = str
+) -> PredictRequest | dict[str, Any]:
     """Read what is asked; a JSON object with tasks, which is of Label Studio, is given as it is.
+
+    Args:
+        request: Of any route that takes images.
+        limits: Of the server.
+        find_model: Refuses a name that no model has, before any image is looked at; every name
+            is right if it is left out.
 
     Raises:
         RefusedError: The request is too large, or not understood.
     """
     body = await read_body(request, limits)
     if len(body) <= _AT_ONCE:
-        return _parse(request, body, limits)
+        return _parse(request, body, limits, find_model)
     # Others are answered meanwhile.
-    return await asyncio.to_thread(_parse, request, body, limits)
+    return await asyncio.to_thread(_parse, request, body, limits, find_model)
 
 
-def _parse(request: Request, body: bytes, limits: ServeLimits) -> PredictRequest | dict[str, Any]:
+def _parse(
+    request: Request, body: bytes, limits: ServeLimits, find_model: Callable[[str], object]
+) -> PredictRequest | dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     query: dict[str, Any] = dict(request.query_params)
     name = query.pop("name", "")[:_LONGEST_NAME]
     if kind == "multipart/form-data":
-        form, uploads = _read_form(request, body, limits)
-        return _ask({**query, **form}, uploads, limits)
+        form, files = _read_form(request, body, limits)
+        asked = _read_options({**query, **form}, find_model)
+        return _add(asked, (check_image(name, data, limits) for name, data in files))
     if kind == "application/json" or kind.endswith("+json"):
         values = parse_object(body)
         if "tasks" in values:
@@ -146,10 +157,27 @@ def _parse(request: Request, body: bytes, limits: ServeLimits) -> PredictRequest
         images = values.pop("images", values.pop("image", []))
         images = images if isinstance(images, list) else [images]
         check_number(len(images), limits)
-        uploads = [_read_base64(one, place, limits) for place, one in enumerate(images, 1)]
-        return _ask({**query, **values}, uploads, limits)
-    uploads = [check_image(name, body, limits)] if body else []
-    return _ask(query, uploads, limits)
+        asked = _read_options({**query, **values}, find_model)
+        numbered = enumerate(images, 1)
+        return _add(asked, (_read_base64(one, place, limits) for place, one in numbered))
+    asked = _read_options(query, find_model)
+    _refuse_other(body, kind)
+    return _add(asked, [check_image(name, body, limits)] if body else [])
+
+
+def _refuse_other(body: bytes, kind: str) -> None:
+    """Refuse what is no image file, but a body of another kind that does not say so."""
+    start = body[:100].lstrip()
+    wanted = "application/json" if start.startswith((b"{", b"[")) else ""
+    if kind == "application/x-www-form-urlencoded" and re.match(rb"[\w.-]+=", start):
+        wanted = "multipart/form-data"
+    if wanted:
+        how = "-H 'Content-Type: application/json'" if "json" in wanted else "-F image=@FILE"
+        message = (
+            f"a body that is no image file must say what it is, got Content-Type {kind!r} before "
+            f"{start[:20].decode('latin-1')!r}. Send it as {wanted}; with curl: {how}"
+        )
+        raise refuse(415, message, "format")
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -194,7 +222,7 @@ class _MemoryParser(MultiPartParser):
 
 def _read_form(
     request: Request, body: bytes, limits: ServeLimits
-) -> tuple[dict[str, Any], list[Upload]]:
+) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
@@ -223,7 +251,7 @@ def _read_form(
             files.append(((value.filename or "")[:_LONGEST_NAME], value.file.read()))
     parser.close()
     check_number(len(files), limits)
-    return fields, [check_image(name, data, limits) for name, data in files]
+    return fields, files
 
 
 def _finish(work: Coroutine[Any, Any, FormData]) -> FormData:
@@ -317,19 +345,25 @@ def _refuse_excess(shown: str, data: bytes, pixels: int = 0) -> None:
         raise refuse(422, message, "excess")
 
 
-def _ask(values: Mapping[str, Any], uploads: list[Upload], limits: ServeLimits) -> PredictRequest:
+def _read_options(values: Mapping[str, Any], find_model: Callable[[str], object]) -> PredictRequest:
+    """Read all of a request but its images, which take longer."""
     if unknown := sorted(set(values) - set(_OPTIONS)):
         message = f"options must be among {', '.join(_OPTIONS)}, got {unknown[0][:100]!r}."
         raise refuse(422, message)
+    model = str(values.get("model") or "")
+    find_model(model)
+    return replace(PredictRequest(model=model), **dict(parse_options(values)))
+
+
+def _add(asked: PredictRequest, images: Iterable[Upload]) -> PredictRequest:
+    uploads = tuple(images)
     if not uploads:
         message = (
             "a request must hold an image, got none. Send files (multipart/form-data), the bytes "
             'of one file, or JSON: {"images": [base64, ...]}'
         )
         raise refuse(422, message)
-    check_number(len(uploads), limits)
-    asked = PredictRequest(uploads=tuple(uploads), model=str(values.get("model") or ""))
-    return replace(asked, **dict(parse_options(values)))
+    return replace(asked, uploads=uploads)
 
 
 def parse_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -26,6 +26,11 @@ function paragraphs(text) {
   )));
 }
 
+/** A path that goes on in another line before a slash, and nowhere else. */
+function breakable(path) {
+  return path.split(/(?=\/)/).flatMap((part, number) => (number ? [make("wbr"), part] : [part]));
+}
+
 function typeOf(schema, document_) {
   const known = resolve(schema, document_);
   if (known.anyOf) return known.anyOf.map((one) => typeOf(one, document_)).join(" | ");
@@ -101,7 +106,9 @@ function describe(operation, document_, context) {
   const answers = Object.entries(operation.responses ?? {});
   section("docs_answers", table(answers.map(([status, answer]) => {
     const { description = "", content = {} } = resolve(answer, document_);
-    const fields = Object.values(content).flatMap(({ schema }) => propertiesOf(schema, document_));
+    // A refusal has one field, which says what its description says.
+    const bodies = status < "400" ? Object.values(content) : [];
+    const fields = bodies.flatMap(({ schema }) => propertiesOf(schema, document_));
     return [status, Object.keys(content).join(", "),
       [description, fields.map(([name]) => name).join(", ")].filter(Boolean).join(": ")];
   })));
@@ -135,7 +142,9 @@ async function start() {
     for (const operation of operations) {
       const badge = make("span", { className: "method" }, operation.method.toUpperCase());
       badge.dataset.method = operation.method;
-      part("routes").append(make("a", { href: `#${operation.place}` }, badge, operation.path));
+      part("routes").append(make(
+        "a", { href: `#${operation.place}` }, badge, make("span", {}, ...breakable(operation.path)),
+      ));
       part("work").append(describe(operation, described, context));
     }
   }

@@ -43,18 +43,11 @@ export async function explain(item, model, tell) {
       method: "POST", body: item.file, signal: item.stopper.signal,
       headers: { "Content-Type": "application/octet-stream" },
     });
-    send({ page: withoutFiles(await response.text()) });
+    send({ page: await response.text() });
     tell("");
   } catch (error) {
     const text = say("explain_failed", { reason: error.message || say("gone") });
     send({ text });
     tell(text);
   }
-}
-
-/** Take out links to files that lie beside a page only where it was written to a folder. */
-function withoutFiles(text) {
-  const page = new DOMParser().parseFromString(text, "text/html");
-  for (const line of page.querySelectorAll(".files")) line.remove();
-  return `<!doctype html>${page.documentElement.outerHTML}`;
 }

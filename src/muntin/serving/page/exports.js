@@ -59,6 +59,8 @@ export function toCoco(all, model) {
   const annotations = [];
   all.forEach(({ result, marks, least }, number) => {
     for (const mark of marks) {
+      // Nothing of it is labelled, and an edge of nothing is none.
+      if (poses && !mark.box && !mark.points.some(({ score }) => score >= least)) continue;
       const known = { id: annotations.length + 1, image_id: number + 1, iscrowd: 0 };
       annotations.push({ ...known, ...annotationOf(mark, result, least) });
     }
@@ -68,7 +70,7 @@ export function toCoco(all, model) {
 
 function annotationOf(mark, { kind, raw }, least) {
   const row = raw[kind][mark.number];
-  const box = mark.box ?? boundsOf(mark);
+  const box = mark.box ?? boundsOf(mark, least);
   const bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]].map(round);
   const area = mark.mask ? areaOf(mark.mask) : round(bbox[2] * bbox[3]);
   const score = kind === "semantic" ? {} : { score: mark.score };
@@ -84,17 +86,18 @@ function annotationOf(mark, { kind, raw }, least) {
 }
 
 /** Edges of what a mark covers, where the answer has no box. */
-function boundsOf(mark) {
-  const xs = mark.points.map(({ x }) => x);
-  const ys = mark.points.map(({ y }) => y);
+function boundsOf(mark, least) {
+  const points = mark.points.filter(({ score }) => score >= least);
+  const xs = points.map(({ x }) => x);
+  const ys = points.map(({ y }) => y);
   const { spans } = mark.mask ?? { spans: [] };
   for (let place = 0; place < spans.length; place += 3) {
     xs.push(spans[place], spans[place] + 1);
     ys.push(spans[place + 1], spans[place + 2]);
   }
-  const least = (values) => values.reduce((one, other) => Math.min(one, other), Infinity);
-  const most = (values) => values.reduce((one, other) => Math.max(one, other), -Infinity);
-  return [least(xs), least(ys), most(xs), most(ys)];
+  const lowest = (values) => values.reduce((one, other) => Math.min(one, other), Infinity);
+  const highest = (values) => values.reduce((one, other) => Math.max(one, other), -Infinity);
+  return [lowest(xs), lowest(ys), highest(xs), highest(ys)];
 }
 
 function round(value) {

@@ -3,7 +3,8 @@
 
 import { say } from "./texts.js";
 
-const FEW = 10;
+/** Rows that are seen at first; more are a wall. */
+const FEW = { classes: 10, boxes: 25, poses: 25, semantic: 25 };
 /** With more instances, their keypoints would hide them in the list. */
 const MOST_POSES = 5;
 
@@ -51,6 +52,8 @@ export class MarkList {
     if (this.result !== result) this.whole = false;
     this.result = result;
     const limit = marks.length > MOST_POSES ? Infinity : least;
+    /** Whether keypoints are listed too: those of an instance stay together. */
+    this.points = limit !== Infinity && result.kind === "poses";
     this.entries = marks.flatMap((mark) => [
       { mark, point: null },
       ...mark.points.filter(({ score }) => score >= limit).map((point) => ({ mark, point })),
@@ -59,8 +62,10 @@ export class MarkList {
   }
 
   get visible() {
-    const all = this.result.kind !== "classes" || this.whole;
-    return all ? this.entries : this.entries.slice(0, FEW);
+    const { kind } = this.result;
+    const few = this.points ? Infinity : FEW[kind];
+    // One more row takes no more place than the button would.
+    return this.whole || this.entries.length <= few + 1 ? this.entries : this.entries.slice(0, few);
   }
 
   fill() {
@@ -105,6 +110,7 @@ export class MarkList {
   /** Mark the row of the mark or keypoint that is pointed at. */
   mark(active, follow = false) {
     this.rows.get(this.active)?.setAttribute("aria-selected", "false");
+    if (follow && active && !this.rows.has(active) && this.unfold(active)) return;
     this.active = this.rows.has(active) ? active : null;
     const row = this.rows.get(this.active);
     if (!row) {
@@ -114,6 +120,16 @@ export class MarkList {
     row.setAttribute("aria-selected", "true");
     this.list.setAttribute("aria-activedescendant", row.id);
     if (follow) this.scrollTo(row);
+  }
+
+  /** Show all rows, as one of them is pointed at in the image. */
+  unfold(active) {
+    const known = this.entries.some(({ mark, point }) => (point ?? mark) === active);
+    if (this.whole || !known) return false;
+    this.whole = true;
+    this.fill();
+    this.mark(active, true);
+    return true;
   }
 
   /** Scroll the list alone, not the page. */

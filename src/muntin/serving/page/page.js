@@ -22,7 +22,8 @@ let connecting = false;
 const queue = new Queue((item, asked) => {
   const { state, refusal } = item.answers.get(asked.name);
   if (state === "failed" && refusal.status === 0 && !refusal.cut) connect();
-  if (asked === model) refresh(item);
+  // The models may have been read again since.
+  if (asked.name === model.name) refresh(item);
 });
 const strip = new Strip(part("strip"), { choose, remove });
 const viewer = new Viewer(() => items, (item) => queue.add(item, model, true));
@@ -30,7 +31,8 @@ const viewer = new Viewer(() => items, (item) => queue.add(item, model, true));
 function refresh(item) {
   const state = item.answers.get(model?.name)?.state ?? "queued";
   strip.update(item, state, item === current);
-  if (model && (item === current || state === "done")) viewer.show(current, model);
+  const others = state === "done" || state === "waiting";  // matter to the one that is seen
+  if (model && (item === current || others)) viewer.show(current, model);
 }
 
 function choose(item) {
@@ -118,6 +120,7 @@ function chooseModel(wanted) {
   const { task, model: network, class_names: names } = model;
   part("facts").textContent =
     say(names.length === 1 ? "fact" : "facts", { task, model: network, classes: names.length });
+  queue.keep(model);
   for (const item of items) {
     queue.add(item, model);
     refresh(item);

@@ -8,6 +8,7 @@
  * @property {import("./results.js").Result} [result]
  * @property {Refusal} [refusal] why it waits or failed
  * @property {number} [until] time (ms) at which it is sent again
+ * @property {number} [since] time (ms) at which it was sent
  */
 
 import { Refusal, ask, readHealth } from "./requests.js";
@@ -65,7 +66,19 @@ export class Queue {
   constructor(changed) {
     this.changed = changed;
     this.waiting = [];
-    this.sending = 0;
+    /** Those that are sent, each with what stops it. */
+    this.jobs = new Set();
+  }
+
+  /** Leave off what other models are still asked for: nobody looks at it, and others wait. */
+  keep(model) {
+    const left = ([item, other]) => {
+      if (other.name === model.name) return true;
+      item.answers.delete(other.name);
+      return false;
+    };
+    this.waiting = this.waiting.filter(left);
+    for (const job of this.jobs) if (!left([job.item, job.model])) job.stopper.abort();
   }
 
   /** Ask a model for an image, unless it was asked already. */
@@ -82,27 +95,31 @@ export class Queue {
   }
 
   advance() {
-    while (this.sending < TOGETHER && this.waiting.length) {
+    while (this.jobs.size < TOGETHER && this.waiting.length) {
       const [item, model] = this.waiting.shift();
       if (item.stopper.signal.aborted) continue;
-      this.sending++;
-      this.send(item, model).finally(() => {
-        this.sending--;
+      const job = { item, model, stopper: new AbortController() };
+      const { signal } = job.stopper;
+      item.stopper.signal.addEventListener("abort", () => job.stopper.abort(), { signal });
+      this.jobs.add(job);
+      this.send(item, model, signal).finally(() => {
+        this.jobs.delete(job);
         this.advance();
       });
     }
   }
 
-  async send(item, model) {
-    while (!item.stopper.signal.aborted) {
-      this.set(item, model, { state: "sending" });
+  async send(item, model, signal) {
+    while (!signal.aborted) {
+      this.set(item, model, { state: "sending", since: Date.now() });
       try {
-        const text = await requestPrediction(item, model);
+        const text = await requestPrediction(item, model, signal);
+        if (signal.aborted) return;
         const result = readResult(JSON.parse(text)[0], model);
         this.set(item, model, { state: "done", text, result, layer: new MaskLayer(result) });
         return;
       } catch (error) {
-        if (error.name === "AbortError") return;
+        if (signal.aborted) return;
         const refusal = error instanceof Refusal ? error : new Refusal(200, String(error));
         if (!refusal.passing) {
           this.set(item, model, { state: "failed", refusal });
@@ -111,17 +128,17 @@ export class Queue {
         const seconds = Math.min(60, refusal.seconds || PAUSE);
         const until = Date.now() + 1000 * seconds;
         this.set(item, model, { state: "waiting", refusal, until });
-        await pause(seconds, item.stopper.signal);
+        await pause(seconds, signal);
       }
     }
   }
 }
 
-async function requestPrediction(item, model) {
+async function requestPrediction(item, model, signal) {
   const query = new URLSearchParams({ model: model.name, name: item.name.slice(0, 200) });
   try {
     const response = await ask(`predict?${query}`, {
-      method: "POST", body: item.file, signal: item.stopper.signal,
+      method: "POST", body: item.file, signal,
       headers: { "Content-Type": "application/octet-stream" },
     });
     return await response.text();

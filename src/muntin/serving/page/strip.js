@@ -3,6 +3,14 @@
 
 import { say } from "./texts.js";
 
+/** What stands for an image that the browser does not show: its kind, by its name. */
+function signOf(name) {
+  const sign = document.createElement("i");
+  sign.textContent = /\.(\w{1,5})$/.exec(name)?.[1].toUpperCase() ?? "?";
+  sign.setAttribute("aria-hidden", "true");
+  return sign;
+}
+
 export class Strip {
   /**
    * @param {HTMLElement} list
@@ -24,7 +32,7 @@ export class Strip {
     image.alt = "";
     image.decoding = "async";
     image.src = item.address;
-    image.onerror = () => image.remove();
+    image.onerror = () => image.replaceWith(signOf(item.name));
     const name = document.createElement("span");
     name.textContent = item.name;
     button.append(image, name);

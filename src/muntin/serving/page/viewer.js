@@ -12,6 +12,8 @@ import { View } from "./view.js";
 const part = (id) => document.getElementById(id);
 const HEADINGS = { classes: "classes", boxes: "objects", semantic: "regions", poses: "instances" };
 const MOST_NAMED = 4;
+/** Seconds after which an image that is sent says how long that was ago. */
+const LONG = 5;
 
 export class Viewer {
   /**
@@ -95,7 +97,9 @@ export class Viewer {
     this.showState();
     part("answer").hidden = !result;
     part("for-all").hidden = this.finished().length < 2;
-    part("for-all").lastElementChild.textContent = say("all", { count: this.finished().length });
+    const files = result?.kind === "classes" ? "JSON, CSV" : "JSON, COCO, CSV";
+    const count = this.finished().length;
+    part("for-all").lastElementChild.textContent = say("all", { count, files });
     if (result) this.showControls(result);
     this.select();
   }
@@ -109,20 +113,33 @@ export class Viewer {
 
   /** Say how far the answer is: on its way, refused for now, or failed. */
   showState() {
-    const { state, refusal, until } = this.answer ?? { state: "queued" };
-    part("frame").classList.toggle("busy", state === "sending" || state === "queued");
-    part("trouble").hidden = state !== "failed" && state !== "waiting";
+    const { state, refusal, since } = this.answer ?? { state: "queued" };
+    part("frame").classList.toggle("busy", state === "sending");
+    // One that is not sent yet waits for those before it.
+    const wait = state === "queued" || state === "waiting" ? this.findWait() : null;
+    part("trouble").hidden = state !== "failed" && !wait;
     part("again").hidden = state !== "failed";
     clearTimeout(this.clock);
-    if (state === "waiting") {
-      const seconds = Math.max(0, Math.ceil((until - Date.now()) / 1000));
-      const text = say("waiting_for", { reason: refusal.message.replace(/\.$/, ""), seconds });
-      part("trouble").firstElementChild.textContent = text;
+    if (state !== "failed" && state !== "done") {
       this.clock = setTimeout(() => this.showState(), 1000);
+    }
+    if (wait) {
+      const seconds = Math.max(0, Math.ceil((wait.until - Date.now()) / 1000));
+      const text = say("waiting_for", { reason: wait.refusal.message.replace(/\.$/, ""), seconds });
+      part("trouble").firstElementChild.textContent = text;
     } else if (state === "failed") {
       part("trouble").firstElementChild.textContent = this.explainFailure(refusal);
     }
-    if (state !== "done") part("summary").textContent = say(state);
+    const seconds = Math.floor((Date.now() - since) / 1000);
+    const long = state === "sending" && seconds >= LONG;
+    const text = say(long ? "sending_long" : state, { seconds });
+    if (state !== "done") part("summary").textContent = text;
+  }
+
+  /** Why this image, or the first of those before it, waits for the server; else null. */
+  findWait() {
+    const all = [this.item, ...this.listItems()].map((item) => item.answers.get(this.model.name));
+    return all.find((answer) => answer?.state === "waiting") ?? null;
   }
 
   explainFailure(refusal) {
@@ -140,11 +157,16 @@ export class Viewer {
     part("for-opacity").firstElementChild.textContent =
       say(result.kind === "semantic" ? "opacity_map" : "opacity");
     const { threshold, threshold_from: why } = this.model;
-    part("origin").textContent =
-      why && language === "en" ? say("threshold_from", { value: threshold.toFixed(2), why }) : "";
+    part("origin").textContent = this.explainThreshold(threshold ?? 0, why);
     part("heading").textContent = say(HEADINGS[result.kind]);
-    part("downloads").querySelector("[data-file=coco]").hidden = result.kind === "classes";
+    part("downloads").querySelector("[data-file=coco]").disabled = result.kind === "classes";
+    part("no-coco").hidden = result.kind !== "classes";
     for (const name of ["threshold", "least", "opacity"]) part(name).value = this.choice[name];
+  }
+
+  explainThreshold(threshold, why) {
+    if (!why) return threshold ? "" : say("threshold_zero");
+    return language === "en" ? say("threshold_from", { value: threshold.toFixed(2), why }) : "";
   }
 
   /** Select what is above the threshold, and draw and list it. */
@@ -188,7 +210,12 @@ export class Viewer {
     const score = first.score.toFixed(3);
     const values = { count, names: names.join(", "), name: first.name, score };
     const one = all.length === 1 && { boxes: "box", poses: "pose", semantic: "region" }[kind];
-    return say(`summary_${one || kind}`, values);
+    const text = say(`summary_${one || kind}`, values);
+    const { least } = this.choice;
+    const unseen = kind === "poses"
+      ? marks.filter(({ points }) => points.every((point) => point.score < least)).length : 0;
+    if (!unseen) return text;
+    return `${text}. ${say("unseen", { count: unseen, least: least.toFixed(2) })}`;
   }
 
   draw(context, place) {
