@@ -48,6 +48,15 @@ def wait_for(true: Any, seconds: float = 60.0) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_told_to_stop_while_it_loads_ends_with_0(number: int) -> None:
+    with start(RUNS / "classify", ready=False) as live:
+        wait_for(lambda: psutil.Process(live.process.pid).children())
+        live.process.send_signal(number)
+        assert live.process.wait(30) == 0
+    assert not live.lines
+
+
 def stop_under_load(live: Live, load: Load) -> None:
     """SIGTERM while clients ask; nothing that was accepted is lost."""
     load.pause = 0.0

@@ -141,11 +141,13 @@ async def _serve(
     starting = asyncio.create_task(_await_models(service))
     try:
         await asyncio.wait({running, starting}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done() and service.worker.failures:
+        # A model may get ready, or fail, while the server ends: then nobody hears of it.
+        going = not (service.draining or running.done())
+        if going and starting.done() and service.worker.failures:
             stop()
             await running
             raise RunError("; ".join(service.worker.failures.values()))
-        if starting.done():
+        if going and starting.done():
             say(_describe(settings, service, listening))
         starting.cancel()
         await running
