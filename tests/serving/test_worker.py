@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,35 @@ def test_a_model_is_loaded_beside_the_one_that_answers(tmp_path: Path) -> None:
     assert (kind, second["task"]) == (LOADED, "classify")
     assert second["version"] != first["version"]
     assert "classes" in talk.ask(BatchOptions(model="m"), item)[0].text
+    talk.end()
+
+
+def test_a_batch_that_nobody_waits_for_stops_before_its_next_window() -> None:
+    talk = Talk(source("semantic"))
+    begun, calls = threading.Event(), []
+
+    def slow(*_: object) -> None:
+        calls.append(1)
+        begun.set()
+        time.sleep(0.05)
+
+    talk.worker.predictors["semantic"].network.register_forward_pre_hook(slow, prepend=True)
+    file = io.BytesIO()
+    Image.new("RGB", (1600, 1600)).save(file, "PNG")
+    item, options = WorkItem(name="a", data=file.getvalue()), BatchOptions(model="semantic")
+    unwanted = talk.send(options, [item])
+    assert begun.wait(60)
+    waiting = talk.send(options, [item])  # is cancelled before its network
+    talk.pipe.send(("cancel", unwanted))
+    talk.pipe.send(("cancel", waiting))
+    talk.pipe.send(("cancel", 1000))  # is answered already
+    for number in (unwanted, waiting):
+        kind, found, report = talk.receive()
+        assert (kind, found) == (DONE, number)
+        assert {answer.fault for answer in report.answers} <= {"server"}
+    assert len(calls) <= 2
+    small = WorkItem(name="b", data=pictures()[0][1])
+    assert not talk.ask(options, small)[0].fault
     talk.end()
 
 

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from muntin.serving.messages import Answer, BatchOptions, BatchReport, WorkItem
 from muntin.serving.metrics import Metrics
@@ -61,6 +62,7 @@ class Batcher:
         limits: Limits of the server.
         send: Gives a numbered batch to the worker.
         metrics: Counts what happens.
+        cancel: Tells the worker that nobody waits for a numbered batch any more.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class Batcher:
         limits: ServeLimits,
         send: Callable[[int, BatchOptions, tuple[WorkItem, ...]], None],
         metrics: Metrics,
+        cancel: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._limits, self._send, self._metrics = limits, send, metrics
+        self._cancel = cancel
         self._queue: deque[Job] = deque()
         self._under_way: dict[int, list[Job]] = {}
         self._number = 0
@@ -152,8 +156,15 @@ class Batcher:
             for job in batch:
                 job.attempts += 1
                 self._metrics.stage("queue", now - job.arrived)
+                job.answer.add_done_callback(partial(self._cancel_unwanted, self._number))
             self._metrics.batch(len(batch))
             self._send(self._number, batch[0].options, tuple(job.item for job in batch))
+
+    def _cancel_unwanted(self, number: int, _: asyncio.Future[Answer]) -> None:
+        """Cancel a batch for whose images nobody waits; its place is free when it is reported."""
+        batch = self._under_way.get(number)
+        if batch and all(job.answer.done() for job in batch):
+            self._cancel(number)
 
     def _has_room(self) -> bool:
         """Whether the worker takes a batch; an image that was with one that died is alone there."""
@@ -198,9 +209,11 @@ class Batcher:
         batch = self._under_way.pop(number, [])
         again = []
         for job, answer in zip(batch, report.answers, strict=False):
+            if job.answer.done():  # nobody waits for it
+                continue
             if len(batch) > 1 and answer.fault in ("server", "request"):
                 again.append(job)  # one image must not fail another
-            elif not job.answer.done():
+            else:
                 job.answer.set_result(answer)
         self._queue.extendleft(reversed(again))
         for name in ("decode", "network", "encode"):

@@ -55,6 +55,7 @@ class _Task:
     answers: list[Answer | None] = field(default_factory=list)
     value: Any = None
     seconds: list[float] = field(default_factory=list)
+    cancelled: bool = False
 
 
 def work(pipe: Connection, options: LoadOptions, models: tuple[ModelSource, ...]) -> None:
@@ -68,15 +69,25 @@ def work(pipe: Connection, options: LoadOptions, models: tuple[ModelSource, ...]
         os._exit(0)
 
 
+class _CancelledError(Exception):
+    """Nobody waits for the batch that is worked on."""
+
+
 class Worker:
     """Models by name, and the threads that answer batches."""
 
     def __init__(self, pipe: Connection, options: LoadOptions) -> None:
         self.options = options
         self.predictors: dict[str, Any] = {}
-        self.busy = 0
+        self._tasks: dict[int, _Task] = {}
+        self._stepping = threading.local()  # the task that a thread works on
         self._pipe = pipe
         self._sending = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are batches without an answer."""
+        return bool(self._tasks)
 
     def run(self, models: tuple[ModelSource, ...]) -> None:
         """Load models, then answer messages until the pipe ends."""
@@ -104,9 +115,13 @@ class Worker:
                 return
             if kind == "load":
                 threading.Thread(target=self.load, args=content, daemon=True).start()
+            elif kind == "cancel":
+                if (unwanted := self._tasks.get(content[0])) is not None:
+                    unwanted.cancelled = True
             else:
-                self.busy += 1
-                arrived.put(_Task(number=content[0], options=content[1], items=content[2]))
+                task = _Task(number=content[0], options=content[1], items=content[2])
+                self._tasks[task.number] = task
+                arrived.put(task)
 
     def load(self, model: ModelSource) -> None:
         """Load a model and run it once; only then it takes the place of one of its name."""
@@ -118,8 +133,36 @@ class Worker:
             text = f"{model.path} cannot be loaded: {type(error).__name__}: {first_line(error)}"
             self._send(FAILED, model.name, text)
         else:
+            self._watch(predictor)
             self.predictors[model.name] = predictor
             self._send(LOADED, model.name, description)
+
+    def _watch(self, predictor: Any) -> None:  # noqa: ANN401 (of `load_model`)
+        """Let the networks of a predictor stop before their next part, when nobody waits for it.
+
+        Each window, tile and batch of crops is a call of the network; each block of one that is
+        not compiled is looked at too, as a call on large inputs takes seconds.
+        """
+        from torch.nn import ModuleList
+
+        from muntin.heads.network import Network
+
+        detector = getattr(predictor, "detector", None)
+        for one in (predictor, getattr(detector, "predict", None)):
+            network = getattr(one, "network", None)
+            if network is None:
+                continue
+            parts = [network]
+            if isinstance(network, Network):
+                lists = (each for each in network.modules() if isinstance(each, ModuleList))
+                parts += (part for each in lists for part in each)
+            for part in dict.fromkeys(parts):
+                part.register_forward_pre_hook(self._stop_cancelled)
+
+    def _stop_cancelled(self, *_: object) -> None:
+        task = getattr(self._stepping, "task", None)
+        if task is not None and task.cancelled:
+            raise _CancelledError
 
     def _pass_on(
         self, source: queue.Queue[_Task], step: Callable[[_Task], None], sink: Callable[..., None]
@@ -130,6 +173,7 @@ class Worker:
             if task.predictor is None:
                 task.predictor = self.predictors[task.options.model]
             begun = time.perf_counter()
+            self._stepping.task = task
             _take_step(task, step)
             task.seconds.append(time.perf_counter() - begun)
             sink(task)
@@ -138,7 +182,7 @@ class Worker:
         answers = tuple(each for each in task.answers if each is not None)
         decode, network, encode = task.seconds
         report = BatchReport(answers=answers, decode=decode, network=network, encode=encode)
-        self.busy -= 1
+        del self._tasks[task.number]
         self._send(DONE, task.number, report)
 
     def _send(self, *message: object) -> None:
@@ -161,8 +205,12 @@ def answer_batch(
 def _take_step(task: _Task, step: Callable[[_Task], None]) -> None:
     """Take a task through a step, unless it failed before; an error becomes its answer."""
     try:
+        if task.cancelled:
+            raise _CancelledError
         if task.places or step is _prepare:
             step(task)
+    except _CancelledError:
+        _fail(task, "nobody waits for it", "server")
     except MuntinError as error:
         _fail(task, str(error), "request")
     except Exception as error:

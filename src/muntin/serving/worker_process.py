@@ -37,7 +37,7 @@ class WorkerProcess:
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self.settings = settings
-        self.batcher = Batcher(settings.limits, self._send_batch, metrics)
+        self.batcher = Batcher(settings.limits, self._send_batch, metrics, self._cancel_batch)
         self.models: dict[str, dict[str, Any]] = {}
         self.failures: dict[str, str] = {}
         self.loaded = asyncio.Event()
@@ -173,6 +173,9 @@ class WorkerProcess:
     def _send_batch(self, number: int, options: BatchOptions, items: tuple[WorkItem, ...]) -> None:
         self._heard = time.monotonic()
         self._send("batch", number, options, items)
+
+    def _cancel_batch(self, number: int) -> None:
+        self._send("cancel", number)
 
     def _send(self, *message: object) -> None:
         if self._pipe is not None:
