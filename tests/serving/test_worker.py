@@ -32,7 +32,8 @@ from muntin.serving.messages import (
     WorkItem,
 )
 from muntin.serving.serve_settings import LoadOptions, ModelSource
-from muntin.serving.service import join_results
+from muntin.serving.service import batch_options, join_results
+from muntin.serving.uploads import PredictRequest
 from muntin.serving.worker import Worker
 from tests.serving.conftest import KINDS
 from tests.serving.live import DATA, RUNS
@@ -43,9 +44,9 @@ BROKEN = b"\x89PNG\r\n\x1a\nnothing"
 class Talk:
     """A worker in a thread, and the end of its pipe."""
 
-    def __init__(self, *models: ModelSource) -> None:
+    def __init__(self, *models: ModelSource, detector: str = "") -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        self.worker = Worker(theirs, LoadOptions(device="cpu"))
+        self.worker = Worker(theirs, LoadOptions(device="cpu", detector=detector))
         self.thread = threading.Thread(target=self.worker.run, args=(models,), daemon=True)
         self.thread.start()
         self.loaded = [self.receive() for _ in models]
@@ -152,10 +153,10 @@ def compare_batches(talk: Talk, folder: Path, kind: str, count: int) -> None:
         assert answers == [alone[place] for place in places]
 
 
-def predict_one(path: Path, kind: str) -> str:
+def predict_one(path: Path, kind: str, *more: str) -> str:
     """What `muntin predict` prints for one image."""
     printed = io.StringIO()
-    words = ["predict", str(RUNS / kind), str(path), "--json", "--device", "cpu"]
+    words = ["predict", str(RUNS / kind), str(path), "--json", "--device", "cpu", *more]
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
         main(words)
     assert not end.value.code
@@ -243,6 +244,44 @@ def test_a_model_is_loaded_beside_the_one_that_answers(tmp_path: Path) -> None:
     assert (kind, second["task"]) == (LOADED, "classify")
     assert second["version"] != first["version"]
     assert "classes" in talk.ask(BatchOptions(model="m"), item)[0].text
+    talk.end()
+
+
+def test_a_model_keeps_its_task(tmp_path: Path) -> None:
+    shutil.copytree(RUNS / "detect", tmp_path / "m")
+    talk = Talk(ModelSource(name="m", path=str(tmp_path / "m")))
+    item, first = WorkItem(name="a", data=pictures()[0][1]), talk.loaded[0][2]["version"]
+    shutil.rmtree(tmp_path / "m")
+    shutil.copytree(RUNS / "classify", tmp_path / "m")
+    talk.pipe.send(("load", ModelSource(name="m", path=str(tmp_path / "m"), task="detect")))
+    kind, _, text = talk.receive()
+    assert kind == FAILED
+    assert "must stay a detect run, got a classify run" in text
+    assert "boxes" in talk.ask(BatchOptions(model="m"), item)[0].text
+    assert first
+    talk.end()
+
+
+def test_a_detector_that_no_model_uses_is_refused() -> None:
+    talk = Talk(source("classify"), detector=str(RUNS / "detect"))
+    kind, _, text = talk.loaded[0]
+    assert kind == FAILED
+    assert "needs a top-down pose run among the models, got runs of classify" in text
+    talk.end()
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.4, 0.999])
+def test_the_threshold_beside_a_detector_is_that_of_predict(
+    folder: Path, threshold: float | None
+) -> None:
+    path, beside = folder / "plain.png", ("--detector", str(RUNS / "detect"))
+    talk = Talk(source("pose"), detector=beside[1])
+    model = talk.loaded[0][2]
+    asked = PredictRequest(threshold=threshold)
+    item = WorkItem(name=path.name, data=path.read_bytes(), threshold=threshold or 0.0)
+    answer = talk.ask(batch_options(model, asked), item)[0]
+    words = () if threshold is None else ("--threshold", str(threshold))
+    assert join_results([answer.text]) == predict_one(path, "pose", *beside, *words)
     talk.end()
 
 

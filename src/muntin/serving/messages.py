@@ -11,11 +11,17 @@ LOADED, FAILED, DONE = "loaded", "failed", "done"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchOptions:
-    """What all images of a batch have in common."""
+    """What all images of a batch have in common.
+
+    Attributes:
+        least_box: Minimum score of the boxes of the detector beside a top-down pose model; None
+            keeps the one that it was loaded with.
+    """
 
     model: str
     tta: bool = False
     tile: int | str | None = None
+    least_box: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

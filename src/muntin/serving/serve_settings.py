@@ -69,10 +69,15 @@ class ServeLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSource:
-    """A model that is served: its name in requests, and the run folder or exported file."""
+    """A model that is served: its name in requests, and the run folder or exported file.
+
+    Attributes:
+        task: The task that it must have, as its clients know its answers; "" takes any.
+    """
 
     name: str
     path: str
+    task: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -129,11 +129,8 @@ class Service:
             ClientDisconnect: Nobody waits any more.
         """
         model = self.find_model(asked.model)
-        if asked.threshold is not None and model["kind"] == "segmentation":
-            text = "threshold has no effect on segmentation: every pixel gets a class. Omit it."
-            raise refuse(422, text)
         deadline = self.deadline(request)
-        options = BatchOptions(model=model["name"], tta=asked.tta, tile=asked.tile)
+        options = batch_options(model, asked)
         loop = asyncio.get_running_loop()
         jobs = [
             Job(
@@ -174,6 +171,20 @@ class Service:
             for job in jobs:  # what still waits is dropped from the queue
                 if not job.answer.cancel() and not job.answer.cancelled():
                     job.answer.exception()  # is known then
+
+
+def batch_options(model: Mapping[str, Any], asked: PredictRequest) -> BatchOptions:
+    """Give the options of a request to a model, described as in `GET /models`.
+
+    Raises:
+        RefusedError: They do not suit it.
+    """
+    if asked.threshold is not None and model["kind"] == "segmentation":
+        text = "threshold has no effect on segmentation: every pixel gets a class. Omit it."
+        raise refuse(422, text)
+    # As of `muntin predict`: a detector that finds the instances selects its boxes by it.
+    least = asked.threshold if "detector_threshold" in model else None
+    return BatchOptions(model=model["name"], tta=asked.tta, tile=asked.tile, least_box=least)
 
 
 async def _until_gone(request: Request) -> None:

@@ -12,7 +12,7 @@ import binascii
 import io
 import math
 import re
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,11 +134,12 @@ async def read_request(request: Request, limits: ServeLimits) -> PredictRequest 
 
 def _parse(request: Request, body: bytes, limits: ServeLimits) -> PredictRequest | dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    query: dict[str, Any] = dict(request.query_params)
-    name = query.pop("name", "")[:_LONGEST_NAME]
+    query: list[tuple[str, Any]] = [*request.query_params.multi_items()]
+    name = request.query_params.get("name", "")[:_LONGEST_NAME]
+    query = [option for option in query if option[0] != "name"]
     if kind == "multipart/form-data":
         form, uploads = _read_form(request, body, limits)
-        return _ask({**query, **form}, uploads, limits)
+        return _ask([*query, *form], uploads, limits)
     if kind == "application/json" or kind.endswith("+json"):
         values = parse_object(body)
         if "tasks" in values:
@@ -147,7 +148,7 @@ def _parse(request: Request, body: bytes, limits: ServeLimits) -> PredictRequest
         images = images if isinstance(images, list) else [images]
         check_number(len(images), limits)
         uploads = [_read_base64(one, place, limits) for place, one in enumerate(images, 1)]
-        return _ask({**query, **values}, uploads, limits)
+        return _ask([*query, *values.items()], uploads, limits)
     uploads = [check_image(name, body, limits)] if body else []
     return _ask(query, uploads, limits)
 
@@ -194,7 +195,7 @@ class _MemoryParser(MultiPartParser):
 
 def _read_form(
     request: Request, body: bytes, limits: ServeLimits
-) -> tuple[dict[str, Any], list[Upload]]:
+) -> tuple[list[tuple[str, Any]], list[Upload]]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
@@ -214,11 +215,11 @@ def _read_form(
             check_number(limits.images + 1, limits)
         message = f"the body must be multipart/form-data, as its Content-Type says, got: {text}"
         raise refuse(400, message) from error
-    fields: dict[str, Any] = {}
+    fields: list[tuple[str, Any]] = []
     files = []
     for name, value in form.multi_items():
         if isinstance(value, str):
-            fields[name] = value
+            fields.append((name, value))
         else:
             files.append(((value.filename or "")[:_LONGEST_NAME], value.file.read()))
     parser.close()
@@ -317,10 +318,10 @@ def _refuse_excess(shown: str, data: bytes, pixels: int = 0) -> None:
         raise refuse(422, message, "excess")
 
 
-def _ask(values: Mapping[str, Any], uploads: list[Upload], limits: ServeLimits) -> PredictRequest:
-    if unknown := sorted(set(values) - set(_OPTIONS)):
-        message = f"options must be among {', '.join(_OPTIONS)}, got {unknown[0][:100]!r}."
-        raise refuse(422, message)
+def _ask(
+    options: list[tuple[str, Any]], uploads: list[Upload], limits: ServeLimits
+) -> PredictRequest:
+    values = _join_options(options)
     if not uploads:
         message = (
             "a request must hold an image, got none. Send files (multipart/form-data), the bytes "
@@ -330,6 +331,25 @@ def _ask(values: Mapping[str, Any], uploads: list[Upload], limits: ServeLimits) 
     check_number(len(uploads), limits)
     asked = PredictRequest(uploads=tuple(uploads), model=str(values.get("model") or ""))
     return replace(asked, **dict(parse_options(values)))
+
+
+def _join_options(options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Join the options of the address and the body, which may not say different things."""
+    values: dict[str, Any] = {}
+    for name, value in options:
+        if name not in _OPTIONS:
+            message = f"options must be among {', '.join(_OPTIONS)}, got {name[:100]!r}."
+            raise refuse(422, message)
+        if value in (None, ""):
+            continue
+        if name in values and str(values[name]).lower() != str(value).lower():
+            message = (
+                f"{name} must be given once, in the address or in the body, got "
+                f"{str(values[name])[:100]!r} and {str(value)[:100]!r}. Leave one out."
+            )
+            raise refuse(422, message)
+        values[name] = value
+    return values
 
 
 def parse_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ names, numbers and bytes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 import queue
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from muntin.errors import DataError, MuntinError, first_line
+from muntin.errors import ConfigError, DataError, MuntinError, first_line
 from muntin.serving.messages import (
     DONE,
     FAILED,
@@ -91,8 +92,14 @@ class Worker:
 
     def run(self, models: tuple[ModelSource, ...]) -> None:
         """Load models, then answer messages until the pipe ends."""
-        for model in models:
-            self.load(model)
+        try:
+            refuse_unused_detector(models, self.options)
+        except ConfigError as error:
+            for model in models:
+                self._send(FAILED, model.name, str(error))
+        else:
+            for model in models:
+                self.load(model)
         # Each text of a warning about a stranger's file would be remembered.
         warnings.simplefilter("ignore")
         sys.setswitchinterval(0.0005)  # its threads hand over after each call of a library
@@ -226,6 +233,8 @@ def _fail(task: _Task, text: str, fault: str) -> None:
 
 def _prepare(task: _Task) -> None:
     task.answers = [None] * len(task.items)
+    if task.options.least_box is not None:
+        task.predictor = _with_least_box(task.predictor, task.options.least_box)
     pre, tile = task.predictor.preprocessing, task.options.tile
     images = []
     for place, item in enumerate(task.items):
@@ -241,6 +250,13 @@ def _prepare(task: _Task) -> None:
     if images:
         options = task.options
         task.value = task.predictor.prepare(images, tta=options.tta, tile=options.tile)
+
+
+def _with_least_box(predictor: Any, least: float) -> Any:  # noqa: ANN401 (of `load_model`)
+    """Give a predictor whose detector has another threshold; others may use the first one."""
+    changed = copy.copy(predictor)
+    changed.detector = replace(predictor.detector, threshold=least)
+    return changed
 
 
 def _decode(item: WorkItem, value_range: Any) -> Callable[[Any], np.ndarray]:  # noqa: ANN401
@@ -280,6 +296,25 @@ def _write(task: _Task) -> None:
         task.answers[place] = Answer(text=format_json(finite(named.to_dict())))
 
 
+def refuse_unused_detector(models: Sequence[ModelSource], options: LoadOptions) -> None:
+    """Refuse a detector that no model uses: it belongs to top-down poses alone."""
+    from muntin.published import open_run
+
+    if not options.detector:
+        return
+    try:
+        tasks = [open_run(model.path).task for model in models]
+    except MuntinError:  # is told when it is loaded
+        return
+    if not any(task.top_down for task in tasks):
+        names = ", ".join(dict.fromkeys(task.name for task in tasks))
+        message = (
+            f"--detector needs a top-down pose run among the models, got runs of {names}. "
+            f"Leave it out."
+        )
+        raise ConfigError(message)
+
+
 def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str, Any]]:
     """Load a predictor, run it once on an empty image, and describe it for `GET /models`."""
     from muntin.configs import to_dict
@@ -288,6 +323,12 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
     from muntin.runs import ExportedRun
 
     run = open_run(model.path)
+    if model.task not in ("", run.task.name):
+        message = (
+            f"model {model.name!r} must stay a {model.task} run, got a {run.task.name} run in "
+            f"{model.path}. Put a {model.task} run there, or start the server again."
+        )
+        raise ConfigError(message)
     engine, precision = options.engine, options.precision
     chosen: Any = {}
     if isinstance(run, ExportedRun):
@@ -297,6 +338,7 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
     detector = options.detector if run.task.top_down else ""
     predictor = load(run, device=options.device, detector=detector, **chosen)
     _warm_up(predictor)
+    beside = {} if not detector else {"detector_threshold": predictor.detector.threshold}
     threshold, why = find_threshold(run) if run.task.detects else (0.0, "")
     classes = to_dict(run.classes)
     description = {
@@ -309,6 +351,7 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
         "img_size": list(run.preprocessing.img_size),
         "threshold": threshold,
         "threshold_from": why,
+        **beside,
         "engine": engine,
         "precision": precision,
         "device": str(predictor.device),

@@ -11,6 +11,7 @@ import multiprocessing
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -50,6 +51,7 @@ class WorkerProcess:
         self._heard = time.monotonic()
         self._ready_since = math.inf
         self._pause = 0.0
+        self._task_names: dict[str, str] = {}
         self._was_ready = False
         self._stopped = False
 
@@ -73,7 +75,8 @@ class WorkerProcess:
         self.loaded.clear()
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        arguments = (theirs, self.settings.load, self.settings.models)
+        models = tuple(self._keep_task(each) for each in self.settings.models)
+        arguments = (theirs, self.settings.load, models)
         self._process = context.Process(target=work, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -81,6 +84,10 @@ class WorkerProcess:
         self._ready_since = math.inf
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._listen, args=(self._pipe, loop), daemon=True).start()
+
+    def _keep_task(self, model: ModelSource) -> ModelSource:
+        """Let a model have the task only that it had at first, by which clients read answers."""
+        return replace(model, task=self._task_names.get(model.name, ""))
 
     def _listen(self, pipe: Connection, loop: asyncio.AbstractEventLoop) -> None:
         """Hear the worker until its pipe ends; in a thread of its own."""
@@ -107,6 +114,7 @@ class WorkerProcess:
             return
         self.loaded.set()
         if not self.failures:
+            self._task_names = {name: each["task"] for name, each in self.models.items()}
             self._was_ready, self._ready_since = True, time.monotonic()
             self.batcher.running = True
             self.batcher.advance()
@@ -167,7 +175,7 @@ class WorkerProcess:
             text = f"model {model.name!r} is being loaded already"
             raise RefusedError(409, text, reason="reload", retry_after=5)
         waiting = self._reloads[model.name] = asyncio.get_running_loop().create_future()
-        self._send("load", model)
+        self._send("load", self._keep_task(model))
         return await waiting
 
     def _send_batch(self, number: int, options: BatchOptions, items: tuple[WorkItem, ...]) -> None:
