@@ -92,14 +92,7 @@ class Worker:
 
     def run(self, models: tuple[ModelSource, ...]) -> None:
         """Load models, then answer messages until the pipe ends."""
-        try:
-            refuse_unused_detector(models, self.options)
-        except ConfigError as error:
-            for model in models:
-                self._send(FAILED, model.name, str(error))
-        else:
-            for model in models:
-                self.load(model)
+        self._load_all(models)
         # Each text of a warning about a stranger's file would be remembered.
         warnings.simplefilter("ignore")
         sys.setswitchinterval(0.0005)  # its threads hand over after each call of a library
@@ -123,12 +116,25 @@ class Worker:
             if kind == "load":
                 threading.Thread(target=self.load, args=content, daemon=True).start()
             elif kind == "cancel":
-                if (unwanted := self._tasks.get(content[0])) is not None:
-                    unwanted.cancelled = True
+                self._cancel(content[0])
             else:
                 task = _Task(number=content[0], options=content[1], items=content[2])
                 self._tasks[task.number] = task
                 arrived.put(task)
+
+    def _load_all(self, models: tuple[ModelSource, ...]) -> None:
+        try:
+            refuse_unused_detector(models, self.options)
+        except ConfigError as error:
+            for model in models:
+                self._send(FAILED, model.name, str(error))
+        else:
+            for model in models:
+                self.load(model)
+
+    def _cancel(self, number: int) -> None:
+        if (task := self._tasks.get(number)) is not None:  # otherwise it is answered
+            task.cancelled = True
 
     def load(self, model: ModelSource) -> None:
         """Load a model and run it once; only then it takes the place of one of its name."""
