@@ -295,9 +295,16 @@ async def test_the_wait_that_is_advised_follows_the_speed_of_the_worker() -> Non
         return caught.value.retry_after
 
     assert advised() == 1
+    worker.batcher.submit([worker.job("heavy")])
+    worker.batcher._worked_since -= 12.5
+    assert advised() == 13
+    worker.batcher._worked_since -= 1000
+    assert advised() == 60
+    worker.finish_all()
+    assert advised() == 1
     with worker.batcher.admit(16):
         for number in range(60):
             worker.batcher.submit([worker.job("a")])
             report = BatchReport(answers=(Answer(text=""),), network=1e-9)
-            worker.batcher.finish(number + 1, report)
+            worker.batcher.finish(number + 2, report)
         assert advised() == 1

@@ -57,6 +57,23 @@ def test_a_server_that_is_told_to_stop_while_it_loads_ends_with_0(number: int) -
     assert not live.lines
 
 
+def test_new_requests_are_told_of_the_end_while_accepted_ones_are_finished() -> None:
+    with start(RUNS / "classify") as live:
+        head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(PICTURES[0])}"
+        with socket.create_connection(("127.0.0.1", live.port), timeout=30) as raw:
+            raw.sendall(f"{head}\r\nX-Timeout: 50\r\n\r\n".encode())
+            wait_for(lambda: live.ask("GET", "/health")[0] == 200)
+            live.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: live.ask("GET", "/v2/health/ready")[0] != 200, 10)
+            status, answer, headers = live.predict(PICTURES[0])
+            assert (status, "stopping" in answer["error"]) == (503, True)
+            assert int(headers["retry-after"]) >= 1
+            assert live.ask("GET", "/v2/health/ready")[0] == 503
+            raw.sendall(PICTURES[0])
+            assert raw.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert live.process.wait(20) == 0
+
+
 def stop_under_load(live: Live, load: Load) -> None:
     """SIGTERM while clients ask; nothing that was accepted is lost."""
     load.pause = 0.0

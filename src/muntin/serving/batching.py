@@ -81,6 +81,7 @@ class Batcher:
         self._admitted = 0
         self._seconds_an_image = 0.1
         self._last_report = 0.0
+        self._worked_since = 0.0  # on the oldest batch
         self.running = False
 
     @property
@@ -138,7 +139,10 @@ class Batcher:
             self._refuse("images", f"{self._admitted} images wait, the limit of the server")
 
     def _refuse(self, what: str, text: str) -> None:
-        wait = max(1, math.ceil(self._admitted * self._seconds_an_image))
+        # What has lasted long already will last: one large image may take minutes.
+        age = time.monotonic() - self._worked_since if self._under_way else 0.0
+        seconds = max(self._admitted * self._seconds_an_image, age)
+        wait = max(1, math.ceil(min(seconds, self._limits.timeout)))
         text = f"{text}. Try again in {wait} s."
         raise RefusedError(429, text, reason=f"waiting_{what}", retry_after=wait)
 
@@ -151,6 +155,8 @@ class Batcher:
         """Send batches while the worker has room for them."""
         while self.running and self._has_room() and (batch := self._next_batch()):
             self._number += 1
+            if not self._under_way:
+                self._worked_since = time.monotonic()
             self._under_way[self._number] = batch
             now = time.monotonic()
             for job in batch:
@@ -207,6 +213,7 @@ class Batcher:
     def finish(self, number: int, report: BatchReport) -> None:
         """Hand out the answers of a batch, and send the next."""
         batch = self._under_way.pop(number, [])
+        self._worked_since = time.monotonic()
         again = []
         for job, answer in zip(batch, report.answers, strict=False):
             if job.answer.done():  # nobody waits for it

@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -128,10 +129,14 @@ async def _serve(
     service = Service(settings)
     server = build_server(settings, service)
 
+    ending: list[asyncio.Task[None]] = []
+
     def stop() -> None:
-        # A second signal does not wait.
-        server.force_exit = service.draining
-        service.draining = server.should_exit = True
+        if ending:  # a second signal does not wait
+            server.force_exit = server.should_exit = True
+            return
+        service.draining = True
+        ending.append(asyncio.create_task(_finish(settings, service, server)))
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -155,6 +160,17 @@ async def _serve(
         if server.force_exit:  # which leaves the end of the application out
             await server.lifespan.shutdown()
         await service.worker.stop()
+
+
+async def _finish(settings: ServeSettings, service: Service, server: uvicorn.Server) -> None:
+    """End a server after the requests that it had; until then new ones are told that it stops."""
+    end = time.monotonic() + settings.drain
+    while service.accepted and time.monotonic() < end:
+        await asyncio.sleep(0.05)
+    # What is left of the time is for answers on their way.
+    left = end - time.monotonic()
+    server.config.timeout_graceful_shutdown = max(1, int(left))
+    server.should_exit = True
 
 
 async def _await_models(service: Service) -> None:

@@ -32,6 +32,7 @@ class Service:
 
     Attributes:
         draining: Whether the server finishes what it has and accepts nothing new.
+        accepted: Requests that came before the server was told to stop, and have no answer yet.
         noted: What the log was told once, and is not told again.
     """
 
@@ -41,6 +42,7 @@ class Service:
         self.metrics = Metrics()
         self.worker = WorkerProcess(settings, self.metrics)
         self.draining = False
+        self.accepted = 0
         self.noted: set[str] = set()
         gauge, own = self.metrics.gauge, os.getpid()
         gauge("ready", "1 when requests are answered", lambda: float(self.ready))
