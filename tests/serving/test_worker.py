@@ -34,7 +34,7 @@ from muntin.serving.messages import (
 from muntin.serving.serve_settings import LoadOptions, ModelSource
 from muntin.serving.service import batch_options, join_results
 from muntin.serving.uploads import PredictRequest
-from muntin.serving.worker import Worker
+from muntin.serving.worker import Worker, load_model
 from tests.serving.conftest import KINDS
 from tests.serving.live import DATA, RUNS
 
@@ -283,6 +283,16 @@ def test_the_threshold_beside_a_detector_is_that_of_predict(
     words = () if threshold is None else ("--threshold", str(threshold))
     assert join_results([answer.text]) == predict_one(path, "pose", *beside, *words)
     talk.end()
+
+
+@pytest.mark.slow
+def test_what_the_engine_auto_chooses_is_said(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said: list[str] = []
+    options = LoadOptions(engine="auto", device="cpu")
+    _, model = load_model(source("classify"), options, said.append)
+    assert model["engine_notes"] == said
+    assert any(line.startswith("engine auto: ") for line in said)
 
 
 def test_a_batch_that_nobody_waits_for_stops_before_its_next_window() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LOADED, FAILED, DONE = "loaded", "failed", "done"
-"""Kinds of messages of the worker: a model that is ready, one that is not, answers of a batch."""
+LOADED, FAILED, SAID, DONE = "loaded", "failed", "said", "done"
+"""Kinds of messages of the worker: a model that is ready, one that is not, a line for the log about
+one, answers of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,7 +32,8 @@ def serve(settings: ServeSettings, say: Callable[[str], None] = print) -> None:
 
     Args:
         settings: What is served, and how.
-        say: Is called once with a line that names the address, when all models are ready.
+        say: Is called with a line that names what is loaded, and, when all models are ready, with
+            one that names the address.
 
     Raises:
         ConfigError: The address cannot be used.
@@ -142,6 +143,9 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # on Windows
             loop.add_signal_handler(number, stop)
+    names = ", ".join(f"{model.name} ({model.path})" for model in settings.models)
+    engine = settings.load.engine
+    say(f"loading {names}" + (f" for the engine {engine}" if engine != "eager" else ""))
     running = asyncio.create_task(server.serve([listening]))
     starting = asyncio.create_task(_await_models(service))
     try:

@@ -32,6 +32,7 @@ from muntin.serving.messages import (
     DONE,
     FAILED,
     LOADED,
+    SAID,
     Answer,
     BatchOptions,
     BatchReport,
@@ -139,7 +140,9 @@ class Worker:
     def load(self, model: ModelSource) -> None:
         """Load a model and run it once; only then it takes the place of one of its name."""
         try:
-            predictor, description = load_model(model, self.options)
+            predictor, description = load_model(
+                model, self.options, partial(self._send, SAID, model.name)
+            )
         except MuntinError as error:
             self._send(FAILED, model.name, str(error))
         except Exception as error:
@@ -321,8 +324,13 @@ def refuse_unused_detector(models: Sequence[ModelSource], options: LoadOptions) 
         raise ConfigError(message)
 
 
-def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str, Any]]:
-    """Load a predictor, run it once on an empty image, and describe it for `GET /models`."""
+def load_model(
+    model: ModelSource, options: LoadOptions, say: Callable[[str], None] = lambda line: None
+) -> tuple[Any, dict[str, Any]]:
+    """Load a predictor, run it once on an empty image, and describe it for `GET /models`.
+
+    `say` is told what the engine "auto" measures and chooses.
+    """
     from muntin.configs import to_dict
     from muntin.prediction.from_run import find_threshold, load
     from muntin.published import open_run
@@ -341,10 +349,18 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
         engine, precision = "file", run.note.precision
     else:
         chosen = {"engine": engine, "precision": precision}
+    told: list[str] = []
+
+    def note(line: str) -> None:
+        told.append(line)
+        say(line)
+
     detector = options.detector if run.task.top_down else ""
-    predictor = load(run, device=options.device, detector=detector, **chosen)
+    predictor = load(run, device=options.device, detector=detector, say=note, **chosen)
     _warm_up(predictor)
-    beside = {} if not detector else {"detector_threshold": predictor.detector.threshold}
+    beside: dict[str, Any] = {"engine_notes": told} if told else {}
+    if detector:
+        beside["detector_threshold"] = predictor.detector.threshold
     threshold, why = find_threshold(run) if run.task.detects else (0.0, "")
     classes = to_dict(run.classes)
     description = {

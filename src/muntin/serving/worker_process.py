@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from muntin.serving.batching import Batcher, RefusedError
-from muntin.serving.messages import DONE, FAILED, BatchOptions, WorkItem
+from muntin.serving.messages import DONE, FAILED, SAID, BatchOptions, WorkItem
 from muntin.serving.metrics import Metrics
 from muntin.serving.serve_settings import ModelSource, ServeSettings
 from muntin.serving.worker import work
@@ -105,6 +105,9 @@ class WorkerProcess:
         kind, name, content = message
         if kind == DONE:
             self.batcher.finish(name, content)
+            return
+        if kind == SAID:
+            LOGGER.info("model %s: %s", name, content)
             return
         if (waiting := self._reloads.pop(name, None)) is not None:
             self._finish_reload(waiting, kind, content)
