@@ -200,7 +200,7 @@ def test_a_worker_that_cannot_start_again_is_tried_again(tmp_path: Path) -> None
         worker_of(live).kill()
         wait_for(lambda: live.ask("GET", "/health")[0] == 503)
         status, body, headers = live.predict(PICTURES[0])
-        assert (status, "loads" in body["error"]) == (503, True)
+        assert (status, "loading" in body["error"]) == (503, True)
         assert int(headers["retry-after"]) > 0
         wait_for(lambda: "failures" in live.ask("GET", "/health")[1])
         kept.rename(place)

@@ -247,6 +247,17 @@ def test_a_model_is_loaded_beside_the_one_that_answers(tmp_path: Path) -> None:
     talk.end()
 
 
+@pytest.mark.parametrize("name", ["", "a.png"])
+def test_an_image_that_is_cut_off_is_told_to_whom_sent_it(talk: Talk, name: str) -> None:
+    data = pictures()[1][1]
+    item = WorkItem(name=name, data=data[: len(data) // 2])
+    (answer,) = talk.ask(BatchOptions(model="classify"), item)
+    assert answer.fault == "image"
+    assert answer.text.startswith("the image 'a.png' must" if name else "the image must")
+    assert "Send it again" in answer.text
+    assert "remove" not in answer.text
+
+
 def test_a_model_keeps_its_task(tmp_path: Path) -> None:
     shutil.copytree(RUNS / "detect", tmp_path / "m")
     talk = Talk(ModelSource(name="m", path=str(tmp_path / "m")))

@@ -191,7 +191,7 @@ class Batcher:
                 continue
             if now > job.deadline:
                 self._metrics.dropped("deadline")
-                late = f"no answer within the {now - job.arrived:.1f} s that the request has"
+                late = f"no answer within the {now - job.arrived:.3g} s that the request has"
                 job.answer.set_exception(RefusedError(504, late, reason="deadline"))
                 continue
             first = batch[0] if batch else job

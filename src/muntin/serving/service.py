@@ -71,8 +71,10 @@ class Service:
             RefusedError: The server is not ready or has no place left, or the body is too large.
         """
         if not self.ready:
-            what = "is stopping" if self.draining else "loads its models"
-            raise RefusedError(503, f"the server {what}.", reason="not_ready", retry_after=5)
+            what = "is stopping" if self.draining else "is loading its models"
+            raise RefusedError(
+                503, f"the server {what}. Try again in 5 s.", reason="not_ready", retry_after=5
+            )
         body_length(request, self.limits)
         with self.worker.batcher.receive(images) as request.state.take:
             yield
@@ -166,7 +168,7 @@ class Service:
             return [job.answer.result() for job in jobs]
         except TimeoutError:
             seconds = time.monotonic() - jobs[0].arrived
-            message = f"no answer within the {seconds:.1f} s that the request has"
+            message = f"no answer within the {seconds:.3g} s that the request has"
             raise RefusedError(504, message, reason="deadline") from None
         finally:
             gone.cancel()

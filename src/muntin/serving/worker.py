@@ -253,12 +253,24 @@ def _prepare(task: _Task) -> None:
                 _refuse_tiles(read(pre.value_range).shape[:2], tile, pre)
             images.append(read)
         except DataError as error:
-            task.answers[place] = Answer(text=str(error), fault="image")
+            task.answers[place] = Answer(text=_tell(error, item), fault="image")
         else:
             task.places.append(place)
     if images:
         options = task.options
         task.value = task.predictor.prepare(images, tta=options.tta, tile=options.tile)
+
+
+def _tell(error: DataError, item: WorkItem) -> str:
+    """Say why an image cannot be decoded to whom it came from, who knows no file of it."""
+    if error.__cause__ is None:
+        return str(error)
+    shown = f"the image {item.name!r}" if item.name else "the image"
+    reason = first_line(error.__cause__).rstrip(".")
+    return (
+        f"{shown} must be whole, got {len(item.data)} bytes that cannot be decoded: {reason}. "
+        f"Send it again, or save it anew."
+    )
 
 
 def _with_least_box(predictor: Any, least: float) -> Any:  # noqa: ANN401 (of `load_model`)

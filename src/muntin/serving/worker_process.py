@@ -172,7 +172,7 @@ class WorkerProcess:
             RefusedError: It cannot be loaded (the present version stays), or is being loaded.
         """
         if not self.ready:
-            text = "the server loads its models"
+            text = "the server is loading its models. Try again in 5 s."
             raise RefusedError(503, text, reason="not_ready", retry_after=5)
         if model.name in self._reloads:
             text = f"model {model.name!r} is being loaded already"
