@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import random
+import re
 import resource
 import struct
 import time
@@ -153,6 +154,24 @@ def test_an_option_has_one_value(body: bytes, kind: str, query: str) -> None:
 def test_an_option_that_says_the_same_twice_is_one() -> None:
     body = form(("a.png", PNG), model="b", threshold="0.5")
     assert read(ask(body, FORM, "model=b&threshold=0.5&model=")).model == "b"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "word"),
+    [
+        (b' {"image": "a"}', "application/x-www-form-urlencoded", "application/json"),
+        (b"[1]", "", "application/json"),
+        (form(("a", PNG)), "application/octet-stream", "multipart/form-data; boundary"),
+    ],
+)
+def test_the_type_of_a_body_must_be_said(body: bytes, kind: str, word: str) -> None:
+    refused(ask(body, kind), 415, f"Send the header Content-Type: {word}", repr(kind))
+
+
+@pytest.mark.parametrize("image", [1, None, True, ["a"], {"name": "a"}])
+def test_what_came_is_named_as_json_names_it(image: Any) -> None:
+    found = str(read(ask(in_json(images=[image]), JSON)))
+    assert re.search(r"got (a number|null|a boolean|an array)\.$", found), found
 
 
 def test_tasks_are_given_as_they_are() -> None:

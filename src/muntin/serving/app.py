@@ -156,9 +156,11 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         `tasks` is a request of Label Studio.
         """
         async with service.admitted(request):
-            asked = await read_request(request, service.limits)
+            asked = await read_request(request, service.limits, service.find_model)
             if isinstance(asked, dict):
-                return await label_backend.predict_tasks(service, request, asked)
+                return await label_backend.predict_tasks(
+                    service, request, {**dict(request.query_params), **asked}
+                )
             text = join_results(await service.answer(request, asked))
             name = service.find_model(asked.model)["name"]
         return Response(text, media_type="application/json", headers={"X-Model": name})
@@ -167,7 +169,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
     async def explain(request: Request) -> Response:
         """Explain the prediction of one image: the page of `muntin explain`, as one HTML file."""
         async with service.admitted(request):
-            asked = await read_request(request, service.limits)
+            asked = await read_request(request, service.limits, service.find_model)
             if not isinstance(asked, PredictRequest) or len(asked.uploads) != 1:
                 message = "an explanation is of one image, got another number. Send one."
                 raise refuse(422, message)

@@ -29,6 +29,7 @@ from muntin.serving.label_config import (
 )
 from muntin.serving.label_regions import make_regions, mean_score
 from muntin.serving.messages import Answer
+from muntin.serving.request_options import parse_options
 from muntin.serving.serve_settings import MIB, ServeLimits
 from muntin.serving.uploads import (
     PredictRequest,
@@ -36,7 +37,6 @@ from muntin.serving.uploads import (
     check_image,
     decode_base64,
     parse_object,
-    parse_options,
     read_body,
     refuse,
 )

@@ -11,11 +11,12 @@ from typing import Any
 from fastapi import Request
 
 from muntin.errors import unknown_name
+from muntin.serving.batch_steps import answer_batch
 from muntin.serving.messages import Answer, BatchOptions, WorkItem
 from muntin.serving.serve_settings import LoadOptions, ModelSource, ServeLimits
 from muntin.serving.service import FAULT_STATUS, batch_options, join_results
 from muntin.serving.uploads import PredictRequest, body_length, read_request, refuse
-from muntin.serving.worker import answer_batch, load_model, refuse_unused_detector
+from muntin.serving.worker import load_model, refuse_unused_detector
 
 Job = tuple[BatchOptions, WorkItem]
 """An image of a request, and what it shares with others that may be in its batch."""

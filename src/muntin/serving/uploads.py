@@ -10,9 +10,15 @@ import asyncio
 import base64
 import binascii
 import io
-import math
 import re
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,11 +32,12 @@ from muntin.data.image_formats import open_header, readable_formats, way_out
 from muntin.errors import first_line
 from muntin.serving.batching import RefusedError
 from muntin.serving.header_limits import find_excess
+from muntin.serving.request_options import join_options, parse_options
 from muntin.serving.serve_settings import ServeLimits
 from muntin.untrusted import parse_json
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
-_OPTIONS = ("model", "threshold", "tta", "tile")
+FindModel = Callable[[str], object]
 _LONGEST_NAME = 1000
 MOST_VALUES = 200_000
 """Values of a JSON body."""
@@ -119,38 +126,62 @@ async def read_body(request: Request, limits: ServeLimits) -> bytes:
     return b"".join(parts)
 
 
-async def read_request(request: Request, limits: ServeLimits) -> PredictRequest | dict[str, Any]:
+async def read_request(
+    request: Request, limits: ServeLimits, find_model: FindModel = lambda _: None
+) -> PredictRequest | dict[str, Any]:
     """Read what is asked; a JSON object with tasks, which is of Label Studio, is given as it is.
+
+    `find_model` refuses an unknown name, before images are looked at.
 
     Raises:
         RefusedError: The request is too large, or not understood.
     """
     body = await read_body(request, limits)
     if len(body) <= _AT_ONCE:
-        return _parse(request, body, limits)
+        return _parse(request, body, limits, find_model)
     # Others are answered meanwhile.
-    return await asyncio.to_thread(_parse, request, body, limits)
+    return await asyncio.to_thread(_parse, request, body, limits, find_model)
 
 
-def _parse(request: Request, body: bytes, limits: ServeLimits) -> PredictRequest | dict[str, Any]:
+def _parse(
+    request: Request, body: bytes, limits: ServeLimits, find_model: FindModel
+) -> PredictRequest | dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     query: list[tuple[str, Any]] = [*request.query_params.multi_items()]
     name = request.query_params.get("name", "")[:_LONGEST_NAME]
     query = [option for option in query if option[0] != "name"]
     if kind == "multipart/form-data":
-        form, uploads = _read_form(request, body, limits)
-        return _ask([*query, *form], uploads, limits)
+        form, files = _read_form(request, body, limits)
+        asked = _read_options([*query, *form], find_model)
+        return _add_images(asked, [check_image(*file, limits) for file in files], limits)
     if kind == "application/json" or kind.endswith("+json"):
         values = parse_object(body)
         if "tasks" in values:
             return values
         images = values.pop("images", values.pop("image", []))
         images = images if isinstance(images, list) else [images]
+        asked = _read_options([*query, *values.items()], find_model)
         check_number(len(images), limits)
         uploads = [_read_base64(one, place, limits) for place, one in enumerate(images, 1)]
-        return _ask([*query, *values.items()], uploads, limits)
+        return _add_images(asked, uploads, limits)
+    _refuse_other_kind(body, kind)
+    asked = _read_options(query, find_model)
     uploads = [check_image(name, body, limits)] if body else []
-    return _ask(query, uploads, limits)
+    return _add_images(asked, uploads, limits)
+
+
+def _refuse_other_kind(body: bytes, kind: str) -> None:
+    """Refuse a body that is no image, but JSON or a form whose type is not said."""
+    starts = {b"{": "application/json", b"[": "application/json", b"--": "multipart/form-data"}
+    begun = body[:1000].lstrip()[:2]
+    wanted = next((name for start, name in starts.items() if begun.startswith(start)), "")
+    if wanted:
+        more = "; boundary=..." if wanted.startswith("multipart") else ""
+        message = (
+            f"the Content-Type of this body must be {wanted}, got {kind[:100]!r}. Send the header "
+            f"Content-Type: {wanted}{more}"
+        )
+        raise refuse(415, message, "format")
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -172,9 +203,17 @@ def parse_object(body: bytes) -> dict[str, Any]:
         message = f"the body must be JSON, as its Content-Type says, got: {first_line(error)}"
         raise refuse(400, message) from error
     if not isinstance(values, dict):
-        message = f"the body must be a JSON object, got a {type(values).__name__}."
+        message = f"the body must be a JSON object, got {name_kind(values)}."
         raise refuse(422, message)
     return values
+
+
+def name_kind(value: object) -> str:
+    """Name what a value of JSON is, as JSON calls it."""
+    kinds = {
+        dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"
+    }  # fmt: skip
+    return kinds.get(type(value), "a number")
 
 
 class _MemoryParser(MultiPartParser):
@@ -195,7 +234,7 @@ class _MemoryParser(MultiPartParser):
 
 def _read_form(
     request: Request, body: bytes, limits: ServeLimits
-) -> tuple[list[tuple[str, Any]], list[Upload]]:
+) -> tuple[list[tuple[str, Any]], list[tuple[str, bytes]]]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
@@ -224,7 +263,7 @@ def _read_form(
             files.append(((value.filename or "")[:_LONGEST_NAME], value.file.read()))
     parser.close()
     check_number(len(files), limits)
-    return fields, [check_image(name, data, limits) for name, data in files]
+    return fields, files
 
 
 def _finish(work: Coroutine[Any, Any, FormData]) -> FormData:
@@ -253,8 +292,8 @@ def _read_base64(value: Any, place: int, limits: ServeLimits) -> Upload:  # noqa
         name, value = str(value.get("name", ""))[:_LONGEST_NAME], value.get("data")
     if not isinstance(value, str):
         message = (
-            f'image {place} must be base64, or {{"name": ..., "data": base64}}, got a '
-            f"{type(value).__name__}."
+            f'image {place} must be base64, or {{"name": ..., "data": base64}}, got '
+            f"{name_kind(value)}."
         )
         raise refuse(422, message)
     return check_image(name, decode_base64(value, f"image {place}"), limits)
@@ -318,10 +357,17 @@ def _refuse_excess(shown: str, data: bytes, pixels: int = 0) -> None:
         raise refuse(422, message, "excess")
 
 
-def _ask(
-    options: list[tuple[str, Any]], uploads: list[Upload], limits: ServeLimits
+def _read_options(options: Iterable[tuple[str, Any]], find_model: FindModel) -> PredictRequest:
+    """Read the options of a request, still without its images."""
+    values = join_options(options)
+    asked = PredictRequest(model=str(values.get("model") or ""))
+    find_model(asked.model)
+    return replace(asked, **dict(parse_options(values)))
+
+
+def _add_images(
+    asked: PredictRequest, uploads: Sequence[Upload], limits: ServeLimits
 ) -> PredictRequest:
-    values = _join_options(options)
     if not uploads:
         message = (
             "a request must hold an image, got none. Send files (multipart/form-data), the bytes "
@@ -329,51 +375,4 @@ def _ask(
         )
         raise refuse(422, message)
     check_number(len(uploads), limits)
-    asked = PredictRequest(uploads=tuple(uploads), model=str(values.get("model") or ""))
-    return replace(asked, **dict(parse_options(values)))
-
-
-def _join_options(options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Join the options of the address and the body, which may not say different things."""
-    values: dict[str, Any] = {}
-    for name, value in options:
-        if name not in _OPTIONS:
-            message = f"options must be among {', '.join(_OPTIONS)}, got {name[:100]!r}."
-            raise refuse(422, message)
-        if value in (None, ""):
-            continue
-        if name in values and str(values[name]).lower() != str(value).lower():
-            message = (
-                f"{name} must be given once, in the address or in the body, got "
-                f"{str(values[name])[:100]!r} and {str(value)[:100]!r}. Leave one out."
-            )
-            raise refuse(422, message)
-        values[name] = value
-    return values
-
-
-def parse_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Read options, which are text in a form and in an address, and values in JSON.
-
-    Raises:
-        RefusedError: One is out of its range.
-    """
-    if (threshold := values.get("threshold")) not in (None, ""):
-        try:
-            number = math.nan if isinstance(threshold, bool) else float(threshold)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not 0 <= number <= 1:
-            message = f"threshold must be a number from 0 to 1, got {str(threshold)[:100]!r}."
-            raise refuse(422, message)
-        yield "threshold", number
-    if (tta := values.get("tta")) not in (None, ""):
-        chosen = {"true": True, "1": True, "false": False, "0": False}.get(str(tta).lower())
-        if chosen is None:
-            raise refuse(422, f"tta must be true or false, got {str(tta)[:100]!r}.")
-        yield "tta", chosen
-    if (tile := values.get("tile")) not in (None, ""):
-        text = str(tile)
-        if text != "auto" and not re.fullmatch(r"[1-9]\d{0,8}", text):
-            raise refuse(422, f"tile must be a side in pixels, or auto, got {text[:100]!r}.")
-        yield "tile", text if text == "auto" else int(text)
+    return replace(asked, uploads=tuple(uploads))

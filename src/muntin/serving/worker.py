@@ -9,7 +9,6 @@ names, numbers and bytes.
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import os
 import queue
@@ -19,7 +18,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,37 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from muntin.errors import ConfigError, DataError, MuntinError, first_line
+from muntin.errors import ConfigError, MuntinError, first_line
+from muntin.serving.batch_steps import BatchTask, CancelledError, predict, prepare, take_step, write
 from muntin.serving.messages import (
     DONE,
     FAILED,
     LOADED,
     SAID,
-    Answer,
-    BatchOptions,
     BatchReport,
-    WorkItem,
 )
 from muntin.serving.serve_settings import LoadOptions, ModelSource
-from muntin.staging import checksum, finite, format_json
-
-MOST_TILES = 400
-"""Tiles of one image, which all are in memory."""
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Task:
-    """A batch on its way through the threads."""
-
-    number: int
-    options: BatchOptions
-    items: tuple[WorkItem, ...]
-    predictor: Any = None
-    places: list[int] = field(default_factory=list)
-    answers: list[Answer | None] = field(default_factory=list)
-    value: Any = None
-    seconds: list[float] = field(default_factory=list)
-    cancelled: bool = False
+from muntin.staging import checksum
 
 
 def work(pipe: Connection, options: LoadOptions, models: tuple[ModelSource, ...]) -> None:
@@ -71,17 +49,13 @@ def work(pipe: Connection, options: LoadOptions, models: tuple[ModelSource, ...]
         os._exit(0)
 
 
-class _CancelledError(Exception):
-    """Nobody waits for the batch that is worked on."""
-
-
 class Worker:
     """Models by name, and the threads that answer batches."""
 
     def __init__(self, pipe: Connection, options: LoadOptions) -> None:
         self.options = options
         self.predictors: dict[str, Any] = {}
-        self._tasks: dict[int, _Task] = {}
+        self._tasks: dict[int, BatchTask] = {}
         self._stepping = threading.local()  # the task that a thread works on
         self._pipe = pipe
         self._sending = threading.Lock()
@@ -97,13 +71,13 @@ class Worker:
         # Each text of a warning about a stranger's file would be remembered.
         warnings.simplefilter("ignore")
         sys.setswitchinterval(0.0005)  # its threads hand over after each call of a library
-        prepared: queue.Queue[_Task] = queue.Queue(1)
-        decoded: queue.Queue[_Task] = queue.Queue(1)
-        arrived: queue.Queue[_Task] = queue.Queue()
+        prepared: queue.Queue[BatchTask] = queue.Queue(1)
+        decoded: queue.Queue[BatchTask] = queue.Queue(1)
+        arrived: queue.Queue[BatchTask] = queue.Queue()
         steps = (
-            (arrived, _prepare, prepared.put),
-            (prepared, _predict, decoded.put),
-            (decoded, _write, self._report),
+            (arrived, prepare, prepared.put),
+            (prepared, predict, decoded.put),
+            (decoded, write, self._report),
         )
         for source, step, sink in steps:
             threading.Thread(target=self._pass_on, args=(source, step, sink), daemon=True).start()
@@ -119,7 +93,7 @@ class Worker:
             elif kind == "cancel":
                 self._cancel(content[0])
             else:
-                task = _Task(number=content[0], options=content[1], items=content[2])
+                task = BatchTask(number=content[0], options=content[1], items=content[2])
                 self._tasks[task.number] = task
                 arrived.put(task)
 
@@ -178,10 +152,13 @@ class Worker:
     def _stop_cancelled(self, *_: object) -> None:
         task = getattr(self._stepping, "task", None)
         if task is not None and task.cancelled:
-            raise _CancelledError
+            raise CancelledError
 
     def _pass_on(
-        self, source: queue.Queue[_Task], step: Callable[[_Task], None], sink: Callable[..., None]
+        self,
+        source: queue.Queue[BatchTask],
+        step: Callable[[BatchTask], None],
+        sink: Callable[..., None],
     ) -> None:
         """Take tasks through one step; one that failed goes on to the end with its error."""
         while True:
@@ -190,11 +167,11 @@ class Worker:
                 task.predictor = self.predictors[task.options.model]
             begun = time.perf_counter()
             self._stepping.task = task
-            _take_step(task, step)
+            take_step(task, step)
             task.seconds.append(time.perf_counter() - begun)
             sink(task)
 
-    def _report(self, task: _Task) -> None:
+    def _report(self, task: BatchTask) -> None:
         answers = tuple(each for each in task.answers if each is not None)
         decode, network, encode = task.seconds
         report = BatchReport(answers=answers, decode=decode, network=network, encode=encode)
@@ -204,117 +181,6 @@ class Worker:
     def _send(self, *message: object) -> None:
         with self._sending, contextlib.suppress(OSError):  # nobody is there any more
             self._pipe.send(message)
-
-
-def answer_batch(
-    predictor: Any,  # noqa: ANN401 (of `load_model`)
-    options: BatchOptions,
-    items: tuple[WorkItem, ...],
-) -> list[Answer]:
-    """Answer a batch in this thread, as the threads of a worker do one after another."""
-    task = _Task(number=0, options=options, items=items, predictor=predictor)
-    for step in (_prepare, _predict, _write):
-        _take_step(task, step)
-    return [each for each in task.answers if each is not None]
-
-
-def _take_step(task: _Task, step: Callable[[_Task], None]) -> None:
-    """Take a task through a step, unless it failed before; an error becomes its answer."""
-    try:
-        if task.cancelled:
-            raise _CancelledError
-        if task.places or step is _prepare:
-            step(task)
-    except _CancelledError:
-        _fail(task, "nobody waits for it", "server")
-    except MuntinError as error:
-        _fail(task, str(error), "request")
-    except Exception as error:
-        _fail(task, f"{type(error).__name__}: {first_line(error)}", "server")
-
-
-def _fail(task: _Task, text: str, fault: str) -> None:
-    """Answer the images that have no answer yet by an error."""
-    failed = Answer(text=text, fault=fault)
-    task.answers = [failed if each is None else each for each in task.answers]
-    task.places, task.value = [], None
-
-
-def _prepare(task: _Task) -> None:
-    task.answers = [None] * len(task.items)
-    if task.options.least_box is not None:
-        task.predictor = _with_least_box(task.predictor, task.options.least_box)
-    pre, tile = task.predictor.preprocessing, task.options.tile
-    images = []
-    for place, item in enumerate(task.items):
-        try:
-            read = _decode(item, pre.value_range)
-            if tile is not None:
-                _refuse_tiles(read(pre.value_range).shape[:2], tile, pre)
-            images.append(read)
-        except DataError as error:
-            task.answers[place] = Answer(text=_tell(error, item), fault="image")
-        else:
-            task.places.append(place)
-    if images:
-        options = task.options
-        task.value = task.predictor.prepare(images, tta=options.tta, tile=options.tile)
-
-
-def _tell(error: DataError, item: WorkItem) -> str:
-    """Say why an image cannot be decoded to whom it came from, who knows no file of it."""
-    if error.__cause__ is None:
-        return str(error)
-    shown = f"the image {item.name!r}" if item.name else "the image"
-    reason = first_line(error.__cause__).rstrip(".")
-    return (
-        f"{shown} must be whole, got {len(item.data)} bytes that cannot be decoded: {reason}. "
-        f"Send it again, or save it anew."
-    )
-
-
-def _with_least_box(predictor: Any, least: float) -> Any:  # noqa: ANN401 (of `load_model`)
-    """Give a predictor whose detector has another threshold; others may use the first one."""
-    changed = copy.copy(predictor)
-    changed.detector = replace(predictor.detector, threshold=least)
-    return changed
-
-
-def _decode(item: WorkItem, value_range: Any) -> Callable[[Any], np.ndarray]:  # noqa: ANN401
-    """Decode an image for the model; a detector beside it may ask for another range of values."""
-    from muntin.data.decoding import decode
-
-    if item.shape:
-        values = np.frombuffer(item.data, np.uint8).reshape(item.shape)
-        return lambda _: values
-    read = partial(decode, item.data, where=item.name)
-    pixels = read(value_range=value_range)
-    return lambda other: pixels if other == value_range else read(value_range=other)
-
-
-def _refuse_tiles(size: Any, tile: Any, pre: Any) -> None:  # noqa: ANN401
-    """Refuse more tiles than memory holds, and a client waits for."""
-    from muntin.prediction.tiling import count_tiles
-
-    if (count := count_tiles(size, tile, pre)) > MOST_TILES:
-        message = (
-            f"tile must cut an image into at most {MOST_TILES} tiles, got {tile}, which cuts "
-            f"{size[1]} x {size[0]} pixels into {count}. Choose a larger one."
-        )
-        raise DataError(message)
-
-
-def _predict(task: _Task) -> None:
-    task.value = task.predictor.run(task.value)
-
-
-def _write(task: _Task) -> None:
-    results = task.predictor.decode(task.value)
-    task.value = None
-    for place, result in zip(task.places, results, strict=True):
-        item = task.items[place]
-        named = replace(result.above(item.threshold), path=item.name)
-        task.answers[place] = Answer(text=format_json(finite(named.to_dict())))
 
 
 def refuse_unused_detector(models: Sequence[ModelSource], options: LoadOptions) -> None:
@@ -371,7 +237,7 @@ def load_model(
     predictor = load(run, device=options.device, detector=detector, say=note, **chosen)
     _warm_up(predictor)
     beside: dict[str, Any] = {"engine_notes": told} if told else {}
-    if detector:
+    if predictor.detector is not None:
         beside["detector_threshold"] = predictor.detector.threshold
     threshold, why = find_threshold(run) if run.task.detects else (0.0, "")
     classes = to_dict(run.classes)
