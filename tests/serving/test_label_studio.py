@@ -85,8 +85,8 @@ def test_a_configuration_is_read() -> None:
         (f"<View>{'<b/>' * 300_000}</View>", "characters"),
         (config("Choices").replace("</View>", "<Choices toName='i'/>" * 101 + "</View>"), "100"),
         (config("Choices", more='model_score_threshold="high"'), "model_score_threshold"),
-        (None, "NoneType"),
-        (["<View/>"], "list"),
+        (None, "null"),
+        (["<View/>"], "an array"),
     ],
 )
 def test_what_is_no_configuration(text: Any, word: str) -> None:
