@@ -67,6 +67,10 @@ def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "
     names = sorted(known)
     lower = {each.lower(): each for each in names}
     text = str(name).lower()
+    # What all have in common, such as "train.", makes no name similar to another.
+    group = text[: text.rfind(".") + 1]
+    if group and all(each.startswith(group) for each in lower):
+        text, lower = text[len(group) :], {key[len(group) :]: lower[key] for key in lower}
     near = [word for word in (_SYNONYMS.get(text),) if word in lower]
     near = near or difflib.get_close_matches(text, lower, n=1, cutoff=0.6)
     near = near or [each for each in lower if len(text) > 2 and each.startswith(text)][:1]

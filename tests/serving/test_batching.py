@@ -24,7 +24,10 @@ class Sent:
 
     def __init__(self, **limits: Any) -> None:
         self.metrics = Metrics()
-        self.batcher = Batcher(ServeLimits(**limits), self.send, self.metrics)
+        self.cancelled: list[int] = []
+        self.batcher = Batcher(
+            ServeLimits(**limits), self.send, self.metrics, self.cancelled.append
+        )
         self.batcher.running = True
         self.batches: dict[int, tuple[BatchOptions, list[str]]] = {}
         self.order: list[list[str]] = []
@@ -152,6 +155,28 @@ async def test_what_is_late_or_has_no_client_is_not_sent() -> None:
 
 
 @looped
+async def test_a_batch_is_cancelled_when_nobody_waits_for_any_of_its_images() -> None:
+    worker = Sent(batch=2)
+    jobs = [worker.job(str(number)) for number in range(5)]
+    worker.batcher.submit(jobs[:1])
+    worker.batcher.submit(jobs[1:])
+    assert worker.order == [["0"], ["1", "2"]]
+    jobs[1].answer.cancel()
+    await asyncio.sleep(0)
+    assert worker.cancelled == []
+    jobs[2].answer.cancel()
+    await asyncio.sleep(0)
+    assert worker.cancelled == [2]
+    worker.finish(1)
+    await asyncio.sleep(0)
+    assert worker.order[2:] == [["3", "4"]]
+    # Its place is free when the worker has let go, and nothing of it is tried again.
+    worker.finish(2, fault="server")
+    assert not worker.batcher._queue
+    assert worker.cancelled == [2]
+
+
+@looped
 async def test_a_worker_that_dies_once_costs_time_only() -> None:
     worker = Sent(batch=4)
     jobs = [worker.job(str(number)) for number in range(10)]
@@ -270,9 +295,16 @@ async def test_the_wait_that_is_advised_follows_the_speed_of_the_worker() -> Non
         return caught.value.retry_after
 
     assert advised() == 1
+    worker.batcher.submit([worker.job("heavy")])
+    worker.batcher._worked_since -= 12.5
+    assert advised() == 13
+    worker.batcher._worked_since -= 1000
+    assert advised() == 60
+    worker.finish_all()
+    assert advised() == 1
     with worker.batcher.admit(16):
         for number in range(60):
             worker.batcher.submit([worker.job("a")])
             report = BatchReport(answers=(Answer(text=""),), network=1e-9)
-            worker.batcher.finish(number + 1, report)
+            worker.batcher.finish(number + 2, report)
         assert advised() == 1

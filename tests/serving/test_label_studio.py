@@ -85,8 +85,8 @@ def test_a_configuration_is_read() -> None:
         (f"<View>{'<b/>' * 300_000}</View>", "characters"),
         (config("Choices").replace("</View>", "<Choices toName='i'/>" * 101 + "</View>"), "100"),
         (config("Choices", more='model_score_threshold="high"'), "model_score_threshold"),
-        (None, "NoneType"),
-        (["<View/>"], "list"),
+        (None, "null"),
+        (["<View/>"], "an array"),
     ],
 )
 def test_what_is_no_configuration(text: Any, word: str) -> None:
@@ -206,8 +206,13 @@ def test_several_choices() -> None:
 
 
 def test_what_the_model_does_not_give_is_not_answered(served: Live) -> None:
-    (answer,) = predict(served, "classify", config("BrushLabels"), [address_of(b"no image")])
-    assert answer["result"] == []
+    tasks = [{"data": {"photo": address_of(b"no image")}}]
+    values = {"tasks": tasks, "label_config": config("BrushLabels")}
+    for path in ("/label-studio/classify/predict", "/predict"):
+        status, answer = ask(served, path, values)
+        assert status == 422
+        for word in ("choices", "got brushlabels", "/label-studio/semantic"):
+            assert word in answer["error"]
     assert any("brushlabels" in line or "gives" in line for line in served.lines)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from muntin.configs import with_texts
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.serving.serve_settings import (
     ModelSource,
@@ -100,13 +101,23 @@ def test_limits_have_limits(name: str) -> None:
 
 
 def test_a_request_that_is_allowed_has_a_place() -> None:
-    with pytest.raises(ConfigError, match=r"limits\.waiting_images"):
+    with pytest.raises(ConfigError, match=r"limits\.waiting_images .*got 64 and 65\."):
         ServeLimits(images=65)
-    with pytest.raises(ConfigError, match=r"limits\.waiting_mib"):
+    with pytest.raises(ConfigError, match=r"limits\.waiting_mib .*limits\.body_mib=256"):
         ServeLimits(body_mib=300)
+    with pytest.raises(ConfigError, match=r"lower limits\.images too: --set limits\.images=3"):
+        ServeLimits(waiting_images=3)
     assert ServeLimits(images=65, waiting_images=65).images == 65
     assert ServeLimits(body_mib=0.5).body_bytes == 2**19
     assert ServeLimits(megapixels=1.5).pixels == 1_500_000
+
+
+def test_an_unknown_limit_is_answered_by_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"Known: limits\.batch, limits\.body_mib") as caught:
+        with_texts(ServeLimits(), [("bogus", "1")], group="limits")
+    assert "Did you mean" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"Did you mean 'limits\.images'"):
+        with_texts(ServeLimits(), [("image", "1")], group="limits")
 
 
 def test_a_token_is_the_first_line_of_its_file(tmp_path: Path) -> None:

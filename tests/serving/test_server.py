@@ -513,6 +513,20 @@ def test_metrics_count_what_happened() -> None:
         assert text.count("\n") + 45 > quick.ask("GET", "/metrics")[1].decode().count("\n")
 
 
+def test_an_unknown_model_is_told_before_the_image_is_judged(quick: Quick) -> None:
+    status, answer, _ = quick.predict(b"no image", "/predict?model=nope")
+    assert (status, "'nope'" in answer["error"]) == (404, True)
+    body = b'{"images": ["bm8gaW1hZ2U="], "model": "nope"}'
+    headers = {"Content-Type": "application/json"}
+    status, answer, _ = quick.ask("POST", "/predict", body, headers)
+    assert (status, "'nope'" in answer["error"]) == (404, True)
+
+
+def test_an_answer_names_its_model(quick: Quick) -> None:
+    assert quick.predict(PICTURE)[2]["x-model"] == "first"
+    assert quick.predict(PICTURE, "/predict?model=second")[2]["x-model"] == "second"
+
+
 def test_keep_alive_is_used(quick: Quick) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", quick.port, timeout=10)
     connection.connect()

@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import random
+import re
 import resource
 import struct
 import time
@@ -125,12 +126,52 @@ def test_options_come_from_the_address_the_form_and_the_json() -> None:
         read(ask(PNG, "", "model=m&threshold=0.25&tta=1&tile=64")),
         read(ask(form(("a", PNG), model="m", threshold="0.25", tta="true", tile="64"), FORM)),
         read(ask(in_json(image=TEXT, **wanted), JSON)),
-        read(ask(in_json(image=TEXT, model="m", threshold=0.25), JSON, "tta=True&tile=64&model=x")),
+        read(ask(in_json(image=TEXT, model="m", threshold=0.25), JSON, "tta=True&tile=64&model=m")),
     ]
     for each in found:
         assert {name: getattr(each, name) for name in wanted} == wanted
     assert read(ask(PNG, "", "tile=auto&tta=0&threshold=&model=")).tile == "auto"
     assert read(ask(PNG)) == PredictRequest(uploads=read(ask(PNG)).uploads)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "query"),
+    [
+        (PNG, "image/png", "model=a&model=b"),
+        (b"", "json", "model=a"),
+        (b"", "form", "model=a"),
+        (b"", "form", "tile=64"),
+    ],
+)
+def test_an_option_has_one_value(body: bytes, kind: str, query: str) -> None:
+    if kind == "json":
+        body, kind = in_json(images=[base64.b64encode(PNG).decode()], model="b"), "application/json"
+    elif kind == "form":
+        body, kind = form(("a.png", PNG), model="b", tile="32"), FORM
+    refused(ask(body, kind, query), 422, query[:4], "once", "Leave one out")
+
+
+def test_an_option_that_says_the_same_twice_is_one() -> None:
+    body = form(("a.png", PNG), model="b", threshold="0.5")
+    assert read(ask(body, FORM, "model=b&threshold=0.5&model=")).model == "b"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "word"),
+    [
+        (b' {"image": "a"}', "application/x-www-form-urlencoded", "application/json"),
+        (b"[1]", "", "application/json"),
+        (form(("a", PNG)), "application/octet-stream", "multipart/form-data; boundary"),
+    ],
+)
+def test_the_type_of_a_body_must_be_said(body: bytes, kind: str, word: str) -> None:
+    refused(ask(body, kind), 415, f"Send the header Content-Type: {word}", repr(kind))
+
+
+@pytest.mark.parametrize("image", [1, None, True, ["a"], {"name": "a"}])
+def test_what_came_is_named_as_json_names_it(image: Any) -> None:
+    found = str(read(ask(in_json(images=[image]), JSON)))
+    assert re.search(r"got (a number|null|a boolean|an array)\.$", found), found
 
 
 def test_tasks_are_given_as_they_are() -> None:

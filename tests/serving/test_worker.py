@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from muntin.serving.messages import (
     WorkItem,
 )
 from muntin.serving.serve_settings import LoadOptions, ModelSource
-from muntin.serving.service import join_results
-from muntin.serving.worker import Worker
+from muntin.serving.service import batch_options, join_results
+from muntin.serving.uploads import PredictRequest
+from muntin.serving.worker import Worker, load_model
 from tests.serving.conftest import KINDS
 from tests.serving.live import DATA, RUNS
 
@@ -42,9 +44,9 @@ BROKEN = b"\x89PNG\r\n\x1a\nnothing"
 class Talk:
     """A worker in a thread, and the end of its pipe."""
 
-    def __init__(self, *models: ModelSource) -> None:
+    def __init__(self, *models: ModelSource, detector: str = "") -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        self.worker = Worker(theirs, LoadOptions(device="cpu"))
+        self.worker = Worker(theirs, LoadOptions(device="cpu", detector=detector))
         self.thread = threading.Thread(target=self.worker.run, args=(models,), daemon=True)
         self.thread.start()
         self.loaded = [self.receive() for _ in models]
@@ -151,10 +153,10 @@ def compare_batches(talk: Talk, folder: Path, kind: str, count: int) -> None:
         assert answers == [alone[place] for place in places]
 
 
-def predict_one(path: Path, kind: str) -> str:
+def predict_one(path: Path, kind: str, *more: str) -> str:
     """What `muntin predict` prints for one image."""
     printed = io.StringIO()
-    words = ["predict", str(RUNS / kind), str(path), "--json", "--device", "cpu"]
+    words = ["predict", str(RUNS / kind), str(path), "--json", "--device", "cpu", *more]
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
         main(words)
     assert not end.value.code
@@ -242,6 +244,94 @@ def test_a_model_is_loaded_beside_the_one_that_answers(tmp_path: Path) -> None:
     assert (kind, second["task"]) == (LOADED, "classify")
     assert second["version"] != first["version"]
     assert "classes" in talk.ask(BatchOptions(model="m"), item)[0].text
+    talk.end()
+
+
+@pytest.mark.parametrize("name", ["", "a.png"])
+def test_an_image_that_is_cut_off_is_told_to_whom_sent_it(talk: Talk, name: str) -> None:
+    data = pictures()[1][1]
+    item = WorkItem(name=name, data=data[: len(data) // 2])
+    (answer,) = talk.ask(BatchOptions(model="classify"), item)
+    assert answer.fault == "image"
+    assert answer.text.startswith("the image 'a.png' must" if name else "the image must")
+    assert "Send it again" in answer.text
+    assert "remove" not in answer.text
+
+
+def test_a_model_keeps_its_task(tmp_path: Path) -> None:
+    shutil.copytree(RUNS / "detect", tmp_path / "m")
+    talk = Talk(ModelSource(name="m", path=str(tmp_path / "m")))
+    item, first = WorkItem(name="a", data=pictures()[0][1]), talk.loaded[0][2]["version"]
+    shutil.rmtree(tmp_path / "m")
+    shutil.copytree(RUNS / "classify", tmp_path / "m")
+    talk.pipe.send(("load", ModelSource(name="m", path=str(tmp_path / "m"), task="detect")))
+    kind, _, text = talk.receive()
+    assert kind == FAILED
+    assert "must stay a detect run, got a classify run" in text
+    assert "boxes" in talk.ask(BatchOptions(model="m"), item)[0].text
+    assert first
+    talk.end()
+
+
+def test_a_detector_that_no_model_uses_is_refused() -> None:
+    talk = Talk(source("classify"), detector=str(RUNS / "detect"))
+    kind, _, text = talk.loaded[0]
+    assert kind == FAILED
+    assert "needs a top-down pose run among the models, got runs of classify" in text
+    talk.end()
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.4, 0.999])
+def test_the_threshold_beside_a_detector_is_that_of_predict(
+    folder: Path, threshold: float | None
+) -> None:
+    path, beside = folder / "plain.png", ("--detector", str(RUNS / "detect"))
+    talk = Talk(source("pose"), detector=beside[1])
+    model = talk.loaded[0][2]
+    asked = PredictRequest(threshold=threshold)
+    item = WorkItem(name=path.name, data=path.read_bytes(), threshold=threshold or 0.0)
+    answer = talk.ask(batch_options(model, asked), item)[0]
+    words = () if threshold is None else ("--threshold", str(threshold))
+    assert join_results([answer.text]) == predict_one(path, "pose", *beside, *words)
+    talk.end()
+
+
+@pytest.mark.slow
+def test_what_the_engine_auto_chooses_is_said(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said: list[str] = []
+    options = LoadOptions(engine="auto", device="cpu")
+    _, model = load_model(source("classify"), options, said.append)
+    assert model["engine_notes"] == said
+    assert any(line.startswith("engine auto: ") for line in said)
+
+
+def test_a_batch_that_nobody_waits_for_stops_before_its_next_window() -> None:
+    talk = Talk(source("semantic"))
+    begun, calls = threading.Event(), []
+
+    def slow(*_: object) -> None:
+        calls.append(1)
+        begun.set()
+        time.sleep(0.05)
+
+    talk.worker.predictors["semantic"].network.register_forward_pre_hook(slow, prepend=True)
+    file = io.BytesIO()
+    Image.new("RGB", (1600, 1600)).save(file, "PNG")
+    item, options = WorkItem(name="a", data=file.getvalue()), BatchOptions(model="semantic")
+    unwanted = talk.send(options, [item])
+    assert begun.wait(60)
+    waiting = talk.send(options, [item])  # is cancelled before its network
+    talk.pipe.send(("cancel", unwanted))
+    talk.pipe.send(("cancel", waiting))
+    talk.pipe.send(("cancel", 1000))  # is answered already
+    for number in (unwanted, waiting):
+        kind, found, report = talk.receive()
+        assert (kind, found) == (DONE, number)
+        assert {answer.fault for answer in report.answers} <= {"server"}
+    assert len(calls) <= 2
+    small = WorkItem(name="b", data=pictures()[0][1])
+    assert not talk.ask(options, small)[0].fault
     talk.end()
 
 

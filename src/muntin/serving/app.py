@@ -112,15 +112,19 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         """Predict one or several images.
 
         The answer is the JSON of `muntin predict --json`. Options may be in the form, in the JSON,
-        or in the address: `?model=cells&threshold=0.5`. A JSON body with `tasks` is a request of
-        Label Studio.
+        or in the address: `?model=cells&threshold=0.5`; not with different values in both. Without
+        `model` the first one answers; the header `X-Model` names the one that did. A JSON body with
+        `tasks` is a request of Label Studio.
         """
         async with service.admitted(request):
             asked = await read_request(request, service.limits, service.find_model)
             if isinstance(asked, dict):
-                return await label_backend.predict_tasks(service, request, asked)
+                return await label_backend.predict_tasks(
+                    service, request, {**dict(request.query_params), **asked}
+                )
             text = join_results(await service.answer(request, asked))
-        return Response(text, media_type="application/json")
+            name = service.find_model(asked.model)["name"]
+        return Response(text, media_type="application/json", headers={"X-Model": name})
 
     @app.post("/explain", openapi_extra=IMAGE_BODY, response_class=HTMLResponse)
     async def explain(request: Request) -> Response:

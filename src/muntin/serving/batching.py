@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from muntin.serving.messages import Answer, BatchOptions, BatchReport, WorkItem
 from muntin.serving.metrics import Metrics
@@ -61,6 +62,7 @@ class Batcher:
         limits: Limits of the server.
         send: Gives a numbered batch to the worker.
         metrics: Counts what happens.
+        cancel: Tells the worker that nobody waits for a numbered batch any more.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class Batcher:
         limits: ServeLimits,
         send: Callable[[int, BatchOptions, tuple[WorkItem, ...]], None],
         metrics: Metrics,
+        cancel: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._limits, self._send, self._metrics = limits, send, metrics
+        self._cancel = cancel
         self._queue: deque[Job] = deque()
         self._under_way: dict[int, list[Job]] = {}
         self._number = 0
@@ -77,6 +81,7 @@ class Batcher:
         self._admitted = 0
         self._seconds_an_image = 0.1
         self._last_report = 0.0
+        self._worked_since = 0.0  # on the oldest batch
         self.running = False
 
     @property
@@ -134,7 +139,10 @@ class Batcher:
             self._refuse("images", f"{self._admitted} images wait, the limit of the server")
 
     def _refuse(self, what: str, text: str) -> None:
-        wait = max(1, math.ceil(self._admitted * self._seconds_an_image))
+        # What has lasted long already will last: one large image may take minutes.
+        age = time.monotonic() - self._worked_since if self._under_way else 0.0
+        seconds = max(self._admitted * self._seconds_an_image, age)
+        wait = max(1, math.ceil(min(seconds, self._limits.timeout)))
         text = f"{text}. Try again in {wait} s."
         raise RefusedError(429, text, reason=f"waiting_{what}", retry_after=wait)
 
@@ -147,13 +155,22 @@ class Batcher:
         """Send batches while the worker has room for them."""
         while self.running and self._has_room() and (batch := self._next_batch()):
             self._number += 1
+            if not self._under_way:
+                self._worked_since = time.monotonic()
             self._under_way[self._number] = batch
             now = time.monotonic()
             for job in batch:
                 job.attempts += 1
                 self._metrics.stage("queue", now - job.arrived)
+                job.answer.add_done_callback(partial(self._cancel_unwanted, self._number))
             self._metrics.batch(len(batch))
             self._send(self._number, batch[0].options, tuple(job.item for job in batch))
+
+    def _cancel_unwanted(self, number: int, _: asyncio.Future[Answer]) -> None:
+        """Cancel a batch for whose images nobody waits; its place is free when it is reported."""
+        batch = self._under_way.get(number)
+        if batch and all(job.answer.done() for job in batch):
+            self._cancel(number)
 
     def _has_room(self) -> bool:
         """Whether the worker takes a batch; an image that was with one that died is alone there."""
@@ -174,7 +191,7 @@ class Batcher:
                 continue
             if now > job.deadline:
                 self._metrics.dropped("deadline")
-                late = f"no answer within the {now - job.arrived:.1f} s that the request has"
+                late = f"no answer within the {now - job.arrived:.3g} s that the request has"
                 job.answer.set_exception(RefusedError(504, late, reason="deadline"))
                 continue
             first = batch[0] if batch else job
@@ -196,11 +213,14 @@ class Batcher:
     def finish(self, number: int, report: BatchReport) -> None:
         """Hand out the answers of a batch, and send the next."""
         batch = self._under_way.pop(number, [])
+        self._worked_since = time.monotonic()
         again = []
         for job, answer in zip(batch, report.answers, strict=False):
+            if job.answer.done():  # nobody waits for it
+                continue
             if len(batch) > 1 and answer.fault in ("server", "request"):
                 again.append(job)  # one image must not fail another
-            elif not job.answer.done():
+            else:
                 job.answer.set_result(answer)
         self._queue.extendleft(reversed(again))
         for name in ("decode", "network", "encode"):

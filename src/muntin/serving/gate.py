@@ -72,6 +72,9 @@ class Gate:
         given = headers.get("x-request-id", "")
         number = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         status = 0
+        service = self._service
+        counted = not service.draining
+        service.accepted += counted
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -95,6 +98,7 @@ class Gate:
                 raise
             await _refuse(sending, 500, f"the server failed; its log tells more of {number}")
         finally:
+            service.accepted -= counted
             self._note(scope, number, status, time.monotonic() - begun)
 
     def _judge(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:

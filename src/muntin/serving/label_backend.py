@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from muntin.serving.label_config import (
 )
 from muntin.serving.label_regions import make_regions, mean_score
 from muntin.serving.messages import Answer
+from muntin.serving.request_options import parse_options
 from muntin.serving.serve_settings import MIB, ServeLimits
 from muntin.serving.uploads import (
     PredictRequest,
@@ -37,7 +38,6 @@ from muntin.serving.uploads import (
     check_image,
     decode_base64,
     parse_object,
-    parse_options,
     read_body,
     refuse,
 )
@@ -146,7 +146,7 @@ async def predict_tasks(service: Service, request: Request, asked: dict[str, Any
     model = service.find_model(_text(asked.get("model")))
     tags = parse_label_config(asked.get("label_config"))
     _compare(service, model, tags)
-    tags = tuple(tag for tag in tags if tag.kind in KINDS.get(model["kind"], ()))
+    tags = _choose_tags(service, tags, model)
     tasks = asked.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         message = "tasks must be a list of objects, as Label Studio sends them."
@@ -180,6 +180,27 @@ async def predict_tasks(service: Service, request: Request, asked: dict[str, Any
     return JSONResponse(_describe(model, regions, errors))
 
 
+def _choose_tags(
+    service: Service, tags: Sequence[ControlTag], model: Mapping[str, Any]
+) -> tuple[ControlTag, ...]:
+    """Choose the tags that a model can answer."""
+    kinds = KINDS.get(model["kind"], ())
+    chosen = tuple(tag for tag in tags if tag.kind in kinds)
+    if tags and not chosen:
+        got = ", ".join(dict.fromkeys(tag.kind for tag in tags))
+        others = [each.name for each in service.settings.models if each.name != model["name"]]
+        advice = "Serve a model that gives them"
+        if others:
+            addresses = " or ".join(PREFIX.format(model=name) for name in others[:10])
+            advice = f"Connect the address of another model: {addresses}"
+        message = (
+            f"label_config must ask for something that the {model['task']} model "
+            f"{model['name']!r} gives ({', '.join(kinds)}), got {got}. {advice}."
+        )
+        raise refuse(422, message, "label_config")
+    return chosen
+
+
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
@@ -191,10 +212,15 @@ def _read_options(
     given = asked.get("params")
     params = given if isinstance(given, dict) else {}
     options = dict(parse_options({name: params[name] for name in _OPTIONS if name in params}))
-    threshold: float = options.pop("threshold", model["threshold"])
+    given_score: float | None = options.pop("threshold", None)
+    threshold: float = model["threshold"] if given_score is None else given_score
     if model["kind"] in ("detection", "keypoints"):
         least = [tag.threshold for tag in tags if tag.threshold is not None]
-        options["threshold"] = min([threshold, *least])
+        # A detector beside the model keeps its own, unless there is one in the request.
+        if "detector_threshold" not in model or given_score is not None:
+            least.append(threshold)
+        if least:
+            options["threshold"] = min(least)
     return options, threshold
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from muntin.errors import first_line
-from muntin.serving.uploads import refuse
+from muntin.serving.uploads import name_kind, refuse
 from muntin.untrusted import parse_xml
 
 RECTANGLES, POLYGONS, BRUSHES = "rectanglelabels", "polygonlabels", "brushlabels"
@@ -64,7 +64,7 @@ def parse_label_config(text: object) -> tuple[ControlTag, ...]:
         RefusedError: It is no configuration.
     """
     if not isinstance(text, str) or len(text) > _MOST_CHARACTERS:
-        got = f"{len(text)} characters" if isinstance(text, str) else f"a {type(text).__name__}"
+        got = f"{len(text)} characters" if isinstance(text, str) else name_kind(text)
         message = f"label_config must be XML of at most {_MOST_CHARACTERS} characters, got {got}."
         raise refuse(422, message)
     try:

@@ -5,17 +5,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LOADED, FAILED, DONE = "loaded", "failed", "done"
-"""Kinds of messages of the worker: a model that is ready, one that is not, answers of a batch."""
+LOADED, FAILED, SAID, DONE = "loaded", "failed", "said", "done"
+"""Kinds of messages of the worker: a model that is ready, one that is not, a line for the log about
+one, answers of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchOptions:
-    """What all images of a batch have in common."""
+    """What all images of a batch have in common.
+
+    Attributes:
+        least_box: Minimum score of the boxes of the detector beside a top-down pose model; None
+            keeps the one that it was loaded with.
+    """
 
     model: str
     tta: bool = False
     tile: int | str | None = None
+    least_box: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from muntin.errors import plural, unknown_name
 from muntin.serving.batching import RefusedError
+from muntin.serving.request_options import parse_options
 from muntin.serving.serve_settings import ServeLimits
 from muntin.serving.uploads import (
     PredictRequest,
@@ -24,7 +25,6 @@ from muntin.serving.uploads import (
     check_number,
     decode_base64,
     parse_object,
-    parse_options,
     refuse,
 )
 

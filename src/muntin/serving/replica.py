@@ -11,11 +11,12 @@ from typing import Any
 from fastapi import Request
 
 from muntin.errors import unknown_name
+from muntin.serving.batch_steps import answer_batch
 from muntin.serving.messages import Answer, BatchOptions, WorkItem
 from muntin.serving.serve_settings import LoadOptions, ModelSource, ServeLimits
-from muntin.serving.service import FAULT_STATUS, join_results
+from muntin.serving.service import FAULT_STATUS, batch_options, join_results
 from muntin.serving.uploads import PredictRequest, body_length, read_request, refuse
-from muntin.serving.worker import answer_batch, load_model
+from muntin.serving.worker import load_model, refuse_unused_detector
 
 Job = tuple[BatchOptions, WorkItem]
 """An image of a request, and what it shares with others that may be in its batch."""
@@ -45,9 +46,11 @@ class Replica:
         self.limits = limits or ServeLimits()
         self._predictors: dict[str, Any] = {}
         self.models: list[dict[str, Any]] = []
-        for name, path in files.items():
-            source = ModelSource(name=name, path=str(path))
-            self._predictors[name], description = load_model(source, load or LoadOptions())
+        sources = [ModelSource(name=name, path=str(path)) for name, path in files.items()]
+        options = load or LoadOptions()
+        refuse_unused_detector(sources, options)
+        for source in sources:
+            self._predictors[source.name], description = load_model(source, options)
             self.models.append(description)
 
     def limit(self, **changes: float) -> None:
@@ -75,12 +78,11 @@ class Replica:
         asked = await read_request(request, self.limits, self.find_model)
         if not isinstance(asked, PredictRequest):
             raise refuse(422, "tasks of Label Studio must go to muntin serve, got them here.")
-        model = self.find_model(asked.model)
-        name = model["name"]
-        if asked.threshold is not None and model["kind"] == "segmentation":
-            text = "threshold must be left out for segmentation, where every pixel gets a class."
-            raise refuse(422, text)
-        options = BatchOptions(model=name, tta=asked.tta, tile=asked.tile)
+        known = [model["name"] for model in self.models]
+        name = asked.model or known[0]
+        if name not in known:
+            raise refuse(404, unknown_name("model", name[:100], known), "model")
+        options = batch_options(self.models[known.index(name)], asked)
         least = asked.threshold or 0.0
         return [
             (options, WorkItem(name=one.name, data=one.data, shape=one.shape, threshold=least))

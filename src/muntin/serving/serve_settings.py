@@ -49,12 +49,21 @@ class ServeLimits:
         check_range("limits.body_mib", self.body_mib, 0.001, 4096)
         check_range("limits.megapixels", self.megapixels, 0.001, 500)
         check_range("limits.images", self.images, 1, 10_000)
-        check_range("limits.waiting_images", self.waiting_images, self.images, 1_000_000)
-        check_range("limits.waiting_mib", self.waiting_mib, self.body_mib, 1_000_000)
+        check_range("limits.waiting_images", self.waiting_images, 1, 1_000_000)
+        check_range("limits.waiting_mib", self.waiting_mib, 0.001, 1_000_000)
         check_range("limits.batch", self.batch, 1, 1024)
         check_range("limits.timeout", self.timeout, 0.1, 86_400)
         check_range("limits.receive", self.receive, 0.1, 3600)
         check_range("limits.connections", self.connections, 1, 60_000)
+        for whole, part in (("waiting_images", "images"), ("waiting_mib", "body_mib")):
+            most, least = getattr(self, whole), getattr(self, part)
+            if most < least:
+                message = (
+                    f"limits.{whole} must be at least limits.{part}, so that each request that is "
+                    f"allowed has a place, got {most:g} and {least:g}. Raise limits.{whole}, or "
+                    f"lower limits.{part} too: --set limits.{part}={most:g}"
+                )
+                raise ConfigError(message)
 
     @property
     def body_bytes(self) -> int:
@@ -69,10 +78,15 @@ class ServeLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSource:
-    """A model that is served: its name in requests, and the run folder or exported file."""
+    """A model that is served: its name in requests, and the run folder or exported file.
+
+    Attributes:
+        task: The task that it must have, as its clients know its answers; "" takes any.
+    """
 
     name: str
     path: str
+    task: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

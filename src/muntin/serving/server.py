@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -31,7 +32,8 @@ def serve(settings: ServeSettings, say: Callable[[str], None] = print) -> None:
 
     Args:
         settings: What is served, and how.
-        say: Is called once with a line that names the address, when all models are ready.
+        say: Is called with a line that names what is loaded, and, when all models are ready, with
+            one that names the address.
 
     Raises:
         ConfigError: The address cannot be used.
@@ -128,24 +130,33 @@ async def _serve(
     service = Service(settings)
     server = build_server(settings, service)
 
+    ending: list[asyncio.Task[None]] = []
+
     def stop() -> None:
-        # A second signal does not wait.
-        server.force_exit = service.draining
-        service.draining = server.should_exit = True
+        if ending:  # a second signal does not wait
+            server.force_exit = server.should_exit = True
+            return
+        service.draining = True
+        ending.append(asyncio.create_task(_finish(settings, service, server)))
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # on Windows
             loop.add_signal_handler(number, stop)
+    names = ", ".join(f"{model.name} ({model.path})" for model in settings.models)
+    engine = settings.load.engine
+    say(f"loading {names}" + (f" for the engine {engine}" if engine != "eager" else ""))
     running = asyncio.create_task(server.serve([listening]))
     starting = asyncio.create_task(_await_models(service))
     try:
         await asyncio.wait({running, starting}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done() and service.worker.failures:
+        # A model may get ready, or fail, while the server ends: then nobody hears of it.
+        going = not (service.draining or running.done())
+        if going and starting.done() and service.worker.failures:
             stop()
             await running
             raise RunError("; ".join(service.worker.failures.values()))
-        if starting.done():
+        if going and starting.done():
             say(_describe(settings, service, listening))
         starting.cancel()
         await running
@@ -153,6 +164,17 @@ async def _serve(
         if server.force_exit:  # which leaves the end of the application out
             await server.lifespan.shutdown()
         await service.worker.stop()
+
+
+async def _finish(settings: ServeSettings, service: Service, server: uvicorn.Server) -> None:
+    """End a server after the requests that it had; until then new ones are told that it stops."""
+    end = time.monotonic() + settings.drain
+    while service.accepted and time.monotonic() < end:
+        await asyncio.sleep(0.05)
+    # What is left of the time is for answers on their way.
+    left = end - time.monotonic()
+    server.config.timeout_graceful_shutdown = max(1, int(left))
+    server.should_exit = True
 
 
 async def _await_models(service: Service) -> None:

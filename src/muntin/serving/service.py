@@ -8,7 +8,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -32,6 +32,7 @@ class Service:
 
     Attributes:
         draining: Whether the server finishes what it has and accepts nothing new.
+        accepted: Requests that came before the server was told to stop, and have no answer yet.
         noted: What the log was told once, and is not told again.
     """
 
@@ -41,6 +42,7 @@ class Service:
         self.metrics = Metrics()
         self.worker = WorkerProcess(settings, self.metrics)
         self.draining = False
+        self.accepted = 0
         self.noted: set[str] = set()
         gauge, own = self.metrics.gauge, os.getpid()
         gauge("ready", "1 when requests are answered", lambda: float(self.ready))
@@ -69,8 +71,10 @@ class Service:
             RefusedError: The server is not ready or has no place left, or the body is too large.
         """
         if not self.ready:
-            what = "is stopping" if self.draining else "loads its models"
-            raise RefusedError(503, f"the server {what}.", reason="not_ready", retry_after=5)
+            what = "is stopping" if self.draining else "is loading its models"
+            raise RefusedError(
+                503, f"the server {what}. Try again in 5 s.", reason="not_ready", retry_after=5
+            )
         body_length(request, self.limits)
         with self.worker.batcher.receive(images) as request.state.take:
             yield
@@ -129,11 +133,8 @@ class Service:
             ClientDisconnect: Nobody waits any more.
         """
         model = self.find_model(asked.model)
-        if asked.threshold is not None and model["kind"] == "segmentation":
-            text = "threshold has no effect on segmentation: every pixel gets a class. Omit it."
-            raise refuse(422, text)
         deadline = self.deadline(request)
-        options = BatchOptions(model=model["name"], tta=asked.tta, tile=asked.tile)
+        options = batch_options(model, asked)
         loop = asyncio.get_running_loop()
         jobs = [
             Job(
@@ -167,13 +168,27 @@ class Service:
             return [job.answer.result() for job in jobs]
         except TimeoutError:
             seconds = time.monotonic() - jobs[0].arrived
-            message = f"no answer within the {seconds:.1f} s that the request has"
+            message = f"no answer within the {seconds:.3g} s that the request has"
             raise RefusedError(504, message, reason="deadline") from None
         finally:
             gone.cancel()
             for job in jobs:  # what still waits is dropped from the queue
                 if not job.answer.cancel() and not job.answer.cancelled():
                     job.answer.exception()  # is known then
+
+
+def batch_options(model: Mapping[str, Any], asked: PredictRequest) -> BatchOptions:
+    """Give the options of a request to a model, described as in `GET /models`.
+
+    Raises:
+        RefusedError: They do not suit it.
+    """
+    if asked.threshold is not None and model["kind"] == "segmentation":
+        text = "threshold has no effect on segmentation: every pixel gets a class. Omit it."
+        raise refuse(422, text)
+    # As of `muntin predict`: a detector that finds the instances selects its boxes by it.
+    least = asked.threshold if "detector_threshold" in model else None
+    return BatchOptions(model=model["name"], tta=asked.tta, tile=asked.tile, least_box=least)
 
 
 async def _until_gone(request: Request) -> None:

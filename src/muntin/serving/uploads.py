@@ -10,9 +10,15 @@ import asyncio
 import base64
 import binascii
 import io
-import math
 import re
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,11 +32,12 @@ from muntin.data.image_formats import open_header, readable_formats, way_out
 from muntin.errors import first_line
 from muntin.serving.batching import RefusedError
 from muntin.serving.header_limits import find_excess
+from muntin.serving.request_options import join_options, parse_options
 from muntin.serving.serve_settings import ServeLimits
 from muntin.untrusted import parse_json
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
-_OPTIONS = ("model", "threshold", "tta", "tile")
+FindModel = Callable[[str], object]
 _LONGEST_NAME = 1000
 MOST_VALUES = 200_000
 """Values of a JSON body."""
@@ -120,15 +127,11 @@ async def read_body(request: Request, limits: ServeLimits) -> bytes:
 
 
 async def read_request(
-    request: Request, limits: ServeLimits, find_model: Callable[[str], object] = str
+    request: Request, limits: ServeLimits, find_model: FindModel = lambda _: None
 ) -> PredictRequest | dict[str, Any]:
     """Read what is asked; a JSON object with tasks, which is of Label Studio, is given as it is.
 
-    Args:
-        request: Of any route that takes images.
-        limits: Of the server.
-        find_model: Refuses a name that no model has, before any image is looked at; every name
-            is right if it is left out.
+    `find_model` refuses an unknown name, before images are looked at.
 
     Raises:
         RefusedError: The request is too large, or not understood.
@@ -141,41 +144,42 @@ async def read_request(
 
 
 def _parse(
-    request: Request, body: bytes, limits: ServeLimits, find_model: Callable[[str], object]
+    request: Request, body: bytes, limits: ServeLimits, find_model: FindModel
 ) -> PredictRequest | dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    query: dict[str, Any] = dict(request.query_params)
-    name = query.pop("name", "")[:_LONGEST_NAME]
+    query: list[tuple[str, Any]] = [*request.query_params.multi_items()]
+    name = request.query_params.get("name", "")[:_LONGEST_NAME]
+    query = [option for option in query if option[0] != "name"]
     if kind == "multipart/form-data":
         form, files = _read_form(request, body, limits)
-        asked = _read_options({**query, **form}, find_model)
-        return _add(asked, (check_image(name, data, limits) for name, data in files))
+        asked = _read_options([*query, *form], find_model)
+        return _add_images(asked, [check_image(*file, limits) for file in files], limits)
     if kind == "application/json" or kind.endswith("+json"):
         values = parse_object(body)
         if "tasks" in values:
             return values
         images = values.pop("images", values.pop("image", []))
         images = images if isinstance(images, list) else [images]
+        asked = _read_options([*query, *values.items()], find_model)
         check_number(len(images), limits)
-        asked = _read_options({**query, **values}, find_model)
-        numbered = enumerate(images, 1)
-        return _add(asked, (_read_base64(one, place, limits) for place, one in numbered))
+        uploads = [_read_base64(one, place, limits) for place, one in enumerate(images, 1)]
+        return _add_images(asked, uploads, limits)
+    _refuse_other_kind(body, kind)
     asked = _read_options(query, find_model)
-    _refuse_other(body, kind)
-    return _add(asked, [check_image(name, body, limits)] if body else [])
+    uploads = [check_image(name, body, limits)] if body else []
+    return _add_images(asked, uploads, limits)
 
 
-def _refuse_other(body: bytes, kind: str) -> None:
-    """Refuse what is no image file, but a body of another kind that does not say so."""
-    start = body[:100].lstrip()
-    wanted = "application/json" if start.startswith((b"{", b"[")) else ""
-    if kind == "application/x-www-form-urlencoded" and re.match(rb"[\w.-]+=", start):
-        wanted = "multipart/form-data"
+def _refuse_other_kind(body: bytes, kind: str) -> None:
+    """Refuse a body that is no image, but JSON or a form whose type is not said."""
+    starts = {b"{": "application/json", b"[": "application/json", b"--": "multipart/form-data"}
+    begun = body[:1000].lstrip()[:2]
+    wanted = next((name for start, name in starts.items() if begun.startswith(start)), "")
     if wanted:
-        how = "-H 'Content-Type: application/json'" if "json" in wanted else "-F image=@FILE"
+        more = "; boundary=..." if wanted.startswith("multipart") else ""
         message = (
-            f"a body that is no image file must say what it is, got Content-Type {kind!r} before "
-            f"{start[:20].decode('latin-1')!r}. Send it as {wanted}; with curl: {how}"
+            f"the Content-Type of this body must be {wanted}, got {kind[:100]!r}. Send the header "
+            f"Content-Type: {wanted}{more}"
         )
         raise refuse(415, message, "format")
 
@@ -199,9 +203,17 @@ def parse_object(body: bytes) -> dict[str, Any]:
         message = f"the body must be JSON, as its Content-Type says, got: {first_line(error)}"
         raise refuse(400, message) from error
     if not isinstance(values, dict):
-        message = f"the body must be a JSON object, got a {type(values).__name__}."
+        message = f"the body must be a JSON object, got {name_kind(values)}."
         raise refuse(422, message)
     return values
+
+
+def name_kind(value: object) -> str:
+    """Name what a value of JSON is, as JSON calls it."""
+    kinds = {
+        dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"
+    }  # fmt: skip
+    return kinds.get(type(value), "a number")
 
 
 class _MemoryParser(MultiPartParser):
@@ -222,7 +234,7 @@ class _MemoryParser(MultiPartParser):
 
 def _read_form(
     request: Request, body: bytes, limits: ServeLimits
-) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+) -> tuple[list[tuple[str, Any]], list[tuple[str, bytes]]]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
@@ -242,11 +254,11 @@ def _read_form(
             check_number(limits.images + 1, limits)
         message = f"the body must be multipart/form-data, as its Content-Type says, got: {text}"
         raise refuse(400, message) from error
-    fields: dict[str, Any] = {}
+    fields: list[tuple[str, Any]] = []
     files = []
     for name, value in form.multi_items():
         if isinstance(value, str):
-            fields[name] = value
+            fields.append((name, value))
         else:
             files.append(((value.filename or "")[:_LONGEST_NAME], value.file.read()))
     parser.close()
@@ -280,8 +292,8 @@ def _read_base64(value: Any, place: int, limits: ServeLimits) -> Upload:  # noqa
         name, value = str(value.get("name", ""))[:_LONGEST_NAME], value.get("data")
     if not isinstance(value, str):
         message = (
-            f'image {place} must be base64, or {{"name": ..., "data": base64}}, got a '
-            f"{type(value).__name__}."
+            f'image {place} must be base64, or {{"name": ..., "data": base64}}, got '
+            f"{name_kind(value)}."
         )
         raise refuse(422, message)
     return check_image(name, decode_base64(value, f"image {place}"), limits)
@@ -345,49 +357,22 @@ def _refuse_excess(shown: str, data: bytes, pixels: int = 0) -> None:
         raise refuse(422, message, "excess")
 
 
-def _read_options(values: Mapping[str, Any], find_model: Callable[[str], object]) -> PredictRequest:
-    """Read all of a request but its images, which take longer."""
-    if unknown := sorted(set(values) - set(_OPTIONS)):
-        message = f"options must be among {', '.join(_OPTIONS)}, got {unknown[0][:100]!r}."
-        raise refuse(422, message)
-    model = str(values.get("model") or "")
-    find_model(model)
-    return replace(PredictRequest(model=model), **dict(parse_options(values)))
+def _read_options(options: Iterable[tuple[str, Any]], find_model: FindModel) -> PredictRequest:
+    """Read the options of a request, still without its images."""
+    values = join_options(options)
+    asked = PredictRequest(model=str(values.get("model") or ""))
+    find_model(asked.model)
+    return replace(asked, **dict(parse_options(values)))
 
 
-def _add(asked: PredictRequest, images: Iterable[Upload]) -> PredictRequest:
-    uploads = tuple(images)
+def _add_images(
+    asked: PredictRequest, uploads: Sequence[Upload], limits: ServeLimits
+) -> PredictRequest:
     if not uploads:
         message = (
             "a request must hold an image, got none. Send files (multipart/form-data), the bytes "
             'of one file, or JSON: {"images": [base64, ...]}'
         )
         raise refuse(422, message)
-    return replace(asked, uploads=uploads)
-
-
-def parse_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Read options, which are text in a form and in an address, and values in JSON.
-
-    Raises:
-        RefusedError: One is out of its range.
-    """
-    if (threshold := values.get("threshold")) not in (None, ""):
-        try:
-            number = math.nan if isinstance(threshold, bool) else float(threshold)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not 0 <= number <= 1:
-            message = f"threshold must be a number from 0 to 1, got {str(threshold)[:100]!r}."
-            raise refuse(422, message)
-        yield "threshold", number
-    if (tta := values.get("tta")) not in (None, ""):
-        chosen = {"true": True, "1": True, "false": False, "0": False}.get(str(tta).lower())
-        if chosen is None:
-            raise refuse(422, f"tta must be true or false, got {str(tta)[:100]!r}.")
-        yield "tta", chosen
-    if (tile := values.get("tile")) not in (None, ""):
-        text = str(tile)
-        if text != "auto" and not re.fullmatch(r"[1-9]\d{0,8}", text):
-            raise refuse(422, f"tile must be a side in pixels, or auto, got {text[:100]!r}.")
-        yield "tile", text if text == "auto" else int(text)
+    check_number(len(uploads), limits)
+    return replace(asked, uploads=tuple(uploads))

@@ -17,8 +17,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,35 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from muntin.errors import DataError, MuntinError, first_line
+from muntin.errors import ConfigError, MuntinError, first_line
+from muntin.serving.batch_steps import BatchTask, CancelledError, predict, prepare, take_step, write
 from muntin.serving.messages import (
     DONE,
     FAILED,
     LOADED,
-    Answer,
-    BatchOptions,
+    SAID,
     BatchReport,
-    WorkItem,
 )
 from muntin.serving.serve_settings import LoadOptions, ModelSource
-from muntin.staging import checksum, finite, format_json
-
-MOST_TILES = 400
-"""Tiles of one image, which all are in memory."""
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Task:
-    """A batch on its way through the threads."""
-
-    number: int
-    options: BatchOptions
-    items: tuple[WorkItem, ...]
-    predictor: Any = None
-    places: list[int] = field(default_factory=list)
-    answers: list[Answer | None] = field(default_factory=list)
-    value: Any = None
-    seconds: list[float] = field(default_factory=list)
+from muntin.staging import checksum
 
 
 def work(pipe: Connection, options: LoadOptions, models: tuple[ModelSource, ...]) -> None:
@@ -74,24 +55,29 @@ class Worker:
     def __init__(self, pipe: Connection, options: LoadOptions) -> None:
         self.options = options
         self.predictors: dict[str, Any] = {}
-        self.busy = 0
+        self._tasks: dict[int, BatchTask] = {}
+        self._stepping = threading.local()  # the task that a thread works on
         self._pipe = pipe
         self._sending = threading.Lock()
 
+    @property
+    def busy(self) -> bool:
+        """Whether there are batches without an answer."""
+        return bool(self._tasks)
+
     def run(self, models: tuple[ModelSource, ...]) -> None:
         """Load models, then answer messages until the pipe ends."""
-        for model in models:
-            self.load(model)
+        self._load_all(models)
         # Each text of a warning about a stranger's file would be remembered.
         warnings.simplefilter("ignore")
         sys.setswitchinterval(0.0005)  # its threads hand over after each call of a library
-        prepared: queue.Queue[_Task] = queue.Queue(1)
-        decoded: queue.Queue[_Task] = queue.Queue(1)
-        arrived: queue.Queue[_Task] = queue.Queue()
+        prepared: queue.Queue[BatchTask] = queue.Queue(1)
+        decoded: queue.Queue[BatchTask] = queue.Queue(1)
+        arrived: queue.Queue[BatchTask] = queue.Queue()
         steps = (
-            (arrived, _prepare, prepared.put),
-            (prepared, _predict, decoded.put),
-            (decoded, _write, self._report),
+            (arrived, prepare, prepared.put),
+            (prepared, predict, decoded.put),
+            (decoded, write, self._report),
         )
         for source, step, sink in steps:
             threading.Thread(target=self._pass_on, args=(source, step, sink), daemon=True).start()
@@ -104,25 +90,75 @@ class Worker:
                 return
             if kind == "load":
                 threading.Thread(target=self.load, args=content, daemon=True).start()
+            elif kind == "cancel":
+                self._cancel(content[0])
             else:
-                self.busy += 1
-                arrived.put(_Task(number=content[0], options=content[1], items=content[2]))
+                task = BatchTask(number=content[0], options=content[1], items=content[2])
+                self._tasks[task.number] = task
+                arrived.put(task)
+
+    def _load_all(self, models: tuple[ModelSource, ...]) -> None:
+        try:
+            refuse_unused_detector(models, self.options)
+        except ConfigError as error:
+            for model in models:
+                self._send(FAILED, model.name, str(error))
+        else:
+            for model in models:
+                self.load(model)
+
+    def _cancel(self, number: int) -> None:
+        if (task := self._tasks.get(number)) is not None:  # otherwise it is answered
+            task.cancelled = True
 
     def load(self, model: ModelSource) -> None:
         """Load a model and run it once; only then it takes the place of one of its name."""
         try:
-            predictor, description = load_model(model, self.options)
+            predictor, description = load_model(
+                model, self.options, partial(self._send, SAID, model.name)
+            )
         except MuntinError as error:
             self._send(FAILED, model.name, str(error))
         except Exception as error:
             text = f"{model.path} cannot be loaded: {type(error).__name__}: {first_line(error)}"
             self._send(FAILED, model.name, text)
         else:
+            self._watch(predictor)
             self.predictors[model.name] = predictor
             self._send(LOADED, model.name, description)
 
+    def _watch(self, predictor: Any) -> None:  # noqa: ANN401 (of `load_model`)
+        """Let the networks of a predictor stop before their next part, when nobody waits for it.
+
+        Each window, tile and batch of crops is a call of the network; each block of one that is
+        not compiled is looked at too, as a call on large inputs takes seconds.
+        """
+        from torch.nn import ModuleList
+
+        from muntin.heads.network import Network
+
+        detector = getattr(predictor, "detector", None)
+        for one in (predictor, getattr(detector, "predict", None)):
+            network = getattr(one, "network", None)
+            if network is None:
+                continue
+            parts = [network]
+            if isinstance(network, Network):
+                lists = (each for each in network.modules() if isinstance(each, ModuleList))
+                parts += (part for each in lists for part in each)
+            for part in dict.fromkeys(parts):
+                part.register_forward_pre_hook(self._stop_cancelled)
+
+    def _stop_cancelled(self, *_: object) -> None:
+        task = getattr(self._stepping, "task", None)
+        if task is not None and task.cancelled:
+            raise CancelledError
+
     def _pass_on(
-        self, source: queue.Queue[_Task], step: Callable[[_Task], None], sink: Callable[..., None]
+        self,
+        source: queue.Queue[BatchTask],
+        step: Callable[[BatchTask], None],
+        sink: Callable[..., None],
     ) -> None:
         """Take tasks through one step; one that failed goes on to the end with its error."""
         while True:
@@ -130,15 +166,16 @@ class Worker:
             if task.predictor is None:
                 task.predictor = self.predictors[task.options.model]
             begun = time.perf_counter()
-            _take_step(task, step)
+            self._stepping.task = task
+            take_step(task, step)
             task.seconds.append(time.perf_counter() - begun)
             sink(task)
 
-    def _report(self, task: _Task) -> None:
+    def _report(self, task: BatchTask) -> None:
         answers = tuple(each for each in task.answers if each is not None)
         decode, network, encode = task.seconds
         report = BatchReport(answers=answers, decode=decode, network=network, encode=encode)
-        self.busy -= 1
+        del self._tasks[task.number]
         self._send(DONE, task.number, report)
 
     def _send(self, *message: object) -> None:
@@ -146,109 +183,62 @@ class Worker:
             self._pipe.send(message)
 
 
-def answer_batch(
-    predictor: Any,  # noqa: ANN401 (of `load_model`)
-    options: BatchOptions,
-    items: tuple[WorkItem, ...],
-) -> list[Answer]:
-    """Answer a batch in this thread, as the threads of a worker do one after another."""
-    task = _Task(number=0, options=options, items=items, predictor=predictor)
-    for step in (_prepare, _predict, _write):
-        _take_step(task, step)
-    return [each for each in task.answers if each is not None]
+def refuse_unused_detector(models: Sequence[ModelSource], options: LoadOptions) -> None:
+    """Refuse a detector that no model uses: it belongs to top-down poses alone."""
+    from muntin.published import open_run
 
-
-def _take_step(task: _Task, step: Callable[[_Task], None]) -> None:
-    """Take a task through a step, unless it failed before; an error becomes its answer."""
+    if not options.detector:
+        return
     try:
-        if task.places or step is _prepare:
-            step(task)
-    except MuntinError as error:
-        _fail(task, str(error), "request")
-    except Exception as error:
-        _fail(task, f"{type(error).__name__}: {first_line(error)}", "server")
-
-
-def _fail(task: _Task, text: str, fault: str) -> None:
-    """Answer the images that have no answer yet by an error."""
-    failed = Answer(text=text, fault=fault)
-    task.answers = [failed if each is None else each for each in task.answers]
-    task.places, task.value = [], None
-
-
-def _prepare(task: _Task) -> None:
-    task.answers = [None] * len(task.items)
-    pre, tile = task.predictor.preprocessing, task.options.tile
-    images = []
-    for place, item in enumerate(task.items):
-        try:
-            read = _decode(item, pre.value_range)
-            if tile is not None:
-                _refuse_tiles(read(pre.value_range).shape[:2], tile, pre)
-            images.append(read)
-        except DataError as error:
-            task.answers[place] = Answer(text=str(error), fault="image")
-        else:
-            task.places.append(place)
-    if images:
-        options = task.options
-        task.value = task.predictor.prepare(images, tta=options.tta, tile=options.tile)
-
-
-def _decode(item: WorkItem, value_range: Any) -> Callable[[Any], np.ndarray]:  # noqa: ANN401
-    """Decode an image for the model; a detector beside it may ask for another range of values."""
-    from muntin.data.decoding import decode
-
-    if item.shape:
-        values = np.frombuffer(item.data, np.uint8).reshape(item.shape)
-        return lambda _: values
-    read = partial(decode, item.data, where=item.name)
-    pixels = read(value_range=value_range)
-    return lambda other: pixels if other == value_range else read(value_range=other)
-
-
-def _refuse_tiles(size: Any, tile: Any, pre: Any) -> None:  # noqa: ANN401
-    """Refuse more tiles than memory holds, and a client waits for."""
-    from muntin.prediction.tiling import count_tiles
-
-    if (count := count_tiles(size, tile, pre)) > MOST_TILES:
+        tasks = [open_run(model.path).task for model in models]
+    except MuntinError:  # is told when it is loaded
+        return
+    if not any(task.top_down for task in tasks):
+        names = ", ".join(dict.fromkeys(task.name for task in tasks))
         message = (
-            f"tile must cut an image into at most {MOST_TILES} tiles, got {tile}, which cuts "
-            f"{size[1]} x {size[0]} pixels into {count}. Choose a larger one."
+            f"--detector needs a top-down pose run among the models, got runs of {names}. "
+            f"Leave it out."
         )
-        raise DataError(message)
+        raise ConfigError(message)
 
 
-def _predict(task: _Task) -> None:
-    task.value = task.predictor.run(task.value)
+def load_model(
+    model: ModelSource, options: LoadOptions, say: Callable[[str], None] = lambda line: None
+) -> tuple[Any, dict[str, Any]]:
+    """Load a predictor, run it once on an empty image, and describe it for `GET /models`.
 
-
-def _write(task: _Task) -> None:
-    results = task.predictor.decode(task.value)
-    task.value = None
-    for place, result in zip(task.places, results, strict=True):
-        item = task.items[place]
-        named = replace(result.above(item.threshold), path=item.name)
-        task.answers[place] = Answer(text=format_json(finite(named.to_dict())))
-
-
-def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str, Any]]:
-    """Load a predictor, run it once on an empty image, and describe it for `GET /models`."""
+    `say` is told what the engine "auto" measures and chooses.
+    """
     from muntin.configs import to_dict
     from muntin.prediction.from_run import find_threshold, load
     from muntin.published import open_run
     from muntin.runs import ExportedRun
 
     run = open_run(model.path)
+    if model.task not in ("", run.task.name):
+        message = (
+            f"model {model.name!r} must stay a {model.task} run, got a {run.task.name} run in "
+            f"{model.path}. Put a {model.task} run there, or start the server again."
+        )
+        raise ConfigError(message)
     engine, precision = options.engine, options.precision
     chosen: Any = {}
     if isinstance(run, ExportedRun):
         engine, precision = "file", run.note.precision
     else:
         chosen = {"engine": engine, "precision": precision}
+    told: list[str] = []
+
+    def note(line: str) -> None:
+        told.append(line)
+        say(line)
+
     detector = options.detector if run.task.top_down else ""
-    predictor = load(run, device=options.device, detector=detector, **chosen)
+    predictor = load(run, device=options.device, detector=detector, say=note, **chosen)
     _warm_up(predictor)
+    beside: dict[str, Any] = {"engine_notes": told} if told else {}
+    if predictor.detector is not None:
+        beside["detector_threshold"] = predictor.detector.threshold
     threshold, why = find_threshold(run) if run.task.detects else (0.0, "")
     classes = to_dict(run.classes)
     description = {
@@ -261,6 +251,7 @@ def load_model(model: ModelSource, options: LoadOptions) -> tuple[Any, dict[str,
         "img_size": list(run.preprocessing.img_size),
         "threshold": threshold,
         "threshold_from": why,
+        **beside,
         "engine": engine,
         "precision": precision,
         "device": str(predictor.device),

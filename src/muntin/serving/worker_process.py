@@ -11,11 +11,12 @@ import multiprocessing
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 from muntin.serving.batching import Batcher, RefusedError
-from muntin.serving.messages import DONE, FAILED, BatchOptions, WorkItem
+from muntin.serving.messages import DONE, FAILED, SAID, BatchOptions, WorkItem
 from muntin.serving.metrics import Metrics
 from muntin.serving.serve_settings import ModelSource, ServeSettings
 from muntin.serving.worker import work
@@ -37,7 +38,7 @@ class WorkerProcess:
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self.settings = settings
-        self.batcher = Batcher(settings.limits, self._send_batch, metrics)
+        self.batcher = Batcher(settings.limits, self._send_batch, metrics, self._cancel_batch)
         self.models: dict[str, dict[str, Any]] = {}
         self.failures: dict[str, str] = {}
         self.loaded = asyncio.Event()
@@ -50,6 +51,7 @@ class WorkerProcess:
         self._heard = time.monotonic()
         self._ready_since = math.inf
         self._pause = 0.0
+        self._task_names: dict[str, str] = {}
         self._was_ready = False
         self._stopped = False
 
@@ -73,7 +75,8 @@ class WorkerProcess:
         self.loaded.clear()
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        arguments = (theirs, self.settings.load, self.settings.models)
+        models = tuple(self._keep_task(each) for each in self.settings.models)
+        arguments = (theirs, self.settings.load, models)
         self._process = context.Process(target=work, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -81,6 +84,10 @@ class WorkerProcess:
         self._ready_since = math.inf
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._listen, args=(self._pipe, loop), daemon=True).start()
+
+    def _keep_task(self, model: ModelSource) -> ModelSource:
+        """Let a model have the task only that it had at first, by which clients read answers."""
+        return replace(model, task=self._task_names.get(model.name, ""))
 
     def _listen(self, pipe: Connection, loop: asyncio.AbstractEventLoop) -> None:
         """Hear the worker until its pipe ends; in a thread of its own."""
@@ -99,6 +106,9 @@ class WorkerProcess:
         if kind == DONE:
             self.batcher.finish(name, content)
             return
+        if kind == SAID:
+            LOGGER.info("model %s: %s", name, content)
+            return
         if (waiting := self._reloads.pop(name, None)) is not None:
             self._finish_reload(waiting, kind, content)
             return
@@ -107,6 +117,7 @@ class WorkerProcess:
             return
         self.loaded.set()
         if not self.failures:
+            self._task_names = {name: each["task"] for name, each in self.models.items()}
             self._was_ready, self._ready_since = True, time.monotonic()
             self.batcher.running = True
             self.batcher.advance()
@@ -161,18 +172,21 @@ class WorkerProcess:
             RefusedError: It cannot be loaded (the present version stays), or is being loaded.
         """
         if not self.ready:
-            text = "the server loads its models"
+            text = "the server is loading its models. Try again in 5 s."
             raise RefusedError(503, text, reason="not_ready", retry_after=5)
         if model.name in self._reloads:
             text = f"model {model.name!r} is being loaded already"
             raise RefusedError(409, text, reason="reload", retry_after=5)
         waiting = self._reloads[model.name] = asyncio.get_running_loop().create_future()
-        self._send("load", model)
+        self._send("load", self._keep_task(model))
         return await waiting
 
     def _send_batch(self, number: int, options: BatchOptions, items: tuple[WorkItem, ...]) -> None:
         self._heard = time.monotonic()
         self._send("batch", number, options, items)
+
+    def _cancel_batch(self, number: int) -> None:
+        self._send("cancel", number)
 
     def _send(self, *message: object) -> None:
         if self._pipe is not None:
