@@ -78,11 +78,7 @@ class Replica:
         asked = await read_request(request, self.limits, self.find_model)
         if not isinstance(asked, PredictRequest):
             raise refuse(422, "tasks of Label Studio must go to muntin serve, got them here.")
-        known = [model["name"] for model in self.models]
-        name = asked.model or known[0]
-        if name not in known:
-            raise refuse(404, unknown_name("model", name[:100], known), "model")
-        options = batch_options(self.models[known.index(name)], asked)
+        options = batch_options(self.find_model(asked.model), asked)
         least = asked.threshold or 0.0
         return [
             (options, WorkItem(name=one.name, data=one.data, shape=one.shape, threshold=least))
