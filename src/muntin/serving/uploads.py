@@ -173,10 +173,12 @@ def _parse(
 def _refuse_other_kind(body: bytes, kind: str) -> None:
     """Refuse a body that is no image, but JSON or a form whose type is not said."""
     starts = {b"{": "application/json", b"[": "application/json", b"--": "multipart/form-data"}
-    begun = body[:1000].lstrip()[:2]
+    begun = body[:1000].lstrip()[:100]
     wanted = next((name for start, name in starts.items() if begun.startswith(start)), "")
+    if kind == "application/x-www-form-urlencoded" and re.match(rb"[\w.-]+=", begun):
+        wanted = "multipart/form-data"
     if wanted:
-        more = "; boundary=..." if wanted.startswith("multipart") else ""
+        more = "; boundary=... (curl: -F image=@FILE)" if wanted.startswith("multipart") else ""
         message = (
             f"the Content-Type of this body must be {wanted}, got {kind[:100]!r}. Send the header "
             f"Content-Type: {wanted}{more}"
