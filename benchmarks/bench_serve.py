@@ -116,7 +116,8 @@ def bench_network(model: str) -> dict[str, dict[str, float]]:
     rows = json.loads(record.muntin("bench", "inference", *words, keep=True))["contestants"]
     found = {row["name"]: row for row in rows if row["precision"] == "fp32"}
     names = {"eager": "muntin eager", "onnx": "muntin onnxruntime"}
-    return {engine: {"images_per_s": found[name]["images_per_s"]} for engine, name in names.items()}
+    rates = {engine: found[name]["images_per_s"] for engine, name in names.items()}
+    return {engine: {"images_per_s": rate["median"]} for engine, rate in rates.items()}
 
 
 @contextlib.contextmanager
@@ -135,7 +136,9 @@ def served(server: str, source: Path, python: str) -> Iterator[tuple[int, subpro
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(record.ROOT / "src"), folder))),
     }
-    process = subprocess.Popen([python, *words], env=env, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [python, *words], env=env, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         end = time.monotonic() + 180
         while not ready(port):
@@ -149,7 +152,8 @@ def served(server: str, source: Path, python: str) -> Iterator[tuple[int, subpro
             process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(40)
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # workers that a server left behind
 
 
 def ready(port: int) -> bool:
@@ -194,6 +198,7 @@ def measure(server: str, engine: str, source: Path, options: Any) -> dict[str, A
     )
     row["goodput"] = round(row["at_3_times"]["answers_per_s"] / rate, 3)
     row["stops"] = stop(server, source, options)
+    record.log(json.dumps(row))
     return row
 
 
