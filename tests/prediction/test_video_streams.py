@@ -97,6 +97,21 @@ def test_frames_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
     assert [frame.time for frame in frames] == [0, 0.04, 0.08, 0.12]
 
 
+def test_frames_that_cannot_be_read_are_left_out(tmp_path):
+    for number in range(3):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    reader = VideoReader(VideoSource(str(tmp_path), "folder"))
+    with pytest.warns(MuntinWarning, match=r"skipped.*1\.png"):
+        assert [frame.time for frame in reader] == [0, 0.08]
+    assert reader.num_unreadable == 1
+    for number in (0, 2):
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    reader = VideoReader(VideoSource(str(tmp_path), "folder"))
+    with pytest.warns(MuntinWarning), pytest.raises(DataError):
+        list(reader)
+
+
 def test_inputs_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "7").mkdir()

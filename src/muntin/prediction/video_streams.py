@@ -101,6 +101,7 @@ class VideoReader:
 
     Attributes:
         rate: Frames a second; known with the first frame, 25 where nothing says it.
+        num_unreadable: Frames of a folder that were left out, each with a warning.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class VideoReader:
     ) -> None:
         self._source, self._max_time_s, self._pause = source, max_time_s, pause
         self.rate = _FOLDER_RATE
+        self.num_unreadable = 0
 
     def __iter__(self) -> Iterator[Frame]:
         """Give the frames.
@@ -142,7 +144,15 @@ class VideoReader:
     def _read_folder(self) -> Iterator[Frame]:
         paths = sorted(find_images([self._source.place]), key=lambda path: by_numbers(str(path)))
         for number, path in enumerate(paths):
-            yield Frame(open_image(path), float(number / self.rate))
+            try:
+                pixels = open_image(path)
+            except DataError as error:
+                self.num_unreadable += 1
+                if self.num_unreadable == len(paths):  # not one frame
+                    raise
+                warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=3)
+                continue
+            yield Frame(pixels, float(number / self.rate))
 
     def _read_live(self) -> Iterator[Frame]:
         seen, failures, first = 0, 0, 0.0
