@@ -97,6 +97,16 @@ def find_results(run: Path, *, verify: bool = False) -> dict[str, Any] | None:
     raise _differs(run, WEIGHTS)
 
 
+def weights_checksum(path: Path) -> str:
+    """Checksum of the weights of a run folder or an exported file.
+
+    OpenVINO has them beside the file of the graph.
+    """
+    if path.is_dir():
+        return checksum(path / WEIGHTS)
+    return checksum(path.with_suffix(".bin") if path.suffix == ".xml" else path)
+
+
 def check_parts(run: Path) -> None:
     """Check that the small files are those that the results were written with.
 

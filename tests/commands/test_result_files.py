@@ -20,6 +20,7 @@ from muntin.commands.prediction_output import (
 )
 from muntin.commands.values import to_json
 from muntin.errors import DataError
+from muntin.prediction.formats.finished_inputs import FINISHED
 from muntin.prediction.from_run import load
 from muntin.prediction.video import read_frames, write_video
 from muntin.prediction.video_streams import VideoSource
@@ -52,11 +53,11 @@ def clip(path):
 
 
 def content(folder):
-    """Bytes of all files, by path."""
+    """Bytes of all files, by path; without the notes of what is finished."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != FINISHED
     }
 
 

@@ -113,8 +113,9 @@ def write(out, results, names, *, resume=False, about=None, **options):
     formats = choose_formats(names.split(","), kind, crops=options.pop("crops", False))
     context = FormatContext(folder=out, kind=kind, classes=classes, scorer="run", min_score=0.3)
     sources = [one.path for one in results]
-    plan = plan_files(formats, context, (sources, []), force=False, resume=resume)
-    with ResultFiles(formats, context, plan, about=about or {}, resume=resume) as files:
+    about = about or {}
+    plan = plan_files(formats, context, (sources, []), about=about, force=False, resume=resume)
+    with ResultFiles(formats, context, plan, about=about, resume=resume) as files:
         for one in results:
             if one.path not in plan.done:
                 files.add(one)
@@ -341,7 +342,9 @@ def test_an_interrupted_call_leaves_whole_files(images, tmp_path):
     context = FormatContext(
         folder=tmp_path / "out", kind="detection", classes=Classes(names=NAMES), scorer="run"
     )
-    plan = plan_files(formats, context, ([str(p) for p in images], []), force=False, resume=False)
+    plan = plan_files(
+        formats, context, ([str(p) for p in images], []), about={}, force=False, resume=False
+    )
 
     def begin():
         with ResultFiles(formats, context, plan, about={}, resume=False) as files:
@@ -354,7 +357,9 @@ def test_an_interrupted_call_leaves_whole_files(images, tmp_path):
     assert answers == [results[0].to_dict()]
     assert not [*(tmp_path / "out").rglob("*partial*")]
     formats = choose_formats(["json", "yolo"], "detection")
-    plan = plan_files(formats, context, ([str(p) for p in images], []), force=False, resume=True)
+    plan = plan_files(
+        formats, context, ([str(p) for p in images], []), about={}, force=False, resume=True
+    )
     assert plan.done == {results[0].path}
 
 
@@ -374,7 +379,7 @@ def test_results_are_freed(images, tmp_path):
         folder=tmp_path / "out", kind="detection", classes=Classes(names=NAMES), scorer="run"
     )
     sources = [f"{number}.png" for number in range(300)]
-    plan = plan_files(formats, context, (sources, []), force=False, resume=False)
+    plan = plan_files(formats, context, (sources, []), about={}, force=False, resume=False)
     with ResultFiles(formats, context, plan, about={}, resume=False) as files:
         for path in sources:
             alive += 1

@@ -121,8 +121,9 @@ def predict(
     opened = open_run_aloud(run)
     _check_tracking(opened, how, has_videos=bool(videos))
     min_score, reason = _choose_threshold(opened, threshold)
-    about = {"run": opened.path.name, "threshold": threshold, "detector": detector, **passes}
-    with Output(opened, files, min_score, {**about, "select": chosen}, as_json=as_json) as output:
+    about: dict[str, Any] = {"run": opened.path.name, "threshold": threshold, **passes}
+    about |= {"detector": detector, "select": chosen, **how._asdict()}
+    with Output(opened, files, min_score, about, as_json=as_json) as output:
         paths, videos = output.plan(paths, videos)
         # Without a detector the threshold selects results, not boxes.
         options: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
@@ -138,6 +139,7 @@ def predict(
         strict = len(images) == 1
         frames = predict_videos(predictor, videos, output, how, passes, strict=strict)
         output.print()
+        unread = output.num_unreadable
     if not as_json:
         for video, number in frames.items():
             typer.echo(f"{video}: {plural(number, 'frame')}")
@@ -146,7 +148,7 @@ def predict(
         if opened.task.top_down:
             _describe_thresholds(detector, threshold)
         _advise(opened, shrunk, tile, out, has_videos=bool(frames))
-    return int(missing or num_results < len(paths) or len(frames) < len(videos))
+    return int(missing or num_results < len(paths) or len(frames) < len(videos) or unread)
 
 
 def _check_tracking(run: Run, options: VideoOptions, *, has_videos: bool) -> None:

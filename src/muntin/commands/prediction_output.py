@@ -22,6 +22,7 @@ import typer
 from muntin.errors import ConfigError, plural
 
 if TYPE_CHECKING:
+    from muntin.prediction.formats.finished_inputs import FinishedInputs
     from muntin.prediction.formats.result_files import AnswerList, ResultFiles
     from muntin.prediction.predictor import Predictor
     from muntin.prediction.video_streams import VideoSource
@@ -47,7 +48,8 @@ class Output(ExitStack):
         run: The run that predicts.
         options: Which files are written.
         min_score: What scores less is not drawn, counted or written as an annotation.
-        about: What answers depend on beside the images, for `--resume`.
+        about: What answers depend on beside the inputs, for `--resume`; where files are written,
+            the weights are added.
         as_json: Whether a list is printed at the end.
 
     Raises:
@@ -72,7 +74,8 @@ class Output(ExitStack):
             message = "--format and --save-crop write files: they need --out FOLDER, got none."
             raise ConfigError(message)
         self.formats = choose_formats(options.formats, run.task.kind, crops=options.crops)
-        self.min_score, self.options, self._about = min_score, options, about
+        self.min_score, self.options = min_score, options
+        self._about = {**about, **_sum_weights(run, about)} if options.folder else about
         self.side = max(run.preprocessing.img_size)
         self.context = FormatContext(
             folder=Path(options.folder),
@@ -84,6 +87,8 @@ class Output(ExitStack):
         self.names: Mapping[str, str] = {}
         self._done: frozenset[str] = frozenset()
         self._has_images = False
+        self._finished: FinishedInputs | None = None
+        self.num_unreadable = 0
         self.document = self.enter_context(AnswerList()) if as_json else None
 
     def plan(
@@ -92,17 +97,28 @@ class Output(ExitStack):
         """Name the results of inputs; give those that are to be predicted: with --resume the rest.
 
         Raises:
-            RunError: A file is an input, or exists and is not to be replaced.
+            RunError: A file is an input, or exists and is not to be replaced; or results of before
+                were made by something else.
         """
-        from muntin.prediction.formats.result_files import plan_files
+        from muntin.prediction.formats.finished_inputs import FinishedInputs
+        from muntin.prediction.formats.result_files import clear_partial, plan_files, remove_old
 
         if not self.options.folder:
             return paths, videos
         self._has_images = bool(paths)
         force, resume = self.options.force, self.options.resume
         sources = ([*map(str, paths)], [video.name for video in videos])
-        plan = plan_files(self.formats, self.context, sources, force=force, resume=resume)
+        plan = plan_files(
+            self.formats, self.context, sources, about=self._about, force=force, resume=resume
+        )
+        folder = self.context.folder
         self.names, self._done = plan
+        self._finished = FinishedInputs(folder)
+        if force or resume:
+            clear_partial(self.formats, folder, plan.names.values())
+        if force and not resume:
+            for path in remove_old(self.formats, folder, plan, sources[1]):
+                typer.echo(f"removed: {path}, of an earlier call with other formats", err=True)
         if plan.done:
             left = plural(len(plan.done), "input")
             typer.echo(f"{left} left out, with results in {self.options.folder}", err=True)
@@ -121,12 +137,34 @@ class Output(ExitStack):
         resume = self.options.resume
         return ResultFiles(self.formats, self.context, plan, about=self._about, resume=resume)
 
+    def note(self, video: VideoSource, *, whole: bool) -> None:
+        """Note that results of a video are begun, or whole, for a later call."""
+        if self._finished is not None:
+            self._finished.note(video.name, self._about, whole=whole)
+
     def print(self) -> None:
         """Write the JSON list to stdout, which stays empty where a command fails."""
         from muntin.prediction.formats.table_writers import write_list
 
         if self.document is not None:
             write_list(self.document.rows(), sys.stdout.write)
+
+
+def _sum_weights(run: Run, about: Mapping[str, Any]) -> dict[str, str]:
+    """Checksums of the weights of the run and the detector: the names of two may be equal."""
+    from muntin.published import PublishedRun
+    from muntin.run_files import weights_checksum
+    from muntin.weights.weight_files import weights_digest
+
+    if isinstance(run, PublishedRun):
+        sums = {"weights": weights_digest(run.network)}
+    else:
+        sums = {"weights": weights_checksum(run.path)}
+    detector = Path(str(about.get("detector", "")))
+    # One that is called by its name has published weights.
+    if about.get("detector") and detector.exists():
+        sums["detector_weights"] = weights_checksum(detector)
+    return sums
 
 
 def predict_images(results: Iterable[Any], output: Output, total: int) -> tuple[int, int]:
@@ -212,7 +250,10 @@ def predict_videos(
         predictor.batch_size = 1 if video.live else batch_size
         stream = partial(predictor.stream, **passes)
         try:
+            # What is live has no rest to go on with.
+            output.note(video, whole=video.live)
             found[video.name] = _predict_video(stream, video, output, options)
+            output.note(video, whole=True)
         except DataError as error:
             if output.document is not None:
                 output.document.cut(mark)
@@ -288,7 +329,10 @@ def _predict_video(
                 lambda: reader.rate,
             )  # fmt: skip
         deque(results, maxlen=0)
+    output.num_unreadable += reader.num_unreadable
     if ended:
-        typer.echo(f"{video.name}: {plural(count, 'frame')} until it was interrupted", err=True)
+        again = "; --resume begins it anew" if output.options.folder and not video.live else ""
+        done = plural(count, "frame")
+        typer.echo(f"{video.name}: {done} until it was interrupted{again}", err=True)
         raise KeyboardInterrupt
     return count

@@ -32,10 +32,9 @@ from muntin.objectives.teacher_answer import (
     match_classes,
 )
 from muntin.run_config import DistillConfig, RunConfig
-from muntin.run_files import WEIGHTS
+from muntin.run_files import weights_checksum
 from muntin.runs import Run
 from muntin.samples import Classes, Listing
-from muntin.staging import checksum
 from muntin.tasks.task import Task
 from muntin.training.defaults import Choice
 from muntin.training.teacher_cache import (
@@ -225,7 +224,7 @@ def open_teacher(
         network = run.load_network()
         return Teacher(
             source=source,
-            checksum=_checksum_of(run),
+            checksum=weights_checksum(run.path),
             network=network.requires_grad_(False),
             preprocessing=run.preprocessing,
             task=run.task,
@@ -282,14 +281,6 @@ def _find_published(source: str) -> tuple[str, ModelEntry]:
         )
         raise WeightError(message)
     return name, entry
-
-
-def _checksum_of(run: Run) -> str:
-    """Checksum of the file of weights; OpenVINO has it beside the file of the graph."""
-    beside = run.path.with_suffix(".bin")
-    if run.path.is_dir():
-        return checksum(run.path / WEIGHTS)
-    return checksum(beside if run.path.suffix == ".xml" else run.path)
 
 
 def open_for(config: RunConfig, device: torch.device, autocast: Autocast = nullcontext) -> Teacher:

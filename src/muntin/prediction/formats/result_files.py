@@ -12,20 +12,39 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from muntin.errors import ConfigError, RunError, cannot_write
-from muntin.prediction.formats.format_table import Formats, ImageFiles, ImageFormat, TableFormat
+from muntin.prediction.formats.finished_inputs import (
+    JOURNAL,
+    About,
+    Finished,
+    FinishedInputs,
+    about_images,
+    find_finished,
+    format_line,
+    read_about,
+    read_answers,
+    refuse_other,
+    remove_partial,
+    spell,
+)
+from muntin.prediction.formats.format_table import (
+    TABLE_FORMATS,
+    Formats,
+    ImageFiles,
+    ImageFormat,
+    TableFormat,
+)
 from muntin.prediction.formats.items import Answer, FormatContext
 from muntin.prediction.result_names import name_results
-from muntin.staging import finite, refuse_existing, replacing, write_file
-from muntin.untrusted import open_regular, parse_json, read_regular, reading
+from muntin.staging import refuse_existing, replacing, write_file
+from muntin.untrusted import read_regular
 
-JOURNAL = ".muntin-results.jsonl"
 _BUFFER = 2**24  # characters of answers in memory where there is no journal
 
 Places = Mapping[str, Sequence[Path]]
@@ -53,7 +72,7 @@ class AnswerList(ExitStack):
     def add(self, answer: Answer) -> None:
         """Append an answer, which is in the file when this returns."""
         self._file.seek(0, os.SEEK_END)
-        self._file.write(_format_line(answer))
+        self._file.write(format_line(answer))
         self._file.flush()
 
     def rows(self) -> Iterator[Answer]:
@@ -73,10 +92,6 @@ class AnswerList(ExitStack):
         self._file.truncate()
 
 
-def _format_line(values: Mapping[str, Any]) -> str:
-    return json.dumps(finite(values)) + "\n"
-
-
 class FilePlan(NamedTuple):
     """Names of the results of each input, without endings; and the inputs that are done."""
 
@@ -89,13 +104,17 @@ def plan_files(
     context: FormatContext,
     sources: tuple[Sequence[str], Sequence[str]],
     *,
+    about: About,
     force: bool,
     resume: bool,
 ) -> FilePlan:
     """Name the results of images and of videos, the two `sources`, before any work.
 
+    `about` is what answers depend on beside the input.
+
     Raises:
-        RunError: A file is an input, or exists and is not to be replaced.
+        RunError: A file is an input, or exists and is not to be replaced; or results that are to
+            be gone on with were made by something else.
     """
     folder, (images, videos) = context.folder, sources
     used = [one for one in formats.images if images or one.of_frames]
@@ -119,12 +138,62 @@ def plan_files(
     every = chain(chain.from_iterable(places.values()), (folder / name for name in shared))
     refuse_existing(every, endings, option="--out", force=force or resume)
     _refuse_inputs(used, folder, images)
+    if force and not resume:
+        return FilePlan(names, frozenset())
+    noted = find_finished(folder)
+    for video in videos:  # its tables of several formats must not be of several runs
+        if one := noted.get(spell(video)):
+            refuse_other(about, one.about, f"{video} in {folder}")
     if not resume:
         return FilePlan(names, frozenset())
-    listed = {row["path"] for row in _read_journal(folder / JOURNAL)} if tables else {*images}
-    listed |= {*videos} if of_video else set()
-    done = (one for one in listed & places.keys() if all(map(Path.exists, places[one])))
-    return FilePlan(names, frozenset(done))
+    finished = {**_find_answered(folder, about, tables), **({} if tables else noted)}
+    finished |= {key: one for video in videos if (one := noted.get(key := spell(video)))}
+    done = [source for source in places if (one := finished.get(spell(source))) and one.whole]
+    for image in {*done} - {*videos}:
+        made = finished[spell(image)].about
+        refuse_other(about_images(about), made, f"{image} in {folder}")
+    return FilePlan(names, frozenset(one for one in done if all(map(Path.exists, places[one]))))
+
+
+def _find_answered(folder: Path, about: About, tables: Sequence[str]) -> dict[str, Finished]:
+    """Find the images whose answers are in the journal; `tables` cannot be of several runs."""
+    journal = folder / JOURNAL
+    made = read_about(journal)
+    if made is None:
+        return {}
+    if tables:
+        refuse_other(about_images(about), made, journal)
+    return {spell(answer["path"]): Finished(made, whole=True) for answer in read_answers(journal)}
+
+
+def remove_old(formats: Formats, folder: Path, plan: FilePlan, videos: Sequence[str]) -> list[Path]:
+    """Remove tables of an earlier call that the call which replaces them does not write.
+
+    Only those that are known to be results are: of images where there is a journal, of videos
+    that are noted. Give what was removed.
+    """
+    others = [one for one in TABLE_FORMATS if one not in formats.tables]
+    noted, old = find_finished(folder), list[Path]()
+    if (folder / JOURNAL).exists() and plan.names.keys() - {*videos}:
+        old += [folder / name for one in others for name in one.files]
+    for video in (one for one in videos if spell(one) in noted):
+        old += [folder / f"{plan.names[video]}{end}" for one in others for end in one.of_video]
+    inputs = {spell(source) for source in plan.names}
+    gone = [path for path in old if path.is_file() and spell(str(path)) not in inputs]
+    for path in gone:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise RunError(cannot_write(path, error)) from error
+    return gone
+
+
+def clear_partial(formats: Formats, folder: Path, names: Iterable[str]) -> None:
+    """Remove what a process that was killed left where this call writes."""
+    tops = {folder, *(folder / one for f in formats.images for one in (f.folder, f.copies))}
+    below = {(top / name).parent for top in tops for name in names}
+    inside = {top / name for top in tops for name in names}  # of frames
+    remove_partial(one for one in {*tops, *below, *inside} if one.is_dir())
 
 
 def _refuse_journal(journal: Path) -> None:
@@ -157,33 +226,14 @@ def _refuse_inputs(formats: Sequence[ImageFormat], folder: Path, images: Sequenc
             raise ConfigError(message)
 
 
-def _read_journal(place: Path) -> Iterator[dict[str, Any]]:
-    """Give the lines of a journal behind the first; none where there is none."""
-    if not place.exists():
-        return
-    with (
-        reading(str(place), "Remove it, and begin again with --force.", RunError),
-        open_regular(place) as file,
-    ):
-        file.readline()
-        for line in file:
-            if not line.endswith(b"\n"):  # the process ended while it was written
-                return
-            answer = parse_json(line)
-            if not isinstance(answer, dict) or not {"path", "size"} <= answer.keys():
-                message = f"a line that is no answer, {line[:40]!r}"
-                raise ValueError(message)
-            yield answer
-
-
 class ResultFiles(ExitStack):
     """Writes the files of images while it is open, and those of all of them when it is closed.
 
     Args:
         names: Names of results by the path of the image.
         about: What answers depend on beside the images; another call goes on only with the same.
-        resume: Whether another call is gone on with; its answers for `names` that are not `done`
-            are dropped.
+        resume: Whether another call is gone on with, as `plan_files` allowed; its answers for
+            `names` that are not `done` are dropped.
     """
 
     def __init__(
@@ -192,13 +242,14 @@ class ResultFiles(ExitStack):
         context: FormatContext,
         plan: FilePlan,
         *,
-        about: Mapping[str, Any],
+        about: About,
         resume: bool,
     ) -> None:
         super().__init__()
         self._formats, self._context, self._plan = formats, context, plan
-        self._about, self._resume = about, resume
+        self._about, self._resume = about_images(about), resume
         self._answers: AnswerList | None = None
+        self._finished = FinishedInputs(context.folder)
 
     def __enter__(self) -> ResultFiles:
         """Write what does not depend on images, and open the journal."""
@@ -226,24 +277,14 @@ class ResultFiles(ExitStack):
 
     def _begin_journal(self, place: Path) -> None:
         """Write what this is the journal of, and the answers of before that are still true."""
-        first = _format_line(self._about)
-        if self._resume and place.exists():
-            with open_regular(place) as file:
-                before = file.readline().decode("ascii", "replace")
-            if before != first:
-                message = (
-                    f"--resume must go on with the same run and options, got {first.strip()}, but "
-                    f"{place} has {before.strip()}. Choose another --out, or begin again with "
-                    f"--force."
-                )
-                raise RunError(message)
-        names, done = self._plan
-        kept = _read_journal(place) if self._resume else iter(())
+        names, done = ({spell(one) for one in each} for each in self._plan)
+        kept = read_answers(place) if self._resume else iter(())
         with replacing(place) as fresh, fresh.open("w", encoding="ascii") as file:
-            file.write(first)
+            file.write(format_line(self._about))
             for answer in kept:
-                if answer["path"] in done or answer["path"] not in names:
-                    file.write(_format_line(answer))
+                key = spell(answer["path"])
+                if key in done or key not in names:
+                    file.write(format_line(answer))
 
     def add(self, result: Any) -> None:  # noqa: ANN401 (one of muntin.results)
         """Write the files of an image."""
@@ -255,6 +296,8 @@ class ResultFiles(ExitStack):
             one.write(files, one.place(self._context.folder, name))
         if self._answers is not None:
             self._answers.add(answer)
+        else:
+            self._finished.note(result.path, self._about, whole=True)
 
 
 def write_tables(
