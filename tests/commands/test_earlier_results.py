@@ -115,6 +115,34 @@ def test_force_leaves_no_table_of_an_earlier_call(muntin, run, tmp_path):
     assert files_of(out) == tables
 
 
+def test_an_input_that_is_given_twice_is_predicted_once(muntin, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image, video = draw(tmp_path / "a.png", 9), frames_in(tmp_path / "b.mp4", 2)
+    given = ["a.png", image, "./a.png", "b.mp4", video]
+    found = muntin("predict", run, *given, "--out", "out", "--format", "json")
+    assert (found[0], "3 inputs left out" in found[2]) == (0, True)
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 1
+    found = muntin("predict", run, image, "--out", "out", "--format", "json", "--resume")
+    assert "1 input left out" in found[2]
+
+
+def test_videos_in_a_folder_are_named(muntin, run, tmp_path):
+    image, video = draw(tmp_path / "mix/a.png", 9), frames_in(tmp_path / "mix/b.mp4", 2)
+    found = muntin("predict", run, image.parent)
+    assert (found[0], "1 video in" in found[2], str(video) in found[2]) == (0, True, True)
+    found = muntin("predict", run, f"{image.parent}/*", "--out", tmp_path / "out")
+    assert found[0] == 0
+    assert files_of(tmp_path / "out") == {"a.png", "b.mp4"}
+
+
+def test_annotations_may_lie_beside_the_inputs(muntin, run, tmp_path):
+    image = draw(tmp_path / "in/a.png", 9)
+    call = ["predict", run, image.parent, "--out", image.parent]
+    assert fails_with(muntin(*call, "--format", "labelme,drawing"), "--format labelme")
+    assert muntin(*call, "--format", "labelme")[0] == 0
+    assert files_of(image.parent) == {"a.png", "a.json"}
+
+
 def test_a_broken_frame_of_a_folder_is_left_out(muntin, run, tmp_path):
     for number in range(3):
         draw(tmp_path / f"in/{number}.png", 40 * number)

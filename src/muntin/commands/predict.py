@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -32,6 +32,7 @@ from muntin.commands.values import (
 from muntin.errors import plural
 
 if TYPE_CHECKING:
+    from muntin.prediction.video_streams import VideoSource
     from muntin.runs import Run
 
 _Format = Annotated[
@@ -114,10 +115,8 @@ def predict(
     how = VideoOptions(track, smooth, parse_time(max_time))
     files = FileOptions(out, parse_names(formats), save_crop, force, resume)
     from muntin.prediction.from_run import load
-    from muntin.prediction.video_streams import split_videos
 
-    videos, others = split_videos(images, folders=track or smooth)
-    paths, missing = _find_all(others, out) if others else ([], False)
+    paths, videos, missing = _find_inputs(images, files, folders=track or smooth)
     opened = open_run_aloud(run)
     _check_tracking(opened, how, has_videos=bool(videos))
     min_score, reason = _choose_threshold(opened, threshold)
@@ -189,18 +188,24 @@ def _advise(run: Run, shrunk: int, tile: str, out: str, *, has_videos: bool) -> 
         typer.echo("nothing was written; use --out FOLDER to save annotated videos")
 
 
-def _find_below(place: str, out: str) -> list[Path]:
+def _find_below(place: str, files: FileOptions) -> list[Path]:
     """Images of one input; of a folder around that of results, those that are no results."""
     from muntin.errors import ConfigError
     from muntin.prediction.batch import find_images
+    from muntin.prediction.formats.format_table import writes_images
 
+    out = files.folder
     top, results = (Path(os.path.realpath(each)) for each in (place, out))
+    _tell_of_videos(place, results if out and top != results else None)
     if not out or not top.is_dir() or top not in (results, *results.parents):
         return find_images([place])
     if top == results:
+        if not writes_images(files.formats, crops=files.crops):
+            return find_images([place])
         message = (
-            f"--out must not be a folder of inputs, got {out}: its results would be inputs the "
-            f"next time. Choose another name."
+            f"--out must not be a folder of inputs, got {out}: images that are written there would "
+            f"be inputs the next time. Choose another name, or formats without images, such as "
+            f"--format labelme."
         )
         raise ConfigError(message)
     found = find_images([place])
@@ -210,14 +215,58 @@ def _find_below(place: str, out: str) -> list[Path]:
     return kept
 
 
-def _find_all(places: list[str], out: str) -> tuple[list[Path], bool]:
+def _tell_of_videos(place: str, results: Path | None) -> None:
+    """Say which videos of a folder are no inputs; those in the folder of results are results."""
+    from muntin.prediction.video import VIDEO_SUFFIXES
+
+    if not Path(place).is_dir():
+        return
+    videos = sorted(
+        path
+        for path in Path(place).rglob("*")
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+        if results not in Path(os.path.realpath(path)).parents
+    )
+    if videos:
+        text = f"{plural(len(videos), 'video')} in {place} left out, the first is {videos[0]}"
+        typer.echo(f"{text}: give videos by their names, or by a pattern", err=True)
+
+
+class _Inputs(NamedTuple):
+    """Images, videos, and whether any input was skipped."""
+
+    paths: list[Path]
+    videos: list[VideoSource]
+    missing: bool
+
+
+def _find_inputs(places: list[str], files: FileOptions, *, folders: bool) -> _Inputs:
+    """Find what is to be predicted, each once; with `folders` a folder is the frames of a video."""
+    from muntin.prediction.formats.finished_inputs import spell
+    from muntin.prediction.video_streams import split_videos
+
+    videos, others = split_videos(places, folders=folders)
+    paths, missing = _find_all(others, files) if others else ([], False)
+    matched, images = split_videos([*map(str, paths)])  # a pattern may match videos
+    found: dict[str, Path] = {}
+    for image in images:
+        found.setdefault(spell(image), Path(image))
+    frames: dict[str, VideoSource] = {}
+    for video in (*videos, *matched):
+        frames.setdefault(spell(video.place), video)
+    if repeated := len(paths) + len(videos) - len(found) - len(frames):
+        typer.echo(f"{plural(repeated, 'input')} left out: given more than once", err=True)
+    return _Inputs([*found.values()], [*frames.values()], missing)
+
+
+def _find_all(places: list[str], files: FileOptions) -> tuple[list[Path], bool]:
     """Existing images, and whether any input was skipped; a single missing input is an error."""
     from muntin.errors import DataError, MuntinWarning
 
     paths, missing = [], False
     for place in places:
         try:
-            paths += _find_below(place, out)
+            paths += _find_below(place, files)
         except DataError as error:
             if len(places) == 1:
                 raise

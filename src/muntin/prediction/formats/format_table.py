@@ -60,6 +60,7 @@ class ImageFormat:
         write: Writes the files of one image to a place.
         fixed: Gives files that do not depend on images, by name.
         of_frames: Whether frames of videos have such files too, in a folder a video.
+        is_image: Whether the files, or files beside them, are images.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ImageFormat:
     copies: str = ""
     fixed: Callable[[FormatContext], Mapping[str, str]] = lambda context: {}
     of_frames: bool = False
+    is_image: bool = True
 
     def place(self, folder: Path, name: str) -> Path:
         """The file of a result."""
@@ -135,7 +137,8 @@ IMAGE_FORMATS = (
     ),
     YOLO,
     ImageFormat(
-        name="labelme", kinds=_OBJECTS, ending=".json", write=_describe_shapes, of_frames=True
+        name="labelme", kinds=_OBJECTS, ending=".json", write=_describe_shapes, of_frames=True,
+        is_image=False,
     ),
 )  # fmt: skip
 TABLE_FORMATS = (
@@ -179,6 +182,11 @@ class Formats:
     def draws(self) -> bool:
         """Whether drawings are among them, which are videos of videos."""
         return any(one.name == "drawing" for one in self.images)
+
+
+def writes_images(names: Sequence[str], *, crops: bool = False) -> bool:
+    """Whether formats write images of images into the folder of results; no names are defaults."""
+    return crops or not names or any(one.is_image and one.name in names for one in IMAGE_FORMATS)
 
 
 def choose_formats(names: Sequence[str], kind: TaskKind, *, crops: bool = False) -> Formats:
