@@ -108,11 +108,13 @@ def test_force_leaves_no_table_of_an_earlier_call(muntin, run, tmp_path):
     (out / "poses.csv").parent.mkdir()
     (out / "mine.json").write_text("{}")
     assert muntin(*call, "--format", "csv,coco")[0] == 0
-    found = muntin(*call, "--format", "csv", "--force")
+    assert muntin(*call, "--format", "drawing", "--force")[0] == 0
+    assert {"predictions_coco.json", "b_coco.json"} <= files_of(out)
+    found = muntin(*call, "--format", "csv", "--force", "--threshold", "0.9")
     assert found[0] == 0
     assert "predictions_coco.json" in found[2]
     tables = {"b_predictions.csv", "predictions.csv", "mine.json", ".muntin-results.jsonl"}
-    assert files_of(out) == tables
+    assert files_of(out) == tables | {"a.png", "b.mp4"}
 
 
 def test_an_input_that_is_given_twice_is_predicted_once(muntin, run, tmp_path, monkeypatch):

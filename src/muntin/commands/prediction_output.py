@@ -117,7 +117,7 @@ class Output(ExitStack):
         if force or resume:
             clear_partial(self.formats, folder, plan.names.values())
         if force and not resume:
-            for path in remove_old(self.formats, folder, plan, sources[1]):
+            for path in remove_old(self.formats, folder, plan, sources[1], self._about):
                 typer.echo(f"removed: {path}, of an earlier call with other formats", err=True)
         if plan.done:
             left = plural(len(plan.done), "input")
@@ -250,8 +250,6 @@ def predict_videos(
         predictor.batch_size = 1 if video.live else batch_size
         stream = partial(predictor.stream, **passes)
         try:
-            # What is live has no rest to go on with.
-            output.note(video, whole=video.live)
             found[video.name] = _predict_video(stream, video, output, options)
             output.note(video, whole=True)
         except DataError as error:
@@ -281,6 +279,14 @@ def _remembering_interrupts() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(pressed)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _note_first(results: Iterator[Any], output: Output, video: VideoSource) -> Iterator[Any]:
+    """Hand results on; with the first one they are noted as begun."""
+    for number, result in enumerate(results):
+        if not number:  # what is live has no rest to go on with
+            output.note(video, whole=video.live)
+        yield result
 
 
 def _predict_video(
@@ -322,7 +328,7 @@ def _predict_video(
             ended = True
 
     with AnswerList() as answers, _remembering_interrupts() as pressed:
-        results = predicted(answers)
+        results = _note_first(predicted(answers), output, video)
         if output.options.folder:
             write_video_files(
                 results, answers, output.names[video.name], output.formats, output.context,

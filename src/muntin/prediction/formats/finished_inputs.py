@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a folder of results says of the inputs that it has results of, and of what made them.
 
-Tables of images are made of a journal of their answers. Inputs without answers there, which are
-videos and images of which no table was asked, are noted in a file of their own.
+Tables of images are made of a journal of their answers. Every input is noted in a file of its own,
+as videos and drawings have no answers there.
 """
 
 from __future__ import annotations
@@ -51,14 +51,22 @@ def refuse_other(about: About, before: About, where: object) -> None:
         RunError: With each option that differs, now and before.
     """
     now = json.loads(format_line(about))
-    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if differing:
+    if differing := _list_differing(now, before):
         texts = (f"{one} is {_show(now, one)}, there {_show(before, one)}" for one in differing)
         message = (
             f"--out must hold results of the same run and options, but those of {where} differ: "
             f"{'; '.join(texts)}. Give the same, choose another --out, or begin again with --force."
         )
         raise RunError(message)
+
+
+def is_other(about: About, before: About) -> bool:
+    """Whether results were made by something else."""
+    return bool(_list_differing(json.loads(format_line(about)), before))
+
+
+def _list_differing(now: About, before: About) -> list[str]:
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
 def _show(values: About, name: str) -> str:

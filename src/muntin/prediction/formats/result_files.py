@@ -27,6 +27,7 @@ from muntin.prediction.formats.finished_inputs import (
     about_images,
     find_finished,
     format_line,
+    is_other,
     read_about,
     read_answers,
     refuse_other,
@@ -166,18 +167,24 @@ def _find_answered(folder: Path, about: About, tables: Sequence[str]) -> dict[st
     return {spell(answer["path"]): Finished(made, whole=True) for answer in read_answers(journal)}
 
 
-def remove_old(formats: Formats, folder: Path, plan: FilePlan, videos: Sequence[str]) -> list[Path]:
-    """Remove tables of an earlier call that the call which replaces them does not write.
+def remove_old(
+    formats: Formats, folder: Path, plan: FilePlan, videos: Sequence[str], about: About
+) -> list[Path]:
+    """Remove tables of an earlier call that this one does not write, and that contradict it.
 
     Only those that are known to be results are: of images where there is a journal, of videos
-    that are noted. Give what was removed.
+    that are noted. Those of the same run and options stay, unless other images were in them, or
+    the video was interrupted. Give what was removed.
     """
     others = [one for one in TABLE_FORMATS if one not in formats.tables]
     noted, old = find_finished(folder), list[Path]()
-    if (folder / JOURNAL).exists() and plan.names.keys() - {*videos}:
+    made = read_about(folder / JOURNAL) if plan.names.keys() - {*videos} else None
+    if made is not None and (formats.tables or is_other(about_images(about), made)):
         old += [folder / name for one in others for name in one.files]
-    for video in (one for one in videos if spell(one) in noted):
-        old += [folder / f"{plan.names[video]}{end}" for one in others for end in one.of_video]
+    for video in videos:
+        one = noted.get(spell(video))
+        if one is not None and (not one.whole or is_other(about, one.about)):
+            old += [folder / f"{plan.names[video]}{end}" for t in others for end in t.of_video]
     inputs = {spell(source) for source in plan.names}
     gone = [path for path in old if path.is_file() and spell(str(path)) not in inputs]
     for path in gone:
@@ -296,8 +303,7 @@ class ResultFiles(ExitStack):
             one.write(files, one.place(self._context.folder, name))
         if self._answers is not None:
             self._answers.add(answer)
-        else:
-            self._finished.note(result.path, self._about, whole=True)
+        self._finished.note(result.path, self._about, whole=True)
 
 
 def write_tables(
