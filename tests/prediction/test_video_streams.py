@@ -156,3 +156,46 @@ def test_files_of_a_video(tmp_path):
     np.testing.assert_allclose(sets.train.entries[2].objects.boxes, [[6, 5, 22, 30]], atol=1e-3)
     assert json.loads((out / "clip" / "000002.json").read_text())["imagePath"] == "000002.png"
     assert (out / "crops" / "cat" / "clip" / "000002_0.png").exists()
+
+
+def write_clip(out, names, times):
+    """Files of a video with one object, whose frames are at these seconds."""
+    formats = choose_formats(names, "detection")
+    context = FormatContext(
+        folder=out, kind="detection", classes=Classes(names=("cat",)), scorer="run"
+    )
+    with AnswerList() as answers:
+
+        def results():
+            for number, seconds in enumerate(times):
+                found = Detections(
+                    path=f"../clip.mp4#{number}", size=(48, 64), scores=np.array([0.9]),
+                    boxes=np.array([[4.0 + number, 5, 20 + number, 30]]), class_names=("cat",),
+                    class_ids=np.array([0]),
+                )  # fmt: skip
+                answer = {**found.to_dict(), "frame": number, "time": seconds}
+                answers.add(answer)
+                yield FrameResult(np.full((48, 64, 3), 99, np.uint8), found, answer)
+
+        write_video_files(results(), answers, "in/clip", formats, context, lambda: Fraction(25))
+
+
+def test_a_drawn_video_is_in_time(tmp_path):
+    times = [0.0, 0.04, 1.5, 1.5, 3.25, 4.0]
+    write_clip(tmp_path, ["drawing"], times)
+    source = VideoSource(str(tmp_path / "in" / "clip.mp4"), "file")
+    read = [frame.time for frame in VideoReader(source)]
+    np.testing.assert_allclose(read, times, atol=2e-3)
+    assert read == sorted({*read})
+
+
+@pytest.mark.parametrize("beside", ["yolo", "labelme"])
+def test_coco_of_a_video_names_the_images_of_its_frames(tmp_path, beside):
+    write_clip(tmp_path, ["coco", beside], [0.0, 0.04])
+    sets = list_detect(tmp_path)
+    assert len(sets.train) == 2
+    np.testing.assert_allclose(sets.train.entries[1].objects.boxes, [[5, 5, 21, 30]], atol=1e-3)
+    alone = tmp_path / "alone"
+    write_clip(alone, ["coco"], [0.0, 0.04])
+    with pytest.raises(DataError, match="coco,yolo"):
+        list_detect(alone)

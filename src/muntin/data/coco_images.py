@@ -9,6 +9,7 @@ files that fit equally well in all of this are refused.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,10 +74,15 @@ def find_images(
     paths = match_names([clean_name(name) for name in names], tree, json_path, wanted)
     missing = [name for name, path in zip(names, paths, strict=True) if not path]
     if missing and len(missing) == len(rows):
+        advice = "Give the folder that holds both the JSON and the images."
+        if all(re.search(r"#\d+$", name) for name in missing):
+            advice = (
+                "These are frames of a video, which are no files: muntin predict with --format "
+                "coco,yolo writes them, too."
+            )
         message = (
             f"The images that {json_path!r} names must lie in {str(tree.source)!r}, got none of "
-            f"{len(rows)} there, the first is {missing[0]!r}. Give the folder that holds both the "
-            f"JSON and the images."
+            f"{len(rows)} there, the first is {missing[0]!r}. {advice}"
         )
         raise DataError(message)
     if missing:

@@ -18,6 +18,7 @@ from muntin.errors import DataError, MuntinError, RunError, cannot_write
 from muntin.staging import staged
 from muntin.untrusted import open_regular
 
+_TICK = Fraction(1, 1000)  # of a second; MPEG-4 has no finer ones than 1/65535
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -70,9 +71,19 @@ def with_results(
 
 
 def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction) -> Path:
+    """Write images as a video of `rate` frames per second, as `write_timed_video` does."""
+    timed = ((image, float(number / rate)) for number, image in enumerate(images))
+    return write_timed_video(path, timed, rate)
+
+
+def write_timed_video(
+    path: str | Path, images: Iterable[tuple[Image.Image, float]], rate: Fraction
+) -> Path:
     """Write images as a video of the size of the first: others are cut, or filled with white.
 
-    Odd sides lose their last row or column, as encoders require. `rate` is in frames per second.
+    Each is shown at its time in seconds, to the millisecond, and later than the one before. Odd
+    sides lose their last row or column, as encoders require. `rate` is in frames per second, for
+    the encoder.
     """
     av = import_av()
     path = Path(path)
@@ -80,12 +91,15 @@ def write_video(path: str | Path, images: Iterable[Image.Image], rate: Fraction)
         try:
             with av.open(str(stage / path.name), mode="w") as container:
                 stream: Any = None
-                for image in images:
+                shown = -1
+                for image, time in images:
                     if stream is None:
                         stream = _add_stream(av, container, image, rate)
                     sheet = Image.new("RGB", (stream.width, stream.height), "white")
                     sheet.paste(image)
                     frame = av.VideoFrame.from_ndarray(np.asarray(sheet), format="rgb24")
+                    shown = max(shown + 1, round(1000 * time))
+                    frame.pts, frame.time_base = shown, _TICK
                     for packet in stream.encode(frame):
                         container.mux(packet)
                 for packet in stream.encode() if stream is not None else ():
@@ -102,6 +116,7 @@ def _add_stream(av: Any, container: Any, first: Image.Image, rate: Fraction) -> 
     stream.width, stream.height = (max(2, side // 2 * 2) for side in first.size)
     stream.pix_fmt = "yuv420p"
     stream.bit_rate = 4_000_000
+    stream.codec_context.time_base = _TICK
     return stream
 
 

@@ -56,7 +56,7 @@ def _write_rows(file: IO[str], rows: Iterator[Row]) -> None:
 def _list_images(answers: Iterator[Answer], context: FormatContext) -> Iterator[Row]:
     for number, answer in enumerate(answers, 1):
         height, width = size_of(answer)
-        name = context.seen_from_here(answer["path"])
+        name = context.image_of(answer)
         yield {"id": number, "file_name": name, "height": height, "width": width}
 
 

@@ -31,6 +31,7 @@ class FormatContext:
         folder: Where the files lie; paths in them are seen from it.
         scorer: Name of the run.
         min_score: What scores less is not drawn, cut out or written as an annotation.
+        frames: Folder in which the frames of a video are images, None where they are not.
     """
 
     folder: Path
@@ -38,6 +39,13 @@ class FormatContext:
     classes: Classes
     scorer: str
     min_score: float = 0.0
+    frames: Path | None = None
+
+    def image_of(self, answer: Answer) -> str:
+        """Give the path of the image of an answer as seen from here: of a frame its own image."""
+        if self.frames is None or "frame" not in answer:
+            return self.seen_from_here(answer["path"])
+        return self.seen_from_here(str(self.frames / f"{answer['frame']:06}.png"))
 
     def seen_from_here(self, path: str) -> str:
         """Give a path as seen from the folder, with forward slashes; addresses stay as they are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from muntin.prediction.formats.format_table import Formats, ImageFiles
 from muntin.prediction.formats.items import Answer, FormatContext
 from muntin.prediction.formats.result_files import AnswerList, fixed_files, write_tables
 from muntin.prediction.predictor import draw
-from muntin.prediction.video import write_video
+from muntin.prediction.video import write_timed_video
 from muntin.staging import write_file
 
 
@@ -49,11 +50,16 @@ def write_video_files(
     frames = _write_frames(chain([first], results), name, formats, context)
     folder = context.folder
     if formats.draws:
-        drawn = (draw(frame.pixels, frame.result, threshold=0.0) for frame in frames)
-        write_video(folder / f"{name}.mp4", drawn, rate_of())
+        drawn = (
+            (draw(frame.pixels, frame.result, threshold=0.0), frame.answer["time"])
+            for frame in frames
+        )
+        write_timed_video(folder / f"{name}.mp4", drawn, rate_of())
     deque(frames, maxlen=0)
+    images = (one.copies or one.folder for one in formats.images if one.of_frames and one.ending)
+    stored = next((folder / one / name for one in images), None)
     places = {one.name: [folder / f"{name}{end}" for end in one.of_video] for one in formats.tables}
-    write_tables(formats.tables, places, answers, context)
+    write_tables(formats.tables, places, answers, replace(context, frames=stored))
 
 
 def _write_frames(
