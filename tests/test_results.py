@@ -12,8 +12,11 @@ import pytest
 from PIL import Image
 
 from muntin.errors import MissingExtra, ShapeError
+from muntin.prediction.formats.items import FormatContext
+from muntin.prediction.formats.table_writers import columns_of, list_rows
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
 from muntin.run_lengths import encode_mask
+from muntin.samples import Classes
 
 
 def make(scores=(0.7, 0.2), names=("cat", "dog")):
@@ -178,26 +181,49 @@ def test_to_pandas(name):
     pandas = pytest.importorskip("pandas")
     result = EVERY[name]()
     frame = result.to_pandas()
-    assert len(frame) == len(result)
+    assert len(frame) == len(result) * (2 if isinstance(result, Poses) else 1)
     assert (frame["path"] == result.path).all()
-    for row, (_, cells) in zip(result, frame.iterrows(), strict=True):
-        for column in {"name", "class_id", "score", "share"} & {*frame.columns}:
-            assert cells[column] == getattr(row, column)
-    assert len(pandas.concat([frame, frame])) == 2 * len(result)
+    for column in {"path", "class", "keypoint", "mask"} & {*frame.columns}:
+        assert not pandas.api.types.is_numeric_dtype(frame[column]), column
+    assert len(pandas.concat([frame, frame])) == 2 * len(frame)
 
 
-def test_columns():
-    columns = detections(2).to_columns()
-    assert [*columns] == [
-        "path", "name", "class_id", "score", "left", "top", "right", "bottom", "mask_area",
-    ]  # fmt: skip
-    assert columns["mask_area"] == [3, 3]
-    assert columns["bottom"].tolist() == [3.0, 3.0]
+KINDS = {
+    Labels: "classification", Detections: "detection", SemanticMap: "segmentation",
+    Poses: "keypoints",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*EVERY, "tracked", "tracked poses"])
+def test_columns_are_those_of_the_csv(name, tmp_path):
+    tracked = {
+        "tracked": lambda: replace(detections(2), track_ids=np.array([4, 2])),
+        "tracked poses": lambda: poses(track_ids=np.array([4, 2]), box_scores=np.array([0.9, 0.8])),
+    }
+    result = {**EVERY, **tracked}[name]()
+    classes = Classes(names=("a", "b", "c"))
+    context = FormatContext(
+        folder=tmp_path, kind=KINDS[type(result)], classes=classes, scorer="run"
+    )
+    columns = result.to_columns()
+    extra = {name: columns.pop(name, None) for name in ("mask_area", "pixels", "box_score")}
+    answer = result.to_dict()
+    written = [*list_rows([answer], context)] if len(result) else []
+    if written:
+        assert [*columns] == [*columns_of(lambda: iter([answer]), context)]
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    assert len(rows) == len(written)
+    for row, expected in zip(rows, written, strict=True):
+        assert {**row, "path": ""} == pytest.approx({**expected, "path": ""}, abs=1e-3)
+    lengths = {len(values) for values in extra.values() if values is not None}
+    assert lengths <= {len(rows)}
+
+
+def test_columns_that_are_not_in_the_csv():
+    assert detections(2).to_columns()["mask_area"].tolist() == [3, 3]
     assert semantic().to_columns()["pixels"].tolist() == [2, 4]
-    columns = poses().to_columns()
-    assert columns["tail_y"].tolist() == [0.4, 1.0]
-    assert columns["nose_score"].tolist() == [0.2, 0.8]
-    assert {len(values) for values in columns.values()} == {2}
+    scores = poses(box_scores=np.array([0.6, 0.5])).to_columns()["box_score"]
+    assert scores.tolist() == [0.6, 0.6, 0.5, 0.5]
 
 
 def test_other_results_to_supervision():

@@ -152,11 +152,22 @@ class Rows(Generic[Row]):
         raise NotImplementedError
 
     def to_columns(self) -> dict[str, Sequence[Any] | NDArray[Any]]:
-        """Give the columns of a table with a row a record: name -> values, of equal length.
+        """Give the columns of a table: name -> values, of equal length.
 
-        All records are there, whatever the threshold. Edges are in pixels of the original.
+        Words and rows are those of the CSV of `muntin predict`: a row a record, of poses a row a
+        keypoint. All records are there, whatever the threshold. Edges are in pixels of the
+        original.
         """
         raise NotImplementedError
+
+    def image_columns(self, count: int) -> dict[str, NDArray[Any]]:
+        """Give the columns that say which image a row is of, `count` times."""
+        height, width = self.size
+        return {
+            "path": text_column([self.path] * count),
+            "image_height": np.full(count, height),
+            "image_width": np.full(count, width),
+        }
 
     def to_pandas(self) -> Any:  # noqa: ANN401 (pandas.DataFrame)
         """Convert to a ``pandas.DataFrame`` of `to_columns`.
@@ -178,9 +189,16 @@ def edges_of(box: NDArray[np.float64]) -> Edges:
     return left, top, right, bottom
 
 
+def text_column(texts: Sequence[str]) -> NDArray[np.object_]:
+    """Make a column of text, which it is without rows, too."""
+    column = np.empty(len(texts), object)
+    column[:] = texts
+    return column
+
+
 def edge_columns(boxes: NDArray[np.float64] | None) -> Mapping[str, NDArray[np.float64]]:
     """Split (N, 4) boxes into columns; none without boxes."""
-    names = ("left", "top", "right", "bottom")
+    names = ("xmin", "ymin", "xmax", "ymax")
     return {} if boxes is None else dict(zip(names, boxes.T, strict=True))
 
 
