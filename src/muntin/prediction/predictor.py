@@ -382,5 +382,6 @@ def draw(
 
     Raises:
         DataError: The image cannot be read.
+        ShapeError: Its size is not that of the result; of `Labels` any will do.
     """
     return draw_result(open_image(image), result, threshold=threshold)
