@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.errors import MissingExtra, ShapeError
+from muntin.errors import ConfigError, MissingExtra, ShapeError
 from muntin.prediction.formats.items import FormatContext
 from muntin.prediction.formats.table_writers import columns_of, list_rows
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
@@ -165,6 +165,9 @@ def test_a_threshold_goes_with_a_result():
     old = {name: value for name, value in found.to_dict().items() if name != "threshold"}
     assert Detections.from_dict(old).threshold == DEFAULT_SCORE_THRESHOLD
     assert semantic().above(1.0).threshold == 0
+    for wrong in (2, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match=r"threshold must be from 0 to 1, got"):
+            found.above(wrong)
 
 
 def test_one_line_says_what_was_found():

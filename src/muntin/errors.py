@@ -27,6 +27,10 @@ class ConfigError(MuntinError, ValueError):
     """A setting is unknown, out of range, or without effect here."""
 
 
+class UsageError(ConfigError):
+    """The words of a command line make no sense, whatever the input."""
+
+
 class ShapeError(MuntinError, ValueError):
     """A tensor has the wrong shape for the operation."""
 

@@ -226,7 +226,7 @@ def test_formats_need_a_folder_and_a_run_that_suits(muntin, runs, tmp_path):
     assert fails_with(muntin("predict", runs["classify"], image, "--format=csv"), "--out")
     call = ["predict", runs["classify"], image, "--out", tmp_path / "out"]
     assert fails_with(muntin(*call, "--format=yolo"), "yolo", "csv")
-    assert fails_with(muntin(*call, "--format=cvs"), "'csv'")
+    assert fails_with(muntin(*call, "--format=cvs"), "'csv'", "See: muntin predict")
     assert not (tmp_path / "out").exists()
 
 

@@ -14,6 +14,7 @@ from muntin.commands.prediction_output import (
     FileOptions,
     Output,
     VideoOptions,
+    check_files,
     predict_images,
     predict_videos,
 )
@@ -29,13 +30,13 @@ from muntin.commands.values import (
     parse_tile,
     parse_time,
 )
-from muntin.errors import plural
+from muntin.errors import UsageError, plural
 
 if TYPE_CHECKING:
     from muntin.runs import Run
 
 _Format = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--format",
         help="Files in --out: drawing, masks, json, csv, parquet, coco, yolo, labelme, deeplabcut.",
@@ -90,7 +91,7 @@ def predict(
     run: RunArgument,
     images: _Images,
     out: Annotated[str, typer.Option(help="Folder for results, named as inputs.")] = "",
-    formats: _Format = "",
+    formats: _Format = None,
     save_crop: _Crops = False,
     force: Annotated[bool, typer.Option("--force", help="Replace results in --out.")] = False,
     resume: _Resume = False,
@@ -112,7 +113,7 @@ def predict(
     passes = {"tta": tta, "tile": parse_tile(tile), "scales": parse_scales(scales)}
     chosen = parse_settings(select, "--select")
     how = VideoOptions(track, smooth, parse_time(max_time))
-    files = FileOptions(out, parse_names(formats), save_crop, force, resume)
+    files = check_files(FileOptions(out, _parse_formats(formats), save_crop, force, resume))
     from muntin.prediction.from_run import load
     from muntin.prediction.video_streams import split_videos
 
@@ -147,6 +148,15 @@ def predict(
             _describe_thresholds(detector, threshold)
         _advise(opened, shrunk, tile, out, has_videos=bool(frames))
     return int(missing or num_results < len(paths) or len(frames) < len(videos))
+
+
+def _parse_formats(text: str | None) -> tuple[str, ...]:
+    """Parse comma-separated names; none are those that suit the task."""
+    names = parse_names(text or "")
+    if text is not None and not names:
+        message = f"--format must name formats, such as csv,drawing, got {text!r}. Or omit it."
+        raise UsageError(message)
+    return names
 
 
 def _check_tracking(run: Run, options: VideoOptions, *, has_videos: bool) -> None:

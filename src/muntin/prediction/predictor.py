@@ -267,6 +267,16 @@ class Predictor:
             self._run_crops(crops, owners, options)
         yield from map(self._finish, _merge_complete(pending))
 
+    @property
+    def threshold(self) -> float:
+        """Score, in [0, 1], from which on drawings and counts show what is found."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, score: float) -> None:
+        check_range("threshold", score, 0, 1)
+        self._threshold = score
+
     def _finish(self, result: Any) -> Any:  # noqa: ANN401 (one of muntin.results)
         if isinstance(result, Detections | Poses):
             return replace(result, threshold=self.threshold)

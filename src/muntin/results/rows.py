@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from muntin.configs import check_range
 from muntin.errors import missing_extra
 from muntin.lazy import resolve_method
 from muntin.run_lengths import RunLengths, decode_mask
@@ -136,7 +137,11 @@ class Rows(Generic[Row]):
         """Keep rows with a score of `threshold` or more, which the result then has.
 
         0 removes nothing, and leaves the threshold of the result.
+
+        Raises:
+            ConfigError: `threshold` is not in [0, 1].
         """
+        check_range("threshold", threshold, 0, 1)
         if threshold <= 0:
             return self
         kept: Any = self.select(np.flatnonzero(self.ranking >= threshold))
