@@ -165,9 +165,10 @@ def cannot_write(path: object, error: Exception) -> str:
 
 
 def missing_extra(library: str, extra: str, purpose: str) -> MissingExtra:
-    """Build the error for an optional library that is not installed."""
+    """Build the error for an optional library that is not installed, or some ("a and b")."""
+    verb = "are" if " and " in library else "is"
     message = (
-        f"{purpose} needs {library}, which is not installed. Run: pip install 'muntin[{extra}]'"
+        f"{purpose} needs {library}, which {verb} not installed. Run: pip install 'muntin[{extra}]'"
     )
     return MissingExtra(message)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from muntin.errors import UsageError
+from muntin.errors import UsageError, unknown_name
 from muntin.staging import finite, format_json
 
 if TYPE_CHECKING:
@@ -187,12 +187,22 @@ def train_settings(
     log: str = "",
 ) -> dict[str, str]:
     """Parse settings, and add the fields that have options of their own."""
+    from muntin.train_config import AdaptName, LogName
+
+    _check_words("--adapt", (adapt,) if adapt else (), get_args(AdaptName))
+    _check_words("--log", parse_names(log), get_args(LogName))
     options = {
         "train.adapt": adapt, "train.freeze": freeze, "distill.cache_dir": cache,
         "train.epochs": epochs, "machine.log": log,
     }  # fmt: skip
     given = {name: str(value) for name, value in options.items() if value not in (None, "")}
     return {**parse_settings(texts), **given}
+
+
+def _check_words(option: str, words: Iterable[str], known: Sequence[str]) -> None:
+    for word in words:
+        if word not in known:
+            raise UsageError(unknown_name(f"value of {option}:", word, known))
 
 
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
