@@ -116,7 +116,7 @@ def test_a_result_is_a_sequence_of_records(name):
         for row in (result[number], result[number - len(result)], result[np.int64(number)]):
             assert repr(row) == repr(rows[number])
     for number in (len(result), -len(result) - 1):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match=rf"{len(result)} records .* got {number}\."):
             result[number]
 
 

@@ -108,7 +108,12 @@ class Rows(Generic[Row]):
     def __getitem__(self: _Result, key: slice | Sequence[int] | NDArray[Any]) -> _Result: ...
     def __getitem__(self, key: int | np.integer[Any] | slice | Sequence[int] | NDArray[Any]) -> Any:
         if isinstance(key, int | np.integer):
-            return self.row(range(len(self))[key])
+            if not -len(self) <= key < len(self):
+                message = (
+                    f"the number must be below the {len(self)} records of the result, got {key}."
+                )
+                raise IndexError(message)
+            return self.row(int(key) % len(self))
         return self.select(np.arange(len(self))[key])
 
     def __repr__(self) -> str:

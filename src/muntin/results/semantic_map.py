@@ -82,7 +82,10 @@ class SemanticMap(Rows[Region]):
 
     def select(self, rows: NDArray[np.int64]) -> SemanticMap:
         """Refuse: a map has a class for every pixel."""
-        message = f"a semantic map is indexed by one number, got {rows.tolist()}."
+        message = (
+            f"a semantic map is indexed by one number, as some of its pixels are no map, got the "
+            f"numbers {rows.tolist()}. Take one, or list(result) for a list of regions."
+        )
         raise TypeError(message)
 
     def describe(self) -> str:
