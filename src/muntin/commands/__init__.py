@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import sys
 import warnings
@@ -117,6 +118,8 @@ def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     # Set before PyTorch is imported: its C++ parts print developer warnings on stderr.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # It warns of CUDA's compiler without a GPU, which is of no matter to what is compiled here.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = _call(verbs, arguments)
