@@ -54,7 +54,7 @@ def draw_result(
         )
         message = f"result must be one of muntin.results, got {type(result).__name__}. {advice}"
         raise TypeError(message)
-    if pixels.shape[:2] != result.size and not isinstance(result, Labels):
+    if pixels.shape[:2] != tuple(result.size) and not isinstance(result, Labels):
         (height, width), (needed_height, needed_width) = pixels.shape[:2], result.size
         message = (
             f"image must be the one of the result, {needed_height} x {needed_width}, got "
