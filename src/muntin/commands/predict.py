@@ -144,10 +144,10 @@ def predict(
             typer.echo(f"{video}: {plural(number, 'frame')}")
         if reason:
             typer.echo(f"score threshold: {min_score:.2f}, {reason} (change: --threshold)")
+        out = out if num_results or frames or not (paths or videos) else ""
         if opened.task.top_down:
             _describe_thresholds(detector, threshold)
-        wrote = num_results or frames or not (paths or videos)
-        _advise(opened, shrunk, tile, out if wrote else "", has_videos=bool(frames))
+        _advise(opened, shrunk, tile, out, has_videos=bool(frames))
     return int(missing or num_results < len(paths) or len(frames) < len(videos))
 
 
