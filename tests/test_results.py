@@ -166,7 +166,7 @@ def test_a_threshold_goes_with_a_result():
     assert Detections.from_dict(old).threshold == DEFAULT_SCORE_THRESHOLD
     assert semantic().above(1.0).threshold == 0
     for wrong in (2, -0.1, float("nan")):
-        with pytest.raises(ConfigError, match=r"threshold must be from 0 to 1, got"):
+        with pytest.raises(ConfigError, match=r"threshold .* 0 to 1"):
             found.above(wrong)
 
 
@@ -272,6 +272,8 @@ def test_notebooks_show_a_drawing_and_a_table(name, tmp_path):
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         red, green, blue = image.getpixel((image.width // 2, 10))
     assert red > 240 > 20 > max(green, blue)
+    other = replace(result, path=str(tmp_path / "a.png"))
+    assert "<img" in other._repr_html_(), "the file has another size than the result"
 
 
 def test_names_are_no_html():
