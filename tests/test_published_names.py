@@ -120,8 +120,16 @@ def test_without_weights_one_line_says_how_to_get_them(tmp_path):
     with pytest.raises(RunError, match=r"'vit_tinyy'.*'vit_tiny'"):
         muntin.load("vit_tinyy")
     for path in ("runs/vit_tiny", "no-such-run", "model.onnx"):
-        with pytest.raises(RunError, match="a folder"):
+        with pytest.raises(RunError, match=r"a folder.*of a model.*muntin models"):
             muntin.load(path)
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    with pytest.raises(RunError, match=r"as its model.*swin_tiny\.safetensors"):
+        muntin.load("w.safetensors")
+
+
+def test_a_file_that_stands_for_those_of_the_hub_is_named(stored, monkeypatch):
+    monkeypatch.setenv("MUNTIN_WEIGHTS", str(stored))
+    assert f"read from {stored / NAME}.safetensors" in open_run("vit_tiny").describe()
 
 
 def test_a_folder_of_the_name_comes_first(stored, tmp_path, monkeypatch):

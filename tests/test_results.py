@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.errors import MissingExtra, ShapeError
+from muntin.errors import ConfigError, MissingExtra, ShapeError
+from muntin.prediction.formats.items import FormatContext
+from muntin.prediction.formats.table_writers import columns_of, list_rows
 from muntin.results import DEFAULT_SCORE_THRESHOLD, Detections, Labels, Poses, SemanticMap
 from muntin.run_lengths import encode_mask
+from muntin.samples import Classes
 
 
 def make(scores=(0.7, 0.2), names=("cat", "dog")):
@@ -113,7 +116,7 @@ def test_a_result_is_a_sequence_of_records(name):
         for row in (result[number], result[number - len(result)], result[np.int64(number)]):
             assert repr(row) == repr(rows[number])
     for number in (len(result), -len(result) - 1):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match=rf"{len(result)} records .* got {number}\."):
             result[number]
 
 
@@ -162,6 +165,9 @@ def test_a_threshold_goes_with_a_result():
     old = {name: value for name, value in found.to_dict().items() if name != "threshold"}
     assert Detections.from_dict(old).threshold == DEFAULT_SCORE_THRESHOLD
     assert semantic().above(1.0).threshold == 0
+    for wrong in (2, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match=r"threshold .* 0 to 1"):
+            found.above(wrong)
 
 
 def test_one_line_says_what_was_found():
@@ -178,26 +184,49 @@ def test_to_pandas(name):
     pandas = pytest.importorskip("pandas")
     result = EVERY[name]()
     frame = result.to_pandas()
-    assert len(frame) == len(result)
+    assert len(frame) == len(result) * (2 if isinstance(result, Poses) else 1)
     assert (frame["path"] == result.path).all()
-    for row, (_, cells) in zip(result, frame.iterrows(), strict=True):
-        for column in {"name", "class_id", "score", "share"} & {*frame.columns}:
-            assert cells[column] == getattr(row, column)
-    assert len(pandas.concat([frame, frame])) == 2 * len(result)
+    for column in {"path", "class", "keypoint", "mask"} & {*frame.columns}:
+        assert not pandas.api.types.is_numeric_dtype(frame[column]), column
+    assert len(pandas.concat([frame, frame])) == 2 * len(frame)
 
 
-def test_columns():
-    columns = detections(2).to_columns()
-    assert [*columns] == [
-        "path", "name", "class_id", "score", "left", "top", "right", "bottom", "mask_area",
-    ]  # fmt: skip
-    assert columns["mask_area"] == [3, 3]
-    assert columns["bottom"].tolist() == [3.0, 3.0]
+KINDS = {
+    Labels: "classification", Detections: "detection", SemanticMap: "segmentation",
+    Poses: "keypoints",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*EVERY, "tracked", "tracked poses"])
+def test_columns_are_those_of_the_csv(name, tmp_path):
+    tracked = {
+        "tracked": lambda: replace(detections(2), track_ids=np.array([4, 2])),
+        "tracked poses": lambda: poses(track_ids=np.array([4, 2]), box_scores=np.array([0.9, 0.8])),
+    }
+    result = {**EVERY, **tracked}[name]()
+    classes = Classes(names=("a", "b", "c"))
+    context = FormatContext(
+        folder=tmp_path, kind=KINDS[type(result)], classes=classes, scorer="run"
+    )
+    columns = result.to_columns()
+    extra = {name: columns.pop(name, None) for name in ("mask_area", "pixels", "box_score")}
+    answer = result.to_dict()
+    written = [*list_rows([answer], context)] if len(result) else []
+    if written:
+        assert [*columns] == [*columns_of(lambda: iter([answer]), context)]
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    assert len(rows) == len(written)
+    for row, expected in zip(rows, written, strict=True):
+        assert {**row, "path": ""} == pytest.approx({**expected, "path": ""}, abs=1e-3)
+    lengths = {len(values) for values in extra.values() if values is not None}
+    assert lengths <= {len(rows)}
+
+
+def test_columns_that_are_not_in_the_csv():
+    assert detections(2).to_columns()["mask_area"].tolist() == [3, 3]
     assert semantic().to_columns()["pixels"].tolist() == [2, 4]
-    columns = poses().to_columns()
-    assert columns["tail_y"].tolist() == [0.4, 1.0]
-    assert columns["nose_score"].tolist() == [0.2, 0.8]
-    assert {len(values) for values in columns.values()} == {2}
+    scores = poses(box_scores=np.array([0.6, 0.5])).to_columns()["box_score"]
+    assert scores.tolist() == [0.6, 0.6, 0.5, 0.5]
 
 
 def test_other_results_to_supervision():
@@ -243,6 +272,8 @@ def test_notebooks_show_a_drawing_and_a_table(name, tmp_path):
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         red, green, blue = image.getpixel((image.width // 2, 10))
     assert red > 240 > 20 > max(green, blue)
+    other = replace(result, path=str(tmp_path / "a.png"))
+    assert "<img" in other._repr_html_(), "the file has another size than the result"
 
 
 def test_names_are_no_html():

@@ -27,6 +27,10 @@ class ConfigError(MuntinError, ValueError):
     """A setting is unknown, out of range, or without effect here."""
 
 
+class UsageError(ConfigError):
+    """The words of a command line make no sense, whatever the input."""
+
+
 class ShapeError(MuntinError, ValueError):
     """A tensor has the wrong shape for the operation."""
 
@@ -165,9 +169,10 @@ def cannot_write(path: object, error: Exception) -> str:
 
 
 def missing_extra(library: str, extra: str, purpose: str) -> MissingExtra:
-    """Build the error for an optional library that is not installed."""
+    """Build the error for an optional library that is not installed, or some ("a and b")."""
+    verb = "are" if " and " in library else "is"
     message = (
-        f"{purpose} needs {library}, which is not installed. Run: pip install 'muntin[{extra}]'"
+        f"{purpose} needs {library}, which {verb} not installed. Run: pip install 'muntin[{extra}]'"
     )
     return MissingExtra(message)
 

@@ -34,7 +34,9 @@ from muntin.weights.weight_files import (
     FOLDER_VARIABLE,
     fetch,
     find_local,
+    in_folder,
     is_here,
+    is_hub_id,
     is_weight_file,
     write_weights,
 )
@@ -156,6 +158,9 @@ class PublishedRun(Run):
     def describe(self) -> str:
         """Say in one line which weights these are, and their licence."""
         text = f"{self.config.model_name}: {self.report.summary()}"
+        source = self.config.weights
+        if is_hub_id(source) and not Path(source).exists() and (file := in_folder(source)):
+            text += f", read from {file}, which counts as them by its name alone"
         return text if self.report.license else f"{text}; license {self.config.license or '?'}"
 
 
@@ -182,16 +187,31 @@ def open_run(source: Run | Path | str, *, backbone_only: bool = False) -> Run:
         name = canonical_name(path.stem)
         if name in MODELS or read_source_info(path) is not None:
             return open_named(name if name in MODELS else "", path, backbone_only=backbone_only)
-    elif not path.exists() and len(path.parts) == 1:
-        if canonical_name(text) in MODELS or text.startswith(TIMM):
-            return open_named(text, find_published(text), backbone_only=backbone_only)
-        if near := difflib.get_close_matches(text, [*MODELS, *ALIASES], n=1):
-            message = (
-                f"RUN must be a run folder, an exported file or the name of a model, got {text!r}, "
-                f"which is none of them here. Did you mean the model {near[0]!r}?"
-            )
-            raise RunError(message)
+    is_name = canonical_name(text) in MODELS or text.startswith(TIMM)
+    if is_name and len(path.parts) == 1 and not path.exists():
+        return open_named(text, find_published(text), backbone_only=backbone_only)
+    if not (path.is_dir() or (path.is_file() and find_format(path) is not None)):
+        raise RunError(_no_run(path))
     return Run.open(path, pretraining=backbone_only)
+
+
+def _no_run(path: Path) -> str:
+    """Say what would have been a run, and what is nearest to what came."""
+    near = difflib.get_close_matches(str(path), [*MODELS, *ALIASES], n=1)
+    near = near if len(path.parts) == 1 else []
+    if is_weight_file(path):
+        advice = (
+            f"Call a file of weights as its model, such as swin_tiny{path.suffix}, or put its "
+            f"config.json beside it."
+        )
+    elif near:
+        advice = f"Did you mean the model {near[0]!r}?"
+    else:
+        advice = "Check the path, or the name: muntin models"
+    return (
+        f"RUN must be a folder of muntin train, a file of muntin export or the name of a model, "
+        f"got {str(path)!r}, which is none of them here. {advice}"
+    )
 
 
 def open_named(

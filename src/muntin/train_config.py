@@ -8,6 +8,8 @@ from typing import Literal
 
 from muntin.configs import check_range
 
+AdaptName = Literal["none", "lora"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -92,7 +94,7 @@ class TrainConfig:
     drop_path_rate: float | Literal["model"] = "model"
     init: Literal["plain", "mimetic"] = "plain"
     freeze: int = 0
-    adapt: Literal["none", "lora"] = "none"
+    adapt: AdaptName = "none"
     lora_rank: int = 8
     lora_alpha: float = 16.0
     location_loss: float = 0.0

@@ -110,3 +110,23 @@ def test_a_busy_machine_is_told():
     assert describe_load(0.4, 2) == describe_load(3.0, 16) == ()
     (note,) = describe_load(3.4, 2)
     assert "load 3.4 on 2 cores" in note
+
+
+USAGE = {
+    "no format": ["predict", "run", "a.png", "--out", "o", "--format", ""],
+    "format without out": ["predict", "run", "a.png", "--format", "csv"],
+    "resume without out": ["predict", "run", "a.png", "--resume"],
+    "force and resume": ["predict", "run", "a.png", "--out", "o", "--force", "--resume"],
+    "time": ["predict", "run", "a.png", "--max-time", "abc"],
+    "tile": ["predict", "run", "a.png", "--tile", "abc"],
+    "nothing to search": ["search", "e.npy"],
+    "sections": ["explain", "run", "a.png", "--sections", ","],
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_words_that_make_no_sense_are_wrong_usage(muntin, tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    verb = USAGE[case][0]
+    assert fails_with(muntin(*USAGE[case]), f"See: muntin {verb} --help")
+    assert not list(tmp_path.iterdir())

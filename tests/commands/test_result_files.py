@@ -227,8 +227,18 @@ def test_formats_need_a_folder_and_a_run_that_suits(muntin, runs, tmp_path):
     assert fails_with(muntin("predict", runs["classify"], image, "--format=csv"), "--out")
     call = ["predict", runs["classify"], image, "--out", tmp_path / "out"]
     assert fails_with(muntin(*call, "--format=yolo"), "yolo", "csv")
-    assert fails_with(muntin(*call, "--format=cvs"), "'csv'")
+    assert fails_with(muntin(*call, "--format=cvs"), "'csv'", "See: muntin predict")
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_was_written_where_nothing_was_read(muntin, runs, tmp_path):
+    broken, out = tmp_path / "a.png", tmp_path / "out"
+    broken.write_text("no image")
+    code, text, _ = muntin("predict", runs["classify"], broken, "--out", out)
+    assert (code, "written to" in text) == (1, False)
+    draw(broken, 9)
+    code, text, _ = muntin("predict", runs["classify"], broken, "--out", out, "--force")
+    assert (code, "written to" in text) == (0, True)
 
 
 def test_an_image_in_out_is_not_drawn_over(muntin, runs, tmp_path):

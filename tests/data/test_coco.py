@@ -544,7 +544,7 @@ def test_some_images_are_not_there(tmp_path):
         ("4.jpg", "warning"),
     ]
     assert whats(data)[0] == "not there, left out; instances.json names it"
-    assert "2 images of instances.json are not there ('2.jpg', '4.jpg')" in data.note
+    assert "2 images of instances.json not there ('2.jpg', '4.jpg')" in data.note
 
 
 def test_image_twice_in_images(tmp_path):

@@ -127,6 +127,20 @@ def test_same_image_in_two_parts_but_not_in_one(folder):
     assert text.startswith("warning: train/00003.png: the same image is in train and val: ")
 
 
+def test_one_folder_for_train_and_val_is_one_warning(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 30), (80 * number,) * 3).save(tmp_path / f"images/{number}.png")
+        (tmp_path / f"labels/{number}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [cat]\n")
+    found = [text for text in texts(check_detect(tmp_path)) if "same image" in text]
+    assert found == [
+        "warning: images/0.png: the same image is in train and val, by the same name, as 2 images "
+        "more"
+    ]
+
+
 def test_classes_without_objects(folder):
     def edit(data):
         data["categories"] += [{"id": 8, "name": "ring"}, {"id": 9, "name": "moon"}]

@@ -13,8 +13,8 @@ from muntin.drawing.plots import draw_bars, draw_confusion, draw_curves
 from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.saving import save_figure, save_image
 from muntin.drawing.style import clean_label
-from muntin.errors import MuntinWarning, RunError
-from muntin.results import Labels
+from muntin.errors import MuntinWarning, RunError, ShapeError
+from muntin.results import Labels, SemanticMap
 
 
 def pixels(height, width):
@@ -42,6 +42,17 @@ def test_result(size, count):
 def test_no_result():
     with pytest.raises(TypeError, match=r"result .*muntin\.results.*int"):
         draw_result(pixels(2, 2), 3)
+    with pytest.raises(TypeError, match=r"list.*results\[0\]"):
+        draw_result(pixels(4, 6), [labels(2)])
+
+
+def test_the_image_of_another_size_is_no_image_of_a_result():
+    found = SemanticMap(
+        path="m.png", size=(4, 6), labels=np.zeros((4, 6), np.int16), class_names=("a",)
+    )
+    assert min(draw_result(pixels(4, 6), found).size) > 0
+    with pytest.raises(ShapeError, match=r"4 x 6, got 6 x 4.*m\.png"):
+        draw_result(pixels(6, 4), found)
 
 
 @pytest.mark.parametrize("count", [0, 1, 24])

@@ -49,6 +49,14 @@ def scene(index=0, size=(64, 96)):
     return make_scene(3, index, size=size, max_objects=4).image
 
 
+def test_a_threshold_is_a_score():
+    predictor = predictor_of()
+    predictor.threshold = 1
+    with pytest.raises(ConfigError, match=r"threshold .* got 1\.5"):
+        predictor.threshold = 1.5
+    assert predictor.threshold == 1
+
+
 @pytest.mark.parametrize("size", [(64, 96), (33, 57), (301, 77), (20, 400), (16, 16), (200, 300)])
 def test_results_are_in_pixels_of_the_original(predictor, size):
     (result,) = predictor(scene(size=size))

@@ -237,6 +237,8 @@ def test_broken_files_are_one_error(damage, tmp_path):
         (tmp_path / "f.json").unlink()
     with pytest.raises(DataError, match=r"muntin embed"):
         read_features(path)
+    with pytest.raises(DataError, match=r"nix\.npy.*not there"):
+        read_features(tmp_path / "nix.npy")
 
 
 def test_what_has_no_backbone_or_no_place(images, tmp_path):

@@ -75,6 +75,8 @@ def test_a_stream_that_breaks_is_connected_to_again(broken_stream):
     texts = [str(one.message) for one in said]
     assert "gone" in texts[-1]
     assert not any("secret" in text for text in texts)
+    assert {text.count(source.name) for text in texts} == {1}
+    assert not any("Check" in text for text in texts), "there is nothing to do"
 
 
 def test_a_stream_ends_when_its_time_is_over(broken_stream):

@@ -55,7 +55,8 @@ def test_pretraining_lists_its_objectives_and_their_fields() -> None:
     ("call", "words"),
     [
         (lambda: list_fields("classify", "train.nothing"), "nothing"),
-        (lambda: list_fields("flowers"), "flowers"),
+        (lambda: list_fields("flowers"), "flowers.*pretrain"),
+        (lambda: list_heads("flowers"), "flowers.*pretrain"),
         (lambda: list_heads("classify"), "classify"),
         (lambda: list_fields("detect", head="upernet"), "upernet"),
     ],

@@ -176,6 +176,12 @@ def test_trackers_that_are_not_there(data, tmp_path, monkeypatch, capsys):
             main(["train", "classify", str(data), "--out", str(tmp_path / "run"), "--log", name])
         assert ended.value.code == 1
         assert f"pip install 'muntin[{name}]'" in capsys.readouterr().err
+    with pytest.raises(MissingExtra, match=r"mlflow and wandb.* are .*\[mlflow,wandb\]"):
+        train_small(data, tmp_path / "run", settings={"machine.log": "wandb,mlflow"})
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "classify", str(data), "--log", "foo"])
+    assert ended.value.code == 2
+    assert "Unknown value of --log: 'foo'. Known: mlflow, tensorboard" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"of log.*'tensorboad'.*'tensorboard'") as wrong:
         train_small(data, tmp_path / "run", settings={"machine.log": "tensorboad"})
     assert not isinstance(wrong.value, MissingExtra)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import sys
 import warnings
@@ -35,7 +36,7 @@ from muntin.commands import (
     settings,
     train,
 )
-from muntin.errors import MuntinError, MuntinWarning
+from muntin.errors import MuntinError, MuntinWarning, UsageError
 
 app = typer.Typer(
     name="muntin",
@@ -117,13 +118,16 @@ def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     # Set before PyTorch is imported: its C++ parts print developer warnings on stderr.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # It warns of CUDA's compiler without a GPU, which is of no matter to what is compiled here.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = _call(verbs, sys.argv[1:] if arguments is None else arguments)
+        code = _call(verbs, arguments)
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
     except MuntinError as error:
-        _print_error(str(error))
-        code = 1
+        code = 2 if isinstance(error, UsageError) else 1
+        _print_error(f"{error}{_name_help(verbs, arguments) if code == 2 else ''}")
     except _UsageError as error:
         text = error.format_message().rstrip(". ")  # type: ignore[attr-defined]
         context = getattr(error, "ctx", None)
@@ -142,6 +146,12 @@ def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
     except Exception as error:
         code = _report(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _name_help(verbs: typer.Typer, arguments: list[str]) -> str:
+    known = {command.name for command in verbs.registered_commands}
+    verb = next((f" {word}" for word in arguments if word in known), "")
+    return f" See: muntin{verb} --help"
 
 
 def _call(verbs: typer.Typer, arguments: list[str]) -> Any:  # noqa: ANN401 (what a verb returns)

@@ -30,10 +30,10 @@ def check(
 ) -> int:
     """Validate a data set and list every faulty file; exit code 1 on errors."""
     from muntin.data.data_config import DataConfig, change_reading
-    from muntin.tasks.task_table import task_of_run
+    from muntin.tasks.task_table import find_any_task
 
     reading = change_reading(DataConfig(), parse_settings(settings))
-    report = task_of_run(task).check_data(data, reading)
+    report = find_any_task(task).check_data(data, reading)
     if as_json:
         typer.echo(to_json(report.to_dict()))
         return int(not report.ok)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from muntin.commands.values import PartOption, parse_settings, with_part
-from muntin.errors import ConfigError, quote, shorten
+from muntin.errors import UsageError, quote, shorten
 
 
 def convert(
@@ -55,7 +55,7 @@ def convert(
         return
     if head or classes:
         message = f"--head and --classes require --to run, got --to {to}."
-        raise ConfigError(message)
+        raise UsageError(message)
     from muntin.zoo.weight_conversion import convert_weights
 
     done = convert_weights(

@@ -16,7 +16,7 @@ from muntin.commands.values import (
     parse_size,
     with_part,
 )
-from muntin.errors import ConfigError
+from muntin.errors import UsageError
 from muntin.explaining import SECTIONS, check_sections
 
 
@@ -87,5 +87,5 @@ def _parse_sections(text: str | None) -> tuple[str, ...]:
         message = (
             f"--sections must name some of {', '.join(SECTIONS)}, got {text!r}. Omit it for all."
         )
-        raise ConfigError(message)
+        raise UsageError(message)
     return check_sections(names)

@@ -14,6 +14,7 @@ from muntin.commands.prediction_output import (
     FileOptions,
     Output,
     VideoOptions,
+    check_files,
     predict_images,
     predict_videos,
 )
@@ -29,14 +30,14 @@ from muntin.commands.values import (
     parse_tile,
     parse_time,
 )
-from muntin.errors import plural
+from muntin.errors import UsageError, plural
 
 if TYPE_CHECKING:
     from muntin.prediction.video_streams import VideoSource
     from muntin.runs import Run
 
 _Format = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--format",
         help="Files in --out: drawing, masks, json, csv, parquet, coco, yolo, labelme, deeplabcut.",
@@ -91,7 +92,7 @@ def predict(
     run: RunArgument,
     images: _Images,
     out: Annotated[str, typer.Option(help="Folder for results, named as inputs.")] = "",
-    formats: _Format = "",
+    formats: _Format = None,
     save_crop: _Crops = False,
     force: Annotated[bool, typer.Option("--force", help="Replace results in --out.")] = False,
     resume: _Resume = False,
@@ -113,7 +114,7 @@ def predict(
     passes = {"tta": tta, "tile": parse_tile(tile), "scales": parse_scales(scales)}
     chosen = parse_settings(select, "--select")
     how = VideoOptions(track, smooth, parse_time(max_time))
-    files = FileOptions(out, parse_names(formats), save_crop, force, resume)
+    files = check_files(FileOptions(out, _parse_formats(formats), save_crop, force, resume))
     from muntin.prediction.from_run import load
 
     paths, videos, missing = _find_inputs(images, files, folders=track or smooth)
@@ -144,10 +145,20 @@ def predict(
             typer.echo(f"{video}: {plural(number, 'frame')}")
         if reason:
             typer.echo(f"score threshold: {min_score:.2f}, {reason} (change: --threshold)")
+        out = out if num_results or frames or not (paths or videos) else ""
         if opened.task.top_down:
             _describe_thresholds(detector, threshold)
         _advise(opened, shrunk, tile, out, has_videos=bool(frames))
     return int(missing or num_results < len(paths) or len(frames) < len(videos) or unread)
+
+
+def _parse_formats(text: str | None) -> tuple[str, ...]:
+    """Parse comma-separated names; none are those that suit the task."""
+    names = parse_names(text or "")
+    if text is not None and not names:
+        message = f"--format must name formats, such as csv,drawing, got {text!r}. Or omit it."
+        raise UsageError(message)
+    return names
 
 
 def _check_tracking(run: Run, options: VideoOptions, *, has_videos: bool) -> None:

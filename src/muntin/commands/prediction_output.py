@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from muntin.errors import ConfigError, plural
+from muntin.errors import UsageError, plural
 
 if TYPE_CHECKING:
     from muntin.prediction.formats.finished_inputs import FinishedInputs
@@ -41,6 +41,22 @@ class FileOptions(NamedTuple):
     resume: bool
 
 
+def check_files(options: FileOptions) -> FileOptions:
+    """Refuse options that need a folder without one, and those that contradict each other."""
+    names = {
+        "--format": options.formats, "--save-crop": options.crops, "--resume": options.resume,
+        "--force": options.force,
+    }  # fmt: skip
+    given = [name for name, value in names.items() if value]
+    if given and not options.folder:
+        message = f"{given[0]} is about files, which need --out FOLDER, got none."
+        raise UsageError(message)
+    if options.force and options.resume:
+        message = "--force replaces results and --resume keeps them, got both. Omit one."
+        raise UsageError(message)
+    return options
+
+
 class Output(ExitStack):
     """Where results go: files, and a JSON list or a line each.
 
@@ -53,7 +69,7 @@ class Output(ExitStack):
         as_json: Whether a list is printed at the end.
 
     Raises:
-        ConfigError: The formats do not suit the run, or there is no folder for them.
+        ConfigError: The formats do not suit the run.
     """
 
     def __init__(
@@ -70,9 +86,6 @@ class Output(ExitStack):
         from muntin.prediction.formats.result_files import AnswerList
 
         super().__init__()
-        if (options.formats or options.crops) and not options.folder:
-            message = "--format and --save-crop write files: they need --out FOLDER, got none."
-            raise ConfigError(message)
         self.formats = choose_formats(options.formats, run.task.kind, crops=options.crops)
         self.min_score, self.options = min_score, options
         self._about = {**about, **_sum_weights(run, about)} if options.folder else about

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from muntin.commands.values import DeviceOption, JsonOption, to_json
-from muntin.errors import ConfigError, plural
+from muntin.errors import UsageError, plural
 
 
 def search(
@@ -34,7 +34,7 @@ def search(
             "give an IMAGE to search for, or --duplicates, whose --threshold is the least cosine, "
             "got both or neither."
         )
-        raise ConfigError(message)
+        raise UsageError(message)
     from muntin.prediction.image_search import search as run_search
     from muntin.prediction.similarity_search import NEAR_DUPLICATE, find_duplicates
 

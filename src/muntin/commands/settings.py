@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
-from muntin.commands.values import JsonOption, TaskArgument, print_table, to_json
+from muntin.commands.values import JsonOption, print_table, to_json
+
+_Task = Annotated[
+    str, typer.Argument(help="classify, detect, instance, semantic, pose or pretrain.")
+]
 
 
 def settings(
-    task: TaskArgument,
+    task: _Task,
     pattern: Annotated[str, typer.Argument(help="Glob pattern, such as '*rate*'.")] = "*",
     model: Annotated[str, typer.Option(help="Whose fields model.* are; default: swin_tiny.")] = "",
     head: Annotated[str, typer.Option(help="Whose fields head.* are (or objective).")] = "",

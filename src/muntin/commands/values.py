@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from muntin.errors import ConfigError
+from muntin.errors import UsageError, unknown_name
 from muntin.staging import finite, format_json
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ SettingsOption = Annotated[
 
 
 def with_part(weights: str, part: str) -> str:
-    """Weights of one part of a file, as one text; a part of none is a `ConfigError`."""
+    """Weights of one part of a file, as one text; a part of none is a `UsageError`."""
     if part and weights in ("", "auto", "none"):
         message = (
             f"--part selects among the weights in a file, got {part!r} without a file. Name it "
             f"with --weights, or omit --part."
         )
-        raise ConfigError(message)
+        raise UsageError(message)
     return f"{weights}#{part}" if part else weights
 
 
@@ -103,7 +103,7 @@ def parse_time(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if found is None or float(found[1]) == 0:
         message = f"--max-time must be a time such as 90s, 15m or 2h, got {text!r}."
-        raise ConfigError(message)
+        raise UsageError(message)
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -114,7 +114,7 @@ def parse_size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([1-9]\d{0,8})(?:x([1-9]\d{0,8}))?", text.strip())
     if found is None:
         message = f"--img-size must be a side such as 224, or HxW such as 224x320, got {text!r}."
-        raise ConfigError(message)
+        raise UsageError(message)
     return int(found[1]), int(found[2] or found[1])
 
 
@@ -133,7 +133,7 @@ def parse_tile(text: str) -> int | Literal["auto"] | None:
 def _parse_count(text: str, what: str) -> int:
     if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
         message = f"{what} or auto, got {text!r}."
-        raise ConfigError(message)
+        raise UsageError(message)
     return int(text)
 
 
@@ -143,7 +143,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",")) if text else (1.0,)
     except ValueError as error:
         message = f"--scales must be numbers such as 0.75,1,1.25, got {text!r}."
-        raise ConfigError(message) from error
+        raise UsageError(message) from error
 
 
 def parse_point(text: str) -> tuple[float, float] | None:
@@ -156,7 +156,7 @@ def parse_point(text: str) -> tuple[float, float] | None:
         x, y = -1.0, -1.0
     if not (0 <= x <= 1 and 0 <= y <= 1):
         message = f"--point must be x,y in [0, 1], such as 0.5,0.25, got {text!r}."
-        raise ConfigError(message)
+        raise UsageError(message)
     return x, y
 
 
@@ -173,7 +173,7 @@ def parse_settings(texts: Iterable[str] | None, option: str = "--set") -> dict[s
         if not sign or not name.strip():
             example = "train.epochs=10" if option == "--set" else "max_detections=1000"
             message = f"{option} must be name=value, such as {example}, got {text!r}."
-            raise ConfigError(message)
+            raise UsageError(message)
         settings[name.strip()] = value.strip()
     return settings
 
@@ -187,12 +187,22 @@ def train_settings(
     log: str = "",
 ) -> dict[str, str]:
     """Parse settings, and add the fields that have options of their own."""
+    from muntin.train_config import AdaptName, LogName
+
+    _check_words("--adapt", (adapt,) if adapt else (), get_args(AdaptName))
+    _check_words("--log", parse_names(log), get_args(LogName))
     options = {
         "train.adapt": adapt, "train.freeze": freeze, "distill.cache_dir": cache,
         "train.epochs": epochs, "machine.log": log,
     }  # fmt: skip
     given = {name: str(value) for name, value in options.items() if value not in (None, "")}
     return {**parse_settings(texts), **given}
+
+
+def _check_words(option: str, words: Iterable[str], known: Sequence[str]) -> None:
+    for word in words:
+        if word not in known:
+            raise UsageError(unknown_name(f"value of {option}:", word, known))
 
 
 def to_json(values: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)

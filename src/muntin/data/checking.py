@@ -203,7 +203,11 @@ def _find_other_sizes(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
 
 
 def _find_twins(seen: Sequence[CheckedImage], *, compare_classes: bool) -> Iterator[Problem]:
-    """Name the images that are in several sets, and those that have another class elsewhere."""
+    """Name the images that are in several sets, and those that have another class elsewhere.
+
+    Those of one name in all, as where sets are one folder, are one warning.
+    """
+    named_alike: dict[str, list[str]] = defaultdict(list)
     same: dict[bytes, list[CheckedImage]] = defaultdict(list)
     for one in seen:
         same[b"" if one.hash is None else one.hash.digest].append(one)
@@ -211,13 +215,18 @@ def _find_twins(seen: Sequence[CheckedImage], *, compare_classes: bool) -> Itera
         first, *others = twins
         names = shorten((repr(one.entry.path) for one in others), limit=3)
         parts = {one.part: None for one in twins}
-        if len(parts) > 1:
+        if len(parts) > 1 and len({one.entry.path for one in twins}) == 1:
+            named_alike[" and ".join(parts)].append(first.entry.path)
+        elif len(parts) > 1:
             what = f"the same image is in {' and '.join(parts)}: {names}"
             yield warning(first.entry.path, what)
         if compare_classes and len({frozenset(one.entry.class_ids) for one in twins}) > 1:
             paths = [repr(one.entry.path) for one in others if one.entry.path != first.entry.path]
             twins_are = f"as {shorten(paths, limit=3)}" if paths else "further down in the table"
             yield warning(first.entry.path, f"the same image has another class {twins_are}")
+    for several, paths in named_alike.items():
+        more = f", as {plural(len(paths) - 1, 'image')} more" if len(paths) > 1 else ""
+        yield warning(paths[0], f"the same image is in {several}, by the same name{more}")
 
 
 def _find_tiny(seen: Sequence[CheckedImage]) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from muntin.data.mask_layouts import rank_of_images
 from muntin.data.objects import AnnotationReport
 from muntin.data.trees import Tree, clean_name, fold, part_of, take_best
-from muntin.errors import DataError, shorten
+from muntin.errors import DataError, plural, shorten
 from muntin.shapes import Size
 
 Row = dict[str, Any]
@@ -87,7 +87,8 @@ def find_images(
         raise DataError(message)
     if missing:
         first = shorten((repr(name) for name in missing), limit=2)
-        findings.notes.append(f"{len(missing)} images of {json_path} are not there ({first})")
+        several = plural(len(missing), "image")
+        findings.notes.append(f"{several} of {json_path} not there ({first})")
     findings.named.update(filter(None, paths))
     found: dict[Id, ImageRecord] = {}
     by_path: dict[str, ImageRecord] = {}

@@ -23,6 +23,7 @@ from muntin.drawing.layout import (
 )
 from muntin.drawing.pose_drawing import draw_poses
 from muntin.drawing.style import Colour, clean_label, colour_of
+from muntin.errors import ShapeError
 from muntin.results import Detections, Labels, Poses, SemanticMap
 from muntin.shapes import Int, Size
 
@@ -41,13 +42,28 @@ def draw_result(
 
     Small images are enlarged so that the text can be read, and large ones shrunk to `largest`
     pixels on the longer side.
+
+    Raises:
+        ShapeError: The size of the image is not that of the result; of `Labels` any will do.
     """
     draw = _DRAWERS.get(type(result))
-    if draw is not None:
-        shown = result.above(result.threshold if threshold is None else threshold)
-        return draw(pixels, shown, largest=largest)
-    message = f"result must be one of muntin.results, got {type(result).__name__}."
-    raise TypeError(message)
+    if draw is None:
+        several = isinstance(result, list | tuple)
+        advice = (
+            "Give one of them, such as results[0]." if several else "Give what load() predicts."
+        )
+        message = f"result must be one of muntin.results, got {type(result).__name__}. {advice}"
+        raise TypeError(message)
+    if pixels.shape[:2] != tuple(result.size) and not isinstance(result, Labels):
+        (height, width), (needed_height, needed_width) = pixels.shape[:2], result.size
+        message = (
+            f"image must be the one of the result, {needed_height} x {needed_width}, got "
+            f"{height} x {width}: what was found would lie elsewhere. Give the image that was "
+            f"predicted{f', {result.path}' if result.path else ''}."
+        )
+        raise ShapeError(message)
+    shown = result.above(result.threshold if threshold is None else threshold)
+    return draw(pixels, shown, largest=largest)
 
 
 def _draw_classes(pixels: NDArray[np.uint8], result: Labels, *, largest: int) -> Image.Image:

@@ -15,20 +15,26 @@ from muntin.drawing.notebook import SIDE, embed_image, show_table
 from muntin.drawing.result_drawing import draw_result
 from muntin.errors import DataError
 
-_MAX_COLUMNS = 10
+# Of no use beside the drawing; those of keypoints are many.
+_HIDDEN = {"path", "image_height", "image_width", "mask"}
+_KEYPOINTS = {"keypoint", "x", "y", "score"}
 
 
 def show_result(result: Any) -> str:  # noqa: ANN401 (one of muntin.results)
     """Show a result: its drawing, and a table of what was found, from its threshold on.
 
-    Of an image that was no file, or is gone, the drawing is on grey. Keypoints are not tabled.
+    Of an image that was no file, is gone or has another size now, the drawing is on grey.
+    Keypoints are not tabled.
     """
     pixels = np.full((*result.size, 3), 225, np.uint8)
     with contextlib.suppress(DataError):
-        pixels = open_image(Path(result.path)) if result.path else pixels
+        opened = open_image(Path(result.path)) if result.path else pixels
+        pixels = opened if opened.shape == pixels.shape else pixels
     shown = result.above(result.threshold)
-    columns = {name: values for name, values in shown.to_columns().items() if name != "path"}
+    columns = shown.to_columns()
+    hidden = _HIDDEN | (_KEYPOINTS if "keypoint" in columns else set())
+    step = max(len(columns["path"]) // max(len(shown), 1), 1)  # of an instance one row
+    table = {name: values[::step] for name, values in columns.items() if name not in hidden}
     head = escape(f"{Path(result.path).name or 'image'}: {result.describe()}")
     drawn = draw_result(pixels, result, largest=SIDE)
-    table = dict(list(columns.items())[:_MAX_COLUMNS])
     return f"<p>{head}</p>{embed_image(drawn)}{show_table(table)}"

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.errors import ConfigError, DataError, RunError, cannot_write, missing_extra
+from muntin.errors import ConfigError, DataError, RunError, cannot_write, missing_extra, quote
 from muntin.staging import format_json, refuse_existing, replacing, sync, write_file
 from muntin.untrusted import open_regular, parse_json, read_regular, reading
 
@@ -208,6 +208,12 @@ def read_features(path: Path | str) -> FeatureTable:
         DataError: The file, its names or its record are missing or broken.
     """
     path = Path(path)
+    if not path.exists():
+        message = (
+            f"FEATURES must be a file that muntin embed wrote, got {path}, which is not there. "
+            f"Check the path, or write it: muntin embed RUN IMAGES --out {quote(path)}"
+        )
+        raise DataError(message)
     with reading(str(path), _ADVICE, DataError):
         if path.suffix.lower() == ".parquet":
             return _read_parquet(path)

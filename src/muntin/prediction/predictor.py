@@ -267,6 +267,16 @@ class Predictor:
             self._run_crops(crops, owners, options)
         yield from map(self._finish, _merge_complete(pending))
 
+    @property
+    def threshold(self) -> float:
+        """Score, in [0, 1], from which on drawings and counts show what is found."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, score: float) -> None:
+        check_range("threshold", score, 0, 1)
+        self._threshold = score
+
     def _finish(self, result: Any) -> Any:  # noqa: ANN401 (one of muntin.results)
         if isinstance(result, Detections | Poses):
             return replace(result, threshold=self.threshold)
@@ -382,5 +392,6 @@ def draw(
 
     Raises:
         DataError: The image cannot be read.
+        ShapeError: Its size is not that of the result; of `Labels` any will do.
     """
     return draw_result(open_image(image), result, threshold=threshold)

@@ -170,7 +170,7 @@ class VideoReader:
             except DataError as error:
                 if not seen:
                     raise
-                reason = str(error)
+                reason = str(error) if error.__cause__ is None else _reason(error.__cause__)
             if failures == _MAX_TRIES:
                 self._warn(f"{plural(seen, 'frame')} read, then gone: {reason}")
                 return
@@ -179,6 +179,10 @@ class VideoReader:
 
     def _warn(self, text: str) -> None:
         warnings.warn(f"{self._source.name}: {text}", MuntinWarning, stacklevel=3)
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 @contextmanager
@@ -202,7 +206,7 @@ def _connect(source: VideoSource) -> Iterator[Any]:
         with av.open(place, timeout=_TIMEOUT_S, **options) as container:
             yield container
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
+        reason = _reason(error)
         message = (
             f"{source.name} must be a camera or stream that can be read, got: {reason}. Check that "
             f"it is there, and that nothing else uses it."

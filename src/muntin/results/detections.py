@@ -19,6 +19,7 @@ from muntin.results.rows import (
     edge_columns,
     edges_of,
     import_supervision,
+    text_column,
 )
 from muntin.run_lengths import decode_mask, mask_area
 from muntin.shapes import Size
@@ -89,18 +90,24 @@ class Detections(Rows[Detection]):
         return ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "no objects"
 
     def to_columns(self) -> dict[str, Any]:
-        """Give the columns path, name, class_id, score, edges, mask_area in pixels, and track."""
-        areas = {"mask_area": [mask_area(mask) for mask in self.masks or ()]}
-        tracks = {} if self.track_ids is None else {"track": self.track_ids}
-        return {
-            "path": [self.path] * len(self),
-            "name": self.class_names,
+        """Give the columns of the image, class, class_id, score, edges, mask and track.
+
+        `mask` are the counts of COCO's run lengths; `mask_area` in pixels stands behind.
+        """
+        columns = {
+            **self.image_columns(len(self)),
+            "class": text_column(self.class_names),
             "class_id": self.class_ids,
             "score": self.scores,
             **edge_columns(self.boxes),
-            **({} if self.masks is None else areas),
-            **tracks,
         }
+        if self.masks is not None:
+            columns["mask"] = text_column([mask["counts"] for mask in self.masks])
+        if self.track_ids is not None:
+            columns["track"] = self.track_ids
+        if self.masks is not None:
+            columns["mask_area"] = np.array([mask_area(mask) for mask in self.masks], np.int64)
+        return columns
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to a dictionary that JSON can hold."""

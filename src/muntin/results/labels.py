@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.errors import check_columns
-from muntin.results.rows import Label, Rows, import_supervision
+from muntin.results.rows import Label, Rows, import_supervision, text_column
 from muntin.shapes import Size
 
 
@@ -67,10 +67,10 @@ class Labels(Rows[Label]):
         return ", ".join(best) or f"no class with score >= {self.threshold:g}"
 
     def to_columns(self) -> dict[str, Any]:
-        """Give the columns path, name, class_id and score."""
+        """Give the columns of the image, class, class_id and score."""
         return {
-            "path": [self.path] * len(self),
-            "name": self.class_names,
+            **self.image_columns(len(self)),
+            "class": text_column(self.class_names),
             "class_id": self.class_ids,
             "score": self.scores,
         }

@@ -17,6 +17,7 @@ from muntin.results.rows import (
     edge_columns,
     edges_of,
     import_supervision,
+    text_column,
 )
 from muntin.shapes import Size
 
@@ -105,17 +106,27 @@ class Poses(Rows[Pose]):
         return f"{plural(len(shown), 'instance')}, {plural(points, 'keypoint')} {sure}"
 
     def to_columns(self) -> dict[str, Any]:
-        """Give the columns path, score, track, box_score, edges, and x, y, score of keypoints."""
-        points = {
-            f"{name}_{axis}": self.keypoints[:, number, place]
-            for number, name in enumerate(self.keypoint_names)
-            for place, axis in enumerate(("x", "y", "score"))
+        """Give the columns of the image, instance, instance_score, edges, track, keypoint, x, y.
+
+        A row is a keypoint: its `score` is the last column, before `box_score` if there is one.
+        """
+        count = len(self.keypoint_names)
+        instances: dict[str, NDArray[Any]] = {
+            "instance": np.arange(len(self)),
+            "instance_score": self.scores,
+            **edge_columns(self.boxes),
         }
-        scores = {} if self.box_scores is None else {"box_score": self.box_scores}
-        first: dict[str, Any] = {"path": [self.path] * len(self), "score": self.scores}
         if self.track_ids is not None:
-            first["track"] = self.track_ids
-        return {**first, **scores, **edge_columns(self.boxes), **points}
+            instances["track"] = self.track_ids
+        columns: dict[str, Any] = {
+            **self.image_columns(len(self) * count),
+            **{name: np.repeat(column, count) for name, column in instances.items()},
+            "keypoint": text_column(self.keypoint_names * len(self)),
+            **dict(zip(("x", "y", "score"), self.keypoints.reshape(-1, 3).T, strict=True)),
+        }
+        if self.box_scores is not None:
+            columns["box_score"] = np.repeat(self.box_scores, count)
+        return columns
 
     def to_supervision(self) -> Any:  # noqa: ANN401 (supervision.KeyPoints)
         """Convert to ``supervision.KeyPoints``; errors as of `Detections.to_supervision`."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from muntin.configs import check_range
 from muntin.errors import missing_extra
 from muntin.lazy import resolve_method
 from muntin.run_lengths import RunLengths, decode_mask
@@ -107,7 +108,12 @@ class Rows(Generic[Row]):
     def __getitem__(self: _Result, key: slice | Sequence[int] | NDArray[Any]) -> _Result: ...
     def __getitem__(self, key: int | np.integer[Any] | slice | Sequence[int] | NDArray[Any]) -> Any:
         if isinstance(key, int | np.integer):
-            return self.row(range(len(self))[key])
+            if not -len(self) <= key < len(self):
+                message = (
+                    f"the number must be below the {len(self)} records of the result, got {key}."
+                )
+                raise IndexError(message)
+            return self.row(int(key) % len(self))
         return self.select(np.arange(len(self))[key])
 
     def __repr__(self) -> str:
@@ -136,7 +142,11 @@ class Rows(Generic[Row]):
         """Keep rows with a score of `threshold` or more, which the result then has.
 
         0 removes nothing, and leaves the threshold of the result.
+
+        Raises:
+            ConfigError: `threshold` is not in [0, 1].
         """
+        check_range("threshold", threshold, 0, 1)
         if threshold <= 0:
             return self
         kept: Any = self.select(np.flatnonzero(self.ranking >= threshold))
@@ -152,11 +162,22 @@ class Rows(Generic[Row]):
         raise NotImplementedError
 
     def to_columns(self) -> dict[str, Sequence[Any] | NDArray[Any]]:
-        """Give the columns of a table with a row a record: name -> values, of equal length.
+        """Give the columns of a table: name -> values, of equal length.
 
-        All records are there, whatever the threshold. Edges are in pixels of the original.
+        Words and rows are those of the CSV of `muntin predict`: a row a record, of poses a row a
+        keypoint. All records are there, whatever the threshold. Edges are in pixels of the
+        original.
         """
         raise NotImplementedError
+
+    def image_columns(self, count: int) -> dict[str, NDArray[Any]]:
+        """Give the columns that say which image a row is of, `count` times."""
+        height, width = self.size
+        return {
+            "path": text_column([self.path] * count),
+            "image_height": np.full(count, height),
+            "image_width": np.full(count, width),
+        }
 
     def to_pandas(self) -> Any:  # noqa: ANN401 (pandas.DataFrame)
         """Convert to a ``pandas.DataFrame`` of `to_columns`.
@@ -178,9 +199,16 @@ def edges_of(box: NDArray[np.float64]) -> Edges:
     return left, top, right, bottom
 
 
+def text_column(texts: Sequence[str]) -> NDArray[np.object_]:
+    """Make a column of text, which it is without rows, too."""
+    column = np.empty(len(texts), object)
+    column[:] = texts
+    return column
+
+
 def edge_columns(boxes: NDArray[np.float64] | None) -> Mapping[str, NDArray[np.float64]]:
     """Split (N, 4) boxes into columns; none without boxes."""
-    names = ("left", "top", "right", "bottom")
+    names = ("xmin", "ymin", "xmax", "ymax")
     return {} if boxes is None else dict(zip(names, boxes.T, strict=True))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.errors import ShapeError
-from muntin.results.rows import Region, Rows, import_supervision
+from muntin.results.rows import Region, Rows, import_supervision, text_column
 from muntin.run_lengths import encode_mask
 from muntin.shapes import Size
 
@@ -82,7 +82,10 @@ class SemanticMap(Rows[Region]):
 
     def select(self, rows: NDArray[np.int64]) -> SemanticMap:
         """Refuse: a map has a class for every pixel."""
-        message = f"a semantic map is indexed by one number, got {rows.tolist()}."
+        message = (
+            f"a semantic map is indexed by one number, as some of its pixels are no map, got the "
+            f"numbers {rows.tolist()}. Take one, or list(result) for a list of regions."
+        )
         raise TypeError(message)
 
     def describe(self) -> str:
@@ -91,12 +94,12 @@ class SemanticMap(Rows[Region]):
         return ", ".join(f"{region.name} {region.share:.1%}" for region in largest)
 
     def to_columns(self) -> dict[str, Any]:
-        """Give the columns path, name, class_id, share and pixels of the classes that occur."""
+        """Give the columns of the image, class, class_id, share, and pixels: of what occurs."""
         counts = self.counts
         ids = np.flatnonzero(counts)
         return {
-            "path": [self.path] * len(ids),
-            "name": [self.class_names[class_id] for class_id in ids],
+            **self.image_columns(len(ids)),
+            "class": text_column([self.class_names[class_id] for class_id in ids]),
             "class_id": ids,
             "share": counts[ids] / self.labels.size,
             "pixels": counts[ids],

@@ -44,6 +44,13 @@ def task_of_run(name: str, head: HeadConfig | str | None = None) -> Task:
     return PRETRAIN if name == PRETRAIN.name else find_task(name, head)
 
 
+def find_any_task(name: str) -> Task:
+    """Look up a task by a name that may be "pretrain", which a message lists, too."""
+    if name not in TASKS and name != PRETRAIN.name:
+        raise ConfigError(unknown_name("task", name, (*TASKS, PRETRAIN.name)))
+    return task_of_run(name)
+
+
 def heads_of(task: Task) -> dict[str, tuple[HeadConfig, str]]:
     """Heads of a task and of its variant: name -> config, and the models it is the default for."""
     found: dict[str, tuple[HeadConfig, str]] = {}

@@ -19,7 +19,7 @@ from muntin.objectives.pretraining import PRETRAINING, choose_pretraining
 from muntin.recipes import AUGMENTS
 from muntin.run_config import DistillConfig
 from muntin.tasks.task import Task
-from muntin.tasks.task_table import PRETRAIN, TASKS, find_task, heads_of, task_of_run
+from muntin.tasks.task_table import PRETRAIN, TASKS, find_any_task, heads_of, task_of_run
 from muntin.train_config import MachineConfig, TrainConfig
 from muntin.training.data_splits import PRETRAINING_DATA
 from muntin.training.defaults import is_small
@@ -65,7 +65,7 @@ def list_fields(
     Raises:
         ConfigError: A name is unknown, or no field matches the pattern.
     """
-    row = task_of_run(task, head or None)
+    row = task_of_run(find_any_task(task).name, head or None)
     chosen = model_config(canonical_name(model or "swin_tiny"), {})
     groups: dict[str, Any] = {
         "train": TrainConfig(),
@@ -112,7 +112,7 @@ def list_heads(task: str = "") -> list[dict[str, str]]:
     """
     if task == PRETRAIN.name:
         return [*_describe_objectives()]
-    rows = [find_task(task)] if task else list(TASKS.values())
+    rows = [find_any_task(task)] if task else list(TASKS.values())
     found = [row for each in rows for row in _describe_heads(each)]
     if not found:
         message = f"{task} has one head, which --head does not name. See: muntin heads"

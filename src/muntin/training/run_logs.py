@@ -121,12 +121,13 @@ LOGS: Mapping[LogName, tuple[str, Callable[[Run, str], Tracker]]] = {
 
 
 def choose_logs(machine: MachineConfig) -> tuple[LogName, ...]:
-    """Trackers of a run; one that is asked for but not installed is a `MissingExtra`."""
+    """Trackers of a run; those asked for but not installed are one `MissingExtra`."""
     asked = {*machine.log, *(("tensorboard",) if machine.tensorboard == "on" else ())}
-    for name in asked:
-        if importlib.util.find_spec(name) is None:
-            extra, option = LOGS[name][0], f"machine.log={name}"
-            raise missing_extra(name, extra, option)
+    gone = [name for name in LOGS if name in asked and importlib.util.find_spec(name) is None]
+    if gone:
+        extras = ",".join(LOGS[name][0] for name in gone)
+        option = f"machine.log={','.join(gone)}"
+        raise missing_extra(" and ".join(gone), extras, option)
     if machine.tensorboard == "auto" and importlib.util.find_spec("tensorboard") is not None:
         asked.add("tensorboard")
     return tuple(name for name in LOGS if name in asked)

@@ -204,11 +204,12 @@ WAYS_OUT = (
 """How to get published weights where the hub cannot be reached."""
 
 
-def _in_folder(repo: str) -> Path | None:
-    """Find weights in the folder that the user named: a folder or a file of the name.
+def in_folder(hub_id: str) -> Path | None:
+    """Find weights of the hub in the folder that the user named: a folder or a file of the name.
 
     Names are ``owner/name``, ``name``, and ``name`` without the tag behind its dot.
     """
+    repo = hub_id.partition("@")[0]
     name = repo.rpartition("/")[2]
     return _find_named((repo, name, name.partition(".")[0]), _named_folders())
 
@@ -243,13 +244,13 @@ def is_weight_file(path: Path) -> bool:
 def is_here(hub_id: str) -> bool:
     """Whether weights of the hub are in the folder that the user named, or in the cache."""
     repo, _, revision = hub_id.partition("@")
-    return (_in_folder(repo) or _in_cache(repo, revision)) is not None
+    return (in_folder(repo) or _in_cache(repo, revision)) is not None
 
 
 def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
     """Return the weight file of ``owner/name@revision``: of the folder, the cache, or the hub."""
     repo, _, revision = hub_id.partition("@")
-    if (stored := _in_folder(repo)) is not None:
+    if (stored := in_folder(repo)) is not None:
         return stored
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from muntin.data.decoding import open_image
 from muntin.drawing.saving import save_image
-from muntin.errors import ConfigError, unknown_name
+from muntin.errors import ConfigError, UsageError, unknown_name
 from muntin.prediction.formats.coco_writer import write_coco
 from muntin.prediction.formats.deeplabcut_table import write_poses
 from muntin.prediction.formats.image_writers import (
@@ -199,7 +199,7 @@ def choose_formats(names: Sequence[str], kind: TaskKind, *, crops: bool = False)
     every = {one.name: one for one in (*IMAGE_FORMATS, *TABLE_FORMATS)}
     for name in names:
         if name not in every:
-            raise ConfigError(unknown_name("format", name, every))
+            raise UsageError(unknown_name("format", name, every))
         if kind not in every[name].kinds:
             fit = [one.name for one in every.values() if kind in one.kinds]
             message = (
