@@ -13,7 +13,7 @@ import muntin
 from tests.rules.sources import PACKAGE, count_lines, functions, modules, none
 
 # Raised for the server and the forms of answers; what is not a new capability must fit.
-MOST_LINES, MOST_FILES = 68_200, 380
+MOST_LINES, MOST_FILES = 68_600, 380
 MOST_FILE_P90, MOST_FUNCTION_P90 = 335, 32
 MOST_FUNCTION_LINES = 80
 MOST_PARAMETERS = 7
