@@ -75,7 +75,7 @@ def test_from_the_command_line(weights, tmp_path, capsys):
     assert "detect, 2 classes" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         main([*words, "--to", "timm"])
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert "--to run" in capsys.readouterr().err
 
 
