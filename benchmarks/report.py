@@ -207,6 +207,11 @@ TABLE = (
         "Training step with a teacher: {name}", "{ms[median]:.0f} ms ({ms[min]:.0f}-{ms[max]:.0f})",
         "{relative:.2f} x a plain step",
     ), named("cases")),
+    Rows("serving", (
+        "Serving {model}, {row[engine]}, 32 clients: {row[server]}",
+        "{row[at_32_clients][answers_per_s]:.0f} answers/s",
+        "at 3x the load {row[goodput]:.2f} x of these, statuses {row[at_3_times][statuses]}",
+    ), lambda result: [{"row": row} for row in result["rows"]]),
     Rows("loading", (
         "Loading swin_base from safetensors: {name}", SECONDS,
         "{times:.2f} x bare and copied; extra memory {extra:.2f} x the file",
