@@ -197,12 +197,11 @@ def predict_images(results: Iterable[Any], output: Output, total: int) -> tuple[
             files = None if opened is None else stack.enter_context(opened)
             reporter = stack.enter_context(Reporter(Console(stderr=True)))
             for result in results:
-                if files is not None:
-                    files.add(result)
+                answer = None if files is None else files.add(result)
                 if output.document is None:
                     typer.echo(f"{result.path}: {result.describe()}")
                 else:
-                    output.document.add(result.to_dict())
+                    output.document.add(answer or result.to_dict())
                 number += 1
                 shrunk += needs_tiles(result, output.side, output.min_score)
                 facts = progress_facts(number, total, time.monotonic() - start)

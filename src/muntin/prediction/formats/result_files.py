@@ -293,8 +293,8 @@ class ResultFiles(ExitStack):
                 if key in done or key not in names:
                     file.write(format_line(answer))
 
-    def add(self, result: Any) -> None:  # noqa: ANN401 (one of muntin.results)
-        """Write the files of an image."""
+    def add(self, result: Any) -> Answer:  # noqa: ANN401 (one of muntin.results)
+        """Write the files of an image, and give its answer."""
         answer, name = result.to_dict(), self._plan.names[result.path]
         files = ImageFiles(
             result=result, answer=answer, name=name, image=Path(result.path), context=self._context
@@ -304,6 +304,7 @@ class ResultFiles(ExitStack):
         if self._answers is not None:
             self._answers.add(answer)
         self._finished.note(result.path, self._about, whole=True)
+        return answer
 
 
 def write_tables(
