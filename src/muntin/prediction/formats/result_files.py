@@ -237,10 +237,12 @@ class ResultFiles(ExitStack):
     """Writes the files of images while it is open, and those of all of them when it is closed.
 
     Args:
-        names: Names of results by the path of the image.
+        formats: What is written.
+        context: Where to, and by which run.
+        plan: From `plan_files`: names of results, and which images are done.
         about: What answers depend on beside the images; another call goes on only with the same.
         resume: Whether another call is gone on with, as `plan_files` allowed; its answers for
-            `names` that are not `done` are dropped.
+            planned images that are not done are dropped.
     """
 
     def __init__(
