@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +38,14 @@ def draw_tags(image: Image.Image, tags: Sequence[Tag], *, size: int, lines: bool
     Returns:
         How many tags were left out, because they had no room.
     """
+    tags = [replace(tag, text=_fit_text(tag.text, size, image.width)) for tag in tags]
     spots = _arrange(tags, image.size, size, lines=lines)
     pen = ImageDraw.Draw(image)
     drawn = [(tag, spot) for tag, spot in zip(tags, spots, strict=True) if spot is not None]
     for tag, spot in drawn:
         _draw_line(pen, tag, spot)
     for tag, spot in drawn:
-        draw_tag(pen, spot, _fit_text(tag.text, size, image.width), tag.colour, size=size)
+        draw_tag(pen, spot, tag.text, tag.colour, size=size)
     return len(tags) - len(drawn)
 
 
@@ -58,7 +59,7 @@ def _arrange(
     taken = places[shorter < _SMALL * high].tolist()
     spots: list[Place | None] = []
     for number, tag in enumerate(tags):
-        wide = round(measure_text(_fit_text(tag.text, size, sides[0]), size)) + 6
+        wide = round(measure_text(tag.text, size)) + 6
         found = _candidates(tag.place, wide, high, sides, lines=lines)
         free = found[_covered(found, np.array(taken, np.int64).reshape(-1, 4)).sum(axis=1) == 0]
         if not len(free):
