@@ -124,6 +124,16 @@ def test_a_broken_image_is_named(predictor, tmp_path):
     assert len(results) == 2
 
 
+@pytest.mark.parametrize("name", ["empty", "nothing*.png", "zero.mp4"])
+def test_an_input_without_images_is_left_out(predictor, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "zero.mp4").write_bytes(b"")
+    with pytest.raises(DataError, match=re.escape(name)):
+        predictor([tmp_path / name, image(0, 0)])
+    with pytest.warns(UserWarning, match=re.escape(name)):
+        assert len(predictor([tmp_path / name, image(0, 0)], strict=False)) == 1
+
+
 def test_batch_size_and_device(run):
     with pytest.raises(ConfigError, match="batch_size"):
         muntin.load(run, batch_size=0)

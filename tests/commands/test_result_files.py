@@ -126,6 +126,8 @@ def test_a_camera_or_a_stream_that_is_not_there_is_one_line(muntin, runs):
     found = muntin("predict", run, "http://me:secret@127.0.0.1:9/live?key=1")
     assert fails_with(found, "http://127.0.0.1:9/live must be")
     assert "secret" not in found[2]
+    alike = [f"http://127.0.0.1:9/live?channel={number}" for number in (1, 2)]
+    assert fails_with(muntin("predict", run, *alike), "got http://127.0.0.1:9/live twice")
     assert fails_with(muntin("predict", run, "C:/a.jpg"), "Check the path")
     assert fails_with(muntin("predict", run, "s3://bucket/a.jpg"), "images, folders")
 

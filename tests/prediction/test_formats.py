@@ -26,6 +26,7 @@ from muntin.prediction.formats.contours import find_rings, join_rings
 from muntin.prediction.formats.format_table import choose_formats
 from muntin.prediction.formats.items import FormatContext
 from muntin.prediction.formats.result_files import JOURNAL, ResultFiles, plan_files
+from muntin.prediction.formats.table_writers import write_csv
 from muntin.results import Detections, Labels, Poses, SemanticMap
 from muntin.run_lengths import decode_mask, encode_mask, mask_area, to_run_lengths
 from muntin.samples import Classes, Skeleton
@@ -265,6 +266,19 @@ def test_tables_have_a_row_for_everything(images, tmp_path, kind):
     ]
     if kind == "objects":
         assert [row["mask"] for row in things] == [row["mask"]["counts"] for row in wanted]
+
+
+def test_the_first_object_of_a_table_may_come_late(tmp_path):
+    frame = {"path": "clip.mp4", "size": [9, 9], "frame": 0, "time": 0.0, "boxes": []}
+    box = {"xyxy": [0, 0, 4, 4], "name": "a", "id": 0, "score": 0.9, "track": 1}
+    answers = [*([frame] * 10_001), {**frame, "boxes": [box]}]
+    context = FormatContext(
+        folder=tmp_path, kind="detection", classes=Classes(names=("a",)), scorer="run"
+    )
+    write_csv(lambda: iter(answers), [tmp_path / "a.csv"], context)
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [len(rows), rows[0]["track"], rows[-1]["track"]] == [10_002, "", "1"]
 
 
 def test_parquet_has_the_rows_of_the_csv(images, tmp_path):

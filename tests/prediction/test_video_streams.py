@@ -17,7 +17,6 @@ from muntin.data.detection import list_detect
 from muntin.errors import DataError, MuntinWarning
 from muntin.prediction.formats.format_table import choose_formats
 from muntin.prediction.formats.items import FormatContext
-from muntin.prediction.formats.result_files import AnswerList
 from muntin.prediction.formats.video_files import FrameResult, write_video_files
 from muntin.prediction.video import read_frames, write_video
 from muntin.prediction.video_streams import VideoReader, VideoSource, split_videos
@@ -131,20 +130,18 @@ def test_files_of_a_video(tmp_path):
     context = FormatContext(
         folder=tmp_path / "out", kind="detection", classes=Classes(names=("cat",)), scorer="run"
     )
-    with AnswerList() as answers:
 
-        def results():
-            for number in range(6):
-                found = Detections(
-                    path=f"clip.mp4#{number}", size=(48, 64), scores=np.array([0.9]),
-                    boxes=np.array([[4.0 + number, 5, 20 + number, 30]]), class_names=("cat",),
-                    class_ids=np.array([0]), track_ids=np.array([3]),
-                )  # fmt: skip
-                answer = {**found.to_dict(), "frame": number, "time": number / 5}
-                answers.add(answer)
-                yield FrameResult(np.full((48, 64, 3), 99, np.uint8), found, answer)
+    def results():
+        for number in range(6):
+            found = Detections(
+                path=f"clip.mp4#{number}", size=(48, 64), scores=np.array([0.9]),
+                boxes=np.array([[4.0 + number, 5, 20 + number, 30]]), class_names=("cat",),
+                class_ids=np.array([0]), track_ids=np.array([3]),
+            )  # fmt: skip
+            answer = {**found.to_dict(), "frame": number, "time": number / 5}
+            yield FrameResult(np.full((48, 64, 3), 99, np.uint8), found, answer)
 
-        write_video_files(results(), answers, "clip", formats, context, lambda: Fraction(5))
+    write_video_files(results(), "clip", formats, context, lambda: Fraction(5))
     out = tmp_path / "out"
     assert len(list(read_frames(out / "clip.mp4"))) == 6
     with (out / "clip_predictions.csv").open(newline="") as file:
@@ -166,20 +163,18 @@ def write_clip(out, names, times):
     context = FormatContext(
         folder=out, kind="detection", classes=Classes(names=("cat",)), scorer="run"
     )
-    with AnswerList() as answers:
 
-        def results():
-            for number, seconds in enumerate(times):
-                found = Detections(
-                    path=f"../clip.mp4#{number}", size=(48, 64), scores=np.array([0.9]),
-                    boxes=np.array([[4.0 + number, 5, 20 + number, 30]]), class_names=("cat",),
-                    class_ids=np.array([0]),
-                )  # fmt: skip
-                answer = {**found.to_dict(), "frame": number, "time": seconds}
-                answers.add(answer)
-                yield FrameResult(np.full((48, 64, 3), 99, np.uint8), found, answer)
+    def results():
+        for number, seconds in enumerate(times):
+            found = Detections(
+                path=f"../clip.mp4#{number}", size=(48, 64), scores=np.array([0.9]),
+                boxes=np.array([[4.0 + number, 5, 20 + number, 30]]), class_names=("cat",),
+                class_ids=np.array([0]),
+            )  # fmt: skip
+            answer = {**found.to_dict(), "frame": number, "time": seconds}
+            yield FrameResult(np.full((48, 64, 3), 99, np.uint8), found, answer)
 
-        write_video_files(results(), answers, "in/clip", formats, context, lambda: Fraction(25))
+    write_video_files(results(), "in/clip", formats, context, lambda: Fraction(25))
 
 
 def test_a_drawn_video_is_in_time(tmp_path):

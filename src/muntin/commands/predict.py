@@ -265,6 +265,13 @@ def _find_inputs(places: list[str], files: FileOptions, *, folders: bool) -> _In
     frames: dict[str, VideoSource] = {}
     for video in (*videos, *matched):
         frames.setdefault(spell(video.place), video)
+    names = [video.name for video in frames.values()]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        message = (
+            f"addresses must differ in more than password and query, which names of results leave "
+            f"out, got {twice} twice. Give each to a call of its own."
+        )
+        raise UsageError(message)
     if repeated := len(paths) + len(videos) - len(found) - len(frames):
         typer.echo(f"{plural(repeated, 'input')} left out: given more than once", err=True)
     return _Inputs([*found.values()], [*frames.values()], missing)

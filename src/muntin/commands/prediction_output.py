@@ -23,7 +23,7 @@ from muntin.errors import UsageError, plural
 
 if TYPE_CHECKING:
     from muntin.prediction.formats.finished_inputs import FinishedInputs
-    from muntin.prediction.formats.result_files import AnswerList, ResultFiles
+    from muntin.prediction.formats.result_files import ResultFiles
     from muntin.prediction.predictor import Predictor
     from muntin.prediction.video_streams import VideoSource
     from muntin.runs import Run
@@ -197,12 +197,11 @@ def predict_images(results: Iterable[Any], output: Output, total: int) -> tuple[
             files = None if opened is None else stack.enter_context(opened)
             reporter = stack.enter_context(Reporter(Console(stderr=True)))
             for result in results:
-                if files is not None:
-                    files.add(result)
+                answer = None if files is None else files.add(result)
                 if output.document is None:
                     typer.echo(f"{result.path}: {result.describe()}")
                 else:
-                    output.document.add(result.to_dict())
+                    output.document.add(answer or result.to_dict())
                 number += 1
                 shrunk += needs_tiles(result, output.side, output.min_score)
                 facts = progress_facts(number, total, time.monotonic() - start)
@@ -306,7 +305,6 @@ def _predict_video(
     stream: Stream, video: VideoSource, output: Output, options: VideoOptions
 ) -> int:
     """Predict a video; when it is interrupted, what is done is written as a whole."""
-    from muntin.prediction.formats.result_files import AnswerList
     from muntin.prediction.formats.video_files import FrameResult, write_video_files
     from muntin.prediction.tracking import Tracker
     from muntin.prediction.video import with_results
@@ -315,7 +313,7 @@ def _predict_video(
     count, ended = 0, False
     reader = VideoReader(video, max_time_s=options.max_time_s)
 
-    def predicted(answers: AnswerList) -> Iterator[FrameResult]:
+    def predicted() -> Iterator[FrameResult]:
         nonlocal count, ended
         tracker = None
         try:
@@ -330,9 +328,8 @@ def _predict_video(
                 result = dataclasses.replace(found, path=f"{video.name}#{count}")
                 answer = {**result.to_dict(), "frame": count, "time": round(frame.time, 3)}
                 count += 1
-                for each in (answers, output.document):
-                    if each is not None:
-                        each.add(answer)
+                if output.document is not None:
+                    output.document.add(answer)
                 yield FrameResult(frame.pixels, result, answer)
                 if pressed():
                     ended = True
@@ -340,13 +337,11 @@ def _predict_video(
         except KeyboardInterrupt:  # a second time, while a frame is waited for
             ended = True
 
-    with AnswerList() as answers, _remembering_interrupts() as pressed:
-        results = _note_first(predicted(answers), output, video)
+    with _remembering_interrupts() as pressed:
+        results = _note_first(predicted(), output, video)
         if output.options.folder:
-            write_video_files(
-                results, answers, output.names[video.name], output.formats, output.context,
-                lambda: reader.rate,
-            )  # fmt: skip
+            name = output.names[video.name]
+            write_video_files(results, name, output.formats, output.context, lambda: reader.rate)
         deque(results, maxlen=0)
     output.num_unreadable += reader.num_unreadable
     if ended:

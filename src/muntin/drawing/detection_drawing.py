@@ -28,6 +28,7 @@ from muntin.drawing.layout import (
 )
 from muntin.drawing.style import Colour, clean_label, colour_of
 from muntin.drawing.tags import Place, Tag, draw_tags
+from muntin.errors import plural
 from muntin.results import Detections
 from muntin.run_lengths import Segmentation
 from muntin.samples import Objects
@@ -260,8 +261,7 @@ def _add_legend(
     for (class_id, name), count in counts:
         colour = colour_of(class_id) if style.by_class else _PLAIN if style.initials else None
         rows.append((colour, f"{name}  {count}", _initials(name) if style.initials else ""))
-    total = len(marks)
-    head = f"{total} object{'s' * (total != 1)} {verb}" if marks else f"nothing {verb}"
+    head = f"{plural(len(marks), 'object') if marks else 'nothing'} {verb}"
     return add_legend(image, rows, head=head, max_lines=5)
 
 

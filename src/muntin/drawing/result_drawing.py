@@ -22,7 +22,7 @@ from muntin.drawing.layout import (
     panel_side,
 )
 from muntin.drawing.pose_drawing import draw_poses
-from muntin.drawing.style import Colour, clean_label, colour_of
+from muntin.drawing.style import Colour, clean_label, colours_of
 from muntin.errors import ShapeError
 from muntin.results import Detections, Labels, Poses, SemanticMap
 from muntin.shapes import Int, Size
@@ -98,7 +98,7 @@ def draw_labels(
     `colors` are those of the data set, or none; `largest` is the maximum longer side in pixels.
     The legend shows colour, name and share of the image of each class.
     """
-    palette = _palette(len(class_names), colors)
+    palette = np.array(colours_of(len(class_names), colors), np.float32)
     pixels = np.array(fit_image(original, _SMALLEST, largest))
     shown = _resize_labels(labels, pixels.shape[:2])
     known = shown >= 0
@@ -132,12 +132,6 @@ def draw_semantic_pair(
         for labels in (truth, found.labels)
     ]
     return join_panels(panels)
-
-
-def _palette(count: int, colors: Sequence[Colour]) -> NDArray[np.float32]:
-    if len(colors) == count:
-        return np.array(colors, np.float32)
-    return np.array([colour_of(number) for number in range(count)], np.float32)
 
 
 def _resize_labels(labels: NDArray[np.integer], size: Size) -> NDArray[np.integer]:

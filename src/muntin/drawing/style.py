@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import colorsys
 import unicodedata
+from collections.abc import Sequence
 from itertools import accumulate
 
 from PIL import ImageColor
@@ -49,6 +50,11 @@ def colour_of(number: int) -> Colour:
     parts = colorsys.hsv_to_rgb(number * 0.618 % 1, 0.75 - 0.3 * (number % 2), 0.95)
     red, green, blue = (round(255 * part) for part in parts)
     return red, green, blue
+
+
+def colours_of(count: int, own: Sequence[Colour]) -> Sequence[Colour]:
+    """Give the colours of `count` classes: their `own` where the data set defines them."""
+    return own if len(own) == count else [*map(colour_of, range(count))]
 
 
 def parse_colour(name: str) -> Colour:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,49 +29,37 @@ class Tag:
     colour: Colour
 
 
-def draw_tags(
-    image: Image.Image,
-    tags: Sequence[Tag],
-    *,
-    size: int,
-    keep_off: Sequence[Place] = (),
-    lines: bool = True,
-) -> int:
+def draw_tags(image: Image.Image, tags: Sequence[Tag], *, size: int, lines: bool = True) -> int:
     """Draw tags into an image, the first ones with the first choice of places.
 
     A tag never covers another, nor an object of less than three times its height. Letters are
-    `size` pixels high. `keep_off` are further places to leave free; without `lines`, a tag must
-    touch its object.
+    `size` pixels high. Without `lines`, a tag must touch its object.
 
     Returns:
         How many tags were left out, because they had no room.
     """
-    spots = _arrange(tags, image.size, size, keep_off, lines=lines)
+    tags = [replace(tag, text=_fit_text(tag.text, size, image.width)) for tag in tags]
+    spots = _arrange(tags, image.size, size, lines=lines)
     pen = ImageDraw.Draw(image)
     drawn = [(tag, spot) for tag, spot in zip(tags, spots, strict=True) if spot is not None]
     for tag, spot in drawn:
         _draw_line(pen, tag, spot)
     for tag, spot in drawn:
-        draw_tag(pen, spot, _fit_text(tag.text, size, image.width), tag.colour, size=size)
+        draw_tag(pen, spot, tag.text, tag.colour, size=size)
     return len(tags) - len(drawn)
 
 
 def _arrange(
-    tags: Sequence[Tag],
-    sides: tuple[int, int],
-    size: int,
-    keep_off: Sequence[Place],
-    *,
-    lines: bool,
+    tags: Sequence[Tag], sides: tuple[int, int], size: int, *, lines: bool
 ) -> list[Place | None]:
     """Choose the place of each tag, None where there is no room."""
     high = round(size * 1.3)
     places = np.array([tag.place for tag in tags], np.int64).reshape(-1, 4)
     shorter = (places[:, 2:] - places[:, :2]).min(axis=1) + 1
-    taken = [*places[shorter < _SMALL * high].tolist(), *keep_off]
+    taken = places[shorter < _SMALL * high].tolist()
     spots: list[Place | None] = []
     for number, tag in enumerate(tags):
-        wide = round(measure_text(_fit_text(tag.text, size, sides[0]), size)) + 6
+        wide = round(measure_text(tag.text, size)) + 6
         found = _candidates(tag.place, wide, high, sides, lines=lines)
         free = found[_covered(found, np.array(taken, np.int64).reshape(-1, 4)).sum(axis=1) == 0]
         if not len(free):

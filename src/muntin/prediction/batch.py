@@ -138,7 +138,7 @@ def _read(
     strict: bool,
     value_range: ValueRange,
 ) -> Iterator[LoadedImage]:
-    for path, image in _expand(images):
+    for path, image in _expand(images, strict):
         boxes = None if given is None else next(given, None)
         if given is not None and boxes is None:
             message = f"boxes must be given for every image, got too few: {image!r} has none."
@@ -146,28 +146,36 @@ def _read(
         try:
             pixels = open_image(image, value_range)
         except DataError as error:
-            if strict:
-                raise
-            warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=4)
+            _skip(error, strict)
             continue
         checked = None if boxes is None else check_boxes(boxes, path or "an image")
         yield LoadedImage(path, pixels, checked, image)
 
 
-def _expand(images: Iterable[ImageLike]) -> Iterator[tuple[str, ImageLike]]:
+def _skip(error: DataError, strict: bool) -> None:
+    """Warn of an input that is left out; raise the error if that is `strict`."""
+    if strict:
+        raise error
+    warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=5)
+
+
+def _expand(images: Iterable[ImageLike], strict: bool) -> Iterator[tuple[str, ImageLike]]:
     """Give each image with its path; of folders, patterns and videos those behind them."""
     for image in images:
         if not isinstance(image, str | Path):
             yield "", image
             continue
         place = Path(image)
-        if place.suffix.lower() in VIDEO_SUFFIXES and place.is_file():
-            for number, frame in enumerate(read_frames(place)):
-                yield f"{image}#{number}", frame
-        elif place.is_dir() or _is_pattern(str(image)):
-            yield from ((str(path), path) for path in find_images([image]))
-        else:
-            yield str(image), image
+        try:
+            if place.suffix.lower() in VIDEO_SUFFIXES and place.is_file():
+                for number, frame in enumerate(read_frames(place)):
+                    yield f"{image}#{number}", frame
+            elif place.is_dir() or _is_pattern(str(image)):
+                yield from ((str(path), path) for path in find_images([image]))
+            else:
+                yield str(image), image
+        except DataError as error:
+            _skip(error, strict)
 
 
 def _is_pattern(text: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.drawing.saving import save_image, save_labels
-from muntin.drawing.style import Colour, colour_of
+from muntin.drawing.style import colours_of
 from muntin.errors import RunError, cannot_write
 from muntin.prediction.formats.items import Answer, FormatContext, sure_items
 from muntin.results import SemanticMap
@@ -41,12 +40,9 @@ def write_labels(result: SemanticMap, place: Path) -> None:
         save_labels(result.labels, place)
         return
     image = Image.fromarray(result.labels.astype(np.uint8))
-    image.putpalette([*chain.from_iterable(_colours_of(result.class_names, result.colors))])
+    palette = colours_of(len(result.class_names), result.colors)
+    image.putpalette([*chain.from_iterable(palette)])
     save_image(image, place)
-
-
-def _colours_of(names: Sequence[str], colors: Sequence[Colour]) -> Sequence[Colour]:
-    return colors if len(colors) == len(names) else [*map(colour_of, range(len(names)))]
 
 
 def format_class_table(context: FormatContext) -> dict[str, str]:

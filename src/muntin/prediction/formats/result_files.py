@@ -237,10 +237,12 @@ class ResultFiles(ExitStack):
     """Writes the files of images while it is open, and those of all of them when it is closed.
 
     Args:
-        names: Names of results by the path of the image.
+        formats: What is written.
+        context: Where to, and by which run.
+        plan: From `plan_files`: names of results, and which images are done.
         about: What answers depend on beside the images; another call goes on only with the same.
         resume: Whether another call is gone on with, as `plan_files` allowed; its answers for
-            `names` that are not `done` are dropped.
+            planned images that are not done are dropped.
     """
 
     def __init__(
@@ -293,8 +295,8 @@ class ResultFiles(ExitStack):
                 if key in done or key not in names:
                     file.write(format_line(answer))
 
-    def add(self, result: Any) -> None:  # noqa: ANN401 (one of muntin.results)
-        """Write the files of an image."""
+    def add(self, result: Any) -> Answer:  # noqa: ANN401 (one of muntin.results)
+        """Write the files of an image, and give its answer."""
         answer, name = result.to_dict(), self._plan.names[result.path]
         files = ImageFiles(
             result=result, answer=answer, name=name, image=Path(result.path), context=self._context
@@ -304,6 +306,7 @@ class ResultFiles(ExitStack):
         if self._answers is not None:
             self._answers.add(answer)
         self._finished.note(result.path, self._about, whole=True)
+        return answer
 
 
 def write_tables(

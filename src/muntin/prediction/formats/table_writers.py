@@ -97,8 +97,11 @@ def columns_of(answers: Answers, context: FormatContext) -> dict[str, type]:
     """Give names and types of the columns; those of masks and videos only where there are some."""
     columns = {**_IMAGE, **_FRAME, **_COLUMNS[context.kind]}
     rows = list_rows(answers(), context)
-    present = {name for row in itertools.islice(rows, _GROUP) for name in row}
-    optional = {*_FRAME, "mask", "track"} - present
+    first = next(rows, {})
+    # One row of an object tells of all; those of empty images, which may come first, do not.
+    every = itertools.chain([first], rows)
+    filled = next((row for row in every if row.keys() - {*_IMAGE, *_FRAME}), first)
+    optional = {*_FRAME, "mask", "track"} - filled.keys()
     return {name: kind for name, kind in columns.items() if name not in optional}
 
 

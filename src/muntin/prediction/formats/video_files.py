@@ -31,7 +31,6 @@ class FrameResult(NamedTuple):
 
 def write_video_files(
     results: Iterator[FrameResult],
-    answers: AnswerList,
     name: str,
     formats: Formats,
     context: FormatContext,
@@ -47,19 +46,28 @@ def write_video_files(
     first = next(results, None)
     if first is None:
         return
-    frames = _write_frames(chain([first], results), name, formats, context)
     folder = context.folder
-    if formats.draws:
-        drawn = (
-            (draw(frame.pixels, frame.result, threshold=0.0), frame.answer["time"])
-            for frame in frames
-        )
-        write_timed_video(folder / f"{name}.mp4", drawn, rate_of())
-    deque(frames, maxlen=0)
     images = (one.copies or one.folder for one in formats.images if one.of_frames and one.ending)
     stored = next((folder / one / name for one in images), None)
     places = {one.name: [folder / f"{name}{end}" for end in one.of_video] for one in formats.tables}
-    write_tables(formats.tables, places, answers, replace(context, frames=stored))
+    with AnswerList() as answers:
+        frames = _write_frames(chain([first], results), name, formats, context)
+        if formats.tables:
+            frames = _keep_answers(frames, answers)
+        if formats.draws:
+            drawn = (
+                (draw(frame.pixels, frame.result, threshold=0.0), frame.answer["time"])
+                for frame in frames
+            )
+            write_timed_video(folder / f"{name}.mp4", drawn, rate_of())
+        deque(frames, maxlen=0)
+        write_tables(formats.tables, places, answers, replace(context, frames=stored))
+
+
+def _keep_answers(frames: Iterator[FrameResult], answers: AnswerList) -> Iterator[FrameResult]:
+    for frame in frames:
+        answers.add(frame.answer)
+        yield frame
 
 
 def _write_frames(
