@@ -133,6 +133,7 @@ def test_one_image_arrays_and_none(images, tmp_path):
     pixels = np.asarray(Image.open(images[1]))
     alone = muntin.embed(predictor, pixels)
     assert alone.names == ("image 1",)
+    assert alone.record["source"] == ""  # not the folder that the process is in
     several = muntin.embed(predictor, [pixels, Image.open(images[0])])
     assert several.names == ("image 1", "image 2")
     np.testing.assert_allclose(alone.rows[0], several.rows[0], atol=1e-6)

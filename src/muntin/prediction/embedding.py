@@ -95,13 +95,16 @@ def _pick(features: Features, pool: Pool) -> Tensor:
     return features.tokens if pool == "tokens" else features.maps[-1]
 
 
-def describe_features(predictor: Predictor, pool: Pool, source: object = "") -> dict[str, Any]:
-    """What features depend on, for their file: features of equal weights and settings are equal."""
-    config: Any = getattr(backbone_of(predictor), "config", None)
+def describe_features(predictor: Predictor, pool: Pool, source: str = "") -> dict[str, Any]:
+    """What features depend on, for their file: features of equal weights and settings are equal.
+
+    `source` is a path or a name, empty if it is not known.
+    """
+    body = backbone_of(predictor)
     return {
-        "source": os.path.abspath(str(source)) if Path(str(source)).exists() else str(source),
-        "backbone": type(config).__name__,
-        "weights": weights_digest(backbone_of(predictor)),
+        "source": os.path.abspath(source) if source and Path(source).exists() else source,
+        "backbone": type(getattr(body, "config", None)).__name__,
+        "weights": weights_digest(body),
         "pool": pool,
         "preprocessing": to_dict(predictor.preprocessing),
     }

@@ -42,7 +42,7 @@ class EmbeddingCache:
         self, predictor: Predictor, *, max_rows: int = MAX_ROWS, max_files: int = MAX_FILES
     ) -> None:
         self.predictor, self.max_rows, self.max_files = predictor, max_rows, max_files
-        facts = {**describe_features(predictor, "vector"), "source": ""}
+        facts = describe_features(predictor, "vector")
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
         self.path = cache_folder() / f"{key}.npz"
         self._rows: dict[str, NDArray[np.float32]] = {}

@@ -123,11 +123,11 @@ def _list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 
 def _open(
     model: Run | Predictor | Path | str, batch_size: int, device: str
-) -> tuple[Predictor, object]:
+) -> tuple[Predictor, str]:
     if isinstance(model, Predictor):
         return model, ""
     run = open_run(model, backbone_only=True)
-    return load(run, device=device, batch_size=batch_size), run.path
+    return load(run, device=device, batch_size=batch_size), str(run.path)
 
 
 def search(
