@@ -160,6 +160,12 @@ def test_what_cannot_be_read_is_named_and_left_out(images, tmp_path):
         muntin.embed(small(), [broken], tmp_path / "g.npy")
 
 
+def test_an_interruption_before_the_first_image_is_a_new_beginning(images, tmp_path):
+    (tmp_path / "f.npy.part").write_bytes(b"")
+    (tmp_path / "f.npy.part.jsonl").write_bytes(b"")
+    assert len(muntin.embed(small(), images[:1], tmp_path / "f.npy")) == 1
+
+
 class Stopped(Exception):
     """As Ctrl-C."""
 

@@ -86,7 +86,10 @@ class FeatureWriter:
     def _resume(self) -> None:
         if not (self._lines.is_file() and self._rows.is_file()):
             return
-        first, *lines = read_regular(self._lines).split(b"\n")[:-1] or [b"{}"]
+        whole = read_regular(self._lines).split(b"\n")[:-1]
+        if not whole:  # interrupted before the first image
+            return
+        first, *lines = whole
         found = parse_json(first)
         shape = tuple(found.pop("shape", ()))
         if found != self.record or not all(isinstance(side, int) for side in shape):
