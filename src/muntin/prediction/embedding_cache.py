@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +64,8 @@ class EmbeddingCache:
     def save(self) -> None:
         """Write what was computed, and forget what is too much; a full disk is no error."""
         if len(self._rows) == self._stored:
+            with suppress(OSError):
+                os.utime(self.path)  # as used just now
             return
         kept = dict(list(self._rows.items())[-self.max_rows :])
         file = io.BytesIO()
