@@ -126,8 +126,9 @@ def _open(
 ) -> tuple[Predictor, str]:
     if isinstance(model, Predictor):
         return model, ""
+    source = str(model.path if isinstance(model, Run) else model)
     run = open_run(model, backbone_only=True)
-    return load(run, device=device, batch_size=batch_size), str(run.path)
+    return load(run, device=device, batch_size=batch_size), source
 
 
 def search(
