@@ -132,6 +132,12 @@ def test_a_file_that_stands_for_those_of_the_hub_is_named(stored, monkeypatch):
     assert f"read from {stored / NAME}.safetensors" in open_run("vit_tiny").describe()
 
 
+def test_a_search_finds_a_file_of_weights_again(stored, photograph, tmp_path):
+    file = stored / f"{NAME}.safetensors"
+    muntin.embed(file, photograph, tmp_path / "f.npy", device="cpu")
+    assert [match.path for match in muntin.search(tmp_path / "f.npy", photograph)] == ["image 1"]
+
+
 def test_a_folder_of_the_name_comes_first(stored, tmp_path, monkeypatch):
     monkeypatch.setenv("MUNTIN_WEIGHTS", str(stored))
     (tmp_path / "vit_tiny").mkdir()

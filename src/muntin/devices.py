@@ -43,6 +43,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def granted_cores() -> int:
+    """Cores for this process: containers and job schedulers often grant fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def measure_matmul_rate(
     dtype: torch.dtype,
     *,

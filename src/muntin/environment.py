@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -14,7 +13,13 @@ from typing import Any
 import torch
 
 import muntin
-from muntin.devices import choose_device, choose_precision, has_compiler, measure_matmul_rate
+from muntin.devices import (
+    choose_device,
+    choose_precision,
+    granted_cores,
+    has_compiler,
+    measure_matmul_rate,
+)
 from muntin.engines.engine_table import ENGINES, Engine, is_installed
 from muntin.errors import ConfigError
 from muntin.ops.triton.window_support import find_missing
@@ -24,12 +29,11 @@ from muntin.zoo.model_building import create_model
 def diagnose() -> dict[str, Any]:
     """Collect versions, devices and speeds; ``works`` is "yes", or the error of a small model."""
     device = choose_device("auto")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts: dict[str, Any] = {
         "muntin": muntin.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": cores,
+        "cores": granted_cores(),
         "free disk (GB)": round(shutil.disk_usage(".").free / 1e9, 1),
     }
     for name in ("torch", "torchvision", "lightning-fabric", "safetensors", "huggingface_hub"):

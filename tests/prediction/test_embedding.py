@@ -133,6 +133,7 @@ def test_one_image_arrays_and_none(images, tmp_path):
     pixels = np.asarray(Image.open(images[1]))
     alone = muntin.embed(predictor, pixels)
     assert alone.names == ("image 1",)
+    assert alone.record["source"] == ""  # not the folder that the process is in
     several = muntin.embed(predictor, [pixels, Image.open(images[0])])
     assert several.names == ("image 1", "image 2")
     np.testing.assert_allclose(alone.rows[0], several.rows[0], atol=1e-6)
@@ -157,6 +158,12 @@ def test_what_cannot_be_read_is_named_and_left_out(images, tmp_path):
     assert read_features(tmp_path / "f.npy").left_out == (str(broken),)
     with pytest.warns(MuntinWarning), pytest.raises(DataError, match="readable"):
         muntin.embed(small(), [broken], tmp_path / "g.npy")
+
+
+def test_an_interruption_before_the_first_image_is_a_new_beginning(images, tmp_path):
+    (tmp_path / "f.npy.part").write_bytes(b"")
+    (tmp_path / "f.npy.part.jsonl").write_bytes(b"")
+    assert len(muntin.embed(small(), images[:1], tmp_path / "f.npy")) == 1
 
 
 class Stopped(Exception):

@@ -79,6 +79,16 @@ def test_it_is_bounded():
     assert new_images() == 1
 
 
+def test_models_that_were_used_longest_ago_are_forgotten():
+    paths = []
+    for seed in (0, 1, 0, 2):  # the second time the first one only looks up
+        cache = EmbeddingCache(make(seed), max_files=2)
+        cache.embed(draw(1))
+        cache.save()
+        paths.append(cache.path)
+    assert {*cache_folder().iterdir()} == {paths[0], paths[3]}
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04cut"])
 def test_a_broken_file_is_as_none(content):
     cache = EmbeddingCache(make())

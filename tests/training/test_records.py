@@ -168,6 +168,15 @@ def test_a_tracker_that_fails(data, tmp_path, mlflow, monkeypatch):
         train_small(data, tmp_path / "b", settings={"machine.log": "mlflow"})
 
 
+def test_a_tracker_beside_a_broken_one_is_ended(data, tmp_path, mlflow, monkeypatch):
+    fake = SimpleNamespace(init=lambda **_: 1 / 0, Settings=lambda **options: options)
+    fake.__spec__ = importlib.util.spec_from_loader("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(RunError, match=r"machine\.log=wandb"):  # the second of both
+        train_small(data, tmp_path / "a", settings={"machine.log": "mlflow,wandb"})
+    assert mlflow.ended == [("id-1", "FAILED")]
+
+
 def test_trackers_that_are_not_there(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("warnings.showwarning", None)
     for name in ("mlflow", "wandb"):

@@ -13,7 +13,7 @@ from muntin.errors import quote
 
 _PROBE = (
     "Labelled images (as for train classify), with which the run ends in a verdict on what it "
-    "has gained. Adds about a tenth of the time, a minute or so at least."
+    "has gained. Adds about a tenth of the time, and more to a short run."
 )
 
 

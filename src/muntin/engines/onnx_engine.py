@@ -80,6 +80,7 @@ def open_onnx(path: Path, precision: Precision, *, strange: bool = False) -> tup
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    # Threads that spin between two calls hold the cores that decode the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with reading(str(path), ADVICE, RunError):
         data = read_onnx(path)

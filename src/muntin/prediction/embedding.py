@@ -6,6 +6,7 @@ Letters: N images.
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,11 +16,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from muntin.configs import to_dict
 from muntin.data.transforms import normalise
 from muntin.errors import ConfigError, DataError, MuntinWarning
-from muntin.features import Backbone
+from muntin.features import Backbone, Features
 from muntin.prediction.batch import ImageLike, Part
 from muntin.prediction.predictor import Predictor
 from muntin.weights.weight_files import weights_digest
@@ -78,33 +80,31 @@ def _run(
     predictor: Predictor, body: Backbone, waiting: Sequence[tuple[int, Part]], pool: Pool
 ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
     """Run the backbone on images; those of one size in a row are one batch."""
-    start = 0
-    while start < len(waiting):
-        shape = waiting[start][1].images.shape
-        end = start + 1
-        while end < len(waiting) and waiting[end][1].images.shape == shape:
-            end += 1
-        rows = waiting[start:end]
+    for _, group in itertools.groupby(waiting, key=lambda row: row[1].images.shape):
+        rows = [*group]
         pixels = torch.cat([part.images for _, part in rows]).to(predictor.device)
         sizes = torch.tensor([part.metas[0].input_size for _, part in rows], device=pixels.device)
         with torch.inference_mode():
-            features = body.features(normalise(pixels, predictor.preprocessing, sizes))
-            found = {
-                "vector": lambda: features.vector,  # noqa: B023 (called at once)
-                "tokens": lambda: features.tokens,  # noqa: B023
-                "maps": lambda: features.maps[-1],  # noqa: B023
-            }[pool]()
+            found = _pick(body.features(normalise(pixels, predictor.preprocessing, sizes)), pool)
         yield [place for place, _ in rows], found.float().cpu().numpy()
-        start = end
 
 
-def describe_features(predictor: Predictor, pool: Pool, source: object = "") -> dict[str, Any]:
-    """What features depend on, for their file: features of equal weights and settings are equal."""
-    config: Any = getattr(backbone_of(predictor), "config", None)
+def _pick(features: Features, pool: Pool) -> Tensor:
+    if pool == "vector":
+        return features.vector
+    return features.tokens if pool == "tokens" else features.maps[-1]
+
+
+def describe_features(predictor: Predictor, pool: Pool, source: str = "") -> dict[str, Any]:
+    """What features depend on, for their file: features of equal weights and settings are equal.
+
+    `source` is a path or a name, empty if it is not known.
+    """
+    body = backbone_of(predictor)
     return {
-        "source": os.path.abspath(str(source)) if Path(str(source)).exists() else str(source),
-        "backbone": type(config).__name__,
-        "weights": weights_digest(backbone_of(predictor)),
+        "source": os.path.abspath(source) if source and Path(source).exists() else source,
+        "backbone": type(getattr(body, "config", None)).__name__,
+        "weights": weights_digest(body),
         "pool": pool,
         "preprocessing": to_dict(predictor.preprocessing),
     }

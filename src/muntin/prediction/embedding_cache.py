@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,7 +43,7 @@ class EmbeddingCache:
         self, predictor: Predictor, *, max_rows: int = MAX_ROWS, max_files: int = MAX_FILES
     ) -> None:
         self.predictor, self.max_rows, self.max_files = predictor, max_rows, max_files
-        facts = {**describe_features(predictor, "vector"), "source": ""}
+        facts = describe_features(predictor, "vector")
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
         self.path = cache_folder() / f"{key}.npz"
         self._rows: dict[str, NDArray[np.float32]] = {}
@@ -63,6 +64,8 @@ class EmbeddingCache:
     def save(self) -> None:
         """Write what was computed, and forget what is too much; a full disk is no error."""
         if len(self._rows) == self._stored:
+            with suppress(OSError):
+                os.utime(self.path)  # as used just now
             return
         kept = dict(list(self._rows.items())[-self.max_rows :])
         file = io.BytesIO()

@@ -86,7 +86,10 @@ class FeatureWriter:
     def _resume(self) -> None:
         if not (self._lines.is_file() and self._rows.is_file()):
             return
-        first, *lines = read_regular(self._lines).split(b"\n")[:-1] or [b"{}"]
+        whole = read_regular(self._lines).split(b"\n")[:-1]
+        if not whole:  # interrupted before the first image
+            return
+        first, *lines = whole
         found = parse_json(first)
         shape = tuple(found.pop("shape", ()))
         if found != self.record or not all(isinstance(side, int) for side in shape):
@@ -145,8 +148,7 @@ class FeatureWriter:
             with self._rows.open("r+b") as file:
                 file.write(_header(shape))
             if self.out.suffix.lower() == ".parquet":
-                rows, _ = _map(self._rows)
-                _write_parquet(self.out, rows, self.names, record)
+                _write_parquet(self.out, _map(self._rows), self.names, record)
             else:
                 names = "".join(f"{_line(name)}\n" for name in self.names)
                 write_file(names.encode("utf-8", "surrogateescape"), _beside(self.out, "names.txt"))
@@ -181,24 +183,20 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return file.getvalue()
 
 
-def _map(path: Path) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+def _map(path: Path) -> NDArray[np.float32]:
     """Map the array of a file into memory; what is no float32 array is a ValueError."""
     with open_regular(path) as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0
-        shape, fortran, kind = (read if version == (1, 0) else _refuse_version)(file)
+        if np.lib.format.read_magic(file) != (1, 0):
+            message = "it must be of version 1.0 of NumPy's format"
+            raise ValueError(message)
+        shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
         size = os.fstat(file.fileno()).st_size - file.tell()
         if fortran or kind != np.dtype("<f4") or len(shape) < 2 or 4 * math.prod(shape) != size:
             message = f"it must be rows of float32, got {kind} of shape {shape} in {size} bytes"
             raise ValueError(message)
         if not size:
-            return np.zeros(shape, np.float32), shape
-        return np.memmap(file, np.float32, "r", file.tell(), shape), shape
-
-
-def _refuse_version(file: Any) -> Any:  # noqa: ANN401 (as NumPy's reader)
-    message = "it must be of version 1.0 of NumPy's format"
-    raise ValueError(message)
+            return np.zeros(shape, np.float32)
+        return np.memmap(file, np.float32, "r", file.tell(), shape)
 
 
 def read_features(path: Path | str) -> FeatureTable:
@@ -217,11 +215,10 @@ def read_features(path: Path | str) -> FeatureTable:
     with reading(str(path), _ADVICE, DataError):
         if path.suffix.lower() == ".parquet":
             return _read_parquet(path)
-        rows, _ = _map(path)
         text = read_regular(_beside(path, "names.txt")).decode("utf-8", "surrogateescape")
         names = [parse_json(x) if x.startswith('"') else x for x in text.split("\n")[:-1]]
         record = parse_json(read_regular(_beside(path, "json")))
-        return _table(rows, names, record)
+        return _table(_map(path), names, record)
 
 
 def _table(rows: NDArray[np.float32], names: Sequence[str], record: Any) -> FeatureTable:  # noqa: ANN401 (of a file)

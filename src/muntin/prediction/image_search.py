@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -67,7 +67,7 @@ def embed(
     predictor, source = _open(model, batch_size, device)
     record = describe_features(predictor, kept, source)
     if not out:
-        return _collect(predictor, given, names, (kept, record))
+        return _collect(predictor, given, names, record)
     writer = FeatureWriter(Path(out), record)
     done = set(writer.names)
     if done:
@@ -87,10 +87,9 @@ def _collect(
     predictor: Predictor,
     given: Sequence[ImageLike],
     names: Sequence[str],
-    how: tuple[Pool, dict[str, Any]],
+    record: Mapping[str, Any],
 ) -> FeatureTable:
-    pool, record = how
-    batches = list(embed_images(predictor, given, pool=pool))
+    batches = list(embed_images(predictor, given, pool=record["pool"]))
     shapes = {rows.shape[1:] for _, rows in batches}
     if len(shapes) > 1:
         message = f"features must have one shape, got {sorted(shapes)}. Use pool vector."
@@ -124,11 +123,12 @@ def _list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 
 def _open(
     model: Run | Predictor | Path | str, batch_size: int, device: str
-) -> tuple[Predictor, object]:
+) -> tuple[Predictor, str]:
     if isinstance(model, Predictor):
         return model, ""
+    source = str(model.path if isinstance(model, Run) else model)
     run = open_run(model, backbone_only=True)
-    return load(run, device=device, batch_size=batch_size), run.path
+    return load(run, device=device, batch_size=batch_size), source
 
 
 def search(

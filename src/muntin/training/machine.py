@@ -11,7 +11,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from muntin.configs import from_dict, replace, to_dict
-from muntin.devices import choose_device, choose_precision, has_compiler
+from muntin.devices import choose_device, choose_precision, granted_cores, has_compiler
 from muntin.errors import ConfigError
 from muntin.ops.triton.window_support import find_missing
 from muntin.run_config import RunConfig
@@ -58,9 +58,7 @@ def resolve_machine(machine: MachineConfig, compiles: bool) -> Choice[MachineCon
     if wanted == "on" and not has_compiler():
         notes = ("no C++ compiler found: steps are not compiled (machine.compile)",)
         wanted = "off"
-    # Containers and job schedulers often grant fewer cores than the machine has.
-    granted = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if granted else os.cpu_count() or 2
+    cores = granted_cores()
     # More than one a core gain nothing, but show how a run behaves on more machines.
     if device.type == "cpu" and machine.devices > (most := PROCESSES_A_CORE * max(cores, 2)):
         message = (
@@ -115,8 +113,7 @@ def build_fabric(machine: MachineConfig, devices: int) -> Fabric:
 
 def describe_load(load: float | None = None, cores: int | None = None) -> tuple[str, ...]:
     """A note if other programs keep so many cores busy that measured times are too long."""
-    granted = hasattr(os, "sched_getaffinity")
-    cores = cores or (len(os.sched_getaffinity(0)) if granted else os.cpu_count() or 1)
+    cores = cores or granted_cores()
     if load is None:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load < 0.25 * cores + 0.5:  # half a core is this process, which has just begun

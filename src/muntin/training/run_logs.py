@@ -181,10 +181,10 @@ def _format_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> s
 
 
 class Records:
-    """Journal, table and trackers of a run; a context, at whose end the trackers are told.
+    """Journal, table and trackers of a run; a context, at whose start and end these are told.
 
-    Trackers start at once, so that a wrong one is met before the first step; one that fails later
-    is left out with a warning, for the journal has all that it lacks.
+    A wrong tracker is met before the first step; one that fails later is left out with a warning,
+    for the journal has all that it lacks.
 
     Args:
         run: Its `machine.log` names the trackers.
@@ -195,8 +195,6 @@ class Records:
         self.run, self.active, self._ended = run, active, False
         self.table = Table(run.path)
         self.trackers: dict[LogName, Tracker] = {}
-        if active:
-            self._start()
 
     def _start(self) -> None:
         folder = self.run.path
@@ -205,6 +203,7 @@ class Records:
             try:
                 self.trackers[name] = LOGS[name][1](self.run, str(ids.get(name, "")))
             except Exception as error:  # of a foreign library and its network
+                self.end({}, "failed")
                 message = (
                     f"machine.log={name} must be ready before training, but {name} says: "
                     f"{first_line(error)}. Set it up, or leave it out."
@@ -217,7 +216,9 @@ class Records:
             write_json(part_of(folder, _IDS), {**ids, **known})
 
     def __enter__(self) -> Records:
-        """Give itself."""
+        """Start the trackers, and give itself."""
+        if self.active:
+            self._start()
         return self
 
     def __exit__(

@@ -284,7 +284,7 @@ def _work(
         if not given.resume:
             watch(loop.trainer.best_network)
             reporter.note(f"what it learns shows in {run.path / 'pictures'}")
-    with reporter, loop.records as records:
+    with loop.records as records, reporter:
         fitted = loop.fit(started=given.started, resume=given.resume, stop_after=given.stop_after)
         records.end(fitted.figures, "interrupted" if fitted.interrupted else "finished")
     # From the outputs of the best epoch: nothing is computed again.

@@ -140,7 +140,7 @@ def _build_empty(config: BackboneConfig, num_classes: int) -> Network:
 
 
 MAX_COUNTED = 20
-"""Models of timm that are counted at a time, each in about a second."""
+"""Models of timm that are counted at a time; each has to be built."""
 
 # Counting takes seconds, so `facts.json` stores what ``benchmarks/count_models.py`` counted.
 FACTS = Path(__file__).with_name("facts.json")
@@ -150,8 +150,8 @@ def describe_models(pattern: str = "*", img_size: int = 0) -> list[dict[str, Any
     """Describe the models whose name or alias matches a shell pattern.
 
     `img_size` is the side in pixels at which MACs are counted; 0 uses each model's own. `params`
-    are those with 1000 classes, `macs` those of an image; of many models of timm, whose counting
-    would take minutes, both are None. `here` tells whether published weights are on this machine.
+    are those with 1000 classes, `macs` those of an image; of more than `MAX_COUNTED` models of timm
+    both are None. `here` tells whether published weights are on this machine.
     """
     check_range("img_size", img_size, 0, 10_000)
     names = sorted({ALIASES.get(name, name) for name in list_models(pattern)})
