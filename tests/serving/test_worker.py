@@ -32,8 +32,8 @@ from muntin.serving.messages import (
     WorkItem,
 )
 from muntin.serving.serve_settings import LoadOptions, ModelSource
-from muntin.serving.service import batch_options, join_results
-from muntin.serving.uploads import PredictRequest
+from muntin.serving.service import join_results, to_batch
+from muntin.serving.uploads import PredictRequest, Upload
 from muntin.serving.worker import Worker, load_model
 from tests.serving.conftest import KINDS
 from tests.serving.live import DATA, RUNS
@@ -288,9 +288,9 @@ def test_the_threshold_beside_a_detector_is_that_of_predict(
     path, beside = folder / "plain.png", ("--detector", str(RUNS / "detect"))
     talk = Talk(source("pose"), detector=beside[1])
     model = talk.loaded[0][2]
-    asked = PredictRequest(threshold=threshold)
-    item = WorkItem(name=path.name, data=path.read_bytes(), threshold=threshold or 0.0)
-    answer = talk.ask(batch_options(model, asked), item)[0]
+    upload = Upload(name=path.name, data=path.read_bytes(), pixels=0)
+    options, items = to_batch(model, PredictRequest(uploads=(upload,), threshold=threshold))
+    (answer,) = talk.ask(options, *items)
     words = () if threshold is None else ("--threshold", str(threshold))
     assert join_results([answer.text]) == predict_one(path, "pose", *beside, *words)
     talk.end()
