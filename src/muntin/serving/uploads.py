@@ -31,7 +31,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from muntin.data.image_formats import open_header, readable_formats, way_out
 from muntin.errors import first_line
 from muntin.serving.batching import RefusedError
-from muntin.serving.header_limits import find_excess
+from muntin.serving.header_limits import find_parts, find_scans
 from muntin.serving.request_options import join_options, parse_options
 from muntin.serving.serve_settings import ServeLimits
 from muntin.untrusted import parse_json
@@ -331,7 +331,7 @@ def check_image(name: str, data: bytes, limits: ServeLimits) -> Upload:
     shown = f"the image {name!r}" if name else "the image"
     if not data:
         raise refuse(422, f"{shown} must hold data, got 0 bytes.", "image")
-    _refuse_excess(shown, data)
+    _refuse_excess(shown, find_parts(data))
     formats = tuple(each for each in FORMATS if each in readable_formats())
     try:
         with open_header(io.BytesIO(data), formats) as image:
@@ -349,12 +349,12 @@ def check_image(name: str, data: bytes, limits: ServeLimits) -> Upload:
             f"{height}. Make it smaller, or start the server with --set limits.megapixels=N."
         )
         raise refuse(413, message, "pixels")
-    _refuse_excess(shown, data, width * height)
+    _refuse_excess(shown, find_scans(data, width * height))
     return Upload(name=name, data=data, pixels=width * height)
 
 
-def _refuse_excess(shown: str, data: bytes, pixels: int = 0) -> None:
-    if excess := find_excess(data, pixels):
+def _refuse_excess(shown: str, excess: str) -> None:
+    if excess:
         message = f"{shown} must be read in reasonable time, got {excess}. Save it anew."
         raise refuse(422, message, "excess")
 
