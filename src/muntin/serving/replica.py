@@ -15,7 +15,7 @@ from muntin.serving.batch_steps import answer_batch
 from muntin.serving.messages import Answer, BatchOptions, WorkItem
 from muntin.serving.serve_settings import LoadOptions, ModelSource, ServeLimits
 from muntin.serving.service import join_results, texts_of, to_batch
-from muntin.serving.uploads import PredictRequest, body_length, read_request, refuse
+from muntin.serving.uploads import PredictRequest, check_length, read_request, refuse
 from muntin.serving.worker import load_model, refuse_unused_detector
 
 Job = tuple[BatchOptions, WorkItem]
@@ -74,7 +74,7 @@ class Replica:
         Raises:
             RefusedError: It is too large, not understood, or asks for what is not there.
         """
-        body_length(request, self.limits)
+        check_length(request, self.limits)
         asked = await read_request(request, self.limits, self.find_model)
         if not isinstance(asked, PredictRequest):
             raise refuse(422, "tasks of Label Studio must go to muntin serve, got them here.")

@@ -20,7 +20,7 @@ from muntin.serving.gate import BEGUN
 from muntin.serving.messages import Answer, BatchOptions, WorkItem
 from muntin.serving.metrics import Metrics, resident_bytes
 from muntin.serving.serve_settings import ModelSource, ServeSettings
-from muntin.serving.uploads import PredictRequest, body_length, refuse
+from muntin.serving.uploads import PredictRequest, check_length, refuse
 from muntin.serving.worker_process import WorkerProcess
 
 _FAULT_STATUS = {"image": 422, "request": 422, "server": 500}
@@ -69,7 +69,7 @@ class Service:
             raise RefusedError(
                 503, f"the server {what}. Try again in 5 s.", reason="not_ready", retry_after=5
             )
-        body_length(request, self.limits)
+        check_length(request, self.limits)
         with self.worker.batcher.receive(images) as request.state.take:
             yield
 

@@ -79,8 +79,8 @@ def refuse(status: int, text: str, reason: str = "request") -> RefusedError:
     return RefusedError(status, text, reason=reason)
 
 
-def body_length(request: Request, limits: ServeLimits) -> int:
-    """Length of a body in bytes; the largest that is allowed, if the request does not say it.
+def check_length(request: Request, limits: ServeLimits) -> None:
+    """Refuse a body by what the head says of it.
 
     Raises:
         RefusedError: It is too large, or compressed.
@@ -89,10 +89,8 @@ def body_length(request: Request, limits: ServeLimits) -> int:
         message = f"a body must not be compressed, got Content-Encoding {coding!r}. Send it as is."
         raise refuse(415, message, "encoding")
     text = request.headers.get("content-length", "")
-    length = int(text) if text.isdecimal() and len(text) < 20 else limits.body_bytes
-    if length > limits.body_bytes:
+    if text.isdecimal() and (len(text) > 19 or int(text) > limits.body_bytes):
         raise _too_large(limits)
-    return length
 
 
 def _too_large(limits: ServeLimits) -> RefusedError:
