@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import itertools
@@ -31,10 +32,12 @@ from muntin.serving.messages import (
     BatchReport,
     WorkItem,
 )
-from muntin.serving.serve_settings import LoadOptions, ModelSource
-from muntin.serving.service import batch_options, join_results
-from muntin.serving.uploads import PredictRequest
+from muntin.serving.metrics import Metrics
+from muntin.serving.serve_settings import LoadOptions, ModelSource, ServeSettings
+from muntin.serving.service import join_results, to_batch
+from muntin.serving.uploads import PredictRequest, Upload
 from muntin.serving.worker import Worker, load_model
+from muntin.serving.worker_process import WorkerProcess
 from tests.serving.conftest import KINDS
 from tests.serving.live import DATA, RUNS
 
@@ -288,9 +291,9 @@ def test_the_threshold_beside_a_detector_is_that_of_predict(
     path, beside = folder / "plain.png", ("--detector", str(RUNS / "detect"))
     talk = Talk(source("pose"), detector=beside[1])
     model = talk.loaded[0][2]
-    asked = PredictRequest(threshold=threshold)
-    item = WorkItem(name=path.name, data=path.read_bytes(), threshold=threshold or 0.0)
-    answer = talk.ask(batch_options(model, asked), item)[0]
+    upload = Upload(name=path.name, data=path.read_bytes(), pixels=0)
+    options, items = to_batch(model, PredictRequest(uploads=(upload,), threshold=threshold))
+    (answer,) = talk.ask(options, *items)
     words = () if threshold is None else ("--threshold", str(threshold))
     assert join_results([answer.text]) == predict_one(path, "pose", *beside, *words)
     talk.end()
@@ -333,6 +336,39 @@ def test_a_batch_that_nobody_waits_for_stops_before_its_next_window() -> None:
     small = WorkItem(name="b", data=pictures()[0][1])
     assert not talk.ask(options, small)[0].fault
     talk.end()
+
+
+class SlowPipe:
+    """A pipe that takes a while for each message, and stands in for the process behind it."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def send(self, message: tuple[str]) -> None:
+        self.sent.append(f"{message[0]} begins")
+        time.sleep(0.1)
+        self.sent.append(f"{message[0]} ends")
+
+    def join(self, seconds: float) -> None:
+        time.sleep(0.3)
+
+    def kill(self) -> None:
+        self.sent.append("killed")
+
+
+def test_a_worker_is_told_to_stop_after_what_is_on_its_way() -> None:
+    async def stop() -> list[str]:
+        process: Any = WorkerProcess(ServeSettings(models=(source("classify"),)), Metrics())
+        process._process = process._pipe = pipe = SlowPipe()
+        process._tasks = [asyncio.create_task(process._write())]
+        process._send("batch")
+        await asyncio.sleep(0.05)
+        await process.stop()
+        await process.stop()  # has nothing left to do
+        return pipe.sent
+
+    wanted = ["batch begins", "batch ends", "stop begins", "stop ends", "killed"]
+    assert asyncio.run(stop()) == wanted
 
 
 def test_the_server_side_imports_no_framework() -> None:

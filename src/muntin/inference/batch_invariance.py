@@ -3,8 +3,8 @@
 
 On a CPU, PyTorch multiplies a single row by another kernel than several, and convolves a single
 small image by another one than several; both add in another order. Such an input is computed twice
-in one batch, which costs microseconds as it is small, so that an image alone has the bits that it
-has among others.
+in one batch, which costs little as it is small, so that an image alone has the bits that it has
+among others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ _SMALL_CONVOLUTION = 20_480
 """Elements up to which PyTorch convolves a batch of one without oneDNN (Convolution.cpp)."""
 
 _MARK = "muntin_repeated"
-_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 def make_batch_invariant(network: nn.Module) -> None:
@@ -28,7 +27,7 @@ def make_batch_invariant(network: nn.Module) -> None:
     Gradients, recorded graphs and other devices are left as they are.
     """
     for layer in network.modules():
-        if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)):
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             layer.register_forward_pre_hook(_repeat)
             layer.register_forward_hook(_take_first)
 

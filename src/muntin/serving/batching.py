@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import math
 import time
 from collections import deque
@@ -30,7 +29,9 @@ ATTEMPTS = 2
 class RefusedError(Exception):
     """A request that is not answered: status code, reason, and seconds until it may come again."""
 
-    def __init__(self, status: int, text: str, *, reason: str, retry_after: int = 0) -> None:
+    def __init__(
+        self, status: int, text: str, *, reason: str = "request", retry_after: int = 0
+    ) -> None:
         super().__init__(text)
         self.status = status
         self.reason = reason
@@ -176,8 +177,8 @@ class Batcher:
         """Whether the worker takes a batch; an image that was with one that died is alone there."""
         under_way = [job for batch in self._under_way.values() for job in batch]
         tried = any(job.attempts > 1 for job in under_way)
-        tried = tried or any(job.attempts for job in itertools.islice(self._queue, 1))
-        return not under_way or (len(self._under_way) < UNDER_WAY and not tried)
+        again = bool(self._queue) and self._queue[0].attempts > 0
+        return not under_way or (len(self._under_way) < UNDER_WAY and not (tried or again))
 
     def _next_batch(self) -> list[Job]:
         """Take the oldest job and those behind it that have its options, within the limits."""

@@ -28,7 +28,7 @@ class Explainer:
         self._turn = asyncio.Lock()
         self._waiting = 0
 
-    async def explain(self, source: str, upload: Upload, target: str = "") -> bytes:
+    async def explain(self, source: str, upload: Upload) -> bytes:
         """Make the page of an image, which needs no other file.
 
         Raises:
@@ -41,7 +41,7 @@ class Explainer:
         try:
             async with self._turn:
                 with tempfile.TemporaryDirectory(prefix="muntin-explain-") as folder:
-                    return await _run(source, upload, target, Path(folder))
+                    return await _run(source, upload, Path(folder))
         finally:
             self._waiting -= 1
 
@@ -68,14 +68,14 @@ def _clean(text: str) -> str:
     return text.replace(".", "_")[:_LONGEST].encode()[:200].decode(errors="ignore") or "image"
 
 
-async def _run(source: str, upload: Upload, target: str, folder: Path) -> bytes:
+async def _run(source: str, upload: Upload, folder: Path) -> bytes:
     image = folder / "in" / file_name(upload.name)
     image.parent.mkdir()
     image.write_bytes(upload.data)
     out = folder / "out"
-    words = [sys.executable, "-m", "muntin", "explain", source, str(image), "--out", str(out)]
-    words += ["--target", target] if target else []
+    words = ("-m", "muntin", "explain", source, str(image), "--out", str(out))
     process = await asyncio.create_subprocess_exec(
+        sys.executable,
         *words,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,

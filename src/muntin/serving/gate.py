@@ -7,14 +7,14 @@ import asyncio
 import base64
 import contextlib
 import hmac
-import json
 import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from muntin.serving.serve_settings import is_loopback
@@ -66,9 +66,7 @@ class Gate:
         scope[BEGUN] = begun = time.monotonic()
         if scope["method"] == "HEAD":  # the connection leaves the body out
             scope = {**scope, "method": "GET"}
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         number = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         status = 0
@@ -88,20 +86,22 @@ class Gate:
             if refusal is None:
                 await self._app(scope, receive, sending)
             else:
-                await _refuse(sending, *refusal)
+                await _refuse(*refusal)(scope, receive, sending)
         except asyncio.CancelledError:  # the time to finish is over, or a second signal came
             if not status:
-                await _refuse(sending, 503, "the server stops before the answer is there")
+                stopping = _refuse(503, "the server stops before the answer is there")
+                await stopping(scope, receive, sending)
         except Exception:
             LOGGER.exception("request %s failed", number)
             if status:  # half an answer, which must not look whole
                 raise
-            await _refuse(sending, 500, f"the server failed; its log tells more of {number}")
+            failed = _refuse(500, f"the server failed; its log tells more of {number}")
+            await failed(scope, receive, sending)
         finally:
             service.accepted -= counted
             self._note(scope, number, status, time.monotonic() - begun)
 
-    def _judge(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
+    def _judge(self, method: str, path: str, headers: Headers) -> tuple[int, str] | None:
         """Status and reason of a refusal; None for a request that may pass."""
         settings = self._settings
         if is_loopback(settings.host) and not settings.token:
@@ -149,17 +149,12 @@ def _token_of(authorization: str) -> str:
 
 
 def _add_headers(message: Message, number: str) -> None:
-    given = {name.lower() for name, _ in message["headers"]}
-    message["headers"] = [
-        *message["headers"],
-        (b"x-request-id", number.encode()),
-        *((n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in given),
-    ]
+    headers = MutableHeaders(scope=message)
+    headers["x-request-id"] = number
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)
 
 
-async def _refuse(send: Any, status: int, text: str) -> None:  # noqa: ANN401 (of ASGI)
-    body = json.dumps({"error": text}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _refuse(status: int, text: str) -> JSONResponse:
+    sign_in = {"www-authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse({"error": text}, status, sign_in)

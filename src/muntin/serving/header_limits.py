@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 
+_JPEG = b"\xff\xd8"
 MOST_PARTS = 1000
 _BYTES_A_PART = 1024
 """A larger file may have a part more for each of so many bytes."""
@@ -13,27 +14,28 @@ MOST_SCANNED = 2e9
 """Pixels times the scans of a JPEG, each of which goes over all of them."""
 
 
-def find_excess(data: bytes, pixels: int = 0) -> str:
-    """Say of what an image file has too much; "" if it can be read in reasonable time.
-
-    Args:
-        data: The file.
-        pixels: Of the image; 0 if they are not known yet.
+def find_parts(data: bytes) -> str:
+    """Say of which parts an image file has too many to read even its header; "" for none.
 
     Example:
-        >>> find_excess(bytes.fromhex("ffd8") + bytes.fromhex("fffe0002") * 5000)
+        >>> find_parts(bytes.fromhex("ffd8") + bytes.fromhex("fffe0002") * 5000)
         'more than 1019 segments'
     """
     most = MOST_PARTS + len(data) // _BYTES_A_PART
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(_JPEG):
         if _count_segments(data, most) > most:
             return f"more than {most} segments"
-        scans = data.count(b"\xff\xda")
-        if scans > 1 and scans * pixels > MOST_SCANNED:
-            return f"{scans} scans of {pixels} pixels"
     elif data.startswith(b"\x89PNG\r\n\x1a\n") and _count_chunks(data, most) > most:
         return f"more than {most} chunks"
     return ""
+
+
+def find_scans(data: bytes, pixels: int) -> str:
+    """Say of how many scans an image file of so many pixels is, if they take long; "" if not."""
+    scans = data.count(b"\xff\xda") if data.startswith(_JPEG) else 0
+    return (
+        f"{scans} scans of {pixels} pixels" if scans > 1 and scans * pixels > MOST_SCANNED else ""
+    )
 
 
 def _count_segments(data: bytes, most: int) -> int:

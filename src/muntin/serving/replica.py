@@ -14,8 +14,8 @@ from muntin.errors import unknown_name
 from muntin.serving.batch_steps import answer_batch
 from muntin.serving.messages import Answer, BatchOptions, WorkItem
 from muntin.serving.serve_settings import LoadOptions, ModelSource, ServeLimits
-from muntin.serving.service import FAULT_STATUS, batch_options, join_results
-from muntin.serving.uploads import PredictRequest, body_length, read_request, refuse
+from muntin.serving.service import join_results, texts_of, to_batch
+from muntin.serving.uploads import PredictRequest, check_length, read_request, refuse
 from muntin.serving.worker import load_model, refuse_unused_detector
 
 Job = tuple[BatchOptions, WorkItem]
@@ -74,16 +74,12 @@ class Replica:
         Raises:
             RefusedError: It is too large, not understood, or asks for what is not there.
         """
-        body_length(request, self.limits)
+        check_length(request, self.limits)
         asked = await read_request(request, self.limits, self.find_model)
         if not isinstance(asked, PredictRequest):
             raise refuse(422, "tasks of Label Studio must go to muntin serve, got them here.")
-        options = batch_options(self.find_model(asked.model), asked)
-        least = asked.threshold or 0.0
-        return [
-            (options, WorkItem(name=one.name, data=one.data, shape=one.shape, threshold=least))
-            for one in asked.uploads
-        ]
+        options, items = to_batch(self.find_model(asked.model), asked)
+        return [(options, item) for item in items]
 
     def answer(self, jobs: Sequence[Job]) -> list[Answer]:
         """Answer images in order; those of the same model and options go through it together."""
@@ -103,8 +99,4 @@ class Replica:
         Raises:
             RefusedError: There is none for one of the images.
         """
-        for number, answer in enumerate(answers, 1):
-            if answer.fault:
-                where = f"image {number} of {len(answers)}: " if len(answers) > 1 else ""
-                raise refuse(FAULT_STATUS[answer.fault], where + answer.text, answer.fault)
-        return join_results([answer.text for answer in answers])
+        return join_results(texts_of(answers))

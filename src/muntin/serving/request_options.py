@@ -13,10 +13,6 @@ from muntin.serving.batching import RefusedError
 OPTIONS = ("model", "threshold", "tta", "tile")
 
 
-def _refuse(text: str) -> RefusedError:
-    return RefusedError(422, text, reason="request")
-
-
 def join_options(options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Join the options of the address and the body, which may not say different things.
 
@@ -27,7 +23,7 @@ def join_options(options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in options:
         if name not in OPTIONS:
             message = f"options must be among {', '.join(OPTIONS)}, got {name[:100]!r}."
-            raise _refuse(message)
+            raise RefusedError(422, message)
         if value in (None, ""):
             continue
         if name in values and str(values[name]).lower() != str(value).lower():
@@ -35,7 +31,7 @@ def join_options(options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
                 f"{name} must be given once, in the address or in the body, got "
                 f"{str(values[name])[:100]!r} and {str(value)[:100]!r}. Leave one out."
             )
-            raise _refuse(message)
+            raise RefusedError(422, message)
         values[name] = value
     return values
 
@@ -53,17 +49,17 @@ def parse_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             number = math.nan
         if not 0 <= number <= 1:
             message = f"threshold must be a number from 0 to 1, got {str(threshold)[:100]!r}."
-            raise _refuse(message)
+            raise RefusedError(422, message)
         yield "threshold", number
     if (tta := values.get("tta")) not in (None, ""):
         chosen = {"true": True, "1": True, "false": False, "0": False}.get(str(tta).lower())
         if chosen is None:
             message = f"tta must be true or false, got {str(tta)[:100]!r}."
-            raise _refuse(message)
+            raise RefusedError(422, message)
         yield "tta", chosen
     if (tile := values.get("tile")) not in (None, ""):
         text = str(tile)
         if text != "auto" and not re.fullmatch(r"[1-9]\d{0,8}", text):
             message = f"tile must be a side in pixels, or auto, got {text[:100]!r}."
-            raise _refuse(message)
+            raise RefusedError(422, message)
         yield "tile", text if text == "auto" else int(text)

@@ -183,9 +183,8 @@ def _split_name(text: str) -> tuple[str, str]:
     name, found, path = text.partition("=")
     if found and _NAME.fullmatch(name) and not Path(text).exists():
         return name, path
-    place = Path(text)
-    last = place.resolve().name
-    stem = last if place.is_dir() else last.rsplit(".", 1)[0] if "." in last else last
+    place = Path(text).resolve()
+    stem = place.name if place.is_dir() else place.stem
     name = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
     return name, text
 

@@ -147,7 +147,7 @@ async def _serve(
     engine = settings.load.engine
     say(f"loading {names}" + (f" for the engine {engine}" if engine != "eager" else ""))
     running = asyncio.create_task(server.serve([listening]))
-    starting = asyncio.create_task(_await_models(service))
+    starting = asyncio.create_task(service.worker.loaded.wait())
     try:
         await asyncio.wait({running, starting}, return_when=asyncio.FIRST_COMPLETED)
         # A model may get ready, or fail, while the server ends: then nobody hears of it.
@@ -175,11 +175,6 @@ async def _finish(settings: ServeSettings, service: Service, server: uvicorn.Ser
     left = end - time.monotonic()
     server.config.timeout_graceful_shutdown = max(1, int(left))
     server.should_exit = True
-
-
-async def _await_models(service: Service) -> None:
-    await asyncio.sleep(0)
-    await service.worker.loaded.wait()
 
 
 def _describe(settings: ServeSettings, service: Service, listening: socket.socket) -> str:

@@ -20,10 +20,10 @@ from muntin.serving.gate import BEGUN
 from muntin.serving.messages import Answer, BatchOptions, WorkItem
 from muntin.serving.metrics import Metrics, resident_bytes
 from muntin.serving.serve_settings import ModelSource, ServeSettings
-from muntin.serving.uploads import PredictRequest, body_length, refuse
+from muntin.serving.uploads import PredictRequest, check_length, refuse
 from muntin.serving.worker_process import WorkerProcess
 
-FAULT_STATUS = {"image": 422, "request": 422, "server": 500}
+_FAULT_STATUS = {"image": 422, "request": 422, "server": 500}
 """Status codes of `Answer.fault`."""
 
 
@@ -46,17 +46,11 @@ class Service:
         self.noted: set[str] = set()
         gauge, own = self.metrics.gauge, os.getpid()
         gauge("ready", "1 when requests are answered", lambda: float(self.ready))
-        gauge("waiting_images", "Images without an answer yet", self._num_images)
+        gauge("waiting_images", "Images without an answer yet",
+              lambda: float(self.worker.batcher.num_images))  # fmt: skip
         gauge("memory_bytes", "Memory of the server process", lambda: resident_bytes(own))
-        gauge("worker_memory_bytes", "Memory of the worker", lambda: resident_bytes(self.pid))
-
-    def _num_images(self) -> float:
-        return float(self.worker.batcher.num_images)
-
-    @property
-    def pid(self) -> int:
-        """Process id of the worker; 0 while there is none."""
-        return self.worker.pid or 0
+        gauge("worker_memory_bytes", "Memory of the worker",
+              lambda: resident_bytes(self.worker.pid))  # fmt: skip
 
     @property
     def ready(self) -> bool:
@@ -75,7 +69,7 @@ class Service:
             raise RefusedError(
                 503, f"the server {what}. Try again in 5 s.", reason="not_ready", retry_after=5
             )
-        body_length(request, self.limits)
+        check_length(request, self.limits)
         with self.worker.batcher.receive(images) as request.state.take:
             yield
 
@@ -118,12 +112,7 @@ class Service:
             RefusedError: An image cannot be read, or the time is over.
             ClientDisconnect: Nobody waits any more.
         """
-        answers = await self.answer_each(request, asked)
-        for number, answer in enumerate(answers, 1):
-            if answer.fault:
-                where = f"image {number} of {len(answers)}: " if len(answers) > 1 else ""
-                raise refuse(FAULT_STATUS[answer.fault], where + answer.text, answer.fault)
-        return [answer.text for answer in answers]
+        return texts_of(await self.answer_each(request, asked))
 
     async def answer_each(self, request: Request, asked: PredictRequest) -> list[Answer]:
         """Predict the images of a request, one that cannot be read by an answer with its fault.
@@ -134,22 +123,17 @@ class Service:
         """
         model = self.find_model(asked.model)
         deadline = self.deadline(request)
-        options = batch_options(model, asked)
+        options, items = to_batch(model, asked)
         loop = asyncio.get_running_loop()
         jobs = [
             Job(
-                item=WorkItem(
-                    name=each.name,
-                    data=each.data,
-                    shape=each.shape,
-                    threshold=asked.threshold or 0.0,
-                ),
+                item=item,
                 options=options,
                 pixels=each.pixels,
                 deadline=deadline,
                 answer=loop.create_future(),
             )
-            for each in asked.uploads
+            for item, each in zip(items, asked.uploads, strict=True)
         ]
         with self.worker.batcher.admit(len(jobs)):
             return await self._wait(request, jobs, deadline)
@@ -177,8 +161,23 @@ class Service:
                     job.answer.exception()  # is known then
 
 
-def batch_options(model: Mapping[str, Any], asked: PredictRequest) -> BatchOptions:
-    """Give the options of a request to a model, described as in `GET /models`.
+def texts_of(answers: Sequence[Answer]) -> list[str]:
+    """The JSON text of each answer.
+
+    Raises:
+        RefusedError: One of them has a fault.
+    """
+    for number, answer in enumerate(answers, 1):
+        if answer.fault:
+            where = f"image {number} of {len(answers)}: " if len(answers) > 1 else ""
+            raise refuse(_FAULT_STATUS[answer.fault], where + answer.text, answer.fault)
+    return [answer.text for answer in answers]
+
+
+def to_batch(
+    model: Mapping[str, Any], asked: PredictRequest
+) -> tuple[BatchOptions, list[WorkItem]]:
+    """Give a request to a model, described as in `GET /models`: options, and each image.
 
     Raises:
         RefusedError: They do not suit it.
@@ -188,7 +187,12 @@ def batch_options(model: Mapping[str, Any], asked: PredictRequest) -> BatchOptio
         raise refuse(422, text)
     # As of `muntin predict`: a detector that finds the instances selects its boxes by it.
     least = asked.threshold if "detector_threshold" in model else None
-    return BatchOptions(model=model["name"], tta=asked.tta, tile=asked.tile, least_box=least)
+    options = BatchOptions(model=model["name"], tta=asked.tta, tile=asked.tile, least_box=least)
+    score = asked.threshold or 0.0
+    return options, [
+        WorkItem(name=each.name, data=each.data, shape=each.shape, threshold=score)
+        for each in asked.uploads
+    ]
 
 
 async def _until_gone(request: Request) -> None:

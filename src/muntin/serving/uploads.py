@@ -31,7 +31,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from muntin.data.image_formats import open_header, readable_formats, way_out
 from muntin.errors import first_line
 from muntin.serving.batching import RefusedError
-from muntin.serving.header_limits import find_excess
+from muntin.serving.header_limits import find_parts, find_scans
 from muntin.serving.request_options import join_options, parse_options
 from muntin.serving.serve_settings import ServeLimits
 from muntin.untrusted import parse_json
@@ -79,8 +79,8 @@ def refuse(status: int, text: str, reason: str = "request") -> RefusedError:
     return RefusedError(status, text, reason=reason)
 
 
-def body_length(request: Request, limits: ServeLimits) -> int:
-    """Length of a body in bytes; the largest that is allowed, if the request does not say it.
+def check_length(request: Request, limits: ServeLimits) -> None:
+    """Refuse a body by what the head says of it.
 
     Raises:
         RefusedError: It is too large, or compressed.
@@ -89,10 +89,8 @@ def body_length(request: Request, limits: ServeLimits) -> int:
         message = f"a body must not be compressed, got Content-Encoding {coding!r}. Send it as is."
         raise refuse(415, message, "encoding")
     text = request.headers.get("content-length", "")
-    length = int(text) if text.isdecimal() and len(text) < 20 else limits.body_bytes
-    if length > limits.body_bytes:
+    if text.isdecimal() and (len(text) > 19 or int(text) > limits.body_bytes):
         raise _too_large(limits)
-    return length
 
 
 def _too_large(limits: ServeLimits) -> RefusedError:
@@ -331,7 +329,7 @@ def check_image(name: str, data: bytes, limits: ServeLimits) -> Upload:
     shown = f"the image {name!r}" if name else "the image"
     if not data:
         raise refuse(422, f"{shown} must hold data, got 0 bytes.", "image")
-    _refuse_excess(shown, data)
+    _refuse_excess(shown, find_parts(data))
     formats = tuple(each for each in FORMATS if each in readable_formats())
     try:
         with open_header(io.BytesIO(data), formats) as image:
@@ -349,12 +347,12 @@ def check_image(name: str, data: bytes, limits: ServeLimits) -> Upload:
             f"{height}. Make it smaller, or start the server with --set limits.megapixels=N."
         )
         raise refuse(413, message, "pixels")
-    _refuse_excess(shown, data, width * height)
+    _refuse_excess(shown, find_scans(data, width * height))
     return Upload(name=name, data=data, pixels=width * height)
 
 
-def _refuse_excess(shown: str, data: bytes, pixels: int = 0) -> None:
-    if excess := find_excess(data, pixels):
+def _refuse_excess(shown: str, excess: str) -> None:
+    if excess:
         message = f"{shown} must be read in reasonable time, got {excess}. Save it anew."
         raise refuse(422, message, "excess")
 

@@ -45,6 +45,8 @@ class WorkerProcess:
         self._metrics = metrics
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
+        # Its own: others may be busy with large bodies. Two at once would mix what they send.
+        self._sender = ThreadPoolExecutor(1)
         self._outgoing: asyncio.Queue[tuple[Connection, tuple[Any, ...]]] = asyncio.Queue()
         self._reloads: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -195,15 +197,11 @@ class WorkerProcess:
     async def _write(self) -> None:
         """Send messages in order, from a thread: a pipe that is full blocks."""
         loop = asyncio.get_running_loop()
-        thread = ThreadPoolExecutor(1)  # its own: others may be busy with large bodies
-        try:
-            while True:
-                pipe, message = await self._outgoing.get()
-                # When it died, whoever listens to it notices.
-                with contextlib.suppress(OSError, ValueError):
-                    await loop.run_in_executor(thread, pipe.send, message)
-        finally:
-            thread.shutdown(wait=False)
+        while True:
+            pipe, message = await self._outgoing.get()
+            # When it died, whoever listens to it notices.
+            with contextlib.suppress(OSError, ValueError):
+                await loop.run_in_executor(self._sender, pipe.send, message)
 
     async def _watch(self) -> None:
         """End a worker that has work and says nothing."""
@@ -221,12 +219,15 @@ class WorkerProcess:
 
     async def stop(self) -> None:
         """End the worker for good, and answer what still waits by an error."""
+        if self._stopped:
+            return
         self._stopped = True
         self.batcher.fail_all("the server is stopping")
         for task in self._tasks:
             task.cancel()
         if self._process is not None and self._pipe is not None:
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(self._pipe.send, ("stop",))
+            stopping = self._sender.submit(self._pipe.send, ("stop",))
             await asyncio.to_thread(self._process.join, 3)
             self._process.kill()
+            stopping.cancel()
+        self._sender.shutdown(wait=False)
