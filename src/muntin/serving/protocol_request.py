@@ -314,10 +314,10 @@ def _join(data: Any, shape: tuple[int, ...]) -> bytes:  # noqa: ANN401 (of JSON)
     values = data if isinstance(data, list) else []
     if len(shape) > 1 and len(values) == shape[0] and all(isinstance(v, list) for v in values):
         return b"".join(_join(each, shape[1:]) for each in values)
-    if len(values) == math.prod(shape):
+    count = math.prod(shape)
+    if len(values) == count:
         try:
             return bytes(values)
         except (TypeError, ValueError, OverflowError):
             pass
-    count = math.prod(shape)
     raise _wrong(data, f"data of {INPUT!r} must be {count} whole numbers from 0 to 255")
