@@ -341,12 +341,18 @@ def test_maps_of_different_sizes(served: Live) -> None:
         assert ask(served, head, tail, name="semantic")[0] == 200
 
 
-def test_a_large_map_is_given_in_binary_form_alone() -> None:
+def test_a_large_map_is_given_in_binary_form_alone(served: Live) -> None:
+    large = io.BytesIO()
+    Image.new("RGB", (1000, 501)).save(large, "png")
+    head, tail = in_binary([large.getvalue()])
+    head["outputs"] = [{"name": "labels"}]
+    status, answer = ask(served, head, tail, name="semantic")
+    assert status == 400
+    assert "got 501000" in answer["error"]
+    assert "binary_data" in answer["error"]
     mask = encode_mask(np.ones((1500, 1500), bool))
     result = {"path": "", "size": [1500, 1500], "semantic": [{"id": 3, "mask": mask}]}
     tensors = make_tensors({"kind": "segmentation"}, [json.dumps(result)], ["labels"])
-    with pytest.raises(Exception, match="binary_data"):
-        encode_outputs({}, tensors, {"labels": False})
     head, tail = encode_outputs({}, tensors, {"labels": True})
     assert json.loads(head)["outputs"][0]["shape"] == [1, 1500, 1500]
     assert set(np.frombuffer(tail, "<i2")) == {3}

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 
 from muntin.serving.batching import RefusedError
@@ -21,6 +22,7 @@ from muntin.serving.label_config import describe_mismatch, parse_label_config
 from muntin.serving.label_regions import make_regions, mean_score
 from muntin.serving.serve_settings import ServeLimits
 from tests.serving.live import DATA, RUNS, Live, start
+from tests.serving.quick import run
 from tests.serving.test_inference_protocol import ODD, places
 from tests.serving.test_region_encoding import fill, unpack
 
@@ -340,6 +342,17 @@ def test_files_below_the_folder(served: Live) -> None:
     said += ["/data/local-files/?d=NAME", "address of a file", "no file 'scenes'", "leads out"]
     for each, words in zip(answers[2:], said, strict=True):
         assert words in each["error"]
+
+
+def test_images_that_are_done_keep_no_place(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (160, 160, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    limits = ServeLimits(body_mib=0.1, waiting_mib=0.1, batch=1)
+    photos = ["/data/local-files/?d=noise.png"] * 3
+    with run(limits=limits, files=str(tmp_path)) as quick:
+        quick.worker.models["first"] |= {"class_names": ["cat"], "threshold": 0.5}
+        answers = predict(quick, "first", config("RectangleLabels"), photos)
+    assert not any("error" in each for each in answers)
 
 
 def test_no_name_leads_out_of_the_folder(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from muntin.run_lengths import encode_mask
 from muntin.serving.region_encoding import pack_mask, trace_mask
 
 
@@ -79,7 +80,7 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
 @pytest.mark.parametrize(("name", "parts"), [("disc", 1), ("two", 2), ("full", 1), ("corner", 2)])
 def test_edges_follow_the_mask(name: str, parts: int) -> None:
     mask = shapes()[name]
-    traced = trace_mask(mask)
+    traced = trace_mask(encode_mask(mask))
     assert len(traced) == parts
     height, width = mask.shape
     percent = [(part * 100 / (width, height)).tolist() for part in traced]
@@ -89,21 +90,21 @@ def test_edges_follow_the_mask(name: str, parts: int) -> None:
 
 
 def test_edges_of_what_is_odd() -> None:
-    assert trace_mask(shapes()["empty"]) == []
-    (line,) = trace_mask(shapes()["line"])
+    assert trace_mask(encode_mask(shapes()["empty"])) == []
+    (line,) = trace_mask(encode_mask(shapes()["line"]))
     assert line.min(0).tolist() == [2, 4]
     assert line.max(0).tolist() == [29, 5]
-    (ring,) = trace_mask(shapes()["ring"])  # the hole is filled
-    (disc,) = trace_mask(shapes()["disc"])
+    (ring,) = trace_mask(encode_mask(shapes()["ring"]))  # the hole is filled
+    (disc,) = trace_mask(encode_mask(shapes()["disc"]))
     np.testing.assert_array_equal(ring, disc)
-    sizes = [len(part) for part in trace_mask(shapes()["noise"])]
+    sizes = [len(part) for part in trace_mask(encode_mask(shapes()["noise"]))]
     assert 0 < len(sizes) <= 100
 
 
 def test_the_edge_of_a_large_noisy_mask_takes_little() -> None:
     mask = np.random.default_rng(0).random((1500, 1500)) > 0.5
     mask[200:900, 300:1200] = True
-    parts = trace_mask(mask)
+    parts = trace_mask(encode_mask(mask))
     assert 0 < len(parts) <= 100
     assert parts[0].min() >= 0
     assert parts[0].max() <= 1500 + 8

@@ -114,7 +114,8 @@ class Batcher:
         """Count the bytes of a body while the block runs.
 
         A body keeps a place by what came of it, not by what it says will come: clients that send
-        slowly keep nobody out. The block is given what takes a number of further bytes.
+        slowly keep nobody out. The block is given what takes a number of further bytes, or gives
+        back some where the number is negative.
 
         Raises:
             RefusedError: There is no place now, for so many images or for the bytes.

@@ -84,9 +84,9 @@ class BundledModel:
 
 def write_description(model: BundledModel, folder: Path) -> None:
     """Write ``model.json`` and ``labels.txt``, the names of the classes, a line each."""
-    (folder / "model.json").write_text(format_json(model.describe()) + "\n", encoding="utf-8")
+    write_text(folder / "model.json", format_json(model.describe()) + "\n")
     names = (" ".join(name.split()) for name in model.run.classes.names)
-    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    write_text(folder / "labels.txt", "".join(f"{name}\n" for name in names))
 
 
 def fill(template: str, **values: object) -> str:

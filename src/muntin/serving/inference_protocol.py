@@ -20,7 +20,7 @@ from muntin.serving.batching import RefusedError
 from muntin.serving.protocol_request import INPUT, LENGTH_HEADER, InferRequest, read_infer
 from muntin.serving.protocol_tensors import (
     LABELS,
-    check_sizes,
+    check_maps,
     encode_outputs,
     make_tensors,
     outputs_of,
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from muntin.serving.service import Service
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration")
-_CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}
-_CONFIG_TYPES["INT16"] = "TYPE_INT16"
 _INFER_BODY = {
     "requestBody": {
         "required": True,
@@ -67,8 +65,6 @@ _INFER_BODY = {
         },
     }
 }
-
-
 _BINARY: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 
 
@@ -151,7 +147,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
             "output": [
                 {
                     "name": each.name,
-                    "data_type": _CONFIG_TYPES[each.datatype],
+                    "data_type": f"TYPE_{each.datatype}".replace("BYTES", "STRING"),
                     "dims": each.shape,
                 }
                 for each in outputs_of(model)
@@ -176,12 +172,13 @@ def _add_infer(app: FastAPI, service: Service) -> None:
             asked = await asyncio.to_thread(read_infer, body, header, known, service.limits)
             del body
             if LABELS in asked.outputs:
-                check_sizes(upload.pixels for upload in asked.predict.uploads)
+                pixels = [upload.pixels for upload in asked.predict.uploads]
+                check_maps(pixels, binary=asked.outputs[LABELS])
             texts = await _answer(service, request, name, asked)
         head, tail = await asyncio.to_thread(_write, model, texts, asked)
         if not any(asked.outputs.values()):
             return Response(head, media_type="application/json")
-        length = {"Inference-Header-Content-Length": str(len(head))}
+        length = {LENGTH_HEADER: str(len(head))}
         return Response(head + tail, headers=length, media_type="application/octet-stream")
 
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):

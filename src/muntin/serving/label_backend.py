@@ -344,8 +344,12 @@ async def _answer(
     uploads = tuple(each.upload for each in images if each.upload is not None)
     if not uploads:
         return []
-    request.state.take(sum(len(upload.data) for upload in uploads))
-    return await service.answer_each(request, PredictRequest(uploads=uploads, **options))
+    size = sum(len(upload.data) for upload in uploads)
+    request.state.take(size)
+    try:
+        return await service.answer_each(request, PredictRequest(uploads=uploads, **options))
+    finally:
+        request.state.take(-size)
 
 
 def _describe(

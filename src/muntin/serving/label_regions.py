@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from muntin.results import DEFAULT_SCORE_THRESHOLD
-from muntin.run_lengths import decode_mask
+from muntin.run_lengths import RunLengths, decode_mask
 from muntin.serving.label_config import (
     BRUSHES,
     CHOICES,
@@ -126,7 +126,7 @@ def _only_label(tag: ControlTag, model: Mapping[str, Any]) -> str | None:
 
 def _masks(
     result: Mapping[str, Any], tag: ControlTag
-) -> Iterator[tuple[str, str, Mapping[str, Any], float | None]]:
+) -> Iterator[tuple[str, str, RunLengths, float | None]]:
     rows = result.get("semantic") or result.get("boxes") or ()
     for owner, row in enumerate(rows):
         label = tag.label_of(row["name"])
@@ -139,7 +139,7 @@ def _polygons(
 ) -> Iterator[Part]:
     height, width = result["size"]
     for owner, label, mask, score in _masks(result, tag):
-        for number, corners in enumerate(trace_mask(decode_mask(dict(mask)))):
+        for number, corners in enumerate(trace_mask(mask)):
             points = [[_percent(x, width), _percent(y, height)] for x, y in corners.tolist()]
             value = {"points": points, "closed": True, POLYGONS: [label]}
             yield owner, f"-{number}", value, score
@@ -149,7 +149,7 @@ def _brushes(
     result: Mapping[str, Any], model: Mapping[str, Any], tag: ControlTag
 ) -> Iterator[Part]:
     for owner, label, mask, score in _masks(result, tag):
-        packed = pack_mask(decode_mask(dict(mask)))
+        packed = pack_mask(decode_mask(mask))
         yield owner, "", {"format": "rle", "rle": packed, BRUSHES: [label]}, score
 
 

@@ -23,10 +23,7 @@ from muntin.serving.bundled_model import BundledModel, fill, write_description, 
 from muntin.serving.serve_settings import ServeLimits
 from muntin.staging import format_json
 
-BATCH = ServeLimits().batch
-WAITING = ServeLimits().waiting_images
-SECONDS = ServeLimits().timeout
-
+LIMITS = ServeLimits()
 MOUNT = "/" + "mnt/models"
 """Where KServe lays the files that ``storageUri`` names, in every container."""
 
@@ -110,7 +107,7 @@ def _triton_config(model: BundledModel) -> dict[str, Any]:
     config: dict[str, Any] = {
         "name": _quoted(model.name),
         "platform": _quoted("onnxruntime_onnx"),
-        "max_batch_size": BATCH if batched else 0,
+        "max_batch_size": LIMITS.batch if batched else 0,
         "input": [_tensor(one, batched) for one in inputs],
         "output": [_tensor(one, batched) for one in outputs],
         "instance_group": [{"count": 1, "kind": "KIND_CPU"}],
@@ -123,9 +120,9 @@ def _triton_config(model: BundledModel) -> dict[str, Any]:
         config["dynamic_batching"] = {
             "default_queue_policy": {
                 "timeout_action": "REJECT",
-                "default_timeout_microseconds": int(SECONDS * 1e6),
+                "default_timeout_microseconds": int(LIMITS.timeout * 1e6),
                 "allow_timeout_override": "true",
-                "max_queue_size": WAITING,
+                "max_queue_size": LIMITS.waiting_images,
             }
         }
     return config

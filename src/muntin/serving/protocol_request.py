@@ -29,7 +29,7 @@ from muntin.serving.uploads import (
 )
 
 INPUT = "image"
-LENGTH_HEADER = "inference-header-content-length"
+LENGTH_HEADER = "Inference-Header-Content-Length"
 OPTIONS = ("threshold", "tta", "tile", "timeout", "binary_data_output")
 """What `parameters` of a request may hold."""
 
@@ -104,7 +104,7 @@ def _split(body: bytes, header: str | None) -> tuple[bytes, bytes]:
     length = int(header) if header.isascii() and header.isdigit() and len(header) < 20 else -1
     if not 0 <= length <= len(body):
         message = (
-            f"Inference-Header-Content-Length must be the length of the JSON, 0 to {len(body)} "
+            f"{LENGTH_HEADER} must be the length of the JSON, 0 to {len(body)} "
             f"bytes of this body, got {header[:100]!r}."
         )
         raise bad(message)
@@ -195,7 +195,7 @@ def _read_image(tensor: Mapping[str, Any], tail: bytes, limits: ServeLimits) -> 
     if isinstance(expected, bool) or expected != len(tail):
         message = (
             f"binary_data_size must be the number of bytes behind the JSON, {len(tail)}, got "
-            f"{reprlib.repr(size)}. Is Inference-Header-Content-Length the length of the JSON?"
+            f"{reprlib.repr(size)}. Is {LENGTH_HEADER} the length of the JSON?"
         )
         raise bad(message)
     data = tail if size is not None else tensor["data"]
@@ -314,10 +314,10 @@ def _join(data: Any, shape: tuple[int, ...]) -> bytes:  # noqa: ANN401 (of JSON)
     values = data if isinstance(data, list) else []
     if len(shape) > 1 and len(values) == shape[0] and all(isinstance(v, list) for v in values):
         return b"".join(_join(each, shape[1:]) for each in values)
-    if len(values) == math.prod(shape):
+    count = math.prod(shape)
+    if len(values) == count:
         try:
             return bytes(values)
         except (TypeError, ValueError, OverflowError):
             pass
-    count = math.prod(shape)
     raise _wrong(data, f"data of {INPUT!r} must be {count} whole numbers from 0 to 255")

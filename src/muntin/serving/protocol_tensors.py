@@ -57,12 +57,26 @@ def outputs_of(model: Mapping[str, Any]) -> tuple[OutputTensor, ...]:
     return (_tensor(JSON_OUTPUT, "BYTES", -1), *_TENSORS.get(model["kind"], ()))
 
 
-def check_sizes(sizes: Iterable[Any]) -> None:
-    """Refuse to join maps of images of different sizes.
+def check_maps(pixels: Sequence[int], *, binary: bool) -> None:
+    """Refuse maps that cannot be answered, before anything is predicted.
+
+    Args:
+        pixels: Those of each image.
+        binary: Whether the maps are wanted in binary form.
 
     Raises:
-        RefusedError: With two of them.
+        RefusedError: The images have different sizes, or too many pixels for a list of numbers.
     """
+    _check_equal(pixels)
+    if not binary and sum(pixels) > MOST_LISTED:
+        message = (
+            f"{LABELS} must have at most {MOST_LISTED} pixels in JSON, got {sum(pixels)}. Ask for "
+            f'it in binary form: "parameters": {{"binary_data": true}}'
+        )
+        raise refuse(400, message, "protocol")
+
+
+def _check_equal(sizes: Iterable[Any]) -> None:
     known = list(dict.fromkeys(sizes))
     if len(known) > 1:
         message = (
@@ -154,7 +168,7 @@ def _maps(
 ) -> dict[str, Any]:
     if LABELS not in names:
         return {}
-    check_sizes("{} x {}".format(*result["size"]) for result in results)
+    _check_equal("{} x {}".format(*result["size"]) for result in results)
     height, width = results[0]["size"]
     labels = np.full((len(results), height, width), -1, _TYPES["INT16"])
     for place, result in enumerate(results):
@@ -182,9 +196,6 @@ def encode_outputs(
         head: What the JSON says besides its outputs.
         tensors: Outputs by name; texts in a list.
         binary: Whether each is wanted in binary form.
-
-    Raises:
-        RefusedError: A map has too many pixels for a list of numbers.
     """
     described, parts = [], []
     for name, values in tensors.items():
@@ -216,11 +227,5 @@ def _pack(values: NDArray[Any] | list[bytes]) -> bytes:
 def _list(values: NDArray[Any] | list[bytes]) -> list[Any]:
     if isinstance(values, list):
         return [each.decode() for each in values]
-    if values.size > MOST_LISTED:
-        message = (
-            f"{LABELS} must have at most {MOST_LISTED} pixels in JSON, got {values.size}. Ask for "
-            f'it in binary form: "parameters": {{"binary_data": true}}'
-        )
-        raise refuse(400, message, "protocol")
     listed: list[Any] = values.ravel().tolist()
     return finite(listed) if values.dtype.kind == "f" else listed

@@ -6,13 +6,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.shapes import Bool, Float
+from muntin.prediction.formats.contours import Ring, cut_out, trace_rings
+from muntin.run_lengths import RunLengths
+from muntin.shapes import Bool
 
 MOST_PARTS = 100
 """Polygons of one mask; further parts, which are smaller, are left out."""
 
 _SMALLEST_PART = 0.02
-_MOST_STEPS = 200_000
+_MOST_SIDES = 200_000
 _TOLERANCE = 1.0
 _RELATIVE_TOLERANCE = 0.001
 _RUN_BITS = np.array([3, 4, 8, 16])
@@ -21,7 +23,7 @@ _WORD_BITS = 8
 _BLOCK = 2**16
 
 
-def trace_mask(mask: Bool[np.ndarray, "H W"]) -> list[NDArray[np.float64]]:
+def trace_mask(mask: RunLengths) -> list[Ring]:
     """Trace the outer edges of the parts of a mask, the largest part first.
 
     Parts that touch at a corner alone are two; holes are filled. Parts smaller than 2 % of the
@@ -30,81 +32,30 @@ def trace_mask(mask: Bool[np.ndarray, "H W"]) -> list[NDArray[np.float64]]:
 
     Returns:
         x and y of the corners of each polygon, in pixels; (0, 0) is the corner of the first pixel.
-
-    Example:
-        >>> [part.tolist() for part in trace_mask(np.ones((2, 3), bool))]
-        [[[0.0, 0.0], [3.0, 0.0], [3.0, 2.0], [0.0, 2.0]]]
     """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return []
-    top, left = int(rows[0]), int(columns[0])
-    part = mask[top : rows[-1] + 1, left : columns[-1] + 1]
+    piece, left, top = cut_out(mask)
     step = 1
-    while (edges := _list_edges(np.pad(part[::step, ::step], 1)))[0].size > _MOST_STEPS:
+    while _count_sides(piece[::step, ::step]) > _MOST_SIDES:
         step *= 2
-    outer = [(area, corners) for corners in _follow(*edges) if (area := _area(corners)) > 0]
+    outer = [(_area(rings[0]), rings[0]) for rings in trace_rings(piece[::step, ::step])]
     outer.sort(key=lambda each: -each[0])
-    kept = [corners for area, corners in outer if area >= _SMALLEST_PART * outer[0][0]]
-    return [step * _simplify(each) + (left, top) for each in kept[:MOST_PARTS]]
+    kept = [ring for area, ring in outer if area >= _SMALLEST_PART * outer[0][0]]
+    return [step * _simplify(ring) + (left, top) for ring in kept[:MOST_PARTS]]
 
 
-def _list_edges(
-    padded: Bool[np.ndarray, "h w"],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[int, int]]:
-    """List the sides of pixels between inside and outside: start, direction, and the grid's size.
-
-    Each side goes around its pixel clockwise; direction 0 is right, 1 down, 2 left, 3 up. Starts
-    are flat indices of corners.
-    """
-    height, width = padded.shape
-    inside = padded[1:-1, 1:-1]
-    neighbours = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])
-    starts, directions = [], []
-    for direction, neighbour in enumerate(neighbours):
-        y, x = np.nonzero(inside & ~neighbour)
-        corner_y, corner_x = y + (direction in (2, 3)), x + (direction in (1, 2))
-        starts.append(corner_y * width + corner_x)
-        directions.append(np.full(len(y), direction))
-    return np.concatenate(starts), np.concatenate(directions), (height, width)
+def _count_sides(piece: NDArray[np.generic]) -> int:
+    """Count the sides of pixels between inside and outside."""
+    padded = np.pad(piece, 1)
+    return int(sum(np.count_nonzero(np.diff(padded, axis=axis)) for axis in (0, 1)))
 
 
-def _follow(
-    starts: NDArray[np.int64], directions: NDArray[np.int64], size: tuple[int, int]
-) -> list[NDArray[np.float64]]:
-    """Join sides to closed lines, and keep their corners."""
-    height, width = size
-    at = np.full((4, height * width), -1)
-    at[directions, starts] = np.arange(len(starts))
-    ends = starts + np.array([1, width, -1, -width])[directions]
-    # Where two parts touch, a turn to the right stays at the same pixel.
-    turns = np.stack([at[(directions + turn) % 4, ends] for turn in (1, 0, 3)])
-    following = np.where(turns[0] >= 0, turns[0], np.where(turns[1] >= 0, turns[1], turns[2]))
-    steps = following.tolist()
-    seen = bytearray(len(steps))
-    lines = []
-    for first in range(len(steps)):
-        line = []
-        place = first
-        while not seen[place]:
-            seen[place] = 1
-            line.append(place)
-            place = steps[place]
-        if line:
-            order = np.array(line)
-            turned = directions[order] != np.roll(directions[order], 1)
-            corners = starts[order[turned]]
-            lines.append(np.stack([corners % width, corners // width], 1).astype(float))
-    return lines
-
-
-def _area(corners: Float[np.ndarray, "points 2"]) -> float:
-    """Area within a closed line; negative around a hole."""
+def _area(corners: Ring) -> float:
+    """Area within a closed line."""
     x, y = corners.T
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
+    return abs(float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2))
 
 
-def _simplify(corners: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "fewer 2"]:
+def _simplify(corners: Ring) -> Ring:
     """Leave out corners of a closed line that lie close to the line through the others.
 
     A corner is close within a pixel, or within a thousandth of the longer side of all.

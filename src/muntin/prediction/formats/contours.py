@@ -20,19 +20,22 @@ _SEARCHED = 500  # corners of a ring between which the shortest bridge is sought
 
 
 def find_rings(mask: RunLengths) -> list[list[Ring]]:
+    """Give the rings of each connected area of a mask, as `trace_rings` does."""
+    piece, left, top = cut_out(mask)
+    corner = np.array([left, top])
+    return [[ring + corner for ring in rings] for rings in trace_rings(piece)]
+
+
+def trace_rings(piece: NDArray[np.generic]) -> list[list[Ring]]:
     """Give the rings of each connected area of a mask: the outer one, then those of its holes.
 
     They run through the middle of the edges between pixels, so that the centre of a pixel is inside
     if and only if the mask has it.
     """
-    piece, left, top = cut_out(mask)
-    if not piece.size:
-        return []
-    piece = np.pad(piece, 1).astype(np.float64)
-    filled = contour_generator(z=piece, fill_type=FillType.OuterOffset).filled(0.5, 2.0)
-    corner = np.array([left, top]) - 0.5
+    padded = np.pad(piece, 1).astype(np.float64)
+    filled = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, 2.0)
     return [
-        [_straighten(points[a:b] + corner) for a, b in pairwise(ends)]
+        [_straighten(points[a:b] - 0.5) for a, b in pairwise(ends)]
         for points, ends in zip(*filled, strict=True)
     ]
 

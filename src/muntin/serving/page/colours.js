@@ -31,7 +31,7 @@ export function encodedColours(model) {
 }
 
 /** Red, green and blue of "#rrggbb". */
-export function partsOf(colour) {
+function partsOf(colour) {
   return [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
 }
 

@@ -21,7 +21,7 @@ import { inkOn, pixelOf } from "./colours.js";
 import { paintMask, shrinkMask, traceMask } from "./masks.js";
 
 /** With more marks, tags would hide the image: then the one that is pointed at has one. */
-export const MOST_TAGS = 25;
+const MOST_TAGS = 25;
 
 const LARGEST_LAYER = 2048;
 const HALO = "rgba(0, 0, 0, 0.55)";

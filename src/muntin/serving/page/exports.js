@@ -11,6 +11,7 @@
  */
 
 import { drawScene, tagOf } from "./drawing.js";
+import { percent } from "./marklist.js";
 import { areaOf } from "./masks.js";
 
 const SMALLEST_SIDE = 640;
@@ -176,7 +177,7 @@ export async function drawImage(address, scene, layer) {
 function legendOf({ result, marks }) {
   if (result.kind === "boxes" || result.kind === "poses") return [];
   const text = (mark) =>
-    result.kind === "semantic" ? `${mark.name} ${(100 * mark.score).toFixed(1)} %` : tagOf(mark);
+    result.kind === "semantic" ? `${mark.name} ${percent(mark.score)}` : tagOf(mark);
   return marks.slice(0, MOST_ROWS[result.kind]).map((mark) => ({ ...mark, text: text(mark) }));
 }
 

@@ -15,7 +15,7 @@
  * @param {string} text
  * @returns {number[]} lengths of runs, off and on in turn
  */
-export function readCounts(text) {
+function readCounts(text) {
   const counts = [];
   for (let place = 0; place < text.length; ) {
     let value = 0;

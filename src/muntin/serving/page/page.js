@@ -28,16 +28,22 @@ const queue = new Queue((item, asked) => {
 const strip = new Strip(part("strip"), { choose, remove });
 const viewer = new Viewer(() => items, (item) => queue.add(item, model, true));
 
-function refresh(item) {
+function update(item) {
   const state = item.answers.get(model?.name)?.state ?? "queued";
   strip.update(item, state, item === current);
+  return state;
+}
+
+function refresh(item) {
+  const state = update(item);
   const others = state === "done" || state === "waiting";  // matter to the one that is seen
   if (model && (item === current || others)) viewer.show(current, model);
 }
 
 function choose(item) {
   current = item;
-  for (const one of items) refresh(one);
+  items.forEach(update);
+  if (model) viewer.show(current, model);
 }
 
 function take(files) {
@@ -62,8 +68,7 @@ function remove(item) {
   item.drop();
   strip.remove(item);
   if (item === current) current = items[Math.min(place, items.length - 1)] ?? null;
-  if (current) choose(current);
-  else part("viewer").hidden = true;
+  choose(current);
   if (current && focused) strip.focus(current);
   part("intake").classList.toggle("empty", !items.length);
   if (!items.length) {
@@ -121,10 +126,8 @@ function chooseModel(wanted) {
   part("facts").textContent =
     say(names.length === 1 ? "fact" : "facts", { task, model: network, classes: names.length });
   queue.keep(model);
-  for (const item of items) {
-    queue.add(item, model);
-    refresh(item);
-  }
+  for (const item of items) queue.add(item, model);
+  choose(current);
 }
 
 /** Ask the user for the token of the server. */

@@ -81,6 +81,7 @@ export class Viewer {
     this.item = item;
     this.model = model;
     part("viewer").hidden = !item;
+    clearTimeout(this.clock);
     if (!item) return;
     if (other) {
       this.pinned = this.active = this.point = null;
@@ -96,9 +97,9 @@ export class Viewer {
     part("note").textContent = shown ? "" : this.explainBlank(size, Boolean(result));
     this.showState();
     part("answer").hidden = !result;
-    part("for-all").hidden = this.finished().length < 2;
     const files = result?.kind === "classes" ? "JSON, CSV" : "JSON, COCO, CSV";
     const count = this.finished().length;
+    part("for-all").hidden = count < 2;
     part("for-all").lastElementChild.textContent = say("all", { count, files });
     if (result) this.showControls(result);
     this.select();
@@ -119,7 +120,6 @@ export class Viewer {
     const wait = state === "queued" || state === "waiting" ? this.findWait() : null;
     part("trouble").hidden = state !== "failed" && !wait;
     part("again").hidden = state !== "failed";
-    clearTimeout(this.clock);
     if (state !== "failed" && state !== "done") {
       this.clock = setTimeout(() => this.showState(), 1000);
     }
