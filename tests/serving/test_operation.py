@@ -48,7 +48,9 @@ def wait_for(true: Any, seconds: float = 60.0) -> float:
     return time.monotonic() - begun
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_server_that_is_told_to_stop_while_it_loads_ends_with_0(number: int) -> None:
     with start(RUNS / "classify", ready=False) as live:
         wait_for(lambda: psutil.Process(live.process.pid).children())

@@ -183,6 +183,7 @@ def test_another_model_stops_what_the_first_is_asked(open_page):
             visit.tab.select_option("#model", "slow")
 
 
+@pytest.mark.slow
 def test_server_that_stops_and_comes_back(open_boxes):
     answers = [(0, None, {}), result_of("boxes", BOXES, SIZE)(None)]
     expected = ["ERR_FAILED", "503"]

@@ -77,8 +77,10 @@ def create_app(settings: ServeSettings, service: Service | None = None) -> FastA
 
 def error_response(error: RefusedError) -> JSONResponse:
     """Answer by an error: its reason as JSON, and when to try again."""
-    wait = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
-    return JSONResponse({"error": str(error)}, error.status, headers=wait)
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+    if error.status == 408:  # the rest of its body need not be waited for
+        headers["Connection"] = "close"
+    return JSONResponse({"error": str(error)}, error.status, headers=headers)
 
 
 def _add_errors(app: FastAPI) -> None:
