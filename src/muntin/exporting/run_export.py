@@ -21,7 +21,7 @@ from muntin.engines.engine_network import EngineNetwork, canvas_of, head_info, m
 from muntin.engines.engine_table import FORMATS, Format, require
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.isolation import try_file
-from muntin.errors import ConfigError, RunError, WeightError, unknown_name
+from muntin.errors import ConfigError, RunError, UsageError, WeightError, unknown_name
 from muntin.exporting.quantisation import Quantised, quantise
 from muntin.exporting.verification import Row, compare, comparison_images, require_agreement
 from muntin.heads.network import Network
@@ -105,7 +105,7 @@ def export(
     """
     kind = FORMATS.get(format)
     if kind is None:
-        raise ConfigError(unknown_name("format", format, FORMATS))
+        raise UsageError(unknown_name("format", format, FORMATS))
     given = "" if weights in _NO_FILE else str(weights)
     path = _target(Path(out), kind, (given, data), force=force)
     _check_precision(kind, precision, data)
