@@ -210,7 +210,8 @@ def number_classes(
     """Give the names in the order of the numbers, and the number of each name.
 
     `found` lists the classes in order, `used` those of them that images or objects have. Numbers
-    follow `wanted`, the classes of a trained run; a class that is only listed then has none.
+    follow `wanted`, the classes of a trained run; a class that is only listed then has none. Names
+    of WordNet ("n01440764"), as folders of ImageNet have them, name the classes of a run of 1,000.
     """
     names = tuple(dict.fromkeys(found))
     if wanted is None:
@@ -222,8 +223,16 @@ def number_classes(
             raise DataError(message)
         return names, {name: class_id for class_id, name in enumerate(names)}
     numbers = {clean_class_name(name): class_id for class_id, name in enumerate(wanted)}
+    if len(wanted) == 1000 and names and not any(name in numbers for name in names):
+        numbers = {**imagenet_synsets(), **numbers}
     refuse_unknown([n for n in names if n in used and n not in numbers], wanted, where)
     return tuple(wanted), numbers
+
+
+def imagenet_synsets() -> Mapping[str, int]:
+    """Number of each of the 1,000 classes of ImageNet by its name in WordNet."""
+    names = Path(__file__).with_name("imagenet_synsets.txt").read_text(encoding="ascii").split()
+    return {name: class_id for class_id, name in enumerate(names)}
 
 
 def refuse_unknown(
