@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
-
 from muntin.configs import with_texts
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
@@ -52,12 +50,13 @@ from muntin.zoo.published_classifier import (
 )
 from muntin.zoo.source_models import find_source_model
 
-COCO_NAMES = tuple(
-    name
-    for name in MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    if name not in ("__background__", "N/A")
-)
-"""The 80 classes of COCO by category id."""
+
+def coco_names() -> tuple[str, ...]:
+    """The 80 classes of COCO by category id."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights as Weights
+
+    names = Weights.COCO_V1.meta["categories"]
+    return tuple(name for name in names if name not in ("__background__", "N/A"))
 
 
 def open_published(
@@ -342,7 +341,7 @@ def _default_names(task: Task) -> tuple[str, ...]:
     if task.kind == "keypoints":
         return ("person",)
     if task.detects:
-        return COCO_NAMES
+        return coco_names()
     message = (
         "class_names are required for segmentation heads, got none. Pass --classes FILE with one "
         "name per line, by class number."

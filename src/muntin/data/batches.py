@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.keypoint_transforms import warp_crop
 from muntin.data.transforms import Preprocessing, resize, scaled_size
@@ -111,8 +111,17 @@ def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tens
     image = resize(image, size, pre.interpolation)
     if pre.crop_rounding == "before":  # negative where zeros are added
         top, left = int((size[0] - target[0]) / 2), int((size[1] - target[1]) / 2)
-        return tvf.crop(image, top, left, *target)
-    return tvf.center_crop(image, list(target))
+    else:
+        top, left = (_middle(*pair) for pair in zip(size, target, strict=True))
+    bottom, right = top + target[0], left + target[1]
+    inside = image[..., max(top, 0) : bottom, max(left, 0) : right]
+    beyond = (-left, right - size[1], -top, bottom - size[0])
+    return F.pad(inside, [max(0, count) for count in beyond]) if max(beyond) > 0 else inside
+
+
+def _middle(have: int, wanted: int) -> int:
+    """Where a cut of the middle begins; negative where zeros are added on both sides."""
+    return round((have - wanted) / 2) if have >= wanted else -((wanted - have) // 2)
 
 
 def resized_size(size: Size, pre: Preprocessing) -> Size:

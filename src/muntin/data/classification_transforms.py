@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
 
 from muntin.configs import check_range
 from muntin.data.transforms import Augmentation, BatchTransform, Preprocessing, Sample, resize
@@ -119,8 +119,10 @@ class AugmentConfig(Augmentation):
 
 
 @functools.lru_cache(maxsize=8)
-def _build_transform(config: AugmentConfig, pre: Preprocessing) -> v2.Compose:
+def _build_transform(config: AugmentConfig, pre: Preprocessing) -> Callable[[Tensor], Tensor]:
     """Compose transforms, which keep nothing between images, so that one set serves all."""
+    from torchvision.transforms import InterpolationMode, v2
+
     mode = InterpolationMode(pre.interpolation)
     steps: list[torch.nn.Module] = [
         v2.RandomResizedCrop(

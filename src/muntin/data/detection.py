@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torchvision.ops import box_iou
 
 from muntin.data.box_table import BOX_TABLE
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
@@ -36,6 +35,7 @@ from muntin.data.via import VIA
 from muntin.data.voc import VOC
 from muntin.data.yolo import YOLO
 from muntin.errors import plural, shorten
+from muntin.ops.boxes import box_iou
 from muntin.run_lengths import box_of, mask_area, to_run_lengths
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.transforms import Interpolation, resize
 from muntin.run_lengths import decode_mask, to_run_lengths
@@ -115,6 +114,8 @@ def jitter_colors(image: Tensor, strength: float, rng: np.random.Generator) -> T
     """Brightness, contrast and, of three channels, saturation and hue; each every second time."""
     if not strength:
         return image
+    from torchvision.transforms.v2 import functional as tvf
+
     steps = [tvf.adjust_brightness, tvf.adjust_contrast]
     if image.shape[0] == 3:
         steps.append(tvf.adjust_saturation)

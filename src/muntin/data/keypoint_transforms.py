@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
 from muntin.data.joint_transforms import jitter_colors
@@ -279,8 +278,10 @@ def _cover(image: Tensor, pre: Preprocessing, rng: np.random.Generator) -> Tenso
     """Paint one to three boxes, each at most 0.3 of a side, in the mean colour."""
     high, wide = image.shape[1:]
     color = torch.tensor(pre.mean_color, dtype=torch.uint8)[:, None, None]
+    image = image.clone()
     for _ in range(int(rng.integers(1, 4))):
         sides = rng.uniform(0.08, 0.3, size=2)
         place = (rng.uniform(0, 1 - sides) * [high, wide]).astype(int).tolist()
-        image = tvf.erase(image, *place, int(sides[0] * high), int(sides[1] * wide), color)
+        bottom, right = place[0] + int(sides[0] * high), place[1] + int(sides[1] * wide)
+        image[:, place[0] : bottom, place[1] : right] = color
     return image

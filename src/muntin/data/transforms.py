@@ -6,16 +6,16 @@ Images stay uint8 until the last moment; `normalise` makes them float where the 
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
 from muntin.errors import ConfigError
@@ -185,7 +185,14 @@ class Augmentation:
 def to_tensor(image: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C H W"]:
     """Turn a decoded image (H, W, 3) into a view, channels first: resizing is twice as fast so."""
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return tvf.rgb_to_grayscale(tensor) if in_chans == 1 else tensor
+    return to_luminance(tensor) if in_chans == 1 else tensor
+
+
+def to_luminance(images: Tensor) -> Tensor:
+    """One channel of red, green and blue, by the weights of ITU-R BT.601, cut to the type."""
+    red, green, blue = images.unbind(dim=-3)
+    light = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    return light.unsqueeze(-3).to(images.dtype)
 
 
 def normalise(
@@ -216,7 +223,31 @@ def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     """Resize with antialiasing; images of that size already are returned as they are."""
     if tuple(images.shape[-2:]) == size:
         return images
-    return tvf.resize(images, list(size), InterpolationMode(interpolation), antialias=True)
+    batch = images.view(-1, *images.shape[-3:]) if images.dim() == 4 else _as_batch(images)
+    exact = images.dtype in (torch.float32, torch.float64)
+    values = batch if exact or _resizes_bytes(images, interpolation) else batch.float()
+    out = F.interpolate(values, size, mode=interpolation, align_corners=False, antialias=True)
+    if out.dtype != images.dtype:
+        if interpolation == "bicubic" and images.dtype == torch.uint8:
+            out = out.clamp_(0, 255)
+        out = (out if images.is_floating_point() else out.round_()).to(images.dtype)
+    return out.view(*images.shape[:-2], *size) if images.dim() == 4 else out[0]
+
+
+def _as_batch(image: Tensor) -> Tensor:
+    """A batch of one image. Of channels that lie together, the result has them together too."""
+    if image.unsqueeze(0).is_contiguous(memory_format=torch.channels_last):
+        # By its strides alone one image may be either, and PyTorch would pick channels apart.
+        return image.as_strided((1, *image.shape), (image.numel(), *image.stride()))
+    return image.unsqueeze(0)
+
+
+def _resizes_bytes(images: Tensor, interpolation: Interpolation) -> bool:
+    """Whether PyTorch resizes bytes as they are, and well: bilinear ones by vector instructions."""
+    if images.dtype != torch.uint8 or images.device.type != "cpu":
+        return False
+    vectors = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return interpolation == "bicubic" or vectors or platform.machine() in ("aarch64", "arm64")
 
 
 def scaled_size(size: Size, scale: float) -> Size:

@@ -21,7 +21,6 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
@@ -202,6 +201,8 @@ class FCOS(Detector):
         outputs = [self._predict(level) for level in levels]
         logits, distances, centredness = (torch.cat(p, 1) for p in zip(*outputs, strict=True))
         points = [self._points(*pair) for pair in zip(levels, self.strides, strict=True)]
+        from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
         places = torch.cat(points)
         steps = _expand(self.strides, [len(part) for part in points], places)
         matched = [

@@ -19,7 +19,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, Instances, find_candidate
@@ -285,6 +284,8 @@ class RCNN(Detector):
         """Box loss of the positive regions of one image, summed."""
         stds = self.config.stage_stds[number]
         if self.config.box_loss == "giou":
+            from torchvision.ops import generalized_box_iou_loss
+
             predicted = decode_offsets(offsets[:, None], boxes, stds)[:, 0]
             return generalized_box_iou_loss(predicted, aims, reduction="sum")
         return offset_loss(offsets, encode_offsets(aims, boxes, stds), self.config.box_loss)

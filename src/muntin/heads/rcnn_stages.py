@@ -17,18 +17,19 @@ import itertools
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import box_iou, roi_align
 
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.nn.conv_norm import ConvNorm, Upsample, init_before_relu
 from muntin.ops.boxes import (
     assign_levels,
+    box_iou,
     covered_fraction,
     decode_offsets,
     encode_offsets,
     make_anchors,
     survives,
 )
+from muntin.ops.torchvision_operators import roi_align
 from muntin.shapes import Bool, Float, Int, Size
 from muntin.targets import BoxTargets
 
@@ -230,9 +231,9 @@ def pool_regions(
         part = roi_align(
             level,
             rows[here].to(level.dtype),
-            (side, side),
-            spatial_scale=1 / stride,
-            sampling_ratio=config.sampling,
+            side,
+            scale=1 / stride,
+            sampling=config.sampling,
             aligned=config.aligned,
         )
         # Written into one tensor in the order of the boxes, whatever their level.

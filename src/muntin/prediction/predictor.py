@@ -18,7 +18,6 @@ from muntin.data.batches import evaluation_batch
 from muntin.data.decoding import open_image
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
-from muntin.drawing.result_drawing import draw_result
 from muntin.errors import ConfigError
 from muntin.prediction.batch import (
     Crop,
@@ -394,4 +393,6 @@ def draw(
         DataError: The image cannot be read.
         ShapeError: Its size is not that of the result; of `Labels` any will do.
     """
+    from muntin.drawing.result_drawing import draw_result
+
     return draw_result(open_image(image), result, threshold=threshold)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.heads.network import Network
@@ -68,6 +67,8 @@ def build_mixup(
     It maps images B, C, H, W and targets (B or B, classes) to mixed images and targets B, classes.
     If both are on, each is drawn half of the time.
     """
+    from torchvision.transforms import v2
+
     kinds: list[v2.Transform] = []
     if config.mixup:
         kinds.append(v2.MixUp(alpha=config.mixup, num_classes=num_classes))
