@@ -43,6 +43,7 @@ from muntin.training.position import Position, read_position
 from muntin.training.progress import Reporter, format_duration
 from muntin.training.request import PreparedRun
 from muntin.training.run_logs import Records
+from muntin.training.sharding import save_rows
 from muntin.training.time_limit import Clock, TimeLimit
 from muntin.training.trainer import Trainer, class_balanced_shares
 from muntin.training.validation import Validation
@@ -374,11 +375,13 @@ class Loop:
         self.reporter.note("  ".join(parts))
 
     def _save(self) -> None:
-        if self.fabric.is_global_zero:
+        first, sharded = self.fabric.is_global_zero, self.trainer.sharded
+        if first or sharded:
             position = {name: getattr(self.state, name) for name in Position.__slots__}
             position["elapsed_s"] = self._elapsed()
             saved = {"position": position, "timing": self.time_limit.measured()}
-            write_checkpoint(self.run.path, {**saved, **self.trainer.state()})
+            together: dict[str, Any] = {"save": save_rows, "first": first} if sharded else {}
+            write_checkpoint(self.run.path, {**saved, **self.trainer.state()}, **together)
         # No process may continue before the checkpoint is complete.
         self.fabric.barrier()
 

@@ -277,12 +277,13 @@ def _work(
     # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and pictures and not given.resume:
         draw_batch(run, loop.train)
+    begun = loop.trainer.best_network  # shards are gathered by all processes
     if first and pictures and isinstance(objective, LossObjective):
         listing = prepared.val if len(prepared.val) >= COUNT else prepared.train
         watch = ReconstructionImages(run, listing, objective, fabric.device)
         loop.validation.watch = watch
         if not given.resume:
-            watch(loop.trainer.best_network)
+            watch(begun)
             reporter.note(f"what it learns shows in {run.path / 'pictures'}")
     with loop.records as records, reporter:
         fitted = loop.fit(started=given.started, resume=given.resume, stop_after=given.stop_after)

@@ -67,6 +67,7 @@ class Validation:
         """Time a few images, after as many that only warm up, so that the first is not late."""
         count, fabric = len(self.cache), self.trainer.fabric
         few = max(1, min(evaluation_batch(self.cache.pre), count // 20))
+        _ = self.trainer.best_network  # shards are gathered by all processes
         if fabric.is_global_zero:
             for _ in range(2):
                 start = self.clock()
