@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,80 +20,31 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from muntin.configs import with_texts
 from muntin.data.batches import Batch
-from muntin.data.transforms import Preprocessing
-from muntin.run_config import RunConfig
-from muntin.runs import Run
-from muntin.samples import Classes, Entry, Listing
-from muntin.train_config import TrainConfig
+from muntin.data.cache import ImageCache
+from muntin.data.loading import Processes, TrainLoader
+from muntin.errors import ConfigError
+from muntin.synthetic.datasets import write_coco, write_frames, write_maps
+from muntin.train_config import MachineConfig, TrainConfig
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
+from muntin.training.distillation import add_teacher, read_answers
+from muntin.training.low_rank import merged_state
+from muntin.training.machine import build_fabric
+from muntin.training.progress import Reporter
+from muntin.training.request import PreparedRun, Request
 from muntin.training.run_objective import build_objective
-from muntin.training.sharding import own_part, save_rows
+from muntin.training.setup import prepare
+from muntin.training.sharding import check_sharding, gradient_norm, own_part, rows_of, save_rows
 from muntin.training.trainer import Trainer
-from muntin.zoo import model_config
+from tests.detectors import BODY, BODY_SETTINGS, head_settings
+from tests.small import MODEL, SETTINGS, train_small, write_images
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 
-NAMES = ("a", "b", "c")
-LISTING = Listing(
-    source="here",
-    entries=tuple(Entry(path=str(i), class_ids=(i % 3,)) for i in range(8)),
-    class_names=NAMES,
-)
-MODELS = {
-    "vit": ("vit_tiny_patch16_224", {"embed_dim": 12, "depth": 2, "num_heads": 2, "img_size": 32}),
-    "swin": (
-        "swin_nano_patch2_window4_32",
-        {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2), "out_indices": (0, 1)},
-    ),
-}
-CONFIG = TrainConfig(
-    batch_size=8, lr_batch=0, learning_rate=1e-2, clip_grad=0.05, layer_decay=0.8, ema_decay=0.9,
-    accumulate=2, shard=True,
-)  # fmt: skip
-
-
-def make(fabric: Fabric, model: str, config: TrainConfig) -> Trainer:
-    name, values = MODELS[model]
-    run = Run(
-        path=Path("nowhere"),
-        config=RunConfig(
-            task="classify", data="", model_name=name, model=model_config(name, values),
-            train=config,
-        ),
-        classes=Classes(names=NAMES),
-        preprocessing=Preprocessing(img_size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3),
-    )  # fmt: skip
-    torch.manual_seed(0)
-    network = run.build_network()
-    objective = build_objective(run, LISTING, fabric.device, network)
-    return Trainer(fabric, config, network, objective)
-
-
-def batch(step: int) -> Batch:
-    images = torch.randint(
-        256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(step)
-    )
-    sides = torch.full((8, 2), 32)
-    return Batch(
-        images=images, sizes=sides, originals=sides, indices=torch.arange(8),
-        weights=torch.ones(8), num_real=8,
-    )  # fmt: skip
-
-
-def learn(trainer: Trainer, steps: range) -> dict[str, Tensor]:
-    """Losses of whole batches, norms of the gradients, and the averaged weights after the steps."""
-    fabric, losses = trainer.fabric, []
-    own = torch.arange(8).chunk(fabric.world_size)[fabric.global_rank]
-    for step in steps:
-        part = replace(batch(step).select(own), num_real=8)
-        last = step % 2 == 1
-        value = trainer.accumulate_gradients([part], 0, step, share=0.5, last=last)
-        losses.append(float(fabric.all_reduce(torch.tensor(value), reduce_op="sum")))
-        if last:
-            trainer.update_weights(1.0)
-    state = {k: v.clone() for k, v in trainer.best_network.state_dict().items()}
-    return {**state, "losses": torch.tensor(losses)}
+COUNT, TOLERANCE = 8, 1e-4
+VIT = {"model.embed_dim": 16, "model.depth": 2, "model.num_heads": 2, "model.patch_size": 4}
+DECODER = {"head.dim": 16, "head.depth": 1, "head.num_heads": 2}
 
 
 def beside(count: int, work: Callable[[Fabric], None]) -> None:
@@ -103,7 +56,7 @@ def beside(count: int, work: Callable[[Fabric], None]) -> None:
         _work, (count, port, work), nprocs=count, start_method="fork", join=False
     )
     assert context is not None
-    ends = time.monotonic() + 200
+    ends = time.monotonic() + 300
     try:
         while not context.join(timeout=5):  # true when all have ended
             assert time.monotonic() < ends, "a process hangs"
@@ -115,44 +68,256 @@ def beside(count: int, work: Callable[[Fabric], None]) -> None:
 def _work(rank: int, count: int, port: int, work: Callable[[Fabric], None]) -> None:
     os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    fabric = Fabric(accelerator="cpu", devices=count, strategy="ddp" if count > 1 else "auto")
+    fabric = Fabric(accelerator="cpu", devices=count, strategy="ddp", precision=PRECISION[0])
     fabric.launch()
     work(fabric)
-    if count > 1:
-        torch.distributed.destroy_process_group()
+    torch.distributed.destroy_process_group()
 
 
-def check_learning(tmp_path: Path, model: str, config: TrainConfig, tolerance: float) -> None:
-    """One process learns 8 steps; two learn 4 and save, and one, two and four go on from there."""
+PRECISION: list[Any] = ["32-true"]
 
-    def save(fabric: Fabric) -> None:
-        trainer = make(fabric, model, config)
-        learnt = learn(trainer, range(4))
-        together = {"save": save_rows, "first": fabric.is_global_zero}
-        write_checkpoint(tmp_path, {"position": {}, **trainer.state()}, **together)
+
+def prepared(
+    task: str, data: Path, options: dict[str, Any], settings: dict[str, Any]
+) -> PreparedRun:
+    """A run of a tiny network whose steps draw nothing that depends on the process."""
+    precision = options.pop("precision", "fp32")
+    PRECISION[0] = "bf16-mixed" if precision == "bf16" else "32-true"
+    machine = MachineConfig(device="cpu", precision=precision, workers=0, devices=2)
+    same = {
+        "train.shard": True, "train.lr_batch": 0, "train.learning_rate": 5e-3,
+        "train.clip_grad": 0.5, "train.drop_path_rate": 0, "train.layer_decay": 0.8,
+        "train.accumulate": 2, "train.ema_decay": 0.9, "machine.workers": 0,
+    }  # fmt: skip
+    texts = tuple((name, str(value)) for name, value in {**same, **settings}.items())
+    chosen: dict[str, Any] = {"img_size": (16, 16), "batch_size": COUNT, "weights": "none"}
+    run = prepare(
+        Request(
+            task=task, data=str(data), out="nowhere", machine=machine, settings=texts,
+            **{**chosen, **options},
+        )
+    )  # fmt: skip
+    return replace(run, answers=read_answers(run, Reporter(None)))
+
+
+class Learner:
+    """A trainer of a prepared run, with this process's part of each batch."""
+
+    def __init__(self, fabric: Fabric, run: PreparedRun, *, shard: bool = True) -> None:
+        run = replace(run, network=copy.deepcopy(run.network))
+        config = run.run.config
+        objective = build_objective(run.run, run.train, fabric.device, run.network)
+        taught = add_teacher(objective, run.run, run.network.spec, fabric, run.answers)
+        self.fabric, self.run, self.objective = fabric, run, taught
+        store = ImageCache(run.train, run.run.preprocessing, config.data_config, training=True)
+        self.loaders = [
+            TrainLoader(
+                store, config.augment, batch_size=COUNT, seed=0, view=view,
+                processes=Processes(fabric.global_rank, fabric.world_size, 0),
+            )
+            for view in range(taught.views)
+        ]  # fmt: skip
+        tuned = replace(config.train, shard=shard)
+        self.trainer = Trainer(fabric, tuned, run.network, taught)
+
+    def batches(self, epoch: int) -> Iterator[list[Batch]]:
+        size = self.run.run.preprocessing.img_size
+        each = [loader.batches(epoch, 0, size) for loader in self.loaders]
+        yield from map(list, zip(*each, strict=True))
+
+    def learn(self, epochs: range) -> dict[str, Tensor]:
+        """Losses and norms of the gradients of steps of two batches, and the weights to save."""
+        trainer, losses, norms = self.trainer, [], []
+        for epoch in epochs:
+            with closing(self.batches(epoch)) as batches:
+                for step, views in enumerate(batches):
+                    last = step % 2 == 1
+                    loss = torch.tensor(
+                        trainer.accumulate_gradients(views, epoch, step, share=0.5, last=last)
+                    )
+                    losses.append(self.fabric.all_reduce(loss, reduce_op="sum") / COUNT)
+                    if last:
+                        gradients = [p.grad for p in self.run.network.parameters()]
+                        norms.append(
+                            gradient_norm([each for each in gradients if each is not None])
+                        )
+                        trainer.update_weights(1.0)
+        weights = {k: v.clone() for k, v in merged_state(trainer.best_network).items()}
+        return {"losses": torch.tensor(losses), "norms": torch.tensor(norms), **weights}
+
+    def save(self, folder: Path) -> None:
+        together = {"save": save_rows, "first": self.fabric.is_global_zero}
+        write_checkpoint(folder, {"position": {}, **self.trainer.state()}, **together)
+
+    def bytes_kept(self) -> int:
+        """Bytes of parameters, averages and moments of this process."""
+        state = self.trainer.state()
+        found, rest = 0, [state["network"], state["averaged"], *state["optimizers"]]
+        while rest:
+            value = rest.pop()
+            if isinstance(value, Tensor):
+                found += own_part(value).nbytes if value.is_floating_point() else 0
+            elif isinstance(value, dict):
+                rest += value.values()
+        return found
+
+
+def compare(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
+    assert found.keys() == wanted.keys()
+    assert len(wanted["losses"])
+    torch.testing.assert_close(found["losses"], wanted["losses"], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found["norms"], wanted["norms"], rtol=10 * tolerance, atol=tolerance)
+    for name, values in wanted.items():
+        assert (values.float() - found[name].float()).abs().max() <= 20 * tolerance, name
+
+
+def check_learning(tmp_path: Path, run: PreparedRun, tolerance: float = TOLERANCE) -> None:
+    """Two processes learn and save; one, two and four go on, all as one process does."""
+
+    def keep(learner: Learner, epochs: range, name: str) -> None:
+        learnt = learner.learn(epochs)
+        if learner.fabric.is_global_zero:
+            save_file(learnt, tmp_path / name)
+
+    def begin(fabric: Fabric) -> None:
+        keep(Learner(fabric, run, shard=False), range(2), "ddp")
+        learner = Learner(fabric, run)
+        keep(learner, range(2), "shards")
+        learner.save(tmp_path)
+
+    def go_on(fabric: Fabric) -> None:
+        learner = Learner(fabric, run)
+        learner.trainer.load_state(read_checkpoint(tmp_path))
+        keep(learner, range(2, 4), str(fabric.world_size))
+
+    one = Learner(build_fabric(replace(run.run.config.machine, devices=1), 1), run)
+    first, second = one.learn(range(2)), one.learn(range(2, 4))
+    beside(2, begin)
+    compare(load_file(tmp_path / "ddp"), first, tolerance)
+    compare(load_file(tmp_path / "shards"), first, tolerance)
+    for count in (2, 4):
+        beside(count, go_on)
+        compare(load_file(tmp_path / str(count)), second, tolerance)
+    alone = Learner(build_fabric(replace(run.run.config.machine, devices=1), 1), run)
+    alone.trainer.load_state(read_checkpoint(tmp_path))
+    compare(alone.learn(range(2, 4)), second, tolerance)
+
+
+CLASSIFIERS = {
+    "swin": (MODEL, {**SETTINGS, "train.location_loss": 0.5}),
+    "vit": ("vit_tiny_patch16_224", VIT),
+    "vit recomputed": ("vit_tiny_patch16_224", {**VIT, "train.checkpointing": True}),
+    "vit layers": ("vit_tiny_patch16_224", {**VIT, "train.recomputed_layers": True}),
+    "vit frozen": ("vit_tiny_patch16_224", {**VIT, "train.freeze": 1}),
+    "vit adapters": (
+        "vit_tiny_patch16_224",
+        {**VIT, "train.adapt": "lora", "train.lora_rank": 3, "train.ema_decay": 0},
+    ),
+    "vit muon": (
+        "vit_tiny_patch16_224",
+        {**VIT, "train.optimizer": "muon", "train.muon_learning_rate": 1e-3},
+    ),
+    "swin v2": ("swinv2_cr_tiny_224", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "trees", each=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name != "swin v2"])
+def test_classes_are_learnt_as_by_one_process(trees, tmp_path, name):
+    model, settings = CLASSIFIERS[name]
+    check_learning(tmp_path, prepared("classify", trees, {"model": model}, settings))
+
+
+@pytest.mark.slow
+def test_half_precision_is_that_of_one_process(trees, tmp_path):
+    options = {"model": "vit_tiny_patch16_224", "precision": "bf16"}
+    check_learning(tmp_path, prepared("classify", trees, options, VIT), tolerance=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detect", "semantic", "pose"])
+def test_dense_tasks_are_learnt_as_by_one_process(tmp_path, task):
+    write = {"detect": write_coco, "semantic": write_maps, "pose": write_frames}[task]
+    data = write(tmp_path / "shapes", num_train=16, num_val=2, size=(64, 64))
+    options: dict[str, Any] = {"model": BODY, "img_size": (64, 64)}
+    settings = {**BODY_SETTINGS, "head.channels": 16}
+    if task == "detect":
+        options["head"] = "fcos_small"
+        settings = {**BODY_SETTINGS, **head_settings("fcos_small")}
+    check_learning(tmp_path, prepared(task, data, options, settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["mae", "views"])
+def test_pretraining_is_that_of_one_process(trees, tmp_path, objective):
+    options = {"model": "vit_tiny_patch16_224", "head": objective}
+    settings = {**VIT, **(DECODER if objective == "mae" else {})}
+    check_learning(tmp_path, prepared("pretrain", trees, options, settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["soft", "features"])
+def test_a_teacher_teaches_as_it_does_one_process(trees, tmp_path, kind):
+    teacher = train_small(trees, tmp_path / "teacher", epochs=1).path
+    options = {"model": MODEL, "teacher": str(teacher)}
+    settings = {**SETTINGS, "distill.kind": kind}
+    check_learning(tmp_path, prepared("classify", trees, options, settings))
+
+
+def test_two_processes_share_a_network(tmp_path):
+    """Adamw and muon, the norm of the gradient, half of the memory, and a checkpoint of one."""
+    data = write_images(tmp_path / "trees", each=8, classes=("ash", "birch"))
+    settings = {**VIT, "model.depth": 1, "train.optimizer": "muon"}
+    run = prepared("classify", data, {"model": "vit_tiny_patch16_224"}, settings)
+
+    def begin(fabric: Fabric) -> None:
+        learner = Learner(fabric, run)
+        learnt = learner.learn(range(1))
+        learner.save(tmp_path)
+        kept = list(torch.zeros(2, dtype=torch.long).split(1))
+        torch.distributed.all_gather(kept, torch.tensor([learner.bytes_kept()]))
         if fabric.is_global_zero:
-            save_file(learnt, tmp_path / "first.safetensors")
+            save_file({**learnt, "kept": torch.cat(kept)}, tmp_path / "shards")
 
-    def resume(fabric: Fabric) -> None:
-        trainer = make(fabric, model, config)
-        trainer.load_state(read_checkpoint(tmp_path))
-        learnt = learn(trainer, range(4, 8))
-        if fabric.is_global_zero:
-            save_file(learnt, tmp_path / f"{fabric.world_size}.safetensors")
-
-    trainer = make(Fabric(accelerator="cpu", devices=1), model, config)
-    wanted = learn(trainer, range(4)), learn(trainer, range(4, 8))
-    beside(2, save)
-    found = [(wanted[0], load_file(tmp_path / "first.safetensors"))]
-    for count in (2, 1, 4):
-        beside(count, resume)
-        found.append((wanted[1], load_file(tmp_path / f"{count}.safetensors")))
-    for left, right in found:
-        assert left.keys() == right.keys()
-        torch.testing.assert_close(right["losses"], left["losses"], rtol=0, atol=1e-4 * 8)
-        for name, values in left.items():
-            assert (values.float() - right[name].float()).abs().max() <= tolerance, name
+    beside(2, begin)
+    one = Learner(build_fabric(replace(run.run.config.machine, devices=1), 1), run)
+    wanted, found = one.learn(range(1)), load_file(tmp_path / "shards")
+    kept, all_bytes = found.pop("kept"), one.bytes_kept()
+    # Nothing twice but the counts of steps; one process has what is of one row, as positions are.
+    assert all_bytes <= int(kept.sum()) < all_bytes + 4 * 40
+    assert int(kept.max()) < 0.55 * all_bytes
+    compare(found, wanted, TOLERANCE)
+    alone = Learner(one.fabric, run)
+    alone.trainer.load_state(read_checkpoint(tmp_path))
+    compare(alone.learn(range(1, 2)), one.learn(range(1, 2)), TOLERANCE)
+    path = tmp_path / "last.ckpt" / "state.safetensors"
+    save_file(load_file(path), tmp_path / "again")
+    assert path.read_bytes() == (tmp_path / "again").read_bytes()
 
 
-def test_two_processes_learn_what_one_does(tmp_path):
-    check_learning(tmp_path, "vit", CONFIG, 1e-4)
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 7])
+def test_rows_are_those_of_chunks(count):
+    rows = torch.arange(count)
+    chunks = [chunk.tolist() for chunk in rows.chunk(4)]
+    found = [rows[slice(*rows_of(count, rank, 4))].tolist() for rank in range(4)]
+    assert [each for each in found if each] == [each for each in chunks if each]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ([("compile", "on")], "machine.compile=off"),
+        ([("precision", "fp16")], "got fp16"),
+        ([("device", "mps")], "got mps"),
+    ],
+)
+def test_what_shards_do_not_work_with_is_refused(settings, said):
+    machine = with_texts(MachineConfig(compile="off"), settings)
+    check_sharding(TrainConfig(), machine)
+    with pytest.raises(ConfigError, match=said):
+        check_sharding(TrainConfig(shard=True), machine)

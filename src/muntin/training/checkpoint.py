@@ -39,7 +39,7 @@ def write_checkpoint(
     run: Path,
     parts: Mapping[str, Any],
     *,
-    save: Save = safetensors.torch.save_file,
+    save: Save | None = None,
     first: bool = True,
 ) -> None:
     """Write nested dictionaries and lists of tensors and plain values.
@@ -50,6 +50,7 @@ def write_checkpoint(
     """
     final, fresh, old = _places(run)
     tensors: dict[str, Tensor] = {}
+    save = save or safetensors.torch.save_file
     rest = _take_tensors(parts, "", tensors)
     try:
         if not first:
