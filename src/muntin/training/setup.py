@@ -272,7 +272,7 @@ class _RunBuilder:
             message = "train.residual=half needs precision bf16 or fp16, got fp32. Set it to full."
             raise ConfigError(message)
         check_sharding(tuned, self.machine)
-        if tuned.shard and self.machine.devices == 1:
+        if tuned.shard and self.machine.devices * self.machine.nodes == 1:
             self.notes.append("train.shard has no effect on one device (--devices)")
         check_freeze(network.backbone, tuned.freeze)
         known = run.config.weights or (self.base and self.base.weights)

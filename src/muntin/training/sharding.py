@@ -25,6 +25,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
+from muntin.collectives import agree
 from muntin.errors import ConfigError
 from muntin.features import name_blocks
 from muntin.heads.network import Network
@@ -55,8 +56,10 @@ def check_sharding(train: TrainConfig, machine: MachineConfig) -> None:
 def shard_step(step: TrainingStep) -> None:
     """Shard network and auxiliary module of a step in place: a unit a block, the rest another one.
 
-    The blocks of a unit are whole while they compute. Names of parameters stay as they are.
+    A unit is whole while it computes. Values are those of the first process; names stay.
     """
+    for tensor in (*step.parameters(), *step.buffers()):
+        dist.broadcast(tensor.detach(), 0)
     parameter = next(step.parameters())
     mesh = init_device_mesh(parameter.device.type, (dist.get_world_size(),))
     backbone = step.network.backbone
@@ -67,6 +70,36 @@ def shard_step(step: TrainingStep) -> None:
     except ValueError as error:
         message = f"train.shard=true needs a model that can be sharded, but {error}. Turn it off."
         raise ConfigError(message) from error
+
+
+def join_unused(loss: Tensor, step: nn.Module) -> Tensor:
+    """Give parameters that only other processes use a gradient of zero; call it in all of them.
+
+    The branch of masks has no part in the loss of images without objects: sums of gradients need
+    the same parameters everywhere. Those of blocks are always used.
+    """
+    whole = [p for p in step.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    used = _leaves(loss)
+    flags = torch.tensor([id(p) in used for p in whole], device=loss.device, dtype=torch.uint8)
+    everywhere = flags.clone()
+    dist.all_reduce(everywhere, dist.ReduceOp.MAX)
+    lacking = (everywhere > flags).tolist()
+    parts = [p.flatten()[:0].sum() for p, lacks in zip(whole, lacking, strict=True) if lacks]
+    return loss + torch.stack(parts).sum() if parts else loss
+
+
+def _leaves(loss: Tensor) -> set[int]:
+    """Ids of the parameters that a loss depends on."""
+    seen, rest, found = set(), [loss.grad_fn], set()
+    while rest:
+        node = rest.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (variable := getattr(node, "variable", None)) is not None:
+            found.add(id(variable))
+        rest += [each for each, _ in node.next_functions]
+    return found
 
 
 def own_part(tensor: Tensor) -> Tensor:
@@ -282,8 +315,8 @@ def save_rows(tensors: Mapping[str, Tensor], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
 
-    for action in (create, write):  # one after the other, in all processes
-        _act_together(action)
+    agree(create)  # what fails in one process, fails in all
+    agree(write)
 
 
 def _write_own(file: BinaryIO, tensor: Tensor, place: int) -> None:
@@ -297,16 +330,3 @@ def _write_own(file: BinaryIO, tensor: Tensor, place: int) -> None:
     values = own_part(tensor.detach()).cpu().contiguous()
     file.seek(place + first * row)
     file.write(values.view(-1).view(torch.uint8).numpy().data if values.numel() else b"")
-
-
-def _act_together(action: Callable[[], None]) -> None:
-    """Act in every process; if one of them fails, all do."""
-    failure: tuple[int | None, str] | None = None
-    try:
-        action()
-    except OSError as error:
-        failure = error.errno, error.strerror or str(error)
-    failures: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    for number, reason in filter(None, failures):
-        raise OSError(number, reason)

@@ -31,6 +31,7 @@ from muntin.training.sharding import (
     WholeNetwork,
     clip_gradients,
     gradient_norm,
+    join_unused,
     own_part,
     shard_step,
     take_moments,
@@ -49,6 +50,9 @@ def class_balanced_shares(listing: Listing) -> NDArray[np.float64]:
     shares = [max((rarity[i] for i in entry.class_ids), default=mean) for entry in listing.entries]
     return np.array(shares)
 
+
+_ADAPTERS = 0x6C6F7261
+"""Address of the first values of adapters."""
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -101,7 +105,10 @@ class Trainer:
         # Before the optimizers, which only get parameters that require a gradient.
         freeze_stages(network, config.freeze)
         if config.adapt == "lora":
-            adapt_layers(network, config.lora_rank, config.lora_alpha)
+            # From an address: what is drawn here is the same in every process.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(config.seed, _ADAPTERS))
+                adapt_layers(network, config.lora_rank, config.lora_alpha)
         self.sharded = config.shard and fabric.world_size > 1
         # Before compilation, DDP and shards, which must see the wrapped layers and blocks.
         if config.recomputed_layers:
@@ -175,6 +182,8 @@ class Trainer:
         with self._forward_context(last):
             losses = self._step(inputs)
             total = (sum(losses.values()) * weights).sum()
+            if self.sharded:
+                total = join_unused(total, self._step)
             # DDP averages gradients over processes. Times world_size / num_real this becomes the
             # mean over the images of the whole batch, even if processes have different numbers.
             fabric.backward(total * (share * fabric.world_size / views[0].num_real))
