@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from muntin.collectives import BatchPart, holding
 from muntin.data.batches import Batch
 from muntin.data.randomness import derive_seed
 from muntin.devices import return_freed_memory
@@ -142,11 +143,13 @@ class Trainer:
         """
         fabric = self.fabric
         # One seed for each step: a resumed run draws the same drop paths and mixtures as one that
-        # was not interrupted. The rank makes processes draw different ones.
-        torch.manual_seed(derive_seed(self.config.seed, epoch, step, fabric.global_rank))
-        inputs = self.objective.prepare(views, fabric.device)
+        # was not interrupted. All processes draw for the whole batch, and use their rows.
+        torch.manual_seed(derive_seed(self.config.seed, epoch, step, 0))
+        rows = len(views[0].weights)
+        part = BatchPart(fabric.global_rank * rows, rows, views[0].num_real)
         weights = views[0].weights.to(fabric.device)
-        with fabric.no_backward_sync(self._step, enabled=not last):
+        with holding(part), fabric.no_backward_sync(self._step, enabled=not last):
+            inputs = self.objective.prepare(views, fabric.device)
             losses = self._step(inputs)
             total = (sum(losses.values()) * weights).sum()
             # DDP averages gradients over processes. Times world_size / num_real this becomes the
