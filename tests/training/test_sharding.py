@@ -79,16 +79,16 @@ def _work(
 def prepared(
     task: str, data: Path, options: dict[str, Any], settings: dict[str, Any]
 ) -> PreparedRun:
-    """A run of a tiny network whose steps draw nothing that depends on the process."""
+    """A run of a tiny network."""
     precision = options.pop("precision", "fp32")
     machine = MachineConfig(device="cpu", precision=precision, workers=0, devices=2)
     same: dict[str, Any] = {
         "train.shard": True, "train.lr_batch": 0, "train.learning_rate": 1e-3,
-        "train.clip_grad": 0.5, "train.drop_path_rate": 0, "train.layer_decay": 0.8,
+        "train.clip_grad": 0.5, "train.layer_decay": 0.8,
         "train.accumulate": 2, "train.ema_decay": 0.9, "machine.workers": 0,
     }  # fmt: skip
     if task == "classify":
-        same |= {"augment.mixup": 0, "augment.cutmix": 0}
+        same |= {"augment.mixup": 0.8, "augment.cutmix": 1}
     texts = tuple((name, str(value)) for name, value in {**same, **settings}.items())
     chosen: dict[str, Any] = {"img_size": (16, 16), "batch_size": COUNT, "weights": "none"}
     run = prepare(

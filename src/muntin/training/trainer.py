@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from muntin.collectives import BatchPart, holding
 from muntin.data.batches import Batch
 from muntin.data.randomness import derive_seed
 from muntin.devices import return_freed_memory
@@ -173,15 +174,16 @@ class Trainer:
         """
         fabric = self.fabric
         # One seed for each step: a resumed run draws the same drop paths and mixtures as one that
-        # was not interrupted. The rank makes processes draw different ones.
-        torch.manual_seed(derive_seed(self.config.seed, epoch, step, fabric.global_rank))
-        inputs = self.objective.prepare(views, fabric.device)
+        # was not interrupted. All processes draw for the whole batch, and use their rows.
+        torch.manual_seed(derive_seed(self.config.seed, epoch, step, 0))
+        rows = len(views[0].weights)
+        part = BatchPart(fabric.global_rank * rows, rows, views[0].num_real)
         weights = views[0].weights.to(fabric.device)
         if self._whole is not None:
             self._whole.empty()
-        with self._forward_context(last):
-            losses = self._step(inputs)
-            total = (sum(losses.values()) * weights).sum()
+        with holding(part), self._accumulating(last):
+            inputs = self.objective.prepare(views, fabric.device)
+            total = (sum(self._losses(inputs).values()) * weights).sum()
             if self.sharded:
                 total = join_unused(total, self._step)
             # DDP averages gradients over processes. Times world_size / num_real this becomes the
@@ -201,13 +203,22 @@ class Trainer:
                 self._report_divergence("gradient", f"a norm of {norm} ({name}) at {place}")
         return value
 
-    def _forward_context(self, last: bool) -> AbstractContextManager[Any]:
-        """Context of a forward and backward pass."""
+    def _accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        """Context whose gradients are added up over processes after the `last` step alone."""
+        # Shards do so after every step: whole gradients would take the memory of the parameters.
         if self.sharded:
-            # Gradients are always added up over processes: whole ones would take the memory of
-            # whole parameters.
-            return self.fabric.autocast()
+            return nullcontext()
         return self.fabric.no_backward_sync(self._step, enabled=not last)
+
+    def _losses(self, inputs: Any) -> dict[str, Tensor]:  # noqa: ANN401 (of the objective)
+        """Losses of the images in the precision of the run."""
+        losses: dict[str, Tensor]
+        if not self.sharded:
+            losses = self._step(inputs)
+            return losses
+        with self.fabric.autocast():
+            losses = self._step(inputs)
+        return {name: each.float() for name, each in losses.items()}
 
     def _report_divergence(self, what: str, got: str) -> NoReturn:
         message = (
