@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muntin.collectives import count_real, sum_all
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, SelectConfig, find_candidate
@@ -210,8 +211,10 @@ class FCOS(Detector):
             for target in targets
         ]
         # One normaliser for the batch, so that each object weighs the same in every image.
-        positives = sum(int((row >= 0).sum()) for row in matched)
-        share = len(targets) / max(positives, MIN_POSITIVES * len(targets))
+        real = matched[: count_real(len(matched))]
+        positives = sum(int((row >= 0).sum()) for row in real)
+        sums = sum_all(torch.tensor([positives, len(real)], device=logits.device)).tolist()
+        share = sums[1] / max(sums[0], MIN_POSITIVES * sums[1])
         rows = []
         for image, (target, match) in enumerate(zip(targets, matched, strict=True)):
             at = torch.where(match >= 0)[0]

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muntin.collectives import image_generators
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, Instances, find_candidate
 from muntin.heads.necks import build_neck
@@ -216,8 +217,10 @@ class RCNN(Detector):
     ) -> list[Tensor]:
         """Add the losses of a stage to `losses`, and return its refined boxes for the next."""
         config, head = self.config, self.box_heads[number]
+        generators = image_generators(len(targets), sizes.device)
         drawn = [
-            self._sample_regions(number, p, t) for p, t in zip(proposals, targets, strict=True)
+            self._sample_regions(number, *row)
+            for row in zip(proposals, targets, generators, strict=True)
         ]
         boxes, matched = [row[0] for row in drawn], [row[1] for row in drawn]
         images = image_indices(boxes)
@@ -267,7 +270,7 @@ class RCNN(Detector):
 
     @torch.no_grad()
     def _sample_regions(
-        self, number: int, proposals: Tensor, target: BoxTargets
+        self, number: int, proposals: Tensor, target: BoxTargets, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Sample training regions of one image, and the object matched to each."""
         iou = self.config.stage_ious[number]
@@ -275,7 +278,7 @@ class RCNN(Detector):
         boxes = torch.cat([proposals, target.boxes])
         matched = match_objects(boxes, target, iou, iou)
         positive, negative = sample_balanced(
-            matched, self.config.roi_batch, self.config.roi_positive
+            matched, self.config.roi_batch, self.config.roi_positive, generator
         )
         rows = torch.cat([positive, negative])
         return boxes[rows], matched[rows]

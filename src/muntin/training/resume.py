@@ -53,7 +53,8 @@ def resume_request(request: Request, has_out: bool) -> Request:
     given = {name: value for name in _LENGTHS if (value := getattr(request, name))}
     train = with_texts(replace(base.train, **given), settings["train"], group="train")
     _require_longer(train, base.train)
-    train = replace(base.train, **{name: getattr(train, name) for name in _LENGTHS})
+    kept = {name: getattr(train, name) for name in (*_LENGTHS, "shard")}
+    train = replace(base.train, **kept)
     if changed := _find_changes(request, base, settings):
         message = (
             f"a resumed run keeps its settings, got another {', '.join(changed)} with --resume. "
@@ -128,7 +129,7 @@ def _find_changes(
         changed.append("--config")
     if request.head and not _is_head(request, settings["head"], base):
         changed.append("head")
-    free = {*_LENGTHS, "workers", "log"}
+    free = {*_LENGTHS, "workers", "log", "shard"}
     for group in settings:
         config = getattr(base, "data_config" if group == "data" else group)
         for name, text in settings[group]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from muntin.collectives import is_shared, previous_row
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective
@@ -80,7 +81,11 @@ def build_mixup(
     choice = v2.RandomChoice(kinds)
 
     def mix(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        # An image is mixed with the one before it, which another process may hold.
+        if is_shared():
+            images = torch.cat([previous_row(images), images])
+            targets = torch.cat([previous_row(targets), targets])
         mixed, shares = choice(images, targets)
-        return mixed, shares
+        return (mixed[1:], shares[1:]) if is_shared() else (mixed, shares)
 
     return mix

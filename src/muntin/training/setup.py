@@ -71,6 +71,7 @@ from muntin.training.request import (
     task_of,
 )
 from muntin.training.run_logs import choose_logs
+from muntin.training.sharding import check_sharding
 from muntin.zoo.model_building import canonical_name, dense_config, find_model, model_config
 from muntin.zoo.model_zoo import BackboneConfig
 
@@ -99,7 +100,10 @@ class _RunBuilder:
         self.data = with_texts(start, self.settings["data"], group="data")
         requested = with_texts(request.machine, self.settings["machine"], group="machine")
         choose_logs(requested)  # raises for one that is asked for, but not installed
-        self.machine = self.take(resolve_machine(requested, not self.task.detects))
+        shard = [row for row in self.settings["train"] if row[0] == "shard"]
+        start_train = TrainConfig() if self.base is None else self.base.train
+        compiles = not (self.task.detects or with_texts(start_train, shard, group="train").shard)
+        self.machine = self.take(resolve_machine(requested, compiles))
         listed = (
             list_unlabelled(request.data, self.task, self.data, self.seed)
             if self.unlabelled
@@ -267,6 +271,9 @@ class _RunBuilder:
         if tuned.residual == "half" and self.machine.precision == "fp32":
             message = "train.residual=half needs precision bf16 or fp16, got fp32. Set it to full."
             raise ConfigError(message)
+        check_sharding(tuned, self.machine)
+        if tuned.shard and self.machine.devices * self.machine.nodes == 1:
+            self.notes.append("train.shard has no effect on one device (--devices)")
         check_freeze(network.backbone, tuned.freeze)
         known = run.config.weights or (self.base and self.base.weights)
         if (tuned.freeze == -1 or tuned.adapt == "lora") and not known:
