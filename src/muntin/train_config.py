@@ -154,7 +154,9 @@ class MachineConfig:
 
     Attributes:
         device: "auto" uses a GPU if available.
-        devices: Number of devices, each with its own process.
+        devices: Number of devices of each machine, each with its own process.
+        nodes: Number of machines, whose processes torchrun or SLURM starts.
+        timeout_s: Seconds that processes wait for each other before the training ends.
         precision: Precision of the matrix products; weights stay in float32. "auto" = bf16 on a
             GPU, the faster of fp32 and bf16 on a CPU.
         compile: Whether steps are compiled; "auto" = on a GPU.
@@ -167,6 +169,8 @@ class MachineConfig:
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
+    nodes: int = 1
+    timeout_s: float = 1800.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     workers: int = -1
@@ -176,4 +180,6 @@ class MachineConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_range("machine.devices", self.devices, 1, 4096)
+        check_range("machine.nodes", self.nodes, 1, 4096)
+        check_range("machine.timeout_s", self.timeout_s, 1, 10**6)
         check_range("machine.workers", self.workers, -1, 512)

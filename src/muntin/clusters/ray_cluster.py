@@ -19,7 +19,7 @@ from typing import Any
 
 from muntin._version import __version__
 from muntin.devices import granted_cores
-from muntin.errors import ConfigError, first_line, missing_extra
+from muntin.errors import ClusterError, ConfigError, first_line, missing_extra
 
 CONNECT_S = 10.0
 """Longest wait in seconds for a connection."""
@@ -59,7 +59,8 @@ def connected(on: str, *, paths: Sequence[str] = (), cpus: int = 1) -> Iterator[
         cpus: CPUs that the cluster must have.
 
     Raises:
-        ConfigError: The cluster cannot be reached, is too small, or a node lacks what is needed.
+        ConfigError: `on` is no address.
+        ClusterError: The cluster cannot be reached, is too small, or a node lacks what is needed.
         MissingExtra: Ray is not installed.
     """
     check_address(on)
@@ -76,7 +77,7 @@ def connected(on: str, *, paths: Sequence[str] = (), cpus: int = 1) -> Iterator[
                 f"the cluster must have {cpus} CPUs for this, got {have}. Add nodes, or leave "
                 f"--on out."
             )
-            raise ConfigError(message)
+            raise ClusterError(message)
         _check_nodes(ray, paths)
         yield ray
 
@@ -132,7 +133,7 @@ def _initialized(ray: Any, address: str, cpus: int) -> Iterator[None]:  # noqa: 
                 f"the cluster {where} could not be used: {first_line(error)} Check its address, "
                 f"its version of Ray ({ray.__version__} here), and RAY_AUTH_MODE if it has one."
             )
-            raise ConfigError(message) from error
+            raise ClusterError(message) from error
         yield
 
 
@@ -148,7 +149,7 @@ def _reach(address: str) -> None:
             f"the cluster at {address} could not be reached ({error}). Check the address, and that "
             f"the cluster runs: ray status."
         )
-        raise ConfigError(message) from error
+        raise ClusterError(message) from error
 
 
 def _check_nodes(ray: Any, paths: Sequence[str]) -> None:  # noqa: ANN401
@@ -184,7 +185,7 @@ def _check_nodes(ray: Any, paths: Sequence[str]) -> None:  # noqa: ANN401
             f"every node of the cluster must have muntin {__version__} and the same folders, but "
             f"{'; '.join(faults[:3])}. Install it there, and use paths on a shared disk."
         )
-        raise ConfigError(message)
+        raise ClusterError(message)
 
 
 def enter_folder(folder: str | Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from muntin.clusters.ray_cluster import connected, enter_folder
-from muntin.errors import MuntinError, MuntinWarning, TrainingError
+from muntin.errors import ClusterError, MuntinError, MuntinWarning
 
 RETRIES = 3
 """How often an item is tried again whose process died."""
@@ -81,7 +81,7 @@ def run_stages(
 
     Raises:
         ConfigError, MissingExtra: As of `ray_cluster.connected`.
-        TrainingError: More than `MOST_LOST` items were lost.
+        ClusterError: More than `MOST_LOST` items were lost.
     """
     if not items:
         return
@@ -100,7 +100,7 @@ def run_stages(
                 f"the cluster stopped working on this: {reason} Look at its nodes and their "
                 f"memory; what is done is kept: go on with --resume."
             )
-            raise TrainingError(message) from error
+            raise ClusterError(message) from error
         finally:
             ray.kill(driver)
 

@@ -37,6 +37,7 @@ def pretrain(
     precision: values.PrecisionOption = "auto",
     device: values.DeviceOption = "auto",
     devices: values.DevicesOption = 1,
+    nodes: values.NodesOption = 1,
     seed: values.SeedOption = None,
     out: values.RunFolderOption = "",
     resume: values.ResumeOption = False,
@@ -54,6 +55,7 @@ def pretrain(
         precision=precision,
         device=device,
         devices=devices,
+        nodes=nodes,
         seed=-1 if seed is None else seed,
         model=model,
         objective=objective,
@@ -70,6 +72,6 @@ def pretrain(
         config=config or None,
         started=started,
     )
-    if not run.interrupted:
+    if not (run.interrupted or run.rank):
         typer.echo(f"next: muntin train TASK DATA --weights {quote(run.path)}")
     return int(run.interrupted)

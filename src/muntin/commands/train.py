@@ -32,6 +32,7 @@ def train(
     precision: values.PrecisionOption = "auto",
     device: values.DeviceOption = "auto",
     devices: values.DevicesOption = 1,
+    nodes: values.NodesOption = 1,
     seed: values.SeedOption = None,
     out: values.RunFolderOption = "",
     resume: values.ResumeOption = False,
@@ -61,6 +62,7 @@ def train(
         precision=precision,
         device=device,
         devices=devices,
+        nodes=nodes,
         seed=-1 if seed is None else seed,
         out=out,
         resume=resume,
@@ -69,6 +71,6 @@ def train(
         started=started,
         teacher=teacher,
     )
-    if not run.interrupted:
+    if not (run.interrupted or run.rank):
         typer.echo(f"next: muntin predict {quote(run.path)} IMAGE...")
     return int(run.interrupted)

@@ -44,7 +44,10 @@ ObjectiveOption = Annotated[
 RecipeOption = Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")]
 EpochsOption = Annotated[int | None, typer.Option(help="Number of epochs.", min=1)]
 MaxTimeOption = Annotated[str, typer.Option(help="Limit of total wall time: 90s, 15m, 2h.")]
-DevicesOption = Annotated[int, typer.Option(help="Number of devices (one process each).", min=1)]
+DevicesOption = Annotated[
+    int, typer.Option(help="Number of devices of each machine (one process each).", min=1)
+]
+NodesOption = Annotated[int, typer.Option(help="Machines: torchrun or srun on each.", min=1)]
 SeedOption = Annotated[int | None, typer.Option(help="Random seed.", min=0)]
 RunFolderOption = Annotated[str, typer.Option(help="Run folder; default: runs/NAME.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]

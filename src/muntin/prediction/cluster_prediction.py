@@ -65,7 +65,7 @@ class ClusterPredictor(Predictor):
 
         Raises:
             ConfigError: Other inputs, boxes, or what `ray_cluster.connected` refuses.
-            TrainingError: The cluster stopped working.
+            ClusterError: The cluster stopped working.
         """
         check_options(self.task, tta, tile, scales, boxes is not None)
         places = [images] if isinstance(images, str | Path) else [*images]  # type: ignore[misc]

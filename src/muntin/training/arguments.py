@@ -33,6 +33,7 @@ class TrainArguments:
     precision: str
     device: str
     devices: int
+    nodes: int = 1
     seed: int
     out: str | Path
     resume: bool
@@ -50,7 +51,7 @@ _COUNT, _SECONDS = ((Integral,), "a whole number"), ((Real,), "a number of secon
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("model", "head", "recipe", "precision", "device", "objective"), _TEXT),
     **dict.fromkeys(("data", "images", "val", "teacher", "probe", "out"), _PATH),
-    **dict.fromkeys(("epochs", "batch_size", "devices", "seed", "stop_after"), _COUNT),
+    **dict.fromkeys(("epochs", "batch_size", "devices", "nodes", "seed", "stop_after"), _COUNT),
     **dict.fromkeys(("max_time_s", "started"), _SECONDS),
     "weights": ((str, os.PathLike, type(None)), "a path, a name or None"),
     "settings": ((Mapping, type(None)), "a mapping such as {'train.epochs': 10}"),

@@ -13,8 +13,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -192,10 +192,21 @@ def _handle(handler: Callable[[int, FrameType | None], object], *numbers: int) -
 
 
 @contextmanager
-def defer_interrupts() -> Iterator[list[int]]:
-    """Let the launched processes handle Ctrl-C; yield the signals received so far."""
+def pass_signals(processes: Callable[[], Iterable[int | None]]) -> Iterator[list[int]]:
+    """Pass Ctrl-C and SIGTERM on to started processes; yield the signals received so far.
+
+    A terminal has sent Ctrl-C to them already: they take both for the same request.
+    """
     received: list[int] = []
-    with _handle(lambda number, frame: received.append(number), signal.SIGINT):
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for process in processes():
+            if process is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(process, number)
+
+    with _handle(forward, signal.SIGINT, signal.SIGTERM):
         yield received
 
 

@@ -3,23 +3,23 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from torch.multiprocessing.spawn import ProcessException
 
+from muntin.collectives import agree
+from muntin.devices import choose_device
 from muntin.drawing.notebook import show_facts
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
-from muntin.errors import MuntinError, RunError, quote, shorten
+from muntin.errors import RunError, quote, shorten
 from muntin.objectives.objective import LossObjective
 from muntin.run_config import RunConfig
 from muntin.run_files import rewrite_config, write_json
@@ -28,13 +28,24 @@ from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.staging import part_of
 from muntin.tasks.task_table import find_task
+from muntin.train_config import MachineConfig
 from muntin.training.arguments import TrainArguments, check_arguments
-from muntin.training.checkpoint import defer_interrupts, read_checkpoint
 from muntin.training.distillation import add_teacher, read_answers
+from muntin.training.local_processes import start_processes
 from muntin.training.loop import FitResult, Loop
-from muntin.training.machine import build_fabric, choose_machine
+from muntin.training.machine import choose_machine
 from muntin.training.memory_budget import fit_memory
 from muntin.training.model_card import CARD, write_card
+from muntin.training.processes import (
+    Place,
+    backend_of,
+    check_data,
+    check_versions,
+    find_place,
+    joined,
+    take_part,
+    telling_losses,
+)
 from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
 from muntin.training.reconstruction_images import COUNT, ReconstructionImages
@@ -55,6 +66,7 @@ class TrainedRun:
         epochs: Number of trained epochs.
         seconds: Duration of the training.
         interrupted: Whether Ctrl-C stopped it; continue with ``resume=True``.
+        rank: Of this process, where torchrun or SLURM has started several.
     """
 
     path: Path
@@ -62,6 +74,7 @@ class TrainedRun:
     epochs: int
     seconds: float
     interrupted: bool
+    rank: int = 0
 
     def __repr__(self) -> str:
         """The path and the figures that are numbers."""
@@ -103,6 +116,7 @@ def train(
     pictures: bool = True,
     started: float = 0.0,
     teacher: str | Path = "",
+    nodes: int = 1,
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -120,7 +134,7 @@ def train(
         img_size: Side, or (height, width), in pixels; 0 = the default of the model.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda" or "mps".
-        devices: Number of devices, each with its own process.
+        devices: Number of devices of each machine, each with its own process.
         seed: Random seed; -1 = 0, or that of `config`.
         out: The run folder; empty = ``runs/NAME``, numbered, after the name of the data.
         resume: Go on with the run in `out`, perhaps for longer (`training.resume`).
@@ -131,6 +145,7 @@ def train(
         pictures: Whether to draw into the ``pictures`` of the run.
         started: The `time.monotonic` that a time limit counts from; 0 = now.
         teacher: Run folder or published model to learn from too (`run_config.DistillConfig`).
+        nodes: Number of machines, on each of which torchrun or SLURM has started processes.
 
     Raises:
         ConfigError: A name or a setting is invalid.
@@ -146,7 +161,7 @@ def train(
         recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
         img_size=img_size, precision=precision, device=device, devices=devices, seed=seed, out=out,
         resume=resume, settings=settings, config=config, quiet=quiet, stop_after=stop_after,
-        pictures=pictures, started=started,
+        pictures=pictures, started=started, nodes=nodes,
     ))  # fmt: skip
 
 
@@ -154,13 +169,46 @@ def arrange(given: TrainArguments) -> TrainedRun:
     """Request a run of any task, new or to be resumed, and train it."""
     # Before anything is read, which a time limit includes.
     given = replace(given, started=given.started or time.monotonic())
-    request = _request(given)
-    with locked(Path(request.out), create=not given.resume):
-        prepared = _resume(request, bool(given.out)) if given.resume else _start(request)
-        reporter = _tell(prepared, given.quiet)
-        prepared = replace(prepared, answers=read_answers(prepared, reporter))
-        fitted = _launch(prepared.run, partial(_work, prepared=prepared, given=given))
-        return _finish(prepared, fitted, reporter, given.pictures)
+    place = find_place(given.devices, given.nodes)
+    if not place.launcher:
+        return _arrange(given, place)
+    given = replace(given, devices=place.local_world, nodes=place.nodes)
+    device = choose_device(choose_machine(None, "auto", given.device, 1).device)
+    machine = MachineConfig(device=device.type)  # type: ignore[arg-type]
+    with joined(place, machine), telling_losses(machine):
+        check_versions()
+        return _arrange(given, place)
+
+
+def _arrange(given: TrainArguments, place: Place) -> TrainedRun:
+    """Prepare in the first process, and train in all."""
+    first = place.rank == 0 or not place.launcher
+    with ExitStack() as stack:
+
+        def make() -> PreparedRun | None:
+            return _prepare(_request(given), given, stack, place) if first else None
+
+        # Others get what the first one has made, or its error.
+        prepared = agree(make)[0] if place.launcher else make()
+        assert prepared is not None, "the first process prepares"
+        reporter = Reporter(None if given.quiet or not first else Console())
+        fitted = _launch(prepared.run, place, partial(_work, prepared=prepared, given=given))
+        if first:
+            return _finish(prepared, fitted, reporter, given.pictures)
+    return _as_run(prepared, fitted, place.rank)
+
+
+def _prepare(
+    request: Request, given: TrainArguments, stack: ExitStack, place: Place
+) -> PreparedRun:
+    """Prepare a run, lock its folder until the stack ends, and print what was chosen."""
+    stack.enter_context(locked(Path(request.out), create=not given.resume))
+    prepared = _resume(request, bool(given.out)) if given.resume else _start(request)
+    if place.world > 1:
+        backend = backend_of(prepared.run.config.machine.device)
+        prepared = replace(prepared, notes=(*prepared.notes, place.describe(backend)))
+    reporter = _tell(prepared, given.quiet)
+    return replace(prepared, answers=read_answers(prepared, reporter))
 
 
 def _request(given: TrainArguments) -> Request:
@@ -173,7 +221,7 @@ def _request(given: TrainArguments) -> Request:
         epochs=given.epochs, max_time_s=given.max_time_s, batch_size=given.batch_size,
         img_size=(size[0], size[1]) if isinstance(size, Sequence) else (size, size),
         seed=given.seed, base=base, teacher=str(given.teacher),
-        machine=choose_machine(base, given.precision, given.device, given.devices),
+        machine=choose_machine(base, given.precision, given.device, given.devices, given.nodes),
         settings=tuple((key, str(value)) for key, value in (given.settings or {}).items()),
     )  # fmt: skip
 
@@ -214,44 +262,16 @@ def _resume(request: Request, has_out: bool) -> PreparedRun:
     return replace(prepared, run=run, notes=(f"resuming {run.path}",))
 
 
-def _launch(run: Run, work: Callable[[Fabric], FitResult]) -> FitResult:
-    machine = run.config.machine
-    fabric = build_fabric(machine, machine.devices)
-    if machine.devices == 1:
-        return work(fabric)
-    failures: Any = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    with defer_interrupts() as interrupted:
-        try:
-            # In a partial: Fabric would try to move the fields of a frozen dataclass to the device.
-            epochs, seconds, stopped = fabric.launch(
-                partial(_work_beside_others, work=work, failures=failures)
-            )
-        except ProcessException as error:
-            # The error that the process raised, rather than the fact that it ended.
-            if not failures.empty():
-                raise failures.get() from error
-            # Ctrl-C at the start, before the processes handle it themselves.
-            if interrupted:
-                raise KeyboardInterrupt from error
-            raise
-    # From the file, not through the pipe of the process: large metrics would fill it and block.
-    figures = read_checkpoint(run.path)["position"]["figures"]
-    return FitResult(figures=figures, epochs=epochs, seconds=seconds, interrupted=stopped)
+def _launch(run: Run, place: Place, work: Callable[[Fabric], FitResult]) -> FitResult:
+    """Do the work in this process, with the others of a launcher, or in processes of its own."""
+    if run.config.machine.devices == 1 or place.launcher:
+        return take_part(place, run.config, work)
+    # Without the outputs of the best epoch, which are large.
+    return start_processes(run.config, partial(_work_here, work=work))
 
 
-def _work_beside_others(
-    fabric: Fabric,
-    *,
-    work: Callable[[Fabric], FitResult],
-    failures: Any,  # noqa: ANN401 (a queue)
-) -> tuple[int, float, bool]:
-    """Train in a spawned process, and pass an error to the process that launched it."""
-    try:
-        fitted = work(fabric)
-    except MuntinError as error:
-        failures.put(error)
-        raise
-    return fitted.epochs, fitted.seconds, fitted.interrupted
+def _work_here(fabric: Fabric, *, work: Callable[[Fabric], FitResult]) -> FitResult:
+    return replace(work(fabric), best=None)
 
 
 def _work(
@@ -263,11 +283,7 @@ def _work(
     """Train in one process."""
     run, pictures = prepared.run, given.pictures
     if fabric.world_size > 1:
-        # One thread pool per process: together they must not use more threads than cores.
-        torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
-        # Tensors of a pickled network are in shared memory: without a copy all processes would
-        # train the same weights.
-        prepared = replace(prepared, network=copy.deepcopy(prepared.network))
+        check_data((prepared.train, prepared.val))
     first = fabric.is_global_zero
     reporter = Reporter(None if given.quiet or not first else Console())
     network = prepared.network
@@ -313,12 +329,17 @@ def _finish(
         if missing := _unscored(run, fitted.figures):
             reporter.note(f"mean IoU excludes classes without validation pixels: {missing}")
         reporter.note(f"best {goal} {value:.4f} in {duration}; run: {run.path}")
+    return _as_run(prepared, fitted)
+
+
+def _as_run(prepared: PreparedRun, fitted: FitResult, rank: int = 0) -> TrainedRun:
     return TrainedRun(
-        path=run.path,
+        path=prepared.run.path,
         metrics=fitted.figures,
         epochs=fitted.epochs,
         seconds=fitted.seconds,
         interrupted=fitted.interrupted,
+        rank=rank,
     )
 
 
