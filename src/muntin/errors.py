@@ -51,6 +51,10 @@ class TrainingError(MuntinError, RuntimeError):
     """Training cannot continue (the loss is NaN, no data is left)."""
 
 
+class ClusterError(MuntinError, RuntimeError):
+    """A cluster cannot be used, or stopped working."""
+
+
 class MissingExtra(MuntinError, ImportError):
     """A required optional library is not installed."""
 

@@ -22,6 +22,7 @@ from muntin.commands.values import (
     DetectorOption,
     DeviceOption,
     JsonOption,
+    OnOption,
     RunArgument,
     open_run_aloud,
     parse_names,
@@ -109,6 +110,7 @@ def predict(
     device: DeviceOption = "auto",
     engine: _Engine = "eager",
     precision: Annotated[str, typer.Option(help="Precision of the engine: fp32 or bf16.")] = "fp32",
+    on: OnOption = "",
 ) -> int:
     """Predict images or videos; exit code 1 if any could not be read."""
     passes = {"tta": tta, "tile": parse_tile(tile), "scales": parse_scales(scales)}
@@ -120,6 +122,7 @@ def predict(
     paths, videos, missing = _find_inputs(images, files, folders=track or smooth)
     opened = open_run_aloud(run)
     _check_tracking(opened, how, has_videos=bool(videos))
+    _check_cluster(on, videos)
     min_score, reason = _choose_threshold(opened, threshold)
     about: dict[str, Any] = {"run": opened.path.name, "threshold": threshold, **passes}
     about |= {"detector": detector, "select": chosen, **how._asdict()}
@@ -127,6 +130,7 @@ def predict(
         paths, videos = output.plan(paths, videos)
         # Without a detector the threshold selects results, not boxes.
         options: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
+        options["on"] = on
         options["say"] = lambda line: typer.echo(line, err=True)
         box_threshold = threshold if detector else None
         predictor: Any = load(
@@ -171,6 +175,16 @@ def _check_tracking(run: Run, options: VideoOptions, *, has_videos: bool) -> Non
         if not has_videos:
             message = "--track and --smooth need a video, a stream or a folder of frames, got none."
             raise ConfigError(message)
+
+
+def _check_cluster(on: str, videos: list[VideoSource]) -> None:
+    """Refuse what is no address, and videos: their frames come one behind the other."""
+    from muntin.clusters.ray_cluster import check_address
+    from muntin.errors import ConfigError
+
+    if on and check_address(on) and videos:
+        message = f"--on is for images, got the video {videos[0].name}. Leave --on out for videos."
+        raise ConfigError(message)
 
 
 def _choose_threshold(run: Run, threshold: float | None) -> tuple[float, str]:

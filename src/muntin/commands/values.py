@@ -60,6 +60,9 @@ DetectorOption = Annotated[
     str, typer.Option(help="Keypoints only: a detection run that finds the instances.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+OnOption = Annotated[
+    str, typer.Option("--on", help="Work on a cluster: ray, or its address ray://HOST:PORT.")
+]
 TeacherOption = Annotated[
     str, typer.Option(help="Learn from a run or a published model too: RUN, MODEL or timm:NAME.")
 ]

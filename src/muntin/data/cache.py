@@ -35,7 +35,8 @@ class ImageCache:
     only `training` is served, masks have the size of the cached image rather than that of the
     original, which scoring compares, and large JPEGs of a single label are decoded at 1/2, 1/4 or
     1/8 of their size where that leaves enough pixels: faster, and other pixels than prediction
-    sees. `stacked` holds all images, (N, C, H, W), if they are in memory and of one size.
+    sees. `as_if_kept` gives the pixels that a cache in memory would, for a part of one that is
+    elsewhere. `stacked` holds all images, (N, C, H, W), if they are in memory and of one size.
     """
 
     def __init__(
@@ -46,35 +47,41 @@ class ImageCache:
         *,
         training: bool = False,
         mask_reader: Callable[[Listing, Entry], LabelFile] = read_mask,
+        as_if_kept: bool = False,
     ) -> None:
         self.listing = listing
         self.pre = pre
         self.strict = config.strict
         self.unreadable: dict[int, str] = {}
         self._training = training
+        self._as_if_kept = as_if_kept
         self._read_mask = mask_reader
         limit = (round(pre.img_size[0] * ZOOM), round(pre.img_size[1] * ZOOM))
         self._limit = replace(pre, img_size=limit)
         self._hint = max(limit) if training and pre.fit == "center_crop" else None
         self._kept: list[Sample | None] | None = None
         self.stacked: Tensor | None = None
-        if self._fits(config.cache_mib):
+        if self.fits(config.cache_mib):
             with ThreadPoolExecutor(2) as pool:
                 self._kept = list(pool.map(self._read, range(len(listing)), chunksize=64))
             self.stacked = self._stack()
-        if len(self.unreadable) == len(listing):
-            message = (
-                f"{listing.source} must hold images that can be read, got none of "
-                f"{len(listing)} that can. {' '.join([*self.unreadable.values()][:1])} "
-                f"See muntin check."
-            )
-            raise DataError(message)
+        self.refuse_unreadable()
         self._warned: set[int] = set()
         self.warn()
 
     def __len__(self) -> int:
         """Images, readable or not."""
         return len(self.listing)
+
+    def refuse_unreadable(self) -> None:
+        """Raise a `DataError` if no image could be read."""
+        if len(self.unreadable) == len(self.listing):
+            message = (
+                f"{self.listing.source} must hold images that can be read, got none of "
+                f"{len(self.listing)} that can. {' '.join([*self.unreadable.values()][:1])} "
+                f"See muntin check."
+            )
+            raise DataError(message)
 
     @property
     def in_memory(self) -> bool:
@@ -103,9 +110,10 @@ class ImageCache:
 
     def load(self, index: int) -> Sample | None:
         """Return an image with its targets; None if it cannot be read."""
-        return self._read(index, keep=False) if self._kept is None else self._kept[index]
+        return self._read(index, keep=self._as_if_kept) if self._kept is None else self._kept[index]
 
-    def _fits(self, cache_mib: int) -> bool:
+    def fits(self, cache_mib: int) -> bool:
+        """Whether so many MiB would hold the decoded images, by the size of some of them."""
         if not len(self.listing):
             return False
         step = max(1, len(self.listing) // 16)

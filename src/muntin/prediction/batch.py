@@ -138,7 +138,7 @@ def _read(
     strict: bool,
     value_range: ValueRange,
 ) -> Iterator[LoadedImage]:
-    for path, image in _expand(images, strict):
+    for path, image in expand_places(images, strict):
         boxes = None if given is None else next(given, None)
         if given is not None and boxes is None:
             message = f"boxes must be given for every image, got too few: {image!r} has none."
@@ -159,7 +159,7 @@ def _skip(error: DataError, strict: bool) -> None:
     warnings.warn(f"skipped: {error}", MuntinWarning, stacklevel=5)
 
 
-def _expand(images: Iterable[ImageLike], strict: bool) -> Iterator[tuple[str, ImageLike]]:
+def expand_places(images: Iterable[ImageLike], strict: bool) -> Iterator[tuple[str, ImageLike]]:
     """Give each image with its path; of folders, patterns and videos those behind them."""
     for image in images:
         if not isinstance(image, str | Path):

@@ -178,7 +178,7 @@ class Predictor:
             DataError: An image cannot be read.
             ConfigError: The task does not support tiles, scales or boxes (before anything is read).
         """
-        options = _check_options(self.task, tta, tile, scales, boxes is not None)
+        options = check_options(self.task, tta, tile, scales, boxes is not None)
         return self._stream(self._read(images, boxes, strict=strict), options)
 
     def prepare(
@@ -189,14 +189,15 @@ class Predictor:
         tile: int | Literal["auto"] | None = None,
         scales: Sequence[Any] = (1.0,),
         boxes: Iterable[Any] | None = None,
+        strict: bool = True,
     ) -> PreparedBatch:
         """Decode, cut and resize images, on the CPU; where there is a detector, it is run.
 
         All of the given images, with all of their tiles and instances, are in memory afterwards:
         give a batch at a time. Arguments and errors are those of `stream`.
         """
-        options = _check_options(self.task, tta, tile, scales, boxes is not None)
-        cropped = list(self._crop(self._read(images, boxes), options))
+        options = check_options(self.task, tta, tile, scales, boxes is not None)
+        cropped = list(self._crop(self._read(images, boxes, strict=strict), options))
         crops = [crop for image in cropped for crop in image.crops]
         return self._batch(crops, cropped, options)
 
@@ -331,9 +332,10 @@ def _check_record(name: str, record: object, kind: type, source: str) -> None:
         raise TypeError(message)
 
 
-def _check_options(
+def check_options(
     task: Task, tta: bool, tile: int | Literal["auto"] | None, scales: Sequence[Any], boxes: bool
 ) -> PredictOptions:
+    """Refuse with a `ConfigError` what does not suit a task; `boxes` is whether there are some."""
     if tile not in (None, "auto") and not isinstance(tile, int):
         message = f'tile must be a side in pixels or "auto", got {tile!r}.'
         raise ConfigError(message)

@@ -34,6 +34,7 @@ class TrainArguments:
     device: str
     devices: int
     nodes: int = 1
+    on: str = ""
     seed: int
     out: str | Path
     resume: bool
@@ -49,7 +50,7 @@ class TrainArguments:
 _TEXT, _PATH = ((str,), "a text"), ((str, os.PathLike), "a path")
 _COUNT, _SECONDS = ((Integral,), "a whole number"), ((Real,), "a number of seconds")
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    **dict.fromkeys(("model", "head", "recipe", "precision", "device", "objective"), _TEXT),
+    **dict.fromkeys(("model", "head", "recipe", "precision", "device", "objective", "on"), _TEXT),
     **dict.fromkeys(("data", "images", "val", "teacher", "probe", "out"), _PATH),
     **dict.fromkeys(("epochs", "batch_size", "devices", "nodes", "seed", "stop_after"), _COUNT),
     **dict.fromkeys(("max_time_s", "started"), _SECONDS),

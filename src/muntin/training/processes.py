@@ -187,7 +187,8 @@ def _read_torchrun(values: Mapping[str, str]) -> Place:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     rank, world, local_rank, local_world = (_number(values, name, "torchrun") for name in names)
     nodes = int(values.get("GROUP_WORLD_SIZE", -(-world // max(local_world, 1))))
-    return _check(Place(rank, world, local_rank, local_world, nodes, "torchrun"))
+    launcher = "Ray" if values.get("TORCHELASTIC_RUN_ID") == "ray" else "torchrun"
+    return _check(Place(rank, world, local_rank, local_world, nodes, launcher))
 
 
 def _read_slurm(values: Mapping[str, str]) -> Place:

@@ -30,6 +30,7 @@ from muntin.staging import part_of
 from muntin.tasks.task_table import find_task
 from muntin.train_config import MachineConfig
 from muntin.training.arguments import TrainArguments, check_arguments
+from muntin.training.cluster_training import arrange_on
 from muntin.training.distillation import add_teacher, read_answers
 from muntin.training.local_processes import start_processes
 from muntin.training.loop import FitResult, Loop
@@ -117,6 +118,7 @@ def train(
     started: float = 0.0,
     teacher: str | Path = "",
     nodes: int = 1,
+    on: str = "",
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -146,6 +148,7 @@ def train(
         started: The `time.monotonic` that a time limit counts from; 0 = now.
         teacher: Run folder or published model to learn from too (`run_config.DistillConfig`).
         nodes: Number of machines, on each of which torchrun or SLURM has started processes.
+        on: "ray", or the address of a cluster such as "ray://head:10001", which starts them.
 
     Raises:
         ConfigError: A name or a setting is invalid.
@@ -161,7 +164,7 @@ def train(
         recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
         img_size=img_size, precision=precision, device=device, devices=devices, seed=seed, out=out,
         resume=resume, settings=settings, config=config, quiet=quiet, stop_after=stop_after,
-        pictures=pictures, started=started, nodes=nodes,
+        pictures=pictures, started=started, nodes=nodes, on=on,
     ))  # fmt: skip
 
 
@@ -169,6 +172,10 @@ def arrange(given: TrainArguments) -> TrainedRun:
     """Request a run of any task, new or to be resumed, and train it."""
     # Before anything is read, which a time limit includes.
     given = replace(given, started=given.started or time.monotonic())
+    if given.on:
+        out = given.out or _new_folder(Path(given.data))
+        trained: TrainedRun = arrange_on(given, Path(out), arrange)
+        return trained
     place = find_place(given.devices, given.nodes)
     if not place.launcher:
         return _arrange(given, place)
