@@ -36,7 +36,6 @@ from muntin.heads.dense_assignment import (
     assign_many,
     assign_one,
     find_pairs,
-    focal_loss,
     inside_any,
     rank_within,
 )
@@ -266,9 +265,8 @@ class Dense(Detector):
         count = len(targets)
         images = many.cells // cells.count
         aims = objects.boxes[many.objects]
-        # Boxes that overlap little learn little, as their cells will hardly be chosen.
-        apart = generalized_box_iou_loss(flat[many.cells], aims) * many.overlaps
-        share = count / shared_mean(many.overlaps.sum()).clamp(min=count)
+        apart = generalized_box_iou_loss(flat[many.cells], aims) * relative_overlaps(many, objects)
+        share = self._share(many, count)
         found = {
             "classes": self._class_loss(logits, many, objects, counted),
             "twin": self._class_loss(twins, one, objects, counted),
@@ -297,21 +295,29 @@ class Dense(Detector):
         self, logits: Tensor, pairs: Pairs, objects: Objects, counted: Tensor
     ) -> Float[Tensor, " B"]:
         """Loss of scores: they are to be the overlap where an object is learnt, 0 elsewhere."""
-        wanted = torch.zeros_like(logits).flatten(0, 1)
-        wanted[pairs.cells, objects.class_ids[pairs.objects]] = pairs.overlaps
+        scores = logits.flatten(0, 1)
+        # Focal: background that is told from objects already counts little (arXiv 1708.02002).
+        losses = F.softplus(scores) * scores.sigmoid().square()
+        at = pairs.cells, objects.class_ids[pairs.objects]
+        entropy = F.binary_cross_entropy_with_logits(scores[at], pairs.overlaps, reduction="none")
+        # Not so what is an object: small ones overlap little at first, and would hardly be learnt.
+        losses = losses.index_put(at, entropy).sum(dim=1)
         # An object in a crowd counts all the same.
         counted = counted.flatten().index_fill(0, pairs.cells, 1.0)
-        losses = focal_loss(logits.flatten(0, 1), wanted).sum(dim=1) * counted
-        # One normaliser for the batch, so that each object weighs the same in every image.
         count = len(logits)
-        share = count / shared_mean(pairs.overlaps.sum()).clamp(min=count)
-        return share * losses.view(count, -1).sum(dim=1)
+        return self._share(pairs, count) * (losses * counted).view(count, -1).sum(dim=1)
+
+    def _share(self, pairs: Pairs, count: int) -> Tensor:
+        """One normaliser for the batch, so that each object weighs the same in every image."""
+        return count / shared_mean(pairs.overlaps.new_tensor(float(len(pairs.cells)))).clamp(
+            min=count
+        )
 
     def _mask_loss(
         self,
         maps: Tensor,
         layers: Float[Tensor, "B N L"],
-        boxes: Float[Tensor, "N 4"],
+        boxes: Float[Tensor, "M 4"],
         pairs: Pairs,
         targets: list[BoxTargets],
     ) -> Float[Tensor, " B"]:
@@ -337,8 +343,7 @@ class Dense(Detector):
             ]
         )
         losses = mask_losses(logits, wanted)
-        share = count / shared_mean(losses.new_tensor(float(len(losses)))).clamp(min=count)
-        return share * losses.new_zeros(count).index_add(0, images, losses)
+        return self._share(pairs, count) * losses.new_zeros(count).index_add(0, images, losses)
 
 
 class Prototypes(nn.Module):
@@ -377,6 +382,13 @@ def join_objects(targets: list[BoxTargets]) -> Objects:
     return Objects(
         torch.cat(boxes), torch.cat([target.class_ids for target in targets]), image_indices(boxes)
     )
+
+
+def relative_overlaps(pairs: Pairs, objects: Objects) -> Float[Tensor, " P"]:
+    """Overlap of each pair as part of the best one of its object: every object has a pair of 1."""
+    best = pairs.overlaps.new_full((len(objects.boxes),), 1e-6)
+    best = best.scatter_reduce(0, pairs.objects, pairs.overlaps, "amax")
+    return pairs.overlaps / best[pairs.objects]
 
 
 def mask_losses(
