@@ -37,6 +37,10 @@ CASES = [
     pytest.param("pose", "openvino", marks=pytest.mark.slow),
     pytest.param("mask_rcnn_small", "onnx", marks=pytest.mark.slow),
     pytest.param("mask_rcnn_small", "openvino", marks=pytest.mark.slow),
+    pytest.param("dense_small", "torch", marks=pytest.mark.slow),
+    pytest.param("dense_small", "onnx", marks=pytest.mark.slow),
+    pytest.param("dense_small masks", "onnx", marks=pytest.mark.slow),
+    pytest.param("dense_small masks", "openvino", marks=pytest.mark.slow),
 ]
 
 
@@ -83,7 +87,7 @@ def test_a_file_says_what_the_run_says(run_of, exported, kind, form):
     shown = images()
     if kind == "semantic":  # windows of the file's size
         shown = [one[:64, :64] for one in shown]
-    if "cnn" in kind or kind == "fcos_small":  # a file pads to a square, a run to multiples of 32
+    if "cnn" in kind or "_small" in kind:  # a file pads to a square, a run to multiples of 32
         shown = [np.ascontiguousarray(np.resize(one, (128, 128, 3))) for one in shown]
     for said, truth in zip(loaded(shown), muntin.load(run.path, device="cpu")(shown), strict=True):
         _compare(said.to_dict(), truth.to_dict())
@@ -148,6 +152,21 @@ def test_files_are_scored_like_runs(run_of, exported, data):
 def test_a_file_runs_in_its_own_engine(exported):
     with pytest.raises(ConfigError, match="engine"):
         muntin.load(exported("classify", "torch").path, engine="openvino")
+
+
+@pytest.mark.slow
+def test_files_of_dense_detectors_suppress_nothing(exported):
+    import onnx
+    import openvino
+
+    for kind, form in (("dense_small", "onnx"), ("dense_small masks", "onnx")):
+        nodes = onnx.load(exported(kind, form).path).graph.node
+        assert "NonMaxSuppression" not in {node.op_type for node in nodes}
+    model = openvino.Core().read_model(exported("dense_small masks", "openvino").path)
+    assert not [one for one in model.get_ops() if "Suppression" in one.get_type_name()]
+    # The count can fail: other detectors have such nodes.
+    nodes = onnx.load(exported("fcos_small", "onnx").path).graph.node
+    assert "NonMaxSuppression" in {node.op_type for node in nodes}
 
 
 def test_finished_outputs_have_names(exported):

@@ -18,7 +18,7 @@ from torch import Tensor
 from muntin.data.transforms import Interpolation, resize
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Objects, Skeleton
-from muntin.shapes import Float, Size, UInt8
+from muntin.shapes import Bool, Float, Size, UInt8
 from muntin.targets import BoxTargets
 
 MIN_VISIBLE = 0.25
@@ -159,27 +159,32 @@ def drop_unseen(moved: BoxTargets, size: Size) -> BoxTargets:
     area = (moved.boxes[:, 2:] - moved.boxes[:, :2]).prod(dim=1)
     sides = boxes[:, 2:] - boxes[:, :2]
     seen = (sides.clamp(min=0).prod(dim=1) >= MIN_VISIBLE * area) & (sides >= 1).all(dim=1)
-    tight, has = _boxes_of_masks(moved)
+    tight, has = boxes_of_masks(moved)
     drawn = moved.layer_of >= 0
     cut = (boxes != moved.boxes).any(dim=1)
     boxes = torch.where((drawn & has & cut)[:, None], tight, boxes)
-    keep = torch.where(seen & (has | ~drawn))[0]
-    new_number = torch.zeros(len(boxes) + 1, dtype=moved.layers.dtype)
-    new_number[keep + 1] = torch.arange(1, len(keep) + 1, dtype=moved.layers.dtype)
     ignored = torch.minimum(moved.ignored.clamp(min=0), limits)
     alive = ((ignored[:, 2:] - ignored[:, :2]) > 0).all(dim=1)
-    return BoxTargets(
-        boxes=boxes[keep],
-        class_ids=moved.class_ids[keep],
-        ignored=ignored[alive],
-        layers=new_number[moved.layers.long()],
-        layer_of=moved.layer_of[keep],
-        points=None if moved.points is None else moved.points[keep],
+    moved = moved._replace(boxes=boxes, ignored=ignored[alive])
+    return keep_objects(moved, seen & (has | ~drawn))
+
+
+def keep_objects(targets: BoxTargets, kept: Bool[Tensor, " N"]) -> BoxTargets:
+    """Drop the other objects, whose masks are erased."""
+    keep = torch.where(kept)[0]
+    new_number = torch.zeros(len(kept) + 1, dtype=targets.layers.dtype)
+    new_number[keep + 1] = torch.arange(1, len(keep) + 1, dtype=targets.layers.dtype)
+    return targets._replace(
+        boxes=targets.boxes[keep],
+        class_ids=targets.class_ids[keep],
+        layers=new_number[targets.layers.long()],
+        layer_of=targets.layer_of[keep],
+        points=None if targets.points is None else targets.points[keep],
     )
 
 
-def _boxes_of_masks(targets: BoxTargets) -> tuple[Tensor, Tensor]:
-    """The tight box of each object's mask, and whether any of the mask is left."""
+def boxes_of_masks(targets: BoxTargets) -> tuple[Tensor, Tensor]:
+    """Give the tight box of each object's mask, and whether any of the mask is left."""
     layers, rows, columns = torch.nonzero(targets.layers, as_tuple=True)
     owners = targets.layers[layers, rows, columns].long()[:, None].expand(-1, 4)
     # Smallest left and top, and, as negative numbers, largest right and bottom.

@@ -7,7 +7,7 @@ Images stay uint8 until the last moment; `normalise` makes them float where the 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -152,12 +152,18 @@ class Augmentation:
     depends on nothing else.
 
     `kind` is its name in files. With `groups_by_shape`, images of similar shape are put into one
-    batch, to need less padding.
+    batch, to need less padding. Samples are mixed with others until this part of the training is
+    over, `mixed_part`; 0 = never.
     """
 
     __slots__ = ()
     kind: ClassVar[str]
     groups_by_shape: ClassVar[bool] = False
+
+    @property
+    def mixed_part(self) -> float:
+        """Part of the training after which no sample is mixed with others."""
+        return 0.0
 
     @property
     def batch_transform(self) -> BatchTransform | None:
@@ -169,6 +175,20 @@ class Augmentation:
     ) -> Sample:
         """Change an image, as it is cached, and its annotations together, to the size of `pre`."""
         raise NotImplementedError
+
+    def draw_others(self, seed: int, count: int) -> tuple[int, ...]:
+        """Draw which of `count` images a sample is mixed with; none by default."""
+        return ()
+
+    def mix(
+        self,
+        samples: Sequence[Sample],
+        pre: Preprocessing,
+        seed: int,
+        skeleton: Skeleton | None = None,
+    ) -> Sample:
+        """Like `augment`, for a sample and the others that were drawn for it."""
+        return self.augment(samples[0], pre, seed, skeleton)
 
     def _check_shares(self, *names: str) -> None:
         for name in names:

@@ -35,7 +35,7 @@ from muntin.heads.rcnn_stages import (
     pool_regions,
     sample_balanced,
 )
-from muntin.ops.boxes import decode_offsets, encode_offsets
+from muntin.ops.boxes import decode_offsets, encode_offsets, image_indices
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
@@ -327,13 +327,6 @@ class RCNN(Detector):
             wanted = (target.masks_in(place, row, logit.shape[-1]) >= 0.5).to(logit)
             losses.append(F.binary_cross_entropy_with_logits(logit, wanted))
         return losses
-
-
-def image_indices(parts: list[Tensor]) -> Int[Tensor, " Q"]:
-    """Give the image index of each row of concatenated parts."""
-    # On the CPU: on a GPU it would wait for the counts, to know how many rows there are.
-    counts = torch.tensor([len(part) for part in parts])
-    return torch.repeat_interleave(counts).to(parts[0].device)
 
 
 def _of_class(values: Float[Tensor, "Q S 4"], class_ids: Int[Tensor, " Q"]) -> Tensor:

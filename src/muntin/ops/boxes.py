@@ -65,6 +65,20 @@ def grid_points(
     return torch.stack([x.repeat(cells[0]), y.repeat_interleave(cells[1])], dim=1)
 
 
+def boxes_at(
+    points: Float[Tensor, "N 2"], distances: Float[Tensor, "... N 4"]
+) -> Float[Tensor, "... N 4"]:
+    """Boxes whose edges are these distances (left, top, right, bottom) from their points."""
+    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+
+
+def image_indices(parts: list[Tensor]) -> Int[Tensor, " Q"]:
+    """Give the image index of each row of concatenated parts."""
+    # On the CPU: on a GPU it would wait for the counts, to know how many rows there are.
+    counts = torch.tensor([len(part) for part in parts])
+    return torch.repeat_interleave(counts).to(parts[0].device)
+
+
 def assign_levels(boxes: Float[Tensor, "N 4"], strides: tuple[float, ...]) -> Int[Tensor, " N"]:
     """Assign each box to a pyramid level: 224 pixels to stride 16, 112 to stride 8, and so on.
 

@@ -39,7 +39,7 @@ from muntin.training.checkpoint import (
 )
 from muntin.training.low_rank import merged_state
 from muntin.training.optimization import img_size_at, lr_factor
-from muntin.training.position import Position, read_position
+from muntin.training.position import Phase, Position, read_position
 from muntin.training.processes import note_progress
 from muntin.training.progress import Reporter, format_duration
 from muntin.training.request import PreparedRun
@@ -194,18 +194,18 @@ class Loop:
     def _train_epoch(self) -> bool:
         """Train the rest of the current epoch; False if interrupted."""
         self._stepped_at = self.clock()
-        done, size = self._train_at(self._size(self._progress()))
-        while done and size:
-            done, size = self._train_at(size)
+        done, phase = self._train_at(self._phase(self._progress()))
+        while done and phase:
+            done, phase = self._train_at(phase)
         return done
 
-    def _train_at(self, size: Size) -> tuple[bool, Size | None]:
-        """Train with one image size; return whether to continue, and the next size."""
+    def _train_at(self, phase: Phase) -> tuple[bool, Phase | None]:
+        """Train in one phase; return whether to continue, and the next phase."""
         state, accumulate, progress = self.state, self.config.accumulate, self._progress()
         since, images = self.clock(), 0
         self._safe = replace(state)
-        # Another image size needs other batches: the loaders continue at the current step.
-        for views in self._batches(size):
+        # Another phase needs other batches: the loaders continue at the current step.
+        for views in self._batches(phase):
             batch = views[0]
             note_progress(f"epoch {state.epoch + 1}, step {state.step + 1}")
             # Counted from the start of the epoch, so that a resumed run groups its steps as before.
@@ -223,7 +223,7 @@ class Loop:
             self.time_limit.add_step(self._stepped_at - before)
             self._images_per_s = images / max(self._stepped_at - since, 1e-9)
             progress = self._progress()
-            self._report_step(size, progress)
+            self._report_step(phase.size, progress)
             # Accumulated gradients are not part of a checkpoint: stop only after a weight update.
             if last:
                 self._safe = replace(state)
@@ -231,8 +231,8 @@ class Loop:
                 return False, None
             if progress >= 1:
                 return True, None
-            if (next_size := self._size(progress)) != size:
-                return True, next_size
+            if (next_phase := self._phase(progress)) != phase:
+                return True, next_phase
         return True, None
 
     def _learn(self, views: tuple[Batch, ...], share: float, factor: float | None) -> float | None:
@@ -256,12 +256,14 @@ class Loop:
             trainer.update_weights(factor)
         return value
 
-    def _batches(self, size: Size) -> Iterator[tuple[Batch, ...]]:
+    def _batches(self, phase: Phase) -> Iterator[tuple[Batch, ...]]:
         """Batches of the rest of the epoch, one for each view."""
         epoch, step = self.state.epoch, self.state.step
         with ExitStack() as stack:  # worker processes of all views end with the loop
             views = [
-                stack.enter_context(closing(loader.batches(epoch, step, size)))
+                stack.enter_context(
+                    closing(loader.batches(epoch, step, phase.size, mixed=phase.mixed))
+                )
                 for loader in (self.loader, *self.more_views)
             ]
             together = zip(*views, strict=True)
@@ -272,8 +274,9 @@ class Loop:
                     return
                 yield pad_alike(batches, self.run.preprocessing)
 
-    def _size(self, progress: float) -> Size:
-        return img_size_at(self.config, self.run.preprocessing.img_size, self.stride, progress)
+    def _phase(self, progress: float) -> Phase:
+        size = img_size_at(self.config, self.run.preprocessing.img_size, self.stride, progress)
+        return Phase(size, progress < self.run.config.augment.mixed_part)
 
     def _report_step(self, size: Size, done: float) -> None:
         state = self.state

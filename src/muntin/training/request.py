@@ -112,7 +112,7 @@ def _check_head(name: str, task: Task) -> None:
         message = f"{task.name} has one head, got head={name!r}. Omit it."
         raise ConfigError(message)
     for other in TASKS.values():
-        if other.dense and other is not task and name in other.dense.heads:
+        if other.dense and name in other.dense.heads.keys() - task.dense.heads.keys():
             message = (
                 f"head {name!r} belongs to task {other.name}, got task {task.name}. "
                 f"Use: muntin train {other.name}"

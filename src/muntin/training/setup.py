@@ -43,6 +43,7 @@ from muntin.training.defaults import (
     normalise_as,
     use_instance_crop,
 )
+from muntin.training.detector_defaults import choose_mixing, suit_objects
 from muntin.training.distillation import read_distill, resolve_distill
 from muntin.training.initial_weights import (
     find_beside,
@@ -232,16 +233,15 @@ class _RunBuilder:
             beside = find_beside(self.request)
             return self.take(choose_objective(self.request.head, base, model, settings, beside))
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
-        return self.take(
-            choose_head(
-                self.request.head,
-                base,
-                self.task,
-                getattr(model, "embed_dim", 0) <= 64,
-                max_objects if self.base is None else 0,
-                self.settings["head"],
-            )
-        )
+        settings = self.settings["head"]
+        small = getattr(model, "embed_dim", 0) <= 64
+        known = max_objects if self.base is None else 0
+        head = self.take(choose_head(self.request.head, base, self.task, small, known, settings))
+        # A head that is trained already, or told so, keeps its levels.
+        given = (base is not None and not self.request.head) or "neck.finest" in dict(settings)
+        if head is None or self.statistics is None or given:
+            return head
+        return self.take(suit_objects(head, self.statistics, model.img_size))
 
     def adapt_data_config(self, model: BackboneConfig) -> Choice[DataConfig]:
         """Set the fields that depend on model and images, unless the user set them."""
@@ -267,6 +267,8 @@ class _RunBuilder:
         augment = recipe.augment
         if isinstance(augment, DetectionAugmentConfig) and any(original_size):
             augment = self.take(choose_augment_window(augment, img_size, original_size))
+        if isinstance(augment, DetectionAugmentConfig):
+            augment = choose_mixing(augment, run.config.head)
         tuned = self.choose_train_config(recipe, img_size)
         if tuned.residual == "half" and self.machine.precision == "fp32":
             message = "train.residual=half needs precision bf16 or fp16, got fp32. Set it to full."
