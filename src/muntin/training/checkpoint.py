@@ -26,6 +26,7 @@ from torch import Tensor
 from muntin.errors import RunError, cannot_write, first_line
 from muntin.staging import checksum, sync
 from muntin.untrusted import parse_json, read_regular, reading
+from muntin.weights.weight_files import separate
 
 FOLDER = "last.ckpt"
 
@@ -44,7 +45,7 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
             _settle(run)
         fresh.mkdir(parents=True)
         (fresh / "state.json").write_text(json.dumps(rest), encoding="utf-8")
-        safetensors.torch.save_file(tensors, fresh / "state.safetensors")
+        safetensors.torch.save_file(separate(tensors), fresh / "state.safetensors")
         (fresh / "state.safetensors").chmod(0o644)  # like the other files of the run
         sums = {name: checksum(fresh / name) for name in _FILES}
         (fresh / _SUMS).write_text(json.dumps(sums), encoding="utf-8")

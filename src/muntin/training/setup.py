@@ -19,6 +19,7 @@ from muntin.data.entry_images import choose_range
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import HeadConfig, Network
+from muntin.models.transformers_backbone import TransformersConfig
 from muntin.nn.mimetic_init import init_mimetic
 from muntin.objectives.pretraining import PRETRAINING
 from muntin.recipes import Recipe, find_recipe
@@ -42,6 +43,7 @@ from muntin.training.defaults import (
     median_size,
     normalise_as,
     use_instance_crop,
+    whole_head,
 )
 from muntin.training.distillation import read_distill, resolve_distill
 from muntin.training.initial_weights import (
@@ -227,6 +229,8 @@ class _RunBuilder:
             settings = self.settings["head"]
             beside = find_beside(self.request)
             return self.take(choose_objective(self.request.head, base, model, settings, beside))
+        if isinstance(model, TransformersConfig):
+            base = whole_head(self.request.head, base, self.task, model)
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
         return self.take(
             choose_head(
@@ -267,6 +271,9 @@ class _RunBuilder:
         if tuned.residual == "half" and self.machine.precision == "fp32":
             message = "train.residual=half needs precision bf16 or fp16, got fp32. Set it to full."
             raise ConfigError(message)
+        if tuned.drop_path_rate != "model" and isinstance(run.config.model, TransformersConfig):
+            # Its own rate is one of its settings.
+            tuned = replace(tuned, drop_path_rate="model")
         check_freeze(network.backbone, tuned.freeze)
         known = run.config.weights or (self.base and self.base.weights)
         if (tuned.freeze == -1 or tuned.adapt == "lora") and not known:
