@@ -38,6 +38,7 @@ class Batch:
     weights: Float[Tensor, " B"]
     num_real: int
     targets: tuple[Target, ...] | None = None
+    pad_to: int = PAD_TO
 
     @property
     def labels(self) -> list[NDArray[np.int16]]:
@@ -49,7 +50,7 @@ class Batch:
         sizes = self.sizes[rows]
         images = self.images[rows]
         if self.targets is not None and len(rows):
-            high, wide = (_padded(int(side)) for side in sizes.amax(dim=0))
+            high, wide = (_padded(int(side), self.pad_to) for side in sizes.amax(dim=0))
             images = images[:, :, :high, :wide]
         return replace(
             self,
@@ -64,7 +65,7 @@ class Batch:
 
 def split_by_size(batch: Batch) -> Iterator[Batch]:
     """Split a batch: predictions for an image must not depend on the padding that others need."""
-    padded = [(_padded(h), _padded(w)) for h, w in batch.sizes.tolist()]
+    padded = [tuple(_padded(side, batch.pad_to) for side in size) for size in batch.sizes.tolist()]
     if batch.targets is None or len(set(padded)) <= 1:
         yield batch
         return
@@ -96,7 +97,8 @@ def fit(
     if pre.fit in ("center_crop", "stretch"):
         return center_crop(image, pre)
     size = original if pre.fit == "sliding_window" else (image.shape[1], image.shape[2])
-    return resize(image, scaled_size(size, pre.scale_of(size)), pre.interpolation)
+    scaled = pre.edge_size(size) if any(pre.edges) else scaled_size(size, pre.scale_of(size))
+    return resize(image, scaled, pre.interpolation)
 
 
 def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
@@ -151,23 +153,28 @@ def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C
     """Stack images; crops are never padded: it would move the grid of their heatmaps."""
     if pre.one_size:
         return torch.stack(images)
-    return pad_images(images, least=pre.img_size if pre.pad_to_size else (0, 0))
+    least = pre.img_size if pre.pad_to_size else (0, 0)
+    return pad_images(images, least, pre.pad_to)
 
 
-def pad_images(images: list[Tensor], least: Size = (0, 0)) -> UInt8[Tensor, "B C H W"]:
+def pad_images(
+    images: list[Tensor], least: Size = (0, 0), pad_to: int = PAD_TO
+) -> UInt8[Tensor, "B C H W"]:
     """Stack images of several sizes, padded at the right and at the bottom, at least to a size."""
-    high = max(_padded(max(image.shape[1] for image in images)), least[0])
-    wide = max(_padded(max(image.shape[2] for image in images)), least[1])
+    high, wide = (
+        max(_padded(max(image.shape[dim] for image in images), pad_to), side)
+        for dim, side in zip((1, 2), least, strict=True)
+    )
     padded = images[0].new_zeros(len(images), images[0].shape[0], high, wide)
     for row, image in zip(padded, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
     return padded
 
 
-def padded_size(image: UInt8[Tensor, "C H W"]) -> Size:
+def padded_size(image: UInt8[Tensor, "C H W"], pad_to: int = PAD_TO) -> Size:
     """(height, width) of an image after padding."""
-    return _padded(image.shape[1]), _padded(image.shape[2])
+    return _padded(image.shape[1], pad_to), _padded(image.shape[2], pad_to)
 
 
-def _padded(side: int) -> int:
-    return -(-side // PAD_TO) * PAD_TO
+def _padded(side: int, pad_to: int) -> int:
+    return -(-side // pad_to) * pad_to

@@ -210,7 +210,10 @@ class ImageCache:
             scale = max(self._limit.img_size[0] / size[0], self._limit.img_size[1] / size[1])
         else:
             scale = self._limit.scale_of(size)
-        return image if scale >= 1 else resize(image, scaled_size(size, scale), "bilinear")
+        if scale >= 1:
+            return image
+        edges = self._limit.edge_size(size) if any(self._limit.edges) else None
+        return resize(image, edges or scaled_size(size, scale), "bilinear")
 
 
 def _require_size(entry: Entry, size: Size) -> None:

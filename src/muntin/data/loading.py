@@ -99,6 +99,7 @@ def _collate(rows: list[_Item], pre: Preprocessing) -> Batch:
         weights=torch.tensor(weights),
         num_real=len(rows),
         targets=None if targets[0] is None else targets,
+        pad_to=pre.pad_to,
     )
     # Here, where a failure reaches the process that trains: the thread that sends batches would
     # drop this one, and the training would wait for it forever.

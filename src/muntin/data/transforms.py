@@ -23,7 +23,7 @@ from muntin.samples import Skeleton
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.targets import Target
 
-Interpolation = Literal["bilinear", "bicubic"]
+Interpolation = Literal["bilinear", "bicubic", "aliased"]
 Fit = Literal["center_crop", "stretch", "letterbox", "sliding_window", "instance_crop"]
 
 _OLD_FITS = {
@@ -65,7 +65,13 @@ class Preprocessing:
             large images are cut into tiles; 0 = unknown.
         pad_to_size: For "letterbox": whether every image is padded to `img_size`, which a ViTDet
             attends to as a whole; otherwise as little as a batch needs.
-        interpolation: How images are resized (always with antialiasing).
+        edges: For "letterbox" and "sliding_window": length in pixels of the shorter side, and limit
+            of the longer one (0: none), with the rounding of transformers; (0, 0): by `img_size`,
+            `scale` and `short_side`.
+        size_multiple: With `edges`: both sides are then stretched to a multiple of this; a negative
+            one rounds them down.
+        pad_to: For "letterbox": sides of padded images are multiples of this many pixels.
+        interpolation: How images are resized, with antialiasing; "aliased" is bilinear without.
         in_chans: 3 for RGB; 1 for luminance.
         value_range: Values of images of more than 8 bits that become 0 and 255, the same for all;
             (0, 0), of runs without: by the type and the values of each image.
@@ -84,6 +90,9 @@ class Preprocessing:
     alignment: Literal["udp", "msra"] = "udp"
     typical_size: Size = (0, 0)
     pad_to_size: bool = False
+    edges: Size = (0, 0)
+    size_multiple: int = 1
+    pad_to: int = 32
     interpolation: Interpolation = "bicubic"
     in_chans: int = 3
     value_range: tuple[float, float] = (0.0, 0.0)
@@ -102,6 +111,10 @@ class Preprocessing:
         check_range("preprocessing.padding", self.padding, 0.1, 10)
         check_range("preprocessing.scale", self.scale, 1e-4, 100)
         check_range("preprocessing.short_side", self.short_side, 0, 10**5)
+        check_range("preprocessing.size_multiple", abs(self.size_multiple), 1, 10**5)
+        check_range("preprocessing.pad_to", self.pad_to, 1, 10**5)
+        for side in self.edges:
+            check_range("preprocessing.edges", side, 0, 10**5)
         for mean, std in zip(self.mean, self.std, strict=False):
             check_range("preprocessing.mean", mean, -1000, 1000)
             check_range("preprocessing.std", std, 1e-6, 1000)
@@ -122,8 +135,27 @@ class Preprocessing:
         """Whether every image gets `img_size`, without padding."""
         return self.fit in ("center_crop", "stretch", "instance_crop")
 
+    def edge_size(self, size: Size) -> Size:
+        """Size that `edges` give an image of a size (height, width), rounded as transformers does."""
+        least, most = min(size), max(size)
+        short: float = self.edges[0]
+        if self.edges[1] and most / least * short > self.edges[1]:
+            short = self.edges[1] * least / most
+        sides = [round(short) if side == least else int(short * side / least) for side in size]
+        if least == round(short):
+            sides = [*size]
+        step = self.size_multiple
+        if step < 0:
+            sides = [max(side, -step) for side in sides]
+        high, wide = (
+            -(-side // step) * step if step > 0 else side // -step * -step for side in sides
+        )
+        return high, wide
+
     def scale_of(self, size: Size) -> float:
         """Factor from an image of a size (height, width) to the input, where `fit` scales so."""
+        if any(self.edges):
+            return min(self.edge_size(size)) / min(size)
         if self.fit == "letterbox":  # just fits `img_size`, whichever way round
             return min(min(self.img_size) / min(size), max(self.img_size) / max(size))
         return self.short_side / min(size) if self.short_side else self.scale
@@ -246,7 +278,9 @@ def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     batch = images.view(-1, *images.shape[-3:]) if images.dim() == 4 else _as_batch(images)
     exact = images.dtype in (torch.float32, torch.float64)
     values = batch if exact or _resizes_bytes(images, interpolation) else batch.float()
-    out = F.interpolate(values, size, mode=interpolation, align_corners=False, antialias=True)
+    smooth = interpolation != "aliased"
+    mode = interpolation if smooth else "bilinear"
+    out = F.interpolate(values, size, mode=mode, align_corners=False, antialias=smooth)
     if out.dtype != images.dtype:
         if interpolation == "bicubic" and images.dtype == torch.uint8:
             out = out.clamp_(0, 255)

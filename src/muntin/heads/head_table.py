@@ -20,9 +20,10 @@ from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CASCADE_VITDET, CONVENTIONS, SMALL_RCNN, VITDET, RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
 from muntin.heads.simmim_head import SimMIMConfig, build_simmim_head
+from muntin.heads.transformers_head import TransformersHeadConfig, build_whole_model
 from muntin.heads.views_head import ViewsConfig, ViewsHead
 
-DetectorConfig = FCOSConfig | RCNNConfig | DenseConfig
+DetectorConfig = FCOSConfig | RCNNConfig | DenseConfig | TransformersHeadConfig
 PretrainingConfig = MAEConfig | SimMIMConfig | ViewsConfig
 PRETRAINING_KINDS: tuple[str, ...] = (MAEConfig.kind, SimMIMConfig.kind, ViewsConfig.kind)
 """Ways to learn without labels, which `--objective` chooses from."""
@@ -63,6 +64,8 @@ def build_detector(
     backbone: Backbone, num_classes: int, config: DetectorConfig, *, masks: bool
 ) -> nn.Module:
     """Build a detector; masks from one without them are a `ConfigError`."""
+    if isinstance(config, TransformersHeadConfig):
+        return build_whole_model(backbone, num_classes, config, "instance" if masks else "detect")
     if isinstance(config, RCNNConfig):
         return RCNN(backbone, num_classes, config, masks=masks)
     if isinstance(config, DenseConfig) and masks <= bool(config.prototypes):

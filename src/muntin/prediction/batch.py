@@ -287,7 +287,8 @@ def stack_crops(crops: Sequence[Crop], pre: Preprocessing, batch_size: int) -> t
     for start in range(0, len(crops), batch_size):
         groups: dict[Size, list[int]] = {}
         for place in range(start, min(start + batch_size, len(crops))):
-            groups.setdefault(padded_size(crops[place].pixels), []).append(place)
+            padded = padded_size(crops[place].pixels, pre.pad_to)
+            groups.setdefault(padded, []).append(place)
         parts += [
             Part(
                 images=stack_images([crops[place].pixels for place in places], pre),

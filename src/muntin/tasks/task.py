@@ -143,11 +143,13 @@ class DenseTask:
         heads: Their heads by name.
         default_head: Default for small and for large networks.
         merges: Whether detections of several views of an image (tiles, mirrored) can be merged.
+        whole: Head of models that cannot be divided into backbone and head; None if there are none.
     """
 
     heads: Mapping[str, HeadConfig]
     default_head: Mapping[Literal["small", "large"], str]
     merges: bool = False
+    whole: HeadConfig | None = None
 
 
 class LazyTruth:
@@ -231,8 +233,8 @@ class Task:
         self, backbone: Backbone, classes: Classes, config: HeadConfig | None
     ) -> nn.Module:
         """Build the head for a backbone; its config must belong to a head of this task."""
-        heads = self.dense.heads.values() if self.dense else ()
-        if heads and not isinstance(config, tuple(type(head) for head in heads)):
+        heads = (*self.dense.heads.values(), self.dense.whole) if self.dense else ()
+        if heads and not isinstance(config, tuple(type(head) for head in heads if head)):
             message = (
                 f"{self.name} needs the config of one of its heads, got {type(config).__name__}. "
                 f"Restore the config.json of the run."

@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from muntin.errors import RunError, cannot_write, first_line
 from muntin.staging import checksum, sync
 from muntin.untrusted import parse_json, read_regular, reading
+from muntin.weights.weight_files import separate
 
 FOLDER = "last.ckpt"
 
@@ -60,7 +61,7 @@ def write_checkpoint(
             _settle(run)
         fresh.mkdir(parents=True)
         (fresh / "state.json").write_text(json.dumps(rest), encoding="utf-8")
-        save(tensors, fresh / "state.safetensors")
+        save(separate(tensors), fresh / "state.safetensors")
         (fresh / "state.safetensors").chmod(0o644)  # like the other files of the run
         sums = {name: checksum(fresh / name) for name in _FILES}
         (fresh / _SUMS).write_text(json.dumps(sums), encoding="utf-8")

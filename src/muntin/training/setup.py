@@ -19,6 +19,7 @@ from muntin.data.entry_images import choose_range
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import HeadConfig, Network
+from muntin.models.transformers_backbone import TransformersConfig
 from muntin.nn.mimetic_init import init_mimetic
 from muntin.objectives.pretraining import PRETRAINING
 from muntin.recipes import Recipe, find_recipe
@@ -42,6 +43,7 @@ from muntin.training.defaults import (
     median_size,
     normalise_as,
     use_instance_crop,
+    whole_head,
 )
 from muntin.training.detector_defaults import choose_mixing, suit_objects
 from muntin.training.distillation import read_distill, resolve_distill
@@ -232,6 +234,8 @@ class _RunBuilder:
             settings = self.settings["head"]
             beside = find_beside(self.request)
             return self.take(choose_objective(self.request.head, base, model, settings, beside))
+        if isinstance(model, TransformersConfig):
+            base = whole_head(self.request.head, base, self.task, model)
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
         settings = self.settings["head"]
         small = getattr(model, "embed_dim", 0) <= 64
@@ -276,6 +280,9 @@ class _RunBuilder:
         check_sharding(tuned, self.machine)
         if tuned.shard and self.machine.devices * self.machine.nodes == 1:
             self.notes.append("train.shard has no effect on one device (--devices)")
+        if tuned.drop_path_rate != "model" and isinstance(run.config.model, TransformersConfig):
+            # Its own rate is one of its settings.
+            tuned = replace(tuned, drop_path_rate="model")
         check_freeze(network.backbone, tuned.freeze)
         known = run.config.weights or (self.base and self.base.weights)
         if (tuned.freeze == -1 or tuned.adapt == "lora") and not known:
