@@ -27,7 +27,7 @@ def test_a_seeded_fault_is_named_first(name: str, tmp_path: Path) -> None:
     assert diagnose(seeded.task, tmp_path)[:1] == [seeded.code]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_clean_sets_have_no_fault(seed: int, tmp_path: Path) -> None:
     counts = {"num_train": 30, "num_val": 12, "seed": seed}
     write_classify(tmp_path / "c", num_train_per_class=8, num_val_per_class=4, seed=seed)

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch.multiprocessing.spawn import ProcessException
 
+from muntin.diagnosing.run_faults import diagnose_result
 from muntin.drawing.notebook import show_facts
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
@@ -35,6 +36,7 @@ from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import build_fabric, choose_machine
 from muntin.training.memory_budget import fit_memory
 from muntin.training.model_card import CARD, write_card
+from muntin.training.overfit_check import check_first
 from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
 from muntin.training.reconstruction_images import COUNT, ReconstructionImages
@@ -158,6 +160,8 @@ def arrange(given: TrainArguments) -> TrainedRun:
     with locked(Path(request.out), create=not given.resume):
         prepared = _resume(request, bool(given.out)) if given.resume else _start(request)
         reporter = _tell(prepared, given.quiet)
+        if not given.resume:
+            check_first(prepared, reporter)
         prepared = replace(prepared, answers=read_answers(prepared, reporter))
         fitted = _launch(prepared.run, partial(_work, prepared=prepared, given=given))
         return _finish(prepared, fitted, reporter, given.pictures)
@@ -301,13 +305,16 @@ def _finish(
     goal, value = run.task.goal(fitted.figures)
     if pictures and (lines := read_journal(run.path)):
         save_figure(draw_curves(lines, goal), part_of(run.path, "pictures", "curves.png"))
+    found = diagnose_result(run, (prepared.train, prepared.val), fitted.figures, fitted.best)
+    for finding in () if fitted.interrupted else found:
+        reporter.note(str(finding), style="yellow")
     duration, trained = format_duration(fitted.seconds), (fitted.epochs, fitted.seconds)
     if fitted.interrupted:
         reporter.note(
             f"Stopped after {duration}; nothing is lost. Resume with: {run.task.command} "
             f"{quote(run.config.data)} --resume --out {quote(run.path)}"
         )
-    elif not write_card(run, (prepared.train, prepared.val), fitted.figures, trained):
+    elif not write_card(run, (prepared.train, prepared.val), fitted.figures, trained, found):
         reporter.note(f"{run.path / CARD} was changed by somebody, and stays as it is")
     if goal and not fitted.interrupted:
         if missing := _unscored(run, fitted.figures):
