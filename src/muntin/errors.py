@@ -39,6 +39,10 @@ class DataError(MuntinError, ValueError):
     """A data set, an image or an annotation is invalid."""
 
 
+class UnitError(DataError):
+    """Annotations are in another unit or order than their format requires."""
+
+
 class WeightError(MuntinError, RuntimeError):
     """Weights do not fit the model, or cannot be read."""
 

@@ -71,6 +71,9 @@ class TrainConfig:
         start_size: Image side at the start of training, as a part of `img_size`; 1 = full.
         full_size_from: Part of the training after which images have full size.
         seed: Random seed.
+        overfit_check: Whether a few images must be learnt by heart, in a minute at most, before
+            the training: faults of data, weights and rates show then. "auto" = if it takes more
+            than 10 minutes.
     """
 
     recipe: str = "imagenet"
@@ -110,6 +113,7 @@ class TrainConfig:
     start_size: float = 1.0
     full_size_from: float = 0.0
     seed: int = 0
+    overfit_check: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         """Check the ranges."""

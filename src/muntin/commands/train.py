@@ -42,6 +42,7 @@ def train(
     teacher: values.TeacherOption = "",
     teacher_cache: values.TeacherCacheOption = "",
     log: values.LogOption = "",
+    check_first: values.CheckFirstOption = False,
 ) -> int:
     """Train a model on your images."""
     # Before the libraries are imported, which takes seconds of the time limit.
@@ -68,7 +69,9 @@ def train(
         seed=-1 if seed is None else seed,
         out=out,
         resume=resume,
-        settings=values.train_settings(settings, adapt, freeze, teacher_cache, log=log),
+        settings=values.train_settings(
+            settings, adapt, freeze, teacher_cache, log=log, check=check_first
+        ),
         config=config or None,
         started=started,
         teacher=teacher,

@@ -72,6 +72,9 @@ TeacherCacheOption = Annotated[
 LogOption = Annotated[
     str, typer.Option("--log", help="Also to tensorboard, mlflow, wandb (comma-separated).")
 ]
+CheckFirstOption = Annotated[
+    bool, typer.Option("--check-first", help="Learn a few images by heart first: finds faults.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any config field: train.learning_rate=1e-4.")
@@ -191,6 +194,7 @@ def train_settings(
     cache: str = "",
     epochs: int | None = None,
     log: str = "",
+    check: bool = False,
 ) -> dict[str, str]:
     """Parse settings, and add the fields that have options of their own."""
     from muntin.train_config import AdaptName, LogName
@@ -199,7 +203,7 @@ def train_settings(
     _check_words("--log", parse_names(log), get_args(LogName))
     options = {
         "train.adapt": adapt, "train.freeze": freeze, "distill.cache_dir": cache,
-        "train.epochs": epochs, "machine.log": log,
+        "train.epochs": epochs, "machine.log": log, "train.overfit_check": "on" if check else "",
     }  # fmt: skip
     given = {name: str(value) for name, value in options.items() if value not in (None, "")}
     return {**parse_settings(texts), **given}

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from muntin.collectives import agree
 from muntin.devices import choose_device
+from muntin.diagnosing.run_faults import diagnose_result
 from muntin.drawing.notebook import show_facts
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
@@ -37,6 +38,7 @@ from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import choose_machine
 from muntin.training.memory_budget import fit_memory
 from muntin.training.model_card import CARD, write_card
+from muntin.training.overfit_check import check_first
 from muntin.training.processes import (
     Place,
     backend_of,
@@ -215,6 +217,8 @@ def _prepare(
         backend = backend_of(prepared.run.config.machine.device)
         prepared = replace(prepared, notes=(*prepared.notes, place.describe(backend)))
     reporter = _tell(prepared, given.quiet)
+    if not given.resume:
+        check_first(prepared, reporter)
     return replace(prepared, answers=read_answers(prepared, reporter))
 
 
@@ -325,13 +329,16 @@ def _finish(
     goal, value = run.task.goal(fitted.figures)
     if pictures and (lines := read_journal(run.path)):
         save_figure(draw_curves(lines, goal), part_of(run.path, "pictures", "curves.png"))
+    found = diagnose_result(run, (prepared.train, prepared.val), fitted.figures, fitted.best)
+    for finding in () if fitted.interrupted else found:
+        reporter.note(str(finding), style="yellow")
     duration, trained = format_duration(fitted.seconds), (fitted.epochs, fitted.seconds)
     if fitted.interrupted:
         reporter.note(
             f"Stopped after {duration}; nothing is lost. Resume with: {run.task.command} "
             f"{quote(run.config.data)} --resume --out {quote(run.path)}"
         )
-    elif not write_card(run, (prepared.train, prepared.val), fitted.figures, trained):
+    elif not write_card(run, (prepared.train, prepared.val), fitted.figures, trained, found):
         reporter.note(f"{run.path / CARD} was changed by somebody, and stays as it is")
     if goal and not fitted.interrupted:
         if missing := _unscored(run, fitted.figures):
