@@ -40,6 +40,8 @@ def train(
     teacher: values.TeacherOption = "",
     teacher_cache: values.TeacherCacheOption = "",
     log: values.LogOption = "",
+    extend: values.ExtendOption = "",
+    folds: values.FoldsOption = 0,
 ) -> int:
     """Train a model on your images."""
     # Before the libraries are imported, which takes seconds of the time limit.
@@ -68,7 +70,9 @@ def train(
         config=config or None,
         started=started,
         teacher=teacher,
+        extend=extend,
+        folds=folds,
     )
-    if not run.interrupted:
+    if not run.interrupted and not folds:
         typer.echo(f"next: muntin predict {quote(run.path)} IMAGE...")
     return int(run.interrupted)

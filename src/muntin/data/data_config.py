@@ -34,6 +34,8 @@ class DataConfig:
         ignored: Values of masks that are not learnt, ``#000000`` or ``255``.
         range: Values of images of more than 8 bits that become 0 and 255, ``1000,1400``; 0,0
             measures the training images.
+        folds: Parts of about one size that the images are divided into; 0 = no such division.
+        fold: The part that validates, from 1.
     """
 
     strict: bool = False
@@ -47,6 +49,8 @@ class DataConfig:
     colors: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     range: tuple[float, float] = (0.0, 0.0)
+    folds: int = 0
+    fold: int = 0
 
     def __post_init__(self) -> None:
         """Refuse fractions that leave nothing."""
@@ -55,6 +59,9 @@ class DataConfig:
         check_range("data.cache_mib", self.cache_mib, 0, 10**9)
         check_range("data.scale", self.scale, 0, 10)
         check_range("data.short_side", self.short_side, 0, 10**5)
+        check_range("data.fold", self.fold, min(1, self.folds), self.folds)
+        if self.folds:
+            check_range("data.folds", self.folds, 2, 100)
         if self.range != (0, 0) and not self.range[0] < self.range[1]:
             message = f"data.range must be a lower and a higher value, got {self.range}."
             raise ConfigError(message)

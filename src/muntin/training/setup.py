@@ -23,7 +23,7 @@ from muntin.nn.mimetic_init import init_mimetic
 from muntin.objectives.pretraining import PRETRAINING
 from muntin.recipes import Recipe, find_recipe
 from muntin.run_config import RunConfig
-from muntin.runs import Run
+from muntin.runs import Run, is_run
 from muntin.shapes import Size
 from muntin.train_config import TrainConfig
 from muntin.training.data_splits import PRETRAINING_DATA, list_labelled, list_unlabelled
@@ -44,6 +44,12 @@ from muntin.training.defaults import (
     use_instance_crop,
 )
 from muntin.training.distillation import read_distill, resolve_distill
+from muntin.training.extension import (
+    describe_limits,
+    extend_listings,
+    find_extension,
+    load_extended,
+)
 from muntin.training.initial_weights import (
     find_beside,
     find_continued,
@@ -100,12 +106,16 @@ class _RunBuilder:
         requested = with_texts(request.machine, self.settings["machine"], group="machine")
         choose_logs(requested)  # raises for one that is asked for, but not installed
         self.machine = self.take(resolve_machine(requested, not self.task.detects))
+        self.extend = find_extension(request)
         listed = (
             list_unlabelled(request.data, self.task, self.data, self.seed)
             if self.unlabelled
             else list_labelled(request, self.task, self.data, self.seed)
         )
         self.train, self.val = self.take(listed)
+        if self.extend is not None:
+            extended = extend_listings(self.extend, self.train, self.val)
+            self.train, self.val = self.take(extended)
         measure = measure_instances if self.task.top_down else measure_objects
         self.statistics = measure(self.train) if self.task.dense else None
         self.origin = find_origin(request, self.task)
@@ -134,12 +144,14 @@ class _RunBuilder:
         elif head is not None and "out_indices" not in dict(self.settings["model"]):
             model = dense_config(model, finest=head.finest)
         # A repeated run keeps its values, even where other images would suggest different ones.
-        if self.base is None:
+        if self.base is None and self.extend is None:
             self.data = self.take(self.adapt_data_config(model))
         size = (0, 0) if self.statistics is None else self.statistics.size
         pre = choose_preprocessing(entry, model, self.data, self.task.recipe_kind, size)
         if self.task.top_down:
             pre = self.take(use_instance_crop(pre, head, self.train))
+        if self.extend is not None and is_run(self.extend.run):
+            pre = Run.open(self.extend.run).preprocessing
         run = Run(
             path=Path(self.request.out),
             config=RunConfig(
@@ -151,6 +163,7 @@ class _RunBuilder:
                 head=cast(AnyHeadConfig | None, head),
                 data_config=self.data,
                 machine=self.machine,
+                extend=self.extend,
             ),
             classes=self.task.classes(self.train),
             preprocessing=pre,
@@ -158,7 +171,10 @@ class _RunBuilder:
         # Here and not earlier: the initial weights must not depend on how the data were listed.
         torch.manual_seed(self.seed)
         network = run.build_network()
-        source = self.take(initialize(network, run, self.request.weights, entry))
+        if self.extend is None or self.request.weights == "none":
+            source = self.take(initialize(network, run, self.request.weights, entry))
+        else:
+            source = self.take(load_extended(network, run))
         # The license is known for published weights only.
         license_ = entry.license if source == entry.weights else ""
         run = replace(run, config=replace(run.config, weights=source, license=license_))
@@ -166,6 +182,10 @@ class _RunBuilder:
         if self.distill is not None:
             choice = resolve_distill(self.distill, run.config, run.classes, len(self.train))
             run = replace(run, config=replace(run.config, distill=self.take(choice)))
+        trains = run.config.train
+        network.holds_backbone = bool(self.extend) and trains.freeze == -1
+        if self.extend is not None:
+            self.notes += describe_limits(trains)
         return PreparedRun(
             run=run,
             network=network,
@@ -228,6 +248,8 @@ class _RunBuilder:
             beside = find_beside(self.request)
             return self.take(choose_objective(self.request.head, base, model, settings, beside))
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
+        if self.extend is not None:  # whose answers must stay as they are
+            max_objects = 0
         return self.take(
             choose_head(
                 self.request.head,
@@ -335,6 +357,8 @@ class _RunBuilder:
         if request.max_time_s and not request.epochs:
             # The time limit ends the run, not the number of epochs.
             config = replace(config, epochs=10_000)
+        if self.extend is not None and self.base is None:
+            config = replace(config, freeze=-1, class_weights=False, location_loss=0.0)
         config = with_texts(config, self.settings["train"])
         unused = {"lora_rank", "lora_alpha"} & dict(self.settings["train"]).keys()
         if unused and config.adapt != "lora":
