@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """k-fold cross-validation: a run for each part of the images, validated on it.
 
-OUT/fold_1 and so on are whole runs; OUT/results.json and OUT/results.md have the mean of each
-figure over the folds and its sample standard deviation. A time limit is divided by the folds.
+OUT/fold_1 and so on are whole runs with the settings of the first. OUT/results.json and
+OUT/results.md have the mean of each figure over the folds and its sample standard deviation. A
+time limit is divided by the folds.
 """
 
 from __future__ import annotations
@@ -38,23 +39,41 @@ def train_folds(
         raise ConfigError(message)
     runs: list[FoldRun] = []
     for number in range(1, given.folds + 1):
-        place = out / f"fold_{number}"
-        settings = {**(given.settings or {}), "data.folds": given.folds, "data.fold": number}
         if not given.quiet:
             Console().rule(f"fold {number} of {given.folds}")
-        one = replace(
-            given,
-            out=place,
-            folds=0,
-            settings=settings,
-            max_time_s=given.max_time_s / given.folds,
-            resume=given.resume and (place / "last.ckpt").exists(),
-            started=given.started if number == 1 else 0.0,
-        )
-        runs.append(train(one))
+        runs.append(train(_fold(given, out, number)))
         if runs[-1].interrupted:
             break
     return runs
+
+
+def _fold(given: TrainArguments, out: Path, number: int) -> TrainArguments:
+    """Arguments of one fold: those given, or the config of the first fold, which all have."""
+    place, first = out / f"fold_{number}", out / "fold_1"
+    one = replace(given, out=place, folds=0, max_time_s=given.max_time_s / given.folds)
+    settings: dict[str, object] = {"data.folds": given.folds, "data.fold": number}
+    if given.resume and (place / "last.ckpt").exists():
+        return replace(one, settings={**(given.settings or {}), **settings})
+    if number == 1:
+        return replace(one, settings={**(given.settings or {}), **settings}, resume=False)
+    return replace(
+        one,
+        config=first / "config.json",
+        settings=settings,
+        model="",
+        head="",
+        teacher="",
+        extend="",
+        weights="auto",
+        recipe="auto",
+        epochs=0,
+        max_time_s=0.0,
+        batch_size=0,
+        img_size=0,
+        seed=-1,
+        resume=False,
+        started=0.0,
+    )
 
 
 def report_folds(
