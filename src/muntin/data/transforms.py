@@ -18,9 +18,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
+from muntin.data.value_ranges import PixelReading
 from muntin.errors import ConfigError
 from muntin.samples import Skeleton
-from muntin.shapes import Float, Int, Size, UInt8
+from muntin.shapes import Float, Int, Real, Size
 from muntin.targets import Target
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -66,9 +67,10 @@ class Preprocessing:
         pad_to_size: For "letterbox": whether every image is padded to `img_size`, which a ViTDet
             attends to as a whole; otherwise as little as a batch needs.
         interpolation: How images are resized (always with antialiasing).
-        in_chans: 3 for RGB; 1 for luminance.
+        in_chans: 3 for RGB; 1 for luminance; more for the bands of TIFFs.
         value_range: Values of images of more than 8 bits that become 0 and 255, the same for all;
             (0, 0), of runs without: by the type and the values of each image.
+        bits: 8 where pixels are uint8; 16 where they are float32, on the same scale from 0 to 255.
     """
 
     img_size: Size
@@ -87,6 +89,7 @@ class Preprocessing:
     interpolation: Interpolation = "bicubic"
     in_chans: int = 3
     value_range: tuple[float, float] = (0.0, 0.0)
+    bits: Literal[8, 16] = 8
 
     @staticmethod
     def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -105,10 +108,12 @@ class Preprocessing:
         for mean, std in zip(self.mean, self.std, strict=False):
             check_range("preprocessing.mean", mean, -1000, 1000)
             check_range("preprocessing.std", std, 1e-6, 1000)
-        if self.in_chans not in (1, 3) or {len(self.mean), len(self.std)} != {self.in_chans}:
+        if self.in_chans not in (1, *range(3, 10**4)) or {len(self.mean), len(self.std)} != {
+            self.in_chans
+        }:
             message = (
-                f"in_chans must be 1 (luminance) or 3 (RGB), with one mean and std a channel, got "
-                f"in_chans={self.in_chans}, mean={self.mean}, std={self.std}."
+                f"in_chans must be 1 (luminance), 3 (RGB) or more (bands of TIFFs), with one mean "
+                f"and std a channel, got {self.in_chans}, {self.mean} and {self.std}."
             )
             raise ConfigError(message)
 
@@ -116,6 +121,21 @@ class Preprocessing:
     def mean_color(self) -> tuple[int, ...]:
         """The mean of images, from 0 to 255, which covers what is hidden from the network."""
         return tuple(round(255 * value) for value in self.mean)
+
+    @property
+    def reading(self) -> PixelReading:
+        """How files are read."""
+        return PixelReading(self.value_range, max(3, self.in_chans), self.bits)
+
+    @property
+    def pixel_type(self) -> torch.dtype:
+        """Type of pixels before they are normalised."""
+        return torch.uint8 if self.bits == 8 else torch.float32
+
+    @property
+    def has_colors(self) -> bool:
+        """Whether operations on the colours of usual photographs suit the images."""
+        return self.bits == 8 and self.in_chans <= 3
 
     @property
     def one_size(self) -> bool:
@@ -136,7 +156,7 @@ class Sample(NamedTuple):
     more than a label.
     """
 
-    pixels: UInt8[Tensor, "C H W"]
+    pixels: Real[Tensor, "C H W"]
     size: Size
     target: Target | None
 
@@ -182,10 +202,20 @@ class Augmentation:
             raise ConfigError(message)
 
 
-def to_tensor(image: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C H W"]:
-    """Turn a decoded image (H, W, 3) into a view, channels first: resizing is twice as fast so."""
+def to_tensor(image: NDArray[Any], in_chans: int = 3) -> Real[Tensor, "C H W"]:
+    """Turn a decoded image (H, W, 3) into a view, channels first: resizing is twice as fast so.
+
+    Other channels than RGB are left as they are.
+    """
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     return tvf.rgb_to_grayscale(tensor) if in_chans == 1 else tensor
+
+
+def to_shown(image: Real[Tensor, "C h w"]) -> NDArray[np.uint8]:
+    """Turn pixels of any number of channels into (h, w, 3): the first three, or grey."""
+    chosen = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+    shown = chosen if chosen.dtype == torch.uint8 else chosen.round().clamp(0, 255)
+    return shown.permute(1, 2, 0).to(torch.uint8).contiguous().cpu().numpy()
 
 
 def normalise(
@@ -216,7 +246,9 @@ def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     """Resize with antialiasing; images of that size already are returned as they are."""
     if tuple(images.shape[-2:]) == size:
         return images
-    return tvf.resize(images, list(size), InterpolationMode(interpolation), antialias=True)
+    resized = tvf.resize(images, list(size), InterpolationMode(interpolation), antialias=True)
+    # Integers are cut off at their limits, beyond which bicubic weights reach.
+    return resized.clamp(0, 255) if resized.is_floating_point() else resized
 
 
 def scaled_size(size: Size, scale: float) -> Size:

@@ -19,7 +19,7 @@ from muntin.features import Backbone, Features
 from muntin.heads.extended_head import extend_head
 from muntin.heads.network import Head, HeadConfig
 from muntin.samples import Classes, DataSets, Entry, Listing, TaskKind
-from muntin.shapes import Float, Int, Size, UInt8
+from muntin.shapes import Float, Int, Real, Size
 from muntin.targets import Target
 
 
@@ -65,7 +65,7 @@ class InferenceBatch:
     """
 
     network: nn.Module
-    images: UInt8[Tensor, "B C H W"]
+    images: Real[Tensor, "B C H W"]
     metas: Sequence[ImageMeta]
     pre: Preprocessing
     classes: Classes
@@ -73,7 +73,7 @@ class InferenceBatch:
     options: PredictOptions = DEFAULT_OPTIONS
 
     def forward(
-        self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
+        self, images: Real[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
     ) -> Any:  # noqa: ANN401 (each head has its own)
         """Run the network; arguments as in `run_forward`."""
         return run_forward(self.network, images.to(self.device), self.pre, sizes)
@@ -92,7 +92,7 @@ class InferenceBatch:
 
 def run_forward(
     network: nn.Module,
-    images: UInt8[Tensor, "B C H W"],
+    images: Real[Tensor, "B C H W"],
     pre: Preprocessing,
     sizes: Int[Tensor, "B 2"] | None,
 ) -> Any:  # noqa: ANN401 (each head has its own)

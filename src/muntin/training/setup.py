@@ -15,7 +15,7 @@ from muntin import configs
 from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.dense_transforms import DetectionAugmentConfig
-from muntin.data.entry_images import choose_range
+from muntin.data.entry_images import MeasuredRange, choose_range
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import HeadConfig, Network
@@ -26,6 +26,7 @@ from muntin.run_config import RunConfig
 from muntin.runs import Run, is_run
 from muntin.shapes import Size
 from muntin.train_config import TrainConfig
+from muntin.training.bands import fit_bands, use_measured
 from muntin.training.data_splits import PRETRAINING_DATA, list_labelled, list_unlabelled
 from muntin.training.defaults import (
     Choice,
@@ -116,6 +117,9 @@ class _RunBuilder:
         if self.extend is not None:
             extended = extend_listings(self.extend, self.train, self.val)
             self.train, self.val = self.take(extended)
+        self.measured = MeasuredRange()
+        if self.base is None and self.extend is None:
+            self.measured = choose_range(self.train, self.val, self.data.range)
         measure = measure_instances if self.task.top_down else measure_objects
         self.statistics = measure(self.train) if self.task.dense else None
         self.origin = find_origin(request, self.task)
@@ -134,7 +138,9 @@ class _RunBuilder:
 
     def finish(self) -> PreparedRun:
         """Choose everything else, and build the network."""
-        name, model, original_size = self.choose_model()
+        name, chosen, original_size = self.choose_model()
+        given = "in_chans" in dict(self.settings["model"])
+        model = chosen if given else self.take(fit_bands(chosen, self.measured))
         entry = self.take(normalise_as(find_model(name), self.request.weights))
         check_attention(model, self.machine)
         head = self.choose_head(model)
@@ -263,9 +269,7 @@ class _RunBuilder:
 
     def adapt_data_config(self, model: BackboneConfig) -> Choice[DataConfig]:
         """Set the fields that depend on model and images, unless the user set them."""
-        found = choose_range(self.train, self.val, self.data.range)
-        data = replace(self.data, range=found.value_range)
-        self.notes += filter(None, [found.note])
+        data = self.take(use_measured(self.data, self.measured, model.in_chans))
         if self.statistics is None:
             if is_small(model) and "crop_fraction" not in dict(self.settings["data"]):
                 data = replace(data, crop_fraction=1.0)
