@@ -43,6 +43,8 @@ def train(
     teacher_cache: values.TeacherCacheOption = "",
     log: values.LogOption = "",
     check_first: values.CheckFirstOption = False,
+    extend: values.ExtendOption = "",
+    folds: values.FoldsOption = 0,
 ) -> int:
     """Train a model on your images."""
     # Before the libraries are imported, which takes seconds of the time limit.
@@ -75,7 +77,9 @@ def train(
         config=config or None,
         started=started,
         teacher=teacher,
+        extend=extend,
+        folds=folds,
     )
-    if not (run.interrupted or run.rank):
+    if not (run.interrupted or run.rank or folds):
         typer.echo(f"next: muntin predict {quote(run.path)} IMAGE...")
     return int(run.interrupted)

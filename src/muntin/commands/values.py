@@ -75,6 +75,13 @@ LogOption = Annotated[
 CheckFirstOption = Annotated[
     bool, typer.Option("--check-first", help="Learn a few images by heart first: finds faults.")
 ]
+ExtendOption = Annotated[
+    str,
+    typer.Option(help="Add the classes of DATA to this run, without the images it learnt from."),
+]
+FoldsOption = Annotated[
+    int, typer.Option(help="Train so many runs, each validated on another part of DATA.", min=0)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any config field: train.learning_rate=1e-4.")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from muntin.data.keypoint_transforms import warp_crop
 from muntin.data.transforms import Preprocessing, resize, scaled_size
-from muntin.shapes import Float, Int, Size, UInt8
+from muntin.shapes import Float, Int, Real, Size
 from muntin.targets import Keypoints, LabelMap, Target
 
 PAD_TO = 32
@@ -31,7 +31,7 @@ class Batch:
     `targets` are what is known of images beyond their labels, where there is more.
     """
 
-    images: UInt8[Tensor, "B C H W"]
+    images: Real[Tensor, "B C H W"]
     sizes: Int[Tensor, "B 2"]
     originals: Int[Tensor, "B 2"]
     indices: Int[Tensor, " B"]
@@ -82,11 +82,11 @@ def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
 
 
 def fit(
-    image: UInt8[Tensor, "C H W"],
+    image: Real[Tensor, "C H W"],
     original: Size,
     pre: Preprocessing,
     target: Target | None = None,
-) -> UInt8[Tensor, "C h w"]:
+) -> Real[Tensor, "C h w"]:
     """Resize and crop an image, perhaps kept smaller than `original`, according to `pre`.
 
     The target of a crop of an instance holds the frame of the crop.
@@ -101,7 +101,7 @@ def fit(
     return resize(image, scaled, pre.interpolation)
 
 
-def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
+def center_crop(image: Real[Tensor, "C H W"], pre: Preprocessing) -> Real[Tensor, "C h w"]:
     """Resize an image and read the middle, as evaluation and prediction do.
 
     The image is scaled, keeping its proportions unless it is to be stretched, until
@@ -149,7 +149,7 @@ def resized_size(size: Size, pre: Preprocessing) -> Size:
     return max(target[0], round(factors[0])), max(target[1], round(factors[1]))
 
 
-def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
+def stack_images(images: list[Tensor], pre: Preprocessing) -> Real[Tensor, "B C H W"]:
     """Stack images; crops are never padded: it would move the grid of their heatmaps."""
     if pre.one_size:
         return torch.stack(images)
@@ -159,7 +159,7 @@ def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C
 
 def pad_images(
     images: list[Tensor], least: Size = (0, 0), pad_to: int = PAD_TO
-) -> UInt8[Tensor, "B C H W"]:
+) -> Real[Tensor, "B C H W"]:
     """Stack images of several sizes, padded at the right and at the bottom, at least to a size."""
     high, wide = (
         max(_padded(max(image.shape[dim] for image in images), pad_to), side)
@@ -171,7 +171,7 @@ def pad_images(
     return padded
 
 
-def padded_size(image: UInt8[Tensor, "C H W"], pad_to: int = PAD_TO) -> Size:
+def padded_size(image: Real[Tensor, "C H W"], pad_to: int = PAD_TO) -> Size:
     """(height, width) of an image after padding."""
     return _padded(image.shape[1], pad_to), _padded(image.shape[2], pad_to)
 

@@ -227,6 +227,33 @@ def split_apart(
     return train, val, [*notes, describe_split(train, val)]
 
 
+def fold_apart(
+    listing: Listing, *, groups: str, folds: int, fold: int, seed: int
+) -> tuple[Listing, Listing, list[str]]:
+    """Divide into `folds` parts of about one size, as `split_apart` does; `fold` is the second.
+
+    One part after the other is split off: the same ones, whichever of them is asked for.
+    """
+    paths = list(dict.fromkeys(entry.path for entry in listing.entries))
+    hashes: Mapping[str, ImageHash | None] = {}
+    if groups != "none" and len(paths) <= MAX_HASHED:
+        hashes = dict(zip(paths, hash_files(listing.source, paths), strict=True))
+    rest, notes = listing, list[str]()
+    parts = []
+    for left in range(folds, 1, -1):
+        rest, part, said = split_apart(
+            rest, groups=groups, fraction=1 / left, seed=seed, hashes=hashes
+        )
+        parts.append(part)
+        notes = notes or said[:-1]
+    parts.append(rest)
+    taken = {(entry.path, entry.instance) for entry in parts[fold - 1].entries}
+    held = [(entry.path, entry.instance) in taken for entry in listing.entries]
+    train = listing.select(place for place, inside in enumerate(held) if not inside)
+    val = listing.select(place for place, inside in enumerate(held) if inside)
+    return train, val, [*notes, f"fold {fold} of {folds}: {describe_split(train, val)}"]
+
+
 def _describe(relations: Mapping[str, Keys], paths: Sequence[str]) -> Iterator[str]:
     """Count the images that belong together, for each kind of relation, and name some."""
     for kind, keys in relations.items():

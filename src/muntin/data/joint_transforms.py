@@ -18,7 +18,7 @@ from torch import Tensor
 from muntin.data.transforms import Interpolation, resize
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Objects, Skeleton
-from muntin.shapes import Bool, Float, Size, UInt8
+from muntin.shapes import Bool, Float, Real, Size, UInt8
 from muntin.targets import BoxTargets
 
 MIN_VISIBLE = 0.25
@@ -40,8 +40,8 @@ class Window(NamedTuple):
     turns: int = 0
 
     def move_pixels(
-        self, image: UInt8[Tensor, "C H W"], interpolation: Interpolation
-    ) -> UInt8[Tensor, "C h w"]:
+        self, image: Real[Tensor, "C H W"], interpolation: Interpolation
+    ) -> Real[Tensor, "C h w"]:
         """Give what is seen of an image."""
         top, left, high, wide = self.part
         seen = image[:, top : top + high, left : left + wide]
@@ -111,9 +111,16 @@ def find_place(
 
 
 def jitter_colors(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Brightness, contrast and, of three channels, saturation and hue; each every second time."""
+    """Brightness, contrast and, of three channels, saturation and hue; each every second time.
+
+    Of floats and of bands that are no colours, brightness and contrast only.
+    """
     if not strength:
         return image
+    if image.is_floating_point() or image.shape[0] > 3:
+        low, high = max(1 - strength, 0.0), 1 + strength
+        factors = [float(rng.uniform(low, high)) if rng.random() < 0.5 else 1.0 for _ in range(2)]
+        return adjust_bands(image, *factors)
     from torchvision.transforms.v2 import functional as tvf
 
     steps = [tvf.adjust_brightness, tvf.adjust_contrast]
@@ -126,6 +133,14 @@ def jitter_colors(image: Tensor, strength: float, rng: np.random.Generator) -> T
     if image.shape[0] == 3 and rng.random() < 0.5:
         image = tvf.adjust_hue(image, float(rng.uniform(-0.1, 0.1)) * strength)
     return image
+
+
+def adjust_bands(image: Tensor, brightness: float, contrast: float) -> Tensor:
+    """Multiply values, and their distance from the mean of their band, within 0 to 255."""
+    values = (image.float() * brightness).clamp(0, 255)
+    mean = values.mean(dim=(-2, -1), keepdim=True)
+    changed = (mean + contrast * (values - mean)).clamp(0, 255)
+    return changed if image.is_floating_point() else changed.round().to(image.dtype)
 
 
 def move_boxes(targets: BoxTargets, window: Window, skeleton: Skeleton | None) -> BoxTargets:

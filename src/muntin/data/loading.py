@@ -67,7 +67,7 @@ class _Images(Dataset[_Item]):
         pre = replace(self.store.pre, img_size=size)
         kept = self._load(index)
         if kept is None:
-            blank = torch.zeros(pre.in_chans, *size, dtype=torch.uint8)
+            blank = torch.zeros(pre.in_chans, *size, dtype=pre.pixel_type)
             return _Item(Sample(blank, size, self.store.empty_target(size)), index, UNREAD)
         if self.augment is None:
             pixels = fit(kept.pixels, kept.size, pre, kept.target)

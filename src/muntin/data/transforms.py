@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.configs import check_range
+from muntin.data.value_ranges import PixelReading
 from muntin.errors import ConfigError
 from muntin.samples import Skeleton
-from muntin.shapes import Float, Int, Size, UInt8
+from muntin.shapes import Float, Int, Real, Size
 from muntin.targets import Target
 
 Interpolation = Literal["bilinear", "bicubic", "aliased"]
@@ -72,9 +73,10 @@ class Preprocessing:
             one rounds them down.
         pad_to: For "letterbox": sides of padded images are multiples of this many pixels.
         interpolation: How images are resized, with antialiasing; "aliased" is bilinear without.
-        in_chans: 3 for RGB; 1 for luminance.
+        in_chans: 3 for RGB; 1 for luminance; more for the bands of TIFFs.
         value_range: Values of images of more than 8 bits that become 0 and 255, the same for all;
             (0, 0), of runs without: by the type and the values of each image.
+        bits: 8 where pixels are uint8; 16 where they are float32, on the same scale from 0 to 255.
     """
 
     img_size: Size
@@ -96,6 +98,7 @@ class Preprocessing:
     interpolation: Interpolation = "bicubic"
     in_chans: int = 3
     value_range: tuple[float, float] = (0.0, 0.0)
+    bits: Literal[8, 16] = 8
 
     @staticmethod
     def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -118,10 +121,12 @@ class Preprocessing:
         for mean, std in zip(self.mean, self.std, strict=False):
             check_range("preprocessing.mean", mean, -1000, 1000)
             check_range("preprocessing.std", std, 1e-6, 1000)
-        if self.in_chans not in (1, 3) or {len(self.mean), len(self.std)} != {self.in_chans}:
+        if self.in_chans not in (1, *range(3, 10**4)) or {len(self.mean), len(self.std)} != {
+            self.in_chans
+        }:
             message = (
-                f"in_chans must be 1 (luminance) or 3 (RGB), with one mean and std a channel, got "
-                f"in_chans={self.in_chans}, mean={self.mean}, std={self.std}."
+                f"in_chans must be 1 (luminance), 3 (RGB) or more (bands of TIFFs), with one mean "
+                f"and std a channel, got {self.in_chans}, {self.mean} and {self.std}."
             )
             raise ConfigError(message)
 
@@ -129,6 +134,21 @@ class Preprocessing:
     def mean_color(self) -> tuple[int, ...]:
         """The mean of images, from 0 to 255, which covers what is hidden from the network."""
         return tuple(round(255 * value) for value in self.mean)
+
+    @property
+    def reading(self) -> PixelReading:
+        """How files are read."""
+        return PixelReading(self.value_range, max(3, self.in_chans), self.bits)
+
+    @property
+    def pixel_type(self) -> torch.dtype:
+        """Type of pixels before they are normalised."""
+        return torch.uint8 if self.bits == 8 else torch.float32
+
+    @property
+    def has_colors(self) -> bool:
+        """Whether operations on the colours of usual photographs suit the images."""
+        return self.bits == 8 and self.in_chans <= 3
 
     @property
     def one_size(self) -> bool:
@@ -168,7 +188,7 @@ class Sample(NamedTuple):
     more than a label.
     """
 
-    pixels: UInt8[Tensor, "C H W"]
+    pixels: Real[Tensor, "C H W"]
     size: Size
     target: Target | None
 
@@ -234,8 +254,11 @@ class Augmentation:
             raise ConfigError(message)
 
 
-def to_tensor(image: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C H W"]:
-    """Turn a decoded image (H, W, 3) into a view, channels first: resizing is twice as fast so."""
+def to_tensor(image: NDArray[Any], in_chans: int = 3) -> Real[Tensor, "C H W"]:
+    """Turn a decoded image (H, W, 3) into a view, channels first: resizing is twice as fast so.
+
+    Other channels than RGB are left as they are.
+    """
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     return to_luminance(tensor) if in_chans == 1 else tensor
 
@@ -245,6 +268,13 @@ def to_luminance(images: Tensor) -> Tensor:
     red, green, blue = images.unbind(dim=-3)
     light = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
     return light.unsqueeze(-3).to(images.dtype)
+
+
+def to_shown(image: Real[Tensor, "C h w"]) -> NDArray[np.uint8]:
+    """Turn pixels of any number of channels into (h, w, 3): the first three, or grey."""
+    chosen = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+    shown = chosen if chosen.dtype == torch.uint8 else chosen.round().clamp(0, 255)
+    return shown.permute(1, 2, 0).to(torch.uint8).contiguous().cpu().numpy()
 
 
 def normalise(
@@ -285,6 +315,8 @@ def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
         if interpolation == "bicubic" and images.dtype == torch.uint8:
             out = out.clamp_(0, 255)
         out = (out if images.is_floating_point() else out.round_()).to(images.dtype)
+    # Integers are cut off at their limits, beyond which bicubic weights reach.
+    out = out.clamp(0, 255) if images.is_floating_point() else out
     return out.view(*images.shape[:-2], *size) if images.dim() == 4 else out[0]
 
 

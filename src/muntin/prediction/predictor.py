@@ -240,8 +240,8 @@ class Predictor:
         *,
         strict: bool = True,
     ) -> Iterator[LoadedImage]:
-        value_range = self.preprocessing.value_range
-        return read_images(images, boxes, strict=strict, value_range=value_range)
+        reading = self.preprocessing.reading
+        return read_images(images, boxes, strict=strict, value_range=reading)
 
     def _stream(self, images: Iterator[LoadedImage], options: PredictOptions) -> Iterator[Any]:
         """Fill batches across images; an image is done when the last of its crops is."""

@@ -135,7 +135,8 @@ def _decode(
 
 def _colors(classes: Classes) -> tuple[tuple[int, int, int], ...]:
     encoding = classes.encoding
-    if encoding is None or encoding.kind != "color":
+    # Classes that another data set taught have no colour here, see `muntin.training.extension`.
+    if encoding is None or encoding.kind != "color" or min(encoding.values) < 0:
         return ()
     return tuple((value >> 16 & 255, value >> 8 & 255, value & 255) for value in encoding.values)
 

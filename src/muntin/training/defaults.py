@@ -259,11 +259,12 @@ def choose_preprocessing(
     """Choose the preprocessing of the weights; `median_size` is that of the training images."""
     chosen = Preprocessing(
         img_size=model.img_size,
-        mean=_per_channel(entry.mean, model.in_chans),
-        std=_per_channel(entry.std, model.in_chans),
+        mean=data.mean or _per_channel(entry.mean, model.in_chans),
+        std=data.std or _per_channel(entry.std, model.in_chans),
         interpolation="bilinear",
         in_chans=model.in_chans,
         value_range=data.range,
+        bits=data.bits or 8,
     )
     if kind == "segmentation":
         return replace(

@@ -120,6 +120,7 @@ def _find_changes(
         "img_size": (request.img_size, (0, 0), tuple(base.model.img_size)),
         "seed": (request.seed, -1, train.seed),
         "teacher": (request.teacher, "", base.distill and base.distill.teacher),
+        "extend": (request.extend, "", base.extend and base.extend.run),
     }  # fmt: skip
     for field in fields(MachineConfig):
         same = (field.default, getattr(machine, field.name))

@@ -33,6 +33,7 @@ from muntin.train_config import MachineConfig
 from muntin.training.arguments import TrainArguments, check_arguments
 from muntin.training.cluster_training import arrange_on
 from muntin.training.distillation import add_teacher, read_answers
+from muntin.training.folds import report_folds, train_folds
 from muntin.training.local_processes import start_processes
 from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import choose_machine
@@ -121,6 +122,8 @@ def train(
     teacher: str | Path = "",
     nodes: int = 1,
     on: str = "",
+    extend: str | Path = "",
+    folds: int = 0,
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -151,6 +154,8 @@ def train(
         teacher: Run folder or published model to learn from too (`run_config.DistillConfig`).
         nodes: Number of machines, on each of which torchrun or SLURM has started processes.
         on: "ray", or the address of a cluster such as "ray://head:10001", which starts them.
+        extend: Run folder to add the classes of `data` to (`training.extension`).
+        folds: Train so many runs, each validated on another part (`training.folds`); 0 = one run.
 
     Raises:
         ConfigError: A name or a setting is invalid.
@@ -166,12 +171,14 @@ def train(
         recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
         img_size=img_size, precision=precision, device=device, devices=devices, seed=seed, out=out,
         resume=resume, settings=settings, config=config, quiet=quiet, stop_after=stop_after,
-        pictures=pictures, started=started, nodes=nodes, on=on,
+        pictures=pictures, started=started, nodes=nodes, on=on, extend=extend, folds=folds,
     ))  # fmt: skip
 
 
 def arrange(given: TrainArguments) -> TrainedRun:
     """Request a run of any task, new or to be resumed, and train it."""
+    if given.folds:
+        return _arrange_folds(given)
     # Before anything is read, which a time limit includes.
     given = replace(given, started=given.started or time.monotonic())
     if given.on:
@@ -222,16 +229,29 @@ def _prepare(
     return replace(prepared, answers=read_answers(prepared, reporter))
 
 
+def _arrange_folds(given: TrainArguments) -> TrainedRun:
+    out = Path(given.out or _new_folder(Path(given.data)))
+    runs = train_folds(given, out, arrange)
+    return TrainedRun(
+        path=out,
+        metrics=report_folds(runs, find_task(given.task), out, given),
+        epochs=sum(run.epochs for run in runs),
+        seconds=sum(run.seconds for run in runs),
+        interrupted=runs[-1].interrupted,
+    )
+
+
 def _request(given: TrainArguments) -> Request:
-    base, size = given.config, given.img_size
+    base, size, weights = given.config, given.img_size, given.weights
+    weights = given.extend if given.extend and weights == "auto" else weights
     base = read_config(base) if isinstance(base, (str, Path)) else base
     return Request(
         task=given.task, data=str(given.data), val=str(given.val), model=given.model,
         out=str(given.out or _new_folder(Path(given.data))), head=given.head,
-        weights="none" if given.weights is None else str(given.weights), recipe=given.recipe,
+        weights="none" if weights is None else str(weights), recipe=given.recipe,
         epochs=given.epochs, max_time_s=given.max_time_s, batch_size=given.batch_size,
         img_size=(size[0], size[1]) if isinstance(size, Sequence) else (size, size),
-        seed=given.seed, base=base, teacher=str(given.teacher),
+        seed=given.seed, base=base, teacher=str(given.teacher), extend=str(given.extend),
         machine=choose_machine(base, given.precision, given.device, given.devices, given.nodes),
         settings=tuple((key, str(value)) for key, value in (given.settings or {}).items()),
     )  # fmt: skip
@@ -266,7 +286,9 @@ def _resume(request: Request, has_out: bool) -> PreparedRun:
     """Prepare a run that goes on, with the config that it wrote: defaults may have changed."""
     request = resume_request(request, has_out)
     prepared = prepare(request)
-    run = replace(prepared.run, config=request.base or prepared.run.config)
+    # What was measured or taken from weights that may be gone is in the folder.
+    pre = Run.open(request.out, pretraining=True).preprocessing
+    run = replace(prepared.run, config=request.base or prepared.run.config, preprocessing=pre)
     check_same_data(run.path, run, prepared.train, prepared.val)
     # It may go on for longer, which the next --resume must know.
     rewrite_config(run.path, run.config.to_dict())
