@@ -35,7 +35,7 @@ class TrainArguments:
     precision: str
     device: str
     devices: int
-    nodes: int = 1
+    nodes: int = 0
     on: str = ""
     seed: int
     out: str | Path
