@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -73,6 +74,7 @@ def _work(
 ) -> None:
     os.environ.update(variables)
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning)
     take_part(Place(rank, count, rank, count), config, work)
 
 
@@ -131,7 +133,7 @@ class Learner:
         for epoch in epochs:
             with closing(self.batches(epoch)) as batches:
                 for step, views in enumerate(batches):
-                    last = step % 2 == 1
+                    last = step % 2 == 1 or step + 1 == len(self.loaders[0])
                     loss = torch.tensor(
                         trainer.accumulate_gradients(views, epoch, step, share=0.5, last=last)
                     )
@@ -166,7 +168,7 @@ def compare(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: floa
     assert found.keys() == wanted.keys()
     assert len(wanted["losses"])
     torch.testing.assert_close(found["losses"], wanted["losses"], rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(found["norms"], wanted["norms"], rtol=10 * tolerance, atol=tolerance)
+    torch.testing.assert_close(found["norms"], wanted["norms"], rtol=50 * tolerance, atol=tolerance)
     for name, values in wanted.items():
         assert (values.float() - found[name].float()).abs().max() <= 20 * tolerance, name
 

@@ -66,10 +66,23 @@ def shard_step(step: TrainingStep) -> None:
     blocks = [backbone.get_submodule(name) for name in name_blocks(backbone)]
     try:
         for module in (*blocks, step):
+            # Before that of FSDP, whose place in the backward pass a change of a view would lose.
+            module.register_forward_hook(lambda _, __, output: _copy_views(output))
             fully_shard(module, mesh=mesh)
     except ValueError as error:
         message = f"train.shard=true needs a model that can be sharded, but {error}. Turn it off."
         raise ConfigError(message) from error
+
+
+def _copy_views(output: Any) -> Any:  # noqa: ANN401 (of any block)
+    """The same tensors, without those that share the memory of another one."""
+    if isinstance(output, Tensor):
+        return output.clone() if output._is_view() else output
+    if isinstance(output, dict):
+        return {name: _copy_views(each) for name, each in output.items()}
+    if type(output) in (list, tuple):
+        return type(output)(map(_copy_views, output))
+    return output
 
 
 def join_unused(loss: Tensor, step: nn.Module) -> Tensor:
