@@ -49,6 +49,16 @@ class UnitError(DataError):
     """Annotations are in another unit or order than their format requires."""
 
 
+class ShardError(MuntinError):
+    """A part of a packed data set is torn, missing or out of reach, which no other image mends.
+
+    A loading process sends its errors with a traceback around them; only their line is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition("ShardError: ")[2].strip())
+
+
 class WeightError(MuntinError, RuntimeError):
     """Weights do not fit the model, or cannot be read."""
 

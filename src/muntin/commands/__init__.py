@@ -28,6 +28,7 @@ from muntin.commands import (
     explain,
     export,
     models,
+    pack,
     plan,
     predict,
     pretrain,
@@ -83,6 +84,7 @@ app.command("models")(models.models)
 app.command("heads")(settings.heads)
 app.command("settings")(settings.settings)
 app.command("check")(check.check)
+app.command("pack")(pack.pack)
 app.command("plan")(plan.plan)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)

@@ -23,6 +23,7 @@ from muntin.data.instance_masks import INSTANCE_MASKS
 from muntin.data.label_studio import LABEL_STUDIO
 from muntin.data.labelme import LABELME
 from muntin.data.objects import AnnotationReport, ObjectRequest
+from muntin.data.packed_sets import PACKED_OBJECTS
 from muntin.data.readers import (
     Reader,
     count_parts,
@@ -40,6 +41,7 @@ from muntin.run_lengths import box_of, mask_area, to_run_lengths
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
 
 OUTLINED: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
+    PACKED_OBJECTS,
     COCO,
     LABELME,
     CVAT,

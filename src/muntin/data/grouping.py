@@ -20,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from muntin.data.duplicates import ImageHash, find_alike, hash_files
+from muntin.data.shard_addresses import is_packed
 from muntin.data.splitting import describe_split, split
 from muntin.data.trees import by_numbers, clean_name, open_tree, part_in, read_text
 from muntin.errors import ConfigError, DataError, plural, shorten
@@ -150,6 +151,8 @@ def _match(pattern: str, paths: Iterable[str]) -> dict[str, str]:
 
 def _read_table(source: str, paths: Iterable[str]) -> dict[str, str]:
     """The group of each image that a groups.csv names, by its path or the end of it."""
+    if is_packed(source):  # the groups are in its index
+        return {}
     tree = open_tree(source)
     place = next((name for name in tree.files if name.rpartition("/")[2].lower() == TABLE), None)
     if place is None:

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from muntin.data.archives import ARCHIVE_SUFFIXES, is_archive, last_read
+from muntin.data.archives import ARCHIVE_SUFFIXES, is_archive, last_read, open_packed
+from muntin.data.shard_addresses import find_address
 from muntin.data.trees import Tree, open_tree
 from muntin.errors import DataError, plural, shorten, where_to_look
 from muntin.samples import DataSets, Listing, Problem
@@ -25,15 +26,22 @@ ResultT = TypeVar("ResultT")
 
 
 class Source:
-    """What the user passed as DATA: a folder, an archive or a single file.
+    """What the user passed as DATA: a folder, an archive, a single file or a packed data set.
 
-    An archive is no single file, and has no `suffix`, which is in lower case.
+    An archive is no single file, and has no `suffix`, which is in lower case. A packed data set has
+    an `address`, and counts as a single file that has no suffix.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.is_file = path.is_file() and not is_archive(path)
-        self.suffix = path.suffix.lower() if self.is_file else ""
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.address = find_address(path)
+        self.path = path = Path(path)
+        self.is_file = bool(self.address) or (path.is_file() and not is_archive(path))
+        self.suffix = path.suffix.lower() if self.is_file and not self.address else ""
+
+    @cached_property
+    def shards(self) -> Any:  # noqa: ANN401 (a `Shards`, which only the readers of packed data know)
+        """The packed data set, opened; None for any other."""
+        return open_packed(self.address) if self.address else None
 
     @cached_property
     def _located(self) -> tuple[Tree, str]:
@@ -95,7 +103,8 @@ class Reader(Generic[RequestT, ResultT]):
             know of it, or None if this is another layout. Never None for its own layout, but
             perhaps empty.
         read: Reads what was recognised.
-        looks_for: The files that it is recognised by, for the message when no reader fits.
+        looks_for: The files that it is recognised by, for the message when no reader fits; "" if
+            it says itself what is missing.
         file: A single file that it reads: "a COCO .json"; "" if it needs a folder or an archive.
         reject: Why files that look similar were not recognised, one phrase each.
     """
@@ -119,15 +128,14 @@ def find_reader(
 
     If none does, the message says that `what` is missing, "annotated objects", and gives `advice`.
     """
-    place = Path(path)
+    source = Source(path)
     files = [reader.file for reader in readers if reader.file]
     accepted = ", ".join(["a folder", *files])
     accepted += f" or an archive ({shorten(ARCHIVE_SUFFIXES, limit=9)})"
-    if not str(path).strip() or not place.exists():
+    if not str(path).strip() or not (source.address or source.path.exists()):
         advice = where_to_look(path, "its files")
         message = f"DATA must be {accepted}, found nothing at {str(path)!r}. {advice}"
         raise DataError(message)
-    source = Source(place)
     for reader in readers:
         with _parsing(reader.name):
             found = reader.recognise(source)
@@ -140,7 +148,7 @@ def find_reader(
     for reader in readers:
         with _parsing(reader.name):
             seen += reader.reject(source)
-    expected = ", ".join(reader.looks_for for reader in readers)
+    expected = ", ".join(filter(None, (reader.looks_for for reader in readers)))
     message = f"No {what} in {str(path)!r} ({'; '.join(seen)}). Looked for {expected}. {advice}"
     raise DataError(message)
 
