@@ -36,6 +36,7 @@ from muntin.heads.dense_assignment import (
     assign_many,
     assign_one,
     find_pairs,
+    focal_loss,
     inside_any,
     rank_within,
 )
@@ -151,7 +152,7 @@ class Dense(Detector):
         channels, levels = config.neck.channels, len(neck.strides)
         self.class_tower = Tower(channels, config.norm, levels, config.num_convs)
         self.box_tower = Tower(channels, config.norm, levels, config.num_convs)
-        self.twin_tower = Tower(channels, config.norm, levels, 1)
+        self.twin_tower = Tower(channels, config.norm, levels, config.num_convs)
         self.classes = nn.Conv2d(channels, num_classes, 1)
         self.twin = nn.Conv2d(channels, num_classes, 1)
         self.boxes = nn.Conv2d(channels, 4, 1)
@@ -189,20 +190,23 @@ class Dense(Detector):
         return Candidates(maps, boxes, logits.sigmoid(), self.decode)
 
     def _read(
-        self, level: Tensor, at: int, *, twins: bool
-    ) -> tuple[Float[Tensor, "B n K"], Float[Tensor, "B n 4"], Tensor]:
-        """Logits, boxes in pixels and mask layers (B, n, ...) of the cells of a level."""
-        maps = self.class_tower(level, at)
-        logits = self.twin(self.twin_tower(maps, at)) if twins else self.classes(maps)
-        return flatten(logits), *self._read_boxes(level, at)
+        self, level: Tensor, at: int, *, twins: bool, both: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Logits, boxes in pixels and mask layers (B, n, ...) of the cells of a level.
 
-    def _read_boxes(self, level: Tensor, at: int) -> tuple[Tensor, Tensor]:
-        maps, stride = self.box_tower(level, at), self.strides[at]
-        size = (level.shape[2], level.shape[3])
+        The logits are those of the classifier or its `twins`; of `both`, one after the other.
+        """
+        seen, placed = self.class_tower(level, at), self.box_tower(level, at)
+        logits = [] if twins and not both else [flatten(self.classes(seen))]
+        if twins or both:
+            # Whose box lies around a cell tells which of several is its middle. Detached: what
+            # tells one cell from its neighbours must not be learnt by what all of them share.
+            logits.append(flatten(self.twin(self.twin_tower((seen + placed).detach(), at))))
+        size, stride = (level.shape[2], level.shape[3]), self.strides[at]
         points = grid_points(size, stride, offset=0.5, device=level.device)
-        distances = F.softplus(flatten(self.boxes(maps))) * stride
-        layers = flatten(maps[:, :0] if self.mask_layers is None else self.mask_layers(maps))
-        return boxes_at(points, distances), layers
+        distances = F.softplus(flatten(self.boxes(placed))) * stride
+        layers = flatten(placed[:, :0] if self.mask_layers is None else self.mask_layers(placed))
+        return *logits, boxes_at(points, distances), layers
 
     def decode(self, raw: Candidates) -> list[Instances]:
         """Select the instances of each image, and draw their masks."""
@@ -249,11 +253,7 @@ class Dense(Detector):
         """Compute the losses of classes, their twin, boxes and, with masks, of masks, by image."""
         assert self.neck is not None, "a dense detector has a pyramid"
         levels = self.neck(features.maps)
-        parts = []
-        for at, level in enumerate(levels):
-            maps = self.class_tower(level, at)
-            twin = self.twin(self.twin_tower(maps, at))
-            parts.append((flatten(self.classes(maps)), flatten(twin), *self._read_boxes(level, at)))
+        parts = [self._read(level, at, twins=True, both=True) for at, level in enumerate(levels)]
         logits, twins, boxes, layers = (torch.cat(p, dim=1) for p in zip(*parts, strict=True))
         cells = Cells(tuple((lv.shape[2], lv.shape[3]) for lv in levels), self.strides)
         objects = join_objects(targets)
@@ -261,7 +261,8 @@ class Dense(Detector):
         flat = boxes.flatten(0, 1)
         pairs = find_pairs(objects, cells, flat, logits.flatten(0, 1))
         many = assign_many(pairs, len(objects.boxes))
-        one = assign_one(find_pairs(objects, cells, flat, twins.flatten(0, 1)))
+        pairs = find_pairs(objects, cells, flat, twins.flatten(0, 1))
+        one = assign_one(pairs)
         count = len(targets)
         images = many.cells // cells.count
         aims = objects.boxes[many.objects]
@@ -295,17 +296,14 @@ class Dense(Detector):
         self, logits: Tensor, pairs: Pairs, objects: Objects, counted: Tensor
     ) -> Float[Tensor, " B"]:
         """Loss of scores: they are to be the overlap where an object is learnt, 0 elsewhere."""
-        scores = logits.flatten(0, 1)
-        # Focal: background that is told from objects already counts little (arXiv 1708.02002).
-        losses = F.softplus(scores) * scores.sigmoid().square()
-        at = pairs.cells, objects.class_ids[pairs.objects]
-        entropy = F.binary_cross_entropy_with_logits(scores[at], pairs.overlaps, reduction="none")
-        # Not so what is an object: small ones overlap little at first, and would hardly be learnt.
-        losses = losses.index_put(at, entropy).sum(dim=1)
+        wanted = torch.zeros_like(logits).flatten(0, 1)
+        wanted[pairs.cells, objects.class_ids[pairs.objects]] = pairs.overlaps
+        losses = focal_loss(logits.flatten(0, 1), wanted).sum(dim=1)
         # An object in a crowd counts all the same.
         counted = counted.flatten().index_fill(0, pairs.cells, 1.0)
         count = len(logits)
-        return self._share(pairs, count) * (losses * counted).view(count, -1).sum(dim=1)
+        share = count / shared_mean(pairs.overlaps.sum()).clamp(min=count)
+        return share * (losses * counted).view(count, -1).sum(dim=1)
 
     def _share(self, pairs: Pairs, count: int) -> Tensor:
         """One normaliser for the batch, so that each object weighs the same in every image."""
