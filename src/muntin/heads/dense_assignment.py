@@ -69,12 +69,14 @@ class Pairs(NamedTuple):
         cells: Number of the cell, counted over all images of the batch.
         overlaps: IoU of the box that the cell predicts and that of the object.
         costs: What the pair costs.
+        distances: Of both centres, in strides.
     """
 
     objects: Int[Tensor, " P"]
     cells: Int[Tensor, " P"]
     overlaps: Float[Tensor, " P"]
     costs: Float[Tensor, " P"]
+    distances: Float[Tensor, " P"]
 
     def select(self, rows: Tensor) -> Pairs:
         """Keep some pairs, by number or by truth."""
@@ -132,8 +134,26 @@ def find_pairs(
         focal_loss(scores, overlaps)
         - BOX_COST * torch.log(overlaps + 1e-7)
         + 10 ** (distance - 3)  # RTMDet: equals the other costs three strides from the centre
+        + level_costs(objects.boxes, cells)[numbers, find_levels(at, cells)]
     )
-    return Pairs(numbers, at, overlaps, costs)
+    return Pairs(numbers, at, overlaps, costs, distance)
+
+
+def level_costs(boxes: Float[Tensor, "G 4"], cells: Cells) -> Float[Tensor, "G L"]:
+    """Cost of each level for each box: squared octaves from the one where it has four cells a side.
+
+    Boxes that are too small or too large for every level cost nothing on the nearest one.
+    """
+    strides = torch.tensor(cells.strides, device=boxes.device)
+    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-3).prod(dim=1).sqrt()
+    wanted = (sides / 4).clamp(cells.strides[0], cells.strides[-1])
+    return torch.log2(wanted[:, None] / strides).square()
+
+
+def find_levels(at: Int[Tensor, " P"], cells: Cells) -> Int[Tensor, " P"]:
+    """Give the level of each cell, by its number."""
+    ends = torch.tensor([high * wide for high, wide in cells.sizes], device=at.device).cumsum(0)
+    return torch.bucketize(at % cells.count, ends, right=True)
 
 
 def assign_many(pairs: Pairs, num_objects: int) -> Pairs:
@@ -152,9 +172,11 @@ def assign_many(pairs: Pairs, num_objects: int) -> Pairs:
 def assign_one(pairs: Pairs) -> Pairs:
     """Give each object its cheapest cell, and no cell to two objects.
 
-    Where two objects want the same cell, the one for which it is cheaper gets it, and the other
-    takes the next free one.
+    The distance costs more than in `assign_many`, so that which cell it is can be seen early. Where
+    two objects want the same cell, the one for which it is cheaper gets it, and the other takes the
+    next free one.
     """
+    pairs = pairs._replace(costs=pairs.costs + pairs.distances.square())
     taken = [pairs.select(torch.zeros_like(pairs.objects, dtype=torch.bool))]
     for _ in range(ROUNDS):
         wanted = pairs.select(rank_within(pairs.objects, pairs.costs) == 0)

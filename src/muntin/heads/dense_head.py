@@ -8,12 +8,11 @@ Source:
     each level's own; soft labels and dynamic assignment (`heads/dense_assignment.py`); the quality
     focal loss (arXiv 2006.04388) and GIoU. Beside the classifier that several cells an object
     train, a twin learns to score one of them: the dual assignment of Wang et al. 2024, YOLOv10
-    (arXiv 2405.14458), section 3.1, with one box branch for both. Masks: Bolya et al. 2019, YOLACT
-    (arXiv 1904.02689) for prototypes; Tian et al. 2020, CondInst (arXiv 2003.05664) for layers that
-    each cell predicts, here applied to the prototypes inside the box.
-    Differs: depthwise separable convolutions, and distances by softplus.
+    (arXiv 2405.14458), section 3.1, with one box branch for both. Masks: `heads/dense_masks.py`.
+    Differs: depthwise separable convolutions, distances by softplus, and boxes of which each counts
+    as much as the others.
 
-Letters: B images, N cells of all levels, K classes, C channels, P prototypes, m mask side.
+Letters: B images, N cells of all levels, K classes, C channels, m mask side.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss, roi_align
+from torchvision.ops import generalized_box_iou_loss
 
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
@@ -36,8 +35,16 @@ from muntin.heads.dense_assignment import (
     assign_many,
     assign_one,
     find_pairs,
+    focal_loss,
     inside_any,
-    rank_within,
+)
+from muntin.heads.dense_masks import (
+    Prototypes,
+    choose_pairs,
+    count_layers,
+    draw_masks,
+    mask_losses,
+    mask_targets,
 )
 from muntin.heads.detector import (
     Candidates,
@@ -50,7 +57,7 @@ from muntin.heads.detector import (
 from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.network import HeadConfig
 from muntin.heads.rcnn_stages import clip_boxes
-from muntin.nn.conv_norm import ConvNorm, NormName, build_norm
+from muntin.nn.conv_norm import NormName, build_norm
 from muntin.ops.boxes import boxes_at, grid_points, image_indices
 from muntin.shapes import Float
 from muntin.targets import BoxTargets
@@ -101,12 +108,6 @@ SMALL_DENSE = DenseConfig(
 NUM_PROTOTYPES = 8
 """Prototypes of the heads with masks; CondInst has as many."""
 
-HIDDEN = 8
-"""Channels of the layer that each cell predicts for its mask (CondInst)."""
-
-MAX_MASKS = 32
-"""Masks that are learnt from an image, on average, and at most this times the images."""
-
 BOX_WEIGHT = 2.0
 """Weight of the loss of boxes beside that of classes (RTMDet)."""
 
@@ -125,7 +126,7 @@ class SeparableConv(nn.Module):
         return F.relu(self.norms[at](self.point(self.depth(level))), inplace=True)
 
 
-class Tower(nn.Module):
+class Branch(nn.Module):
     """Separable convolutions, one after another."""
 
     def __init__(self, channels: int, norm: NormName, levels: int, count: int) -> None:
@@ -149,9 +150,9 @@ class Dense(Detector):
         neck = build_neck(backbone.spec, config.neck)
         self.neck, self.strides = neck, neck.strides
         channels, levels = config.neck.channels, len(neck.strides)
-        self.class_tower = Tower(channels, config.norm, levels, config.num_convs)
-        self.box_tower = Tower(channels, config.norm, levels, config.num_convs)
-        self.twin_tower = Tower(channels, config.norm, levels, 1)
+        self.class_branch = Branch(channels, config.norm, levels, config.num_convs)
+        self.box_branch = Branch(channels, config.norm, levels, config.num_convs)
+        self.twin_branch = Branch(channels, config.norm, levels, config.num_convs)
         self.classes = nn.Conv2d(channels, num_classes, 1)
         self.twin = nn.Conv2d(channels, num_classes, 1)
         self.boxes = nn.Conv2d(channels, 4, 1)
@@ -165,9 +166,14 @@ class Dense(Detector):
             nn.init.constant_(conv.bias, -math.log(0.99 / 0.01))  # type: ignore[arg-type]
         self.prototypes = self.mask_layers = None
         if config.prototypes:
-            self.prototypes = Prototypes(backbone, config, self.strides[0])
-            # Of each cell: two layers, from prototypes and the place in the box to one map.
-            self.mask_layers = nn.Conv2d(channels, (config.prototypes + 4) * HIDDEN + 1, 1)
+            self.prototypes = Prototypes(
+                backbone.spec,
+                channels,
+                config.prototypes,
+                strides=(int(self.strides[0]), config.finest),
+                norm=config.norm,
+            )
+            self.mask_layers = nn.Conv2d(channels, count_layers(config.prototypes), 1)
             nn.init.normal_(self.mask_layers.weight, std=0.01)
 
     def class_layers(self) -> dict[str, tuple[int, int]]:
@@ -189,20 +195,23 @@ class Dense(Detector):
         return Candidates(maps, boxes, logits.sigmoid(), self.decode)
 
     def _read(
-        self, level: Tensor, at: int, *, twins: bool
-    ) -> tuple[Float[Tensor, "B n K"], Float[Tensor, "B n 4"], Tensor]:
-        """Logits, boxes in pixels and mask layers (B, n, ...) of the cells of a level."""
-        maps = self.class_tower(level, at)
-        logits = self.twin(self.twin_tower(maps, at)) if twins else self.classes(maps)
-        return flatten(logits), *self._read_boxes(level, at)
+        self, level: Tensor, at: int, *, twins: bool, both: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Logits, boxes in pixels and mask layers (B, n, ...) of the cells of a level.
 
-    def _read_boxes(self, level: Tensor, at: int) -> tuple[Tensor, Tensor]:
-        maps, stride = self.box_tower(level, at), self.strides[at]
-        size = (level.shape[2], level.shape[3])
+        The logits are those of the classifier or its `twins`; of `both`, one after the other.
+        """
+        seen, placed = self.class_branch(level, at), self.box_branch(level, at)
+        logits = [] if twins and not both else [flatten(self.classes(seen))]
+        if twins or both:
+            # Whose box lies around a cell tells which of several is its middle. Detached: what
+            # tells one cell from its neighbours must not be learnt by what all of them share.
+            logits.append(flatten(self.twin(self.twin_branch((seen + placed).detach(), at))))
+        size, stride = (level.shape[2], level.shape[3]), self.strides[at]
         points = grid_points(size, stride, offset=0.5, device=level.device)
-        distances = F.softplus(flatten(self.boxes(maps))) * stride
-        layers = flatten(maps[:, :0] if self.mask_layers is None else self.mask_layers(maps))
-        return boxes_at(points, distances), layers
+        distances = F.softplus(flatten(self.boxes(placed))) * stride
+        layers = flatten(placed[:, :0] if self.mask_layers is None else self.mask_layers(placed))
+        return *logits, boxes_at(points, distances), layers
 
     def decode(self, raw: Candidates) -> list[Instances]:
         """Select the instances of each image, and draw their masks."""
@@ -226,22 +235,10 @@ class Dense(Detector):
         masks = self._draw(maps, layers.flatten(0, 1), [*boxes]).sigmoid()
         return boxes, scores, class_ids, masks.view(*scores.shape, *masks.shape[1:])
 
-    def _draw(
-        self, maps: Float[Tensor, "B P h w"], layers: Float[Tensor, "Q L"], boxes: list[Tensor]
-    ) -> Float[Tensor, "Q m m"]:
-        """Mask logits inside boxes, from the prototypes there and the place in the box."""
-        side = self.config.mask_size
-        rows = torch.cat([image_indices(boxes)[:, None].to(boxes[0]), torch.cat(boxes)], dim=1)
-        scale = 1 / self.config.finest
-        pooled = roi_align(maps, rows.to(maps.dtype), (side, side), scale, 1, aligned=True)
-        line = (torch.arange(side, device=maps.device) + 0.5) * (2 / side) - 1
-        places = torch.stack([line.expand(side, side), line[:, None].expand(side, side)])
-        places = places.expand(len(pooled), -1, -1, -1).to(pooled)
-        inputs = torch.cat([pooled, places], dim=1).flatten(2).float()  # Q, P + 2, m * m
-        inner = (self.config.prototypes + 2) * HIDDEN
-        first, bias, second, last = layers.float().split([inner, HIDDEN, HIDDEN, 1], dim=1)
-        hidden = torch.bmm(first.unflatten(1, (HIDDEN, -1)), inputs) + bias[:, :, None]
-        return (torch.bmm(second[:, None], F.relu(hidden)) + last[:, None]).view(-1, side, side)
+    def _draw(self, maps: Tensor, layers: Tensor, boxes: list[Tensor]) -> Float[Tensor, "Q m m"]:
+        return draw_masks(
+            maps, layers, boxes, stride=self.config.finest, side=self.config.mask_size
+        )
 
     def losses(
         self, features: Features, targets: list[BoxTargets]
@@ -249,11 +246,7 @@ class Dense(Detector):
         """Compute the losses of classes, their twin, boxes and, with masks, of masks, by image."""
         assert self.neck is not None, "a dense detector has a pyramid"
         levels = self.neck(features.maps)
-        parts = []
-        for at, level in enumerate(levels):
-            maps = self.class_tower(level, at)
-            twin = self.twin(self.twin_tower(maps, at))
-            parts.append((flatten(self.classes(maps)), flatten(twin), *self._read_boxes(level, at)))
+        parts = [self._read(level, at, twins=True, both=True) for at, level in enumerate(levels)]
         logits, twins, boxes, layers = (torch.cat(p, dim=1) for p in zip(*parts, strict=True))
         cells = Cells(tuple((lv.shape[2], lv.shape[3]) for lv in levels), self.strides)
         objects = join_objects(targets)
@@ -261,20 +254,36 @@ class Dense(Detector):
         flat = boxes.flatten(0, 1)
         pairs = find_pairs(objects, cells, flat, logits.flatten(0, 1))
         many = assign_many(pairs, len(objects.boxes))
-        one = assign_one(find_pairs(objects, cells, flat, twins.flatten(0, 1)))
+        pairs = find_pairs(objects, cells, flat, twins.flatten(0, 1))
+        one = assign_one(pairs)
         count = len(targets)
         images = many.cells // cells.count
         aims = objects.boxes[many.objects]
-        apart = generalized_box_iou_loss(flat[many.cells], aims) * relative_overlaps(many, objects)
-        share = self._share(many, count)
+        # Each object counts once, however many cells learn it: small ones have few.
+        apart = generalized_box_iou_loss(flat[many.cells], aims) * shares_of_objects(many)
+        boxed = shared_mean(apart.new_tensor(float(len(many.objects.unique())))).clamp(min=count)
+        apart = apart.new_zeros(count).index_add(0, images, apart) * (count / boxed)
         found = {
             "classes": self._class_loss(logits, many, objects, counted),
             "twin": self._class_loss(twins, one, objects, counted),
-            "boxes": BOX_WEIGHT * share * apart.new_zeros(count).index_add(0, images, apart),
+            "boxes": BOX_WEIGHT * apart,
         }
         if self.prototypes is not None:
             maps = self.prototypes(features, levels[0])
-            found["masks"] = self._mask_loss(maps, layers, flat, many, targets)
+            learnt = choose_pairs(many, targets)
+            rows = [learnt.select(learnt.cells // cells.count == n) for n in range(count)]
+            # As in prediction, where the predicted box is; the true one while that is far off.
+            near = [flat[row.cells].detach() for row in rows]
+            places = [
+                torch.where(row.overlaps[:, None] > 0.5, box, objects.boxes[row.objects])
+                for row, box in zip(rows, near, strict=True)
+            ]
+            chosen = layers.flatten(0, 1)[torch.cat([row.cells for row in rows])]
+            drawn = self._draw(maps, chosen, places)
+            losses = mask_losses(drawn, mask_targets(rows, targets, places, drawn.shape[1]))
+            each = losses.new_zeros(count).index_add(0, image_indices(places), losses)
+            drawn_count = shared_mean(losses.new_tensor(float(len(losses)))).clamp(min=count)
+            found["masks"] = each * (count / drawn_count)
         return found
 
     def _counted(self, cells: Cells, targets: list[BoxTargets]) -> Float[Tensor, "B N"]:
@@ -295,80 +304,14 @@ class Dense(Detector):
         self, logits: Tensor, pairs: Pairs, objects: Objects, counted: Tensor
     ) -> Float[Tensor, " B"]:
         """Loss of scores: they are to be the overlap where an object is learnt, 0 elsewhere."""
-        scores = logits.flatten(0, 1)
-        # Focal: background that is told from objects already counts little (arXiv 1708.02002).
-        losses = F.softplus(scores) * scores.sigmoid().square()
-        at = pairs.cells, objects.class_ids[pairs.objects]
-        entropy = F.binary_cross_entropy_with_logits(scores[at], pairs.overlaps, reduction="none")
-        # Not so what is an object: small ones overlap little at first, and would hardly be learnt.
-        losses = losses.index_put(at, entropy).sum(dim=1)
+        wanted = torch.zeros_like(logits).flatten(0, 1)
+        wanted[pairs.cells, objects.class_ids[pairs.objects]] = pairs.overlaps
+        losses = focal_loss(logits.flatten(0, 1), wanted).sum(dim=1)
         # An object in a crowd counts all the same.
         counted = counted.flatten().index_fill(0, pairs.cells, 1.0)
         count = len(logits)
-        return self._share(pairs, count) * (losses * counted).view(count, -1).sum(dim=1)
-
-    def _share(self, pairs: Pairs, count: int) -> Tensor:
-        """One normaliser for the batch, so that each object weighs the same in every image."""
-        return count / shared_mean(pairs.overlaps.new_tensor(float(len(pairs.cells)))).clamp(
-            min=count
-        )
-
-    def _mask_loss(
-        self,
-        maps: Tensor,
-        layers: Float[Tensor, "B N L"],
-        boxes: Float[Tensor, "M 4"],
-        pairs: Pairs,
-        targets: list[BoxTargets],
-    ) -> Float[Tensor, " B"]:
-        """Cross-entropy and Dice loss of masks, for the cheapest cells of each object."""
-        drawn = torch.cat([target.layer_of for target in targets])[pairs.objects] >= 0
-        pairs = pairs.select(drawn)
-        # Every object's first cell before any other's second.
-        order = rank_within(pairs.objects, pairs.costs).argsort(stable=True)
-        count = len(targets)
-        pairs = pairs.select(order[: MAX_MASKS * count])
-        pairs = pairs.select(pairs.objects.argsort(stable=True))
-        starts = torch.tensor([0, *(len(target.boxes) for target in targets)]).cumsum(0).tolist()
-        aims = torch.cat([target.boxes for target in targets])[pairs.objects]
-        # As in prediction, where the predicted box is; the true one while that is far off.
-        places = torch.where(pairs.overlaps[:, None] > 0.5, boxes[pairs.cells].detach(), aims)
-        images = pairs.cells // (layers.shape[1])
-        each = [images == number for number in range(count)]
-        logits = self._draw(maps, layers.flatten(0, 1)[pairs.cells], [places[e] for e in each])
-        wanted = torch.cat(
-            [
-                target.masks_in(places[e], pairs.objects[e] - start, self.config.mask_size)
-                for target, e, start in zip(targets, each, starts[:-1], strict=True)
-            ]
-        )
-        losses = mask_losses(logits, wanted)
-        return self._share(pairs, count) * losses.new_zeros(count).index_add(0, images, losses)
-
-
-class Prototypes(nn.Module):
-    """Maps that masks are made of: the finest level, with the detail of the finest features."""
-
-    def __init__(self, backbone: Backbone, config: DenseConfig, stride: float) -> None:
-        super().__init__()
-        channels, spec = 32, backbone.spec
-        self.factor = stride / config.finest
-        self.entry = ConvNorm(config.neck.channels, channels, 1, norm=config.norm)
-        self.lateral = None
-        if spec.strides[0] == config.finest and self.factor > 1:
-            self.lateral = ConvNorm(spec.channels[0], channels, 1, norm=config.norm)
-        self.conv = ConvNorm(channels, channels, 3, norm=config.norm, activation=True)
-        self.output = nn.Conv2d(channels, config.prototypes, 1)
-
-    def forward(self, features: Features, level: Tensor) -> Float[Tensor, "B P h w"]:
-        """Give the prototypes at stride `DenseConfig.finest`."""
-        maps = self.entry(level)
-        if self.lateral is not None:
-            fine = self.lateral(features.maps[0])
-            maps = fine + F.interpolate(maps, size=fine.shape[2:], mode="nearest")
-        elif self.factor > 1:
-            maps = F.interpolate(maps, scale_factor=self.factor, mode="nearest")
-        return self.output(self.conv(F.relu(maps)))
+        share = count / shared_mean(pairs.overlaps.sum()).clamp(min=count)
+        return share * (losses * counted).view(count, -1).sum(dim=1)
 
 
 def flatten(maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H*W C"]:
@@ -384,22 +327,11 @@ def join_objects(targets: list[BoxTargets]) -> Objects:
     )
 
 
-def relative_overlaps(pairs: Pairs, objects: Objects) -> Float[Tensor, " P"]:
-    """Overlap of each pair as part of the best one of its object: every object has a pair of 1."""
-    best = pairs.overlaps.new_full((len(objects.boxes),), 1e-6)
-    best = best.scatter_reduce(0, pairs.objects, pairs.overlaps, "amax")
-    return pairs.overlaps / best[pairs.objects]
-
-
-def mask_losses(
-    logits: Float[Tensor, "Q m m"], wanted: Float[Tensor, "Q m m"]
-) -> Float[Tensor, " Q"]:
-    """Cross-entropy and Dice loss (arXiv 1606.04797) of each mask."""
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    scores = logits.sigmoid()
-    both = 2 * (scores * wanted).sum(dim=(1, 2)) + 1
-    dice = both / (scores.square().sum(dim=(1, 2)) + wanted.square().sum(dim=(1, 2)) + 1)
-    return entropy.mean(dim=(1, 2)) + 1 - dice
+def shares_of_objects(pairs: Pairs) -> Float[Tensor, " P"]:
+    """Overlap of each pair as part of the sum over those of its object."""
+    least = pairs.overlaps.clamp(min=1e-6)
+    sums = least.new_zeros(int(pairs.objects.max()) + 1 if len(least) else 0)
+    return least / sums.index_add(0, pairs.objects, least)[pairs.objects]
 
 
 def shared_mean(value: Tensor) -> Tensor:

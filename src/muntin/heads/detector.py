@@ -120,7 +120,7 @@ class SelectConfig:
         check_range("select.max_detections", self.max_detections, 1, 100_000)
 
 
-class Chosen(NamedTuple):
+class Selected(NamedTuple):
     """What is selected among the candidates of an image, or of each image (B, D), best first.
 
     Attributes:
@@ -138,7 +138,7 @@ class Chosen(NamedTuple):
 
 def select_rows(
     boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], config: SelectConfig
-) -> Chosen:
+) -> Selected:
     """Select the instances of one image: threshold, NMS, limit. S = 1: one box for all classes."""
     rows, class_ids = torch.where(scores > config.score_threshold)
     values = scores[rows, class_ids]
@@ -155,12 +155,12 @@ def select_rows(
         limit=config.max_detections,
         min_score=config.score_threshold,
     )
-    return Chosen(rows[kept], places[kept], values, class_ids[kept])
+    return Selected(rows[kept], places[kept], values, class_ids[kept])
 
 
 def select_fixed(
     boxes: Float[Tensor, "B Q S 4"], scores: Float[Tensor, "B Q K"], config: SelectConfig
-) -> Chosen:
+) -> Selected:
     """Select a fixed number of instances per image, best first, for exported graphs.
 
     D is `max_detections` if there are as many candidates. Padding has score 0. Soft suppression,
@@ -193,7 +193,7 @@ def select_fixed(
         ranked = torch.where(valid, best, best - 2)
         alive = survives(chosen, ranked, groups, num_groups, config.iou) & valid
     values, order = torch.where(alive, best, 0.0).topk(min(config.max_detections, count), dim=1)
-    return Chosen(
+    return Selected(
         rows.gather(1, order),
         chosen.gather(1, order[..., None].expand(-1, -1, 4)),
         values,
