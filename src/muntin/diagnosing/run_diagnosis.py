@@ -182,5 +182,6 @@ def _draw(one: Suspect) -> Iterator[Thumbnail]:
             margin = max(right - left, bottom - top)
             edges = (left - margin, top - margin, right + margin, bottom + margin)
             image = image.crop(tuple(map(int, edges)))
-        lines = (f"{one.score:.2f} {one.what}", f"{one.part}: {Path(path).name}")
+        part = one.part if path == one.path else "copy"
+        lines = (f"{one.score:.2f} {one.what}", f"{part}: {Path(path).name}")
         yield Thumbnail(pixels=np.asarray(image), lines=lines)

@@ -9,7 +9,7 @@ Source:
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +30,7 @@ from muntin.scoring.evaluator import Scored
 _SURE, _HARDLY = 0.7, 0.1  # scores
 _CERTAIN = 0.8  # of the usual score of a class where it is the label
 _SAME, _TOUCHES = 0.5, 0.1  # overlaps
+_RARELY = 0.2  # of the objects of a class
 _OUTLIER = 5.0  # median absolute deviations
 
 Box = tuple[float, float, float, float]
@@ -94,31 +95,49 @@ def _find_other_classes(scored: Scored) -> Iterator[Suspect]:
 
 
 def _find_objects(scored: Scored) -> Iterator[Suspect]:
-    for row, pair in enumerate(zip(scored.outputs.answers, scored.outputs.truth, strict=True)):
-        for kind, what, score, box in _compare(*pair, scored.listing.class_names):
+    names = scored.listing.class_names
+    every = [
+        (row, kind, number, one)
+        for row, pair in enumerate(zip(scored.outputs.answers, scored.outputs.truth, strict=True))
+        for kind, number, one in _compare(*pair, names)
+    ]
+    # Of a class that is hardly ever found, that says nothing of its labels.
+    unfound = Counter(number for _, kind, number, _ in every if kind == "unfound")
+    total = Counter(n for truth in scored.outputs.truth for n in truth.class_ids.tolist())
+    for row, kind, number, (what, score, box) in every:
+        if kind != "unfound" or unfound[number] <= max(2, _RARELY * total[number]):
             left, top, right, bottom = box.tolist()
             yield _make(scored, row, kind, what, score, (left, top, right, bottom))
 
 
+_Look = tuple[str, float, NDArray[np.floating[Any]]]
+"""What is odd, how sure that is, and the box."""
+
+
 def _compare(
     found: Detections, truth: Objects, names: Sequence[str]
-) -> Iterator[tuple[str, str, float, NDArray[np.floating[Any]]]]:
-    """Objects of one image that only one side has, or to which the sides give other classes."""
+) -> Iterator[tuple[str, int, _Look]]:
+    """Objects of one image that only one side has, or to which the sides give other classes.
+
+    With the number of their class.
+    """
     overlaps = overlaps_of(found.boxes, truth.boxes)
     for n in np.flatnonzero(found.scores >= _SURE).tolist():
         best = int(overlaps[n].argmax()) if len(truth) else 0
         overlap = float(overlaps[n, best]) if len(truth) else 0.0
-        score, name = float(found.scores[n]), names[found.class_ids[n]]
+        score, number = float(found.scores[n]), int(found.class_ids[n])
         if overlap < _TOUCHES:
-            yield "missing", f"{name!r} is not labelled", score, found.boxes[n]
-        elif overlap > _SAME and truth.class_ids[best] not in (-1, found.class_ids[n]):
-            label = names[truth.class_ids[best]]
-            yield "class", f"labelled {label!r}, looks like {name!r}", score, truth.boxes[best]
+            what = f"not labelled: {names[number]!r}"
+            yield "missing", number, (what, score, found.boxes[n])
+        elif overlap > _SAME and truth.class_ids[best] not in (-1, number):
+            what = f"labelled {names[truth.class_ids[best]]!r}, looks like {names[number]!r}"
+            yield "class", number, (what, score, truth.boxes[best])
     seen = found.scores >= _HARDLY
     for n in np.flatnonzero(~truth.crowd).tolist():
         if not (overlaps[seen, n] > _TOUCHES).any():
-            what = f"nothing is found where {names[truth.class_ids[n]]!r} is labelled"
-            yield "unfound", what, 1 - float(found.scores[~seen].max(initial=0)), truth.boxes[n]
+            number, near = int(truth.class_ids[n]), overlaps[:, n] > _TOUCHES
+            score = 1 - float(found.scores[near].max(initial=0))
+            yield "unfound", number, (f"not found: {names[number]!r}", score, truth.boxes[n])
 
 
 def _find_low_agreement(scored: Scored) -> Iterator[Suspect]:
