@@ -39,13 +39,14 @@ class FileOptions(NamedTuple):
     crops: bool
     force: bool
     resume: bool
+    bands: tuple[int, ...] = ()
 
 
 def check_files(options: FileOptions) -> FileOptions:
     """Refuse options that need a folder without one, and those that contradict each other."""
     names = {
         "--format": options.formats, "--save-crop": options.crops, "--resume": options.resume,
-        "--force": options.force,
+        "--force": options.force, "--bands": options.bands,
     }  # fmt: skip
     given = [name for name, value in names.items() if value]
     if given and not options.folder:
@@ -96,6 +97,7 @@ class Output(ExitStack):
             classes=run.classes,
             scorer=run.path.name,
             min_score=min_score,
+            bands=options.bands,
         )
         self.names: Mapping[str, str] = {}
         self._done: frozenset[str] = frozenset()

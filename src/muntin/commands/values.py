@@ -153,6 +153,14 @@ def _parse_count(text: str, what: str) -> int:
     return int(text)
 
 
+def parse_bands(text: str) -> tuple[int, ...]:
+    """Parse comma-separated numbers of bands; empty is ()."""
+    if text and not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})*", text):
+        message = f"--bands must be numbers from 1, such as 4,3,2, got {text!r}."
+        raise UsageError(message)
+    return tuple(map(int, text.split(","))) if text else ()
+
+
 def parse_scales(text: str) -> tuple[float, ...]:
     """Parse comma-separated scale factors; empty is 1."""
     try:

@@ -139,7 +139,8 @@ def _build_transform(config: AugmentConfig, pre: Preprocessing) -> Callable[[Ten
     if config.flip_vertical:
         steps.append(v2.RandomVerticalFlip(config.flip_vertical))
     if config.auto != "none" and not pre.has_colors:  # the half of both that is geometry
-        turn = v2.RandomAffine(30, (0.1, 0.1), (0.8, 1.2), 10, mode, fill=[*pre.mean_color])
+        bilinear, fill = InterpolationMode.BILINEAR, [*pre.mean_color]
+        turn = v2.RandomAffine(30, (0.1, 0.1), (0.8, 1.2), 10, bilinear, fill=fill)
         steps.append(v2.RandomApply([turn], 0.5))
     elif config.auto == "randaugment":
         steps.append(v2.RandAugment(magnitude=config.magnitude))

@@ -125,8 +125,8 @@ class Preprocessing:
             self.in_chans
         }:
             message = (
-                f"in_chans must be 1 (luminance), 3 (RGB) or more (bands of TIFFs), with one mean "
-                f"and std a channel, got {self.in_chans}, {self.mean} and {self.std}."
+                f"in_chans must be 1 (grey), 3 (RGB) or more (bands), with one mean and std a "
+                f"channel, got in_chans={self.in_chans}, mean={self.mean}, std={self.std}."
             )
             raise ConfigError(message)
 
