@@ -27,7 +27,10 @@ class Forked:
     """Processes that call `work`; `values` are further variables of the environment, by rank."""
 
     def __init__(
-        self, world: int, work: Callable[[], Any], values: Mapping[int, Mapping[str, str]] | None = None
+        self,
+        world: int,
+        work: Callable[[], Any],
+        values: Mapping[int, Any] | None = None,
     ) -> None:
         context = multiprocessing.get_context("fork")
         port, self.pipes, self.processes = free_port(), [], []

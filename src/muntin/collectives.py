@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from muntin.errors import MuntinError
+
 Value = TypeVar("Value")
 
 
@@ -198,6 +200,29 @@ def gather_objects(value: Value) -> list[Value]:
     return parts
 
 
+def from_first(make: Callable[[], Value]) -> Value:
+    """What the first process makes, in all; what it raises, all raise."""
+    made: Any = None
+    if world_size() == 1:
+        return make()
+    if dist.get_rank() == 0:
+        try:
+            made = make()
+        except Exception as error:
+            first_object(error)
+            raise
+    first: Any = first_object(made)
+    if isinstance(first, Exception):
+        raise _tell_elsewhere(first)
+    return made if dist.get_rank() == 0 else first
+
+
+def _tell_elsewhere(error: Exception) -> Exception:
+    if isinstance(error, MuntinError):
+        error.told = True
+    return error
+
+
 def agree(make: Callable[[], Value]) -> list[Value]:
     """Compute a value in each process and gather them; what one raises, all raise.
 
@@ -213,9 +238,8 @@ def agree(make: Callable[[], Value]) -> list[Value]:
     parts = gather_objects(made)
     for rank, part in enumerate(parts):
         if isinstance(part, Exception):
-            if isinstance(made, Exception) and rank == dist.get_rank():
+            if rank == dist.get_rank() and isinstance(made, Exception):
                 raise made
-            if not isinstance(made, Exception):
-                raise part
+            raise _tell_elsewhere(part)
     values: Any = parts
     return list(values)

@@ -16,7 +16,13 @@ _ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")  # a drive has one letter
 
 
 class MuntinError(Exception):
-    """Base class of all errors of muntin: the input is wrong, not the program."""
+    """Base class of all errors of muntin: the input is wrong, not the program.
+
+    Attributes:
+        told: Whether another process of the same training says it, so that this one need not.
+    """
+
+    told: bool = False
 
 
 class MuntinWarning(UserWarning):

@@ -45,9 +45,9 @@ RecipeOption = Annotated[str, typer.Option(help="auto, small-data, finetune, ima
 EpochsOption = Annotated[int | None, typer.Option(help="Number of epochs.", min=1)]
 MaxTimeOption = Annotated[str, typer.Option(help="Limit of total wall time: 90s, 15m, 2h.")]
 DevicesOption = Annotated[
-    int, typer.Option(help="Number of devices of each machine (one process each).", min=1)
+    int | None, typer.Option(help="Number of devices of each machine (one process each).", min=1)
 ]
-NodesOption = Annotated[int, typer.Option(help="Machines: torchrun or srun on each.", min=1)]
+NodesOption = Annotated[int | None, typer.Option(help="Machines: torchrun or srun on each.", min=1)]
 SeedOption = Annotated[int | None, typer.Option(help="Random seed.", min=0)]
 RunFolderOption = Annotated[str, typer.Option(help="Run folder; default: runs/NAME.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]

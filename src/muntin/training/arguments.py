@@ -33,7 +33,7 @@ class TrainArguments:
     precision: str
     device: str
     devices: int
-    nodes: int = 1
+    nodes: int = 0
     seed: int
     out: str | Path
     resume: bool

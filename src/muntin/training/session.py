@@ -14,7 +14,8 @@ from typing import Any
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from muntin.collectives import agree
+from muntin.collectives import from_first
+from muntin.configs import with_texts
 from muntin.devices import choose_device
 from muntin.drawing.notebook import show_facts
 from muntin.drawing.plots import draw_curves
@@ -28,7 +29,6 @@ from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.staging import part_of
 from muntin.tasks.task_table import find_task
-from muntin.train_config import MachineConfig
 from muntin.training.arguments import TrainArguments, check_arguments
 from muntin.training.distillation import add_teacher, read_answers
 from muntin.training.local_processes import start_processes
@@ -42,6 +42,7 @@ from muntin.training.processes import (
     check_data,
     check_versions,
     find_place,
+    here,
     joined,
     take_part,
     telling_losses,
@@ -49,7 +50,13 @@ from muntin.training.processes import (
 from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
 from muntin.training.reconstruction_images import COUNT, ReconstructionImages
-from muntin.training.request import PreparedRun, Request, read_config, repeat_request
+from muntin.training.request import (
+    PreparedRun,
+    Request,
+    group_settings,
+    read_config,
+    repeat_request,
+)
 from muntin.training.resume import check_same_data, resume_request
 from muntin.training.run_lock import locked
 from muntin.training.run_objective import build_objective
@@ -105,7 +112,7 @@ def train(
     img_size: int | Size = 0,
     precision: str = "auto",
     device: str = "auto",
-    devices: int = 1,
+    devices: int = 0,
     seed: int = -1,
     out: str | Path = "",
     resume: bool = False,
@@ -116,7 +123,7 @@ def train(
     pictures: bool = True,
     started: float = 0.0,
     teacher: str | Path = "",
-    nodes: int = 1,
+    nodes: int = 0,
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -134,7 +141,8 @@ def train(
         img_size: Side, or (height, width), in pixels; 0 = the default of the model.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda" or "mps".
-        devices: Number of devices of each machine, each with its own process.
+        devices: Number of devices of each machine, each with its own process; 0 = as torchrun or
+            SLURM has started, or as in the run to be resumed or repeated, or 1.
         seed: Random seed; -1 = 0, or that of `config`.
         out: The run folder; empty = ``runs/NAME``, numbered, after the name of the data.
         resume: Go on with the run in `out`, perhaps for longer (`training.resume`).
@@ -145,7 +153,8 @@ def train(
         pictures: Whether to draw into the ``pictures`` of the run.
         started: The `time.monotonic` that a time limit counts from; 0 = now.
         teacher: Run folder or published model to learn from too (`run_config.DistillConfig`).
-        nodes: Number of machines, on each of which torchrun or SLURM has started processes.
+        nodes: Number of machines, on each of which torchrun or SLURM has started processes; 0 = as
+            many as these have.
 
     Raises:
         ConfigError: A name or a setting is invalid.
@@ -173,8 +182,11 @@ def arrange(given: TrainArguments) -> TrainedRun:
     if not place.launcher:
         return _arrange(given, place)
     given = replace(given, devices=place.local_world, nodes=place.nodes)
-    device = choose_device(choose_machine(None, "auto", given.device, 1).device)
-    machine = MachineConfig(device=device.type)  # type: ignore[arg-type]
+    # The processes meet before the first one has read the data and resolved the settings.
+    rows = group_settings(_texts(given.settings))["machine"]
+    machine = with_texts(choose_machine(None, "auto", given.device, 1), rows, group="machine")
+    device: Any = choose_device(machine.device).type
+    machine = replace(machine, device=device)
     with joined(place, machine), telling_losses(machine):
         check_versions()
         return _arrange(given, place)
@@ -184,13 +196,7 @@ def _arrange(given: TrainArguments, place: Place) -> TrainedRun:
     """Prepare in the first process, and train in all."""
     first = place.rank == 0 or not place.launcher
     with ExitStack() as stack:
-
-        def make() -> PreparedRun | None:
-            return _prepare(_request(given), given, stack, place) if first else None
-
-        # Others get what the first one has made, or its error.
-        prepared = agree(make)[0] if place.launcher else make()
-        assert prepared is not None, "the first process prepares"
+        prepared = from_first(lambda: _prepare(_request(given), given, stack, place))
         reporter = Reporter(None if given.quiet or not first else Console())
         fitted = _launch(prepared.run, place, partial(_work, prepared=prepared, given=given))
         if first:
@@ -203,10 +209,12 @@ def _prepare(
 ) -> PreparedRun:
     """Prepare a run, lock its folder until the stack ends, and print what was chosen."""
     stack.enter_context(locked(Path(request.out), create=not given.resume))
-    prepared = _resume(request, bool(given.out)) if given.resume else _start(request)
+    prepared = _resume(request, given) if given.resume else _start(request)
+    machine = prepared.run.config.machine
+    place = place if place.launcher else here(machine.devices)
     if place.world > 1:
-        backend = backend_of(prepared.run.config.machine.device)
-        prepared = replace(prepared, notes=(*prepared.notes, place.describe(backend)))
+        notes = (*prepared.notes, place.describe(backend_of(machine.device)))
+        prepared = replace(prepared, notes=notes)
     reporter = _tell(prepared, given.quiet)
     return replace(prepared, answers=read_answers(prepared, reporter))
 
@@ -221,9 +229,15 @@ def _request(given: TrainArguments) -> Request:
         epochs=given.epochs, max_time_s=given.max_time_s, batch_size=given.batch_size,
         img_size=(size[0], size[1]) if isinstance(size, Sequence) else (size, size),
         seed=given.seed, base=base, teacher=str(given.teacher),
-        machine=choose_machine(base, given.precision, given.device, given.devices, given.nodes),
-        settings=tuple((key, str(value)) for key, value in (given.settings or {}).items()),
+        machine=choose_machine(
+            base, given.precision, given.device, given.devices, max(given.nodes, 1)
+        ),
+        settings=_texts(given.settings),
     )  # fmt: skip
+
+
+def _texts(settings: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
+    return tuple((key, str(value)) for key, value in (settings or {}).items())
 
 
 def _tell(prepared: PreparedRun, quiet: bool) -> Reporter:
@@ -251,9 +265,9 @@ def _start(request: Request) -> PreparedRun:
     return prepared
 
 
-def _resume(request: Request, has_out: bool) -> PreparedRun:
+def _resume(request: Request, given: TrainArguments) -> PreparedRun:
     """Prepare a run that goes on, with the config that it wrote: defaults may have changed."""
-    request = resume_request(request, has_out)
+    request = resume_request(request, bool(given.out), given.devices, max(given.nodes, 1))
     prepared = prepare(request)
     run = replace(prepared.run, config=request.base or prepared.run.config)
     check_same_data(run.path, run, prepared.train, prepared.val)
