@@ -19,6 +19,7 @@ import torch.multiprocessing
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
 
 from muntin.configs import with_texts
 from muntin.data.batches import Batch
@@ -37,7 +38,13 @@ from muntin.training.progress import Reporter
 from muntin.training.request import PreparedRun, Request
 from muntin.training.run_objective import build_objective
 from muntin.training.setup import prepare
-from muntin.training.sharding import check_sharding, gradient_norm, own_part, rows_of, save_rows
+from muntin.training.sharding import (
+    check_sharding,
+    gradient_norm,
+    join_unused,
+    own_part,
+    rows_of,
+)
 from muntin.training.trainer import Trainer
 from tests.detectors import BODY, BODY_SETTINGS, head_settings
 from tests.small import MODEL, SETTINGS, train_small, write_images
@@ -102,6 +109,27 @@ def prepared(
     return replace(run, answers=read_answers(run, Reporter(None)))
 
 
+class Branches(torch.nn.Module):
+    """A layer that only the first of two processes uses, and one that both do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.first = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+
+    def forward(self, rank: int) -> Tensor:
+        loss = self.both(torch.ones(2)).sum()
+        return loss if rank else loss + 4 * self.first(torch.ones(2)).sum()
+
+
+def check_branches(fabric: Fabric) -> None:
+    """A branch that one process does not need is learnt by both, and nobody waits."""
+    step = Branches()
+    fully_shard(step)
+    join_unused(step(fabric.global_rank), step).backward()
+    weight: Any = step.first.weight.grad
+    assert weight.full_tensor().tolist() == [[2.0, 2.0]]  # the mean of 4 and 0
+
+
 class Learner:
     """A trainer of a prepared run, with this process's part of each batch."""
 
@@ -148,8 +176,7 @@ class Learner:
         return {"losses": torch.tensor(losses), "norms": torch.tensor(norms), **weights}
 
     def save(self, folder: Path) -> None:
-        together = {"save": save_rows, "first": self.fabric.is_global_zero}
-        write_checkpoint(folder, {"position": {}, **self.trainer.state()}, **together)
+        write_checkpoint(folder, {"position": {}, **self.trainer.state()}, together=True)
 
     def bytes_kept(self) -> int:
         """Bytes of parameters, averages and moments of this process."""
@@ -279,6 +306,7 @@ def test_two_processes_share_a_network(tmp_path):
     run = prepared("classify", data, {"model": "vit_tiny_patch16_224"}, settings)
 
     def begin(fabric: Fabric) -> None:
+        check_branches(fabric)
         learner = Learner(fabric, run)
         learnt = learner.learn(range(1))
         learner.save(tmp_path)

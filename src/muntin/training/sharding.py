@@ -235,7 +235,7 @@ def _orthogonalize(update: Float[Tensor, "R C"], group: Mapping[str, Any]) -> Fl
     return change.detach()
 
 
-class WholeNetwork:
+class FullNetwork:
     """A network of whole parameters, beside a sharded one, for what reads all of it.
 
     Validation, drawing and saving do, with images of each process's own; between them the
