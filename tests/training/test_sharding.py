@@ -86,7 +86,7 @@ def _work(
 
 
 def prepared(
-    task: str, data: Path, options: dict[str, Any], settings: dict[str, Any]
+    task: str, data: Path, out: Path, options: dict[str, Any], settings: dict[str, Any]
 ) -> PreparedRun:
     """A run of a tiny network."""
     precision = options.pop("precision", "fp32")
@@ -102,7 +102,7 @@ def prepared(
     chosen: dict[str, Any] = {"img_size": (16, 16), "batch_size": COUNT, "weights": "none"}
     run = prepare(
         Request(
-            task=task, data=str(data), out="nowhere", machine=machine, settings=texts,
+            task=task, data=str(data), out=str(out), machine=machine, settings=texts,
             **{**chosen, **options},
         )
     )  # fmt: skip
@@ -260,13 +260,17 @@ def trees(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classes_are_learnt_as_by_one_process(trees, tmp_path, name):
     model, settings = CLASSIFIERS[name]
-    check_learning(tmp_path, prepared("classify", trees, {"model": model}, settings))
+    check_learning(
+        tmp_path, prepared("classify", trees, tmp_path / "run", {"model": model}, settings)
+    )
 
 
 @pytest.mark.slow
 def test_half_precision_is_that_of_one_process(trees, tmp_path):
     options = {"model": "vit_tiny_patch16_224", "precision": "bf16"}
-    check_learning(tmp_path, prepared("classify", trees, options, VIT), tolerance=1e-2)
+    check_learning(
+        tmp_path, prepared("classify", trees, tmp_path / "run", options, VIT), tolerance=1e-2
+    )
 
 
 @pytest.mark.slow
@@ -279,7 +283,7 @@ def test_dense_tasks_are_learnt_as_by_one_process(tmp_path, task):
     if task == "detect":
         options["head"] = "fcos_small"
         settings = {**BODY_SETTINGS, **head_settings("fcos_small")}
-    check_learning(tmp_path, prepared(task, data, options, settings))
+    check_learning(tmp_path, prepared(task, data, tmp_path / "run", options, settings))
 
 
 @pytest.mark.slow
@@ -287,7 +291,7 @@ def test_dense_tasks_are_learnt_as_by_one_process(tmp_path, task):
 def test_pretraining_is_that_of_one_process(trees, tmp_path, objective):
     options = {"model": "vit_tiny_patch16_224", "head": objective}
     settings = {**VIT, **(DECODER if objective == "mae" else {})}
-    check_learning(tmp_path, prepared("pretrain", trees, options, settings))
+    check_learning(tmp_path, prepared("pretrain", trees, tmp_path / "run", options, settings))
 
 
 @pytest.mark.slow
@@ -296,14 +300,14 @@ def test_a_teacher_teaches_as_it_does_one_process(trees, tmp_path, kind):
     teacher = train_small(trees, tmp_path / "teacher", epochs=1).path
     options = {"model": MODEL, "teacher": str(teacher)}
     settings = {**SETTINGS, "distill.kind": kind}
-    check_learning(tmp_path, prepared("classify", trees, options, settings))
+    check_learning(tmp_path, prepared("classify", trees, tmp_path / "run", options, settings))
 
 
 def test_two_processes_share_a_network(tmp_path):
     """Adamw and muon, the norm of the gradient, half of the memory, and a checkpoint of one."""
     data = write_images(tmp_path / "trees", each=8, classes=("ash", "birch"))
     settings = {**VIT, "model.depth": 1, "train.optimizer": "muon"}
-    run = prepared("classify", data, {"model": "vit_tiny_patch16_224"}, settings)
+    run = prepared("classify", data, tmp_path / "run", {"model": "vit_tiny_patch16_224"}, settings)
 
     def begin(fabric: Fabric) -> None:
         check_branches(fabric)

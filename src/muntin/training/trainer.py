@@ -121,8 +121,9 @@ class Trainer:
             checkpoint_blocks(network.backbone, count)
         if config.residual == "half":
             narrow_residual(network.backbone)
-        self._full = FullNetwork(network) if self.sharded else None
+        self._full = FullNetwork(network.to(fabric.device)) if self.sharded else None
         self._averaged, self._left_half = None, False
+        self._optimizers: list[Any]
         self._setup(TrainingStep(network, objective), compiled=compiled)
         if config.ema_decay:
             # Outside the module that DDP wraps: averages have no gradients to synchronise.
@@ -136,7 +137,9 @@ class Trainer:
         """Build the optimizers, and distribute the step over the devices."""
         fabric, network = self.fabric, self.network
         if self.sharded:
+            # Not by Fabric, whose strategy for it starts processes in another way.
             shard_step(step.to(fabric.device))
+        # Now: shards have other parameters than the whole network had.
         optimizers = build_optimizers(
             network, self.config, self.objective.auxiliary, sharded=self.sharded
         )
