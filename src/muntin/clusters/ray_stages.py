@@ -50,14 +50,6 @@ class _Place(NamedTuple):
     threads: int
 
 
-class _Packed(NamedTuple):
-    """A stage whose `make` is pickled: what feeds the stages does not import what they need."""
-
-    make: bytes
-    network: bool
-    device: str
-
-
 class _Parcel(NamedTuple):
     """What goes from stage to stage: a value, or an error; and warnings of all stages so far."""
 
@@ -88,11 +80,12 @@ def run_stages(
     import torch
 
     with connected(on, paths=paths, cpus=len(stages)) as ray:
-        packed = [_Packed(ray.cloudpickle.dumps(one.make), *one[1:]) for one in stages]
+        # Pickled: what feeds the stages does not import what they need.
+        packed = [(ray.cloudpickle.dumps(one.make), *one[1:]) for one in stages]
         driver = ray.remote(_Driver).options(num_cpus=0).remote()
         try:
             place = _Place(os.getcwd(), torch.get_num_threads())
-            driver.start.remote(place, ray.put([*items]), packed)
+            ray.get(driver.start.remote(place, ray.put([*items]), packed))
             yield from _receive(ray, driver, len(items))
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
@@ -126,7 +119,7 @@ def _receive(ray: Any, driver: Any, total: int) -> Iterator[Any]:  # noqa: ANN40
 class _Driver:
     """Feeds the stages on the cluster: Ray Data does not work through its client."""
 
-    def start(self, place: _Place, items: list[Any], stages: list[_Packed]) -> None:
+    def start(self, place: _Place, items: list[Any], stages: list[tuple[Any, ...]]) -> None:
         import ray
         from ray import cloudpickle
 
@@ -140,11 +133,11 @@ class _Driver:
         ]
         # A block an item: results come as soon as they are there, and little is done twice.
         data = ray.data.from_items(packed, override_num_blocks=min(len(packed), 10_000))
-        for stage in stages:
-            options = _share_out(stage, len(stages), ray)
+        for make, network, device in stages:
+            options = _share_out(ray, len(stages), device if network else "")
             # Threads of two stages take turns: preparing needs its core for a part of the time.
-            threads = min(place.threads, options["num_cpus"] + 1) if stage.network else 1
-            given = (place.folder, stage.make, threads)
+            threads = min(place.threads, options["num_cpus"] + 1) if network else 1
+            given = (place.folder, make, threads)
             data = data.map(_Worker, fn_constructor_args=given, **options)
         self._rows = iter(data.iter_rows())
 
@@ -153,15 +146,15 @@ class _Driver:
         return None if row is None else (row["place"], row["parcel"])
 
 
-def _share_out(stage: _Packed, num_stages: int, ray: Any) -> dict[str, Any]:  # noqa: ANN401
-    """What a process of a stage takes of a node, and how many there may be."""
+def _share_out(ray: Any, num_stages: int, device: str) -> dict[str, Any]:  # noqa: ANN401
+    """What a process takes of a node, and how many there may be; no device: it runs no network."""
     total = ray.cluster_resources()
     cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
     options: dict[str, Any] = {"num_cpus": 1, "max_task_retries": RETRIES}
     most = max(1, cpus - num_stages + 1)
-    if stage.network and gpus and stage.device in ("auto", "cuda"):
+    if gpus and device in ("auto", "cuda"):
         options["num_gpus"], most = 1, gpus
-    elif stage.network:
+    elif device:
         nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
         least = int(min((one for one in nodes if one), default=1))
         options["num_cpus"] = min(max(1, least // 2), _MOST_THREADS)

@@ -15,7 +15,7 @@ from muntin.clusters.ray_cluster import check_address
 from muntin.clusters.ray_stages import Lost, Stage, run_stages
 from muntin.data.batches import evaluation_batch
 from muntin.errors import ConfigError, MuntinWarning, plural
-from muntin.prediction.batch import ImageLike, PreparedBatch, RawBatch, expand_places
+from muntin.prediction.batch import ImageLike, PreparedBatch, expand_places
 from muntin.prediction.predictor import Predictor, check_options
 from muntin.prediction.video import VIDEO_SUFFIXES
 from muntin.results import DEFAULT_SCORE_THRESHOLD
@@ -112,22 +112,12 @@ class ClusterPredictor(Predictor):
         facts = (self.task, self.classes, self.preprocessing)
         return partial(Predictor, nn.Identity(), *facts, device="cpu", batch_size=self.batch_size)
 
-    def prepare(self, *images: Any, **options: Any) -> PreparedBatch:
-        """Refuse: it happens on the cluster, in `stream`."""
-        raise _no_parts()
+    def _refuse(self, *images: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Refuse: what these do happens on the cluster, in `stream`."""
+        message = "a predictor of a cluster has no parts here. Call it, or leave on (--on) out."
+        raise ConfigError(message)
 
-    def run(self, batch: PreparedBatch) -> RawBatch:
-        """Refuse: it happens on the cluster, in `stream`."""
-        raise _no_parts()
-
-    def decode(self, raw: RawBatch) -> list[Any]:
-        """Refuse: it happens on the cluster, in `stream`."""
-        raise _no_parts()
-
-
-def _no_parts() -> ConfigError:
-    message = "the parts of a prediction are here only without a cluster. Leave on out, or stream."
-    return ConfigError(message)
+    prepare = run = decode = _refuse
 
 
 class _Preparation:

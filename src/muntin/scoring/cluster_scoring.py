@@ -37,11 +37,6 @@ class _Read(NamedTuple):
     unreadable: Mapping[int, str]
 
 
-class _Answered(NamedTuple):
-    outputs: Outputs
-    unreadable: Mapping[int, str]
-
-
 def score_on(
     on: str,
     run: Run,
@@ -78,8 +73,8 @@ def score_on(
                 f"without --on."
             )
             raise ClusterError(message)
-        parts.append(found.outputs)
-        store.unreadable |= found.unreadable
+        parts.append(found[0])
+        store.unreadable |= found[1]
     store.refuse_unreadable()
     store.warn()
     scored = compute_figures([join_outputs(parts)], run.task, run.classes, listing)
@@ -119,8 +114,8 @@ class _Answers:
         self._predictor, self._listing, self._tta = load(run, device=device), listing, tta
         self._truth = run.task.ground_truth(listing, run.classes)
 
-    def __call__(self, read: _Read) -> _Answered:
+    def __call__(self, read: _Read) -> tuple[Outputs, Mapping[int, str]]:
         outputs = run_beside_truth(
             self._predictor, [read.batch], self._listing, self._truth, tta=self._tta
         )
-        return _Answered(outputs, read.unreadable)
+        return outputs, read.unreadable
