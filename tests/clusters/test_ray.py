@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from muntin.clusters.ray_cluster import check_address, connected
-from muntin.clusters.ray_stages import Lost, Stage, run_stages
+from muntin.clusters.ray_stages import Failed, Stage, run_stages
 from muntin.errors import ClusterError, ConfigError, MissingExtra, MuntinWarning
 from muntin.prediction.from_run import load
 from muntin.runs import read_journal
@@ -149,7 +149,7 @@ def test_a_killed_process_loses_nothing(cluster, run, images):
 def test_what_kills_each_of_its_processes_is_left_out(cluster):
     cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     found = [*run_stages("ray", range(6), [Stage(lambda: die_of_three)])]
-    assert found == [0, 1, 4, Lost(3), 16, 25]
+    assert found == [0, 1, 4, Failed(3), 16, 25]
 
 
 @pytest.mark.slow
@@ -176,17 +176,15 @@ def test_a_path_that_nodes_do_not_see(cluster, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kill", [False, True])
-def test_same_losses(cluster, images, tmp_path, kill):
-    data, options = images, {"epochs": 3, "device": "cpu", "devices": 2}
+def test_same_losses_though_a_process_is_killed(cluster, images, tmp_path):
+    data, options = images, {"epochs": 40, "device": "cpu", "devices": 2}
     settings = {"data.strict": False}
     warnings.simplefilter("ignore", MuntinWarning)
     plain = train_small(data, tmp_path / "plain", settings=settings, **options)
     killer = threading.Thread(target=kill_in_training, args=(tmp_path / "there",), daemon=True)
-    if kill:
-        killer.start()
+    killer.start()
     there = train_small(data, tmp_path / "there", settings=settings, on="ray", **options)
-    assert bool(KILLED) == kill
+    assert KILLED == [1]
     for name in ("train_loss", "val_loss"):
         expected, found = ([line[name] for line in read_journal(r.path)] for r in (plain, there))
         assert found == pytest.approx(expected, abs=1e-4)
@@ -200,12 +198,12 @@ def die_of_three(number: int) -> int:
     return number**2
 
 
-def kill_workers(name: str) -> int:
+def kill_workers(name: str, most: int = 99) -> int:
     """Kill the processes of Ray of that name that this one's cluster has started."""
     killed = 0
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if process.cmdline()[:1] and name in process.cmdline()[0]:
+            if killed < most and process.cmdline()[:1] and name in process.cmdline()[0]:
                 process.kill()
                 killed += 1
     return killed
@@ -213,8 +211,8 @@ def kill_workers(name: str) -> int:
 
 def kill_in_training(folder: Path) -> None:
     """Kill one process of a training when its first epoch is done."""
-    for _ in range(MINUTES * 10):
+    for _ in range(600 * 20):
         if (folder / "journal.jsonl").exists() and (folder / "last.ckpt").exists():
-            KILLED.append(kill_workers("RayTrainWorker"))
+            KILLED.append(kill_workers("RayTrainWorker", most=1))
             return
-        time.sleep(0.1)
+        time.sleep(0.05)

@@ -37,7 +37,7 @@ class Stage(NamedTuple):
     device: str = "auto"
 
 
-class Lost(NamedTuple):
+class Failed(NamedTuple):
     """In place of the result of an item each of whose processes died."""
 
     place: int
@@ -50,7 +50,7 @@ class _Place(NamedTuple):
     threads: int
 
 
-class _Parcel(NamedTuple):
+class _Message(NamedTuple):
     """What goes from stage to stage: a value, or an error; and warnings of all stages so far."""
 
     value: Any
@@ -61,7 +61,7 @@ class _Parcel(NamedTuple):
 def run_stages(
     on: str, items: Sequence[Any], stages: Sequence[Stage], *, paths: Sequence[str] = ()
 ) -> Iterator[Any]:
-    """Give what the stages make of each item, in order; `Lost` where processes died of it.
+    """Give what the stages make of each item, in order; `Failed` where processes died of it.
 
     Warnings of muntin, and the first error, are those that the stages would raise here.
 
@@ -105,15 +105,15 @@ def _receive(ray: Any, driver: Any, total: int) -> Iterator[Any]:  # noqa: ANN40
     place = 0
     while (row := ray.get(asked.popleft())) is not None:
         asked.append(driver.take.remote())
-        yield from map(Lost, range(place, row[0]))
+        yield from map(Failed, range(place, row[0]))
         place = row[0] + 1
-        parcel: _Parcel = cloudpickle.loads(row[1])
-        for note in parcel.notes:
+        message: _Message = cloudpickle.loads(row[1])
+        for note in message.notes:
             warnings.warn(note, MuntinWarning, stacklevel=2)
-        if parcel.error is not None:
-            raise parcel.error
-        yield parcel.value
-    yield from map(Lost, range(place, total))
+        if message.error is not None:
+            raise message.error
+        yield message.value
+    yield from map(Failed, range(place, total))
 
 
 class _Driver:
@@ -128,7 +128,7 @@ class _Driver:
         context.enable_progress_bars = False
         context.max_errored_blocks = MOST_LOST
         packed = [
-            {"place": place, "parcel": cloudpickle.dumps(_Parcel(item))}
+            {"place": place, "message": cloudpickle.dumps(_Message(item))}
             for place, item in enumerate(items)
         ]
         # A block an item: results come as soon as they are there, and little is done twice.
@@ -143,7 +143,7 @@ class _Driver:
 
     def take(self) -> tuple[int, bytes] | None:
         row = next(self._rows, None)
-        return None if row is None else (row["place"], row["parcel"])
+        return None if row is None else (row["place"], row["message"])
 
 
 def _share_out(ray: Any, num_stages: int, device: str) -> dict[str, Any]:  # noqa: ANN401
@@ -172,10 +172,10 @@ class _Worker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from ray import cloudpickle
 
-        parcel: _Parcel = cloudpickle.loads(row["parcel"])
-        if parcel.error is None:
-            parcel = self._try(parcel)
-        return {"place": row["place"], "parcel": cloudpickle.dumps(parcel)}
+        message: _Message = cloudpickle.loads(row["message"])
+        if message.error is None:
+            message = self._try(message)
+        return {"place": row["place"], "message": cloudpickle.dumps(message)}
 
     def _begin(self) -> Callable[[Any], Any]:
         import torch
@@ -186,7 +186,7 @@ class _Worker:
         made: Callable[[Any], Any] = cloudpickle.loads(self._make)()
         return made
 
-    def _try(self, parcel: _Parcel) -> _Parcel:
+    def _try(self, message: _Message) -> _Message:
         value: Any = None
         failed: Exception | None = None
         with warnings.catch_warnings(record=True) as caught:
@@ -194,11 +194,11 @@ class _Worker:
             try:
                 if self._work is None:
                     self._work = self._begin()
-                value = self._work(parcel.value)
+                value = self._work(message.value)
             except MuntinError as error:
                 failed = error
             except Exception:
                 # Not raised: Ray would take the item for one whose process died.
                 failed = RuntimeError(f"in a process of the cluster:\n{traceback.format_exc()}")
         notes = (str(one.message) for one in caught if issubclass(one.category, MuntinWarning))
-        return _Parcel(value, (*parcel.notes, *notes), failed)
+        return _Message(value, (*message.notes, *notes), failed)

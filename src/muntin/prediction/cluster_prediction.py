@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from muntin.clusters.ray_cluster import check_address
-from muntin.clusters.ray_stages import Lost, Stage, run_stages
+from muntin.clusters.ray_stages import Failed, Stage, run_stages
 from muntin.data.batches import evaluation_batch
 from muntin.errors import ConfigError, MuntinWarning, plural
 from muntin.prediction.batch import ImageLike, PreparedBatch, expand_places
@@ -91,12 +91,12 @@ class ClusterPredictor(Predictor):
         )
         stages = [network]
         if not self._detector:
-            stages.insert(0, Stage(partial(_Preparation, self._reader(passes), passes)))
+            stages.insert(0, Stage(partial(_Prepare, self._reader(passes), passes)))
         seen = [str(self._run.path), *paths[:1], *([self._detector] if self._detector else ())]
         needed = [path for path in seen if Path(path).exists()]
         found = run_stages(self.on, groups, stages, paths=needed)
         for group, results in zip(groups, found, strict=True):
-            if isinstance(results, Lost):
+            if isinstance(results, Failed):
                 text = (
                     f"skipped: {plural(len(group), 'image')} from {group[0]} on: each process that "
                     f"had them died. Predict them without --on"
@@ -120,7 +120,7 @@ class ClusterPredictor(Predictor):
     prepare = run = decode = _refuse
 
 
-class _Preparation:
+class _Prepare:
     """The stage that reads files: paths to a prepared batch."""
 
     def __init__(self, make: Callable[[], Predictor], passes: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from muntin.clusters.ray_stages import Lost, Stage, run_stages
+from muntin.clusters.ray_stages import Failed, Stage, run_stages
 from muntin.data.batches import Batch
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
@@ -65,7 +65,7 @@ def score_on(
     paths = [one for one in (str(run.path), listing.source) if os.path.exists(one)]
     parts: list[Outputs] = []
     for start, found in zip(starts, run_stages(on, starts, stages, paths=paths), strict=True):
-        if isinstance(found, Lost):
+        if isinstance(found, Failed):
             first = listing.entries[start].path
             message = (
                 f"every {listing.unit[:-1]} must be scored, but each process that had the "
