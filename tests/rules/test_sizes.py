@@ -22,9 +22,12 @@ LONGER_FILES = {
 LONGER_FUNCTIONS = {
     "a verb of the library: an argument a line, each of them explained": {
         "commands/predict.py predict",
+        "commands/train.py train",
         "explaining/explanation.py explain",
         "exporting/run_export.py export",
         "planning/estimate.py plan",
+        "prediction/from_run.py load",
+        "scoring/evaluation.py evaluate",
         "training/pretraining_session.py pretrain",
         "training/session.py train",
         "weights/weight_loading.py load_weights",

@@ -19,7 +19,7 @@ from typing import Any
 
 from muntin._version import __version__
 from muntin.devices import granted_cores
-from muntin.errors import ClusterError, ConfigError, first_line, missing_extra
+from muntin.errors import ClusterError, ConfigError, MuntinWarning, first_line, missing_extra
 
 CONNECT_S = 10.0
 """Longest wait in seconds for a connection."""
@@ -78,6 +78,9 @@ def connected(on: str, *, paths: Sequence[str] = (), cpus: int = 1) -> Iterator[
                 f"--on out."
             )
             raise ClusterError(message)
+        if (free := ray.available_resources().get("CPU", 0)) < cpus:
+            text = f"the cluster is busy, {free:g} of {have} CPUs are free: this waits for {cpus}"
+            warnings.warn(text, MuntinWarning, stacklevel=3)
         _check_nodes(ray, paths)
         yield ray
 

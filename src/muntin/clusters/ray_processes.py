@@ -41,7 +41,7 @@ class Processes(NamedTuple):
     paths: tuple[str, ...] = ()
 
 
-class _Outcome(NamedTuple):
+class _Result(NamedTuple):
     value: Any = None
     error: Exception | None = None
 
@@ -65,7 +65,7 @@ def run_processes(on: str, processes: Processes) -> Any:  # noqa: ANN401 (what t
 
 
 def _run(ray: Any, processes: Processes, common: str) -> Any:  # noqa: ANN401
-    heard = ray.remote(_Heard).options(num_cpus=0).remote()
+    heard = ray.remote(_Log).options(num_cpus=0).remote()
     driver = ray.remote(_Driver).options(num_cpus=0).remote()
     work = ray.cloudpickle.dumps(processes.work)
     started = ray.cloudpickle.dumps((os.getcwd(), shutil.get_terminal_size().columns, common))
@@ -78,7 +78,7 @@ def _run(ray: Any, processes: Processes, common: str) -> Any:  # noqa: ANN401
             for stream, text in ray.get(heard.take.remote()):
                 getattr(sys, stream).write(text)
                 getattr(sys, stream).flush()
-        outcome: _Outcome | None = ray.get(heard.result.remote())
+        outcome: _Result | None = ray.get(heard.result.remote())
         if outcome is None:
             ray.get(ended)
     except ray.exceptions.RayError as error:
@@ -118,12 +118,12 @@ def _choose_scaling(ray: Any, processes: Processes) -> dict[str, Any]:  # noqa: 
     }
 
 
-class _Heard:
+class _Log:
     """What processes have printed and returned, until the command asks."""
 
     def __init__(self) -> None:
         self._texts: list[tuple[str, str]] = []
-        self._outcome: _Outcome | None = None
+        self._outcome: _Result | None = None
 
     def put(self, stream: str, text: str) -> None:
         self._texts.append((stream, text))
@@ -132,11 +132,11 @@ class _Heard:
         texts, self._texts = self._texts, []
         return texts
 
-    def end(self, outcome: _Outcome) -> None:
+    def end(self, outcome: _Result) -> None:
         if self._outcome is None or (self._outcome.error is None and outcome.error is not None):
             self._outcome = outcome
 
-    def result(self) -> _Outcome | None:
+    def result(self) -> _Result | None:
         return self._outcome
 
 
@@ -202,14 +202,14 @@ def _take_part(
             barrier()
             mark.touch()
             value = made(begun)
-            outcome = _Outcome(value) if first else None
+            outcome = _Result(value) if first else None
         except lost:
             raise  # Ray starts all again
         except MuntinError as error:
-            outcome = _Outcome(error=error)
+            outcome = _Result(error=error)
         except Exception:
             text = f"in a process of the cluster:\n{traceback.format_exc()}"
-            outcome = _Outcome(error=RuntimeError(text))
+            outcome = _Result(error=RuntimeError(text))
     if outcome is not None:
         ray.get(heard.end.remote(outcome))
 

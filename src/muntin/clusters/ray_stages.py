@@ -37,7 +37,7 @@ class Stage(NamedTuple):
     device: str = "auto"
 
 
-class Lost(NamedTuple):
+class Failed(NamedTuple):
     """In place of the result of an item each of whose processes died."""
 
     place: int
@@ -50,15 +50,7 @@ class _Place(NamedTuple):
     threads: int
 
 
-class _Packed(NamedTuple):
-    """A stage whose `make` is pickled: what feeds the stages does not import what they need."""
-
-    make: bytes
-    network: bool
-    device: str
-
-
-class _Parcel(NamedTuple):
+class _Message(NamedTuple):
     """What goes from stage to stage: a value, or an error; and warnings of all stages so far."""
 
     value: Any
@@ -69,7 +61,7 @@ class _Parcel(NamedTuple):
 def run_stages(
     on: str, items: Sequence[Any], stages: Sequence[Stage], *, paths: Sequence[str] = ()
 ) -> Iterator[Any]:
-    """Give what the stages make of each item, in order; `Lost` where processes died of it.
+    """Give what the stages make of each item, in order; `Failed` where processes died of it.
 
     Warnings of muntin, and the first error, are those that the stages would raise here.
 
@@ -88,11 +80,12 @@ def run_stages(
     import torch
 
     with connected(on, paths=paths, cpus=len(stages)) as ray:
-        packed = [_Packed(ray.cloudpickle.dumps(one.make), *one[1:]) for one in stages]
+        # Pickled: what feeds the stages does not import what they need.
+        packed = [(ray.cloudpickle.dumps(one.make), *one[1:]) for one in stages]
         driver = ray.remote(_Driver).options(num_cpus=0).remote()
         try:
             place = _Place(os.getcwd(), torch.get_num_threads())
-            driver.start.remote(place, ray.put([*items]), packed)
+            ray.get(driver.start.remote(place, ray.put([*items]), packed))
             yield from _receive(ray, driver, len(items))
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
@@ -112,21 +105,21 @@ def _receive(ray: Any, driver: Any, total: int) -> Iterator[Any]:  # noqa: ANN40
     place = 0
     while (row := ray.get(asked.popleft())) is not None:
         asked.append(driver.take.remote())
-        yield from map(Lost, range(place, row[0]))
+        yield from map(Failed, range(place, row[0]))
         place = row[0] + 1
-        parcel: _Parcel = cloudpickle.loads(row[1])
-        for note in parcel.notes:
+        message: _Message = cloudpickle.loads(row[1])
+        for note in message.notes:
             warnings.warn(note, MuntinWarning, stacklevel=2)
-        if parcel.error is not None:
-            raise parcel.error
-        yield parcel.value
-    yield from map(Lost, range(place, total))
+        if message.error is not None:
+            raise message.error
+        yield message.value
+    yield from map(Failed, range(place, total))
 
 
 class _Driver:
     """Feeds the stages on the cluster: Ray Data does not work through its client."""
 
-    def start(self, place: _Place, items: list[Any], stages: list[_Packed]) -> None:
+    def start(self, place: _Place, items: list[Any], stages: list[tuple[Any, ...]]) -> None:
         import ray
         from ray import cloudpickle
 
@@ -135,33 +128,33 @@ class _Driver:
         context.enable_progress_bars = False
         context.max_errored_blocks = MOST_LOST
         packed = [
-            {"place": place, "parcel": cloudpickle.dumps(_Parcel(item))}
+            {"place": place, "message": cloudpickle.dumps(_Message(item))}
             for place, item in enumerate(items)
         ]
         # A block an item: results come as soon as they are there, and little is done twice.
         data = ray.data.from_items(packed, override_num_blocks=min(len(packed), 10_000))
-        for stage in stages:
-            options = _share_out(stage, len(stages), ray)
+        for make, network, device in stages:
+            options = _share_out(ray, len(stages), device if network else "")
             # Threads of two stages take turns: preparing needs its core for a part of the time.
-            threads = min(place.threads, options["num_cpus"] + 1) if stage.network else 1
-            given = (place.folder, stage.make, threads)
+            threads = min(place.threads, options["num_cpus"] + 1) if network else 1
+            given = (place.folder, make, threads)
             data = data.map(_Worker, fn_constructor_args=given, **options)
         self._rows = iter(data.iter_rows())
 
     def take(self) -> tuple[int, bytes] | None:
         row = next(self._rows, None)
-        return None if row is None else (row["place"], row["parcel"])
+        return None if row is None else (row["place"], row["message"])
 
 
-def _share_out(stage: _Packed, num_stages: int, ray: Any) -> dict[str, Any]:  # noqa: ANN401
-    """What a process of a stage takes of a node, and how many there may be."""
+def _share_out(ray: Any, num_stages: int, device: str) -> dict[str, Any]:  # noqa: ANN401
+    """What a process takes of a node, and how many there may be; no device: it runs no network."""
     total = ray.cluster_resources()
     cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
     options: dict[str, Any] = {"num_cpus": 1, "max_task_retries": RETRIES}
     most = max(1, cpus - num_stages + 1)
-    if stage.network and gpus and stage.device in ("auto", "cuda"):
+    if gpus and device in ("auto", "cuda"):
         options["num_gpus"], most = 1, gpus
-    elif stage.network:
+    elif device:
         nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
         least = int(min((one for one in nodes if one), default=1))
         options["num_cpus"] = min(max(1, least // 2), _MOST_THREADS)
@@ -179,10 +172,10 @@ class _Worker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from ray import cloudpickle
 
-        parcel: _Parcel = cloudpickle.loads(row["parcel"])
-        if parcel.error is None:
-            parcel = self._try(parcel)
-        return {"place": row["place"], "parcel": cloudpickle.dumps(parcel)}
+        message: _Message = cloudpickle.loads(row["message"])
+        if message.error is None:
+            message = self._try(message)
+        return {"place": row["place"], "message": cloudpickle.dumps(message)}
 
     def _begin(self) -> Callable[[Any], Any]:
         import torch
@@ -193,7 +186,7 @@ class _Worker:
         made: Callable[[Any], Any] = cloudpickle.loads(self._make)()
         return made
 
-    def _try(self, parcel: _Parcel) -> _Parcel:
+    def _try(self, message: _Message) -> _Message:
         value: Any = None
         failed: Exception | None = None
         with warnings.catch_warnings(record=True) as caught:
@@ -201,11 +194,11 @@ class _Worker:
             try:
                 if self._work is None:
                     self._work = self._begin()
-                value = self._work(parcel.value)
+                value = self._work(message.value)
             except MuntinError as error:
                 failed = error
             except Exception:
                 # Not raised: Ray would take the item for one whose process died.
                 failed = RuntimeError(f"in a process of the cluster:\n{traceback.format_exc()}")
         notes = (str(one.message) for one in caught if issubclass(one.category, MuntinWarning))
-        return _Parcel(value, (*parcel.notes, *notes), failed)
+        return _Message(value, (*message.notes, *notes), failed)

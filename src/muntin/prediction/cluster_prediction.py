@@ -12,10 +12,10 @@ from typing import Any, Literal
 from torch import nn
 
 from muntin.clusters.ray_cluster import check_address
-from muntin.clusters.ray_stages import Lost, Stage, run_stages
+from muntin.clusters.ray_stages import Failed, Stage, run_stages
 from muntin.data.batches import evaluation_batch
 from muntin.errors import ConfigError, MuntinWarning, plural
-from muntin.prediction.batch import ImageLike, PreparedBatch, RawBatch, expand_places
+from muntin.prediction.batch import ImageLike, PreparedBatch, expand_places
 from muntin.prediction.predictor import Predictor, check_options
 from muntin.prediction.video import VIDEO_SUFFIXES
 from muntin.results import DEFAULT_SCORE_THRESHOLD
@@ -91,12 +91,12 @@ class ClusterPredictor(Predictor):
         )
         stages = [network]
         if not self._detector:
-            stages.insert(0, Stage(partial(_Preparation, self._reader(passes), passes)))
+            stages.insert(0, Stage(partial(_Prepare, self._reader(passes), passes)))
         seen = [str(self._run.path), *paths[:1], *([self._detector] if self._detector else ())]
         needed = [path for path in seen if Path(path).exists()]
         found = run_stages(self.on, groups, stages, paths=needed)
         for group, results in zip(groups, found, strict=True):
-            if isinstance(results, Lost):
+            if isinstance(results, Failed):
                 text = (
                     f"skipped: {plural(len(group), 'image')} from {group[0]} on: each process that "
                     f"had them died. Predict them without --on"
@@ -112,25 +112,15 @@ class ClusterPredictor(Predictor):
         facts = (self.task, self.classes, self.preprocessing)
         return partial(Predictor, nn.Identity(), *facts, device="cpu", batch_size=self.batch_size)
 
-    def prepare(self, *images: Any, **options: Any) -> PreparedBatch:
-        """Refuse: it happens on the cluster, in `stream`."""
-        raise _no_parts()
+    def _refuse(self, *images: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Refuse: what these do happens on the cluster, in `stream`."""
+        message = "a predictor of a cluster has no parts here. Call it, or leave on (--on) out."
+        raise ConfigError(message)
 
-    def run(self, batch: PreparedBatch) -> RawBatch:
-        """Refuse: it happens on the cluster, in `stream`."""
-        raise _no_parts()
-
-    def decode(self, raw: RawBatch) -> list[Any]:
-        """Refuse: it happens on the cluster, in `stream`."""
-        raise _no_parts()
+    prepare = run = decode = _refuse
 
 
-def _no_parts() -> ConfigError:
-    message = "the parts of a prediction are here only without a cluster. Leave on out, or stream."
-    return ConfigError(message)
-
-
-class _Preparation:
+class _Prepare:
     """The stage that reads files: paths to a prepared batch."""
 
     def __init__(self, make: Callable[[], Predictor], passes: dict[str, Any]) -> None:

@@ -18,7 +18,6 @@ from muntin.engines.graphs import Precision
 from muntin.errors import ConfigError
 from muntin.heads.network import Network
 from muntin.inference.batch_invariance import make_batch_invariant
-from muntin.prediction.cluster_prediction import ClusterPredictor
 from muntin.prediction.predictor import Predictor
 from muntin.prediction.top_down import BoxDetector, refuse_detector
 from muntin.results import DEFAULT_SCORE_THRESHOLD
@@ -87,6 +86,9 @@ def load(
 
     run = open_run(run)
     if on:
+        # Here, as few need it.
+        from muntin.prediction.cluster_prediction import ClusterPredictor
+
         if engine == "auto":
             message = "engine auto measures this machine, not those of a cluster. Name an engine."
             raise ConfigError(message)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from muntin.clusters.ray_stages import Lost, Stage, run_stages
+from muntin.clusters.ray_stages import Failed, Stage, run_stages
 from muntin.data.batches import Batch
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
@@ -34,11 +34,6 @@ class _Read(NamedTuple):
     """A batch that was read, and why images of it could not be, by index."""
 
     batch: Batch
-    unreadable: Mapping[int, str]
-
-
-class _Answered(NamedTuple):
-    outputs: Outputs
     unreadable: Mapping[int, str]
 
 
@@ -70,7 +65,7 @@ def score_on(
     paths = [one for one in (str(run.path), listing.source) if os.path.exists(one)]
     parts: list[Outputs] = []
     for start, found in zip(starts, run_stages(on, starts, stages, paths=paths), strict=True):
-        if isinstance(found, Lost):
+        if isinstance(found, Failed):
             first = listing.entries[start].path
             message = (
                 f"every {listing.unit[:-1]} must be scored, but each process that had the "
@@ -78,8 +73,8 @@ def score_on(
                 f"without --on."
             )
             raise ClusterError(message)
-        parts.append(found.outputs)
-        store.unreadable |= found.unreadable
+        parts.append(found[0])
+        store.unreadable |= found[1]
     store.refuse_unreadable()
     store.warn()
     scored = compute_figures([join_outputs(parts)], run.task, run.classes, listing)
@@ -119,8 +114,8 @@ class _Answers:
         self._predictor, self._listing, self._tta = load(run, device=device), listing, tta
         self._truth = run.task.ground_truth(listing, run.classes)
 
-    def __call__(self, read: _Read) -> _Answered:
+    def __call__(self, read: _Read) -> tuple[Outputs, Mapping[int, str]]:
         outputs = run_beside_truth(
             self._predictor, [read.batch], self._listing, self._truth, tta=self._tta
         )
-        return _Answered(outputs, read.unreadable)
+        return outputs, read.unreadable

@@ -35,6 +35,7 @@ def arrange_on(given: TrainArguments, out: Path, arrange: Arrange) -> Any:  # no
     """
     check_address(given.on)
     settled = replace(given, on="", out=out, started=0.0, devices=1, nodes=1)
+    # Ray joins the processes, before they know the settings of the run.
     timeout = (given.settings or {}).get("machine.timeout_s", MachineConfig().timeout_s)
     places = (str(place) for place in (given.data, given.val, given.teacher) if place)
     processes = Processes(
@@ -58,6 +59,7 @@ def _arrange_there(begun: bool, given: TrainArguments, arrange: Arrange) -> Any:
     """Arrange in a process that knows the others; one that is started again goes on."""
     if collectives.world_size() > 1:
         collectives.open_group()
+    # Without a checkpoint it begins again: nothing was done that could be kept.
     if begun and (Path(given.out) / FOLDER).exists():
         given = replace(given, resume=True)
     return arrange(given)
