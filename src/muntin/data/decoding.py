@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from muntin.data.archives import read_packed
 from muntin.data.deep_images import has_deep_mode, is_deep, read_deep, read_tiff
 from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import OWN, UNSET, ValueRange, apply_range, apply_type_rule
@@ -180,7 +181,8 @@ def open_image(
     """
     if isinstance(image, str | Path):
         try:
-            data = read_regular(image)
+            packed = read_packed(image)
+            data = read_regular(image) if packed is None else packed
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             message = (
