@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError, WeightError, missing_extra, shorten, unknown_name
 from muntin.untrusted import check_budget, parse_json, reading
 
+_NAME = "transformers"
 TRANSFORMERS = "hf:"
 """Prefix of names of models of the transformers library."""
 
@@ -149,12 +151,27 @@ def _model_class(name: str) -> Any:  # noqa: ANN401 (of the library)
             f"version {library.__version__}. Update it: pip install -U transformers"
         )
         raise ConfigError(message)
-    return getattr(library, row.model_class)
+    kind = getattr(library, row.model_class)
+    # Tracing makes `len` of a tensor a constant, and with it the size of a batch.
+    names = vars(sys.modules[kind.__module__])
+    names["len"] = _length
+    if "torch_compilable_check" in names:  # of sizes, which a graph has one of
+        names["torch_compilable_check"] = _check
+    return kind
+
+
+def _check(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 (the library's)
+    if not torch.compiler.is_exporting():
+        _library().utils.torch_compilable_check(*arguments, **options)
+
+
+def _length(values: Any) -> int:  # noqa: ANN401 (anything that has a length)
+    return values.shape[0] if isinstance(values, Tensor) else len(values)
 
 
 def _library() -> Any:  # noqa: ANN401 (a module)
-    if importlib.util.find_spec("transformers") is None:
-        raise missing_extra("transformers", "hf", f"A model named {TRANSFORMERS}...")
+    if importlib.util.find_spec(_NAME) is None:
+        raise missing_extra(_NAME, "hf", f"A model named {TRANSFORMERS}...")
     import transformers
 
     return transformers
