@@ -137,9 +137,14 @@ def build_model(name: str, settings: str, num_classes: int) -> nn.Module:
 
 
 def _make(kind: Any, settings: str, num_classes: int) -> nn.Module:  # noqa: ANN401 (of the library)
+    from huggingface_hub.errors import StrictDataclassError  # comes with the library
+
     values = clean_settings(parse_json(settings))
-    config = kind.config_class.from_dict({**values, "num_labels": num_classes})
-    model: nn.Module = kind(config)
+    try:
+        config = kind.config_class.from_dict({**values, "num_labels": num_classes})
+        model: nn.Module = kind(config)
+    except StrictDataclassError as error:
+        raise ValueError(" ".join(str(error).split())) from error
     return model
 
 
