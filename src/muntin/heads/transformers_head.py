@@ -31,7 +31,7 @@ from muntin.heads.transformers_model import (
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
-_OF_SIZES = re.compile(r"size of tensor|is invalid for input of size|must match")
+_OF_SIZES = re.compile(r"size of tensor|is invalid for input of size|must match|out of range")
 _GRID = 112
 """Cells along each side of the mask of an instance: half a pixel of a box of 56 pixels."""
 
@@ -198,7 +198,7 @@ class TransformersSegmenter(_WholeModel):
     def _maps(self, features: Features) -> Float[Tensor, "B K h w"]:
         raw = self._run(features)
         if self.row.answers == "maps":
-            return raw.logits  # type: ignore[no-any-return]
+            return raw.logits
         scores = raw.class_queries_logits.softmax(-1)[..., :-1]
         masks = _mask_logits(raw, features, self.stride).sigmoid()
         return torch.einsum("bqk,bqhw->bkhw", scores.float(), masks)

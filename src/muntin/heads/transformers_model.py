@@ -60,7 +60,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "d_fine": _REAL_TIME(model_class="DFineForObjectDetection"),
     "deformable_detr": _DETR(model_class="DeformableDetrForObjectDetection", limit=100),
     "detr": _DETR(model_class="DetrForObjectDetection", softmax=True),
-    "lw_detr": Architecture(model_class="LwDetrForObjectDetection"),
+    "lw_detr": Architecture(model_class="LwDetrForObjectDetection", limit=100),
     "rf_detr": Architecture(model_class="RfDetrForObjectDetection"),
     "rt_detr": _REAL_TIME(model_class="RTDetrForObjectDetection"),
     "rt_detr_v2": _REAL_TIME(model_class="RTDetrV2ForObjectDetection"),
@@ -165,7 +165,7 @@ def _model_class(name: str) -> Any:  # noqa: ANN401 (of the library)
     return kind
 
 
-def _check(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 (the library's)
+def _check(*arguments: Any, **options: Any) -> None:
     if not torch.compiler.is_exporting():
         _library().utils.torch_compilable_check(*arguments, **options)
 
