@@ -135,7 +135,7 @@ def _write_whole(
         )
         raise ConfigError(message)
     row = find_task(found.task)
-    assert row.dense is not None and row.dense.whole is not None, "the tasks of such models"
+    head: Any = None if row.dense is None else row.dense.whole
     name = f"{TRANSFORMERS}{found.config.name}"
     run = Run(
         path=path,
@@ -144,7 +144,7 @@ def _write_whole(
             data="",
             model_name=name,
             model=found.config,
-            head=row.dense.whole,  # type: ignore[arg-type]
+            head=head,
             weights=str(source),
             augment=AUGMENTS[row.recipe_kind](),
         ),

@@ -31,7 +31,7 @@ from muntin.heads.transformers_model import (
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
-_OF_SIZES = re.compile(r"size of tensor|is invalid for input of size|must match")
+_OF_SIZES = re.compile(r"size of tensor|is invalid for input of size|must match|out of range")
 _GRID = 112
 """Cells along each side of the mask of an instance: half a pixel of a box of 56 pixels."""
 
@@ -112,7 +112,7 @@ class _WholeModel(Head):
 
     def _losses(self, features: Features, name: str, **labels: Any) -> dict[str, Tensor]:
         loss = self._run(features, **labels).loss
-        return {name: loss.reshape(1).expand(len(features.maps[0]))}
+        return {name: loss.reshape(1).expand(features.maps[0].shape[0])}
 
 
 class TransformersDetector(_WholeModel, Detector):
@@ -144,7 +144,7 @@ class TransformersDetector(_WholeModel, Detector):
         images = features.maps[0]
         sizes = features.sizes.to(images.device)
         if not self.row.reads_mask:
-            sizes = torch.tensor(images.shape[2:], device=images.device).expand(len(images), 2)
+            sizes = torch.tensor(images.shape[2:], device=images.device).expand(images.shape[0], 2)
         return sizes.flip(1).repeat(1, 2)[:, None].float()
 
     def losses(
@@ -198,7 +198,7 @@ class TransformersSegmenter(_WholeModel):
     def _maps(self, features: Features) -> Float[Tensor, "B K h w"]:
         raw = self._run(features)
         if self.row.answers == "maps":
-            return raw.logits  # type: ignore[no-any-return]
+            return raw.logits
         scores = raw.class_queries_logits.softmax(-1)[..., :-1]
         masks = _mask_logits(raw, features, self.stride).sigmoid()
         return torch.einsum("bqk,bqhw->bkhw", scores.float(), masks)
@@ -283,7 +283,7 @@ class TransformersInstances(_WholeModel, Detector):
         maps = raw.levels[0]
         whole = rows + queries * torch.arange(images, device=rows.device)[:, None]
         masks = maps.flatten(0, 1).index_select(0, whole.flatten())[:, None]  # B * D, 1, h, w
-        numbers = torch.arange(len(masks), device=masks.device, dtype=masks.dtype)[:, None]
+        numbers = torch.arange(masks.shape[0], device=masks.device, dtype=masks.dtype)[:, None]
         cells = boxes.flatten(0, 1) / self.stride
         grids = roi_align(masks, torch.cat([numbers, cells], 1), _GRID, 1.0, 1, aligned=True)
         return boxes, scores, ids, grids.sigmoid().view(images, -1, _GRID, _GRID)

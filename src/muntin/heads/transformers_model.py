@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError, WeightError, missing_extra, shorten, unknown_name
 from muntin.untrusted import check_budget, parse_json, reading
 
+_NAME = "transformers"
 TRANSFORMERS = "hf:"
 """Prefix of names of models of the transformers library."""
 
@@ -58,7 +60,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "d_fine": _REAL_TIME(model_class="DFineForObjectDetection"),
     "deformable_detr": _DETR(model_class="DeformableDetrForObjectDetection", limit=100),
     "detr": _DETR(model_class="DetrForObjectDetection", softmax=True),
-    "lw_detr": Architecture(model_class="LwDetrForObjectDetection"),
+    "lw_detr": Architecture(model_class="LwDetrForObjectDetection", limit=100),
     "rf_detr": Architecture(model_class="RfDetrForObjectDetection"),
     "rt_detr": _REAL_TIME(model_class="RTDetrForObjectDetection"),
     "rt_detr_v2": _REAL_TIME(model_class="RTDetrV2ForObjectDetection"),
@@ -135,9 +137,14 @@ def build_model(name: str, settings: str, num_classes: int) -> nn.Module:
 
 
 def _make(kind: Any, settings: str, num_classes: int) -> nn.Module:  # noqa: ANN401 (of the library)
+    from huggingface_hub.errors import StrictDataclassError  # comes with the library
+
     values = clean_settings(parse_json(settings))
-    config = kind.config_class.from_dict({**values, "num_labels": num_classes})
-    model: nn.Module = kind(config)
+    try:
+        config = kind.config_class.from_dict({**values, "num_labels": num_classes})
+        model: nn.Module = kind(config)
+    except StrictDataclassError as error:
+        raise ValueError(" ".join(str(error).split())) from error
     return model
 
 
@@ -149,12 +156,27 @@ def _model_class(name: str) -> Any:  # noqa: ANN401 (of the library)
             f"version {library.__version__}. Update it: pip install -U transformers"
         )
         raise ConfigError(message)
-    return getattr(library, row.model_class)
+    kind = getattr(library, row.model_class)
+    # Tracing makes `len` of a tensor a constant, and with it the size of a batch.
+    names = vars(sys.modules[kind.__module__])
+    names["len"] = _length
+    if "torch_compilable_check" in names:  # of sizes, which a graph has one of
+        names["torch_compilable_check"] = _check
+    return kind
+
+
+def _check(*arguments: Any, **options: Any) -> None:
+    if not torch.compiler.is_exporting():
+        _library().utils.torch_compilable_check(*arguments, **options)
+
+
+def _length(values: Any) -> int:  # noqa: ANN401 (anything that has a length)
+    return values.shape[0] if isinstance(values, Tensor) else len(values)
 
 
 def _library() -> Any:  # noqa: ANN401 (a module)
-    if importlib.util.find_spec("transformers") is None:
-        raise missing_extra("transformers", "hf", f"A model named {TRANSFORMERS}...")
+    if importlib.util.find_spec(_NAME) is None:
+        raise missing_extra(_NAME, "hf", f"A model named {TRANSFORMERS}...")
     import transformers
 
     return transformers

@@ -255,7 +255,7 @@ class _RunBuilder:
 
     def choose_head(self, model: BackboneConfig) -> HeadConfig | None:
         origin = self.origin
-        base = origin.head if origin and origin.task == self.task.name else None
+        base: HeadConfig | None = origin.head if origin and origin.task == self.task.name else None
         if self.unlabelled:
             settings = self.settings["head"]
             beside = find_beside(self.request)
@@ -330,7 +330,8 @@ class _RunBuilder:
         )
         # Blocks get their drop path when they are built: build them again around the same weights.
         if tuned.drop_path_rate != "model":
-            model = replace(config.model, drop_path_rate=tuned.drop_path_rate)
+            model: Any = config.model
+            model = replace(model, drop_path_rate=tuned.drop_path_rate)
             config = replace(config, model=model)
             state = network.state_dict()
             network = replace(run, config=config).build_network()

@@ -56,7 +56,7 @@ def is_transformers_folder(source: str | Path) -> bool:
         return False  # a run
     named = [row.model_class for name, row in ARCHITECTURES.items() if name == kind]
     foreign = [one for one in classes if any(part in str(one) for part in _ANSWERS)]
-    return bool(named) and (not classes or named[0] in classes) or bool(foreign)
+    return (bool(named) and (not classes or named[0] in classes)) or bool(foreign)
 
 
 _ANSWERS = ("ObjectDetection", "Segmentation")
