@@ -54,11 +54,8 @@ def train(
         model=model,
         head=head,
         weights=values.with_part(weights, part),
-        recipe=recipe,
-        epochs=epochs or 0,
-        max_time_s=values.parse_time(max_time),
-        batch_size=values.parse_batch(batch_size),
-        img_size=values.parse_size(img_size),
+        recipe=recipe, epochs=epochs or 0, max_time_s=values.parse_time(max_time),
+        batch_size=values.parse_batch(batch_size), img_size=values.parse_size(img_size),
         precision=precision,
         device=device,
         devices=devices,
@@ -71,7 +68,7 @@ def train(
         config=config or None,
         started=started,
         teacher=teacher,
-    )
+    )  # fmt: skip
     if not run.interrupted:
         typer.echo(f"next: muntin predict {quote(run.path)} IMAGE...")
     return int(run.interrupted)

@@ -37,7 +37,7 @@ from muntin.training.machine import build_fabric, choose_machine
 from muntin.training.memory_budget import fit_memory
 from muntin.training.model_card import CARD, write_card
 from muntin.training.overfit_check import check_first
-from muntin.training.profiling import measure_step_memory
+from muntin.training.profiling import StepProfiler, measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
 from muntin.training.reconstruction_images import COUNT, ReconstructionImages
 from muntin.training.request import PreparedRun, Request, read_config, repeat_request
@@ -161,7 +161,7 @@ def arrange(given: TrainArguments) -> TrainedRun:
         prepared = _resume(request, bool(given.out)) if given.resume else _start(request)
         reporter = _tell(prepared, given.quiet)
         if not given.resume:
-            check_first(prepared, reporter)
+            check_first(prepared, StepProfiler, reporter)
         prepared = replace(prepared, answers=read_answers(prepared, reporter))
         fitted = _launch(prepared.run, partial(_work, prepared=prepared, given=given))
         return _finish(prepared, fitted, reporter, given.pictures)
