@@ -10,7 +10,7 @@ all changes lower the measure by more than 3 standard errors of its mean over th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +151,7 @@ def _measure_labels(one: AnnotatedImage, pixels: NDArray[np.float32], change: _C
     return float(between / max((colors**2).sum(), 1e-9))
 
 
-def _read(values: NDArray[np.generic], places: Array) -> NDArray[np.generic]:
+def _read(values: NDArray[Any], places: Array) -> NDArray[Any]:
     """The values at places (..., 2): x and y as parts of the sides, the nearest one if outside."""
     high, wide = values.shape[:2]
     columns, rows = (places[..., axis] * side for axis, side in enumerate((wide, high)))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from muntin.configs import replace as replace_fields
 from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.diagnosing.data_faults import find_data_faults
@@ -125,7 +126,7 @@ class _OverfitCheck:
         if "scale" in names:
             scale = getattr(config.augment, "scale", 0.0)
             plain["scale"] = 0.0 if isinstance(scale, float) else (1.0, 1.0)
-        augment = replace(config.augment, **plain)
+        augment = replace_fields(config.augment, plain)
         listing = prepared.train
         labelled = [n for n, one in enumerate(listing.entries) if one.class_ids or one.mask]
         chosen = labelled or [*range(len(listing))]
