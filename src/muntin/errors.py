@@ -16,7 +16,13 @@ _ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")  # a drive has one letter
 
 
 class MuntinError(Exception):
-    """Base class of all errors of muntin: the input is wrong, not the program."""
+    """Base class of all errors of muntin: the input is wrong, not the program.
+
+    Attributes:
+        told: Whether another process of the same training says it, so that this one need not.
+    """
+
+    told: bool = False
 
 
 class MuntinWarning(UserWarning):
@@ -43,6 +49,16 @@ class UnitError(DataError):
     """Annotations are in another unit or order than their format requires."""
 
 
+class ShardError(MuntinError):
+    """A part of a packed data set is torn, missing or out of reach, which no other image mends.
+
+    A loading process sends its errors with a traceback around them; only their line is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition("ShardError: ")[2].strip())
+
+
 class WeightError(MuntinError, RuntimeError):
     """Weights do not fit the model, or cannot be read."""
 
@@ -53,6 +69,10 @@ class RunError(MuntinError, RuntimeError):
 
 class TrainingError(MuntinError, RuntimeError):
     """Training cannot continue (the loss is NaN, no data is left)."""
+
+
+class ClusterError(MuntinError, RuntimeError):
+    """A cluster cannot be used, or stopped working."""
 
 
 class MissingExtra(MuntinError, ImportError):

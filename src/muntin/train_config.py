@@ -65,6 +65,8 @@ class TrainConfig:
         memory_gib: Memory budget in GiB for training, beyond the process itself (about 0.9 GiB on
             a CPU). Recomputes as little as possible, then reduces the batch;
             validation uses no larger batch than training. 0 = no limit.
+        shard: Whether each process keeps only its part of parameters, gradients and moments
+            (FSDP2, `training.sharding`); without effect on one process.
         early_stop: Epochs without improvement after which training ends; 0 = off.
         start_size: Image side at the start of training, as a part of `img_size`; 1 = full.
         full_size_from: Part of the training after which images have full size.
@@ -106,6 +108,7 @@ class TrainConfig:
     recomputed_layers: bool = False
     recomputed_blocks: int = 0
     memory_gib: float = 0.0
+    shard: bool = False
     early_stop: int = 0
     start_size: float = 1.0
     full_size_from: float = 0.0
@@ -158,7 +161,9 @@ class MachineConfig:
 
     Attributes:
         device: "auto" uses a GPU if available.
-        devices: Number of devices, each with its own process.
+        devices: Number of devices of each machine, each with its own process.
+        nodes: Number of machines, whose processes torchrun or SLURM starts.
+        timeout_s: Seconds that processes wait for each other before the training ends.
         precision: Precision of the matrix products; weights stay in float32. "auto" = bf16 on a
             GPU, the faster of fp32 and bf16 on a CPU.
         compile: Whether steps are compiled; "auto" = on a GPU.
@@ -171,6 +176,8 @@ class MachineConfig:
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
+    nodes: int = 1
+    timeout_s: float = 1800.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     workers: int = -1
@@ -180,4 +187,6 @@ class MachineConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_range("machine.devices", self.devices, 1, 4096)
+        check_range("machine.nodes", self.nodes, 1, 4096)
+        check_range("machine.timeout_s", self.timeout_s, 1, 10**6)
         check_range("machine.workers", self.workers, -1, 512)

@@ -15,7 +15,7 @@ from muntin.heads.classification_head import LinearHead
 from muntin.objectives.objective import MeanLoss, Objective
 from muntin.runs import read_journal
 from muntin.scoring.evaluator import Outputs, Scored, join_outputs
-from muntin.training.checkpoint import Interruption, Stopped, defer_interrupts
+from muntin.training.checkpoint import Interruption, Stopped, pass_signals
 from tests.objectives.fitting import DIM, fit_objective
 
 
@@ -57,7 +57,7 @@ def test_other_threads_leave_signals_alone(fabric):
     seen = []
 
     def work():
-        with Interruption(1) as interruption, defer_interrupts():
+        with Interruption(1) as interruption, pass_signals(list):
             seen.append((interruption.requested(fabric), signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)
@@ -67,7 +67,7 @@ def test_other_threads_leave_signals_alone(fabric):
 
 
 def test_the_parent_process_defers_to_its_children():
-    with defer_interrupts() as received:
+    with pass_signals(list) as received:
         os.kill(os.getpid(), signal.SIGINT)
     assert received == [signal.SIGINT]
 

@@ -12,6 +12,7 @@ from muntin.commands.values import (
     DetectorOption,
     DeviceOption,
     JsonOption,
+    OnOption,
     RunArgument,
     open_run_aloud,
     parse_settings,
@@ -33,6 +34,7 @@ def evaluate(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Same as for train: data.ignored=background.")
     ] = None,
+    on: OnOption = "",
 ) -> None:
     """Compute metrics of a run on a data set; plots go to RUN/pictures/eval."""
     from muntin.scoring.evaluation import evaluate as run_evaluation
@@ -46,6 +48,7 @@ def evaluate(
         detector=detector,
         tta=tta,
         settings=parse_settings(settings),
+        on=on,
     )
     if as_json:
         typer.echo(to_json({**figures, "class_names": list(opened.classes.names)}))

@@ -22,8 +22,10 @@ from muntin.commands.values import (
     DetectorOption,
     DeviceOption,
     JsonOption,
+    OnOption,
     RunArgument,
     open_run_aloud,
+    parse_bands,
     parse_names,
     parse_scales,
     parse_settings,
@@ -77,6 +79,10 @@ _Smooth = Annotated[
 _MaxTime = Annotated[
     str, typer.Option(help="Videos and streams: end after 90s, 15m or 2h; default: no limit.")
 ]
+_Bands = Annotated[
+    str,
+    typer.Option(help="Drawings of more than three bands: 4,3,2 as red, green, blue."),
+]
 _Images = Annotated[
     list[str],
     typer.Argument(
@@ -102,6 +108,7 @@ def predict(
     tta: _Tta = False,
     scales: _Scales = "",
     select: _Select = None,
+    bands: _Bands = "",
     detector: DetectorOption = "",
     track: _Track = False,
     smooth: _Smooth = False,
@@ -109,28 +116,34 @@ def predict(
     device: DeviceOption = "auto",
     engine: _Engine = "eager",
     precision: Annotated[str, typer.Option(help="Precision of the engine: fp32 or bf16.")] = "fp32",
+    on: OnOption = "",
 ) -> int:
     """Predict images or videos; exit code 1 if any could not be read."""
     passes = {"tta": tta, "tile": parse_tile(tile), "scales": parse_scales(scales)}
     chosen = parse_settings(select, "--select")
     how = VideoOptions(track, smooth, parse_time(max_time))
-    files = check_files(FileOptions(out, _parse_formats(formats), save_crop, force, resume))
+    options = FileOptions(
+        out, _parse_formats(formats), save_crop, force, resume, parse_bands(bands)
+    )
+    files = check_files(options)
     from muntin.prediction.from_run import load
 
     paths, videos, missing = _find_inputs(images, files, folders=track or smooth)
     opened = open_run_aloud(run)
     _check_tracking(opened, how, has_videos=bool(videos))
+    _check_cluster(on, videos)
     min_score, reason = _choose_threshold(opened, threshold)
     about: dict[str, Any] = {"run": opened.path.name, "threshold": threshold, **passes}
     about |= {"detector": detector, "select": chosen, **how._asdict()}
     with Output(opened, files, min_score, about, as_json=as_json) as output:
         paths, videos = output.plan(paths, videos)
         # Without a detector the threshold selects results, not boxes.
-        options: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
-        options["say"] = lambda line: typer.echo(line, err=True)
+        loading: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
+        loading["on"] = on
+        loading["say"] = lambda line: typer.echo(line, err=True)
         box_threshold = threshold if detector else None
         predictor: Any = load(
-            opened, device=device, select=chosen, detector_threshold=box_threshold, **options
+            opened, device=device, select=chosen, detector_threshold=box_threshold, **loading
         )
         predictor.threshold = min_score
         found = predictor.stream(paths, strict=False, **passes)
@@ -171,6 +184,16 @@ def _check_tracking(run: Run, options: VideoOptions, *, has_videos: bool) -> Non
         if not has_videos:
             message = "--track and --smooth need a video, a stream or a folder of frames, got none."
             raise ConfigError(message)
+
+
+def _check_cluster(on: str, videos: list[VideoSource]) -> None:
+    """Refuse what is no address, and videos: their frames come one behind the other."""
+    from muntin.clusters.ray_cluster import check_address
+    from muntin.errors import ConfigError
+
+    if on and check_address(on) and videos:
+        message = f"--on is for images, got the video {videos[0].name}. Leave --on out for videos."
+        raise ConfigError(message)
 
 
 def _choose_threshold(run: Run, threshold: float | None) -> tuple[float, str]:

@@ -36,7 +36,8 @@ def pretrain(
     img_size: values.SideOption = "",
     precision: values.PrecisionOption = "auto",
     device: values.DeviceOption = "auto",
-    devices: values.DevicesOption = 1,
+    devices: values.DevicesOption = None,
+    nodes: values.NodesOption = None,
     seed: values.SeedOption = None,
     out: values.RunFolderOption = "",
     resume: values.ResumeOption = False,
@@ -53,7 +54,8 @@ def pretrain(
         images,
         precision=precision,
         device=device,
-        devices=devices,
+        devices=devices or 0,
+        nodes=nodes or 0,
         seed=-1 if seed is None else seed,
         model=model,
         objective=objective,
@@ -70,6 +72,6 @@ def pretrain(
         config=config or None,
         started=started,
     )
-    if not run.interrupted:
+    if not (run.interrupted or run.rank):
         typer.echo(f"next: muntin train TASK DATA --weights {quote(run.path)}")
     return int(run.interrupted)

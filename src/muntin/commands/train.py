@@ -31,7 +31,9 @@ def train(
     img_size: values.SideOption = "",
     precision: values.PrecisionOption = "auto",
     device: values.DeviceOption = "auto",
-    devices: values.DevicesOption = 1,
+    devices: values.DevicesOption = None,
+    nodes: values.NodesOption = None,
+    on: values.OnOption = "",
     seed: values.SeedOption = None,
     out: values.RunFolderOption = "",
     resume: values.ResumeOption = False,
@@ -41,6 +43,8 @@ def train(
     teacher_cache: values.TeacherCacheOption = "",
     log: values.LogOption = "",
     check_first: values.CheckFirstOption = False,
+    extend: values.ExtendOption = "",
+    folds: values.FoldsOption = 0,
 ) -> int:
     """Train a model on your images."""
     # Before the libraries are imported, which takes seconds of the time limit.
@@ -50,25 +54,16 @@ def train(
     run = run_training(
         task,
         data,
-        val=val,
-        model=model,
-        head=head,
-        weights=values.with_part(weights, part),
-        recipe=recipe, epochs=epochs or 0, max_time_s=values.parse_time(max_time),
+        val=val, model=model, head=head, weights=values.with_part(weights, part), recipe=recipe,
+        epochs=epochs or 0, max_time_s=values.parse_time(max_time),
         batch_size=values.parse_batch(batch_size), img_size=values.parse_size(img_size),
-        precision=precision,
-        device=device,
-        devices=devices,
-        seed=-1 if seed is None else seed,
-        out=out,
-        resume=resume,
+        precision=precision, device=device, devices=devices or 0, nodes=nodes or 0, on=on,
+        seed=-1 if seed is None else seed, out=out, resume=resume,
         settings=values.train_settings(
             settings, adapt, freeze, teacher_cache, log=log, check=check_first
         ),
-        config=config or None,
-        started=started,
-        teacher=teacher,
+        config=config or None, started=started, teacher=teacher, extend=extend, folds=folds,
     )  # fmt: skip
-    if not run.interrupted:
+    if not (run.interrupted or run.rank or folds):
         typer.echo(f"next: muntin predict {quote(run.path)} IMAGE...")
     return int(run.interrupted)

@@ -44,7 +44,10 @@ ObjectiveOption = Annotated[
 RecipeOption = Annotated[str, typer.Option(help="auto, small-data, finetune, imagenet ...")]
 EpochsOption = Annotated[int | None, typer.Option(help="Number of epochs.", min=1)]
 MaxTimeOption = Annotated[str, typer.Option(help="Limit of total wall time: 90s, 15m, 2h.")]
-DevicesOption = Annotated[int, typer.Option(help="Number of devices (one process each).", min=1)]
+DevicesOption = Annotated[
+    int | None, typer.Option(help="Number of devices of each machine (one process each).", min=1)
+]
+NodesOption = Annotated[int | None, typer.Option(help="Machines: torchrun or srun on each.", min=1)]
 SeedOption = Annotated[int | None, typer.Option(help="Random seed.", min=0)]
 RunFolderOption = Annotated[str, typer.Option(help="Run folder; default: runs/NAME.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]
@@ -57,6 +60,9 @@ DetectorOption = Annotated[
     str, typer.Option(help="Keypoints only: a detection run that finds the instances.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+OnOption = Annotated[
+    str, typer.Option("--on", help="Work on a cluster: ray, or its address ray://HOST:PORT.")
+]
 TeacherOption = Annotated[
     str, typer.Option(help="Learn from a run or a published model too: RUN, MODEL or timm:NAME.")
 ]
@@ -68,6 +74,13 @@ LogOption = Annotated[
 ]
 CheckFirstOption = Annotated[
     bool, typer.Option("--check-first", help="Learn a few images by heart first: finds faults.")
+]
+ExtendOption = Annotated[
+    str,
+    typer.Option(help="Add the classes of DATA to this run, without the images it learnt from."),
+]
+FoldsOption = Annotated[
+    int, typer.Option(help="Train so many runs, each validated on another part of DATA.", min=0)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SettingsOption = Annotated[
@@ -138,6 +151,14 @@ def _parse_count(text: str, what: str) -> int:
         message = f"{what} or auto, got {text!r}."
         raise UsageError(message)
     return int(text)
+
+
+def parse_bands(text: str) -> tuple[int, ...]:
+    """Parse comma-separated numbers of bands; empty is ()."""
+    if text and not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})*", text):
+        message = f"--bands must be numbers from 1, such as 4,3,2, got {text!r}."
+        raise UsageError(message)
+    return tuple(map(int, text.split(","))) if text else ()
 
 
 def parse_scales(text: str) -> tuple[float, ...]:

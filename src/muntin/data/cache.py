@@ -35,7 +35,8 @@ class ImageCache:
     only `training` is served, masks have the size of the cached image rather than that of the
     original, which scoring compares, and large JPEGs of a single label are decoded at 1/2, 1/4 or
     1/8 of their size where that leaves enough pixels: faster, and other pixels than prediction
-    sees. `stacked` holds all images, (N, C, H, W), if they are in memory and of one size.
+    sees. `as_if_kept` gives the pixels that a cache in memory would, for a part of one that is
+    elsewhere. `stacked` holds all images, (N, C, H, W), if they are in memory and of one size.
     """
 
     def __init__(
@@ -46,35 +47,41 @@ class ImageCache:
         *,
         training: bool = False,
         mask_reader: Callable[[Listing, Entry], LabelFile] = read_mask,
+        as_if_kept: bool = False,
     ) -> None:
         self.listing = listing
         self.pre = pre
         self.strict = config.strict
         self.unreadable: dict[int, str] = {}
         self._training = training
+        self._as_if_kept = as_if_kept
         self._read_mask = mask_reader
         limit = (round(pre.img_size[0] * ZOOM), round(pre.img_size[1] * ZOOM))
         self._limit = replace(pre, img_size=limit)
         self._hint = max(limit) if training and pre.fit == "center_crop" else None
         self._kept: list[Sample | None] | None = None
         self.stacked: Tensor | None = None
-        if self._fits(config.cache_mib):
+        if self.fits(config.cache_mib):
             with ThreadPoolExecutor(2) as pool:
                 self._kept = list(pool.map(self._read, range(len(listing)), chunksize=64))
             self.stacked = self._stack()
-        if len(self.unreadable) == len(listing):
-            message = (
-                f"{listing.source} must hold images that can be read, got none of "
-                f"{len(listing)} that can. {' '.join([*self.unreadable.values()][:1])} "
-                f"See muntin check."
-            )
-            raise DataError(message)
+        self.refuse_unreadable()
         self._warned: set[int] = set()
         self.warn()
 
     def __len__(self) -> int:
         """Images, readable or not."""
         return len(self.listing)
+
+    def refuse_unreadable(self) -> None:
+        """Raise a `DataError` if no image could be read."""
+        if len(self.unreadable) == len(self.listing):
+            message = (
+                f"{self.listing.source} must hold images that can be read, got none of "
+                f"{len(self.listing)} that can. {' '.join([*self.unreadable.values()][:1])} "
+                f"See muntin check."
+            )
+            raise DataError(message)
 
     @property
     def in_memory(self) -> bool:
@@ -103,9 +110,10 @@ class ImageCache:
 
     def load(self, index: int) -> Sample | None:
         """Return an image with its targets; None if it cannot be read."""
-        return self._read(index, keep=False) if self._kept is None else self._kept[index]
+        return self._read(index, keep=self._as_if_kept) if self._kept is None else self._kept[index]
 
-    def _fits(self, cache_mib: int) -> bool:
+    def fits(self, cache_mib: int) -> bool:
+        """Whether so many MiB would hold the decoded images, by the size of some of them."""
         if not len(self.listing):
             return False
         step = max(1, len(self.listing) // 16)
@@ -116,7 +124,7 @@ class ImageCache:
     def _count_bytes(self, sample: Sample) -> int:
         # Small labels, of training, are not counted: they take a third of what the pixels take.
         counted = self.listing.encoding is not None and not self._training
-        return sample.pixels.numel() + (2 * sample.size[0] * sample.size[1] if counted else 0)
+        return sample.pixels.nbytes + (2 * sample.size[0] * sample.size[1] if counted else 0)
 
     def empty_target(self, size: Size) -> Target | None:
         """Give the target of an image of `size` that cannot be read; it is not learnt from."""
@@ -135,7 +143,7 @@ class ImageCache:
         shapes = {image.pixels.shape for image in kept if image is not None}
         if self.pre.fit != "center_crop" or len(shapes) != 1:
             return None
-        blank = torch.zeros(shapes.pop(), dtype=torch.uint8)
+        blank = torch.zeros(shapes.pop(), dtype=self.pre.pixel_type)
         stacked = torch.stack([blank if image is None else image.pixels for image in kept])
         self._kept = [
             None if p is None else p._replace(pixels=stacked[i]) for i, p in enumerate(kept)
@@ -152,7 +160,7 @@ class ImageCache:
             decoded, _ = read_pixels(
                 self.listing.source,
                 entry,
-                self.pre.value_range,
+                self.pre.reading,
                 size=None if labels is None else (labels.shape[0], labels.shape[1]),
                 shrink_hint=self._hint,
             )
@@ -202,7 +210,10 @@ class ImageCache:
             scale = max(self._limit.img_size[0] / size[0], self._limit.img_size[1] / size[1])
         else:
             scale = self._limit.scale_of(size)
-        return image if scale >= 1 else resize(image, scaled_size(size, scale), "bilinear")
+        if scale >= 1:
+            return image
+        edges = self._limit.edge_size(size) if any(self._limit.edges) else None
+        return resize(image, edges or scaled_size(size, scale), "bilinear")
 
 
 def _require_size(entry: Entry, size: Size) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from muntin.engines.graphs import Precision
 from muntin.errors import ConfigError
 from muntin.heads.network import Network
 from muntin.inference.batch_invariance import make_batch_invariant
+from muntin.prediction.cluster_prediction import ClusterPredictor
 from muntin.prediction.predictor import Predictor
 from muntin.prediction.top_down import BoxDetector, refuse_detector
 from muntin.results import DEFAULT_SCORE_THRESHOLD
@@ -54,6 +56,7 @@ def load(
     engine: EngineName = "eager",
     precision: Precision = "fp32",
     say: Callable[[str], None] = lambda line: None,
+    on: str = "",
 ) -> Predictor:
     """Load a run for prediction, with its score threshold; its folder is all that is needed.
 
@@ -72,6 +75,8 @@ def load(
             model, and remembers. An exported file has its own.
         precision: Of the engine: "fp32" or "bf16".
         say: Called with what the engine "auto" measures and chooses.
+        on: "ray", or the address of a cluster such as "ray://head:10001": its machines predict
+            (`muntin.prediction.cluster_prediction`).
 
     Raises:
         RunError: A file of the run is missing or broken.
@@ -81,6 +86,17 @@ def load(
     from muntin.published import open_run  # here: the rest of this room needs no such weights
 
     run = open_run(run)
+    if on:
+        if engine == "auto":
+            message = "engine auto measures this machine, not those of a cluster. Name an engine."
+            raise ConfigError(message)
+        again = partial(
+            load, run, batch_size=batch_size, select=select, detector=detector, least=least,
+            detector_threshold=detector_threshold, engine=engine, precision=precision,
+        )  # fmt: skip
+        finds = str(getattr(detector, "path", detector))
+        there: Predictor = ClusterPredictor(on, run, again, batch_size, device, finds)
+        return _with_threshold(there, run)
     finder = _load_detector(run, detector, device, detector_threshold, least)
     network = run.load_network()
     if select:
@@ -99,6 +115,10 @@ def load(
         batch_size=batch_size,
         detector=finder,
     )
+    return _with_threshold(predictor, run)
+
+
+def _with_threshold(predictor: Predictor, run: Run) -> Predictor:
     if run.task.detects:
         predictor.threshold = find_threshold(run).score
     return predictor

@@ -15,10 +15,9 @@ from torch import nn
 
 from muntin.configs import check_range
 from muntin.data.batches import evaluation_batch
-from muntin.data.decoding import open_image
+from muntin.data.shown_bands import open_bands
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
-from muntin.drawing.result_drawing import draw_result
 from muntin.errors import ConfigError
 from muntin.prediction.batch import (
     Crop,
@@ -179,7 +178,7 @@ class Predictor:
             DataError: An image cannot be read.
             ConfigError: The task does not support tiles, scales or boxes (before anything is read).
         """
-        options = _check_options(self.task, tta, tile, scales, boxes is not None)
+        options = check_options(self.task, tta, tile, scales, boxes is not None)
         return self._stream(self._read(images, boxes, strict=strict), options)
 
     def prepare(
@@ -190,14 +189,15 @@ class Predictor:
         tile: int | Literal["auto"] | None = None,
         scales: Sequence[Any] = (1.0,),
         boxes: Iterable[Any] | None = None,
+        strict: bool = True,
     ) -> PreparedBatch:
         """Decode, cut and resize images, on the CPU; where there is a detector, it is run.
 
         All of the given images, with all of their tiles and instances, are in memory afterwards:
         give a batch at a time. Arguments and errors are those of `stream`.
         """
-        options = _check_options(self.task, tta, tile, scales, boxes is not None)
-        cropped = list(self._crop(self._read(images, boxes), options))
+        options = check_options(self.task, tta, tile, scales, boxes is not None)
+        cropped = list(self._crop(self._read(images, boxes, strict=strict), options))
         crops = [crop for image in cropped for crop in image.crops]
         return self._batch(crops, cropped, options)
 
@@ -240,8 +240,8 @@ class Predictor:
         *,
         strict: bool = True,
     ) -> Iterator[LoadedImage]:
-        value_range = self.preprocessing.value_range
-        return read_images(images, boxes, strict=strict, value_range=value_range)
+        reading = self.preprocessing.reading
+        return read_images(images, boxes, strict=strict, value_range=reading)
 
     def _stream(self, images: Iterator[LoadedImage], options: PredictOptions) -> Iterator[Any]:
         """Fill batches across images; an image is done when the last of its crops is."""
@@ -332,9 +332,10 @@ def _check_record(name: str, record: object, kind: type, source: str) -> None:
         raise TypeError(message)
 
 
-def _check_options(
+def check_options(
     task: Task, tta: bool, tile: int | Literal["auto"] | None, scales: Sequence[Any], boxes: bool
 ) -> PredictOptions:
+    """Refuse with a `ConfigError` what does not suit a task; `boxes` is whether there are some."""
     if tile not in (None, "auto") and not isinstance(tile, int):
         message = f'tile must be a side in pixels or "auto", got {tile!r}.'
         raise ConfigError(message)
@@ -384,14 +385,18 @@ def draw(
     result: Any,  # noqa: ANN401 (one of muntin.results)
     *,
     threshold: float | None = None,
+    bands: Sequence[int] = (),
 ) -> Image.Image:
     """Draw a result on its image, as a new image of at most 1280 pixels on the longer side.
 
     `threshold` is the minimum score, in [0, 1], of what is drawn; 0 draws everything. None takes
-    that of the result, which is that of its run.
+    that of the result, which is that of its run. `bands` are shown of images with more than three
+    (`open_bands`).
 
     Raises:
         DataError: The image cannot be read.
         ShapeError: Its size is not that of the result; of `Labels` any will do.
     """
-    return draw_result(open_image(image), result, threshold=threshold)
+    from muntin.drawing.result_drawing import draw_result
+
+    return draw_result(open_bands(image, bands), result, threshold=threshold)

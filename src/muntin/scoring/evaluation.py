@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from muntin.clusters.ray_cluster import check_address
 from muntin.data.batches import evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig, change_reading
@@ -27,6 +28,7 @@ from muntin.published import open_run
 from muntin.run_files import read_split
 from muntin.runs import Run
 from muntin.samples import Classes, DataSets, Listing, skeleton_of
+from muntin.scoring.cluster_scoring import score_on
 from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.scoring.evaluator import Outputs, Scored, score
 from muntin.staging import part_of
@@ -110,6 +112,7 @@ def evaluate(
     detector: str | Path = "",
     tta: bool = False,
     settings: Mapping[str, object] | None = None,
+    on: str = "",
 ) -> dict[str, Any]:
     """Score a run on a data set.
 
@@ -123,6 +126,7 @@ def evaluate(
             left out. For the matching see `muntin.metrics.pose_metric.PoseMetric`.
         tta: Whether to average predictions with those for mirrored images.
         settings: Changed options of reading this data: ``{"data.ignored": "background"}``.
+        on: "ray", or the address of a cluster such as "ray://head:10001", whose machines answer.
 
     Returns:
         Named figures in [0, 1], per class too, and `num_images`. Of objects, also what is found in
@@ -132,12 +136,16 @@ def evaluate(
     Raises:
         RunError: The run folder is incomplete.
         DataError: The data cannot be read, or has other classes.
-        ConfigError: `tta` with a detector run.
+        ConfigError: `tta` with a detector run, or `on` with `detector`.
+        ClusterError: The cluster cannot be used.
     """
     run = open_run(run)
     reading = change_reading(run.config.data_config, settings or {})
     if "data.range" in (settings or {}):
         run = replace(run, preprocessing=replace(run.preprocessing, value_range=reading.range))
+    if on and check_address(on) and detector:
+        message = "--on does not suit --detector, got both. Leave --on (on) out."
+        raise ConfigError(message)
     if detector:
         scored = _score_detected(run, data, detector, device=device, tta=tta)
         if pictures:
@@ -153,9 +161,12 @@ def evaluate(
     if tta and run.task.detects:
         message = f"tta does not suit a {run.task.name} run with this head. Leave it out."
         raise ConfigError(message)
-    store = ImageCache(listing, run.preprocessing, DataConfig())
+    store = ImageCache(listing, run.preprocessing, DataConfig(**({"cache_mib": 0} if on else {})))
     batch_size = batch_size or evaluation_batch(run.preprocessing)
-    scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
+    if on:
+        scored = score_on(on, run, store, batch_size=batch_size, device=device, tta=tta)
+    else:
+        scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:
         draw_evaluation(scored, store, run.classes, part_of(run.folder, "pictures", "eval"))
     return Figures({**scored.figures, **_count_false_alarms(scored.metric, run)})

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
 
 from muntin.configs import from_dict, replace, to_dict
 from muntin.devices import choose_device, choose_precision, granted_cores, has_compiler
@@ -27,14 +31,14 @@ PROCESSES_A_CORE = 4
 
 
 def choose_machine(
-    base: RunConfig | None, precision: str, device: str, devices: int
+    base: RunConfig | None, precision: str, device: str, devices: int, nodes: int = 1
 ) -> MachineConfig:
     """Machine settings of a request: those given, over those of the repeated run."""
-    values: dict[str, Any] = {"precision": precision, "device": device, "devices": devices}
+    given = {"precision": precision, "device": device, "devices": devices, "nodes": nodes}
+    # "auto" and 0 are the defaults: the user has not chosen a value.
+    values: dict[str, Any] = {k: value for k, value in given.items() if value not in ("auto", 0)}
     if base is not None:
-        # "auto" and 1 are the defaults: the user has not chosen a value.
-        given = {key: value for key, value in values.items() if value not in ("auto", 1)}
-        values = {**to_dict(base.machine), **given}
+        values = {**to_dict(base.machine), **values}
     return from_dict(MachineConfig, values, where="the command")
 
 
@@ -69,7 +73,8 @@ def resolve_machine(machine: MachineConfig, compiles: bool) -> Choice[MachineCon
     workers = machine.workers
     if workers < 0:
         # On a CPU the training step itself needs the other half of the cores.
-        workers = max(1, cores // 2) if device.type == "cpu" else max(1, min(cores, 16))
+        workers = cores // 2 if device.type == "cpu" else min(cores, 16 * machine.devices)
+        workers = max(1, workers // machine.devices)
     resolved = {"device": device.type, "precision": precision}
     return Choice(replace(machine, {**resolved, "compile": wanted, "workers": workers}), notes)
 
@@ -93,18 +98,34 @@ def use_available_attention(model: BackboneConfig, device: str) -> Choice[Backbo
     return Choice(free, (f'attention "auto" instead of "fused" as in the run: {missing}',))
 
 
-def build_fabric(machine: MachineConfig, devices: int) -> Fabric:
-    """Build what places tensors on devices and synchronises them; `machine` has no "auto"."""
+def build_fabric(
+    machine: MachineConfig, devices: int, *, nodes: int = 1, strategy: Strategy | None = None
+) -> Fabric:
+    """Build what places tensors on devices and synchronises them; `machine` has no "auto".
+
+    Of several processes, each builds its own, once it knows the others (`processes.joined`).
+    `strategy` is how they share the work, DDP if left out.
+    """
     # Silences a line about the precision, which the notes of a run already name.
     log = logging.getLogger("lightning_fabric")
     level = log.level
     log.setLevel(logging.WARNING)
+    if strategy is None and devices * nodes > 1:
+        # Buffers are equal in all processes: batch norms see the whole batch. Renamed in 2.14.
+        known = inspect.signature(DistributedDataParallel).parameters
+        sync = {"forward_sync_buffers", "broadcast_buffers"} & set(known)
+        strategy = DDPStrategy(
+            cluster_environment=TorchElasticEnvironment(),
+            # What a process has no use for in a step, such as the branch of masks without objects.
+            find_unused_parameters=True,
+            **{max(sync): False},
+        )
     try:
         return Fabric(
             accelerator=machine.device,
             devices=devices,
-            # Spawned, so that no script runs twice; one device needs no process group.
-            strategy="ddp_spawn" if devices > 1 else "auto",
+            num_nodes=nodes,
+            strategy=strategy or "auto",
             precision=_PRECISIONS[machine.precision],
         )
     finally:

@@ -33,7 +33,7 @@ def pretrain(
     img_size: int | Size = 0,
     precision: str = "auto",
     device: str = "auto",
-    devices: int = 1,
+    devices: int = 0,
     seed: int = -1,
     out: str | Path = "",
     resume: bool = False,
@@ -43,6 +43,7 @@ def pretrain(
     stop_after: int = 0,
     pictures: bool = True,
     started: float = 0.0,
+    nodes: int = 0,
 ) -> TrainedRun:
     """Learn from images without labels; `train(..., weights=RUN)` goes on for any task.
 
@@ -73,8 +74,9 @@ def pretrain(
         batch_size=batch_size, img_size=img_size, precision=precision, device=device,
         devices=devices, seed=seed, out=out, resume=resume, settings=settings, config=config,
         quiet=quiet, stop_after=stop_after, pictures=pictures, started=started,
+        nodes=nodes,
     ))  # fmt: skip
-    if done.interrupted:
+    if done.interrupted or done.rank:
         return done
     reporter = Reporter(None if quiet else Console())
     again = f"muntin pretrain {quote(images)} --resume --out {quote(done.path)} --probe"

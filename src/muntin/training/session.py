@@ -3,24 +3,25 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from torch.multiprocessing.spawn import ProcessException
 
+from muntin.collectives import from_first
+from muntin.configs import with_texts
+from muntin.devices import choose_device
 from muntin.diagnosing.run_faults import diagnose_result
 from muntin.drawing.notebook import show_facts
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
-from muntin.errors import MuntinError, RunError, quote, shorten
+from muntin.errors import RunError, quote, shorten
 from muntin.objectives.objective import LossObjective
 from muntin.run_config import RunConfig
 from muntin.run_files import rewrite_config, write_json
@@ -30,17 +31,36 @@ from muntin.shapes import Size
 from muntin.staging import part_of
 from muntin.tasks.task_table import find_task
 from muntin.training.arguments import TrainArguments, check_arguments
-from muntin.training.checkpoint import defer_interrupts, read_checkpoint
+from muntin.training.cluster_training import arrange_on
 from muntin.training.distillation import add_teacher, read_answers
+from muntin.training.folds import report_folds, train_folds
+from muntin.training.local_processes import start_processes
 from muntin.training.loop import FitResult, Loop
-from muntin.training.machine import build_fabric, choose_machine
+from muntin.training.machine import choose_machine
 from muntin.training.memory_budget import fit_memory
 from muntin.training.model_card import CARD, write_card
 from muntin.training.overfit_check import check_first
+from muntin.training.processes import (
+    Place,
+    backend_of,
+    check_data,
+    check_versions,
+    find_place,
+    here,
+    joined,
+    take_part,
+    telling_losses,
+)
 from muntin.training.profiling import StepProfiler, measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
 from muntin.training.reconstruction_images import COUNT, ReconstructionImages
-from muntin.training.request import PreparedRun, Request, read_config, repeat_request
+from muntin.training.request import (
+    PreparedRun,
+    Request,
+    group_settings,
+    read_config,
+    repeat_request,
+)
 from muntin.training.resume import check_same_data, resume_request
 from muntin.training.run_lock import locked
 from muntin.training.run_objective import build_objective
@@ -57,6 +77,7 @@ class TrainedRun:
         epochs: Number of trained epochs.
         seconds: Duration of the training.
         interrupted: Whether Ctrl-C stopped it; continue with ``resume=True``.
+        rank: Of this process, where torchrun or SLURM has started several.
     """
 
     path: Path
@@ -64,6 +85,7 @@ class TrainedRun:
     epochs: int
     seconds: float
     interrupted: bool
+    rank: int = 0
 
     def __repr__(self) -> str:
         """The path and the figures that are numbers."""
@@ -94,7 +116,7 @@ def train(
     img_size: int | Size = 0,
     precision: str = "auto",
     device: str = "auto",
-    devices: int = 1,
+    devices: int = 0,
     seed: int = -1,
     out: str | Path = "",
     resume: bool = False,
@@ -105,6 +127,10 @@ def train(
     pictures: bool = True,
     started: float = 0.0,
     teacher: str | Path = "",
+    nodes: int = 0,
+    on: str = "",
+    extend: str | Path = "",
+    folds: int = 0,
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -122,7 +148,8 @@ def train(
         img_size: Side, or (height, width), in pixels; 0 = the default of the model.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda" or "mps".
-        devices: Number of devices, each with its own process.
+        devices: Number of devices of each machine, each with its own process; 0 = as torchrun or
+            SLURM has started, or as in the run to be resumed or repeated, or 1.
         seed: Random seed; -1 = 0, or that of `config`.
         out: The run folder; empty = ``runs/NAME``, numbered, after the name of the data.
         resume: Go on with the run in `out`, perhaps for longer (`training.resume`).
@@ -133,6 +160,11 @@ def train(
         pictures: Whether to draw into the ``pictures`` of the run.
         started: The `time.monotonic` that a time limit counts from; 0 = now.
         teacher: Run folder or published model to learn from too (`run_config.DistillConfig`).
+        nodes: Number of machines, on each of which torchrun or SLURM has started processes; 0 = as
+            many as these have.
+        on: "ray", or the address of a cluster such as "ray://head:10001", which starts them.
+        extend: Run folder to add the classes of `data` to (`training.extension`).
+        folds: Train so many runs, each validated on another part (`training.folds`); 0 = one run.
 
     Raises:
         ConfigError: A name or a setting is invalid.
@@ -148,38 +180,95 @@ def train(
         recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
         img_size=img_size, precision=precision, device=device, devices=devices, seed=seed, out=out,
         resume=resume, settings=settings, config=config, quiet=quiet, stop_after=stop_after,
-        pictures=pictures, started=started,
+        pictures=pictures, started=started, nodes=nodes, on=on, extend=extend, folds=folds,
     ))  # fmt: skip
 
 
 def arrange(given: TrainArguments) -> TrainedRun:
     """Request a run of any task, new or to be resumed, and train it."""
+    if given.folds:
+        return _arrange_folds(given)
     # Before anything is read, which a time limit includes.
     given = replace(given, started=given.started or time.monotonic())
-    request = _request(given)
-    with locked(Path(request.out), create=not given.resume):
-        prepared = _resume(request, bool(given.out)) if given.resume else _start(request)
-        reporter = _tell(prepared, given.quiet)
-        if not given.resume:
-            check_first(prepared, StepProfiler, reporter)
-        prepared = replace(prepared, answers=read_answers(prepared, reporter))
-        fitted = _launch(prepared.run, partial(_work, prepared=prepared, given=given))
-        return _finish(prepared, fitted, reporter, given.pictures)
+    if given.on:
+        out = given.out or _new_folder(Path(given.data))
+        trained: TrainedRun = arrange_on(given, Path(out), arrange)
+        return trained
+    place = find_place(given.devices, given.nodes)
+    if not place.launcher:
+        return _arrange(given, place)
+    given = replace(given, devices=place.local_world, nodes=place.nodes)
+    # The processes meet before the first one has read the data and resolved the settings.
+    rows = group_settings(_texts(given.settings))["machine"]
+    machine = with_texts(choose_machine(None, "auto", given.device, 1), rows, group="machine")
+    device: Any = choose_device(machine.device).type
+    machine = replace(machine, device=device)
+    with joined(place, machine), telling_losses(machine):
+        check_versions()
+        return _arrange(given, place)
+
+
+def _arrange(given: TrainArguments, place: Place) -> TrainedRun:
+    """Prepare in the first process, and train in all."""
+    first = place.rank == 0 or not place.launcher
+    with ExitStack() as stack:
+        prepared = from_first(lambda: _prepare(_request(given), given, stack, place))
+        reporter = Reporter(None if given.quiet or not first else Console())
+        fitted = _launch(prepared.run, place, partial(_work, prepared=prepared, given=given))
+        if first:
+            return _finish(prepared, fitted, reporter, given.pictures)
+    return _as_run(prepared, fitted, place.rank)
+
+
+def _prepare(
+    request: Request, given: TrainArguments, stack: ExitStack, place: Place
+) -> PreparedRun:
+    """Prepare a run, lock its folder until the stack ends, and print what was chosen."""
+    stack.enter_context(locked(Path(request.out), create=not given.resume))
+    prepared = _resume(request, given) if given.resume else _start(request)
+    machine = prepared.run.config.machine
+    place = place if place.launcher else here(machine.devices)
+    if place.world > 1:
+        notes = (*prepared.notes, place.describe(backend_of(machine.device)))
+        prepared = replace(prepared, notes=notes)
+    reporter = _tell(prepared, given.quiet)
+    if not given.resume:
+        check_first(prepared, StepProfiler, reporter)
+    return replace(prepared, answers=read_answers(prepared, reporter))
+
+
+def _arrange_folds(given: TrainArguments) -> TrainedRun:
+    out = Path(given.out or _new_folder(Path(given.data)))
+    runs = train_folds(given, out, arrange)
+    return TrainedRun(
+        path=out,
+        metrics=report_folds(runs, find_task(given.task), out, given),
+        epochs=sum(run.epochs for run in runs),
+        seconds=sum(run.seconds for run in runs),
+        interrupted=runs[-1].interrupted,
+    )
 
 
 def _request(given: TrainArguments) -> Request:
-    base, size = given.config, given.img_size
+    base, size, weights = given.config, given.img_size, given.weights
+    weights = given.extend if given.extend and weights == "auto" else weights
     base = read_config(base) if isinstance(base, (str, Path)) else base
     return Request(
         task=given.task, data=str(given.data), val=str(given.val), model=given.model,
         out=str(given.out or _new_folder(Path(given.data))), head=given.head,
-        weights="none" if given.weights is None else str(given.weights), recipe=given.recipe,
+        weights="none" if weights is None else str(weights), recipe=given.recipe,
         epochs=given.epochs, max_time_s=given.max_time_s, batch_size=given.batch_size,
         img_size=(size[0], size[1]) if isinstance(size, Sequence) else (size, size),
-        seed=given.seed, base=base, teacher=str(given.teacher),
-        machine=choose_machine(base, given.precision, given.device, given.devices),
-        settings=tuple((key, str(value)) for key, value in (given.settings or {}).items()),
+        seed=given.seed, base=base, teacher=str(given.teacher), extend=str(given.extend),
+        machine=choose_machine(
+            base, given.precision, given.device, given.devices, max(given.nodes, 1)
+        ),
+        settings=_texts(given.settings),
     )  # fmt: skip
+
+
+def _texts(settings: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
+    return tuple((key, str(value)) for key, value in (settings or {}).items())
 
 
 def _tell(prepared: PreparedRun, quiet: bool) -> Reporter:
@@ -207,55 +296,29 @@ def _start(request: Request) -> PreparedRun:
     return prepared
 
 
-def _resume(request: Request, has_out: bool) -> PreparedRun:
+def _resume(request: Request, given: TrainArguments) -> PreparedRun:
     """Prepare a run that goes on, with the config that it wrote: defaults may have changed."""
-    request = resume_request(request, has_out)
+    request = resume_request(request, bool(given.out), given.devices, max(given.nodes, 1))
     prepared = prepare(request)
-    run = replace(prepared.run, config=request.base or prepared.run.config)
+    # What was measured or taken from weights that may be gone is in the folder.
+    pre = Run.open(request.out, pretraining=True).preprocessing
+    run = replace(prepared.run, config=request.base or prepared.run.config, preprocessing=pre)
     check_same_data(run.path, run, prepared.train, prepared.val)
     # It may go on for longer, which the next --resume must know.
     rewrite_config(run.path, run.config.to_dict())
     return replace(prepared, run=run, notes=(f"resuming {run.path}",))
 
 
-def _launch(run: Run, work: Callable[[Fabric], FitResult]) -> FitResult:
-    machine = run.config.machine
-    fabric = build_fabric(machine, machine.devices)
-    if machine.devices == 1:
-        return work(fabric)
-    failures: Any = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    with defer_interrupts() as interrupted:
-        try:
-            # In a partial: Fabric would try to move the fields of a frozen dataclass to the device.
-            epochs, seconds, stopped = fabric.launch(
-                partial(_work_beside_others, work=work, failures=failures)
-            )
-        except ProcessException as error:
-            # The error that the process raised, rather than the fact that it ended.
-            if not failures.empty():
-                raise failures.get() from error
-            # Ctrl-C at the start, before the processes handle it themselves.
-            if interrupted:
-                raise KeyboardInterrupt from error
-            raise
-    # From the file, not through the pipe of the process: large metrics would fill it and block.
-    figures = read_checkpoint(run.path)["position"]["figures"]
-    return FitResult(figures=figures, epochs=epochs, seconds=seconds, interrupted=stopped)
+def _launch(run: Run, place: Place, work: Callable[[Fabric], FitResult]) -> FitResult:
+    """Do the work in this process, with the others of a launcher, or in processes of its own."""
+    if run.config.machine.devices == 1 or place.launcher:
+        return take_part(place, run.config, work)
+    # Without the outputs of the best epoch, which are large.
+    return start_processes(run.config, partial(_work_here, work=work))
 
 
-def _work_beside_others(
-    fabric: Fabric,
-    *,
-    work: Callable[[Fabric], FitResult],
-    failures: Any,  # noqa: ANN401 (a queue)
-) -> tuple[int, float, bool]:
-    """Train in a spawned process, and pass an error to the process that launched it."""
-    try:
-        fitted = work(fabric)
-    except MuntinError as error:
-        failures.put(error)
-        raise
-    return fitted.epochs, fitted.seconds, fitted.interrupted
+def _work_here(fabric: Fabric, *, work: Callable[[Fabric], FitResult]) -> FitResult:
+    return replace(work(fabric), best=None)
 
 
 def _work(
@@ -267,11 +330,7 @@ def _work(
     """Train in one process."""
     run, pictures = prepared.run, given.pictures
     if fabric.world_size > 1:
-        # One thread pool per process: together they must not use more threads than cores.
-        torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
-        # Tensors of a pickled network are in shared memory: without a copy all processes would
-        # train the same weights.
-        prepared = replace(prepared, network=copy.deepcopy(prepared.network))
+        check_data((prepared.train, prepared.val))
     first = fabric.is_global_zero
     reporter = Reporter(None if given.quiet or not first else Console())
     network = prepared.network
@@ -281,12 +340,13 @@ def _work(
     # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and pictures and not given.resume:
         draw_batch(run, loop.train)
+    begun = loop.trainer.best_network  # shards are gathered by all processes
     if first and pictures and isinstance(objective, LossObjective):
         listing = prepared.val if len(prepared.val) >= COUNT else prepared.train
         watch = ReconstructionImages(run, listing, objective, fabric.device)
         loop.validation.watch = watch
         if not given.resume:
-            watch(loop.trainer.best_network)
+            watch(begun)
             reporter.note(f"what it learns shows in {run.path / 'pictures'}")
     with loop.records as records, reporter:
         fitted = loop.fit(started=given.started, resume=given.resume, stop_after=given.stop_after)
@@ -320,12 +380,17 @@ def _finish(
         if missing := _unscored(run, fitted.figures):
             reporter.note(f"mean IoU excludes classes without validation pixels: {missing}")
         reporter.note(f"best {goal} {value:.4f} in {duration}; run: {run.path}")
+    return _as_run(prepared, fitted)
+
+
+def _as_run(prepared: PreparedRun, fitted: FitResult, rank: int = 0) -> TrainedRun:
     return TrainedRun(
-        path=run.path,
+        path=prepared.run.path,
         metrics=fitted.figures,
         epochs=fitted.epochs,
         seconds=fitted.seconds,
         interrupted=fitted.interrupted,
+        rank=rank,
     )
 
 
