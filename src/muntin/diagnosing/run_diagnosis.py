@@ -181,7 +181,7 @@ def _draw(one: Suspect) -> Iterator[Thumbnail]:
             ImageDraw.Draw(image).rectangle(one.box, outline=VERMILION, width=width)
             margin = max(right - left, bottom - top)
             edges = (left - margin, top - margin, right + margin, bottom + margin)
-            image = image.crop(tuple(map(int, edges)))
+            image = image.crop(edges)
         part = one.part if path == one.path else "copy"
         lines = (f"{one.score:.2f} {one.what}", f"{part}: {Path(path).name}")
         yield Thumbnail(pixels=np.asarray(image), lines=lines)
