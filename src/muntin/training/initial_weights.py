@@ -121,8 +121,8 @@ def find_tuning(request: Request, task: Task, count: int) -> TrainConfig | None:
 def initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> Choice[str]:
     """Load the initial weights; return their source, empty for random ones.
 
-    Of a run of another task, or with added classes, only the backbone is loaded; of one with other classes everything
-    but the class-specific layers. `entry` names the published weights of the model.
+    Of a run of another task, or with added classes, only the backbone is loaded; of one with other
+    classes everything but the class-specific layers. `entry` names the published weights of the model.
     """
     if weights in ("none", ""):
         return Choice("", ("weights: random (--weights none)",))
