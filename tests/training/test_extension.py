@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import muntin
+from muntin.commands import app
 from muntin.errors import ConfigError, DataError, RunError
 from muntin.exporting.run_export import export
 from muntin.run_config import ExtendConfig
@@ -121,6 +123,21 @@ def test_other_tasks_and_known_classes_are_refused(runs, tmp_path):
         muntin.train("detect", data, extend=before, out=tmp_path / "run", **HOW)
     with pytest.raises(RunError, match="nowhere"):
         muntin.train("classify", data, extend="nowhere", out=tmp_path / "run", **HOW)
+
+
+def test_its_weights_alone_are_those_of_its_backbone(runs, tmp_path):
+    _, data, after = runs
+    run = muntin.train("classify", data, weights=after, out=tmp_path / "run", **FAST).path
+    assert Run.open(run).config.extend is None
+    assert logits_of(run, torch.randn(1, 3, 16, 16)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("options", [["--extend", "nowhere"], ["--folds", "1"]])
+def test_the_command_line_refuses_in_one_line(runs, tmp_path, options):
+    out = ["--out", str(tmp_path / "run")]
+    found = CliRunner().invoke(app, ["train", "classify", str(runs[1]), *out, *options])
+    assert isinstance(found.exception, RunError | ConfigError)
+    assert options[0] in str(found.exception)
 
 
 def test_a_backbone_that_learns_is_said_to_change_scores(runs, tmp_path, capsys):

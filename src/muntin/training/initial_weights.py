@@ -121,8 +121,8 @@ def find_tuning(request: Request, task: Task, count: int) -> TrainConfig | None:
 def initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> Choice[str]:
     """Load the initial weights; return their source, empty for random ones.
 
-    Of a run of another task only the backbone is loaded; of one with other classes everything
-    but the class-specific layers. `entry` names the published weights of the model.
+    Of a run of another task, or with added classes, only the backbone is loaded; of one with other
+    classes everything but the class-specific layers. `entry` names the published weights of the model.
     """
     if weights in ("none", ""):
         return Choice("", ("weights: random (--weights none)",))
@@ -146,7 +146,8 @@ def _load_requested(network: Network, run: Run, weights: str) -> tuple[str, ...]
     origin = Run.open(weights, pretraining=True) if is_run(weights) else None
     if origin is not None:
         find_results(origin.path, verify=True)
-    if origin is not None and origin.config.task != run.config.task:
+    # A head with added classes goes on by --extend only.
+    if origin is not None and (origin.config.task != run.config.task or origin.config.extend):
         return (_load_backbone(network.backbone, weights),)
     # Kept to be restored: loading overwrites layers of equal shape, whatever their classes.
     state = network.state_dict()
