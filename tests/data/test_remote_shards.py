@@ -124,7 +124,10 @@ def contents(sets):
     }
 
 
-@pytest.mark.parametrize("fault", ["503", "cut", "truncated", "changed"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("503", "truncated", "changed")]
+
+
+@pytest.mark.parametrize("fault", ["cut", *SLOW])
 def test_every_image_comes_once_and_whole_over_failures(bucket, fault):
     root, _ = bucket
     Proxy.faults = itertools.cycle([fault, ""])
@@ -139,7 +142,7 @@ def test_every_image_comes_once_and_whole_over_failures(bucket, fault):
     assert len(Proxy.requests) == count  # from the cache
 
 
-@pytest.mark.parametrize("fault", ["503", "truncated", "changed"])
+@pytest.mark.parametrize("fault", ["503", *SLOW[1:]])
 def test_the_last_try_names_shard_and_image(bucket, fault):
     listing = list_classify("s3://bucket/set").train
     Proxy.faults = itertools.repeat(fault)
@@ -179,6 +182,7 @@ def test_passwords_in_addresses_are_refused_and_not_shown(address):
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_shards_of_others_are_streamed(bucket, tmp_path):
     root, _ = bucket
     system = s3fs.S3FileSystem()
@@ -248,6 +252,7 @@ def _read_all(address, queue):
     queue.put(len(contents(list_classify(address))))
 
 
+@pytest.mark.slow
 def test_forked_processes_read_at_the_same_time(bucket):
     listing = list_classify("s3://bucket/set")  # opens connections that a fork must not use
     context = get_context("fork")

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -54,9 +54,11 @@ class _OpenShard:
         with open_regular(path) as file:
             self.descriptor = os.dup(file.fileno())
 
-    def __del__(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):
-            os.close(self.descriptor)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        try:  # modules may be gone when the interpreter ends
+            close(self.descriptor)
+        except (AttributeError, OSError):
+            return
 
 
 class _LocalFiles:
