@@ -95,6 +95,6 @@ def _task(
     )
 
 
-DETECT = _task("detect", "box_ap", DETECTORS, "fcos_small", masks=False)
+DETECT = _task("detect", "box_ap", DETECTORS, "dense_small", masks=False)
 
 INSTANCE = _task("instance", "mask_ap", MASK_DETECTORS, "mask_rcnn_small", masks=True)
