@@ -66,7 +66,7 @@ def _draw_mask(mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
 
 
 def _task(
-    name: str, figure: str, heads: Mapping[str, DetectorConfig], small: str, *, masks: bool
+    name: str, figure: str, heads: Mapping[str, DetectorConfig], large: str, *, masks: bool
 ) -> Task:
     return Task(
         name=name,
@@ -88,13 +88,13 @@ def _task(
         kind="detection",
         dense=DenseTask(
             heads=heads,
-            default_head={"small": small, "large": small.removesuffix("_small")},
+            default_head={"small": "dense_small", "large": large},
             merges=True,
         ),
         outputs=("boxes", "scores", "class_ids", *(("masks",) if masks else ())),
     )
 
 
-DETECT = _task("detect", "box_ap", DETECTORS, "dense_small", masks=False)
+DETECT = _task("detect", "box_ap", DETECTORS, "dense", masks=False)
 
-INSTANCE = _task("instance", "mask_ap", MASK_DETECTORS, "mask_rcnn_small", masks=True)
+INSTANCE = _task("instance", "mask_ap", MASK_DETECTORS, "mask_rcnn", masks=True)
