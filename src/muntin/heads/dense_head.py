@@ -254,7 +254,7 @@ class Dense(Detector):
         pairs = find_pairs(objects, cells, flat, twins.flatten(0, 1))
         one = assign_one(pairs)
         count = len(targets)
-        images = many.cells // cells.count
+        images = many.cells // cells.total
         aims = objects.boxes[many.objects]
         # Each object counts once, however many cells learn it: small ones have few.
         apart = generalized_box_iou_loss(flat[many.cells], aims) * shares_of_objects(many)
@@ -268,7 +268,7 @@ class Dense(Detector):
         if self.prototypes is not None:
             maps = self.prototypes(features, levels[0])
             learnt = choose_pairs(many, targets)
-            rows = [learnt.select(learnt.cells // cells.count == n) for n in range(count)]
+            rows = [learnt.select(learnt.cells // cells.total == n) for n in range(count)]
             # As in prediction, where the predicted box is; the true one while that is far off.
             near = [flat[row.cells].detach() for row in rows]
             places = [
@@ -285,7 +285,7 @@ class Dense(Detector):
 
     def _counted(self, cells: Cells, targets: list[BoxTargets]) -> Float[Tensor, "B N"]:
         """0 for cells inside crowds, which are neither object nor background."""
-        counted = targets[0].boxes.new_ones(len(targets), cells.count)
+        counted = targets[0].boxes.new_ones(len(targets), cells.total)
         if any(len(target.ignored) for target in targets):
             points = torch.cat(
                 [
