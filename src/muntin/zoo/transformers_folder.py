@@ -67,11 +67,11 @@ def read_transformers_folder(
     source: str | Path,
     task: str = "",
     class_names: tuple[str, ...] = (),
-    settings: Mapping[str, str] | None = None,
+    changed: Mapping[str, str] | None = None,
 ) -> TransformersFolder:
     """Read the files of a folder; `task` chooses where the model can do several.
 
-    `class_names` replace those of the folder; fields cannot be set.
+    `class_names` replace those of the folder; no fields can be `changed`.
 
     Raises:
         WeightError: A file is damaged, or missing.
@@ -109,10 +109,10 @@ def read_transformers_folder(
     if problem:
         raise ConfigError(problem)
     names = names or tuple(f"LABEL_{number}" for number in range(int(values.get("num_labels", 2))))
-    if settings or (class_names and len(class_names) != len(names)):
+    if changed or (class_names and len(class_names) != len(names)):
         message = (
             f"a whole model of the transformers library is converted as it is, with {len(names)} "
-            f"classes, got {len(class_names)} names and {settings}. Leave them out, and train the "
+            f"classes, got {len(class_names)} names and {changed}. Leave them out, and train the "
             f"run for another size or other classes."
         )
         raise ConfigError(message)
