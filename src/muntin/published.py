@@ -125,15 +125,7 @@ def _write_whole(
     source: str | Path, path: Path, task: str, given: tuple[tuple[str, ...], dict[str, str]]
 ) -> tuple[Run, LoadReport]:
     """Write the run of a whole model of the transformers library."""
-    class_names, texts = given
-    found = read_transformers_folder(source, task)
-    if texts or (class_names and len(class_names) != len(found.classes.names)):
-        message = (
-            f"a whole model of the transformers library is converted as it is, with "
-            f"{len(found.classes.names)} classes, got {len(class_names)} names and {texts}. Leave "
-            f"them out, and train the run for another size or other classes."
-        )
-        raise ConfigError(message)
+    found = read_transformers_folder(source, task, *given)
     row = find_task(found.task)
     head: Any = None if row.dense is None else row.dense.whole
     name = f"{TRANSFORMERS}{found.config.name}"
@@ -148,7 +140,7 @@ def _write_whole(
             weights=str(source),
             augment=AUGMENTS[row.recipe_kind](),
         ),
-        classes=replace(found.classes, names=class_names or found.classes.names),
+        classes=found.classes,
         preprocessing=found.preprocessing,
     )
     network = run.build_network()

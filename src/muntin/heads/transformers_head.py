@@ -23,7 +23,7 @@ from muntin.heads.network import Head, HeadConfig
 from muntin.heads.transformers_model import (
     ARCHITECTURES,
     TRANSFORMERS,
-    Architecture,
+    TransformersModel,
     build_model,
     class_rows,
     find_architecture,
@@ -58,7 +58,7 @@ class TransformersHeadConfig(HeadConfig):
         return 1
 
 
-class _WholeModel(Head):
+class _TransformersHead(Head):
     """The model, and what all tasks do with it."""
 
     def __init__(
@@ -67,7 +67,7 @@ class _WholeModel(Head):
         super().__init__()
         model: Any = backbone.config
         self.config, self.num_classes = config, num_classes
-        self.row: Architecture = find_architecture(model.name)
+        self.row: TransformersModel = find_architecture(model.name)
         self._made_with = (model.name, model.settings, num_classes)
         self.stride = self.row.stride
         self.window = model.img_size if model.fixed_size else None
@@ -115,7 +115,7 @@ class _WholeModel(Head):
         return {name: loss.reshape(1).expand(features.maps[0].shape[0])}
 
 
-class TransformersDetector(_WholeModel, Detector):
+class TransformersDetector(_TransformersHead, Detector):
     """A model that predicts boxes of queries."""
 
     def __init__(
@@ -135,6 +135,7 @@ class TransformersDetector(_WholeModel, Detector):
     def forward(self, features: Features) -> Candidates:
         """Compute one candidate a query."""
         raw = self._run(features)
+        # Boxes come as centre and extent, relative to the image.
         boxes = box_convert(raw.pred_boxes.float(), "cxcywh", "xyxy") * self._extent(features)
         scores = _scores(raw.logits.float(), self.row)
         return Candidates([], boxes[:, :, None], scores, self.decode)
@@ -168,6 +169,7 @@ class TransformersDetector(_WholeModel, Detector):
 
         def score(others: Features) -> Tensor:
             raw = self(others)
+            # Overlap only says which query it is: gradients are those of scores.
             flat = raw.boxes[:, :, 0].detach()
             overlap = box_iou(flat.flatten(0, 1), box[None].to(flat)).view(flat.shape[:2])
             return (raw.scores[:, :, class_id] * overlap).amax(dim=1)
@@ -175,14 +177,16 @@ class TransformersDetector(_WholeModel, Detector):
         return score
 
 
-def _scores(logits: Float[Tensor, "B Q k"], row: Architecture) -> Float[Tensor, "B Q K"]:
+def _scores(logits: Float[Tensor, "B Q k"], row: TransformersModel) -> Float[Tensor, "B Q K"]:
     if not row.softmax and row.answers == "boxes":
         return logits.sigmoid()
+    # The last class is "no object".
     scores = logits.softmax(-1)[..., :-1]
+    # The library answers with the best class of each query alone.
     return scores * (scores == scores.amax(-1, keepdim=True)) if row.softmax else scores
 
 
-class TransformersSegmenter(_WholeModel):
+class TransformersSegmenter(_TransformersHead):
     """A model of semantic segmentation, whose maps of classes have cells of `stride` pixels."""
 
     def forward(self, features: Features) -> Float[Tensor, "B K h w"]:
@@ -226,6 +230,7 @@ class TransformersSegmenter(_WholeModel):
             kept = torch.where(labels < 0, ignored, labels)
             return self._losses(features, "pixels", labels=kept)
         classes = [one[one >= 0].unique() for one in labels]
+        # One mask for each class that an image has; ignored pixels are in none.
         masks = [
             (one[None] == ids[:, None, None]).float()
             for one, ids in zip(labels, classes, strict=True)
@@ -233,7 +238,7 @@ class TransformersSegmenter(_WholeModel):
         return self._losses(features, "masks", mask_labels=masks, class_labels=classes)
 
 
-class TransformersInstances(_WholeModel, Detector):
+class TransformersInstances(_TransformersHead, Detector):
     """A model of instance segmentation by masks of queries; boxes are those of the masks."""
 
     def __init__(
@@ -275,6 +280,7 @@ class TransformersInstances(_WholeModel, Detector):
     def _select(self, raw: Candidates) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Boxes, scores, class numbers and masks of each image, best first."""
         images, queries, classes = raw.scores.shape
+        # A query whose mask is empty answers nothing.
         empty = raw.boxes[:, :, 0, 2] <= raw.boxes[:, :, 0, 0]
         flat = torch.where(empty[..., None], 0.0, raw.scores).flatten(1)
         scores, places = flat.topk(min(self.select.max_detections, queries * classes), dim=1)
@@ -295,8 +301,9 @@ class TransformersInstances(_WholeModel, Detector):
         high, wide = features.maps[0].shape[2:]
         masks, classes = [], []
         for one in targets:
-            rows = torch.where(one.layer_of >= 0)[0]
+            rows = torch.where(one.layer_of >= 0)[0]  # objects without a mask teach nothing
             drawn = one.layers[one.layer_of[rows]] == rows[:, None, None] + 1
+            # The batch is padded to the size of its largest image.
             mask = drawn.new_zeros(len(rows), high, wide, dtype=torch.float32)
             mask[:, : drawn.shape[1], : drawn.shape[2]] = drawn
             masks.append(mask)
@@ -339,7 +346,7 @@ def _first_crossing(line: Float[Tensor, "B Q n"]) -> Float[Tensor, "B Q"]:
     return crossing[..., 0]
 
 
-_HEADS: dict[str, tuple[tuple[str, ...], type[_WholeModel]]] = {
+_HEADS: dict[str, tuple[tuple[str, ...], type[_TransformersHead]]] = {
     "detect": (("boxes",), TransformersDetector),
     "instance": (("masks",), TransformersInstances),
     "semantic": (("maps", "masks"), TransformersSegmenter),

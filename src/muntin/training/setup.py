@@ -26,6 +26,7 @@ from muntin.recipes import Recipe, find_recipe
 from muntin.run_config import RunConfig
 from muntin.runs import Run, is_run
 from muntin.shapes import Size
+from muntin.tasks.task import Task
 from muntin.train_config import TrainConfig
 from muntin.training.bands import fit_bands, use_measured
 from muntin.training.data_splits import PRETRAINING_DATA, list_labelled, list_unlabelled
@@ -44,7 +45,6 @@ from muntin.training.defaults import (
     median_size,
     normalise_as,
     use_instance_crop,
-    whole_head,
 )
 from muntin.training.detector_defaults import choose_mixing, suit_objects
 from muntin.training.distillation import read_distill, resolve_distill
@@ -261,7 +261,7 @@ class _RunBuilder:
             beside = find_beside(self.request)
             return self.take(choose_objective(self.request.head, base, model, settings, beside))
         if isinstance(model, TransformersConfig):
-            base = whole_head(self.request.head, base, self.task, model)
+            base = _whole_head(self.request.head, base, self.task, model)
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
         if self.extend is not None:  # whose answers must stay as they are
             max_objects = 0
@@ -399,6 +399,21 @@ class _RunBuilder:
         """Whether the user, or the repeated run, chose the batch size."""
         given = self.request.batch_size or "batch_size" in dict(self.settings["train"])
         return bool(given) or self.base is not None
+
+
+def _whole_head(
+    name: str, base: HeadConfig | None, task: Task, model: TransformersConfig
+) -> HeadConfig:
+    """Give the head of a model that cannot be divided; a `ConfigError` where there is none."""
+    head = None if task.dense is None else task.dense.whole
+    if head is None or name not in ("", head.kind):
+        message = (
+            f"a whole model of the transformers library must be trained for detect, instance or "
+            f"semantic, and without --head, got {task.name} and {name or 'no head'!r} for "
+            f"{model.name}. Leave --head out, or choose another --model."
+        )
+        raise ConfigError(message)
+    return base if base is not None and isinstance(base, type(head)) else head
 
 
 _ON_RANDOM = "trains the head on random features"
