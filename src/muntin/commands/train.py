@@ -49,30 +49,14 @@ def train(
     from muntin.training.session import train as run_training
 
     run = run_training(
-        task,
-        data,
-        val=val,
-        model=model,
-        head=head,
-        weights=values.with_part(weights, part),
-        recipe=recipe,
-        epochs=epochs or 0,
-        max_time_s=values.parse_time(max_time),
-        batch_size=values.parse_batch(batch_size),
-        img_size=values.parse_size(img_size),
-        precision=precision,
-        device=device,
-        devices=devices,
-        seed=-1 if seed is None else seed,
-        out=out,
-        resume=resume,
+        task, data, val=val, model=model, head=head, weights=values.with_part(weights, part),
+        recipe=recipe, epochs=epochs or 0, max_time_s=values.parse_time(max_time),
+        batch_size=values.parse_batch(batch_size), img_size=values.parse_size(img_size),
+        precision=precision, device=device, devices=devices, seed=-1 if seed is None else seed,
+        out=out, resume=resume, config=config or None, started=started, teacher=teacher,
         settings=values.train_settings(settings, adapt, freeze, teacher_cache, log=log),
-        config=config or None,
-        started=started,
-        teacher=teacher,
-        extend=extend,
-        folds=folds,
-    )
+        extend=extend, folds=folds,
+    )  # fmt: skip
     if not run.interrupted and not folds:
         typer.echo(f"next: muntin predict {quote(run.path)} IMAGE...")
     return int(run.interrupted)
