@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from muntin.synthetic.datasets import write_coco, write_maps
 from muntin.synthetic.scenes import CLASS_NAMES
 from muntin.training.extension import extend_listings
 from tests.detectors import train_dense, train_detector
-from tests.small import train_small, write_images
+from tests.small import image, train_small, write_images
 
 HOW = {"quiet": True, "pictures": False, "device": "cpu", "precision": "fp32"}
 FAST = {"epochs": 2, "batch_size": 4, "settings": {"machine.workers": 0}, **HOW}
@@ -148,6 +149,27 @@ def test_a_backbone_that_learns_is_said_to_change_scores(runs, tmp_path, capsys)
     assert "train.freeze" in capsys.readouterr().out
     images = torch.randn(2, 3, 16, 16)
     assert not torch.equal(logits_of(run, images)[:, :2], logits_of(before, images))
+
+
+@pytest.mark.slow
+def test_added_classes_are_learnt_as_in_full_training(tmp_path):
+    classes = ("ash", "birch", "cedar", "date")
+    data = write_images(tmp_path / "all", each=24, classes=classes)
+    for name, some in (("old", classes[:2]), ("new", classes[2:])):
+        for one in some:
+            shutil.copytree(data / one, tmp_path / name / one)
+    for class_id, one in enumerate(classes[2:], 2):
+        (tmp_path / "val" / one).mkdir(parents=True)
+        for number in range(1000, 1020):
+            image(class_id, number).save(tmp_path / "val" / one / f"{number}.png")
+    whole = train_small(data, tmp_path / "whole", epochs=12).path
+    before = train_small(tmp_path / "old", tmp_path / "before", epochs=12).path
+    options = {**FAST, "epochs": 12, "extend": before, "out": tmp_path / "after"}
+    after = muntin.train("classify", tmp_path / "new", **options).path
+    figures = [
+        muntin.evaluate(run, tmp_path / "val", pictures=False)["top1"] for run in (whole, after)
+    ]
+    assert figures[1] >= figures[0] - 0.03
 
 
 def test_values_of_masks_follow_their_classes():
