@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.ops import box_iou
 
 from muntin.diagnosing.data_faults import find_data_faults
 from muntin.diagnosing.findings import Finding
 from muntin.metrics.class_metrics import ClassificationMetric, SemanticMetric
 from muntin.metrics.detection_metric import DetectionMetric
+from muntin.ops.boxes import box_iou
 from muntin.run_config import RunConfig
 from muntin.run_files import read_split
 from muntin.runs import Run, read_journal

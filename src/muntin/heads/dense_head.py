@@ -24,7 +24,6 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
@@ -242,6 +241,8 @@ class Dense(Detector):
         self, features: Features, targets: list[BoxTargets]
     ) -> dict[str, Float[Tensor, " B"]]:
         """Compute the losses of classes, their twin, boxes and, with masks, of masks, by image."""
+        from torchvision.ops import generalized_box_iou_loss
+
         assert self.neck is not None, "a dense detector has a pyramid"
         levels = self.neck(features.maps)
         logits, twins, boxes, layers = self._read(levels)

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou, roi_align
 
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import Backbone, Features
@@ -28,6 +27,8 @@ from muntin.heads.transformers_model import (
     class_rows,
     find_architecture,
 )
+from muntin.ops.boxes import box_iou
+from muntin.ops.torchvision_operators import roi_align
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
@@ -136,7 +137,7 @@ class TransformersDetector(_TransformersHead, Detector):
         """Compute one candidate a query."""
         raw = self._run(features)
         # Boxes come as centre and extent, relative to the image.
-        boxes = box_convert(raw.pred_boxes.float(), "cxcywh", "xyxy") * self._extent(features)
+        boxes = _to_edges(raw.pred_boxes.float()) * self._extent(features)
         scores = _scores(raw.logits.float(), self.row)
         return Candidates([], boxes[:, :, None], scores, self.decode)
 
@@ -156,7 +157,7 @@ class TransformersDetector(_TransformersHead, Detector):
         labels = [
             {
                 "class_labels": one.class_ids.long(),
-                "boxes": box_convert(one.boxes / extent, "xyxy", "cxcywh"),
+                "boxes": _to_centre(one.boxes / extent),
             }
             for one, extent in zip(targets, extents, strict=True)
         ]
@@ -175,6 +176,16 @@ class TransformersDetector(_TransformersHead, Detector):
             return (raw.scores[:, :, class_id] * overlap).amax(dim=1)
 
         return score
+
+
+def _to_edges(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
+    centres, sides = boxes.split(2, dim=-1)
+    return torch.cat([centres - 0.5 * sides, centres + 0.5 * sides], dim=-1)
+
+
+def _to_centre(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
+    low, high = boxes.split(2, dim=-1)
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def _scores(logits: Float[Tensor, "B Q k"], row: TransformersModel) -> Float[Tensor, "B Q K"]:
@@ -291,7 +302,8 @@ class TransformersInstances(_TransformersHead, Detector):
         masks = maps.flatten(0, 1).index_select(0, whole.flatten())[:, None]  # B * D, 1, h, w
         numbers = torch.arange(masks.shape[0], device=masks.device, dtype=masks.dtype)[:, None]
         cells = boxes.flatten(0, 1) / self.stride
-        grids = roi_align(masks, torch.cat([numbers, cells], 1), _GRID, 1.0, 1, aligned=True)
+        rows = torch.cat([numbers, cells], 1)
+        grids = roi_align(masks, rows, _GRID, scale=1.0, sampling=1, aligned=True)
         return boxes, scores, ids, grids.sigmoid().view(images, -1, _GRID, _GRID)
 
     def losses(
