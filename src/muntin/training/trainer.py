@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from muntin.collectives import BatchPart, holding
+from muntin.batch_rows import BatchPart, holding
 from muntin.data.batches import Batch
 from muntin.data.randomness import derive_seed
 from muntin.devices import return_freed_memory
@@ -148,7 +148,8 @@ class Trainer:
         rows = len(views[0].weights)
         part = BatchPart(fabric.global_rank * rows, rows, views[0].num_real)
         weights = views[0].weights.to(fabric.device)
-        with holding(part), fabric.no_backward_sync(self._step, enabled=not last):
+        held = part if fabric.world_size > 1 else None
+        with holding(held), fabric.no_backward_sync(self._step, enabled=not last):
             inputs = self.objective.prepare(views, fabric.device)
             losses = self._step(inputs)
             total = (sum(losses.values()) * weights).sum()
