@@ -27,9 +27,9 @@ def see_whole_batch(module: nn.Module) -> None:
     for part in module.modules() if collectives.world_size() > 1 else ():
         # On the instance, as names of parameters and classes must stay what they are.
         if isinstance(part, _BatchNorm):
-            part.forward = partial(_normalise, part, part.forward)  # type: ignore[method-assign]
+            vars(part)["forward"] = partial(_normalise, part, part.forward)
         elif isinstance(part, _DropoutNd):
-            part.forward = partial(_drop_out, part, part.forward)  # type: ignore[method-assign]
+            vars(part)["forward"] = partial(_drop_out, part, part.forward)
 
 
 def pad_alike(views: tuple[Batch, ...], pre: Preprocessing) -> tuple[Batch, ...]:
