@@ -234,6 +234,6 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     console.print(table)
 
 
-def count_processes(devices: int | None, nodes: int | None) -> dict[str, int]:
+def count_processes(devices: int | None, nodes: int | None) -> dict[str, Any]:
     """The arguments `devices` and `nodes` of `train`; 0 = not given."""
     return {"devices": devices or 0, "nodes": nodes or 0}
