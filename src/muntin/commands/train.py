@@ -47,8 +47,7 @@ def train(
     folds: values.FoldsOption = 0,
 ) -> int:
     """Train a model on your images."""
-    # Before the libraries are imported, which takes seconds of the time limit.
-    started = time.monotonic()
+    started = time.monotonic()  # before libraries are imported, which takes seconds of a time limit
     from muntin.training.session import train as run_training
 
     run = run_training(
@@ -57,7 +56,8 @@ def train(
         val=val, model=model, head=head, weights=values.with_part(weights, part), recipe=recipe,
         epochs=epochs or 0, max_time_s=values.parse_time(max_time),
         batch_size=values.parse_batch(batch_size), img_size=values.parse_size(img_size),
-        precision=precision, device=device, devices=devices or 0, nodes=nodes or 0, on=on,
+        precision=precision, device=device, on=on,
+        **values.count_processes(devices, nodes),
         seed=-1 if seed is None else seed, out=out, resume=resume,
         settings=values.train_settings(
             settings, adapt, freeze, teacher_cache, log=log, check=check_first

@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.collectives import count_real, sum_all
+from muntin.batch_rows import count_real
+from muntin.collectives import sum_all
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, SelectConfig, find_candidate

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.collectives import image_generators
+from muntin.batch_rows import image_generators
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, Instances, find_candidate
 from muntin.heads.necks import build_neck

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.collectives import image_generators
+from muntin.batch_rows import image_generators
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.nn.conv_norm import ConvNorm, Upsample, init_before_relu
 from muntin.ops.boxes import (

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
-from lightning_fabric.strategies import DDPStrategy, Strategy
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.strategy import Strategy
 from torch.nn.parallel import DistributedDataParallel
 
 from muntin.configs import from_dict, replace, to_dict
@@ -114,11 +115,12 @@ def build_fabric(
         # Buffers are equal in all processes: batch norms see the whole batch. Renamed in 2.14.
         known = inspect.signature(DistributedDataParallel).parameters
         sync = {"forward_sync_buffers", "broadcast_buffers"} & set(known)
+        buffers: dict[str, Any] = {max(sync): False}
         strategy = DDPStrategy(
             cluster_environment=TorchElasticEnvironment(),
             # What a process has no use for in a step, such as the branch of masks without objects.
             find_unused_parameters=True,
-            **{max(sync): False},
+            **buffers,
         )
     try:
         return Fabric(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muntin.collectives import is_shared, previous_row
+from muntin.batch_rows import is_shared
+from muntin.collectives import previous_row
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective
