@@ -1,49 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training processes compute together: sums, draws and rows of the batch that they share.
+"""What training processes compute together: sums, rows of neighbours, and values they exchange.
 
-Every process holds consecutive rows of each batch. Within `holding`, random numbers are drawn for
-the whole batch, of which a process uses its rows, and sums are over all processes, so that what is
-learnt does not depend on their number. With one process, and outside of training steps, every
+Sums within a training step are those over the whole batch (`batch_rows`). With one process, every
 function here is what its local counterpart is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from muntin.batch_rows import held_part
 from muntin.errors import MuntinError
 
 Value = TypeVar("Value")
 
 
-class BatchPart(NamedTuple):
-    """The rows of a batch of `total` images that a process holds: `rows` from `start` on.
-
-    Rows from `total` on repeat the last image, to fill up the share of a process; they count for
-    nothing.
-    """
-
-    start: int
-    rows: int
-    total: int
-
-    @property
-    def real(self) -> int:
-        """Rows that do not only fill up."""
-        return max(0, min(self.rows, self.total - self.start))
-
-
 class _Shared:
-    """What the processes share now; set by `holding` and `open_group`."""
+    """Groups besides the default one; set by `open_group`."""
 
-    part: BatchPart | None = None
     group: Any = None
     machine: Any = None
 
@@ -51,16 +31,6 @@ class _Shared:
 def world_size() -> int:
     """Number of training processes that belong together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-@contextlib.contextmanager
-def holding(part: BatchPart) -> Iterator[None]:
-    """Context of a training step of which this process holds a part of the batch."""
-    _Shared.part = part if world_size() > 1 else None
-    try:
-        yield
-    finally:
-        _Shared.part = None
 
 
 def open_group() -> None:
@@ -87,57 +57,9 @@ def close_group() -> None:
     dist.destroy_process_group()
 
 
-def draw_rows(draw: Callable[[int], Tensor], count: int) -> Tensor:
-    """Draw for `count` images, or several versions of each: `draw(n)` gives n rows.
-
-    Versions follow each other: all first ones, then all second ones.
-    """
-    part = _Shared.part
-    if part is None or count % part.rows:
-        return draw(count)
-    drawn = draw(count // part.rows * part.total)
-    places = torch.arange(part.start, part.start + part.rows, device=drawn.device)
-    return drawn.unflatten(0, (-1, part.total))[:, places.clamp(max=part.total - 1)].flatten(0, 1)
-
-
-def image_generators(count: int, device: torch.device) -> list[torch.Generator]:
-    """A generator for each image, for draws whose number depends on what is in it."""
-    first = int(torch.randint(2**62, ()))
-    start = 0 if _Shared.part is None else _Shared.part.start
-    return [torch.Generator(device).manual_seed(first + start + row) for row in range(count)]
-
-
-def is_shared() -> bool:
-    """Whether this is a step whose batch several processes share."""
-    return _Shared.part is not None
-
-
-def drop_rows(drop: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """Apply dropout to the rows here as it would be applied to those of the whole batch."""
-    part = _Shared.part
-    if part is None or len(values) % part.rows:
-        return drop(values)
-    return values * draw_rows(
-        lambda count: drop(values.new_ones(count, *values.shape[1:])), len(values)
-    )
-
-
-def real_rows(values: Tensor) -> Tensor:
-    """The rows, of images or of versions of them, that do not only fill up."""
-    part = _Shared.part
-    if part is None or part.real == part.rows or len(values) % part.rows:
-        return values
-    return values.unflatten(0, (-1, part.rows))[:, : part.real].flatten(0, 1)
-
-
-def count_real(count: int) -> int:
-    """How many of the first of `count` rows do not only fill up the share of this process."""
-    return count if _Shared.part is None else _Shared.part.real
-
-
 def sum_all(values: Tensor) -> Tensor:
     """Sum over the processes, through which gradients flow; all must call it in the same order."""
-    if _Shared.part is None:
+    if held_part() is None:
         return values
     from torch.distributed.nn.functional import all_reduce
 
@@ -147,10 +69,10 @@ def sum_all(values: Tensor) -> Tensor:
 
 def mean_rows(values: Tensor) -> tuple[Tensor, int]:
     """Mean over the rows of the whole batch, and their number."""
-    if _Shared.part is None:
+    part = held_part()
+    if part is None:
         return values.mean(dim=0), len(values)
-    total = _Shared.part.total
-    return sum_all(values[: _Shared.part.real].sum(dim=0)) / total, total
+    return sum_all(values[: part.real].sum(dim=0)) / part.total, part.total
 
 
 def add_numbers(*numbers: float) -> list[float]:
@@ -174,7 +96,7 @@ def previous_row(rows: Tensor) -> Tensor:
 
     Only for tensors of one shape in all processes.
     """
-    if _Shared.part is None:
+    if held_part() is None:
         return rows[-1:]
     rank, world = dist.get_rank(), dist.get_world_size()
     sent, got = rows[-1:].contiguous(), torch.empty_like(rows[-1:])

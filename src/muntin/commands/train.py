@@ -43,8 +43,7 @@ def train(
     log: values.LogOption = "",
 ) -> int:
     """Train a model on your images."""
-    # Before the libraries are imported, which takes seconds of the time limit.
-    started = time.monotonic()
+    started = time.monotonic()  # before libraries are imported, which takes seconds of a time limit
     from muntin.training.session import train as run_training
 
     run = run_training(
@@ -61,8 +60,7 @@ def train(
         img_size=values.parse_size(img_size),
         precision=precision,
         device=device,
-        devices=devices or 0,
-        nodes=nodes or 0,
+        **values.count_processes(devices, nodes),
         seed=-1 if seed is None else seed,
         out=out,
         resume=resume,

@@ -29,7 +29,7 @@ _ALIGN = 64
 Read = Callable[[int], Sample | None]
 
 
-class _Arena:
+class _Memory:
     """Memory without a name, which is written from its start on."""
 
     def __init__(self, size: int = 0) -> None:
@@ -74,7 +74,7 @@ def _open(owner: int, descriptor: int) -> int | None:
 class _Writer(pickle.Pickler):
     """Writes tensors beside what it pickles."""
 
-    def __init__(self, file: io.BytesIO, arena: _Arena) -> None:
+    def __init__(self, file: io.BytesIO, arena: _Memory) -> None:
         super().__init__(file, protocol=5)
         self.arena = arena
 
@@ -141,7 +141,7 @@ def share_samples(count: int, read: Read, *, stack: bool) -> SharedSamples | Non
     own = range(rank, count, size)
     places = np.zeros((len(own), 3), np.int64)
     held: list[Sample | None] = []
-    arena = _Arena()
+    arena = _Memory()
 
     def decode() -> set[torch.Size]:
         shapes: set[torch.Size] = set()
@@ -178,7 +178,7 @@ def share_samples(count: int, read: Read, *, stack: bool) -> SharedSamples | Non
 def _stack(shape: torch.Size, held: list[Sample | None], own: range, count: int) -> Tensor | None:
     """The pixels of all images, of which this process writes its own."""
     length = shape.numel()
-    arena = _Arena(count * length) if own.start == 0 else None
+    arena = _Memory(count * length) if own.start == 0 else None
     try:
         owner = gather_machine((os.getpid(), -1 if arena is None else arena.descriptor))[0]
         opened = _open(*owner)

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from muntin.collectives import count_real, sum_all
+from muntin.batch_rows import count_real
+from muntin.collectives import sum_all
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, SelectConfig, find_candidate

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
-from muntin.collectives import image_generators
+from muntin.batch_rows import image_generators
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, Instances, find_candidate
 from muntin.heads.necks import build_neck

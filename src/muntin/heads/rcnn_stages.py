@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou, roi_align
 
-from muntin.collectives import image_generators
+from muntin.batch_rows import image_generators
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.nn.conv_norm import ConvNorm, Upsample, init_before_relu
 from muntin.ops.boxes import (

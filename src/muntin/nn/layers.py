@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.collectives import draw_rows
+from muntin.batch_rows import draw_rows
 from muntin.ops.dot_attention import is_recorded
 from muntin.shapes import Float
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from muntin.collectives import draw_rows
+from muntin.batch_rows import draw_rows
 from muntin.features import Features, FeatureSpec
 from muntin.shapes import Float, Size
 

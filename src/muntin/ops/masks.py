@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from muntin.collectives import draw_rows
+from muntin.batch_rows import draw_rows
 from muntin.errors import ShapeError
 from muntin.shapes import Bool, Int, Size
 

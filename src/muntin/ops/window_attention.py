@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.jit._trace import is_tracing
 
-from muntin.collectives import drop_rows
+from muntin.batch_rows import drop_rows
 from muntin.errors import ConfigError, ShapeError, unknown_name
 from muntin.ops.dot_attention import attend, differentiate_by, is_recorded, is_transformed
 from muntin.ops.triton import window_support

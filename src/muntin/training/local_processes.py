@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 from muntin.errors import MuntinError, MuntinWarning
 from muntin.run_config import RunConfig
 from muntin.training.checkpoint import pass_signals
-from muntin.training.processes import LostProcess, Place, free_port, here, take_part
+from muntin.training.processes import Place, ProcessError, free_port, here, take_part
 
 Value = TypeVar("Value")
 
@@ -34,7 +34,7 @@ _GRACE_S = 10.0
 _LOOK_S = 0.1
 
 
-class _Told(NamedTuple):
+class _Result(NamedTuple):
     """What a process sends at its end: a value, or an error with its traceback."""
 
     value: Any = None
@@ -48,7 +48,7 @@ class _Started:
     def __init__(self, place: Place, payload: bytes, port: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.rank, self.told = place.rank, _Told()
+        self.rank, self.told = place.rank, _Result()
         self.heard = self.ended_here = False
         exact = torch.are_deterministic_algorithms_enabled()
         self.process = context.Process(target=_run, args=(place, port, theirs, exact))
@@ -78,6 +78,7 @@ class _Started:
     def end(self) -> None:
         """End it now, if it is still there."""
         if self.process.exitcode is None:
+            # So that it is not taken for the one that ended first.
             self.ended_here = True
             self.process.kill()
         self.process.join()
@@ -91,7 +92,7 @@ def start_processes(config: RunConfig, work: Callable[[Fabric], Value]) -> Value
     again, and notebooks work too. An error of one process ends all, and is raised here.
 
     Raises:
-        LostProcess: One was ended from outside.
+        ProcessError: One was ended from outside.
         KeyboardInterrupt: Ctrl-C came before they could answer it themselves.
     """
     devices, port = config.machine.devices, free_port()
@@ -111,7 +112,7 @@ def start_processes(config: RunConfig, work: Callable[[Fabric], Value]) -> Value
     if error is None:
         value: Value = started[0].told.value
         return value
-    if received and isinstance(error, LostProcess):
+    if received and isinstance(error, ProcessError):
         raise KeyboardInterrupt from error
     raise error
 
@@ -132,20 +133,21 @@ def _wait(started: list[_Started]) -> None:
 def _first_error(started: list[_Started]) -> BaseException | None:
     """The error that made the others fail, or None."""
     told = [one.told for one in started if one.told.error is not None]
-    lost = next((each.error for each in told if isinstance(each.error, LostProcess)), None)
+    lost = next((each.error for each in told if isinstance(each.error, ProcessError)), None)
     for one in started:
+        # What ended from outside is the cause; the others could only notice it.
         if one.died:
             code = one.process.exitcode or 0
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             hint = " A system without free memory does so." if code == -signal.SIGKILL else ""
-            place = f" at {lost.place}" if isinstance(lost, LostProcess) else ""
+            place = f" at {lost.place}" if isinstance(lost, ProcessError) else ""
             message = (
                 f"all {len(started)} processes of a training must go on, got the end of rank "
                 f"{one.rank} by {how}{place}.{hint} Go on with --resume."
             )
-            return LostProcess(message)
+            return ProcessError(message)
     for each in told:
-        if not isinstance(each.error, LostProcess):
+        if not isinstance(each.error, ProcessError):
             if each.error is not None and not isinstance(each.error, MuntinError):
                 each.error.add_note(f"In a training process:\n{each.trace}")
             return each.error
@@ -161,14 +163,15 @@ def _run(place: Place, port: int, pipe: Connection, exact: bool) -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
         config, work = pickle.loads(pipe.recv_bytes())
-        told = _Told(value=take_part(place, config, work))
+        told = _Result(value=take_part(place, config, work))
     except BaseException as error:  # also of Ctrl-C: the parent decides what is shown
-        told = _Told(error=error, trace=traceback.format_exc())
+        told = _Result(error=error, trace=traceback.format_exc())
+    # Of the others nobody asks for the value, which may be large.
     value = told.value if not place.rank else None
     try:
         pipe.send(told._replace(value=value))
     except Exception:  # an error that cannot be pickled
-        pipe.send(_Told(error=RuntimeError(told.trace), trace=told.trace))
+        pipe.send(_Result(error=RuntimeError(told.trace), trace=told.trace))
 
 
 def _follow_parent() -> None:

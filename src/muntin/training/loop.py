@@ -37,6 +37,7 @@ from muntin.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from muntin.training.global_batch import pad_alike, see_whole_batch
 from muntin.training.low_rank import merged_state
 from muntin.training.optimization import img_size_at, lr_factor
 from muntin.training.position import Position, read_position
@@ -47,7 +48,6 @@ from muntin.training.run_logs import Records
 from muntin.training.time_limit import Clock, TimeLimit
 from muntin.training.trainer import Trainer, class_balanced_shares
 from muntin.training.validation import Validation
-from muntin.training.whole_batch import pad_alike, see_whole_batch
 from muntin.untrusted import reading
 from muntin.weights.weight_files import write_weights
 

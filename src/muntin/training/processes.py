@@ -77,13 +77,13 @@ class Place(NamedTuple):
 ALONE = Place()
 
 
-class LostProcess(TrainingError):
+class ProcessError(TrainingError):
     """Another process of the training ended, or did not answer in time; `place` is where."""
 
     place = ""
 
 
-class _Here:
+class _Progress:
     """Where this process is in the training, for what is said when another is lost."""
 
     text = "the start"
@@ -95,14 +95,14 @@ def note_progress(text: str) -> None:
 
     They are told at most once a second.
     """
-    _Here.text = text
-    if collectives.world_size() > 1 and time.monotonic() - _Here.told_at > 1:
-        _Here.told_at = time.monotonic()
+    _Progress.text = text
+    if collectives.world_size() > 1 and time.monotonic() - _Progress.told_at > 1:
+        _Progress.told_at = time.monotonic()
         _tell(waits=False)
 
 
 def _tell(*, waits: bool) -> None:
-    note = json.dumps([_HOST, os.getpid(), _Here.text, waits])
+    note = json.dumps([_HOST, os.getpid(), _Progress.text, waits])
     with contextlib.suppress(RuntimeError):  # the process that keeps the notes has ended
         _notes().set(f"muntin/{dist.get_rank()}", note)
 
@@ -127,7 +127,7 @@ def describe_loss(error: RuntimeError, timeout_s: float) -> str:
     what = f"no answer in {timeout_s:g} s (machine.timeout_s)" if in_vain else "the end"
     return (
         f"all {world} processes of a training must go on, got {what} of {missing}, for which rank "
-        f"{rank} waited (at {_Here.text}). Go on with --resume."
+        f"{rank} waited (at {_Progress.text}). Go on with --resume."
     )
 
 
@@ -157,12 +157,15 @@ _TELLING_S = 1.0
 def _ended(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat")
-        # Whoever started it may not have asked for its exit code yet.
-        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+        # Whoever started it may not have asked for its exit code yet: it is a zombie then.
+        stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+        try:
+            return os.read(stat, 4096).rpartition(b")")[2].split()[0] == b"Z"
+        finally:
+            os.close(stat)
     except ProcessLookupError:
         return True
-    except OSError:
+    except OSError:  # of another user, or no Linux
         return False
 
 
@@ -221,6 +224,7 @@ def _read_torchrun(values: Mapping[str, str]) -> Place:
 
 
 def _read_slurm(values: Mapping[str, str]) -> Place:
+    # Of the step that srun has started; SLURM_NTASKS is that of the whole job.
     names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES")
     rank, world, local_rank, nodes = (_number(values, name, "SLURM") for name in names)
     return _check(Place(rank, world, local_rank, world // max(nodes, 1), nodes, "SLURM"))
@@ -267,8 +271,10 @@ def joined(place: Place, machine: MachineConfig) -> Iterator[None]:
     if place.launcher != "torchrun":
         os.environ.update(place.variables())
     if place.launcher == "SLURM":
+        # Its first node, and a port from the number of the job.
         slurm = SLURMEnvironment()
         os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
+    # Before the group is made, which takes the current device.
     if machine.device == "cuda":
         torch.cuda.set_device(place.local_rank)
     dist.init_process_group(
@@ -305,15 +311,15 @@ def take_part(place: Place, config: RunConfig, work: Callable[[Fabric], Value]) 
 
 @contextlib.contextmanager
 def telling_losses(machine: MachineConfig) -> Iterator[None]:
-    """Context in which the failure of what processes do together is a `LostProcess`."""
+    """Context in which the failure of what processes do together is a `ProcessError`."""
     try:
         yield
     except RuntimeError as error:
         if collectives.world_size() == 1 or isinstance(error, MuntinError):
             raise
         if lost := describe_loss(error, machine.timeout_s):
-            told = LostProcess(lost)
-            told.place = _Here.text
+            told = ProcessError(lost)
+            told.place = _Progress.text
             raise told from error
         raise
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from muntin.collectives import is_shared, previous_row
+from muntin.batch_rows import is_shared
+from muntin.collectives import previous_row
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from muntin.collectives import BatchPart, holding
+from muntin.batch_rows import BatchPart, holding
 from muntin.data.batches import Batch
 from muntin.data.randomness import derive_seed
 from muntin.devices import return_freed_memory
@@ -184,7 +184,8 @@ class Trainer:
         weights = views[0].weights.to(fabric.device)
         if self._full is not None:
             self._full.empty()
-        with holding(part), self._accumulating(last):
+        held = part if fabric.world_size > 1 else None
+        with holding(held), self._accumulating(last):
             inputs = self.objective.prepare(views, fabric.device)
             total = (sum(self._losses(inputs).values()) * weights).sum()
             if self.sharded:

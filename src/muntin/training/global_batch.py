@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from muntin import collectives
+from muntin import batch_rows, collectives
 from muntin.collectives import largest
 from muntin.data.batches import Batch
 from muntin.data.transforms import Preprocessing
@@ -45,16 +45,16 @@ def pad_alike(views: tuple[Batch, ...], pre: Preprocessing) -> tuple[Batch, ...]
 
 
 def _drop_out(layer: _DropoutNd, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return collectives.drop_rows(plain, x) if layer.training and layer.p else plain(x)
+    return batch_rows.drop_rows(plain, x) if layer.training and layer.p else plain(x)
 
 
 def _normalise(norm: _BatchNorm, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if not norm.training or norm.running_mean is None or not collectives.is_shared():
+    if not norm.training or norm.running_mean is None or not batch_rows.is_shared():
         return plain(x)
     axes, shape = [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
     with torch.autocast(x.device.type, enabled=False):
         values = x.float()
-        real = collectives.real_rows(values)
+        real = batch_rows.real_rows(values)
         sums = torch.cat([real.sum(axes), real.new_tensor([real.numel() / x.shape[1]])])
         sums = collectives.sum_all(sums)
         count = float(sums[-1].detach())
@@ -67,7 +67,7 @@ def _normalise(norm: _BatchNorm, plain: Callable[[Tensor], Tensor], x: Tensor) -
         mean = sums[:-1] / count
         centred = values - mean.view(shape)
         # Of the differences from the mean: the square of a mean would cost digits.
-        squares = collectives.sum_all(collectives.real_rows(centred).square().sum(axes))
+        squares = collectives.sum_all(batch_rows.real_rows(centred).square().sum(axes))
         scale = (squares / count + norm.eps).rsqrt()
         if norm.weight is not None:
             scale = scale * norm.weight
