@@ -35,7 +35,7 @@ _FCOS = {"neck.channels": 32, "num_convs": 1}
 
 def head_settings(head: str, **more: Any) -> dict[str, Any]:
     """Tiny widths for a head, as settings."""
-    chosen = {**(_FCOS if head.startswith("fcos") else _RCNN), **more}
+    chosen = {**(_FCOS if head.startswith(("fcos", "dense")) else _RCNN), **more}
     return {f"head.{name}": value for name, value in chosen.items()}
 
 

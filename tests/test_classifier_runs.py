@@ -21,7 +21,7 @@ from muntin.errors import ConfigError, MuntinWarning, WeightError
 from muntin.published import open_published
 from muntin.runs import Run
 from muntin.weights.weight_files import read_weights, write_weights
-from muntin.zoo.published_classifier import IMAGENET_NAMES
+from muntin.zoo.published_classifier import imagenet_names
 
 NAMES = ("buttercup", "daisy", "rose")
 
@@ -287,4 +287,4 @@ def test_images_of_dense_tasks_and_of_timm_are_refused_too(classifier, tmp_path)
 
 
 def test_imagenet_has_1000_names():
-    assert len(IMAGENET_NAMES) == len(set(IMAGENET_NAMES)) == 1000
+    assert len(imagenet_names()) == len(set(imagenet_names())) == 1000

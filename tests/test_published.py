@@ -16,7 +16,7 @@ from muntin.configs import with_texts
 from muntin.data.dense_transforms import DetectionAugmentConfig
 from muntin.errors import ConfigError, DataError, RunError
 from muntin.heads.rcnn_config import MASK_RCNN
-from muntin.published import COCO_NAMES, open_published, read_class_names
+from muntin.published import coco_names, open_published, read_class_names
 from muntin.runs import Run
 from muntin.tasks.task_table import find_task
 from muntin.weights.weight_files import write_weights
@@ -43,10 +43,10 @@ def weights(detector, tmp_path_factory):
 
 
 def test_coco_has_80_classes():
-    assert len(set(COCO_NAMES)) == 80
-    assert COCO_NAMES[0] == "person"
-    assert COCO_NAMES[-1] == "toothbrush"
-    assert all(name == name.strip() and name for name in COCO_NAMES)
+    assert len(set(coco_names())) == 80
+    assert coco_names()[0] == "person"
+    assert coco_names()[-1] == "toothbrush"
+    assert all(name == name.strip() and name for name in coco_names())
 
 
 def test_the_run_predicts_what_the_detector_finds(detector, weights, tmp_path):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from muntin.prediction.image_search import embed, search
     from muntin.prediction.predictor import Predictor, draw
     from muntin.scoring.evaluation import evaluate
+    from muntin.tasks.packing import pack
     from muntin.training.pretraining_session import pretrain
     from muntin.training.session import TrainedRun, train
     from muntin.weights.dialects import to_dialect
@@ -47,6 +48,7 @@ __all__ = [
     "list_models",
     "load",
     "load_weights",
+    "pack",
     "plan",
     "pretrain",
     "search",
@@ -65,6 +67,7 @@ __getattr__, __dir__ = resolve_lazily(
         "prediction.image_search": "embed search",
         "prediction.predictor": "Predictor draw",
         "scoring.evaluation": "evaluate",
+        "tasks.packing": "pack",
         "training.pretraining_session": "pretrain",
         "training.session": "TrainedRun train",
         "weights.dialects": "to_dialect",

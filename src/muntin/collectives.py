@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from muntin.errors import MuntinError
+
 Value = TypeVar("Value")
 
 
@@ -93,6 +95,29 @@ def image_generators(count: int, device: torch.device) -> list[torch.Generator]:
     return [torch.Generator(device).manual_seed(first + start + row) for row in range(count)]
 
 
+def is_shared() -> bool:
+    """Whether this is a step whose batch several processes share."""
+    return _Shared.part is not None
+
+
+def drop_rows(drop: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Apply dropout to the rows here as it would be applied to those of the whole batch."""
+    part = _Shared.part
+    if part is None or len(values) % part.rows:
+        return drop(values)
+    return values * draw_rows(
+        lambda count: drop(values.new_ones(count, *values.shape[1:])), len(values)
+    )
+
+
+def real_rows(values: Tensor) -> Tensor:
+    """The rows, of images or of versions of them, that do not only fill up."""
+    part = _Shared.part
+    if part is None or part.real == part.rows or len(values) % part.rows:
+        return values
+    return values.unflatten(0, (-1, part.rows))[:, : part.real].flatten(0, 1)
+
+
 def count_real(count: int) -> int:
     """How many of the first of `count` rows do not only fill up the share of this process."""
     return count if _Shared.part is None else _Shared.part.real
@@ -116,6 +141,22 @@ def mean_rows(values: Tensor) -> tuple[Tensor, int]:
     return sum_all(values[: _Shared.part.real].sum(dim=0)) / total, total
 
 
+def add_numbers(*numbers: float) -> list[float]:
+    """Sum each number over all processes, at any time."""
+    sums = torch.tensor(numbers, dtype=torch.float64)
+    if world_size() > 1:
+        dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def largest(*numbers: int) -> list[int]:
+    """The largest value of each number over all processes, at any time."""
+    most = torch.tensor(numbers)
+    if world_size() > 1:
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return most.tolist()
+
+
 def previous_row(rows: Tensor) -> Tensor:
     """The row of the whole batch before the first one here, (1, ...); before its first, the last.
 
@@ -132,12 +173,54 @@ def previous_row(rows: Tensor) -> Tensor:
     return got
 
 
+def first_object(value: Value) -> Value:
+    """The value of the first process, in all."""
+    values: list[Any] = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values)
+    first: Value = values[0]
+    return first
+
+
+def send_to_first(value: Value) -> list[Value]:
+    """The values of all processes by rank, in the first one; nothing in others."""
+    if world_size() == 1:
+        return [value]
+    first = dist.get_rank() == 0
+    parts: list[Any] = [None] * world_size()
+    dist.gather_object(value, parts if first else None)
+    return parts if first else []
+
+
 def gather_objects(value: Value) -> list[Value]:
     """The values of all processes, by rank."""
     parts: list[Any] = [value] * world_size()
     if len(parts) > 1:
         dist.all_gather_object(parts, value)
     return parts
+
+
+def from_first(make: Callable[[], Value]) -> Value:
+    """What the first process makes, in all; what it raises, all raise."""
+    made: Any = None
+    if world_size() == 1:
+        return make()
+    if dist.get_rank() == 0:
+        try:
+            made = make()
+        except Exception as error:
+            first_object(error)
+            raise
+    first: Any = first_object(made)
+    if isinstance(first, Exception):
+        raise _tell_elsewhere(first)
+    return made if dist.get_rank() == 0 else first
+
+
+def _tell_elsewhere(error: Exception) -> Exception:
+    if isinstance(error, MuntinError):
+        error.told = True
+    return error
 
 
 def agree(make: Callable[[], Value]) -> list[Value]:
@@ -155,9 +238,8 @@ def agree(make: Callable[[], Value]) -> list[Value]:
     parts = gather_objects(made)
     for rank, part in enumerate(parts):
         if isinstance(part, Exception):
-            if isinstance(made, Exception) and rank == dist.get_rank():
+            if rank == dist.get_rank() and isinstance(made, Exception):
                 raise made
-            if not isinstance(made, Exception):
-                raise part
+            raise _tell_elsewhere(part)
     values: Any = parts
     return list(values)

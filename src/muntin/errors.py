@@ -16,7 +16,13 @@ _ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")  # a drive has one letter
 
 
 class MuntinError(Exception):
-    """Base class of all errors of muntin: the input is wrong, not the program."""
+    """Base class of all errors of muntin: the input is wrong, not the program.
+
+    Attributes:
+        told: Whether another process of the same training says it, so that this one need not.
+    """
+
+    told: bool = False
 
 
 class MuntinWarning(UserWarning):
@@ -37,6 +43,20 @@ class ShapeError(MuntinError, ValueError):
 
 class DataError(MuntinError, ValueError):
     """A data set, an image or an annotation is invalid."""
+
+
+class UnitError(DataError):
+    """Annotations are in another unit or order than their format requires."""
+
+
+class ShardError(MuntinError):
+    """A part of a packed data set is torn, missing or out of reach, which no other image mends.
+
+    A loading process sends its errors with a traceback around them; only their line is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition("ShardError: ")[2].strip())
 
 
 class WeightError(MuntinError, RuntimeError):

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
-
 from muntin.configs import with_texts
 from muntin.data.skeletons import COCO_PERSON
 from muntin.data.transforms import Preprocessing
@@ -18,6 +16,7 @@ from muntin.engines.engine_table import find_format
 from muntin.errors import ConfigError, DataError, RunError, WeightError
 from muntin.heads.network import Network
 from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
+from muntin.heads.transformers_model import TRANSFORMERS
 from muntin.models.vit_det import ViTDetConfig
 from muntin.recipes import AUGMENTS
 from muntin.run_config import RunConfig
@@ -26,7 +25,7 @@ from muntin.runs import Run
 from muntin.samples import Classes
 from muntin.shapes import Size
 from muntin.tasks.task import Task
-from muntin.tasks.task_table import task_of_head
+from muntin.tasks.task_table import find_task, task_of_head
 from muntin.untrusted import read_regular, reading
 from muntin.weights.opened_weights import open_weights
 from muntin.weights.source_info import SourceInfo, read_source_info
@@ -51,13 +50,15 @@ from muntin.zoo.published_classifier import (
     read_classifier,
 )
 from muntin.zoo.source_models import find_source_model
+from muntin.zoo.transformers_folder import is_transformers_folder, read_transformers_folder
 
-COCO_NAMES = tuple(
-    name
-    for name in MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    if name not in ("__background__", "N/A")
-)
-"""The 80 classes of COCO by category id."""
+
+def coco_names() -> tuple[str, ...]:
+    """The 80 classes of COCO by category id."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights as Weights
+
+    names = Weights.COCO_V1.meta["categories"]
+    return tuple(name for name in names if name not in ("__background__", "N/A"))
 
 
 def open_published(
@@ -103,6 +104,8 @@ def open_published(
         message = f"fields of a head require --head, got {of_head}."
         raise ConfigError(message)
     with reading(str(source), "Copy or download it again.", WeightError):
+        if not model and is_transformers_folder(source):
+            return _write_whole(source, path, head, (class_names, texts | of_head))
         name, entry = find_source_model(model, read_source_info(source), texts)
         if head:
             read = _read_dense(source, name, entry, class_names, (head, dialect, of_head))
@@ -116,6 +119,43 @@ def open_published(
     state = read.network.state_dict()
     write_weights(path / WEIGHTS, state, {"dialect": "muntin", "model": name})
     return run, read.report
+
+
+def _write_whole(
+    source: str | Path, path: Path, task: str, given: tuple[tuple[str, ...], dict[str, str]]
+) -> tuple[Run, LoadReport]:
+    """Write the run of a whole model of the transformers library."""
+    class_names, texts = given
+    found = read_transformers_folder(source, task)
+    if texts or (class_names and len(class_names) != len(found.classes.names)):
+        message = (
+            f"a whole model of the transformers library is converted as it is, with "
+            f"{len(found.classes.names)} classes, got {len(class_names)} names and {texts}. Leave "
+            f"them out, and train the run for another size or other classes."
+        )
+        raise ConfigError(message)
+    row = find_task(found.task)
+    assert row.dense is not None and row.dense.whole is not None, "the tasks of such models"
+    name = f"{TRANSFORMERS}{found.config.name}"
+    run = Run(
+        path=path,
+        config=RunConfig(
+            task=row.name,
+            data="",
+            model_name=name,
+            model=found.config,
+            head=row.dense.whole,  # type: ignore[arg-type]
+            weights=str(source),
+            augment=AUGMENTS[row.recipe_kind](),
+        ),
+        classes=replace(found.classes, names=class_names or found.classes.names),
+        preprocessing=found.preprocessing,
+    )
+    network = run.build_network()
+    report = load_weights(network, source)
+    run.write()
+    write_weights(path / WEIGHTS, network.state_dict(), {"dialect": "muntin", "model": name})
+    return run, report
 
 
 def _parts(read: PublishedModel, name: str, source: str | Path) -> dict[str, Any]:
@@ -342,7 +382,7 @@ def _default_names(task: Task) -> tuple[str, ...]:
     if task.kind == "keypoints":
         return ("person",)
     if task.detects:
-        return COCO_NAMES
+        return coco_names()
     message = (
         "class_names are required for segmentation heads, got none. Pass --classes FILE with one "
         "name per line, by class number."

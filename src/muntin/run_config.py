@@ -67,6 +67,23 @@ class DistillConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExtendConfig:
+    """The run that this one adds classes to (`muntin.heads.extended_head`).
+
+    Attributes:
+        run: Its folder.
+        checksum: SHA-256 of its weights.
+        classes: Its classes, which come first.
+        counts: How many of them each part of its head has: several if it had added some itself.
+    """
+
+    run: str
+    checksum: str
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """The resolved config of a run; ``config.json``.
 
@@ -77,6 +94,7 @@ class RunConfig:
         license: Licence of these weights.
         data_config: How images are read; `--set data.x` on the command line.
         distill: The teacher, if there is one.
+        extend: The run that classes were added to, if there is one.
     """
 
     task: str
@@ -92,6 +110,7 @@ class RunConfig:
     data_config: DataConfig = field(default_factory=DataConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     distill: DistillConfig | None = None
+    extend: ExtendConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to a dictionary that JSON can hold."""

@@ -176,7 +176,9 @@ class Run:
             )
             raise ConfigError(message)
         backbone = build_backbone(self.config.model)
-        head = self.task.build_head(backbone, self.classes, self.config.head)
+        extend = self.config.extend
+        old = () if extend is None else extend.counts
+        head = self.task.build_head(backbone, self.classes, self.config.head, old=old)
         return Network(backbone, head)
 
     def load_network(self) -> nn.Module:

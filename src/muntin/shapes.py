@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__all__ = ["Bool", "Float", "Int", "Size", "UInt8"]
+__all__ = ["Bool", "Float", "Int", "Real", "Size", "UInt8"]
 
 Size = tuple[int, int]
 """(height, width). The name of the variable gives the unit (pixels, tokens, cells)."""
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, UInt8
+    from jaxtyping import Bool, Float, Int, Real, UInt8
 else:
     try:
-        from jaxtyping import Bool, Float, Int, UInt8
+        from jaxtyping import Bool, Float, Int, Real, UInt8
     except ImportError:
 
         class _Plain:
             def __class_getitem__(cls, item: tuple[type, str]) -> type:
                 return item[0]
 
-        Bool = Float = Int = UInt8 = _Plain
+        Bool = Float = Int = Real = UInt8 = _Plain

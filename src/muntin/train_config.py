@@ -65,10 +65,15 @@ class TrainConfig:
         memory_gib: Memory budget in GiB for training, beyond the process itself (about 0.9 GiB on
             a CPU). Recomputes as little as possible, then reduces the batch;
             validation uses no larger batch than training. 0 = no limit.
+        shard: Whether each process keeps only its part of parameters, gradients and moments
+            (FSDP2, `training.sharding`); without effect on one process.
         early_stop: Epochs without improvement after which training ends; 0 = off.
         start_size: Image side at the start of training, as a part of `img_size`; 1 = full.
         full_size_from: Part of the training after which images have full size.
         seed: Random seed.
+        overfit_check: Whether a few images must be learnt by heart, in a minute at most, before
+            the training: faults of data, weights and rates show then. "auto" = if it takes more
+            than 10 minutes.
     """
 
     recipe: str = "imagenet"
@@ -103,10 +108,12 @@ class TrainConfig:
     recomputed_layers: bool = False
     recomputed_blocks: int = 0
     memory_gib: float = 0.0
+    shard: bool = False
     early_stop: int = 0
     start_size: float = 1.0
     full_size_from: float = 0.0
     seed: int = 0
+    overfit_check: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         """Check the ranges."""

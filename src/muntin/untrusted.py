@@ -56,12 +56,24 @@ def memory_budget() -> int:
     Raises:
         ConfigError: The variable is no amount of memory.
     """
-    text = os.environ.get(BUDGET_VARIABLE, "")
-    if not text:
-        return _DEFAULT_BUDGET
+    return amount_of(BUDGET_VARIABLE, _DEFAULT_BUDGET)
+
+
+def amount_of(variable: str, default: int) -> int:
+    """Bytes that an environment variable gives: "500M", "8G"; the default where it is not set."""
+    text = os.environ.get(variable, "")
+    return parse_amount(text, variable) if text else default
+
+
+def parse_amount(text: str, name: str) -> int:
+    """Parse an amount of bytes, "500M"; `name` is what has it.
+
+    Raises:
+        ConfigError: The text is no amount of memory.
+    """
     found = re.fullmatch(r"(\d{1,15})\s*([kmgt]?)(i?b)?", text.strip().lower())
     if found is None:
-        message = f"{BUDGET_VARIABLE} must be an amount of memory such as 8G, got {text!r}."
+        message = f"{name} must be an amount of memory such as 8G, got {text!r}."
         raise ConfigError(message)
     return int(found[1]) * _UNITS[found[2]]
 

@@ -282,9 +282,10 @@ def test_other_verbs_write_over_nothing(muntin, runs, tmp_path):
 
 def test_progress_of_many_images_is_told():
     """How many, how fast and how long, in a line from time to time where no terminal is."""
-    assert progress_facts(100, 100_000, 10.0) == {
-        "images": "100 of 100,000", "rate": "10/s", "left": "2h46m",
+    assert progress_facts(101, 100_000, 10.0) == {
+        "images": "101 of 100,000", "rate": "10/s", "left": "2h46m",
     }  # fmt: skip
+    assert progress_facts(8, 100, 0.0) == {"images": "8 of 100"}
 
 
 def test_json_has_no_numbers_that_json_lacks():

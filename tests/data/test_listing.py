@@ -363,3 +363,13 @@ def test_cifar(data_root):
     assert data.val is None
     entry = data.train.entries[12345]
     assert decode(read_bytes(data.train.source, entry.path), where=entry.path).shape == (32, 32, 3)
+
+
+def test_folders_of_imagenet_name_the_classes_of_a_published_model(tmp_path):
+    """By their names in WordNet: the 1st, the 218th (of Imagenette) and the last of 1,000."""
+    names = tuple(f"class {number}" for number in range(1000))
+    made = make(tmp_path, "n01440764/1.jpg", "n02102040/1.jpg", "n15075141/1.jpg")
+    listing = list_classify(made, class_names=names).train
+    assert [entry.class_ids for entry in listing.entries] == [(0,), (217,), (999,)]
+    with pytest.raises(DataError, match="n00000000"):
+        list_classify(make(tmp_path, "n00000000/1.jpg"), class_names=names)

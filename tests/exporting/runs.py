@@ -41,7 +41,10 @@ def write_run(path: Path, kind: str, *, side: int = 128, seed: int = 0) -> Run:
         network = muntin.create_segmenter("swin_nano", num_classes=3, head="light_small", **options)
         shown, name = {"img_size": (64, 64), "fit": "sliding_window"}, "semantic"
     else:
-        network = muntin.create_detector("swin_nano", num_classes=3, head=kind)
+        front, _, masks = kind.partition(" ")  # "dense_small masks": of both tasks
+        network = muntin.create_detector(
+            "swin_nano", num_classes=3, head=front, masks=bool(masks) or None
+        )
         shown = {"img_size": (side, 128), "fit": "letterbox"}
         name = "instance" if "mask" in kind else "detect"
     with torch.no_grad():
@@ -50,6 +53,8 @@ def write_run(path: Path, kind: str, *, side: int = 128, seed: int = 0) -> Run:
                 parameter.mul_(2.0)
             if "fc_cls.weight" in parameter_name or "classes.weight" in parameter_name:
                 parameter.copy_(torch.randn_like(parameter) * 0.1)
+            if "twin.weight" in parameter_name:
+                parameter.copy_(torch.randn_like(parameter) * 0.02)
     head = None if kind == "classify" else network.head.config
     run = Run(
         path=path,

@@ -11,11 +11,12 @@ import torch
 import muntin
 from muntin.errors import ConfigError
 from muntin.heads.detector import FixedDetector
-from muntin.heads.head_table import DETECTORS
+from muntin.heads.head_table import DETECTORS, MASK_DETECTORS
 from tests.detectors import tiny_detector
 
 HEADS = [
     "fcos_small",
+    "dense_small",
     "mask_rcnn_small",
     pytest.param("faster_rcnn_small", marks=pytest.mark.slow),
     pytest.param("cascade_mask_rcnn_small", marks=pytest.mark.slow),
@@ -23,7 +24,7 @@ HEADS = [
 
 
 def detector(head):
-    task = "instance" if "mask" in head else "detect"
+    task = "instance" if head in MASK_DETECTORS else "detect"
     network = tiny_detector(head, 3, task=task)
     with torch.no_grad():
         for name, parameter in network.head.named_parameters():
@@ -31,6 +32,8 @@ def detector(head):
                 parameter.mul_(3)
             if name.endswith("fc_cls.weight") or name.startswith("classes.weight"):
                 parameter.copy_(torch.randn_like(parameter) * 0.1)
+            if name == "twin.weight":  # small: of equal scores, of 1, any may come first
+                parameter.copy_(torch.randn_like(parameter) * 0.02)
     return network
 
 

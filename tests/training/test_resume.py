@@ -126,7 +126,6 @@ def begun(data, tmp_path_factory) -> Path:
         ({"img_size": 32}, "img_size"),
         ({"recipe": "finetune"}, "recipe"),
         ({"weights": "x.safetensors"}, "weights"),
-        ({"devices": 2}, "devices"),
         ({"precision": "bf16"}, "precision"),
         ({"batch_size": 8}, "batch_size"),
         ({"model": "swin_tiny"}, "model"),

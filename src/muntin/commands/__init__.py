@@ -28,6 +28,7 @@ from muntin.commands import (
     explain,
     export,
     models,
+    pack,
     plan,
     predict,
     pretrain,
@@ -83,6 +84,7 @@ app.command("models")(models.models)
 app.command("heads")(settings.heads)
 app.command("settings")(settings.settings)
 app.command("check")(check.check)
+app.command("pack")(pack.pack)
 app.command("plan")(plan.plan)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
@@ -127,7 +129,8 @@ def main(arguments: list[str] | None = None, verbs: typer.Typer = app) -> None:
             raise KeyboardInterrupt
     except MuntinError as error:
         code = 2 if isinstance(error, UsageError) else 1
-        _print_error(f"{error}{_name_help(verbs, arguments) if code == 2 else ''}")
+        text = f"{error}{_name_help(verbs, arguments) if code == 2 else ''}"
+        _print_error(text, told=error.told)
     except _UsageError as error:
         text = error.format_message().rstrip(". ")  # type: ignore[attr-defined]
         context = getattr(error, "ctx", None)
@@ -200,7 +203,9 @@ def _report(error: Exception) -> int:
     return 3
 
 
-def _print_error(text: str, shown: Any = None) -> None:  # noqa: ANN401 (a stream)
+def _print_error(text: str, shown: Any = None, told: bool = False) -> None:  # noqa: ANN401 (a stream)
+    if told:  # by another process of the same training
+        return
     line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in " ".join(text.split()))
     if len(line) > _LONGEST:  # what came may be long; what must hold and what to do are at the ends
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

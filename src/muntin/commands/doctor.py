@@ -1,15 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``muntin doctor``."""
+"""``muntin doctor``, ``muntin doctor RUN``."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from muntin.commands.values import JsonOption, to_json
+from muntin.commands.values import DeviceOption, JsonOption, to_json
+from muntin.errors import UsageError
+
+_SHOWN = 10
 
 
-def doctor(as_json: JsonOption = False) -> int:
-    """Report hardware, library versions, and whether muntin works on this machine."""
+def doctor(
+    run: Annotated[str, typer.Argument(help="A run to diagnose; empty = this machine.")] = "",
+    data: Annotated[str, typer.Option(help="Data of the run, if they have moved.")] = "",
+    out: Annotated[str, typer.Option(help="Folder for suspects: images, CSV and JSON.")] = "",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> int:
+    """Report whether muntin works on this machine; or why a run is bad, and suspect labels."""
+    if run:
+        return _diagnose_run(run, data, out, device, as_json=as_json)
+    if data or out:
+        message = "--data and --out belong to a run, got no RUN. Pass its folder: muntin doctor RUN"
+        raise UsageError(message)
     from muntin.environment import diagnose
 
     facts = diagnose()
@@ -19,3 +36,24 @@ def doctor(as_json: JsonOption = False) -> int:
         for name, value in facts.items():
             typer.echo(f"{name:22} {value}")
     return int(facts["works"] != "yes")
+
+
+def _diagnose_run(run: str, data: str, out: str, device: str, *, as_json: bool) -> int:
+    from muntin.diagnosing.run_diagnosis import diagnose_run, write_suspects
+
+    found = diagnose_run(run, data, device=device)
+    written = write_suspects(found.suspects, Path(out)) if out else []
+    if as_json:
+        typer.echo(to_json(found.to_dict()))
+        return int(not found.ok)
+    for line in (*found.notes, *map(str, found.findings)):
+        typer.echo(line)
+    for one in found.suspects[:_SHOWN]:
+        typer.echo(f"look at {one.part}: {one.path}: {one.what} {one.other}".rstrip())
+    if len(found.suspects) > _SHOWN and not out:
+        more = len(found.suspects) - _SHOWN
+        typer.echo(f"{more} more to look at: --json lists them, --out DIR shows them")
+    for path in written:
+        typer.echo(f"wrote {path}")
+    typer.echo("no fault found" if found.ok else "see the faults above, the likeliest first")
+    return int(not found.ok)

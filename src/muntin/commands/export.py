@@ -12,7 +12,6 @@ import typer
 from muntin.commands.values import (
     PartOption,
     SizeOption,
-    ZooWeightsOption,
     parse_size,
     print_table,
     with_part,
@@ -41,7 +40,9 @@ def export(
         ),
     ] = 0.5,
     img_size: SizeOption = "",
-    weights: ZooWeightsOption = "",
+    weights: Annotated[
+        str, typer.Option(help="For MODEL: auto, none, a file, a folder or a hub id.")
+    ] = "auto",
     part: PartOption = "",
     finished: Annotated[
         bool,
@@ -60,7 +61,7 @@ def export(
         format=format,
         precision=cast("Precision", precision),
         img_size=parse_size(img_size) if img_size else None,
-        weights=with_part(weights, part) or None,
+        weights=with_part(weights, part),
         data=data,
         max_loss=max_loss,
         finished=finished,

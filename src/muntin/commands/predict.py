@@ -25,6 +25,7 @@ from muntin.commands.values import (
     OnOption,
     RunArgument,
     open_run_aloud,
+    parse_bands,
     parse_names,
     parse_scales,
     parse_settings,
@@ -78,6 +79,10 @@ _Smooth = Annotated[
 _MaxTime = Annotated[
     str, typer.Option(help="Videos and streams: end after 90s, 15m or 2h; default: no limit.")
 ]
+_Bands = Annotated[
+    str,
+    typer.Option(help="Drawings of more than three bands: 4,3,2 as red, green, blue."),
+]
 _Images = Annotated[
     list[str],
     typer.Argument(
@@ -103,6 +108,7 @@ def predict(
     tta: _Tta = False,
     scales: _Scales = "",
     select: _Select = None,
+    bands: _Bands = "",
     detector: DetectorOption = "",
     track: _Track = False,
     smooth: _Smooth = False,
@@ -116,7 +122,10 @@ def predict(
     passes = {"tta": tta, "tile": parse_tile(tile), "scales": parse_scales(scales)}
     chosen = parse_settings(select, "--select")
     how = VideoOptions(track, smooth, parse_time(max_time))
-    files = check_files(FileOptions(out, _parse_formats(formats), save_crop, force, resume))
+    options = FileOptions(
+        out, _parse_formats(formats), save_crop, force, resume, parse_bands(bands)
+    )
+    files = check_files(options)
     from muntin.prediction.from_run import load
 
     paths, videos, missing = _find_inputs(images, files, folders=track or smooth)
@@ -129,12 +138,12 @@ def predict(
     with Output(opened, files, min_score, about, as_json=as_json) as output:
         paths, videos = output.plan(paths, videos)
         # Without a detector the threshold selects results, not boxes.
-        options: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
-        options["on"] = on
-        options["say"] = lambda line: typer.echo(line, err=True)
+        loading: dict[str, Any] = {"engine": engine, "precision": precision, "detector": detector}
+        loading["on"] = on
+        loading["say"] = lambda line: typer.echo(line, err=True)
         box_threshold = threshold if detector else None
         predictor: Any = load(
-            opened, device=device, select=chosen, detector_threshold=box_threshold, **options
+            opened, device=device, select=chosen, detector_threshold=box_threshold, **loading
         )
         predictor.threshold = min_score
         found = predictor.stream(paths, strict=False, **passes)

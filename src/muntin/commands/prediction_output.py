@@ -39,13 +39,14 @@ class FileOptions(NamedTuple):
     crops: bool
     force: bool
     resume: bool
+    bands: tuple[int, ...] = ()
 
 
 def check_files(options: FileOptions) -> FileOptions:
     """Refuse options that need a folder without one, and those that contradict each other."""
     names = {
         "--format": options.formats, "--save-crop": options.crops, "--resume": options.resume,
-        "--force": options.force,
+        "--force": options.force, "--bands": options.bands,
     }  # fmt: skip
     given = [name for name, value in names.items() if value]
     if given and not options.folder:
@@ -96,6 +97,7 @@ class Output(ExitStack):
             classes=run.classes,
             scorer=run.path.name,
             min_score=min_score,
+            bands=options.bands,
         )
         self.names: Mapping[str, str] = {}
         self._done: frozenset[str] = frozenset()
@@ -190,7 +192,7 @@ def predict_images(results: Iterable[Any], output: Output, total: int) -> tuple[
     from muntin.prediction.tiling import needs_tiles
     from muntin.training.progress import Reporter
 
-    number, shrunk, start = 0, 0, time.monotonic()
+    number, shrunk, first = 0, 0, 0.0
     try:
         with ExitStack() as stack:
             opened = output.open_files()
@@ -204,7 +206,8 @@ def predict_images(results: Iterable[Any], output: Output, total: int) -> tuple[
                     output.document.add(answer or result.to_dict())
                 number += 1
                 shrunk += needs_tiles(result, output.side, output.min_score)
-                facts = progress_facts(number, total, time.monotonic() - start)
+                first = first or time.monotonic()
+                facts = progress_facts(number, total, time.monotonic() - first)
                 reporter.step("predicting", number / total, facts)
     except KeyboardInterrupt:
         if output.options.folder:
@@ -215,17 +218,22 @@ def predict_images(results: Iterable[Any], output: Output, total: int) -> tuple[
 
 
 def progress_facts(number: int, total: int, elapsed_s: float) -> dict[str, str]:
-    """Say how many images are done, how many a second, and how long the rest will take.
+    """Say how many images are done and, after a second, their rate and how long the rest will take.
+
+    `elapsed_s` is the time since the first result, so that loading and measuring do not count.
 
     Example:
-        >>> progress_facts(1200, 100_000, 40.0)
-        {'images': '1,200 of 100,000', 'rate': '30/s', 'left': '54m53s'}
+        >>> progress_facts(1201, 100_000, 40.0)
+        {'images': '1,201 of 100,000', 'rate': '30/s', 'left': '54m53s'}
     """
     from muntin.training.progress import format_duration
 
-    rate = number / max(elapsed_s, 1e-9)
+    facts = {"images": f"{number:,} of {total:,}"}
+    if elapsed_s < 1:
+        return facts
+    rate = (number - 1) / elapsed_s
     return {
-        "images": f"{number:,} of {total:,}",
+        **facts,
         "rate": f"{rate:.3g}/s",
         "left": format_duration((total - number) / rate),
     }

@@ -31,8 +31,8 @@ def train(
     img_size: values.SideOption = "",
     precision: values.PrecisionOption = "auto",
     device: values.DeviceOption = "auto",
-    devices: values.DevicesOption = 1,
-    nodes: values.NodesOption = 1,
+    devices: values.DevicesOption = None,
+    nodes: values.NodesOption = None,
     on: values.OnOption = "",
     seed: values.SeedOption = None,
     out: values.RunFolderOption = "",
@@ -42,6 +42,9 @@ def train(
     teacher: values.TeacherOption = "",
     teacher_cache: values.TeacherCacheOption = "",
     log: values.LogOption = "",
+    check_first: values.CheckFirstOption = False,
+    extend: values.ExtendOption = "",
+    folds: values.FoldsOption = 0,
 ) -> int:
     """Train a model on your images."""
     # Before the libraries are imported, which takes seconds of the time limit.
@@ -62,17 +65,21 @@ def train(
         img_size=values.parse_size(img_size),
         precision=precision,
         device=device,
-        devices=devices,
-        nodes=nodes,
+        devices=devices or 0,
+        nodes=nodes or 0,
         on=on,
         seed=-1 if seed is None else seed,
         out=out,
         resume=resume,
-        settings=values.train_settings(settings, adapt, freeze, teacher_cache, log=log),
+        settings=values.train_settings(
+            settings, adapt, freeze, teacher_cache, log=log, check=check_first
+        ),
         config=config or None,
         started=started,
         teacher=teacher,
+        extend=extend,
+        folds=folds,
     )
-    if not (run.interrupted or run.rank):
+    if not (run.interrupted or run.rank or folds):
         typer.echo(f"next: muntin predict {quote(run.path)} IMAGE...")
     return int(run.interrupted)

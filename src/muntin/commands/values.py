@@ -45,9 +45,9 @@ RecipeOption = Annotated[str, typer.Option(help="auto, small-data, finetune, ima
 EpochsOption = Annotated[int | None, typer.Option(help="Number of epochs.", min=1)]
 MaxTimeOption = Annotated[str, typer.Option(help="Limit of total wall time: 90s, 15m, 2h.")]
 DevicesOption = Annotated[
-    int, typer.Option(help="Number of devices of each machine (one process each).", min=1)
+    int | None, typer.Option(help="Number of devices of each machine (one process each).", min=1)
 ]
-NodesOption = Annotated[int, typer.Option(help="Machines: torchrun or srun on each.", min=1)]
+NodesOption = Annotated[int | None, typer.Option(help="Machines: torchrun or srun on each.", min=1)]
 SeedOption = Annotated[int | None, typer.Option(help="Random seed.", min=0)]
 RunFolderOption = Annotated[str, typer.Option(help="Run folder; default: runs/NAME.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]
@@ -71,6 +71,16 @@ TeacherCacheOption = Annotated[
 ]
 LogOption = Annotated[
     str, typer.Option("--log", help="Also to tensorboard, mlflow, wandb (comma-separated).")
+]
+CheckFirstOption = Annotated[
+    bool, typer.Option("--check-first", help="Learn a few images by heart first: finds faults.")
+]
+ExtendOption = Annotated[
+    str,
+    typer.Option(help="Add the classes of DATA to this run, without the images it learnt from."),
+]
+FoldsOption = Annotated[
+    int, typer.Option(help="Train so many runs, each validated on another part of DATA.", min=0)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SettingsOption = Annotated[
@@ -143,6 +153,14 @@ def _parse_count(text: str, what: str) -> int:
     return int(text)
 
 
+def parse_bands(text: str) -> tuple[int, ...]:
+    """Parse comma-separated numbers of bands; empty is ()."""
+    if text and not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})*", text):
+        message = f"--bands must be numbers from 1, such as 4,3,2, got {text!r}."
+        raise UsageError(message)
+    return tuple(map(int, text.split(","))) if text else ()
+
+
 def parse_scales(text: str) -> tuple[float, ...]:
     """Parse comma-separated scale factors; empty is 1."""
     try:
@@ -191,6 +209,7 @@ def train_settings(
     cache: str = "",
     epochs: int | None = None,
     log: str = "",
+    check: bool = False,
 ) -> dict[str, str]:
     """Parse settings, and add the fields that have options of their own."""
     from muntin.train_config import AdaptName, LogName
@@ -199,7 +218,7 @@ def train_settings(
     _check_words("--log", parse_names(log), get_args(LogName))
     options = {
         "train.adapt": adapt, "train.freeze": freeze, "distill.cache_dir": cache,
-        "train.epochs": epochs, "machine.log": log,
+        "train.epochs": epochs, "machine.log": log, "train.overfit_check": "on" if check else "",
     }  # fmt: skip
     given = {name: str(value) for name, value in options.items() if value not in (None, "")}
     return {**parse_settings(texts), **given}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in a folder, a zip or a tar, read alike; nothing is ever extracted to disk.
+"""Files in a folder, a zip, a tar or many, read alike; nothing is ever extracted to disk.
 
 `list_files` looks at a source afresh; `read_bytes` reuses what is open. A zip keeps one handle per
 process, because a forked worker would share the file position with its parent. A plain tar is an
@@ -20,9 +20,11 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+from muntin.data.shard_addresses import is_packed
 from muntin.errors import DataError, first_line
+from muntin.lazy import resolve_method
 from muntin.untrusted import PARSER_FAULTS, check_budget, open_regular, read_regular
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -34,6 +36,22 @@ _UNPACK: Mapping[bytes, Callable[[str], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
 }
+
+
+# Shards need more of the package than folders and archives do.
+_open_shards = resolve_method("muntin.data.shards", "open_shards")
+
+
+@runtime_checkable
+class _Archive(Protocol):
+    """An open source; `names` are files and folders, `stamp` size and time of change in ns."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def names(self) -> tuple[list[str], list[str]]: ...
+    def read(self, path: str) -> bytes: ...
+    def stamp(self, path: str) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +69,9 @@ class _Zip:
         # Of a member that says less than it unpacks to, only that much is read.
         check_budget(self.file.getinfo(path).file_size, f"{path!r}")
         return self.file.read(path)
+
+    def stamp(self, path: str) -> tuple[int, int]:
+        return self.file.getinfo(path).file_size, os.stat(str(self.file.filename)).st_mtime_ns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,12 +98,17 @@ class _Tar:
             raise EOFError(message)
         return data
 
+    def stamp(self, path: str) -> tuple[int, int]:
+        content = self.contents[path]
+        size = len(content) if isinstance(content, bytes) else content[1]
+        return size, os.stat(self.source).st_mtime_ns
+
 
 _last = threading.local()
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
 # Plain dictionary operations only, no lock: a lock that is held while the process forks would
 # never be released in the child.
-_opened: dict[str, _Zip | _Tar] = {}
+_opened: dict[str, _Archive] = {}
 
 _BROKEN = (*PARSER_FAULTS, tarfile.TarError)
 
@@ -100,7 +126,7 @@ def list_files(source: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     source = os.fspath(source)
     if Path(source).is_dir():
         return _walk(source)
-    if not Path(source).exists():
+    if not is_packed(source) and not Path(source).exists():
         message = (
             f"There must be a folder or an archive at {source!r}, found nothing. Check the path."
         )
@@ -123,7 +149,7 @@ def read_bytes(source: str, path: str) -> bytes:
     """
     _last.place = Path(source, path)
     archive = _opened.get(source)
-    if archive is None and (not is_archive(source) or Path(source).is_dir()):
+    if archive is None and _is_folder(source):
         try:
             return read_regular(Path(source, path))
         except (OSError, ValueError) as error:
@@ -145,6 +171,28 @@ def read_bytes(source: str, path: str) -> bytes:
             f"Fetch the archive again, or unpack it and use the folder."
         )
         raise DataError(message) from error
+
+
+def stamp_of(source: str, path: str) -> tuple[int, int]:
+    """Bytes of a file as `list_files` names it, and when it, or its archive, was changed, in ns."""
+    if _is_folder(source):
+        try:
+            info = os.stat(Path(source, path))
+        except OSError as error:
+            message = f"Cannot read {path!r} in {source!r}: {error.strerror}. Check the data set."
+            raise DataError(message) from error
+        return info.st_size, info.st_mtime_ns
+    return (_opened.get(source) or _open(source)).stamp(path)
+
+
+def open_packed(source: str) -> Any:  # noqa: ANN401 (a `Shards`, of which this module knows nothing)
+    """Open a packed data set afresh, to be listed and then read."""
+    _opened.pop(source, None)
+    return _open(source)
+
+
+def _is_folder(source: str) -> bool:
+    return not is_packed(source) and (not is_archive(source) or Path(source).is_dir())
 
 
 def last_read() -> str:
@@ -184,13 +232,20 @@ def _walk(source: str) -> tuple[list[str], list[str]]:
     return sorted(files), sorted(folders)
 
 
-def _open(source: str) -> _Zip | _Tar:
+def _open(source: str) -> _Archive:
+    archive: _Archive = _open_shards(source) if is_packed(source) else _open_file(source)
+    while len(_opened) >= _MAX_OPEN:
+        _opened.pop(next(iter(_opened)), None)
+    _opened[source] = archive
+    return archive
+
+
+def _open_file(source: str) -> _Archive:
     try:
         open_regular(source).close()
         if source.lower().endswith(".zip"):
-            archive: _Zip | _Tar = _Zip(file=zipfile.ZipFile(source), pid=os.getpid())
-        else:
-            archive = _open_tar(source)
+            return _Zip(file=zipfile.ZipFile(source), pid=os.getpid())
+        return _open_tar(source)
     except _BROKEN as error:
         why = first_line(error).rstrip(":.")
         message = (
@@ -198,10 +253,6 @@ def _open(source: str) -> _Zip | _Tar:
             f"Fetch it again (was the download cut off?), or use an unpacked folder."
         )
         raise DataError(message) from error
-    while len(_opened) >= _MAX_OPEN:
-        _opened.pop(next(iter(_opened)), None)
-    _opened[source] = archive
-    return archive
 
 
 def _open_tar(source: str) -> _Tar:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.keypoint_transforms import warp_crop
 from muntin.data.transforms import Preprocessing, resize, scaled_size
-from muntin.shapes import Float, Int, Size, UInt8
+from muntin.shapes import Float, Int, Real, Size
 from muntin.targets import Keypoints, LabelMap, Target
 
 PAD_TO = 32
@@ -31,13 +31,14 @@ class Batch:
     `targets` are what is known of images beyond their labels, where there is more.
     """
 
-    images: UInt8[Tensor, "B C H W"]
+    images: Real[Tensor, "B C H W"]
     sizes: Int[Tensor, "B 2"]
     originals: Int[Tensor, "B 2"]
     indices: Int[Tensor, " B"]
     weights: Float[Tensor, " B"]
     num_real: int
     targets: tuple[Target, ...] | None = None
+    pad_to: int = PAD_TO
 
     @property
     def labels(self) -> list[NDArray[np.int16]]:
@@ -49,7 +50,7 @@ class Batch:
         sizes = self.sizes[rows]
         images = self.images[rows]
         if self.targets is not None and len(rows):
-            high, wide = (_padded(int(side)) for side in sizes.amax(dim=0))
+            high, wide = (_padded(int(side), self.pad_to) for side in sizes.amax(dim=0))
             images = images[:, :, :high, :wide]
         return replace(
             self,
@@ -64,7 +65,7 @@ class Batch:
 
 def split_by_size(batch: Batch) -> Iterator[Batch]:
     """Split a batch: predictions for an image must not depend on the padding that others need."""
-    padded = [(_padded(h), _padded(w)) for h, w in batch.sizes.tolist()]
+    padded = [tuple(_padded(side, batch.pad_to) for side in size) for size in batch.sizes.tolist()]
     if batch.targets is None or len(set(padded)) <= 1:
         yield batch
         return
@@ -81,11 +82,11 @@ def evaluation_batch(pre: Preprocessing, wanted: int = 64) -> int:
 
 
 def fit(
-    image: UInt8[Tensor, "C H W"],
+    image: Real[Tensor, "C H W"],
     original: Size,
     pre: Preprocessing,
     target: Target | None = None,
-) -> UInt8[Tensor, "C h w"]:
+) -> Real[Tensor, "C h w"]:
     """Resize and crop an image, perhaps kept smaller than `original`, according to `pre`.
 
     The target of a crop of an instance holds the frame of the crop.
@@ -96,10 +97,11 @@ def fit(
     if pre.fit in ("center_crop", "stretch"):
         return center_crop(image, pre)
     size = original if pre.fit == "sliding_window" else (image.shape[1], image.shape[2])
-    return resize(image, scaled_size(size, pre.scale_of(size)), pre.interpolation)
+    scaled = pre.edge_size(size) if any(pre.edges) else scaled_size(size, pre.scale_of(size))
+    return resize(image, scaled, pre.interpolation)
 
 
-def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tensor, "C h w"]:
+def center_crop(image: Real[Tensor, "C H W"], pre: Preprocessing) -> Real[Tensor, "C h w"]:
     """Resize an image and read the middle, as evaluation and prediction do.
 
     The image is scaled, keeping its proportions unless it is to be stretched, until
@@ -111,8 +113,17 @@ def center_crop(image: UInt8[Tensor, "C H W"], pre: Preprocessing) -> UInt8[Tens
     image = resize(image, size, pre.interpolation)
     if pre.crop_rounding == "before":  # negative where zeros are added
         top, left = int((size[0] - target[0]) / 2), int((size[1] - target[1]) / 2)
-        return tvf.crop(image, top, left, *target)
-    return tvf.center_crop(image, list(target))
+    else:
+        top, left = (_middle(*pair) for pair in zip(size, target, strict=True))
+    bottom, right = top + target[0], left + target[1]
+    inside = image[..., max(top, 0) : bottom, max(left, 0) : right]
+    beyond = (-left, right - size[1], -top, bottom - size[0])
+    return F.pad(inside, [max(0, count) for count in beyond]) if max(beyond) > 0 else inside
+
+
+def _middle(have: int, wanted: int) -> int:
+    """Where a cut of the middle begins; negative where zeros are added on both sides."""
+    return round((have - wanted) / 2) if have >= wanted else -((wanted - have) // 2)
 
 
 def resized_size(size: Size, pre: Preprocessing) -> Size:
@@ -138,27 +149,32 @@ def resized_size(size: Size, pre: Preprocessing) -> Size:
     return max(target[0], round(factors[0])), max(target[1], round(factors[1]))
 
 
-def stack_images(images: list[Tensor], pre: Preprocessing) -> UInt8[Tensor, "B C H W"]:
+def stack_images(images: list[Tensor], pre: Preprocessing) -> Real[Tensor, "B C H W"]:
     """Stack images; crops are never padded: it would move the grid of their heatmaps."""
     if pre.one_size:
         return torch.stack(images)
-    return pad_images(images, least=pre.img_size if pre.pad_to_size else (0, 0))
+    least = pre.img_size if pre.pad_to_size else (0, 0)
+    return pad_images(images, least, pre.pad_to)
 
 
-def pad_images(images: list[Tensor], least: Size = (0, 0)) -> UInt8[Tensor, "B C H W"]:
+def pad_images(
+    images: list[Tensor], least: Size = (0, 0), pad_to: int = PAD_TO
+) -> Real[Tensor, "B C H W"]:
     """Stack images of several sizes, padded at the right and at the bottom, at least to a size."""
-    high = max(_padded(max(image.shape[1] for image in images)), least[0])
-    wide = max(_padded(max(image.shape[2] for image in images)), least[1])
+    high, wide = (
+        max(_padded(max(image.shape[dim] for image in images), pad_to), side)
+        for dim, side in zip((1, 2), least, strict=True)
+    )
     padded = images[0].new_zeros(len(images), images[0].shape[0], high, wide)
     for row, image in zip(padded, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
     return padded
 
 
-def padded_size(image: UInt8[Tensor, "C H W"]) -> Size:
+def padded_size(image: Real[Tensor, "C H W"], pad_to: int = PAD_TO) -> Size:
     """(height, width) of an image after padding."""
-    return _padded(image.shape[1]), _padded(image.shape[2])
+    return _padded(image.shape[1], pad_to), _padded(image.shape[2], pad_to)
 
 
-def _padded(side: int) -> int:
-    return -(-side // PAD_TO) * PAD_TO
+def _padded(side: int, pad_to: int) -> int:
+    return -(-side // pad_to) * pad_to

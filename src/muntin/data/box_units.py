@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from muntin.errors import DataError
+from muntin.errors import UnitError
 from muntin.shapes import Float
 
 _EXCESS = 1.05  # of a side: a box that reaches further was not meant so
@@ -39,7 +39,7 @@ def require_widths(
             f"{boxes.max():.4g} only in {where}. Multiply x and width by the width of the image "
             f"and y and height by its height."
         )
-        raise DataError(message)
+        raise UnitError(message)
     beyond = (x + width > columns * _EXCESS) | (y + height > rows * _EXCESS)
     corners = (width > x) & (height > y) & (width <= columns + 1) & (height <= rows + 1)
     if beyond.mean() > _MANY and corners.mean() >= _NEARLY_ALL:
@@ -48,7 +48,7 @@ def require_widths(
             f"{where}: as widths and heights, {beyond.sum()} of {len(boxes)} boxes reach out of "
             f"their images. Write x1 - x0 and y1 - y0 as the third and fourth number of bbox."
         )
-        raise DataError(message)
+        raise UnitError(message)
 
 
 def require_fractions(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
@@ -60,7 +60,7 @@ def require_fractions(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
             f"{boxes.max():.6g} in {where}. Divide x and width by the width of the image and y "
             f"and height by its height."
         )
-        raise DataError(message)
+        raise UnitError(message)
 
 
 def require_corners(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
@@ -74,7 +74,7 @@ def require_corners(boxes: Float[np.ndarray, "N 4"], where: str) -> None:
             f"{len(boxes)} in {where}. If the last two numbers are width and height, write "
             f"xmin + width and ymin + height instead; if corners are swapped, swap them."
         )
-        raise DataError(message)
+        raise UnitError(message)
 
 
 def require_pixels(points: Float[np.ndarray, "N 3"], where: str) -> None:
@@ -85,4 +85,4 @@ def require_pixels(points: Float[np.ndarray, "N 3"], where: str) -> None:
             f"Keypoints must be in pixels, got numbers up to {known.max():.4g} only in {where}. "
             f"Multiply x by the width of the image and y by its height."
         )
-        raise DataError(message)
+        raise UnitError(message)

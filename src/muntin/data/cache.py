@@ -124,7 +124,7 @@ class ImageCache:
     def _count_bytes(self, sample: Sample) -> int:
         # Small labels, of training, are not counted: they take a third of what the pixels take.
         counted = self.listing.encoding is not None and not self._training
-        return sample.pixels.numel() + (2 * sample.size[0] * sample.size[1] if counted else 0)
+        return sample.pixels.nbytes + (2 * sample.size[0] * sample.size[1] if counted else 0)
 
     def empty_target(self, size: Size) -> Target | None:
         """Give the target of an image of `size` that cannot be read; it is not learnt from."""
@@ -143,7 +143,7 @@ class ImageCache:
         shapes = {image.pixels.shape for image in kept if image is not None}
         if self.pre.fit != "center_crop" or len(shapes) != 1:
             return None
-        blank = torch.zeros(shapes.pop(), dtype=torch.uint8)
+        blank = torch.zeros(shapes.pop(), dtype=self.pre.pixel_type)
         stacked = torch.stack([blank if image is None else image.pixels for image in kept])
         self._kept = [
             None if p is None else p._replace(pixels=stacked[i]) for i, p in enumerate(kept)
@@ -160,7 +160,7 @@ class ImageCache:
             decoded, _ = read_pixels(
                 self.listing.source,
                 entry,
-                self.pre.value_range,
+                self.pre.reading,
                 size=None if labels is None else (labels.shape[0], labels.shape[1]),
                 shrink_hint=self._hint,
             )
@@ -210,7 +210,10 @@ class ImageCache:
             scale = max(self._limit.img_size[0] / size[0], self._limit.img_size[1] / size[1])
         else:
             scale = self._limit.scale_of(size)
-        return image if scale >= 1 else resize(image, scaled_size(size, scale), "bilinear")
+        if scale >= 1:
+            return image
+        edges = self._limit.edge_size(size) if any(self._limit.edges) else None
+        return resize(image, edges or scaled_size(size, scale), "bilinear")
 
 
 def _require_size(entry: Entry, size: Size) -> None:

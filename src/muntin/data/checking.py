@@ -21,7 +21,7 @@ from muntin.data.duplicates import ImageHash, hash_image
 from muntin.data.entry_images import MeasuredRange, measure_range, read_pixels
 from muntin.data.grouping import IDENTICAL, find_relations, give_groups, split_apart
 from muntin.data.image_formats import format_of_suffix
-from muntin.data.value_ranges import ValueRange
+from muntin.data.value_ranges import PixelReading
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
 from muntin.shapes import Size
@@ -112,7 +112,7 @@ def check(
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task=task, source=str(path), problems=(problem,))
     measured = measure_range(next(iter(parts.values())), reading.range)
-    seen = list(_read_all(parts, measured.value_range))
+    seen = list(_read_all(parts, PixelReading(measured.value_range, measured.bands)))
     good = [one for one in seen if not one.fault]
     found = look_at(parts, good)
     unsplit = list(_find_unsplit(parts, reading, good, notes))
@@ -154,7 +154,7 @@ def check(
     )
 
 
-def _read_all(parts: Parts, value_range: ValueRange) -> Iterator[CheckedImage]:
+def _read_all(parts: Parts, value_range: PixelReading) -> Iterator[CheckedImage]:
     work = (
         (part, listing.source, entry, value_range)
         for part, listing in parts.items()
@@ -179,7 +179,7 @@ def _one_per_image(listing: Listing) -> Sequence[Entry]:
     return [first[path] for path in sorted(first)]
 
 
-def _look(part: str, source: str, entry: Entry, value_range: ValueRange) -> CheckedImage:
+def _look(part: str, source: str, entry: Entry, value_range: PixelReading) -> CheckedImage:
     try:
         pixels, facts = read_pixels(source, entry, value_range)
     except DataError as error:

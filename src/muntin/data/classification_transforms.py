@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
 
 from muntin.configs import check_range
+from muntin.data.joint_transforms import adjust_bands
 from muntin.data.transforms import Augmentation, BatchTransform, Preprocessing, Sample, resize
 from muntin.samples import Skeleton
-from muntin.shapes import UInt8
+from muntin.shapes import Real
 
 BATCH_DRAWS = 11
 """Random numbers that `AugmentConfig.augment_batch` reads for each image."""
@@ -89,10 +90,10 @@ class AugmentConfig(Augmentation):
 
     def augment_batch(
         self,
-        images: UInt8[Tensor, "B C H W"],
+        images: Real[Tensor, "B C H W"],
         uniforms: NDArray[np.float64],
         pre: Preprocessing,
-    ) -> UInt8[Tensor, "B C h w"]:
+    ) -> Real[Tensor, "B C h w"]:
         """Crop, resize to `pre.img_size`, mirror and erase images of one size, all at once.
 
         `uniforms` are `BATCH_DRAWS` numbers in [0, 1) an image.
@@ -113,14 +114,16 @@ class AugmentConfig(Augmentation):
         out = F.grid_sample(
             images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
         )
-        out = out.round().clamp(0, 255).to(torch.uint8)
+        out = out.round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else out
         out = resize(out, pre.img_size, "bilinear")
         return _erase(out, box, self.erase, pre) if self.erase else out
 
 
 @functools.lru_cache(maxsize=8)
-def _build_transform(config: AugmentConfig, pre: Preprocessing) -> v2.Compose:
+def _build_transform(config: AugmentConfig, pre: Preprocessing) -> Callable[[Tensor], Tensor]:
     """Compose transforms, which keep nothing between images, so that one set serves all."""
+    from torchvision.transforms import InterpolationMode, v2
+
     mode = InterpolationMode(pre.interpolation)
     steps: list[torch.nn.Module] = [
         v2.RandomResizedCrop(
@@ -135,16 +138,35 @@ def _build_transform(config: AugmentConfig, pre: Preprocessing) -> v2.Compose:
         steps.append(v2.RandomHorizontalFlip(config.flip))
     if config.flip_vertical:
         steps.append(v2.RandomVerticalFlip(config.flip_vertical))
-    if config.auto == "randaugment":
+    if config.auto != "none" and not pre.has_colors:  # the half of both that is geometry
+        bilinear, fill = InterpolationMode.BILINEAR, [*pre.mean_color]
+        turn = v2.RandomAffine(30, (0.1, 0.1), (0.8, 1.2), 10, bilinear, fill=fill)
+        steps.append(v2.RandomApply([turn], 0.5))
+    elif config.auto == "randaugment":
         steps.append(v2.RandAugment(magnitude=config.magnitude))
     elif config.auto == "trivialaugment":
         steps.append(v2.TrivialAugmentWide())
-    if config.jitter:
+    if config.jitter and not pre.has_colors:
+        steps.append(_Gain(config.jitter))
+    elif config.jitter:
         jitter = config.jitter
         steps.append(v2.ColorJitter(jitter, jitter, jitter if pre.in_chans == 3 else 0))
     if config.erase:
         steps.append(v2.RandomErasing(config.erase, value=list(pre.mean_color)))
     return v2.Compose(steps)
+
+
+class _Gain(torch.nn.Module):
+    """Random brightness and contrast of images that are no photographs."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, image: Tensor) -> Tensor:
+        low, high = max(1 - self.strength, 0.0), 1 + self.strength
+        brightness, contrast = torch.empty(2).uniform_(low, high).tolist()
+        return adjust_bands(image, brightness, contrast)
 
 
 def _erase(images: Tensor, draws: list[Tensor], chance: float, pre: Preprocessing) -> Tensor:
@@ -160,5 +182,5 @@ def _erase(images: Tensor, draws: list[Tensor], chance: float, pre: Preprocessin
     in_rows = (rows >= top) & (rows < top + high) & (wanted[:, None] < chance)
     in_columns = (columns >= left) & (columns < left + wide)
     inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-    color = torch.tensor(pre.mean_color, dtype=torch.uint8)
+    color = torch.tensor(pre.mean_color, dtype=images.dtype)
     return torch.where(inside, color[None, :, None, None], images)

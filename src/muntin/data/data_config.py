@@ -34,6 +34,13 @@ class DataConfig:
         ignored: Values of masks that are not learnt, ``#000000`` or ``255``.
         range: Values of images of more than 8 bits that become 0 and 255, ``1000,1400``; 0,0
             measures the training images.
+        bits: 16 keeps all values of such images apart, at four times the memory; 8 makes 256
+            levels of them; 0 = 16 where there are such images.
+        mean: Of each channel, in [0, 1], which images are normalised by; empty = of the training
+            images where they have more than three bands, else of the model's weights.
+        std: Likewise their standard deviation.
+        folds: Parts of about one size that the images are divided into; 0 = no such division.
+        fold: The part that validates, from 1.
     """
 
     strict: bool = False
@@ -47,6 +54,11 @@ class DataConfig:
     colors: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     range: tuple[float, float] = (0.0, 0.0)
+    bits: Literal[0, 8, 16] = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    folds: int = 0
+    fold: int = 0
 
     def __post_init__(self) -> None:
         """Refuse fractions that leave nothing."""
@@ -55,6 +67,12 @@ class DataConfig:
         check_range("data.cache_mib", self.cache_mib, 0, 10**9)
         check_range("data.scale", self.scale, 0, 10)
         check_range("data.short_side", self.short_side, 0, 10**5)
+        check_range("data.fold", self.fold, min(1, self.folds), self.folds)
+        if self.folds:
+            check_range("data.folds", self.folds, 2, 100)
+        if len(self.mean) != len(self.std):
+            message = f"data.mean and data.std must be as many, got {self.mean} and {self.std}."
+            raise ConfigError(message)
         if self.range != (0, 0) and not self.range[0] < self.range[1]:
             message = f"data.range must be a lower and a higher value, got {self.range}."
             raise ConfigError(message)

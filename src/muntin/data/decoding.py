@@ -3,8 +3,9 @@
 
 EXIF orientation is applied. Of several frames the first is taken. Transparency is dropped, not
 composited, as torchvision and timm do, hence what published weights were trained with. Values of
-more than 8 bits become 8 by a range, see `muntin.data.value_ranges`; of more than three channels
-the first three are read, of two the first. Pillow converts CMYK and the like without a profile.
+more than 8 bits become 8 by a range, or floats, see `muntin.data.value_ranges`; of more than three
+channels the first three are read unless more are asked for, of two the first. Pillow converts CMYK
+and the like without a profile.
 """
 
 from __future__ import annotations
@@ -12,18 +13,35 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from muntin.data.deep_images import has_deep_mode, is_deep, read_deep, read_tiff
+from muntin.data.deep_images import (
+    count_bands,
+    has_deep_mode,
+    is_deep,
+    read_bands,
+    read_deep,
+    read_tiff,
+)
+from muntin.data.dicom_images import count_frames, is_dicom, read_dicom
 from muntin.data.image_formats import is_camera_raw, open_header, way_out
-from muntin.data.value_ranges import OWN, UNSET, ValueRange, apply_range, apply_type_rule
+from muntin.data.value_ranges import (
+    OWN,
+    UNSET,
+    AnyReading,
+    ValueRange,
+    apply_range,
+    apply_type_rule,
+    as_reading,
+    scale_values,
+)
 from muntin.errors import DataError, MuntinWarning, first_line, where_to_look
-from muntin.shapes import Size, UInt8
+from muntin.shapes import Real, Size, UInt8
 from muntin.untrusted import MAX_PIXELS, check_budget, read_regular
 
 # What decoding holds at its peak: Pillow's 4 and a source of 1, and two copies of 3 in numpy.
@@ -39,6 +57,11 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+_QUARTERS = {
+    Image.Transpose.ROTATE_90: 1,
+    Image.Transpose.ROTATE_180: 2,
+    Image.Transpose.ROTATE_270: 3,
 }
 _BACK = {5: _UPRIGHT[5], 6: _UPRIGHT[8], 7: _UPRIGHT[7], 8: _UPRIGHT[6]}
 
@@ -74,11 +97,14 @@ class Decoding:
         shrink_hint: A JPEG that is at least twice as large as needed is decoded at 1/2, 1/4 or 1/8
             of its size, such that no side becomes shorter than this many pixels. Faster, and
             approximate: other pixels than decoding in full and resizing.
+        bands: As in `PixelReading`, and so are `bits`.
     """
 
     value_range: ValueRange = OWN
     size: Size | None = None
     shrink_hint: int | None = None
+    bands: int = 3
+    bits: Literal[8, 16] = 8
 
 
 PLAIN = Decoding()
@@ -94,8 +120,10 @@ def decode(
 
 def decode_with_facts(
     data: bytes, *, where: str, how: Decoding = PLAIN
-) -> tuple[UInt8[np.ndarray, "H W 3"], ImageInfo]:
+) -> tuple[Real[np.ndarray, "H W bands"], ImageInfo]:
     """Decode an image file and describe its format.
+
+    Pixels are uint8, or float32 with 16 bits, see `PixelReading`.
 
     Raises:
         DataError: The file is empty, too large, broken, or of a format that is not read.
@@ -121,20 +149,55 @@ def decode_with_facts(
 
 
 def _decode(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageInfo]:
+    if how.bands > 3:
+        return _decode_bands(data, where, how)
+    if is_dicom(data):
+        found = read_dicom(data, shown=how.value_range == OWN)
+        refuse_large((found.shape[1], found.shape[0]), where)
+        several, mode = count_frames(data) > 1, str(found.dtype)
+        facts = ImageInfo("DICOM", mode, several=several, **_judge_values(found, how))
+        return _to_pixels(found, how), facts
     try:
         image = open_header(io.BytesIO(data))
     except UnidentifiedImageError:
         if (values := read_tiff(data)) is None:
             raise
         refuse_large((values.shape[1], values.shape[0]), where)
-        pixels = _to_rgb(Image.fromarray(_to_8_bits(values, how.value_range)))
-        return pixels, ImageInfo("TIFF", str(values.dtype), **_judge_values(values, how))
+        facts = ImageInfo("TIFF", str(values.dtype), **_judge_values(values, how))
+        return _to_pixels(values, how), facts
     with image:
         if how.shrink_hint is not None and image.format in ("JPEG", "MPO"):
             # Shorter sides than the hint are never made: both are kept at least as long.
             image.draft(image.mode, (how.shrink_hint, how.shrink_hint))
         refuse_large(image.size, where)
         return _read(image, how, data)
+
+
+def _decode_bands(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageInfo]:
+    """Decode a TIFF of more than three bands; what is missing is 0."""
+    values, found = read_bands(data), count_bands(data)
+    if values is None or found != how.bands:
+        message = (
+            f"{where!r} must be a TIFF of {how.bands} bands that lies upright, as the others, got "
+            f"{'one' if found == how.bands else f'{found} bands'} that is not. Convert it or "
+            f"remove it, or read three bands of each: --set model.in_chans=3."
+        )
+        raise DataError(message)
+    refuse_large((values.shape[1], values.shape[0]), where)
+    mode = f"{found} bands of {values.dtype}"
+    return _to_pixels(values, how), ImageInfo("TIFF", mode, **_judge_values(values, how))
+
+
+def _to_pixels(values: np.ndarray, how: Decoding, mode: str = "") -> np.ndarray:
+    """Give (H, W, bands), where grey has three equal ones, of values as stored."""
+    if how.bits == 16 and values.dtype != np.uint8:
+        own = how.value_range if how.value_range != UNSET else OWN
+        pixels = scale_values(values, own).astype(np.float32)
+    else:
+        pixels = _to_8_bits(values, how.value_range, mode)
+        pixels = pixels.astype(np.float32) if how.bits == 16 else pixels
+    pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    return np.ascontiguousarray(pixels)
 
 
 def refuse_large(size: tuple[int, int], where: str) -> None:
@@ -154,9 +217,16 @@ def refuse_large(size: tuple[int, int], where: str) -> None:
     check_budget(width * height * _BYTES_A_PIXEL, f"an image of {height} x {width}")
 
 
-def decode_values(data: bytes) -> np.ndarray | None:
-    """Give the values of an image of more than 8 bits, (H, W) or (H, W, 3); None for any other."""
+def decode_values(data: bytes, bands: int = 3) -> np.ndarray | None:
+    """Give the values of an image of more than 8 bits, (H, W) or (H, W, 3); None for any other.
+
+    Of one of more than three `bands` in all, whatever bits it has.
+    """
     try:
+        if bands > 3:
+            return read_bands(data)
+        if is_dicom(data):
+            return read_dicom(data)
         try:
             with open_header(io.BytesIO(data)) as image:
                 refuse_large(image.size, "")
@@ -169,15 +239,18 @@ def decode_values(data: bytes) -> np.ndarray | None:
 
 
 def open_image(
-    image: str | Path | bytes | Image.Image | np.ndarray | Callable[[ValueRange], np.ndarray],
-    value_range: ValueRange = OWN,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Bring what a user may hold to an 8-bit RGB array; never a view of what was given.
+    image: str | Path | bytes | Image.Image | np.ndarray | Callable[[AnyReading], np.ndarray],
+    value_range: AnyReading = OWN,
+) -> Real[np.ndarray, "H W bands"]:
+    """Bring what a user may hold to an array of pixels; never a view of what was given.
 
-    A function gives the array itself, by the range. The EXIF orientation of a PIL image is applied.
-    An array is uint8, H W (grey), H W 1, H W 3 (RGB, not BGR) or H W 4 (RGBA; A is dropped); with a
-    range, of any other numbers too.
+    A function gives the array itself, by what is asked for: a range, or more (`PixelReading`). The
+    EXIF orientation of a PIL image is applied. An array is uint8, H W (grey), H W 1, H W 3 (RGB,
+    not BGR) or H W 4 (RGBA; A is dropped), or has all bands; with a range, of any other numbers.
     """
+    reading = as_reading(value_range)
+    value_range = reading.value_range
+    how = Decoding(value_range=value_range, bands=reading.bands, bits=reading.bits)
     if isinstance(image, str | Path):
         try:
             data = read_regular(image)
@@ -188,7 +261,6 @@ def open_image(
                 f"{where_to_look(image, 'a file')}"
             )
             raise DataError(message) from error
-        how = Decoding(value_range=value_range)
         pixels, facts = decode_with_facts(data, where=str(image), how=how)
         if facts.several:  # the same text each time: it is shown once
             warnings.warn(FIRST_PAGE, MuntinWarning, stacklevel=3)
@@ -201,17 +273,19 @@ def open_image(
             warnings.warn(text, MuntinWarning, stacklevel=3)
         return pixels
     if isinstance(image, bytes):
-        return decode(image, where="the bytes of an image", value_range=value_range)
-    if isinstance(image, Image.Image):
+        return decode_with_facts(image, where="the bytes of an image", how=how)[0]
+    if isinstance(image, Image.Image) and how.bands == 3:
         try:
-            return _read(image, Decoding(value_range=value_range))[0]
+            return _read(image, how)[0]
         except Exception as error:
             message = f"The PIL image must be readable, got: {_first_line(error)}. Open it again."
             raise DataError(message) from error
     if isinstance(image, np.ndarray):
-        return _from_array(image, value_range)
+        return _from_array(image, how)
     if callable(image):
-        return _from_array(image(value_range), value_range)
+        found = image(reading if (how.bands, how.bits) != (3, 8) else value_range)
+        own = replace(how, value_range=UNSET) if found.dtype == np.float32 else how
+        return _from_array(found, own)
     message = (
         f"An image must be a path, bytes, a PIL image or a uint8 array (H W 3, RGB), "
         f"got {type(image).__name__}. Convert it to one of these."
@@ -219,24 +293,28 @@ def open_image(
     raise DataError(message)
 
 
-def _from_array(image: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    channels = image.shape[2] if image.ndim == 3 else 1
+def _from_array(image: np.ndarray, how: Decoding) -> np.ndarray:
+    channels, value_range = image.shape[2] if image.ndim == 3 else 1, how.value_range
     deep = value_range not in (UNSET, OWN) and image.dtype != np.uint8 and image.dtype.kind in "iuf"
+    ready = how.bits == 16 and value_range == UNSET and image.dtype == np.float32
+    allowed = (1, 3, 4) if how.bands == 3 else (how.bands,)
     if (
-        (image.dtype != np.uint8 and not deep)
+        (image.dtype != np.uint8 and not deep and not ready)
         or image.ndim not in (2, 3)
-        or channels not in (1, 3, 4)
+        or channels not in allowed
         or not image.size
     ):
+        sides = "H W, H W 1, H W 3 (RGB) or H W 4 (RGBA)" if how.bands == 3 else f"H W {how.bands}"
         message = (
-            f"An image array must be uint8 with sides H W, H W 1, H W 3 (RGB) or H W 4 (RGBA), "
+            f"An image array must be uint8 with sides {sides}, "
             f"got {image.dtype} with sides {image.shape}. Convert it first "
             f"(floats in [0, 1]: multiply by 255 and round; C H W: transpose)."
         )
         raise DataError(message)
-    pixels = image.reshape(*image.shape[:2], channels)[..., :3]
-    pixels = apply_range(pixels, value_range) if deep else pixels
-    return _to_rgb(Image.fromarray(pixels[..., 0] if channels == 1 else pixels))
+    pixels = image.reshape(*image.shape[:2], channels)[..., : how.bands]
+    if ready:
+        return np.array(pixels)
+    return np.array(_to_pixels(pixels[..., 0] if channels == 1 else pixels, how))
 
 
 def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, ImageInfo]:  # noqa: ANN401
@@ -252,15 +330,28 @@ def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, Ima
     turned = _orientation(image)  # order matters: of a TIFF, Pillow may have applied it by now
     if values is not None:
         judged = _judge_values(values, how)
-        image = Image.fromarray(_to_8_bits(values, how.value_range, mode))
+        pixels = _to_pixels(values, how, mode)
+    else:
+        pixels = _to_rgb(image)
+        pixels = pixels.astype(np.float32) if how.bits == 16 else pixels
     if turned != 1:
-        image = image.transpose(_UPRIGHT[turned])
-    orientation = turned if turned != 1 else stored
-    kept = how.size == image.size != image.size[::-1] and orientation in _BACK
+        pixels = _transpose(pixels, _UPRIGHT[turned])
+    orientation, size = turned if turned != 1 else stored, pixels.shape[1::-1]
+    kept = how.size == size != size[::-1] and orientation in _BACK
     if kept:
-        image, orientation = image.transpose(_BACK[orientation]), 1
+        pixels, orientation = _transpose(pixels, _BACK[orientation]), 1
     facts = ImageInfo(kind or "", mode, orientation, kept, several=several, **judged)
-    return _to_rgb(image), facts
+    return np.ascontiguousarray(pixels), facts
+
+
+def _transpose(pixels: np.ndarray, how: Image.Transpose) -> np.ndarray:
+    """Turn or mirror pixels as Pillow does an image."""
+    if how in _QUARTERS:
+        return np.rot90(pixels, _QUARTERS[how])
+    if how in (Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE):
+        turned = pixels if how == Image.Transpose.TRANSPOSE else np.rot90(pixels, 2)
+        return turned.swapaxes(0, 1)
+    return pixels[:, ::-1] if how == Image.Transpose.FLIP_LEFT_RIGHT else pixels[::-1]
 
 
 def _judge_values(values: np.ndarray, how: Decoding) -> dict[str, Any]:

@@ -40,6 +40,35 @@ def is_deep(image: Any) -> bool:  # noqa: ANN401 (tags and tiles are of some ima
     return has_deep_mode(image.mode) or (image.format == "PNG" and ";16" in image.tile[0][3])
 
 
+_NO_BANDS = (3, 5, 6, 8, 9, 10)  # photometric interpretations of palettes, inks and light
+
+
+def count_bands(data: bytes) -> int:
+    """Count the bands of a file without its alpha; 3 for RGB, grey and all that is no TIFF."""
+    try:
+        tags = _read_tags(data)
+    except Exception:  # no TIFF, or a broken one
+        return 3
+    count, extra = tags.get(277, 1), tags.get(338, ())
+    extra = extra if isinstance(extra, tuple) else (extra,)
+    plain = tags.get(262) in _NO_BANDS
+    return 3 if plain else max(3, count - sum(kind in (1, 2) for kind in extra))
+
+
+def read_bands(data: bytes) -> NDArray[Any] | None:
+    """Read all bands of a TIFF as stored, (H, W, bands); None if it is no such file."""
+    values = read_tiff(data, bands=count_bands(data))
+    return None if values is None or values.ndim == 2 else values
+
+
+def _read_tags(data: bytes) -> Any:  # noqa: ANN401
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if _is_big(data) else 8])
+    file = io.BytesIO(data)
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
 def read_deep(image: Any, data: bytes) -> NDArray[Any]:  # noqa: ANN401
     """Read the values of a file for which `is_deep`, as stored: (H, W) or (H, W, 3).
 
@@ -86,21 +115,21 @@ class _Layout(NamedTuple):
         return self.run * self.bands * self.kind.itemsize
 
 
-def read_tiff(data: bytes) -> NDArray[Any] | None:
+def read_tiff(data: bytes, *, bands: int = 3) -> NDArray[Any] | None:
     """Read a TIFF of whole bytes a value, as stored; None if it is broken, or of another kind.
+
+    Of fewer than three bands the first is read, of more the first `bands`, which are not turned:
+    those of one whose orientation is not as stored are not read, if there are more than three.
 
     Raises:
         ValueError: It needs more than the budget of memory.
     """
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if _is_big(data) else 8])
-        file = io.BytesIO(data)
-        file.seek(tags.next)
-        tags.load(file)
+        tags = _read_tags(data)
         layout = _layout_of(tags, "<" if data[:2] == b"II" else ">")
     except Exception:  # no TIFF, or a broken one, which Pillow will name
         return None
-    if layout is None:
+    if layout is None or (bands > 3 and tags.get(274, 1) != 1):
         return None
     size = layout.height * layout.width * layout.planes * layout.bands * layout.kind.itemsize
     check_budget(_COPIES * size, f"a TIFF of {layout.height} x {layout.width}")
@@ -112,7 +141,7 @@ def read_tiff(data: bytes) -> NDArray[Any] | None:
     with contextlib.suppress(ValueError):
         missing = float(str(tags.get(_NO_DATA, "")).strip("\0 "))
         values = np.where(values == missing, np.nan, values)
-    return values[..., 0] if values.shape[2] < 3 else values[..., :3]
+    return values[..., 0] if values.shape[2] < 3 else values[..., :bands]
 
 
 def _is_big(data: bytes) -> bool:

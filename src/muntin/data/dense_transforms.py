@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,12 +20,14 @@ from muntin.data.joint_transforms import (
     jitter_colors,
     move_boxes,
 )
+from muntin.data.mixing import join_mosaic, paste_objects, split_canvas
 from muntin.data.transforms import Augmentation, Preprocessing, Sample, scaled_size
 from muntin.errors import ConfigError
 from muntin.samples import Skeleton
 from muntin.shapes import Size
 from muntin.targets import BoxTargets, LabelMap
 
+_MOSAIC = 4  # images
 _CROP_FROM, _CROP_SIDES = (400, 500, 600), (384, 600)  # pixels
 
 
@@ -44,6 +47,11 @@ class DetectionAugmentConfig(Augmentation):
         flip: Probability of mirroring left and right.
         flip_vertical: Probability of mirroring top and bottom.
         jitter: Strength of random brightness, contrast, saturation and hue, 0 to 1.
+        mosaic: Probability of joining four images, or parts of them, to one (arXiv 2004.10934).
+        paste: Probability of pasting objects of another image, cut out by their masks
+            (arXiv 2012.07177); objects without masks are never pasted.
+        mixes_until: Part of the training, of its time with a time limit, after which there is
+            neither: the last part sees images as they are.
     """
 
     kind: ClassVar[str] = "detection"
@@ -56,10 +64,14 @@ class DetectionAugmentConfig(Augmentation):
     flip: float = 0.5
     flip_vertical: float = 0.0
     jitter: float = 0.0
+    mosaic: float = 0.0
+    paste: float = 0.0
+    mixes_until: float = 0.8
 
     def __post_init__(self) -> None:
         """Validate the ranges."""
         self._check_shares("crop", "flip", "flip_vertical", "jitter")
+        self._check_shares("mosaic", "paste", "mixes_until")
         check_range("augment.window", self.window, 0.05, 1)
         self._check_scale(self.scale)
         for side in self.short_sides:
@@ -71,16 +83,62 @@ class DetectionAugmentConfig(Augmentation):
             )
             raise ConfigError(message)
 
+    @property
+    def mixed_part(self) -> float:
+        """See `Augmentation`."""
+        return self.mixes_until if self.mosaic or self.paste else 0.0
+
     def augment(
         self, sample: Sample, pre: Preprocessing, seed: int, skeleton: Skeleton | None = None
     ) -> Sample:
         """See `Augmentation`; not padded, and no larger than the window, but for `short_sides`."""
+        return self._augment(sample, pre, np.random.default_rng(seed), skeleton)
+
+    def draw_others(self, seed: int, count: int) -> tuple[int, ...]:
+        """See `Augmentation`; three others for a mosaic, one to paste from."""
+        rng = np.random.default_rng([seed, 0x6D69])
+        number = 3 if rng.random() < self.mosaic else int(rng.random() < self.paste)
+        return tuple(map(int, rng.integers(count, size=number)))
+
+    def mix(
+        self,
+        samples: Sequence[Sample],
+        pre: Preprocessing,
+        seed: int,
+        skeleton: Skeleton | None = None,
+    ) -> Sample:
+        """See `Augmentation`."""
         rng = np.random.default_rng(seed)
+        first = samples[0]
+        if len(samples) == _MOSAIC:
+            limit = self._window((first.pixels.shape[1], first.pixels.shape[2]), pre)
+            parts = split_canvas(limit, rng)
+            seen = [
+                self._augment(sample, pre, rng, skeleton, limit=(part[2], part[3]))
+                for sample, part in zip(samples, parts, strict=True)
+            ]
+            return join_mosaic(seen, parts, limit, pre.mean_color)
+        base, other = (self._augment(sample, pre, rng, skeleton) for sample in samples)
+        return paste_objects(base, other, rng)
+
+    def _augment(
+        self,
+        sample: Sample,
+        pre: Preprocessing,
+        rng: np.random.Generator,
+        skeleton: Skeleton | None,
+        *,
+        limit: Size | None = None,
+    ) -> Sample:
+        """Augment one image; with `limit`, a part of it that has at most this size."""
         image, targets = sample.pixels, sample.target
         assert isinstance(targets, BoxTargets), "images with objects have boxes"
         whole = (image.shape[1], image.shape[2])
-        draw = self._draw_side if self.short_sides else self._draw_scale
-        part, size = draw(whole, targets, pre, rng)
+        if self.short_sides and limit is None:
+            part, size = self._draw_side(whole, targets, pre, rng)
+        else:
+            limit = limit or self._window(whole, pre)
+            part, size = self._draw_scale(whole, targets, pre, rng, limit)
         flips = (rng.random() < self.flip_vertical, rng.random() < self.flip)
         if skeleton is not None and not skeleton.mirrored:
             flips = (False, False)
@@ -89,15 +147,22 @@ class DetectionAugmentConfig(Augmentation):
         moved = move_boxes(targets, window, skeleton)
         return Sample(image, sample.size, drop_unseen(moved, size))
 
-    def _draw_scale(
-        self, whole: Size, targets: BoxTargets, pre: Preprocessing, rng: np.random.Generator
-    ) -> _Part:
+    def _window(self, whole: Size, pre: Preprocessing) -> Size:
+        """Largest size of what is learnt from; an image lies in `img_size` as it fits."""
         full = pre.img_size
+        turned = full if (whole[0] <= whole[1]) == (full[0] <= full[1]) else full[::-1]
+        return round(turned[0] * self.window), round(turned[1] * self.window)
+
+    def _draw_scale(
+        self,
+        whole: Size,
+        targets: BoxTargets,
+        pre: Preprocessing,
+        rng: np.random.Generator,
+        limit: Size,
+    ) -> _Part:
         low, high = np.log(self.scale[0]), np.log(self.scale[1])
         scale = float(np.exp(rng.uniform(low, high))) * pre.scale_of(whole)
-        # An image lies in `full` whichever way round it fits.
-        turned = full if (whole[0] <= whole[1]) == (full[0] <= full[1]) else full[::-1]
-        limit = (round(turned[0] * self.window), round(turned[1] * self.window))
         part, size = fit_part(whole, limit, scale)
         return (*_choose_place(whole, part, targets, rng), *part), size
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torchvision.ops import box_iou
 
 from muntin.data.box_table import BOX_TABLE
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
@@ -24,6 +23,7 @@ from muntin.data.instance_masks import INSTANCE_MASKS
 from muntin.data.label_studio import LABEL_STUDIO
 from muntin.data.labelme import LABELME
 from muntin.data.objects import AnnotationReport, ObjectRequest
+from muntin.data.packed_sets import PACKED_OBJECTS
 from muntin.data.readers import (
     Reader,
     count_parts,
@@ -36,10 +36,12 @@ from muntin.data.via import VIA
 from muntin.data.voc import VOC
 from muntin.data.yolo import YOLO
 from muntin.errors import plural, shorten
+from muntin.ops.boxes import box_iou
 from muntin.run_lengths import box_of, mask_area, to_run_lengths
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
 
 OUTLINED: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
+    PACKED_OBJECTS,
     COCO,
     LABELME,
     CVAT,

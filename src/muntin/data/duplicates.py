@@ -53,12 +53,15 @@ class ImageHash(NamedTuple):
     values: NDArray[np.float32]
 
 
-def hash_image(pixels: UInt8[np.ndarray, "H W 3"]) -> ImageHash:
-    """Describe an image by its pixels and by what stays when it is encoded or resized again."""
+def hash_image(pixels: UInt8[np.ndarray, "H W bands"]) -> ImageHash:
+    """Describe an image by its pixels and by what stays when it is encoded or resized again.
+
+    That is looked for in the first three bands.
+    """
     salt = pixels.shape[1].to_bytes(8, "little")  # of a row, else shapes were not told apart
     digest = hashlib.blake2b(pixels.data, digest_size=16, salt=salt).digest()
     # Most of the averaging is left to Pillow's fast reduction.
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
     small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     waves = np.cos(np.pi / _SIDE * np.outer(np.arange(_ROWS), np.arange(_SIDE) + 0.5))
     found = (waves @ np.asarray(small.convert("L"), np.float64) @ waves.T).ravel()[1 : _BITS + 1]

@@ -5,41 +5,63 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import Decoding, ImageInfo, decode_values, decode_with_facts
+from muntin.data.deep_images import count_bands
 from muntin.data.image_formats import format_of_suffix
-from muntin.data.value_ranges import LEVELS, UNSET, ValueRange, robust_range, used_levels
+from muntin.data.value_ranges import (
+    LEVELS,
+    UNSET,
+    AnyReading,
+    ValueRange,
+    as_reading,
+    robust_range,
+    scale_values,
+    used_levels,
+)
 from muntin.errors import DataError, MuntinWarning
 from muntin.samples import Entry, Listing
-from muntin.shapes import Size, UInt8
+from muntin.shapes import Real, Size
 
 MAX_IMAGES = 256
 """Images, spread evenly over a set, whose values are measured."""
 
 _SIDE = 128  # rows and columns of values that are taken of each
 _FEW = 16  # levels
+_LEAST_STD = 0.001
 _EIGHT_BITS = frozenset(("JPEG", "MPO", "BMP", "GIF", "WEBP", "AVIF"))
 
 
 def read_pixels(
     source: str,
     entry: Entry,
-    value_range: ValueRange,
+    value_range: AnyReading,
     *,
     size: Size | None = None,
     shrink_hint: int | None = None,
-) -> tuple[UInt8[np.ndarray, "H W 3"], ImageInfo]:
+) -> tuple[Real[np.ndarray, "H W bands"], ImageInfo]:
     """Decode the image of an entry, so that its annotations, or else a mask of `size`, fit.
+
+    `value_range` may say more than that of the values (`PixelReading`).
 
     Raises:
         DataError: It cannot be read.
     """
-    how = Decoding(value_range=value_range, size=size or entry.size, shrink_hint=shrink_hint)
+    limits, bands, bits = as_reading(value_range)
+    how = Decoding(
+        value_range=limits,
+        size=size or entry.size,
+        shrink_hint=shrink_hint,
+        bands=bands,
+        bits=bits,
+    )
     return decode_with_facts(read_bytes(source, entry.path), where=entry.path, how=how)
 
 
@@ -56,25 +78,65 @@ def is_readable(source: str, entry: Entry) -> bool:
 class MeasuredRange:
     """The range of a set, `UNSET` where no image has more than 8 bits.
 
+    `bands` are those of most images; of more than three, `mean` and `std` are of each, in [0, 1].
     `note` says what becomes of the values, `warning` that this uses few levels; "" if not so.
     """
 
     value_range: ValueRange = UNSET
+    bands: int = 3
+    bits: Literal[8, 16] = 8
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     note: str = ""
     warning: str = ""
 
 
 def measure_range(listing: Listing, given: ValueRange = UNSET) -> MeasuredRange:
-    """Measure the range of the images of more than 8 bits, or judge the `given` one."""
-    found: list[NDArray[np.float64]] = []
+    """Measure the range of the images of more than 8 bits, or judge the `given` one; and bands."""
+    files: list[bytes] = []
     for entry in listing.entries[:: -(-len(listing) // MAX_IMAGES) or 1]:
         if format_of_suffix(f".{entry.path.rpartition('.')[2]}") in _EIGHT_BITS:
             continue
         with contextlib.suppress(DataError):  # reading the data names it
-            values = decode_values(read_bytes(listing.source, entry.path))
-            if values is not None:
-                rows, columns = (-(-side // _SIDE) for side in values.shape[:2])
-                found.append(values[::rows, ::columns].astype(np.float64).ravel())
+            files.append(read_bytes(listing.source, entry.path))
+    bands = Counter(map(count_bands, files)).most_common(1)[0][0] if files else 3
+    found = [thin for data in files if (thin := _thin_values(data, bands)) is not None]
+    deep = [values for values in found if values.dtype != np.uint8]
+    measured = _judge_range([values.astype(np.float64).ravel() for values in deep], given)
+    if bands == 3:
+        return measured
+    return _measure_bands(measured, found, bands)
+
+
+def _thin_values(data: bytes, bands: int) -> NDArray[Any] | None:
+    """Every so many of the values of an image of more than 8 bits or of bands."""
+    values = decode_values(data, bands)
+    if values is None or (bands > 3 and (values.ndim != 3 or values.shape[2] != bands)):
+        return None
+    rows, columns = (-(-side // _SIDE) for side in values.shape[:2])
+    return values[::rows, ::columns].copy()
+
+
+def _measure_bands(measured: MeasuredRange, found: list[NDArray[Any]], bands: int) -> MeasuredRange:
+    """Add mean and standard deviation of each band, as the network will see its values."""
+    scaled = [
+        values if values.dtype == np.uint8 else scale_values(values, measured.value_range)
+        for values in found
+    ]
+    pixels = np.concatenate(
+        [values.reshape(-1, bands).astype(np.float64) / 255 for values in scaled]
+    )
+    note = f"{bands} bands, each normalised by its own mean and standard deviation (data.mean)"
+    return replace(
+        measured,
+        bands=bands,
+        mean=tuple(pixels.mean(axis=0).round(5).tolist()),
+        std=tuple(pixels.std(axis=0).round(5).clip(min=_LEAST_STD).tolist()),
+        note=f"{note}; {measured.note}" if measured.note else note,
+    )
+
+
+def _judge_range(found: list[NDArray[np.float64]], given: ValueRange) -> MeasuredRange:
     if not found:
         note = "data.range has no effect here: no image has more than 8 bits"
         return MeasuredRange(value_range=given, note="" if given == UNSET else note)
@@ -88,6 +150,7 @@ def measure_range(listing: Listing, given: ValueRange = UNSET) -> MeasuredRange:
     )
     return MeasuredRange(
         value_range=chosen,
+        bits=16,
         note=f"values {chosen[0]:g} to {chosen[1]:g} of images of more than 8 bits become 0 to 255 "
         "(data.range)",
         warning=text if 4 * few >= len(found) else "",

@@ -20,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from muntin.data.duplicates import ImageHash, find_alike, hash_files
+from muntin.data.shard_addresses import is_packed
 from muntin.data.splitting import describe_split, split
 from muntin.data.trees import by_numbers, clean_name, open_tree, part_in, read_text
 from muntin.errors import ConfigError, DataError, plural, shorten
@@ -150,6 +151,8 @@ def _match(pattern: str, paths: Iterable[str]) -> dict[str, str]:
 
 def _read_table(source: str, paths: Iterable[str]) -> dict[str, str]:
     """The group of each image that a groups.csv names, by its path or the end of it."""
+    if is_packed(source):  # the groups are in its index
+        return {}
     tree = open_tree(source)
     place = next((name for name in tree.files if name.rpartition("/")[2].lower() == TABLE), None)
     if place is None:
@@ -225,6 +228,33 @@ def split_apart(
     train, val = split(given, fraction=fraction, seed=seed)
     notes.append("there are too few images: copies may be on both sides of the split (--val)")
     return train, val, [*notes, describe_split(train, val)]
+
+
+def fold_apart(
+    listing: Listing, *, groups: str, folds: int, fold: int, seed: int
+) -> tuple[Listing, Listing, list[str]]:
+    """Divide into `folds` parts of about one size, as `split_apart` does; `fold` is the second.
+
+    One part after the other is split off: the same ones, whichever of them is asked for.
+    """
+    paths = list(dict.fromkeys(entry.path for entry in listing.entries))
+    hashes: Mapping[str, ImageHash | None] = {}
+    if groups != "none" and len(paths) <= MAX_HASHED:
+        hashes = dict(zip(paths, hash_files(listing.source, paths), strict=True))
+    rest, notes = listing, list[str]()
+    parts = []
+    for left in range(folds, 1, -1):
+        rest, part, said = split_apart(
+            rest, groups=groups, fraction=1 / left, seed=seed, hashes=hashes
+        )
+        parts.append(part)
+        notes = notes or said[:-1]
+    parts.append(rest)
+    taken = {(entry.path, entry.instance) for entry in parts[fold - 1].entries}
+    held = [(entry.path, entry.instance) in taken for entry in listing.entries]
+    train = listing.select(place for place, inside in enumerate(held) if not inside)
+    val = listing.select(place for place, inside in enumerate(held) if inside)
+    return train, val, [*notes, f"fold {fold} of {folds}: {describe_split(train, val)}"]
 
 
 def _describe(relations: Mapping[str, Keys], paths: Sequence[str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ import functools
 import io
 import re
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
@@ -25,20 +26,22 @@ _SEVERAL = "MPO"  # JPEGs in one file, which the reader of JPEG reads
 
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".dng", ".pef", ".srw")
 _HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
+_DICOM = (".dcm", ".dicom")
 _OTHERS = (".jxl", ".exr", ".hdr", ".svg", ".eps", ".wmf", ".emf", ".czi", ".lif", ".nd2", ".xcf")
 _WAYS_OUT = {
     **dict.fromkeys(_HEIF, "pip install 'muntin[heif]', or convert it to JPEG"),
     **dict.fromkeys((".avif", ".avifs"), "pip install 'pillow>=11.3', or convert it to PNG"),
     **dict.fromkeys(_RAW, "develop it, a camera's raw data, to TIFF or JPEG"),
-    **dict.fromkeys((".dcm", ".dicom", *_OTHERS), "convert it to PNG or TIFF"),
+    **dict.fromkeys(_DICOM, "pip install 'muntin[dicom]', or convert it to PNG or TIFF"),
+    **dict.fromkeys(_OTHERS, "convert it to PNG or TIFF"),
 }
 
 _BEGINNINGS = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|II\*\0|MM\0\*|II\+\0|RIFF....WEBP|\0\0\0\x0cjP  "
-    rb"|(?P<heic>....ftyp(?:hei[cmsx]|hevc|mif1|msf1))|(?P<avif>....ftypavi[fs])",
+    rb"|(?P<dcm>.{128}DICM)|(?P<heic>....ftyp(?:hei[cmsx]|hevc|mif1|msf1))|(?P<avif>....ftypavi[fs])",
     re.DOTALL,
 )
-_HEAD = 12  # bytes
+_HEAD = 132  # bytes
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9_]{0,9}$")
 _limit_lock = threading.Lock()
 
@@ -73,6 +76,8 @@ def open_header(file: io.BytesIO | io.BufferedReader, formats: tuple[str, ...] =
 @functools.cache
 def format_of_suffix(suffix: str) -> str:
     """Name the format that an ending such as ".jpg" stands for; "" where it is not read."""
+    if suffix.lower() in _DICOM:
+        return "DICOM" if find_spec("pydicom") else ""
     formats = (*readable_formats(), _SEVERAL)
     name = Image.EXTENSION.get(suffix.lower(), "")
     return name if name in formats else ""

@@ -15,6 +15,7 @@ from muntin.data.checking import Report, Summary, check
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.mask_layouts import find_keys, pair_masks
 from muntin.data.readers import Reader, Source, find_reader, read_layout
+from muntin.data.shards import Shards
 from muntin.data.trees import Tree, part_named, read_text, sort_into_parts
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing
@@ -38,7 +39,7 @@ def list_images(path: str | os.PathLike[str], listers: Sequence[Lister] = ()) ->
         DataError: There is no image, or a listed one is missing.
     """
     advice = "Give the folder, the archive or the list of the images."
-    readers = (_LIST, _read_with(listers), _FOLDER)
+    readers = (_PACKED, _LIST, _read_with(listers), _FOLDER)
     reader, source, found = find_reader(path, readers, what="images", advice=advice)
     return read_layout(reader, source, found, None)
 
@@ -74,6 +75,14 @@ def _read_folder(source: Source, tree: Tree, _: None) -> DataSets:
     if left := len(tree.files) - len(tree.images):
         notes.append(f"{plural(left, 'file')} other than images left out")
     return _gather(tree.source, kept, notes)
+
+
+def _read_packed(source: Source, shards: Shards, _: None) -> DataSets:
+    parts = shards.index.listings(shards.source)
+    kept = parts.get("train") or next(iter(parts.values()))
+    left = [f"{part} {len(one)}" for part, one in parts.items() if one is not kept]
+    notes = [f"left out, as they are for measuring: {', '.join(left)}"] if left else []
+    return _gather(shards.source, (entry.path for entry in kept.entries), notes)
 
 
 def _find_folder(source: Source) -> Tree | None:
@@ -139,6 +148,14 @@ def _read_with(listers: Sequence[Lister]) -> Reader[None, DataSets]:
         file="the annotation file of a data set",
     )
 
+
+_PACKED: Reader[None, DataSets] = Reader(
+    name="packed",
+    recognise=lambda source: source.shards,
+    read=_read_packed,
+    looks_for="",
+    file="an address of shards",
+)
 
 _LIST: Reader[None, DataSets] = Reader(
     name="list of images",

@@ -14,12 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from muntin.data.transforms import Interpolation, resize
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Objects, Skeleton
-from muntin.shapes import Float, Size, UInt8
+from muntin.shapes import Bool, Float, Real, Size, UInt8
 from muntin.targets import BoxTargets
 
 MIN_VISIBLE = 0.25
@@ -41,8 +40,8 @@ class Window(NamedTuple):
     turns: int = 0
 
     def move_pixels(
-        self, image: UInt8[Tensor, "C H W"], interpolation: Interpolation
-    ) -> UInt8[Tensor, "C h w"]:
+        self, image: Real[Tensor, "C H W"], interpolation: Interpolation
+    ) -> Real[Tensor, "C h w"]:
         """Give what is seen of an image."""
         top, left, high, wide = self.part
         seen = image[:, top : top + high, left : left + wide]
@@ -112,9 +111,18 @@ def find_place(
 
 
 def jitter_colors(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Brightness, contrast and, of three channels, saturation and hue; each every second time."""
+    """Brightness, contrast and, of three channels, saturation and hue; each every second time.
+
+    Of floats and of bands that are no colours, brightness and contrast only.
+    """
     if not strength:
         return image
+    if image.is_floating_point() or image.shape[0] > 3:
+        low, high = max(1 - strength, 0.0), 1 + strength
+        factors = [float(rng.uniform(low, high)) if rng.random() < 0.5 else 1.0 for _ in range(2)]
+        return adjust_bands(image, *factors)
+    from torchvision.transforms.v2 import functional as tvf
+
     steps = [tvf.adjust_brightness, tvf.adjust_contrast]
     if image.shape[0] == 3:
         steps.append(tvf.adjust_saturation)
@@ -125,6 +133,14 @@ def jitter_colors(image: Tensor, strength: float, rng: np.random.Generator) -> T
     if image.shape[0] == 3 and rng.random() < 0.5:
         image = tvf.adjust_hue(image, float(rng.uniform(-0.1, 0.1)) * strength)
     return image
+
+
+def adjust_bands(image: Tensor, brightness: float, contrast: float) -> Tensor:
+    """Multiply values, and their distance from the mean of their band, within 0 to 255."""
+    values = (image.float() * brightness).clamp(0, 255)
+    mean = values.mean(dim=(-2, -1), keepdim=True)
+    changed = (mean + contrast * (values - mean)).clamp(0, 255)
+    return changed if image.is_floating_point() else changed.round().to(image.dtype)
 
 
 def move_boxes(targets: BoxTargets, window: Window, skeleton: Skeleton | None) -> BoxTargets:
@@ -158,27 +174,32 @@ def drop_unseen(moved: BoxTargets, size: Size) -> BoxTargets:
     area = (moved.boxes[:, 2:] - moved.boxes[:, :2]).prod(dim=1)
     sides = boxes[:, 2:] - boxes[:, :2]
     seen = (sides.clamp(min=0).prod(dim=1) >= MIN_VISIBLE * area) & (sides >= 1).all(dim=1)
-    tight, has = _boxes_of_masks(moved)
+    tight, has = boxes_of_masks(moved)
     drawn = moved.layer_of >= 0
     cut = (boxes != moved.boxes).any(dim=1)
     boxes = torch.where((drawn & has & cut)[:, None], tight, boxes)
-    keep = torch.where(seen & (has | ~drawn))[0]
-    new_number = torch.zeros(len(boxes) + 1, dtype=moved.layers.dtype)
-    new_number[keep + 1] = torch.arange(1, len(keep) + 1, dtype=moved.layers.dtype)
     ignored = torch.minimum(moved.ignored.clamp(min=0), limits)
     alive = ((ignored[:, 2:] - ignored[:, :2]) > 0).all(dim=1)
-    return BoxTargets(
-        boxes=boxes[keep],
-        class_ids=moved.class_ids[keep],
-        ignored=ignored[alive],
-        layers=new_number[moved.layers.long()],
-        layer_of=moved.layer_of[keep],
-        points=None if moved.points is None else moved.points[keep],
+    moved = moved._replace(boxes=boxes, ignored=ignored[alive])
+    return keep_objects(moved, seen & (has | ~drawn))
+
+
+def keep_objects(targets: BoxTargets, kept: Bool[Tensor, " N"]) -> BoxTargets:
+    """Drop the other objects, whose masks are erased."""
+    keep = torch.where(kept)[0]
+    new_number = torch.zeros(len(kept) + 1, dtype=targets.layers.dtype)
+    new_number[keep + 1] = torch.arange(1, len(keep) + 1, dtype=targets.layers.dtype)
+    return targets._replace(
+        boxes=targets.boxes[keep],
+        class_ids=targets.class_ids[keep],
+        layers=new_number[targets.layers.long()],
+        layer_of=targets.layer_of[keep],
+        points=None if targets.points is None else targets.points[keep],
     )
 
 
-def _boxes_of_masks(targets: BoxTargets) -> tuple[Tensor, Tensor]:
-    """The tight box of each object's mask, and whether any of the mask is left."""
+def boxes_of_masks(targets: BoxTargets) -> tuple[Tensor, Tensor]:
+    """Give the tight box of each object's mask, and whether any of the mask is left."""
     layers, rows, columns = torch.nonzero(targets.layers, as_tuple=True)
     owners = targets.layers[layers, rows, columns].long()[:, None].expand(-1, 4)
     # Smallest left and top, and, as negative numbers, largest right and bottom.

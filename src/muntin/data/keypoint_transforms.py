@@ -24,13 +24,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
 from muntin.data.joint_transforms import jitter_colors
 from muntin.data.transforms import Augmentation, Preprocessing, Sample, resize
 from muntin.samples import Objects, Skeleton
-from muntin.shapes import Size, UInt8
+from muntin.shapes import Real, Size
 from muntin.targets import Keypoints
 
 REACH = 1.75
@@ -143,7 +142,7 @@ class Affine(NamedTuple):
 class Region(NamedTuple):
     """A part of an image, perhaps made smaller, that holds an instance and something around it."""
 
-    pixels: UInt8[Tensor, "C h w"]
+    pixels: Real[Tensor, "C h w"]
     to_region: Affine
 
     def move_frame(self, frame: Frame) -> Frame:
@@ -182,7 +181,7 @@ def crop_transform(
     return Affine(matrix, steps / 2 - matrix @ middle)
 
 
-def crop_region(image: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing) -> Region:
+def crop_region(image: Real[Tensor, "C H W"], frame: Frame, pre: Preprocessing) -> Region:
     """Cut out what evaluation and training may need of an image for one instance."""
     middle, sides = _middle_and_sides(frame)
     high, wide = image.shape[1:]
@@ -212,8 +211,8 @@ def to_keypoints(objects: Objects, instance: int, frame: Frame, region: Region) 
 
 
 def warp_crop(
-    image: UInt8[Tensor, "C H W"], frame: Frame, pre: Preprocessing
-) -> UInt8[Tensor, "C h w"]:
+    image: Real[Tensor, "C H W"], frame: Frame, pre: Preprocessing
+) -> Real[Tensor, "C h w"]:
     """Give an instance as prediction sees it, by its frame in an image or in a region of one."""
     return _warp(image, crop_transform(frame, pre), pre.img_size)
 
@@ -222,7 +221,7 @@ def _middle_and_sides(frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.flo
     return (frame[:2] + frame[2:]) / 2, frame[2:] - frame[:2]
 
 
-def _warp(image: Tensor, affine: Affine, size: Size) -> UInt8[Tensor, "C h w"]:
+def _warp(image: Tensor, affine: Affine, size: Size) -> Real[Tensor, "C h w"]:
     """Read an image where the pixels of the crop come from; black outside it."""
     back = affine.inverse
     high, wide = image.shape[1:]
@@ -241,6 +240,8 @@ def _warp(image: Tensor, affine: Affine, size: Size) -> UInt8[Tensor, "C h w"]:
     y = (2 * y + 1) / part.shape[1] - 1
     grid = torch.stack([x, y], dim=-1)[None]
     values = F.grid_sample(part[None].float(), grid, mode="bilinear", align_corners=False)
+    if image.is_floating_point():
+        return values[0]
     return values[0].round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -278,9 +279,11 @@ def _box_around(points: NDArray[np.float64]) -> NDArray[np.float64]:
 def _cover(image: Tensor, pre: Preprocessing, rng: np.random.Generator) -> Tensor:
     """Paint one to three boxes, each at most 0.3 of a side, in the mean colour."""
     high, wide = image.shape[1:]
-    color = torch.tensor(pre.mean_color, dtype=torch.uint8)[:, None, None]
+    color = torch.tensor(pre.mean_color, dtype=image.dtype)[:, None, None]
+    image = image.clone()
     for _ in range(int(rng.integers(1, 4))):
         sides = rng.uniform(0.08, 0.3, size=2)
         place = (rng.uniform(0, 1 - sides) * [high, wide]).astype(int).tolist()
-        image = tvf.erase(image, *place, int(sides[0] * high), int(sides[1] * wide), color)
+        bottom, right = place[0] + int(sides[0] * high), place[1] + int(sides[1] * wide)
+        image[:, place[0] : bottom, place[1] : right] = color
     return image

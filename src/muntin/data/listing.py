@@ -11,6 +11,7 @@ from muntin.data.class_csv import CLASS_TABLE
 from muntin.data.class_layouts import CLASS_FOLDERS
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.label_columns import LABEL_COLUMNS
+from muntin.data.packed_sets import PACKED_CLASSES
 from muntin.data.readers import Reader, find_reader, read_layout
 from muntin.errors import plural, shorten
 from muntin.samples import DataSets, Problem, warning
@@ -18,6 +19,7 @@ from muntin.samples import DataSets, Problem, warning
 _IMBALANCE = 20
 
 READERS: tuple[Reader[Sequence[str] | None, DataSets], ...] = (
+    PACKED_CLASSES,
     LABEL_COLUMNS,
     CLASS_TABLE,
     CLASS_FOLDERS,

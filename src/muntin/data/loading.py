@@ -52,8 +52,8 @@ class _Item(NamedTuple):
     weight: float
 
 
-_Key = tuple[int, int, float, Size]
-"""Epoch, image, weight and size."""
+_Key = tuple[int, int, float, Size, bool]
+"""Epoch, image, weight, size, and whether it may be mixed with other images."""
 
 
 class _Images(Dataset[_Item]):
@@ -63,21 +63,29 @@ class _Images(Dataset[_Item]):
         self.seed = seed
 
     def __getitem__(self, key: _Key) -> _Item:
-        epoch, index, weight, size = key
+        epoch, index, weight, size, mixed = key
         pre = replace(self.store.pre, img_size=size)
-        try:
-            kept = self.store.load(index)
-        except DataError:
-            kept = None
+        kept = self._load(index)
         if kept is None:
-            blank = torch.zeros(pre.in_chans, *size, dtype=torch.uint8)
+            blank = torch.zeros(pre.in_chans, *size, dtype=pre.pixel_type)
             return _Item(Sample(blank, size, self.store.empty_target(size)), index, UNREAD)
         if self.augment is None:
             pixels = fit(kept.pixels, kept.size, pre, kept.target)
             return _Item(kept._replace(pixels=pixels), index, weight)
         seed = derive_seed(self.seed, epoch, index)
-        sample = self.augment.augment(kept, pre, seed, self.store.listing.skeleton)
-        return _Item(sample, index, weight)
+        skeleton = self.store.listing.skeleton
+        others = self.augment.draw_others(seed, len(self.store)) if mixed else ()
+        if not others:
+            return _Item(self.augment.augment(kept, pre, seed, skeleton), index, weight)
+        samples = [kept, *(self._load(other) or kept for other in others)]
+        return _Item(self.augment.mix(samples, pre, seed, skeleton), index, weight)
+
+    def _load(self, index: int) -> Sample | None:
+        """Load an image; None if it cannot be read, which is reported when its turn comes."""
+        try:
+            return self.store.load(index)
+        except DataError:
+            return None
 
 
 def _collate(rows: list[_Item], pre: Preprocessing) -> Batch:
@@ -91,6 +99,7 @@ def _collate(rows: list[_Item], pre: Preprocessing) -> Batch:
         weights=torch.tensor(weights),
         num_real=len(rows),
         targets=None if targets[0] is None else targets,
+        pad_to=pre.pad_to,
     )
     # Here, where a failure reaches the process that trains: the thread that sends batches would
     # drop this one, and the training would wait for it forever.
@@ -153,15 +162,20 @@ class TrainLoader:
             parts.append((batch[np.minimum(places, len(batch) - 1)], weights, len(batch)))
         return parts
 
-    def batches(self, epoch: int, first: int, size: Size) -> Generator[Batch, None, None]:
-        """Give the batches of an epoch, counted from 0, from step `first` on."""
+    def batches(
+        self, epoch: int, first: int, size: Size, *, mixed: bool = False
+    ) -> Generator[Batch, None, None]:
+        """Give the batches of an epoch, counted from 0, from step `first` on.
+
+        `mixed` says whether images may be mixed with others, where the augmentation does so.
+        """
         shares = self.steps(epoch, first)
         if self.whole_batches:
             for share in shares:
                 yield self._batch(epoch, share, size)
             return
         keys = (
-            [(epoch, int(i), float(w), size) for i, w in zip(indices, weights, strict=True)]
+            [(epoch, int(i), float(w), size, mixed) for i, w in zip(indices, weights, strict=True)]
             for indices, weights, _ in shares
         )
         images = _Images(self.store, self.augment, self._augment_seed)
@@ -216,7 +230,10 @@ class EvalLoader:
         size, count = self.store.pre.img_size, len(range(len(self.store))[: self.limit])
         starts = range(self.first, count, self.batch_size)[rank::world]
         keys = (
-            [(0, index, 1.0, size) for index in range(start, min(start + self.batch_size, count))]
+            [
+                (0, index, 1.0, size, False)
+                for index in range(start, min(start + self.batch_size, count))
+            ]
             for start in starts
         )
         workers = 0 if self.store.in_memory else workers

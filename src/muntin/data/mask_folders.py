@@ -93,7 +93,7 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
         values = tuple(encoding.values[i] for i in kept)
         encoding = replace(encoding, values=values, ignored=extra)
     if classes is not None:
-        names, encoding = _follow(names, encoding, classes.names, tree.source)
+        names, encoding = follow_classes(names, encoding, classes.names, tree.source)
     listings = {
         part: Listing(
             source=tree.source,
@@ -324,7 +324,7 @@ def _refuse_many(seen: MaskSample, source: str) -> None:
     raise DataError(message)
 
 
-def _follow(
+def follow_classes(
     names: tuple[str, ...], encoding: MaskEncoding, wanted: tuple[str, ...], source: str
 ) -> tuple[tuple[str, ...], MaskEncoding]:
     """Order the classes as a trained run does."""

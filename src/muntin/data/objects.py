@@ -24,6 +24,7 @@ from muntin.untrusted import MAX_PIXELS
 
 BAD_KEYPOINTS = "with keypoints that are no numbers"
 NO_BOX = "without a box of four numbers"
+OUTSIDE = "outside the image"
 UNKNOWN_CLASS = "of an unknown class"
 WRONG_KEYPOINTS = "with a wrong number of keypoints"
 NOWHERE: Edges = (math.nan, math.nan, math.nan, math.nan)
@@ -344,7 +345,7 @@ def _fault_of(one: Annotation, size: Size) -> Fault | None:
         kind = "of zero area"
     elif right <= 0 or bottom <= 0 or left >= width or top >= height:
         detail = f"{_describe_box(one.box)}; the image is {height} x {width} (height x width)"
-        return "outside the image", detail
+        return OUTSIDE, detail
     return (kind, _describe_box(one.box)) if kind else None
 
 

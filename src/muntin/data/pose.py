@@ -19,6 +19,7 @@ from muntin.data.coco import COCO_KEYPOINTS
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.deeplabcut import DEEPLABCUT
 from muntin.data.objects import AnnotationReport, ObjectRequest
+from muntin.data.packed_sets import PACKED_KEYPOINTS
 from muntin.data.readers import (
     Reader,
     count_parts,
@@ -34,6 +35,7 @@ from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, Problem, warning
 
 READERS: tuple[Reader[ObjectRequest, dict[str, Listing]], ...] = (
+    PACKED_KEYPOINTS,
     COCO_KEYPOINTS,
     DEEPLABCUT,
     YOLO_POSE,
@@ -64,7 +66,8 @@ def list_pose(
     objects = [entry.objects for one in listings.values() for entry in one.entries]
     points = [one.keypoints.ravel() for one in objects if one and one.keypoints is not None]
     require_pixels(np.concatenate([np.zeros(0), *points]).reshape(-1, 3), repr(str(path)))
-    skeleton = build_skeleton(raw, source.tree, findings.notes)
+    # A packed data set has the one that was built when it was packed.
+    skeleton = raw if raw.sigmas else build_skeleton(raw, source.tree, findings.notes)
     if classes is not None and classes.skeleton is not None:
         listings = {part: _follow(one, classes, source.path) for part, one in listings.items()}
     else:
@@ -116,7 +119,7 @@ def _expand(listing: Listing) -> Listing:
         folder = entry.path.rpartition("/")[0]
         group = folder if videos else entry.path if len(rows) > 1 else ""
         entries += [
-            replace(entry, class_ids=(class_id,), group=group, instance=row)
+            replace(entry, class_ids=(class_id,), group=entry.group or group, instance=row)
             for row, class_id in rows
         ]
     return replace(listing, entries=tuple(entries))

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from muntin.data.archives import ARCHIVE_SUFFIXES, is_archive, last_read
+from muntin.data.archives import ARCHIVE_SUFFIXES, is_archive, last_read, open_packed
+from muntin.data.shard_addresses import find_address
 from muntin.data.trees import Tree, open_tree
 from muntin.errors import DataError, plural, shorten, where_to_look
 from muntin.samples import DataSets, Listing, Problem
@@ -25,15 +26,22 @@ ResultT = TypeVar("ResultT")
 
 
 class Source:
-    """What the user passed as DATA: a folder, an archive or a single file.
+    """What the user passed as DATA: a folder, an archive, a single file or a packed data set.
 
-    An archive is no single file, and has no `suffix`, which is in lower case.
+    An archive is no single file, and has no `suffix`, which is in lower case. A packed data set has
+    an `address`, and counts as a single file that has no suffix.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.is_file = path.is_file() and not is_archive(path)
-        self.suffix = path.suffix.lower() if self.is_file else ""
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.address = find_address(path)
+        self.path = path = Path(path)
+        self.is_file = bool(self.address) or (path.is_file() and not is_archive(path))
+        self.suffix = path.suffix.lower() if self.is_file and not self.address else ""
+
+    @cached_property
+    def shards(self) -> Any:  # noqa: ANN401 (a `Shards`, which only the readers of packed data know)
+        """The packed data set, opened; None for any other."""
+        return open_packed(self.address) if self.address else None
 
     @cached_property
     def _located(self) -> tuple[Tree, str]:
@@ -95,7 +103,8 @@ class Reader(Generic[RequestT, ResultT]):
             know of it, or None if this is another layout. Never None for its own layout, but
             perhaps empty.
         read: Reads what was recognised.
-        looks_for: The files that it is recognised by, for the message when no reader fits.
+        looks_for: The files that it is recognised by, for the message when no reader fits; "" if
+            it says itself what is missing.
         file: A single file that it reads: "a COCO .json"; "" if it needs a folder or an archive.
         reject: Why files that look similar were not recognised, one phrase each.
     """
@@ -119,15 +128,14 @@ def find_reader(
 
     If none does, the message says that `what` is missing, "annotated objects", and gives `advice`.
     """
-    place = Path(path)
+    source = Source(path)
     files = [reader.file for reader in readers if reader.file]
     accepted = ", ".join(["a folder", *files])
     accepted += f" or an archive ({shorten(ARCHIVE_SUFFIXES, limit=9)})"
-    if not str(path).strip() or not place.exists():
+    if not str(path).strip() or not (source.address or source.path.exists()):
         advice = where_to_look(path, "its files")
         message = f"DATA must be {accepted}, found nothing at {str(path)!r}. {advice}"
         raise DataError(message)
-    source = Source(place)
     for reader in readers:
         with _parsing(reader.name):
             found = reader.recognise(source)
@@ -140,7 +148,7 @@ def find_reader(
     for reader in readers:
         with _parsing(reader.name):
             seen += reader.reject(source)
-    expected = ", ".join(reader.looks_for for reader in readers)
+    expected = ", ".join(filter(None, (reader.looks_for for reader in readers)))
     message = f"No {what} in {str(path)!r} ({'; '.join(seen)}). Looked for {expected}. {advice}"
     raise DataError(message)
 
@@ -210,7 +218,8 @@ def number_classes(
     """Give the names in the order of the numbers, and the number of each name.
 
     `found` lists the classes in order, `used` those of them that images or objects have. Numbers
-    follow `wanted`, the classes of a trained run; a class that is only listed then has none.
+    follow `wanted`, the classes of a trained run; a class that is only listed then has none. Names
+    of WordNet ("n01440764"), as folders of ImageNet have them, name the classes of a run of 1,000.
     """
     names = tuple(dict.fromkeys(found))
     if wanted is None:
@@ -222,8 +231,16 @@ def number_classes(
             raise DataError(message)
         return names, {name: class_id for class_id, name in enumerate(names)}
     numbers = {clean_class_name(name): class_id for class_id, name in enumerate(wanted)}
+    if len(wanted) == 1000 and names and not any(name in numbers for name in names):
+        numbers = {**imagenet_synsets(), **numbers}
     refuse_unknown([n for n in names if n in used and n not in numbers], wanted, where)
     return tuple(wanted), numbers
+
+
+def imagenet_synsets() -> Mapping[str, int]:
+    """Number of each of the 1,000 classes of ImageNet by its name in WordNet."""
+    names = Path(__file__).with_name("imagenet_synsets.txt").read_text(encoding="ascii").split()
+    return {name: class_id for class_id, name in enumerate(names)}
 
 
 def refuse_unknown(

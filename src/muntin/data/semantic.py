@@ -20,6 +20,7 @@ from muntin.data.mask_folders import BACKGROUND, MASK_FOLDERS, name_value
 from muntin.data.mask_folders import propose_table as propose_table
 from muntin.data.mask_layouts import MaskRequest
 from muntin.data.mask_values import count_values, read_mask
+from muntin.data.packed_sets import PACKED_MASKS
 from muntin.data.readers import Reader, Source, find_reader, join_parts, read_layout
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Listing, MaskEncoding, Problem, warning
@@ -77,7 +78,11 @@ OBJECT_MASKS: Reader[MaskRequest, DataSets] = Reader(
     file="a COCO .json or a data.yaml",
 )
 
-READERS: tuple[Reader[MaskRequest, DataSets], ...] = (MASK_FOLDERS, OBJECT_MASKS)
+READERS: tuple[Reader[MaskRequest, DataSets], ...] = (
+    PACKED_MASKS,
+    MASK_FOLDERS,
+    OBJECT_MASKS,
+)
 """Layouts of masks, in the order in which they are tried."""
 
 

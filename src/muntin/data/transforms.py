@@ -6,24 +6,25 @@ Images stay uint8 until the last moment; `normalise` makes them float where the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tvf
 
 from muntin.configs import check_range
+from muntin.data.value_ranges import PixelReading
 from muntin.errors import ConfigError
 from muntin.samples import Skeleton
-from muntin.shapes import Float, Int, Size, UInt8
+from muntin.shapes import Float, Int, Real, Size
 from muntin.targets import Target
 
-Interpolation = Literal["bilinear", "bicubic"]
+Interpolation = Literal["bilinear", "bicubic", "aliased"]
 Fit = Literal["center_crop", "stretch", "letterbox", "sliding_window", "instance_crop"]
 
 _OLD_FITS = {
@@ -65,10 +66,17 @@ class Preprocessing:
             large images are cut into tiles; 0 = unknown.
         pad_to_size: For "letterbox": whether every image is padded to `img_size`, which a ViTDet
             attends to as a whole; otherwise as little as a batch needs.
-        interpolation: How images are resized (always with antialiasing).
-        in_chans: 3 for RGB; 1 for luminance.
+        edges: For "letterbox" and "sliding_window": length in pixels of the shorter side, and limit
+            of the longer one (0: none), with the rounding of transformers; (0, 0): by `img_size`,
+            `scale` and `short_side`.
+        size_multiple: With `edges`: both sides are then stretched to a multiple of this; a negative
+            one rounds them down.
+        pad_to: For "letterbox": sides of padded images are multiples of this many pixels.
+        interpolation: How images are resized, with antialiasing; "aliased" is bilinear without.
+        in_chans: 3 for RGB; 1 for luminance; more for the bands of TIFFs.
         value_range: Values of images of more than 8 bits that become 0 and 255, the same for all;
             (0, 0), of runs without: by the type and the values of each image.
+        bits: 8 where pixels are uint8; 16 where they are float32, on the same scale from 0 to 255.
     """
 
     img_size: Size
@@ -84,9 +92,13 @@ class Preprocessing:
     alignment: Literal["udp", "msra"] = "udp"
     typical_size: Size = (0, 0)
     pad_to_size: bool = False
+    edges: Size = (0, 0)
+    size_multiple: int = 1
+    pad_to: int = 32
     interpolation: Interpolation = "bicubic"
     in_chans: int = 3
     value_range: tuple[float, float] = (0.0, 0.0)
+    bits: Literal[8, 16] = 8
 
     @staticmethod
     def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -102,13 +114,19 @@ class Preprocessing:
         check_range("preprocessing.padding", self.padding, 0.1, 10)
         check_range("preprocessing.scale", self.scale, 1e-4, 100)
         check_range("preprocessing.short_side", self.short_side, 0, 10**5)
+        check_range("preprocessing.size_multiple", abs(self.size_multiple), 1, 10**5)
+        check_range("preprocessing.pad_to", self.pad_to, 1, 10**5)
+        for side in self.edges:
+            check_range("preprocessing.edges", side, 0, 10**5)
         for mean, std in zip(self.mean, self.std, strict=False):
             check_range("preprocessing.mean", mean, -1000, 1000)
             check_range("preprocessing.std", std, 1e-6, 1000)
-        if self.in_chans not in (1, 3) or {len(self.mean), len(self.std)} != {self.in_chans}:
+        if self.in_chans not in (1, *range(3, 10**4)) or {len(self.mean), len(self.std)} != {
+            self.in_chans
+        }:
             message = (
-                f"in_chans must be 1 (luminance) or 3 (RGB), with one mean and std a channel, got "
-                f"in_chans={self.in_chans}, mean={self.mean}, std={self.std}."
+                f"in_chans must be 1 (grey), 3 (RGB) or more (bands), with one mean and std a "
+                f"channel, got in_chans={self.in_chans}, mean={self.mean}, std={self.std}."
             )
             raise ConfigError(message)
 
@@ -118,12 +136,46 @@ class Preprocessing:
         return tuple(round(255 * value) for value in self.mean)
 
     @property
+    def reading(self) -> PixelReading:
+        """How files are read."""
+        return PixelReading(self.value_range, max(3, self.in_chans), self.bits)
+
+    @property
+    def pixel_type(self) -> torch.dtype:
+        """Type of pixels before they are normalised."""
+        return torch.uint8 if self.bits == 8 else torch.float32
+
+    @property
+    def has_colors(self) -> bool:
+        """Whether operations on the colours of usual photographs suit the images."""
+        return self.bits == 8 and self.in_chans <= 3
+
+    @property
     def one_size(self) -> bool:
         """Whether every image gets `img_size`, without padding."""
         return self.fit in ("center_crop", "stretch", "instance_crop")
 
+    def edge_size(self, size: Size) -> Size:
+        """Size that `edges` give an image of a size (height, width), rounded as transformers does."""
+        least, most = min(size), max(size)
+        short: float = self.edges[0]
+        if self.edges[1] and most / least * short > self.edges[1]:
+            short = self.edges[1] * least / most
+        sides = [round(short) if side == least else int(short * side / least) for side in size]
+        if least == round(short):
+            sides = [*size]
+        step = self.size_multiple
+        if step < 0:
+            sides = [max(side, -step) for side in sides]
+        high, wide = (
+            -(-side // step) * step if step > 0 else side // -step * -step for side in sides
+        )
+        return high, wide
+
     def scale_of(self, size: Size) -> float:
         """Factor from an image of a size (height, width) to the input, where `fit` scales so."""
+        if any(self.edges):
+            return min(self.edge_size(size)) / min(size)
         if self.fit == "letterbox":  # just fits `img_size`, whichever way round
             return min(min(self.img_size) / min(size), max(self.img_size) / max(size))
         return self.short_side / min(size) if self.short_side else self.scale
@@ -136,7 +188,7 @@ class Sample(NamedTuple):
     more than a label.
     """
 
-    pixels: UInt8[Tensor, "C H W"]
+    pixels: Real[Tensor, "C H W"]
     size: Size
     target: Target | None
 
@@ -152,12 +204,18 @@ class Augmentation:
     depends on nothing else.
 
     `kind` is its name in files. With `groups_by_shape`, images of similar shape are put into one
-    batch, to need less padding.
+    batch, to need less padding. Samples are mixed with others until this part of the training is
+    over, `mixed_part`; 0 = never.
     """
 
     __slots__ = ()
     kind: ClassVar[str]
     groups_by_shape: ClassVar[bool] = False
+
+    @property
+    def mixed_part(self) -> float:
+        """Part of the training after which no sample is mixed with others."""
+        return 0.0
 
     @property
     def batch_transform(self) -> BatchTransform | None:
@@ -169,6 +227,20 @@ class Augmentation:
     ) -> Sample:
         """Change an image, as it is cached, and its annotations together, to the size of `pre`."""
         raise NotImplementedError
+
+    def draw_others(self, seed: int, count: int) -> tuple[int, ...]:
+        """Draw which of `count` images a sample is mixed with; none by default."""
+        return ()
+
+    def mix(
+        self,
+        samples: Sequence[Sample],
+        pre: Preprocessing,
+        seed: int,
+        skeleton: Skeleton | None = None,
+    ) -> Sample:
+        """Like `augment`, for a sample and the others that were drawn for it."""
+        return self.augment(samples[0], pre, seed, skeleton)
 
     def _check_shares(self, *names: str) -> None:
         for name in names:
@@ -182,10 +254,27 @@ class Augmentation:
             raise ConfigError(message)
 
 
-def to_tensor(image: NDArray[np.uint8], in_chans: int = 3) -> UInt8[Tensor, "C H W"]:
-    """Turn a decoded image (H, W, 3) into a view, channels first: resizing is twice as fast so."""
+def to_tensor(image: NDArray[Any], in_chans: int = 3) -> Real[Tensor, "C H W"]:
+    """Turn a decoded image (H, W, 3) into a view, channels first: resizing is twice as fast so.
+
+    Other channels than RGB are left as they are.
+    """
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return tvf.rgb_to_grayscale(tensor) if in_chans == 1 else tensor
+    return to_luminance(tensor) if in_chans == 1 else tensor
+
+
+def to_luminance(images: Tensor) -> Tensor:
+    """One channel of red, green and blue, by the weights of ITU-R BT.601, cut to the type."""
+    red, green, blue = images.unbind(dim=-3)
+    light = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    return light.unsqueeze(-3).to(images.dtype)
+
+
+def to_shown(image: Real[Tensor, "C h w"]) -> NDArray[np.uint8]:
+    """Turn pixels of any number of channels into (h, w, 3): the first three, or grey."""
+    chosen = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+    shown = chosen if chosen.dtype == torch.uint8 else chosen.round().clamp(0, 255)
+    return shown.permute(1, 2, 0).to(torch.uint8).contiguous().cpu().numpy()
 
 
 def normalise(
@@ -216,7 +305,35 @@ def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     """Resize with antialiasing; images of that size already are returned as they are."""
     if tuple(images.shape[-2:]) == size:
         return images
-    return tvf.resize(images, list(size), InterpolationMode(interpolation), antialias=True)
+    batch = images.view(-1, *images.shape[-3:]) if images.dim() == 4 else _as_batch(images)
+    exact = images.dtype in (torch.float32, torch.float64)
+    values = batch if exact or _resizes_bytes(images, interpolation) else batch.float()
+    smooth = interpolation != "aliased"
+    mode = interpolation if smooth else "bilinear"
+    out = F.interpolate(values, size, mode=mode, align_corners=False, antialias=smooth)
+    if out.dtype != images.dtype:
+        if interpolation == "bicubic" and images.dtype == torch.uint8:
+            out = out.clamp_(0, 255)
+        out = (out if images.is_floating_point() else out.round_()).to(images.dtype)
+    # Integers are cut off at their limits, beyond which bicubic weights reach.
+    out = out.clamp(0, 255) if images.is_floating_point() else out
+    return out.view(*images.shape[:-2], *size) if images.dim() == 4 else out[0]
+
+
+def _as_batch(image: Tensor) -> Tensor:
+    """A batch of one image. Of channels that lie together, the result has them together too."""
+    if image.unsqueeze(0).is_contiguous(memory_format=torch.channels_last):
+        # By its strides alone one image may be either, and PyTorch would pick channels apart.
+        return image.as_strided((1, *image.shape), (image.numel(), *image.stride()))
+    return image.unsqueeze(0)
+
+
+def _resizes_bytes(images: Tensor, interpolation: Interpolation) -> bool:
+    """Whether PyTorch resizes bytes as they are, and well: bilinear ones by vector instructions."""
+    if images.dtype != torch.uint8 or images.device.type != "cpu":
+        return False
+    vectors = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return interpolation == "bicubic" or vectors or platform.machine() in ("aarch64", "arm64")
 
 
 def scaled_size(size: Size, scale: float) -> Size:

@@ -15,7 +15,7 @@ them are stretched from lowest to highest; floats within [0, 1] are multiplied b
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,30 @@ ValueRange = tuple[float, float]
 UNSET: ValueRange = (0.0, 0.0)
 OWN: ValueRange = (-math.inf, math.inf)
 """For drawings: as much contrast as an image has."""
+
+
+class PixelReading(NamedTuple):
+    """How the values of files become pixels.
+
+    Attributes:
+        value_range: Values of more than 8 bits that become 0 and 255.
+        bands: Channels that are read, from the first one on; 3 is RGB.
+        bits: 8 = uint8; 16 = float32 on the same scale from 0 to 255, of which nothing is rounded.
+    """
+
+    value_range: ValueRange = UNSET
+    bands: int = 3
+    bits: Literal[8, 16] = 8
+
+
+AnyReading = ValueRange | PixelReading
+"""Of a range alone, 8 bits of three channels are read."""
+
+
+def as_reading(how: AnyReading) -> PixelReading:
+    """Complete what a caller says of how values are read."""
+    return how if isinstance(how, PixelReading) else PixelReading(how)
+
 
 LEVELS = 256
 _TAIL = 0.1  # percent of the values at each end that may lie far out
@@ -85,6 +109,11 @@ def used_levels(values: NDArray[np.generic], value_range: ValueRange) -> int:
 
 def apply_range(values: NDArray[np.generic], value_range: ValueRange) -> UInt8[np.ndarray, "..."]:
     """Turn values to 8 bits by a range whose limits may be infinite."""
+    return np.rint(scale_values(values, value_range)).astype(np.uint8)
+
+
+def scale_values(values: NDArray[np.generic], value_range: ValueRange) -> NDArray[Any]:
+    """Bring values to 0 to 255 by a range, without rounding."""
     low, high = value_range
     if math.isinf(low) or math.isinf(high):
         own = robust_range(values)
@@ -94,7 +123,7 @@ def apply_range(values: NDArray[np.generic], value_range: ValueRange) -> UInt8[n
     scaled = (scaled - exact.type(low)) * exact.type(255 / ((high - low) or 1))
     if scaled.dtype.kind == "f":
         scaled[~np.isfinite(scaled)] = 0
-    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    return scaled.clip(0, 255)
 
 
 def apply_type_rule(values: NDArray[np.generic], *, is_16_bit: bool) -> UInt8[np.ndarray, "..."]:

@@ -10,18 +10,25 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import matplotlib
-from matplotlib import font_manager
-from matplotlib.figure import Figure
-from matplotlib.ft2font import FT2Font
-from matplotlib.text import Text
 from PIL import ImageDraw, ImageFont
 
 from muntin.errors import MuntinWarning
 
-_PLACE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _find_dejavu() -> Path:
+    """The font of matplotlib, which takes a second to import."""
+    spec = importlib.util.find_spec("matplotlib")
+    assert spec is not None, "a dependency"
+    assert spec.origin is not None, "a package of files"
+    return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+_PLACE = _find_dejavu()
 
 _PACKAGE = "noto_cjk_sans_otc"
 """What the extra "fonts" installs."""
@@ -85,6 +92,8 @@ def write_text(
 
 def use_fonts(figure: Figure) -> None:
     """Let the texts of a figure fall back to fonts that have their characters."""
+    from matplotlib.text import Text
+
     for artist in figure.findobj(Text):
         assert isinstance(artist, Text), "only texts are searched for"
         others = {path for path, _ in _split(artist.get_text())} - {_PLACE}
@@ -118,6 +127,8 @@ def _split(text: str) -> Iterator[tuple[Path, str]]:
 @cache
 def _others() -> tuple[Path, ...]:
     """Other fonts, preferred ones first; searched for when a character is missing."""
+    from matplotlib import font_manager
+
     spec = importlib.util.find_spec(_PACKAGE)
     bundled = [*Path(spec.origin).parent.glob("*.ttc")] if spec and spec.origin else []
     found = sorted(map(Path, font_manager.findSystemFonts()), key=lambda path: path.name)
@@ -132,6 +143,8 @@ def _plain_name(path: Path) -> str:
 @cache
 def _signs(path: Path) -> frozenset[int]:
     """Characters that a font has; none where it cannot be drawn, as coloured bitmaps."""
+    from matplotlib.ft2font import FT2Font
+
     try:
         signs = frozenset(FT2Font(str(path)).get_charmap())
         load_font(16, path)
@@ -143,5 +156,8 @@ def _signs(path: Path) -> frozenset[int]:
 @cache
 def _register(path: Path) -> str:
     """Make a font known to matplotlib, and give its name there."""
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
     font_manager.fontManager.addfont(str(path))
     return FT2Font(str(path)).family_name

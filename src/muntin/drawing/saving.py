@@ -8,19 +8,23 @@ import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 from muntin.drawing.fonts import use_fonts
 from muntin.staging import write_file
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG and return the path; errors as of `write_file`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure)
     use_fonts(figure)
     data = io.BytesIO()

@@ -29,7 +29,7 @@ from muntin.heads.network import Network
 from muntin.inference.inference_network import FromPixels, build_inference
 from muntin.models.swin import Swin
 from muntin.samples import Classes
-from muntin.shapes import Int, Size, UInt8
+from muntin.shapes import Int, Real, Size
 from muntin.tasks.task import Task
 
 
@@ -67,7 +67,7 @@ class EngineNetwork(nn.Module):
         self._runners: dict[tuple[Size, int], Runner] = {}
 
     def forward(
-        self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
+        self, images: Real[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """Compute the outputs of the graph.
 
@@ -165,7 +165,7 @@ def make_graph(
             module = _Finished(module, task, canvas, network.head, classes)
         return module.eval().requires_grad_(False)
 
-    images = torch.randint(0, 256, (count, pre.in_chans, *canvas), dtype=torch.uint8)
+    images = torch.randint(0, 256, (count, pre.in_chans, *canvas)).to(pre.pixel_type)
     sizes = torch.tensor([canvas] * count)
     return Graph(
         module=build(),

@@ -35,7 +35,7 @@ from muntin.engines.torch_engine import (
     start_eager,
     write_torch,
 )
-from muntin.errors import ConfigError, MuntinWarning, missing_extra, unknown_name
+from muntin.errors import ConfigError, MuntinWarning, UsageError, missing_extra, unknown_name
 from muntin.staging import replacing
 from muntin.untrusted import parse_json, read_regular
 
@@ -125,7 +125,7 @@ def find_engine(name: object) -> Engine:
     """Look up an engine by name, and check that this machine can run it."""
     engine = ENGINES.get(name) if isinstance(name, str) else None
     if engine is None:
-        raise ConfigError(unknown_name("engine", name, ["auto", *ENGINES]))
+        raise UsageError(unknown_name("engine", name, ["auto", *ENGINES]))
     require(engine.packages, f"the engine {name}")
     lack = engine.lacks()
     if lack:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import sys
@@ -56,6 +57,7 @@ class Graph:
 @torch.no_grad()
 def capture(graph: Graph, *, any_batch: bool) -> torch.export.ExportedProgram:
     """Trace a module with torch.export, for any batch size or only that of the example."""
+    importlib.import_module("torchvision")  # shapes of its operators
     shapes = None
     if any_batch:
         batch = torch.export.Dim("batch", min=1, max=4096)

@@ -6,6 +6,7 @@ The graph is read as JSON and its tensors as bytes; operators of a closed list a
 
 from __future__ import annotations
 
+import importlib
 import io
 import operator
 import re
@@ -205,6 +206,8 @@ def _find_operator(target: str) -> Callable[..., Any]:
         return _call_uncast
     found = re.fullmatch(r"torch\.ops\.(aten|torchvision)\.(\w+)\.(\w+)", target)
     if found and _OPERATORS[found[1]].intersection((found[2], f"{found[2]}.{found[3]}")):
+        if found[1] == "torchvision":
+            importlib.import_module("torchvision")  # shapes and derivatives of its operators
         packet = getattr(getattr(torch.ops, found[1]), found[2])
         if found[3] in packet.overloads():
             return getattr(packet, found[3])

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muntin.explaining.context import MAX_PREFIX, record, tensors_in
-from muntin.shapes import Float, Size, UInt8
+from muntin.shapes import Float, Real, Size
 
 STEPS = 24
 """Integration steps between baseline and image, at 224 x 224 pixels."""
@@ -226,7 +226,7 @@ def integrated_gradients(
 
 def occlusion(
     measure: Callable[[Tensor], Tensor],
-    image: UInt8[Tensor, "C h w"],
+    image: Real[Tensor, "C h w"],
     colour: Sequence[int],
 ) -> Float[Tensor, "rows columns"]:
     """Occlude one patch of an image at a time; the output falls by so much.

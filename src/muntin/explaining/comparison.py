@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torchvision.ops import box_iou
 
 from muntin.drawing.result_drawing import draw_result
 from muntin.drawing.style import INK, PURPLE, VERMILION, clean_label
@@ -20,6 +19,7 @@ from muntin.explaining import plotting as kit
 from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import compare_layers
 from muntin.explaining.figures import Result, Results, find_text, make_figure, make_missing
+from muntin.ops.boxes import box_iou
 from muntin.ops.similarity import MIN_EXAMPLES
 from muntin.results import Detections, Labels, Poses, SemanticMap
 

@@ -27,7 +27,7 @@ from muntin.prediction.batch import Part, PreparedBatch
 from muntin.prediction.predictor import Predictor
 from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.samples import Classes
-from muntin.shapes import Float, Size, UInt8
+from muntin.shapes import Float, Real, Size
 from muntin.tasks.task import ImageMeta, Task
 
 MAX_PREFIX = 16
@@ -120,7 +120,7 @@ class Context:
     classes: Classes
     pre: Preprocessing
     pixels: NDArray[np.uint8]
-    shown: UInt8[Tensor, "C h w"]
+    shown: Real[Tensor, "C h w"]
     images: Float[Tensor, "1 in_chans Hi Wi"]
     path: str = ""
     trained: bool = True

@@ -301,11 +301,12 @@ def open_context(
     """
     check_point(point)
     predictor, pre = model.predictor, model.predictor.preprocessing
-    pixels = open_image(image, pre.value_range)
+    pixels = open_image(image, pre.value_range)  # as RGB of 8 bits, for drawings
     size = (pixels.shape[0], pixels.shape[1])
+    given = pixels if pre.has_colors else image
     region = (0, 0, size[1], size[0])
     # Top-down: the whole image counts as one instance; no detector runs here.
-    batch = predictor.prepare(pixels, boxes=[region] if predictor.task.top_down else None)
+    batch = predictor.prepare(given, boxes=[region] if predictor.task.top_down else None)
     padded, (high, wide) = batch.parts[0].images, batch.parts[0].metas[0].input_size
     shown = padded[0, :, :high, :wide].contiguous()
     if pre.fit == "sliding_window" and high * wide > MAX_WINDOW**2 * math.prod(pre.img_size):

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 from muntin.errors import ConfigError, MuntinError, shorten, unknown_name
 from muntin.explaining.context import Context
 from muntin.explaining.figures import find_text
 from muntin.heads.detector import Instances
+from muntin.ops.boxes import box_iou
 from muntin.ops.keypoints import read_heatmaps, to_pixels
 from muntin.shapes import Bool, Float
 

@@ -28,7 +28,7 @@ from muntin.drawing.notebook import to_data_url
 from muntin.explaining import SECTIONS, Section
 from muntin.explaining.figures import DPI, MissingFigure, PointLayer, Result, SavedFigure
 from muntin.explaining.plotting import to_rgb
-from muntin.shapes import Size, UInt8
+from muntin.shapes import Real, Size
 
 CSS_PIXELS = 96
 """CSS pixels per inch."""
@@ -68,7 +68,7 @@ class PageBuilder:
     _tables: dict[str, str] = field(default_factory=dict)
 
     def add_image(
-        self, entry: ImageEntry, pixels: UInt8[Tensor, "C h w"], prediction: Image.Image | None
+        self, entry: ImageEntry, pixels: Real[Tensor, "C h w"], prediction: Image.Image | None
     ) -> None:
         """Add an image, as the network gets it, and its prediction."""
         image = Image.fromarray(to_rgb(pixels))

@@ -24,8 +24,9 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
+from muntin.data.transforms import to_shown
 from muntin.drawing.style import INK, SKY, VERMILION
-from muntin.shapes import Size, UInt8
+from muntin.shapes import Real, Size
 
 _MAX_HEADS = 24
 _HEAD_COLUMNS = 8
@@ -41,14 +42,12 @@ _LINE = 0.14
 _MIN_FRAME = 0.1  # side of a marked box; smaller ones get a ring instead of a frame
 
 
-def to_rgb(shown: UInt8[Tensor, "C h w"]) -> NDArray[np.uint8]:
+def to_rgb(shown: Real[Tensor, "C h w"]) -> NDArray[np.uint8]:
     """Convert an image of any number of channels to (h, w, 3): the first three, or grey."""
-    values = shown.numpy()
-    chosen = values[:3] if len(values) >= 3 else np.repeat(values[:1], 3, axis=0)
-    return np.ascontiguousarray(chosen.transpose(1, 2, 0))
+    return to_shown(shown)
 
 
-def to_floats(shown: UInt8[Tensor, "C h w"]) -> NDArray[np.float32]:
+def to_floats(shown: Real[Tensor, "C h w"]) -> NDArray[np.float32]:
     """As `to_rgb`, from 0 to 1."""
     return (to_rgb(shown) / 255).astype(np.float32)
 

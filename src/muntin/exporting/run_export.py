@@ -21,12 +21,13 @@ from muntin.engines.engine_network import EngineNetwork, canvas_of, head_info, m
 from muntin.engines.engine_table import FORMATS, Format, require
 from muntin.engines.graphs import Graph, Precision, Runner
 from muntin.engines.isolation import try_file
-from muntin.errors import ConfigError, RunError, unknown_name
+from muntin.errors import ConfigError, RunError, UsageError, WeightError, unknown_name
 from muntin.exporting.quantisation import Quantised, quantise
 from muntin.exporting.verification import Row, compare, comparison_images, require_agreement
 from muntin.heads.network import Network
 from muntin.prediction.from_run import find_threshold
 from muntin.prediction.predictor import Predictor
+from muntin.published import PublishedRun, find_published, open_named
 from muntin.run_config import RunConfig
 from muntin.runs import ExportedRun, Run
 from muntin.samples import Classes, Listing
@@ -35,11 +36,11 @@ from muntin.scoring.evaluator import score
 from muntin.shapes import Size
 from muntin.staging import refuse_existing, staged
 from muntin.tasks.task import Task
-from muntin.training.defaults import normalise_as
 from muntin.zoo.model_building import canonical_name, create_model, find_model
 
 MAX_CALIBRATION_IMAGES = 200
 MAX_EVALUATION_IMAGES = 2000
+_NO_FILE = ("auto", "none", None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +70,7 @@ def export(
     format: str = "onnx",
     precision: Precision = "fp32",
     img_size: Size | None = None,
-    weights: str | Path | None = None,
+    weights: str | Path | None = "auto",
     data: Path | str = "",
     max_loss: float = 0.5,
     finished: bool = False,
@@ -87,7 +88,8 @@ def export(
         format: "onnx", "openvino" (.xml and .bin) or "torch" (.pt2 of torch.export).
         precision: "fp32", "bf16" (computation; openvino and torch) or "int8" (onnx and openvino).
         img_size: (height, width) in pixels; default: that of the run.
-        weights: For a zoo model, as in `create_model`.
+        weights: For a zoo model: "auto" for published ones where they can be had, else fresh ones,
+            and `say` tells which; "none" or None for fresh ones; or a source, as in `load_weights`.
         data: Labelled images. Required for int8, which calibrates on the training split and
             measures its loss on the test or validation split; otherwise used for verification.
         max_loss: int8 only: allowed drop of the metric in percentage points.
@@ -103,12 +105,13 @@ def export(
     """
     kind = FORMATS.get(format)
     if kind is None:
-        raise ConfigError(unknown_name("format", format, FORMATS))
-    path = _target(Path(out), kind, (weights or "", data), force=force)
+        raise UsageError(unknown_name("format", format, FORMATS))
+    given = "" if weights in _NO_FILE else str(weights)
+    path = _target(Path(out), kind, (given, data), force=force)
     _check_precision(kind, precision, data)
     packages = (*kind.packages, *kind.readers, *(("nncf",) if precision == "int8" else ()))
     require(packages, f"exporting to {format}")
-    run, network = _open(source, weights)
+    run, network = _open(source, weights, say)
     pre = run.preprocessing if img_size is None else replace(run.preprocessing, img_size=img_size)
     canvas = canvas_of(pre)
     sets = _read_data(run, data)
@@ -223,9 +226,11 @@ def _check_precision(kind: Format, precision: str, data: Path | str) -> None:
         raise ConfigError(message)
 
 
-def _open(source: Run | Path | str, weights: str | Path | None) -> tuple[Run, Network]:
+def _open(
+    source: Run | Path | str, weights: str | Path | None, say: Callable[[str], None]
+) -> tuple[Run, Network]:
     if isinstance(source, Run) or Path(source).exists():
-        if weights:
+        if weights not in ("auto", None):
             message = f"weights apply to zoo models only, got them with the run {source}."
             raise ConfigError(message)
         run = source if isinstance(source, Run) else Run.open(source)
@@ -243,16 +248,40 @@ def _open(source: Run | Path | str, weights: str | Path | None) -> tuple[Run, Ne
             f"exist. Check the path, or list models with: muntin models."
         )
         raise RunError(message)
-    name = canonical_name(str(source))
-    entry = normalise_as(find_model(name), weights).value
-    network = create_model(name, weights=weights).eval()
+    published = _published(str(source), weights, say)
+    return (published, published.network) if published else _fresh(str(source))
+
+
+def _published(
+    name: str, weights: str | Path | None, say: Callable[[str], None]
+) -> PublishedRun | None:
+    """A model with its weights; None for fresh ones, asked for or for lack of others."""
+    find_model(name)
+    if weights in ("none", None):
+        return None
+    try:
+        run = open_named(name, find_published(name) if weights == "auto" else str(weights))
+    except WeightError as error:
+        if weights != "auto":
+            raise
+        say(
+            f"weights: fresh, so the file answers at random and serves for speed and shapes only: "
+            f"{error}"
+        )
+        return None
+    say(f"weights: {run.describe()}")
+    return run
+
+
+def _fresh(text: str) -> tuple[Run, Network]:
+    name, entry = canonical_name(text), find_model(text)
+    network = create_model(name).eval()
     body: Any = network.backbone
     head: Any = network.head
-    names = tuple(f"class {number}" for number in range(head.fc.out_features))
     run = Run(
         path=Path(name),
         config=RunConfig(task="classify", data="", model_name=name, model=body.config),
-        classes=Classes(names=names),
+        classes=Classes(names=tuple(f"class {number}" for number in range(head.fc.out_features))),
         preprocessing=Preprocessing(img_size=entry.config.img_size, mean=entry.mean, std=entry.std),
     )
     return run, network

@@ -19,7 +19,7 @@ from muntin.engines.graphs import Precision
 from muntin.errors import RunError
 from muntin.heads.detector import Instances, SelectConfig
 from muntin.heads.network import Network
-from muntin.shapes import Int, Size, UInt8
+from muntin.shapes import Int, Real, Size
 from muntin.synthetic.scenes import make_scene
 from muntin.tasks.task import run_forward
 
@@ -60,17 +60,15 @@ class Row:
 
 def comparison_images(
     store: ImageCache | None, pre: Preprocessing, canvas: Size
-) -> Iterator[tuple[str, UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]]]:
+) -> Iterator[tuple[str, Real[Tensor, "B C H W"], Int[Tensor, "B 2"]]]:
     """Yield images for the comparison in batches of 1, 3 and 8: random pixels, then real images.
 
     Without a data set, synthetic scenes replace the real images.
     """
     generator = torch.Generator().manual_seed(0)
     for batch in BATCHES:
-        images = torch.randint(
-            0, 256, (batch, pre.in_chans, *canvas), dtype=torch.uint8, generator=generator
-        )
-        yield "random", images, torch.tensor([canvas] * batch)
+        images = torch.randint(0, 256, (batch, pre.in_chans, *canvas), generator=generator)
+        yield "random", images.to(pre.pixel_type), torch.tensor([canvas] * batch)
     kind = "drawn" if store is None else "real"
     images, sizes = _draw(pre, canvas) if store is None else _read(store)
     high, wide = images.shape[2:]
@@ -82,15 +80,17 @@ def comparison_images(
         yield kind, images[rows].contiguous(), sizes[rows]
 
 
-def _read(store: ImageCache) -> tuple[UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]]:
+def _read(store: ImageCache) -> tuple[Real[Tensor, "B C H W"], Int[Tensor, "B 2"]]:
     batch = next(iter(EvalLoader(store, batch_size=min(len(store), max(BATCHES)))))
     return batch.images, batch.sizes
 
 
-def _draw(pre: Preprocessing, canvas: Size) -> tuple[UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]]:
+def _draw(pre: Preprocessing, canvas: Size) -> tuple[Real[Tensor, "B C H W"], Int[Tensor, "B 2"]]:
     size = (max(16, canvas[0]), max(16, canvas[1]))
     scenes = [make_scene(0, number, size=size, max_objects=6) for number in range(max(BATCHES))]
     images = torch.stack([to_tensor(scene.image, pre.in_chans) for scene in scenes])
+    images = images[:, [number % images.shape[1] for number in range(pre.in_chans)]]
+    images = images.to(pre.pixel_type)
     return images, torch.tensor([size] * len(scenes))
 
 
@@ -99,7 +99,7 @@ def compare(
     network: Network,
     engine: EngineNetwork,
     pre: Preprocessing,
-    examples: tuple[str, UInt8[Tensor, "B C H W"], Int[Tensor, "B 2"]],
+    examples: tuple[str, Real[Tensor, "B C H W"], Int[Tensor, "B 2"]],
     *,
     finds: bool,
     precision: Precision,

@@ -120,16 +120,32 @@ class SelectConfig:
         check_range("select.max_detections", self.max_detections, 1, 100_000)
 
 
-def select_boxes(
+class Selected(NamedTuple):
+    """What is selected among the candidates of an image, or of each image (B, D), best first.
+
+    Attributes:
+        rows: Numbers of the candidates.
+        boxes: Left, top, right and bottom edge.
+        scores: In [0, 1].
+        class_ids: Class numbers.
+    """
+
+    rows: Tensor
+    boxes: Tensor
+    scores: Tensor
+    class_ids: Tensor
+
+
+def select_rows(
     boxes: Float[Tensor, "Q S 4"], scores: Float[Tensor, "Q K"], config: SelectConfig
-) -> Instances:
+) -> Selected:
     """Select the instances of one image: threshold, NMS, limit. S = 1: one box for all classes."""
     rows, class_ids = torch.where(scores > config.score_threshold)
     values = scores[rows, class_ids]
     places = boxes[rows, class_ids if boxes.shape[1] > 1 else 0]
     # Boxes clipped to nothing have no mask and no IoU.
     whole = ((places[:, 2:] - places[:, :2]) >= 1e-2).all(dim=1)
-    places, values, class_ids = places[whole], values[whole], class_ids[whole]
+    rows, places, values, class_ids = (part[whole] for part in (rows, places, values, class_ids))
     kept, values = suppress(
         places,
         values,
@@ -139,12 +155,12 @@ def select_boxes(
         limit=config.max_detections,
         min_score=config.score_threshold,
     )
-    return Instances(boxes=places[kept], scores=values, class_ids=class_ids[kept])
+    return Selected(rows[kept], places[kept], values, class_ids[kept])
 
 
 def select_fixed(
     boxes: Float[Tensor, "B Q S 4"], scores: Float[Tensor, "B Q K"], config: SelectConfig
-) -> tuple[Float[Tensor, "B D 4"], Float[Tensor, "B D"], Int[Tensor, "B D"]]:
+) -> Selected:
     """Select a fixed number of instances per image, best first, for exported graphs.
 
     D is `max_detections` if there are as many candidates. Padding has score 0. Soft suppression,
@@ -177,7 +193,8 @@ def select_fixed(
         ranked = torch.where(valid, best, best - 2)
         alive = survives(chosen, ranked, groups, num_groups, config.iou) & valid
     values, order = torch.where(alive, best, 0.0).topk(min(config.max_detections, count), dim=1)
-    return (
+    return Selected(
+        rows.gather(1, order),
         chosen.gather(1, order[..., None].expand(-1, -1, 4)),
         values,
         class_ids.gather(1, order),
@@ -230,11 +247,11 @@ class Detector(Head):
 
     def decode(self, raw: Candidates) -> list[Instances]:
         """Select the instances of each image, and add masks or keypoints."""
-        found = [
-            select_boxes(boxes, scores, self.select)
+        chosen = [
+            select_rows(boxes, scores, self.select)
             for boxes, scores in zip(raw.boxes, raw.scores, strict=True)
         ]
-        return self.with_masks(raw.levels, found)
+        return self.with_masks(raw.levels, [Instances(*one[1:]) for one in chosen])
 
     def score_of(
         self, features: Features, box: Float[Tensor, "4"], class_id: int
@@ -253,7 +270,8 @@ class Detector(Head):
 
         Gives boxes, scores, class numbers and, where there are any, masks. Padding has score 0.
         """
-        return self.with_fixed_masks(raw.levels, *select_fixed(raw.boxes, raw.scores, self.select))
+        _, *chosen = select_fixed(raw.boxes, raw.scores, self.select)
+        return self.with_fixed_masks(raw.levels, *chosen)
 
     def with_masks(self, levels: list[Tensor], found: list[Instances]) -> list[Instances]:
         """Add masks or keypoints; for subclasses."""

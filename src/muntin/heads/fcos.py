@@ -21,8 +21,8 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from muntin.collectives import count_real, sum_all
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, SelectConfig, find_candidate
@@ -30,7 +30,7 @@ from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.network import HeadConfig
 from muntin.heads.rcnn_stages import IGNORED, clip_boxes
 from muntin.nn.conv_norm import ConvNorm, NormName
-from muntin.ops.boxes import covered_fraction, grid_points
+from muntin.ops.boxes import boxes_at, covered_fraction, grid_points
 from muntin.shapes import Float, Int, Size
 from muntin.targets import BoxTargets
 
@@ -147,7 +147,7 @@ class FCOS(Detector):
         # Centredness lowers the score of cells near box edges, whose boxes are inaccurate; the
         # square root (torchvision) keeps the product in the range of the class scores.
         scores = (logits.sigmoid() * centredness.sigmoid()).sqrt()  # B, n, K
-        boxes = _boxes_at(self._points(level, stride), distances * stride)
+        boxes = boxes_at(self._points(level, stride), distances * stride)
         best = scores.amax(dim=2)
         # As many for every image, so that the batch stays one tensor and can be exported.
         cells = best.topk(min(self.config.top, best.shape[1]), dim=1).indices
@@ -202,6 +202,8 @@ class FCOS(Detector):
         outputs = [self._predict(level) for level in levels]
         logits, distances, centredness = (torch.cat(p, 1) for p in zip(*outputs, strict=True))
         points = [self._points(*pair) for pair in zip(levels, self.strides, strict=True)]
+        from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
         places = torch.cat(points)
         steps = _expand(self.strides, [len(part) for part in points], places)
         matched = [
@@ -209,8 +211,10 @@ class FCOS(Detector):
             for target in targets
         ]
         # One normaliser for the batch, so that each object weighs the same in every image.
-        positives = sum(int((row >= 0).sum()) for row in matched)
-        share = len(targets) / max(positives, MIN_POSITIVES * len(targets))
+        real = matched[: count_real(len(matched))]
+        positives = sum(int((row >= 0).sum()) for row in real)
+        sums = sum_all(torch.tensor([positives, len(real)], device=logits.device)).tolist()
+        share = sums[1] / max(sums[0], MIN_POSITIVES * sums[1])
         rows = []
         for image, (target, match) in enumerate(zip(targets, matched, strict=True)):
             at = torch.where(match >= 0)[0]
@@ -219,7 +223,7 @@ class FCOS(Detector):
             classes = sigmoid_focal_loss(logits[image], wanted, reduction="none").sum(dim=1)
             aims = target.boxes[match[at]]
             # GIoU is taken on boxes in pixels: it is invariant to scale, unlike L1 on distances.
-            predicted = _boxes_at(places[at], distances[image, at] * steps[at, None])
+            predicted = boxes_at(places[at], distances[image, at] * steps[at, None])
             centred = _centredness(places[at], aims)
             rows.append(
                 (
@@ -234,11 +238,6 @@ class FCOS(Detector):
         names = ("classes", "boxes", "centredness")
         columns = zip(*rows, strict=True)
         return {n: share * torch.stack(column) for n, column in zip(names, columns, strict=True)}
-
-
-def _boxes_at(points: Tensor, distances: Tensor) -> Tensor:
-    """Boxes whose edges are these distances (left, top, right, bottom) from their points."""
-    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
 
 def _centredness(points: Float[Tensor, "P 2"], boxes: Float[Tensor, "P 4"]) -> Float[Tensor, " P"]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from muntin.errors import ConfigError, unknown_name
 from muntin.features import Backbone
+from muntin.heads.dense_head import NUM_PROTOTYPES, SMALL_DENSE, Dense, DenseConfig
 from muntin.heads.fcos import FCOS, SMALL_FCOS, FCOSConfig
 from muntin.heads.mae_head import MAEConfig, build_mae_head
 from muntin.heads.network import Head, HeadConfig
@@ -19,9 +20,10 @@ from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import CASCADE_VITDET, CONVENTIONS, SMALL_RCNN, VITDET, RCNNConfig
 from muntin.heads.semantic_head import SemanticConfig
 from muntin.heads.simmim_head import SimMIMConfig, build_simmim_head
+from muntin.heads.transformers_head import TransformersHeadConfig, build_whole_model
 from muntin.heads.views_head import ViewsConfig, ViewsHead
 
-DetectorConfig = FCOSConfig | RCNNConfig
+DetectorConfig = FCOSConfig | RCNNConfig | DenseConfig | TransformersHeadConfig
 PretrainingConfig = MAEConfig | SimMIMConfig | ViewsConfig
 PRETRAINING_KINDS: tuple[str, ...] = (MAEConfig.kind, SimMIMConfig.kind, ViewsConfig.kind)
 """Ways to learn without labels, which `--objective` chooses from."""
@@ -34,6 +36,8 @@ _RCNN, _CASCADE = CONVENTIONS["openmmlab"]["rcnn"], CONVENTIONS["openmmlab"]["ca
 _SMALL_CASCADE = replace(SMALL_RCNN, stage_ious=(0.5, 0.6, 0.7))
 
 DETECTORS: dict[str, DetectorConfig] = {
+    "dense": DenseConfig(),
+    "dense_small": SMALL_DENSE,
     "fcos": FCOSConfig(),
     "fcos_small": SMALL_FCOS,
     "faster_rcnn": _RCNN,
@@ -44,6 +48,8 @@ DETECTORS: dict[str, DetectorConfig] = {
 """Detectors of boxes."""
 
 MASK_DETECTORS: dict[str, DetectorConfig] = {
+    "dense": DenseConfig(prototypes=NUM_PROTOTYPES),
+    "dense_small": replace(SMALL_DENSE, prototypes=NUM_PROTOTYPES),
     "mask_rcnn": _RCNN,
     "mask_rcnn_small": SMALL_RCNN,
     "cascade_mask_rcnn": _CASCADE,
@@ -58,11 +64,19 @@ def build_detector(
     backbone: Backbone, num_classes: int, config: DetectorConfig, *, masks: bool
 ) -> nn.Module:
     """Build a detector; masks from one without them are a `ConfigError`."""
+    if isinstance(config, TransformersHeadConfig):
+        return build_whole_model(backbone, num_classes, config, "instance" if masks else "detect")
     if isinstance(config, RCNNConfig):
         return RCNN(backbone, num_classes, config, masks=masks)
+    if isinstance(config, DenseConfig) and masks <= bool(config.prototypes):
+        return Dense(backbone, num_classes, config if masks else replace(config, prototypes=0))
     if masks:
-        message = f"masks need a head of {', '.join(MASK_DETECTORS)}, got fcos. Choose one of them."
+        what = "fcos" if isinstance(config, FCOSConfig) else "dense with head.prototypes=0"
+        message = (
+            f"masks need a head of {', '.join(MASK_DETECTORS)}, got {what}. Choose one of them."
+        )
         raise ConfigError(message)
+    assert isinstance(config, FCOSConfig), "every other config has its branch"
     return FCOS(backbone, num_classes, config)
 
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError
 from muntin.features import Backbone
 from muntin.heads.detector import Instances
-from muntin.heads.rcnn import RCNN, image_indices
+from muntin.heads.rcnn import RCNN
 from muntin.heads.rcnn_config import MASK_RCNN, SMALL_RCNN, RCNNConfig
 from muntin.nn.conv_norm import init_before_relu
+from muntin.ops.boxes import image_indices
 from muntin.shapes import Float
 from muntin.targets import BoxTargets
 

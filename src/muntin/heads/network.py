@@ -76,6 +76,8 @@ class Network(nn.Module):
 
     backbone: Backbone
     head: nn.Module
+    holds_backbone = False
+    """Whether the backbone stays in evaluation mode: its answers must not change."""
 
     def __init__(self, backbone: Backbone, head: nn.Module | Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -91,6 +93,13 @@ class Network(nn.Module):
             self.add_module(name, one)
         self._names, self._single = tuple(heads), isinstance(head, nn.Module)
         self._reads = tuple({getattr(one, "reads", "maps") for one in heads.values()})
+
+    def train(self, mode: bool = True) -> Network:
+        """Set the mode, see `holds_backbone`."""
+        super().train(mode)
+        if self.holds_backbone:
+            self.backbone.eval()
+        return self
 
     @property
     def spec(self) -> FeatureSpec:

@@ -19,8 +19,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
+from muntin.collectives import image_generators
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, Instances, find_candidate
 from muntin.heads.necks import build_neck
@@ -35,7 +35,7 @@ from muntin.heads.rcnn_stages import (
     pool_regions,
     sample_balanced,
 )
-from muntin.ops.boxes import decode_offsets, encode_offsets
+from muntin.ops.boxes import decode_offsets, encode_offsets, image_indices
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
@@ -217,8 +217,10 @@ class RCNN(Detector):
     ) -> list[Tensor]:
         """Add the losses of a stage to `losses`, and return its refined boxes for the next."""
         config, head = self.config, self.box_heads[number]
+        generators = image_generators(len(targets), sizes.device)
         drawn = [
-            self._sample_regions(number, p, t) for p, t in zip(proposals, targets, strict=True)
+            self._sample_regions(number, *row)
+            for row in zip(proposals, targets, generators, strict=True)
         ]
         boxes, matched = [row[0] for row in drawn], [row[1] for row in drawn]
         images = image_indices(boxes)
@@ -268,7 +270,7 @@ class RCNN(Detector):
 
     @torch.no_grad()
     def _sample_regions(
-        self, number: int, proposals: Tensor, target: BoxTargets
+        self, number: int, proposals: Tensor, target: BoxTargets, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Sample training regions of one image, and the object matched to each."""
         iou = self.config.stage_ious[number]
@@ -276,7 +278,7 @@ class RCNN(Detector):
         boxes = torch.cat([proposals, target.boxes])
         matched = match_objects(boxes, target, iou, iou)
         positive, negative = sample_balanced(
-            matched, self.config.roi_batch, self.config.roi_positive
+            matched, self.config.roi_batch, self.config.roi_positive, generator
         )
         rows = torch.cat([positive, negative])
         return boxes[rows], matched[rows]
@@ -285,6 +287,8 @@ class RCNN(Detector):
         """Box loss of the positive regions of one image, summed."""
         stds = self.config.stage_stds[number]
         if self.config.box_loss == "giou":
+            from torchvision.ops import generalized_box_iou_loss
+
             predicted = decode_offsets(offsets[:, None], boxes, stds)[:, 0]
             return generalized_box_iou_loss(predicted, aims, reduction="sum")
         return offset_loss(offsets, encode_offsets(aims, boxes, stds), self.config.box_loss)
@@ -323,13 +327,6 @@ class RCNN(Detector):
             wanted = (target.masks_in(place, row, logit.shape[-1]) >= 0.5).to(logit)
             losses.append(F.binary_cross_entropy_with_logits(logit, wanted))
         return losses
-
-
-def image_indices(parts: list[Tensor]) -> Int[Tensor, " Q"]:
-    """Give the image index of each row of concatenated parts."""
-    # On the CPU: on a GPU it would wait for the counts, to know how many rows there are.
-    counts = torch.tensor([len(part) for part in parts])
-    return torch.repeat_interleave(counts).to(parts[0].device)
 
 
 def _of_class(values: Float[Tensor, "Q S 4"], class_ids: Int[Tensor, " Q"]) -> Tensor:

@@ -13,22 +13,25 @@ A anchors of a cell.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import box_iou, roi_align
 
+from muntin.collectives import image_generators
 from muntin.heads.rcnn_config import RCNNConfig
 from muntin.nn.conv_norm import ConvNorm, Upsample, init_before_relu
 from muntin.ops.boxes import (
     assign_levels,
+    box_iou,
     covered_fraction,
     decode_offsets,
     encode_offsets,
     make_anchors,
     survives,
 )
+from muntin.ops.torchvision_operators import roi_align
 from muntin.shapes import Bool, Float, Int, Size
 from muntin.targets import BoxTargets
 
@@ -136,11 +139,13 @@ class ProposalHead(nn.Module):
         """Compute the objectness and box losses of each image."""
         places = torch.cat(anchors)
         objectness, boxes = [], []
-        for score, offset, target in zip(scores, offsets, targets, strict=True):
+        generators = image_generators(len(targets), scores.device)
+        rows = zip(scores, offsets, targets, generators, strict=True)
+        for score, offset, target, generator in rows:
             matched = match_objects(
                 places, target, self.config.rpn_iou[0], self.config.rpn_iou[1], keep_best=True
             )
-            positive, negative = sample_balanced(matched, self.config.rpn_batch, 0.5)
+            positive, negative = sample_balanced(matched, self.config.rpn_batch, 0.5, generator)
             # Thousands of background anchors would dominate, so a balanced sample is compared.
             chosen = torch.cat([positive, negative])
             wanted = torch.zeros_like(score).index_fill(0, positive, 1.0)
@@ -192,13 +197,14 @@ def match_objects(
 
 
 def sample_balanced(
-    matched: Int[Tensor, " N"], count: int, share: float
+    matched: Int[Tensor, " N"], count: int, share: float, generator: torch.Generator | None = None
 ) -> tuple[Int[Tensor, " P"], Int[Tensor, " M"]]:
     """Sample `count` boxes: at most `share` of them positive, the rest background."""
     positive, negative = torch.where(matched >= 0)[0], torch.where(matched == -1)[0]
     num_positive = min(len(positive), int(count * share))
-    positive = positive[torch.randperm(len(positive), device=matched.device)[:num_positive]]
-    others = torch.randperm(len(negative), device=matched.device)[: count - num_positive]
+    shuffle = partial(torch.randperm, device=matched.device, generator=generator)
+    positive = positive[shuffle(len(positive))[:num_positive]]
+    others = shuffle(len(negative))[: count - num_positive]
     return positive.sort().values, negative[others].sort().values
 
 
@@ -230,9 +236,9 @@ def pool_regions(
         part = roi_align(
             level,
             rows[here].to(level.dtype),
-            (side, side),
-            spatial_scale=1 / stride,
-            sampling_ratio=config.sampling,
+            side,
+            scale=1 / stride,
+            sampling=config.sampling,
             aligned=config.aligned,
         )
         # Written into one tensor in the order of the boxes, whatever their level.

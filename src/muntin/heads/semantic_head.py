@@ -141,22 +141,42 @@ class SemanticHead(Head):
         label_smoothing: float = 0.0,
     ) -> dict[str, Float[Tensor, " B"]]:
         """Give the losses of each image, by name; pixels of class `IGNORED` have none."""
+        logits, covered = self.all_logits(features)
+        return self.compare(
+            logits, covered, labels, class_weights=class_weights, label_smoothing=label_smoothing
+        )
+
+    def all_logits(self, features: Features) -> tuple[list[Tensor], Size]:
+        """Logits of the classifier and of the auxiliary one, if any; what they cover in pixels."""
         maps, covered = self._read(features)
-        logits = self._classify(maps)
+        logits = [self._classify(maps)]
+        if self.aux is not None and self.config.aux_weight:
+            # Deep supervision: gradients reach the middle of the backbone directly.
+            logits.append(self.aux(maps[self.config.aux_level]))
+        return logits, covered
+
+    def compare(
+        self,
+        logits: list[Tensor],
+        covered: Size,
+        labels: Int[Tensor, "B H W"],
+        *,
+        class_weights: Float[Tensor, " K"] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Give the losses of what `all_logits` gives."""
         if covered != tuple(labels.shape[1:]):
             # Pad or crop the labels, never resize: a pixel must keep its cell.
             rest = (0, covered[1] - labels.shape[2], 0, covered[0] - labels.shape[1])
             labels = F.pad(labels, rest, value=IGNORED)
-        compare = partial(map_losses, class_weights=class_weights, smoothing=label_smoothing)
-        found = compare(logits, labels)
+        measure = partial(map_losses, class_weights=class_weights, smoothing=label_smoothing)
+        found = measure(logits[0], labels)
         losses = {"pixels": found.cross_entropy}
         # Dice weighs classes by regions, not pixels, which helps small ones.
         if self.config.dice_weight:
             losses["dice"] = self.config.dice_weight * found.dice
-        if self.aux is not None and self.config.aux_weight:
-            # Deep supervision: gradients reach the middle of the backbone directly.
-            second = compare(self.aux(maps[self.config.aux_level]), labels)
-            losses["aux"] = self.config.aux_weight * second.cross_entropy
+        if len(logits) > 1:
+            losses["aux"] = self.config.aux_weight * measure(logits[1], labels).cross_entropy
         return losses
 
 

@@ -23,7 +23,7 @@ from muntin.models.swin import Swin
 from muntin.models.vit import SelfAttention, ViT, ViTBlock
 from muntin.nn.layers import BiasedLinear, LayerScale, activate, without_key_bias
 from muntin.ops.positions import SIZE_RULES, resample_grid
-from muntin.shapes import Float, Int, Size, UInt8
+from muntin.shapes import Float, Int, Real, Size
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ class FromPixels(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(
-        self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
+        self, images: Real[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
     ) -> Any:  # noqa: ANN401 (as the network)
         """Give what the network gives."""
         x = images.to(self.mean.dtype)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muntin.collectives import draw_rows
 from muntin.ops.dot_attention import is_recorded
 from muntin.shapes import Float
 
@@ -117,7 +118,7 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return branch
         # One draw per image; 1 / (1 - rate) keeps the expectation of the branch.
-        kept = torch.rand(branch.shape[0], device=branch.device) >= self.rate
+        kept = self._draw(branch) >= self.rate
         scale = kept.to(branch.dtype) / (1 - self.rate)
         return branch * scale.view(-1, *[1] * (branch.ndim - 1))
 
@@ -132,7 +133,7 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0 or not _can_gather(x):
             return x + self(branch(x))
         # Same draw as in `forward`, so both paths consume the generator alike.
-        kept = (torch.rand(x.shape[0], device=x.device) >= self.rate).nonzero()[:, 0]
+        kept = (self._draw(x) >= self.rate).nonzero()[:, 0]
         scale = 1 / (1 - self.rate)
         if len(kept) == len(x):
             # No image was dropped: no gather, one fused multiply-add.
@@ -142,6 +143,9 @@ class DropPath(nn.Module):
         part = branch(x.index_select(0, kept))
         dtype = torch.promote_types(x.dtype, part.dtype)
         return x.to(dtype).index_add(0, kept, part.to(dtype), alpha=scale)
+
+    def _draw(self, x: Tensor) -> Tensor:
+        return draw_rows(lambda count: torch.rand(count, device=x.device), x.shape[0])
 
     def extra_repr(self) -> str:
         """Show the rate in the printed model."""

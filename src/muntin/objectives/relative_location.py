@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from muntin.collectives import draw_rows
 from muntin.features import Features, FeatureSpec
 from muntin.shapes import Float, Size
 
@@ -48,7 +49,10 @@ class RelativeLocation(nn.Module):
         x = features.maps[self.level]
         batch, channels, height, width = x.shape
         tokens = x.flatten(2).transpose(1, 2)  # B, N, C
-        places = torch.randint(height * width, (2, batch, NUM_PAIRS)).to(x.device)
+        drawn = draw_rows(
+            lambda n: torch.randint(height * width, (2, n, NUM_PAIRS)).transpose(0, 1), batch
+        )
+        places = drawn.transpose(0, 1).to(x.device)
         pairs = [tokens.gather(1, each[:, :, None].expand(-1, -1, channels)) for each in places]
         predicted = self.predictor(torch.cat(pairs, dim=2)).float()  # B, pairs, 2
         cells = torch.stack([places // width / height, places % width / width], dim=3)

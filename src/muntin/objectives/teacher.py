@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as tvf
 
-from muntin.data.transforms import Preprocessing, denormalise, normalise, resize
+from muntin.data.transforms import Preprocessing, denormalise, normalise, resize, to_luminance
 from muntin.devices import Autocast
 from muntin.errors import ConfigError
 from muntin.features import Backbone
@@ -93,7 +92,7 @@ class Teacher:
         """
         pixels, in_chans = denormalise(images, seen_by), self.preprocessing.in_chans
         if pixels.shape[1] != in_chans:  # luminance, or three equal channels
-            pixels = tvf.rgb_to_grayscale(pixels, in_chans)
+            pixels = to_luminance(pixels) if in_chans == 1 else pixels.expand(-1, in_chans, -1, -1)
         before: Size = (images.shape[2], images.shape[3])
         after = self.preprocessing.img_size
         if not (seen_by.one_size and self.preprocessing.one_size):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boxes: anchors, pyramid levels, overlap, suppression (NMS) and masks of boxes.
 
-Boxes are (x1, y1, x2, y2) in pixels. NMS, IoU and RoIAlign are torchvision's; this file has what
-torchvision lacks, hard-codes or keeps private.
+Boxes are (x1, y1, x2, y2) in pixels. NMS and RoIAlign are torchvision's; this file has what
+torchvision lacks, hard-codes, keeps private, or takes seconds to import.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou, nms
 
+from muntin.ops.torchvision_operators import batched_nms, nms
 from muntin.shapes import Bool, Float, Int, Size
 
 Suppression = Literal["hard", "soft", "none"]
@@ -65,6 +65,20 @@ def grid_points(
     return torch.stack([x.repeat(cells[0]), y.repeat_interleave(cells[1])], dim=1)
 
 
+def boxes_at(
+    points: Float[Tensor, "N 2"], distances: Float[Tensor, "... N 4"]
+) -> Float[Tensor, "... N 4"]:
+    """Boxes whose edges are these distances (left, top, right, bottom) from their points."""
+    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+
+
+def image_indices(parts: list[Tensor]) -> Int[Tensor, " Q"]:
+    """Give the image index of each row of concatenated parts."""
+    # On the CPU: on a GPU it would wait for the counts, to know how many rows there are.
+    counts = torch.tensor([len(part) for part in parts])
+    return torch.repeat_interleave(counts).to(parts[0].device)
+
+
 def assign_levels(boxes: Float[Tensor, "N 4"], strides: tuple[float, ...]) -> Int[Tensor, " N"]:
     """Assign each box to a pyramid level: 224 pixels to stride 16, 112 to stride 8, and so on.
 
@@ -89,6 +103,16 @@ def covered_fraction(
     inside = (lower - upper).clamp(min=0).prod(dim=2)  # N, M
     area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
     return inside.amax(dim=1) / area.clamp(min=1e-6)
+
+
+def box_iou(boxes: Float[Tensor, "N 4"], others: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
+    """Intersection over union of every two boxes, in [0, 1]; NaN for two without area."""
+    upper = torch.maximum(boxes[:, None, :2], others[None, :, :2])
+    lower = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    wide, high = (lower - upper).clamp(min=0).unbind(dim=2)
+    areas = [(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes, others)]
+    shared = wide * high
+    return shared / (areas[0][:, None] + areas[1][None] - shared)
 
 
 def encode_offsets(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from muntin.collectives import mean_rows
 from muntin.shapes import Float
 
 _KNOTS, _END = 8, 3.0  # above 0
@@ -31,10 +32,11 @@ def epps_pulley(x: Float[Tensor, "N M"]) -> Float[Tensor, " M"]:
     t = step * torch.arange(1, _KNOTS + 1, device=x.device, dtype=torch.float32)
     angles = x.float()[..., None] * t  # N, M, knots
     wanted = torch.exp(-t.square() / 2)
-    apart = (angles.cos().mean(dim=0) - wanted).square() + angles.sin().mean(dim=0).square()
+    (cosine, sine), count = mean_rows(torch.stack([angles.cos(), angles.sin()], dim=1))
+    apart = (cosine - wanted).square() + sine.square()
     weights = 2 * step * torch.exp(-t.square())  # twice: t and -t
     weights[-1] /= 2  # the end of the trapezoidal rule
-    return x.shape[0] * (apart * weights).sum(dim=1)
+    return count * (apart * weights).sum(dim=1)
 
 
 def sketch_gaussian(x: Float[Tensor, "N D"], directions: Float[Tensor, "D M"]) -> Float[Tensor, ""]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from muntin.collectives import draw_rows
 from muntin.errors import ShapeError
 from muntin.shapes import Bool, Int, Size
 
@@ -37,7 +38,8 @@ def draw_masks(
 ) -> Bool[Tensor, "B N"]:
     """Draw which cells each image keeps: equally many, at least one, and not all."""
     num_kept = min(max(round(num_cells * (1 - mask_ratio)), 1), num_cells - 1)
-    order = torch.rand(count, num_cells, generator=generator).argsort(dim=1)
+    values = draw_rows(lambda n: torch.rand(n, num_cells, generator=generator), count)
+    order = values.argsort(dim=1)
     return torch.zeros(count, num_cells, dtype=torch.bool).scatter_(1, order[:, :num_kept], True)
 
 
@@ -58,7 +60,7 @@ def draw_quarters(
     Units have `step` x `step` cells of the grid, whose sides are multiples of two of them.
     """
     rows, columns = (side // (2 * step) for side in grid)
-    quarter = torch.randint(4, (count, rows, columns), generator=generator)
+    quarter = draw_rows(lambda n: torch.randint(4, (n, rows, columns), generator=generator), count)
     seen = torch.ones(count, rows * columns, dtype=torch.bool)
     if mask_ratio and rows * columns > 1:
         seen = draw_masks(count, rows * columns, mask_ratio, generator)

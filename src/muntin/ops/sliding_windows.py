@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from muntin.shapes import Float, Int, Size, UInt8
+from muntin.shapes import Float, Int, Real, Size
 
 
 class Mixing(NamedTuple):
@@ -72,7 +72,7 @@ ALIGN = 32
 STRIP_VALUES = 2**24
 """Upper bound on full-resolution logits in memory; 64 MiB in float32."""
 
-PredictWindows = Callable[[UInt8[Tensor, "B C H W"]], Iterable[Float[Tensor, "K h w"]]]
+PredictWindows = Callable[[Real[Tensor, "B C H W"]], Iterable[Float[Tensor, "K h w"]]]
 
 
 class Strip(NamedTuple):
@@ -92,7 +92,7 @@ class _Window(NamedTuple):
 
 
 def slide(
-    image: UInt8[Tensor, "C H W"],
+    image: Real[Tensor, "C H W"],
     predict: PredictWindows,
     window: Size,
     out_size: Size,

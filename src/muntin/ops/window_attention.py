@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.jit._trace import is_tracing
 
+from muntin.collectives import drop_rows
 from muntin.errors import ConfigError, ShapeError, unknown_name
 from muntin.ops.dot_attention import attend, differentiate_by, is_recorded, is_transformed
 from muntin.ops.triton import window_support
@@ -132,7 +133,7 @@ def _reference(
     scores = (q * scale) @ k.transpose(-2, -1) + add_mask(bias, layout)  # B, nW, h, N, N
     weights = scores.softmax(dim=-1).to(v.dtype)
     if dropout:
-        weights = F.dropout(weights, dropout)
+        weights = drop_rows(partial(F.dropout, p=dropout), weights)
     return join_heads((weights @ v)[None], layout)
 
 

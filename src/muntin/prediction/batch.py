@@ -21,29 +21,28 @@ from muntin.data.decoding import open_image
 from muntin.data.image_formats import is_image
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.data.trees import find_runs, is_within
-from muntin.data.value_ranges import UNSET, ValueRange
+from muntin.data.value_ranges import UNSET, AnyReading
 from muntin.errors import DataError, MuntinWarning, shorten, where_to_look
 from muntin.prediction.video import VIDEO_SUFFIXES, read_frames
-from muntin.shapes import Size, UInt8
+from muntin.shapes import Real, Size
 from muntin.tasks.task import DEFAULT_OPTIONS, ImageMeta, PredictOptions
 
-ImageLike = (
-    str | Path | bytes | Image.Image | NDArray[Any] | Callable[[ValueRange], NDArray[np.uint8]]
-)
+ImageLike = str | Path | bytes | Image.Image | NDArray[Any] | Callable[[AnyReading], NDArray[Any]]
 """A path, the bytes of an image file, a PIL image, or an (H, W, 3) RGB array: uint8, or values that
 a run has a range for; or a function that gives the uint8 pixels of what it reads, by the range of a
 run."""
 
 
 class LoadedImage(NamedTuple):
-    """A decoded image, (H, W, 3) uint8 RGB; the path is empty for arrays and PIL images.
+    """A decoded image, (H, W, 3) uint8 RGB, or as `PixelReading` has it.
 
+    The path is empty for arrays and PIL images;
     `boxes` are (N, 4) left, top, right and bottom edges in pixels of given instances; `given` is
     what was read, for a network that sees it by another range of values.
     """
 
     path: str
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     boxes: NDArray[np.float64] | None = None
     given: Any = None
 
@@ -107,14 +106,14 @@ def read_images(
     boxes: Iterable[Any] | None = None,
     *,
     strict: bool = True,
-    value_range: ValueRange = UNSET,
+    value_range: AnyReading = UNSET,
 ) -> Iterator[LoadedImage]:
     """Read images one at a time, in order; lazily.
 
     A folder, a pattern or a video stands for its images; a frame is called ``VIDEO#NUMBER``.
     `boxes` are the instances in each image (of a single image: its boxes). Unless `strict`, an
     image that cannot be read is left out, with a warning that names it. `value_range` is that of
-    `Preprocessing`.
+    `Preprocessing`, or its `reading`.
     """
     single = isinstance(images, (str, Path, bytes, Image.Image, np.ndarray))
     if not single and not isinstance(images, Iterable) and not (single := callable(images)):
@@ -136,7 +135,7 @@ def _read(
     images: Iterable[ImageLike],
     given: Iterator[Any] | None,
     strict: bool,
-    value_range: ValueRange,
+    value_range: AnyReading,
 ) -> Iterator[LoadedImage]:
     for path, image in expand_places(images, strict):
         boxes = None if given is None else next(given, None)
@@ -208,7 +207,7 @@ Merge = Callable[[Sequence[Any]], Any]
 class Crop(NamedTuple):
     """One network input, not normalised: a whole image, a tile, or one instance."""
 
-    pixels: UInt8[Tensor, "C h w"]
+    pixels: Real[Tensor, "C h w"]
     meta: ImageMeta
 
 
@@ -231,7 +230,7 @@ class Part:
     `places` are their numbers in the batch.
     """
 
-    images: UInt8[Tensor, "B C H W"]
+    images: Real[Tensor, "B C H W"]
     metas: tuple[ImageMeta, ...]
     places: tuple[int, ...]
 
@@ -287,7 +286,8 @@ def stack_crops(crops: Sequence[Crop], pre: Preprocessing, batch_size: int) -> t
     for start in range(0, len(crops), batch_size):
         groups: dict[Size, list[int]] = {}
         for place in range(start, min(start + batch_size, len(crops))):
-            groups.setdefault(padded_size(crops[place].pixels), []).append(place)
+            padded = padded_size(crops[place].pixels, pre.pad_to)
+            groups.setdefault(padded, []).append(place)
         parts += [
             Part(
                 images=stack_images([crops[place].pixels for place in places], pre),

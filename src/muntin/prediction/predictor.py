@@ -15,10 +15,9 @@ from torch import nn
 
 from muntin.configs import check_range
 from muntin.data.batches import evaluation_batch
-from muntin.data.decoding import open_image
+from muntin.data.shown_bands import open_bands
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
-from muntin.drawing.result_drawing import draw_result
 from muntin.errors import ConfigError
 from muntin.prediction.batch import (
     Crop,
@@ -241,8 +240,8 @@ class Predictor:
         *,
         strict: bool = True,
     ) -> Iterator[LoadedImage]:
-        value_range = self.preprocessing.value_range
-        return read_images(images, boxes, strict=strict, value_range=value_range)
+        reading = self.preprocessing.reading
+        return read_images(images, boxes, strict=strict, value_range=reading)
 
     def _stream(self, images: Iterator[LoadedImage], options: PredictOptions) -> Iterator[Any]:
         """Fill batches across images; an image is done when the last of its crops is."""
@@ -386,14 +385,18 @@ def draw(
     result: Any,  # noqa: ANN401 (one of muntin.results)
     *,
     threshold: float | None = None,
+    bands: Sequence[int] = (),
 ) -> Image.Image:
     """Draw a result on its image, as a new image of at most 1280 pixels on the longer side.
 
     `threshold` is the minimum score, in [0, 1], of what is drawn; 0 draws everything. None takes
-    that of the result, which is that of its run.
+    that of the result, which is that of its run. `bands` are shown of images with more than three
+    (`open_bands`).
 
     Raises:
         DataError: The image cannot be read.
         ShapeError: Its size is not that of the result; of `Labels` any will do.
     """
-    return draw_result(open_image(image), result, threshold=threshold)
+    from muntin.drawing.result_drawing import draw_result
+
+    return draw_result(open_bands(image, bands), result, threshold=threshold)

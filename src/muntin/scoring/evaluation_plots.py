@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.ops import box_iou
 
 from muntin.data.archives import read_bytes
 from muntin.data.cache import ImageCache
@@ -29,6 +28,7 @@ from muntin.errors import plural
 from muntin.metrics.class_metrics import ClassificationMetric, SemanticMetric, count_pixels
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
+from muntin.ops.boxes import box_iou
 from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.samples import Classes
 from muntin.scoring.evaluator import Scored

@@ -64,14 +64,29 @@ def _join_rows(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors or lists)
 
 
 def join_outputs(parts: Sequence[Outputs]) -> Outputs:
-    """Concatenate the outputs of several processes, about disjoint images."""
+    """Concatenate the outputs of several processes, about disjoint images, in their order."""
     full = [part for part in parts if len(part.indices)] or list(parts[:1])
-    return Outputs(
-        answers=_join_rows([part.answers for part in full]),
-        truth=_join_rows([part.truth for part in full]),
-        losses=torch.cat([part.losses for part in full]),
-        indices=torch.cat([part.indices for part in full]),
+    if len(full) == 1:
+        return full[0]
+    indices = torch.cat([part.indices for part in full])
+    order = indices.argsort()
+    answers, truth = (
+        _select_rows(_join_rows(rows), order)
+        for rows in ([part.answers for part in full], [part.truth for part in full])
     )
+    losses = torch.cat([part.losses for part in full])
+    return Outputs(
+        answers=answers,
+        truth=truth,
+        losses=losses[order] if len(losses) == len(order) else losses,
+        indices=indices[order],
+    )
+
+
+def _select_rows(rows: Any, order: Tensor) -> Any:  # noqa: ANN401 (a tensor or a list)
+    if isinstance(rows, Tensor):
+        return rows[order] if len(rows) == len(order) else rows
+    return [rows[place] for place in order.tolist()]
 
 
 @torch.no_grad()

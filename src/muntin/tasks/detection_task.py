@@ -13,6 +13,7 @@ from torch import Tensor
 from muntin.data.detection import check_detect, list_detect
 from muntin.heads.detector import Instances
 from muntin.heads.head_table import DETECTORS, MASK_DETECTORS, DetectorConfig, build_detector
+from muntin.heads.transformers_head import TransformersHeadConfig
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.ops.boxes import paste_mask
 from muntin.results import Detections
@@ -90,6 +91,7 @@ def _task(
             heads=heads,
             default_head={"small": small, "large": small.removesuffix("_small")},
             merges=True,
+            whole=TransformersHeadConfig(),
         ),
         outputs=("boxes", "scores", "class_ids", *(("masks",) if masks else ())),
     )

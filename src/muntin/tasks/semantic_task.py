@@ -15,9 +15,10 @@ from torch import Tensor
 from muntin.data.mask_values import read_mask
 from muntin.data.semantic import check_semantic, list_semantic
 from muntin.data.transforms import Preprocessing, resize
-from muntin.features import Features
+from muntin.features import Backbone, Features
 from muntin.heads.network import Head
 from muntin.heads.semantic_head import MAP_HEADS, SemanticHead
+from muntin.heads.transformers_head import TransformersHeadConfig, build_whole_model
 from muntin.metrics.class_metrics import SemanticMetric
 from muntin.ops.sliding_windows import slide
 from muntin.results import SemanticMap
@@ -28,6 +29,13 @@ from muntin.tasks.task import DenseTask, ImageMeta, InferenceBatch, Task, TrainB
 
 WINDOW_FACTOR = 2
 """Side of the sliding window over that of training crops: fewer pixels are computed twice."""
+
+
+def _make_head(backbone: Backbone, classes: Classes, config: Any) -> Head:  # noqa: ANN401 (either)
+    count = len(classes.names)
+    if isinstance(config, TransformersHeadConfig):
+        return build_whole_model(backbone, count, config, "semantic")
+    return SemanticHead(backbone, count, config)
 
 
 def _losses(
@@ -62,16 +70,17 @@ def _predict(inputs: InferenceBatch) -> list[NDArray[np.int16]]:
 
 def _strips(inputs: InferenceBatch, pixels: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
     """Yield logits of each class, a strip of rows at a time, so that none holds the whole map."""
-    window = inputs.canvas or (
+    head: Any = inputs.network.head
+    fixed = getattr(head, "window", None) or inputs.canvas  # the only size that it takes
+    window = fixed or (
         WINDOW_FACTOR * inputs.pre.img_size[0],
         WINDOW_FACTOR * inputs.pre.img_size[1],
     )
     tile = inputs.options.tile
     if isinstance(tile, int):
         window = (tile, tile)
-    elif inputs.canvas is None and pixels[0].numel() <= window[0] * window[1]:
+    elif fixed is None and pixels[0].numel() <= window[0] * window[1]:
         window = (pixels.shape[1], pixels.shape[2])
-    head: Any = inputs.network.head
     count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
 
     def predict_windows(windows: Tensor) -> Iterator[Tensor]:
@@ -126,7 +135,8 @@ def _decode(
 
 def _colors(classes: Classes) -> tuple[tuple[int, int, int], ...]:
     encoding = classes.encoding
-    if encoding is None or encoding.kind != "color":
+    # Classes that another data set taught have no colour here, see `muntin.training.extension`.
+    if encoding is None or encoding.kind != "color" or min(encoding.values) < 0:
         return ()
     return tuple((value >> 16 & 255, value >> 8 & 255, value & 255) for value in encoding.values)
 
@@ -146,7 +156,7 @@ SEMANTIC = Task(
         path, classes=classes, colors=data.colors, ignored=data.ignored
     ),
     check_data=check_semantic,
-    make_head=lambda backbone, classes, config: SemanticHead(backbone, len(classes.names), config),
+    make_head=_make_head,
     # Masks come with their images, so that each is decoded once.
     ground_truth=lambda listing, classes: None,
     losses=_losses,
@@ -155,7 +165,11 @@ SEMANTIC = Task(
     metric=lambda classes: SemanticMetric(classes.names),
     goals=("miou", "pixel_accuracy"),
     kind="segmentation",
-    dense=DenseTask(heads=MAP_HEADS, default_head={"small": "light_small", "large": "light"}),
+    dense=DenseTask(
+        heads=MAP_HEADS,
+        default_head={"small": "light_small", "large": "light"},
+        whole=TransformersHeadConfig(),
+    ),
     class_counts=_class_counts,
     finish=("labels", _finish),
 )

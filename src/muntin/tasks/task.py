@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -16,9 +16,10 @@ from muntin.data.data_config import DataConfig
 from muntin.data.transforms import Preprocessing, normalise
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
+from muntin.heads.extended_head import extend_head
 from muntin.heads.network import Head, HeadConfig
 from muntin.samples import Classes, DataSets, Entry, Listing, TaskKind
-from muntin.shapes import Float, Int, Size, UInt8
+from muntin.shapes import Float, Int, Real, Size
 from muntin.targets import Target
 
 
@@ -64,7 +65,7 @@ class InferenceBatch:
     """
 
     network: nn.Module
-    images: UInt8[Tensor, "B C H W"]
+    images: Real[Tensor, "B C H W"]
     metas: Sequence[ImageMeta]
     pre: Preprocessing
     classes: Classes
@@ -72,7 +73,7 @@ class InferenceBatch:
     options: PredictOptions = DEFAULT_OPTIONS
 
     def forward(
-        self, images: UInt8[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
+        self, images: Real[Tensor, "B C H W"], sizes: Int[Tensor, "B 2"] | None = None
     ) -> Any:  # noqa: ANN401 (each head has its own)
         """Run the network; arguments as in `run_forward`."""
         return run_forward(self.network, images.to(self.device), self.pre, sizes)
@@ -91,7 +92,7 @@ class InferenceBatch:
 
 def run_forward(
     network: nn.Module,
-    images: UInt8[Tensor, "B C H W"],
+    images: Real[Tensor, "B C H W"],
     pre: Preprocessing,
     sizes: Int[Tensor, "B 2"] | None,
 ) -> Any:  # noqa: ANN401 (each head has its own)
@@ -143,11 +144,13 @@ class DenseTask:
         heads: Their heads by name.
         default_head: Default for small and for large networks.
         merges: Whether detections of several views of an image (tiles, mirrored) can be merged.
+        whole: Head of models that cannot be divided into backbone and head; None if there are none.
     """
 
     heads: Mapping[str, HeadConfig]
     default_head: Mapping[Literal["small", "large"], str]
     merges: bool = False
+    whole: HeadConfig | None = None
 
 
 class LazyTruth:
@@ -228,17 +231,38 @@ class Task:
         return (self.make_answers or self.decode)(raw, metas, classes)
 
     def build_head(
-        self, backbone: Backbone, classes: Classes, config: HeadConfig | None
+        self,
+        backbone: Backbone,
+        classes: Classes,
+        config: HeadConfig | None,
+        *,
+        old: tuple[int, ...] = (),
     ) -> nn.Module:
-        """Build the head for a backbone; its config must belong to a head of this task."""
-        heads = self.dense.heads.values() if self.dense else ()
-        if heads and not isinstance(config, tuple(type(head) for head in heads)):
+        """Build the head for a backbone; its config must belong to a head of this task.
+
+        `old` counts the classes of each part but the last, see `muntin.heads.extended_head`.
+        """
+        heads = (*self.dense.heads.values(), self.dense.whole) if self.dense else ()
+        if heads and not isinstance(config, tuple(type(head) for head in heads if head)):
             message = (
                 f"{self.name} needs the config of one of its heads, got {type(config).__name__}. "
                 f"Restore the config.json of the run."
             )
             raise ConfigError(message)
-        return self.make_head(backbone, classes, config)
+        if not old:
+            return self.make_head(backbone, classes, config)
+        counts = (*old, len(classes.names) - sum(old))
+        if min(counts) < 1:
+            message = (
+                f"a run with added classes must have more than the {sum(old)} before, got "
+                f"{len(classes.names)}. Restore its classes.json."
+            )
+            raise ConfigError(message)
+        parts = []
+        for number, count in enumerate(counts):
+            names = classes.names[sum(counts[:number]) :][:count]
+            parts.append(self.make_head(backbone, replace(classes, names=names), config))
+        return extend_head(parts)
 
     def classes(self, listing: Listing) -> Classes:
         """Classes of a listing, with what this kind of task stores beside their names."""

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from muntin.data.data_config import DataConfig
 from muntin.errors import ConfigError, unknown_name
 from muntin.heads.network import HeadConfig
+from muntin.samples import DataSets
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.detection_task import DETECT, INSTANCE
 from muntin.tasks.pose_task import POSE, WHOLE_IMAGE_POSE
@@ -49,6 +53,12 @@ def find_any_task(name: str) -> Task:
     if name not in TASKS and name != PRETRAIN.name:
         raise ConfigError(unknown_name("task", name, (*TASKS, PRETRAIN.name)))
     return task_of_run(name)
+
+
+def list_whole(name: str, path: str | Path, config: DataConfig) -> tuple[Task, DataSets]:
+    """List a data set by whole images, with all that is annotated in each."""
+    task = find_any_task(name)
+    return task, _VARIANTS.get(name, task).list_data(path, None, config)
 
 
 def heads_of(task: Task) -> dict[str, tuple[HeadConfig, str]]:

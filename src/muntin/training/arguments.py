@@ -23,6 +23,8 @@ class TrainArguments:
     val: str | Path = ""
     head: str = ""
     teacher: str | Path = ""
+    extend: str | Path = ""
+    folds: int = 0
     model: str
     weights: str | Path | None
     recipe: str
@@ -33,7 +35,7 @@ class TrainArguments:
     precision: str
     device: str
     devices: int
-    nodes: int = 1
+    nodes: int = 0
     on: str = ""
     seed: int
     out: str | Path
@@ -51,8 +53,10 @@ _TEXT, _PATH = ((str,), "a text"), ((str, os.PathLike), "a path")
 _COUNT, _SECONDS = ((Integral,), "a whole number"), ((Real,), "a number of seconds")
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("model", "head", "recipe", "precision", "device", "objective", "on"), _TEXT),
-    **dict.fromkeys(("data", "images", "val", "teacher", "probe", "out"), _PATH),
-    **dict.fromkeys(("epochs", "batch_size", "devices", "nodes", "seed", "stop_after"), _COUNT),
+    **dict.fromkeys(("data", "images", "val", "teacher", "extend", "probe", "out"), _PATH),
+    **dict.fromkeys(
+        ("epochs", "batch_size", "devices", "nodes", "seed", "stop_after", "folds"), _COUNT
+    ),
     **dict.fromkeys(("max_time_s", "started"), _SECONDS),
     "weights": ((str, os.PathLike, type(None)), "a path, a name or None"),
     "settings": ((Mapping, type(None)), "a mapping such as {'train.epochs': 10}"),

@@ -22,29 +22,46 @@ from typing import Any
 import safetensors.torch
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from muntin.errors import RunError, cannot_write, first_line
 from muntin.staging import checksum, sync
 from muntin.untrusted import parse_json, read_regular, reading
+from muntin.weights.weight_files import separate
 
 FOLDER = "last.ckpt"
 
 
-def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
+Save = Callable[[dict[str, Tensor], Path], object]
+"""Writes tensors as a new safetensors file."""
+
+
+def write_checkpoint(
+    run: Path,
+    parts: Mapping[str, Any],
+    *,
+    save: Save | None = None,
+    first: bool = True,
+) -> None:
     """Write nested dictionaries and lists of tensors and plain values.
 
+    Of several processes that `save` together, those that are not the `first` do nothing else.
     The old checkpoint is removed when the new one is whole and on the disk: a full disk, a power
     failure or the end of the process at any moment leaves one of them.
     """
     final, fresh, old = _places(run)
     tensors: dict[str, Tensor] = {}
+    save = save or safetensors.torch.save_file
     rest = _take_tensors(parts, "", tensors)
     try:
+        if not first:
+            save(tensors, fresh / "state.safetensors")
+            return
         if any(map(os.path.lexists, (fresh, old))):
             _settle(run)
         fresh.mkdir(parents=True)
         (fresh / "state.json").write_text(json.dumps(rest), encoding="utf-8")
-        safetensors.torch.save_file(tensors, fresh / "state.safetensors")
+        save(separate(tensors), fresh / "state.safetensors")
         (fresh / "state.safetensors").chmod(0o644)  # like the other files of the run
         sums = {name: checksum(fresh / name) for name in _FILES}
         (fresh / _SUMS).write_text(json.dumps(sums), encoding="utf-8")
@@ -57,9 +74,10 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any]) -> None:
         sync(run)
         _remove(old)
     except (OSError, safetensors.SafetensorError) as error:
-        _remove(fresh)
+        if first:
+            _remove(fresh)
         # The second rename failed: the previous checkpoint takes its place again.
-        if old.exists() and not final.exists():
+        if first and old.exists() and not final.exists():
             old.rename(final)
         rest = (
             "The previous one is kept; --resume uses it."
@@ -153,6 +171,9 @@ _NUMBERED = "@numbered"
 
 def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
     """Replace tensors by their names, and mark dictionaries with integer keys, which JSON lacks."""
+    if isinstance(value, DTensor):
+        tensors[path] = value  # every process has its rows
+        return {_TENSOR: path}
     if isinstance(value, Tensor):
         # Cloned: safetensors refuses tensors that share memory, as tied weights do.
         tensors[path] = value.detach().cpu().contiguous().clone()

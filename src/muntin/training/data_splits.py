@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from muntin.data.data_config import DataConfig
-from muntin.data.grouping import split_apart
+from muntin.data.grouping import fold_apart, split_apart
 from muntin.data.splitting import hold_out
-from muntin.errors import DataError, plural, quote
-from muntin.samples import Listing
+from muntin.errors import ConfigError, DataError, plural, quote
+from muntin.samples import DataSets, Listing
 from muntin.tasks.task import Task
 from muntin.training.defaults import Choice
 
@@ -36,6 +37,8 @@ def list_labelled(
     if data.fault:
         message = f"{data.fault}. See: muntin check {task.name} {quote(request.data)}"
         raise DataError(message)
+    if config.folds:
+        return _fold(request, data, config, seed)
     if request.val:
         parts = task.list_data(request.val, task.classes(train), config)
         # Validation data may have splits of their own, or be a single folder.
@@ -62,6 +65,26 @@ def list_labelled(
         )
         raise DataError(message)
     return Choice((train, val), tuple(notes))
+
+
+def _fold(
+    request: Request, data: DataSets, config: DataConfig, seed: int
+) -> Choice[tuple[Listing, Listing]]:
+    """One fold of the images for training and for validation; those for testing are left out."""
+    if request.val:
+        message = (
+            f"--folds takes validation images from DATA, got --val {request.val} too. Omit it."
+        )
+        raise ConfigError(message)
+    every, val, notes = data.train, data.val, [data.note] if data.note else []
+    assert every is not None, "checked by the caller"
+    if val is not None and (val.source, val.class_names) == (every.source, every.class_names):
+        every = replace(every, entries=every.entries + val.entries)
+        notes.append("folds: images for training and for validation together")
+    train, held, said = fold_apart(
+        every, groups=config.groups, folds=config.folds, fold=config.fold, seed=seed
+    )
+    return Choice((train, held), (*notes, *said))
 
 
 def list_unlabelled(

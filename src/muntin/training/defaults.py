@@ -23,6 +23,8 @@ from muntin.heads.head_table import DetectorConfig, find_head
 from muntin.heads.network import HeadConfig
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn_config import RCNNConfig
+from muntin.heads.transformers_model import find_architecture
+from muntin.models.transformers_backbone import TransformersConfig
 from muntin.samples import Listing, TaskKind
 from muntin.shapes import Size
 from muntin.tasks.task import Task
@@ -48,12 +50,14 @@ class DatasetStatistics:
     Attributes:
         object_side: Median of sqrt(area of an object) / longer side of its image; 0 = unknown.
         max_objects: Largest number of objects in one image.
+        small_side: As `object_side`, of which a fifth of the objects has at most this.
         size: Median (height, width) of the images (top-down: of the instance boxes) in pixels.
     """
 
     object_side: float
     max_objects: int
     size: Size = (0, 0)
+    small_side: float = 0.0
 
 
 PUBLISHED = "swin_tiny_patch4_window7_224"
@@ -151,8 +155,9 @@ def measure_objects(listing: Listing) -> DatasetStatistics:
         # The median of 100,000 objects is precise enough, and COCO has 860,000 of them.
         if entry.size is not None and len(sides) < 100_000:
             sides += (np.sqrt(entry.objects.areas) / max(entry.size)).tolist()
-    side = float(np.median(sides)) if sides else 0.0
-    return DatasetStatistics(object_side=side, max_objects=max_objects, size=median_size(listing))
+    small, side = map(float, np.quantile(sides, (0.2, 0.5)) if sides else (0.0, 0.0))
+    size = median_size(listing)
+    return DatasetStatistics(object_side=side, max_objects=max_objects, size=size, small_side=small)
 
 
 def measure_instances(listing: Listing) -> DatasetStatistics:
@@ -254,11 +259,12 @@ def choose_preprocessing(
     """Choose the preprocessing of the weights; `median_size` is that of the training images."""
     chosen = Preprocessing(
         img_size=model.img_size,
-        mean=_per_channel(entry.mean, model.in_chans),
-        std=_per_channel(entry.std, model.in_chans),
+        mean=data.mean or _per_channel(entry.mean, model.in_chans),
+        std=data.std or _per_channel(entry.std, model.in_chans),
         interpolation="bilinear",
         in_chans=model.in_chans,
         value_range=data.range,
+        bits=data.bits or 8,
     )
     if kind == "segmentation":
         return replace(
@@ -269,13 +275,20 @@ def choose_preprocessing(
             typical_size=median_size,
         )
     if kind == "detection":
-        return replace(chosen, fit="letterbox", typical_size=median_size)
+        # What is not told which pixels are padding sees as much of it in every batch.
+        return replace(
+            chosen, fit="letterbox", typical_size=median_size, pad_to_size=_sees_padding(model)
+        )
     return replace(
         chosen,
         crop_fraction=data.crop_fraction,
         # Bicubic overshoots at edges, which shows in images of a few pixels.
         interpolation="bilinear" if is_small(model) else "bicubic",
     )
+
+
+def _sees_padding(model: BackboneConfig) -> bool:
+    return isinstance(model, TransformersConfig) and not find_architecture(model.name).reads_mask
 
 
 def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
@@ -375,6 +388,19 @@ def choose_head(
             f"{max_objects} objects (head.select.max_detections)"
         )
     return Choice(with_texts(raised, settings, group="head"), tuple(notes))
+
+
+def whole_head(name: str, base: HeadConfig | None, task: Task, model: BackboneConfig) -> HeadConfig:
+    """Give the head of a model that cannot be divided; a `ConfigError` where there is none."""
+    head = None if task.dense is None else task.dense.whole
+    if head is None or name not in ("", head.kind):
+        message = (
+            f"a whole model of the transformers library must be trained for detect, instance or "
+            f"semantic, and without --head, got {task.name} and {name or 'no head'!r} for "
+            f"{model.name}. Leave --head out, or choose another --model."  # type: ignore[union-attr]
+        )
+        raise ConfigError(message)
+    return base if base is not None and isinstance(base, type(head)) else head
 
 
 def _raise_detection_limit(head: HeadConfig, max_objects: int) -> HeadConfig:

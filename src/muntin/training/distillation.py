@@ -18,7 +18,7 @@ from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.randomness import derive_seed
 from muntin.devices import Autocast, choose_device
 from muntin.engines.engine_table import find_format
-from muntin.errors import ConfigError, WeightError, quote, shorten
+from muntin.errors import ConfigError, WeightError, shorten
 from muntin.features import FeatureSpec
 from muntin.objectives.distilled_objective import DistilledClasses, DistilledFeatures
 from muntin.objectives.objective import Objective
@@ -31,6 +31,7 @@ from muntin.objectives.teacher_answer import (
     TeacherAnswer,
     match_classes,
 )
+from muntin.published import find_published, open_run
 from muntin.run_config import DistillConfig, RunConfig
 from muntin.run_files import weights_checksum
 from muntin.runs import Run
@@ -43,11 +44,7 @@ from muntin.training.teacher_cache import (
     find_answers,
     store_answers,
 )
-from muntin.weights.opened_weights import open_weights
-from muntin.weights.weight_files import FOLDER_VARIABLE, is_available, weights_digest
-from muntin.zoo.model_building import canonical_name, find_model
-from muntin.zoo.model_zoo import ModelEntry
-from muntin.zoo.published_classifier import build_shell, read_backbone, read_classifier
+from muntin.weights.weight_files import is_weight_file, weights_digest
 
 if TYPE_CHECKING:
     from muntin.training.progress import Reporter
@@ -191,17 +188,21 @@ def check_teacher(source: str) -> None:
     """Check that a teacher exists and was trained, without reading its weights.
 
     Raises:
-        ConfigError: It is neither a run, an exported file nor a model with published weights.
-        WeightError: Published weights are not available.
+        ConfigError: It is neither a run, an exported file nor a model.
+        WeightError: Weights of the model are not available.
     """
-    if not _is_stored(source):
-        _find_published(source)
+    if not (_is_stored(source) or is_weight_file(Path(source))):
+        try:
+            find_published(source)
+        except (ConfigError, WeightError) as error:
+            message = f"--teacher must be a run folder or a model with trained weights. {error}"
+            raise type(error)(message) from error
 
 
 def open_teacher(
     source: str, *, backbone_only: bool = False, autocast: Autocast = nullcontext
 ) -> Teacher:
-    """Open a run folder, an exported file, or the published weights of a model by its name.
+    """Open a run folder, an exported file, or what else `muntin.published.open_run` opens.
 
     Args:
         source: Path or name; ``timm:`` and a name for a model of timm.
@@ -232,55 +233,24 @@ def open_teacher(
             license=run.config.license,
             autocast=autocast,
         )
-    name, entry = _find_published(source)
-    opened = open_weights(entry.weights, "auto", build_shell(entry))
-    read = (read_backbone if backbone_only else read_classifier)(opened, name, entry)
-    body = read.network.backbone if backbone_only else read.network
+    run = open_run(source, backbone_only=backbone_only)
+    network = run.load_network()
     return Teacher(
         source=source,
-        checksum=weights_digest(body),
-        network=body.eval().requires_grad_(False),
-        preprocessing=read.preprocessing,
-        task=None if backbone_only else read.task,
-        classes=None if backbone_only else read.classes,
-        license=entry.license,
+        checksum=weights_digest(network.backbone if backbone_only else network),
+        network=network.requires_grad_(False),
+        preprocessing=run.preprocessing,
+        task=None if backbone_only else run.task,
+        classes=None if backbone_only else run.classes,
+        license=run.config.license,
         autocast=autocast,
     )
 
 
 def _is_stored(source: str) -> bool:
-    """Whether a source is a path to a run folder or an exported file; refuses other files."""
+    """Whether a source is a path to a run folder or an exported file."""
     path = Path(source)
-    if not path.exists() or path.is_dir() or find_format(path) is not None:
-        return path.exists()
-    message = (
-        f"--teacher must be a run folder, an exported file or the name of a model, got the file "
-        f"{source}. Make a run of it: muntin convert {quote(source)} OUT --to run --model NAME"
-    )
-    raise ConfigError(message)
-
-
-def _find_published(source: str) -> tuple[str, ModelEntry]:
-    name = canonical_name(source)
-    try:
-        entry = find_model(name)
-    except ConfigError as error:
-        message = f"--teacher must be a run folder or a model, and no folder has its name. {error}"
-        raise ConfigError(message) from error
-    if not entry.weights:
-        message = (
-            f"--teacher must have trained weights, got the model {source!r}, of which no "
-            f"published ones are known. Train it first, and give its run folder."
-        )
-        raise ConfigError(message)
-    if not is_available(entry.weights):
-        message = (
-            f"--teacher {source} needs the weights {entry.weights!r}, which cannot be had. Set a "
-            f"mirror (HF_ENDPOINT), name a folder of downloaded weights ({FOLDER_VARIABLE}), or "
-            f"make a run of a file: muntin convert FILE OUT --to run --model {name}"
-        )
-        raise WeightError(message)
-    return name, entry
+    return path.is_dir() or (path.exists() and find_format(path) is not None)
 
 
 def open_for(config: RunConfig, device: torch.device, autocast: Autocast = nullcontext) -> Teacher:

@@ -27,6 +27,7 @@ from muntin.zoo.model_building import canonical_name, model_config
 from muntin.zoo.model_zoo import BackboneConfig
 
 HEAD_WORDS = {
+    "dense": "boxes, and masks, from every cell; one cell an object, so nothing is suppressed",
     "fcos": "boxes from every cell of the maps, without anchors",
     "faster_rcnn": "proposals, then a box and a class for each",
     "cascade_rcnn": "proposals, then boxes refined in three stages",

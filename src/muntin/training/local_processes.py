@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 from muntin.errors import MuntinError, MuntinWarning
 from muntin.run_config import RunConfig
 from muntin.training.checkpoint import pass_signals
-from muntin.training.processes import LostProcess, Place, free_port, take_part
+from muntin.training.processes import LostProcess, Place, free_port, here, take_part
 
 Value = TypeVar("Value")
 
@@ -101,7 +101,8 @@ def start_processes(config: RunConfig, work: Callable[[Fabric], Value]) -> Value
     with pass_signals(lambda: [one.process.pid for one in started]) as received:
         try:
             for rank in range(devices):
-                started.append(_Started(Place(rank, devices, rank, devices), payload, port))
+                place = here(devices)._replace(rank=rank, local_rank=rank)
+                started.append(_Started(place, payload, port))
             _wait(started)
         finally:
             for one in started:
@@ -137,7 +138,7 @@ def _first_error(started: list[_Started]) -> BaseException | None:
             code = one.process.exitcode or 0
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             hint = " A system without free memory does so." if code == -signal.SIGKILL else ""
-            place = "" if lost is None else f" ({str(lost).partition('(')[2].partition(')')[0]})"
+            place = f" at {lost.place}" if isinstance(lost, LostProcess) else ""
             message = (
                 f"all {len(started)} processes of a training must go on, got the end of rank "
                 f"{one.rank} by {how}{place}.{hint} Go on with --resume."

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 
+from muntin.collectives import add_numbers
 from muntin.data.batches import Batch
 from muntin.data.cache import ImageCache
 from muntin.data.loading import Processes, TrainLoader
@@ -39,13 +39,16 @@ from muntin.training.checkpoint import (
 )
 from muntin.training.low_rank import merged_state
 from muntin.training.optimization import img_size_at, lr_factor
-from muntin.training.position import Position, read_position
+from muntin.training.position import Phase, Position, read_position
+from muntin.training.processes import note_progress
 from muntin.training.progress import Reporter, format_duration
 from muntin.training.request import PreparedRun
 from muntin.training.run_logs import Records
+from muntin.training.sharding import save_rows
 from muntin.training.time_limit import Clock, TimeLimit
 from muntin.training.trainer import Trainer, class_balanced_shares
 from muntin.training.validation import Validation
+from muntin.training.whole_batch import pad_alike, see_whole_batch
 from muntin.untrusted import reading
 from muntin.weights.weight_files import write_weights
 
@@ -84,6 +87,7 @@ class Loop:
         self.val = ImageCache(prepared.val, run.preprocessing, data)
         self.state = Position()
         self.objective = objective
+        see_whole_batch(network)
         compiled = run.config.machine.compile == "on"
         self.trainer = Trainer(fabric, self.config, network, objective, compiled=compiled)
         balanced = data.sampler == "balanced"
@@ -190,19 +194,20 @@ class Loop:
     def _train_epoch(self) -> bool:
         """Train the rest of the current epoch; False if interrupted."""
         self._stepped_at = self.clock()
-        done, size = self._train_at(self._size(self._progress()))
-        while done and size:
-            done, size = self._train_at(size)
+        done, phase = self._train_at(self._phase(self._progress()))
+        while done and phase:
+            done, phase = self._train_at(phase)
         return done
 
-    def _train_at(self, size: Size) -> tuple[bool, Size | None]:
-        """Train with one image size; return whether to continue, and the next size."""
+    def _train_at(self, phase: Phase) -> tuple[bool, Phase | None]:
+        """Train in one phase; return whether to continue, and the next phase."""
         state, accumulate, progress = self.state, self.config.accumulate, self._progress()
         since, images = self.clock(), 0
         self._safe = replace(state)
-        # Another image size needs other batches: the loaders continue at the current step.
-        for views in self._batches(size):
+        # Another phase needs other batches: the loaders continue at the current step.
+        for views in self._batches(phase):
             batch = views[0]
+            note_progress(f"epoch {state.epoch + 1}, step {state.step + 1}")
             # Counted from the start of the epoch, so that a resumed run groups its steps as before.
             first = state.step - state.step % accumulate
             end = min(first + accumulate, len(self.loader))  # the last group may have fewer steps
@@ -218,7 +223,7 @@ class Loop:
             self.time_limit.add_step(self._stepped_at - before)
             self._images_per_s = images / max(self._stepped_at - since, 1e-9)
             progress = self._progress()
-            self._report_step(size, progress)
+            self._report_step(phase.size, progress)
             # Accumulated gradients are not part of a checkpoint: stop only after a weight update.
             if last:
                 self._safe = replace(state)
@@ -226,8 +231,8 @@ class Loop:
                 return False, None
             if progress >= 1:
                 return True, None
-            if (next_size := self._size(progress)) != size:
-                return True, next_size
+            if (next_phase := self._phase(progress)) != phase:
+                return True, next_phase
         return True, None
 
     def _learn(self, views: tuple[Batch, ...], share: float, factor: float | None) -> float | None:
@@ -251,12 +256,14 @@ class Loop:
             trainer.update_weights(factor)
         return value
 
-    def _batches(self, size: Size) -> Iterator[tuple[Batch, ...]]:
+    def _batches(self, phase: Phase) -> Iterator[tuple[Batch, ...]]:
         """Batches of the rest of the epoch, one for each view."""
         epoch, step = self.state.epoch, self.state.step
         with ExitStack() as stack:  # worker processes of all views end with the loop
             views = [
-                stack.enter_context(closing(loader.batches(epoch, step, size)))
+                stack.enter_context(
+                    closing(loader.batches(epoch, step, phase.size, mixed=phase.mixed))
+                )
                 for loader in (self.loader, *self.more_views)
             ]
             together = zip(*views, strict=True)
@@ -265,10 +272,11 @@ class Loop:
                     batches = next(together, None)
                 if batches is None:
                     return
-                yield batches
+                yield pad_alike(batches, self.run.preprocessing)
 
-    def _size(self, progress: float) -> Size:
-        return img_size_at(self.config, self.run.preprocessing.img_size, self.stride, progress)
+    def _phase(self, progress: float) -> Phase:
+        size = img_size_at(self.config, self.run.preprocessing.img_size, self.stride, progress)
+        return Phase(size, progress < self.run.config.augment.mixed_part)
 
     def _report_step(self, size: Size, done: float) -> None:
         state = self.state
@@ -297,6 +305,7 @@ class Loop:
         self.time_limit.closing_s = self.clock() - self._stepped_at
         last = state.epoch + 1 == self.config.epochs or self._progress() >= 1
         due = last or self.validation.is_due(first=not state.best_epoch)
+        note_progress(f"epoch {state.epoch + 1}, validation")
         scored = self.validation.score(self.interruption) if due else None
         state.epoch, state.step = state.epoch + 1, 0
         line: dict[str, Any] = {
@@ -327,11 +336,8 @@ class Loop:
 
     def _mean_loss(self) -> float:
         # Sums: processes may have seen different numbers of images.
-        sums = torch.tensor([self.state.loss_sum, float(self.state.num_seen)])
-        if self.fabric.world_size > 1:
-            gathered: Any = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")
-            sums = gathered.cpu()
-        return float(sums[0] / max(float(sums[1]), 1))
+        loss, num_seen = add_numbers(self.state.loss_sum, self.state.num_seen)
+        return loss / max(num_seen, 1)
 
     def _update_best(self, scored: Scored) -> None:
         state = self.state
@@ -374,11 +380,14 @@ class Loop:
         self.reporter.note("  ".join(parts))
 
     def _save(self) -> None:
-        if self.fabric.is_global_zero:
+        loss, num_seen = add_numbers(self.state.loss_sum, self.state.num_seen)
+        first, sharded = self.fabric.is_global_zero, self.trainer.sharded
+        if first or sharded:
             position = {name: getattr(self.state, name) for name in Position.__slots__}
-            position["elapsed_s"] = self._elapsed()
+            position |= {"elapsed_s": self._elapsed(), "loss_sum": loss, "num_seen": int(num_seen)}
             saved = {"position": position, "timing": self.time_limit.measured()}
-            write_checkpoint(self.run.path, {**saved, **self.trainer.state()})
+            together: dict[str, Any] = {"save": save_rows, "first": first} if sharded else {}
+            write_checkpoint(self.run.path, {**saved, **self.trainer.state()}, **together)
         # No process may continue before the checkpoint is complete.
         self.fabric.barrier()
 
@@ -388,6 +397,8 @@ class Loop:
         with reading(str(self.run.path / FOLDER), advice, RunError):
             try:
                 self.state = read_position(saved["position"], len(self.loader))
+                if not self.fabric.is_global_zero:  # sums over all processes
+                    self.state = replace(self.state, loss_sum=0.0, num_seen=0)
             except ConfigError as error:
                 raise ValueError(str(error)) from error  # without the name of the checkpoint
             self.trainer.load_state(saved)

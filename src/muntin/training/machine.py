@@ -34,12 +34,11 @@ def choose_machine(
     base: RunConfig | None, precision: str, device: str, devices: int, nodes: int = 1
 ) -> MachineConfig:
     """Machine settings of a request: those given, over those of the repeated run."""
-    values: dict[str, Any] = {"precision": precision, "device": device}
-    values |= {"devices": devices, "nodes": nodes}
+    given = {"precision": precision, "device": device, "devices": devices, "nodes": nodes}
+    # "auto" and 0 are the defaults: the user has not chosen a value.
+    values: dict[str, Any] = {k: value for k, value in given.items() if value not in ("auto", 0)}
     if base is not None:
-        # "auto" and 1 are the defaults: the user has not chosen a value.
-        given = {key: value for key, value in values.items() if value not in ("auto", 1)}
-        values = {**to_dict(base.machine), **given}
+        values = {**to_dict(base.machine), **values}
     return from_dict(MachineConfig, values, where="the command")
 
 
@@ -74,7 +73,8 @@ def resolve_machine(machine: MachineConfig, compiles: bool) -> Choice[MachineCon
     workers = machine.workers
     if workers < 0:
         # On a CPU the training step itself needs the other half of the cores.
-        workers = max(1, cores // 2) if device.type == "cpu" else max(1, min(cores, 16))
+        workers = cores // 2 if device.type == "cpu" else min(cores, 16 * machine.devices)
+        workers = max(1, workers // machine.devices)
     resolved = {"device": device.type, "precision": precision}
     return Choice(replace(machine, {**resolved, "compile": wanted, "workers": workers}), notes)
 

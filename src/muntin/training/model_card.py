@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 import muntin
+from muntin.diagnosing.findings import Finding
 from muntin.errors import plural, quote
 from muntin.run_config import RunConfig
 from muntin.run_files import write_text
@@ -43,7 +44,11 @@ _SEAL = re.compile(r"<!-- written by muntin, sha256 of all above: ([0-9a-f]{64})
 
 
 def write_card(
-    run: Run, sets: tuple[Listing, Listing], figures: Mapping[str, Any], trained: tuple[int, float]
+    run: Run,
+    sets: tuple[Listing, Listing],
+    figures: Mapping[str, Any],
+    trained: tuple[int, float],
+    findings: Sequence[Finding] = (),
 ) -> bool:
     """Write the model card, unless there is one that somebody changed; whether it was written.
 
@@ -52,6 +57,7 @@ def write_card(
         sets: Images of training and of validation.
         figures: Of the best epoch.
         trained: Number of epochs and seconds.
+        findings: Why the figures show nothing, where they do not.
     """
     path = part_of(run.path, CARD)
     if path.exists() and not _is_own(path):
@@ -62,7 +68,8 @@ def write_card(
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     # The digest tells a card that somebody has changed from one that may be written again.
-    text = f"---\n{_front_matter(run, numbers)}\n---\n\n{_body(run, sets, numbers, trained)}\n"
+    body = _body(run, sets, numbers, trained, findings)
+    text = f"---\n{_front_matter(run, numbers)}\n---\n\n{body}\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     write_text(path, f"{text}<!-- written by muntin, sha256 of all above: {digest} -->\n")
     return True
@@ -118,6 +125,7 @@ def _body(
     sets: tuple[Listing, Listing],
     figures: Mapping[str, float],
     trained: tuple[int, float],
+    findings: Sequence[Finding],
 ) -> str:
     config = run.config
     size = "x".join(map(str, run.preprocessing.img_size))
@@ -144,6 +152,7 @@ def _body(
         "## Figures",
         "Of the best epoch, on the validation images; those of each epoch are in `results.csv`.",
         _table(("figure", "value"), ((key, f"{value:.4g}") for key, value in figures.items())),
+        *(["## Diagnosis", *(f"- {_plain(str(one))}" for one in findings)] if findings else ()),
         "## Licence",
         _describe_license(config),
     ]

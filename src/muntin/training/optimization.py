@@ -14,6 +14,7 @@ from muntin.features import count_stages
 from muntin.heads.network import Network
 from muntin.shapes import Size
 from muntin.train_config import TrainConfig
+from muntin.training.sharding import ShardedMuon
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,11 +101,16 @@ def scaled_learning_rate(config: TrainConfig) -> float:
 
 
 def build_optimizers(
-    network: Network, config: TrainConfig, auxiliary: torch.nn.Module | None = None
+    network: Network,
+    config: TrainConfig,
+    auxiliary: torch.nn.Module | None = None,
+    *,
+    sharded: bool = False,
 ) -> list[torch.optim.Optimizer]:
     """Build the optimizers for parameters that are not frozen, and those of an `auxiliary` module.
 
-    Each group stores its full learning rate as ``peak``.
+    `sharded` says that the parameters are (`muntin.training.sharding`). Each group stores its full
+    learning rate as ``peak``.
     """
     parameters = dict(network.named_parameters())
     groups = group_parameters(network, config.layer_decay)
@@ -136,7 +142,8 @@ def build_optimizers(
         optimizers.append(torch.optim.AdamW(adamw_rows, lr=rate, betas=config.betas, fused=fused))
     if muon_rows:
         # Updates of the size of adamw's, whatever the shape of the matrix (arXiv 2502.16982).
-        muon, rate = torch.optim.Muon, config.muon_learning_rate
+        muon = ShardedMuon if sharded else torch.optim.Muon
+        rate = config.muon_learning_rate
         optimizers.append(muon(muon_rows, lr=rate, adjust_lr_fn="match_rms_adamw"))
     return optimizers
 

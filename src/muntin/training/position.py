@@ -5,9 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from muntin.configs import check_range, from_dict
+from muntin.shapes import Size
+
+
+class Phase(NamedTuple):
+    """What changes during a training: the image size, and whether images are mixed with others."""
+
+    size: Size
+    mixed: bool
 
 
 @dataclass(kw_only=True, slots=True)

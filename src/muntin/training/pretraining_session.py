@@ -33,7 +33,7 @@ def pretrain(
     img_size: int | Size = 0,
     precision: str = "auto",
     device: str = "auto",
-    devices: int = 1,
+    devices: int = 0,
     seed: int = -1,
     out: str | Path = "",
     resume: bool = False,
@@ -43,7 +43,7 @@ def pretrain(
     stop_after: int = 0,
     pictures: bool = True,
     started: float = 0.0,
-    nodes: int = 1,
+    nodes: int = 0,
 ) -> TrainedRun:
     """Learn from images without labels; `train(..., weights=RUN)` goes on for any task.
 

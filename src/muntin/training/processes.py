@@ -28,7 +28,7 @@ from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElastic
 
 from muntin import collectives
 from muntin._version import __version__
-from muntin.errors import ConfigError, MuntinError, TrainingError, plural, quote
+from muntin.errors import ConfigError, MuntinError, TrainingError, plural, quote, shorten
 from muntin.run_config import RunConfig
 from muntin.samples import Listing
 from muntin.train_config import MachineConfig
@@ -78,7 +78,9 @@ ALONE = Place()
 
 
 class LostProcess(TrainingError):
-    """Another process of the training ended, or did not answer in time."""
+    """Another process of the training ended, or did not answer in time; `place` is where."""
+
+    place = ""
 
 
 class _Here:
@@ -96,12 +98,17 @@ def note_progress(text: str) -> None:
     _Here.text = text
     if collectives.world_size() > 1 and time.monotonic() - _Here.told_at > 1:
         _Here.told_at = time.monotonic()
-        with contextlib.suppress(RuntimeError):  # the process that keeps the notes has ended
-            _notes().set(f"muntin/{dist.get_rank()}", json.dumps([_HOST, os.getpid(), text]))
+        _tell(waits=False)
+
+
+def _tell(*, waits: bool) -> None:
+    note = json.dumps([_HOST, os.getpid(), _Here.text, waits])
+    with contextlib.suppress(RuntimeError):  # the process that keeps the notes has ended
+        _notes().set(f"muntin/{dist.get_rank()}", note)
 
 
 _HOST = socket.gethostname()
-_LOST = re.compile(r"gloo|nccl|socket|peer|connection|timed out|store", re.IGNORECASE)
+_LOST = re.compile(r"gloo|nccl|socket|peer|pair closure|connection|time.?out|timed out|store", re.IGNORECASE)
 
 
 def _notes() -> Any:  # noqa: ANN401 (a store of PyTorch)
@@ -114,37 +121,56 @@ def describe_loss(error: RuntimeError, timeout_s: float) -> str:
         return ""
     rank, world = dist.get_rank(), dist.get_world_size()
     in_vain = "timed out" in str(error).lower() or "timeout" in str(error).lower()
-    behind = "another process"
-    with contextlib.suppress(RuntimeError, ValueError):
-        notes = _notes()
-        names = [f"muntin/{each}" for each in range(world)]
-        known = [each for each in range(world) if each != rank and notes.check([names[each]])]
-        read = {each: json.loads(notes.get(names[each])) for each in known}
-        gone = [each for each, (host, pid, _) in read.items() if host == _HOST and _ended(pid)]
-        late = [each for each, (_, _, text) in read.items() if text != _Here.text]
-        if gone or (late and in_vain):
-            behind = ", ".join(
-                f"rank {each} (last seen at {read[each][2]})" for each in (gone or late)[:4]
-            )
+    missing = shorten(_find_missing(rank, world)) or "another process"
     what = f"no answer in {timeout_s:g} s (machine.timeout_s)" if in_vain else "the end"
     return (
-        f"all {world} processes of a training must go on, got {what} of {behind}, for which rank "
+        f"all {world} processes of a training must go on, got {what} of {missing}, for which rank "
         f"{rank} waited (at {_Here.text}). Go on with --resume."
     )
+
+
+def _find_missing(rank: int, world: int) -> list[str]:
+    """Processes that have ended, or else those that do not wait for others."""
+    gone, late = [], []
+    with contextlib.suppress(RuntimeError, ValueError):
+        _tell(waits=True)
+        # The first one may keep the notes: it leaves last.
+        time.sleep(_TELLING_S if rank else 2 * _TELLING_S)
+        notes = _notes()
+        for each in range(world):
+            name = f"muntin/{each}"
+            if each == rank or not notes.check([name]):
+                continue
+            host, pid, text, waits = json.loads(notes.get(name))
+            seen = f"rank {each} (last seen at {text})"
+            gone += [seen] if not waits and host == _HOST and _ended(pid) else []
+            late += [] if waits else [seen]
+    return gone or late
+
+
+_TELLING_S = 1.0
+"""Seconds after which all that have noticed the loss of a process have said so."""
 
 
 def _ended(pid: int) -> bool:
     try:
         os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat")
+        # Whoever started it may not have asked for its exit code yet.
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
     except ProcessLookupError:
         return True
     except OSError:
         return False
-    return False
 
 
-def find_place(devices: int = 1, nodes: int = 1) -> Place:
-    """Find the place of this process, given what the user asked for; 1 = not given.
+def here(devices: int) -> Place:
+    """The first of processes that are started on this machine."""
+    return Place(world=devices, local_world=devices)
+
+
+def find_place(devices: int = 0, nodes: int = 0) -> Place:
+    """Find the place of this process, given what the user asked for; 0 = not given.
 
     Raises:
         ConfigError: The environment has other processes than those asked for, or none of the nodes.
@@ -157,20 +183,22 @@ def find_place(devices: int = 1, nodes: int = 1) -> Place:
         message = (
             f"--nodes {nodes} needs {nodes} machines with a launcher, got neither torchrun nor "
             f"srun. Start on each machine, with a port and the name of the first one: "
-            f"{torchrun_line(devices, nodes)}"
+            f"{torchrun_line(max(devices, 1), nodes)}"
         )
         raise ConfigError(message)
     else:
-        return Place(world=devices, local_world=devices)
+        return here(max(devices, 1))
     for name, given, found in (
         ("--devices", devices, place.local_world), ("--nodes", nodes, place.nodes),
     ):  # fmt: skip
-        if given not in (1, found):
+        if given not in (0, found):
             message = (
                 f"{name} must be what {place.launcher} has started, {found}, got {given}. Omit it, "
                 f"or start {place.launcher} with others."
             )
-            raise ConfigError(message)
+            error = ConfigError(message)
+            error.told = place.rank > 0
+            raise error
     return place
 
 
@@ -279,7 +307,9 @@ def telling_losses(machine: MachineConfig) -> Iterator[None]:
         if collectives.world_size() == 1 or isinstance(error, MuntinError):
             raise
         if lost := describe_loss(error, machine.timeout_s):
-            raise LostProcess(lost) from error
+            told = LostProcess(lost)
+            told.place = _Here.text
+            raise told from error
         raise
 
 
@@ -319,7 +349,9 @@ def _compare(what: str, mine: Mapping[str, object], advice: str) -> None:
                     f"all processes must have the same {what}, got {name}: {theirs.get(name)} at "
                     f"rank {rank} and {value} at rank 0. {advice}"
                 )
-                raise TrainingError(message)
+                error = TrainingError(message)
+                error.told = dist.get_rank() > 0
+                raise error
 
 
 def free_port() -> int:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from muntin.data.cache import ImageCache
 from muntin.data.loading import TrainLoader
+from muntin.data.transforms import to_shown
 from muntin.drawing.detection_drawing import draw_objects
 from muntin.drawing.layout import Thumbnail, draw_sheet
 from muntin.drawing.pose_drawing import draw_poses
@@ -112,9 +113,9 @@ def draw_batch(run: Run, store: ImageCache) -> None:
     batch = next(loader.batches(0, 0, run.preprocessing.img_size))
     tiles = []
     for row, (high, wide) in enumerate(batch.sizes.tolist()):
-        # Without padding, and greyscale images as RGB.
+        # Without padding.
         image = batch.images[row, :, :high, :wide]
-        pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+        pixels = to_shown(image)
         target = None if batch.targets is None else batch.targets[row]
         ids = store.listing.entries[int(batch.indices[row])].class_ids
         tiles.append(_draw_tile(target, pixels, run, ids))

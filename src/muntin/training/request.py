@@ -52,6 +52,7 @@ class Request:
     settings: tuple[tuple[str, str], ...] = ()
     base: RunConfig | None = None
     teacher: str = ""
+    extend: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +113,7 @@ def _check_head(name: str, task: Task) -> None:
         message = f"{task.name} has one head, got head={name!r}. Omit it."
         raise ConfigError(message)
     for other in TASKS.values():
-        if other.dense and other is not task and name in other.dense.heads:
+        if other.dense and name in other.dense.heads.keys() - task.dense.heads.keys():
             message = (
                 f"head {name!r} belongs to task {other.name}, got task {task.name}. "
                 f"Use: muntin train {other.name}"
@@ -165,6 +166,8 @@ def require_sides(size: Size, task: Task) -> None:
 def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
     """Check names and settings before any data is read."""
     task = task_of(request)
+    if request.extend:
+        check_extension(request, settings)
     if request.recipe != "auto":
         find_recipe(request.recipe, task.recipe_kind)
     # The configs built here are dropped: only their errors matter.
@@ -181,6 +184,29 @@ def check_request(request: Request, settings: Mapping[str, list[tuple[str, str]]
     if request.model:
         config = model_config(canonical_name(request.model), {})
         with_texts(config, settings["model"], group="model")
+
+
+_OF_ORIGIN = ("model", "head", "img_size", "base", "teacher")
+_FIXED = ("model.", "head.", "data.range", "data.scale", "data.short_side", "data.crop_fraction")
+
+
+def check_extension(request: Request, settings: Mapping[str, list[tuple[str, str]]]) -> None:
+    """Refuse what an extended run takes from the run that it extends, or cannot have."""
+    given = [name for name in _OF_ORIGIN if getattr(request, name) not in ("", (0, 0), None)]
+    if request.weights not in ("auto", request.extend):
+        given.append("weights")
+    named = [f"{group}.{name}" for group, rows in settings.items() for name, _ in rows]
+    given += [name for name in named if name.startswith(_FIXED)]
+    given += [name for name in named if name == "train.class_weights"]
+    if request.task == "pose":
+        message = "--extend adds classes to classify, detect, instance or semantic, got pose."
+        raise ConfigError(message)
+    if given:
+        message = (
+            f"--extend takes model, head, image size and preprocessing from {request.extend}, and "
+            f"weighs no classes, got {', '.join(given).replace('base', '--config')} too. Omit it."
+        )
+        raise ConfigError(message)
 
 
 def group_settings(settings: tuple[tuple[str, str], ...]) -> dict[str, list[tuple[str, str]]]:

@@ -23,12 +23,13 @@ from muntin.zoo.model_building import canonical_name
 _LENGTHS = ("epochs", "max_time_s")
 
 
-def resume_request(request: Request, has_out: bool) -> Request:
+def resume_request(request: Request, has_out: bool, devices: int = 0, nodes: int = 1) -> Request:
     """Return the request of the run in `out`, which the user must have given.
 
     Settings must be those of the run, except for a larger `epochs` or `max_time_s`, over all
     sittings: the learning rate then has the value that it would have had in the longer run at this
-    point. `machine.workers` and `machine.log` may change: they have no influence on the result.
+    point. `devices` (0 = as before), `nodes`, `machine.workers`, `machine.timeout_s` and
+    `machine.log` may change: they have no influence on the result.
     """
     if not has_out:
         message = "--resume needs a run folder, got no --out. Pass the run folder as --out."
@@ -53,7 +54,8 @@ def resume_request(request: Request, has_out: bool) -> Request:
     given = {name: value for name in _LENGTHS if (value := getattr(request, name))}
     train = with_texts(replace(base.train, **given), settings["train"], group="train")
     _require_longer(train, base.train)
-    train = replace(base.train, **{name: getattr(train, name) for name in _LENGTHS})
+    kept = {name: getattr(train, name) for name in (*_LENGTHS, "shard")}
+    train = replace(base.train, **kept)
     if changed := _find_changes(request, base, settings):
         message = (
             f"a resumed run keeps its settings, got another {', '.join(changed)} with --resume. "
@@ -61,6 +63,7 @@ def resume_request(request: Request, has_out: bool) -> Request:
         )
         raise ConfigError(message)
     machine = with_texts(base.machine, settings["machine"], group="machine")
+    machine = replace(machine, devices=devices or machine.devices, nodes=nodes)
     return Request(
         task=request.task,
         data=request.data,
@@ -119,8 +122,12 @@ def _find_changes(
         "img_size": (request.img_size, (0, 0), tuple(base.model.img_size)),
         "seed": (request.seed, -1, train.seed),
         "teacher": (request.teacher, "", base.distill and base.distill.teacher),
+        "extend": (request.extend, "", base.extend and base.extend.run),
     }  # fmt: skip
+    free = {*_LENGTHS, "workers", "log", "shard", "devices", "nodes", "timeout_s"}
     for field in fields(MachineConfig):
+        if field.name in free:
+            continue
         same = (field.default, getattr(machine, field.name))
         values[field.name] = (getattr(request.machine, field.name), *same)
     changed = [name for name, (given, *same) in values.items() if given not in same]
@@ -128,7 +135,6 @@ def _find_changes(
         changed.append("--config")
     if request.head and not _is_head(request, settings["head"], base):
         changed.append("head")
-    free = {*_LENGTHS, "workers", "log"}
     for group in settings:
         config = getattr(base, "data_config" if group == "data" else group)
         for name, text in settings[group]:

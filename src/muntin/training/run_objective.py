@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
+from muntin.collectives import is_shared, previous_row
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.heads.network import Network
 from muntin.objectives.objective import Objective
@@ -68,6 +68,8 @@ def build_mixup(
     It maps images B, C, H, W and targets (B or B, classes) to mixed images and targets B, classes.
     If both are on, each is drawn half of the time.
     """
+    from torchvision.transforms import v2
+
     kinds: list[v2.Transform] = []
     if config.mixup:
         kinds.append(v2.MixUp(alpha=config.mixup, num_classes=num_classes))
@@ -79,7 +81,11 @@ def build_mixup(
     choice = v2.RandomChoice(kinds)
 
     def mix(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        # An image is mixed with the one before it, which another process may hold.
+        if is_shared():
+            images = torch.cat([previous_row(images), images])
+            targets = torch.cat([previous_row(targets), targets])
         mixed, shares = choice(images, targets)
-        return mixed, shares
+        return (mixed[1:], shares[1:]) if is_shared() else (mixed, shares)
 
     return mix

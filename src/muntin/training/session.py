@@ -14,8 +14,10 @@ from typing import Any
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from muntin.collectives import agree
+from muntin.collectives import from_first
+from muntin.configs import with_texts
 from muntin.devices import choose_device
+from muntin.diagnosing.run_faults import diagnose_result
 from muntin.drawing.notebook import show_facts
 from muntin.drawing.plots import draw_curves
 from muntin.drawing.saving import save_figure
@@ -28,21 +30,23 @@ from muntin.scoring.evaluation_plots import draw_evaluation
 from muntin.shapes import Size
 from muntin.staging import part_of
 from muntin.tasks.task_table import find_task
-from muntin.train_config import MachineConfig
 from muntin.training.arguments import TrainArguments, check_arguments
 from muntin.training.cluster_training import arrange_on
 from muntin.training.distillation import add_teacher, read_answers
+from muntin.training.folds import report_folds, train_folds
 from muntin.training.local_processes import start_processes
 from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import choose_machine
 from muntin.training.memory_budget import fit_memory
 from muntin.training.model_card import CARD, write_card
+from muntin.training.overfit_check import check_first
 from muntin.training.processes import (
     Place,
     backend_of,
     check_data,
     check_versions,
     find_place,
+    here,
     joined,
     take_part,
     telling_losses,
@@ -50,7 +54,13 @@ from muntin.training.processes import (
 from muntin.training.profiling import measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
 from muntin.training.reconstruction_images import COUNT, ReconstructionImages
-from muntin.training.request import PreparedRun, Request, read_config, repeat_request
+from muntin.training.request import (
+    PreparedRun,
+    Request,
+    group_settings,
+    read_config,
+    repeat_request,
+)
 from muntin.training.resume import check_same_data, resume_request
 from muntin.training.run_lock import locked
 from muntin.training.run_objective import build_objective
@@ -106,7 +116,7 @@ def train(
     img_size: int | Size = 0,
     precision: str = "auto",
     device: str = "auto",
-    devices: int = 1,
+    devices: int = 0,
     seed: int = -1,
     out: str | Path = "",
     resume: bool = False,
@@ -117,8 +127,10 @@ def train(
     pictures: bool = True,
     started: float = 0.0,
     teacher: str | Path = "",
-    nodes: int = 1,
+    nodes: int = 0,
     on: str = "",
+    extend: str | Path = "",
+    folds: int = 0,
 ) -> TrainedRun:
     """Train a model on your own data.
 
@@ -136,7 +148,8 @@ def train(
         img_size: Side, or (height, width), in pixels; 0 = the default of the model.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda" or "mps".
-        devices: Number of devices of each machine, each with its own process.
+        devices: Number of devices of each machine, each with its own process; 0 = as torchrun or
+            SLURM has started, or as in the run to be resumed or repeated, or 1.
         seed: Random seed; -1 = 0, or that of `config`.
         out: The run folder; empty = ``runs/NAME``, numbered, after the name of the data.
         resume: Go on with the run in `out`, perhaps for longer (`training.resume`).
@@ -147,8 +160,11 @@ def train(
         pictures: Whether to draw into the ``pictures`` of the run.
         started: The `time.monotonic` that a time limit counts from; 0 = now.
         teacher: Run folder or published model to learn from too (`run_config.DistillConfig`).
-        nodes: Number of machines, on each of which torchrun or SLURM has started processes.
+        nodes: Number of machines, on each of which torchrun or SLURM has started processes; 0 = as
+            many as these have.
         on: "ray", or the address of a cluster such as "ray://head:10001", which starts them.
+        extend: Run folder to add the classes of `data` to (`training.extension`).
+        folds: Train so many runs, each validated on another part (`training.folds`); 0 = one run.
 
     Raises:
         ConfigError: A name or a setting is invalid.
@@ -164,12 +180,14 @@ def train(
         recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
         img_size=img_size, precision=precision, device=device, devices=devices, seed=seed, out=out,
         resume=resume, settings=settings, config=config, quiet=quiet, stop_after=stop_after,
-        pictures=pictures, started=started, nodes=nodes, on=on,
+        pictures=pictures, started=started, nodes=nodes, on=on, extend=extend, folds=folds,
     ))  # fmt: skip
 
 
 def arrange(given: TrainArguments) -> TrainedRun:
     """Request a run of any task, new or to be resumed, and train it."""
+    if given.folds:
+        return _arrange_folds(given)
     # Before anything is read, which a time limit includes.
     given = replace(given, started=given.started or time.monotonic())
     if given.on:
@@ -180,8 +198,11 @@ def arrange(given: TrainArguments) -> TrainedRun:
     if not place.launcher:
         return _arrange(given, place)
     given = replace(given, devices=place.local_world, nodes=place.nodes)
-    device = choose_device(choose_machine(None, "auto", given.device, 1).device)
-    machine = MachineConfig(device=device.type)  # type: ignore[arg-type]
+    # The processes meet before the first one has read the data and resolved the settings.
+    rows = group_settings(_texts(given.settings))["machine"]
+    machine = with_texts(choose_machine(None, "auto", given.device, 1), rows, group="machine")
+    device: Any = choose_device(machine.device).type
+    machine = replace(machine, device=device)
     with joined(place, machine), telling_losses(machine):
         check_versions()
         return _arrange(given, place)
@@ -191,13 +212,7 @@ def _arrange(given: TrainArguments, place: Place) -> TrainedRun:
     """Prepare in the first process, and train in all."""
     first = place.rank == 0 or not place.launcher
     with ExitStack() as stack:
-
-        def make() -> PreparedRun | None:
-            return _prepare(_request(given), given, stack, place) if first else None
-
-        # Others get what the first one has made, or its error.
-        prepared = agree(make)[0] if place.launcher else make()
-        assert prepared is not None, "the first process prepares"
+        prepared = from_first(lambda: _prepare(_request(given), given, stack, place))
         reporter = Reporter(None if given.quiet or not first else Console())
         fitted = _launch(prepared.run, place, partial(_work, prepared=prepared, given=given))
         if first:
@@ -210,27 +225,50 @@ def _prepare(
 ) -> PreparedRun:
     """Prepare a run, lock its folder until the stack ends, and print what was chosen."""
     stack.enter_context(locked(Path(request.out), create=not given.resume))
-    prepared = _resume(request, bool(given.out)) if given.resume else _start(request)
+    prepared = _resume(request, given) if given.resume else _start(request)
+    machine = prepared.run.config.machine
+    place = place if place.launcher else here(machine.devices)
     if place.world > 1:
-        backend = backend_of(prepared.run.config.machine.device)
-        prepared = replace(prepared, notes=(*prepared.notes, place.describe(backend)))
+        notes = (*prepared.notes, place.describe(backend_of(machine.device)))
+        prepared = replace(prepared, notes=notes)
     reporter = _tell(prepared, given.quiet)
+    if not given.resume:
+        check_first(prepared, reporter)
     return replace(prepared, answers=read_answers(prepared, reporter))
 
 
+def _arrange_folds(given: TrainArguments) -> TrainedRun:
+    out = Path(given.out or _new_folder(Path(given.data)))
+    runs = train_folds(given, out, arrange)
+    return TrainedRun(
+        path=out,
+        metrics=report_folds(runs, find_task(given.task), out, given),
+        epochs=sum(run.epochs for run in runs),
+        seconds=sum(run.seconds for run in runs),
+        interrupted=runs[-1].interrupted,
+    )
+
+
 def _request(given: TrainArguments) -> Request:
-    base, size = given.config, given.img_size
+    base, size, weights = given.config, given.img_size, given.weights
+    weights = given.extend if given.extend and weights == "auto" else weights
     base = read_config(base) if isinstance(base, (str, Path)) else base
     return Request(
         task=given.task, data=str(given.data), val=str(given.val), model=given.model,
         out=str(given.out or _new_folder(Path(given.data))), head=given.head,
-        weights="none" if given.weights is None else str(given.weights), recipe=given.recipe,
+        weights="none" if weights is None else str(weights), recipe=given.recipe,
         epochs=given.epochs, max_time_s=given.max_time_s, batch_size=given.batch_size,
         img_size=(size[0], size[1]) if isinstance(size, Sequence) else (size, size),
-        seed=given.seed, base=base, teacher=str(given.teacher),
-        machine=choose_machine(base, given.precision, given.device, given.devices, given.nodes),
-        settings=tuple((key, str(value)) for key, value in (given.settings or {}).items()),
+        seed=given.seed, base=base, teacher=str(given.teacher), extend=str(given.extend),
+        machine=choose_machine(
+            base, given.precision, given.device, given.devices, max(given.nodes, 1)
+        ),
+        settings=_texts(given.settings),
     )  # fmt: skip
+
+
+def _texts(settings: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
+    return tuple((key, str(value)) for key, value in (settings or {}).items())
 
 
 def _tell(prepared: PreparedRun, quiet: bool) -> Reporter:
@@ -258,11 +296,13 @@ def _start(request: Request) -> PreparedRun:
     return prepared
 
 
-def _resume(request: Request, has_out: bool) -> PreparedRun:
+def _resume(request: Request, given: TrainArguments) -> PreparedRun:
     """Prepare a run that goes on, with the config that it wrote: defaults may have changed."""
-    request = resume_request(request, has_out)
+    request = resume_request(request, bool(given.out), given.devices, max(given.nodes, 1))
     prepared = prepare(request)
-    run = replace(prepared.run, config=request.base or prepared.run.config)
+    # What was measured or taken from weights that may be gone is in the folder.
+    pre = Run.open(request.out, pretraining=True).preprocessing
+    run = replace(prepared.run, config=request.base or prepared.run.config, preprocessing=pre)
     check_same_data(run.path, run, prepared.train, prepared.val)
     # It may go on for longer, which the next --resume must know.
     rewrite_config(run.path, run.config.to_dict())
@@ -300,12 +340,13 @@ def _work(
     # Before the first step: wrong labels or too strong an augmentation show at once.
     if first and pictures and not given.resume:
         draw_batch(run, loop.train)
+    begun = loop.trainer.best_network  # shards are gathered by all processes
     if first and pictures and isinstance(objective, LossObjective):
         listing = prepared.val if len(prepared.val) >= COUNT else prepared.train
         watch = ReconstructionImages(run, listing, objective, fabric.device)
         loop.validation.watch = watch
         if not given.resume:
-            watch(loop.trainer.best_network)
+            watch(begun)
             reporter.note(f"what it learns shows in {run.path / 'pictures'}")
     with loop.records as records, reporter:
         fitted = loop.fit(started=given.started, resume=given.resume, stop_after=given.stop_after)
@@ -324,13 +365,16 @@ def _finish(
     goal, value = run.task.goal(fitted.figures)
     if pictures and (lines := read_journal(run.path)):
         save_figure(draw_curves(lines, goal), part_of(run.path, "pictures", "curves.png"))
+    found = diagnose_result(run, (prepared.train, prepared.val), fitted.figures, fitted.best)
+    for finding in () if fitted.interrupted else found:
+        reporter.note(str(finding), style="yellow")
     duration, trained = format_duration(fitted.seconds), (fitted.epochs, fitted.seconds)
     if fitted.interrupted:
         reporter.note(
             f"Stopped after {duration}; nothing is lost. Resume with: {run.task.command} "
             f"{quote(run.config.data)} --resume --out {quote(run.path)}"
         )
-    elif not write_card(run, (prepared.train, prepared.val), fitted.figures, trained):
+    elif not write_card(run, (prepared.train, prepared.val), fitted.figures, trained, found):
         reporter.note(f"{run.path / CARD} was changed by somebody, and stays as it is")
     if goal and not fitted.interrupted:
         if missing := _unscored(run, fitted.figures):

@@ -15,17 +15,19 @@ from muntin import configs
 from muntin.configs import with_texts
 from muntin.data.data_config import DataConfig
 from muntin.data.dense_transforms import DetectionAugmentConfig
-from muntin.data.entry_images import choose_range
+from muntin.data.entry_images import MeasuredRange, choose_range
 from muntin.errors import ConfigError, MuntinWarning
 from muntin.heads.head_table import AnyHeadConfig
 from muntin.heads.network import HeadConfig, Network
+from muntin.models.transformers_backbone import TransformersConfig
 from muntin.nn.mimetic_init import init_mimetic
 from muntin.objectives.pretraining import PRETRAINING
 from muntin.recipes import Recipe, find_recipe
 from muntin.run_config import RunConfig
-from muntin.runs import Run
+from muntin.runs import Run, is_run
 from muntin.shapes import Size
 from muntin.train_config import TrainConfig
+from muntin.training.bands import fit_bands, use_measured
 from muntin.training.data_splits import PRETRAINING_DATA, list_labelled, list_unlabelled
 from muntin.training.defaults import (
     Choice,
@@ -42,8 +44,16 @@ from muntin.training.defaults import (
     median_size,
     normalise_as,
     use_instance_crop,
+    whole_head,
 )
+from muntin.training.detector_defaults import choose_mixing, suit_objects
 from muntin.training.distillation import read_distill, resolve_distill
+from muntin.training.extension import (
+    describe_limits,
+    extend_listings,
+    find_extension,
+    load_extended,
+)
 from muntin.training.initial_weights import (
     find_beside,
     find_continued,
@@ -71,6 +81,7 @@ from muntin.training.request import (
     task_of,
 )
 from muntin.training.run_logs import choose_logs
+from muntin.training.sharding import check_sharding
 from muntin.zoo.model_building import canonical_name, dense_config, find_model, model_config
 from muntin.zoo.model_zoo import BackboneConfig
 
@@ -99,13 +110,23 @@ class _RunBuilder:
         self.data = with_texts(start, self.settings["data"], group="data")
         requested = with_texts(request.machine, self.settings["machine"], group="machine")
         choose_logs(requested)  # raises for one that is asked for, but not installed
-        self.machine = self.take(resolve_machine(requested, not self.task.detects))
+        shard = [row for row in self.settings["train"] if row[0] == "shard"]
+        start_train = TrainConfig() if self.base is None else self.base.train
+        compiles = not (self.task.detects or with_texts(start_train, shard, group="train").shard)
+        self.machine = self.take(resolve_machine(requested, compiles))
+        self.extend = find_extension(request)
         listed = (
             list_unlabelled(request.data, self.task, self.data, self.seed)
             if self.unlabelled
             else list_labelled(request, self.task, self.data, self.seed)
         )
         self.train, self.val = self.take(listed)
+        if self.extend is not None:
+            extended = extend_listings(self.extend, self.train, self.val)
+            self.train, self.val = self.take(extended)
+        self.measured = MeasuredRange()
+        if self.base is None and self.extend is None:
+            self.measured = choose_range(self.train, self.val, self.data.range)
         measure = measure_instances if self.task.top_down else measure_objects
         self.statistics = measure(self.train) if self.task.dense else None
         self.origin = find_origin(request, self.task)
@@ -124,7 +145,9 @@ class _RunBuilder:
 
     def finish(self) -> PreparedRun:
         """Choose everything else, and build the network."""
-        name, model, original_size = self.choose_model()
+        name, chosen, original_size = self.choose_model()
+        given = "in_chans" in dict(self.settings["model"])
+        model = chosen if given else self.take(fit_bands(chosen, self.measured))
         entry = self.take(normalise_as(find_model(name), self.request.weights))
         check_attention(model, self.machine)
         head = self.choose_head(model)
@@ -134,12 +157,14 @@ class _RunBuilder:
         elif head is not None and "out_indices" not in dict(self.settings["model"]):
             model = dense_config(model, finest=head.finest)
         # A repeated run keeps its values, even where other images would suggest different ones.
-        if self.base is None:
+        if self.base is None and self.extend is None:
             self.data = self.take(self.adapt_data_config(model))
         size = (0, 0) if self.statistics is None else self.statistics.size
         pre = choose_preprocessing(entry, model, self.data, self.task.recipe_kind, size)
         if self.task.top_down:
             pre = self.take(use_instance_crop(pre, head, self.train))
+        if self.extend is not None and is_run(self.extend.run):
+            pre = Run.open(self.extend.run).preprocessing
         run = Run(
             path=Path(self.request.out),
             config=RunConfig(
@@ -151,6 +176,7 @@ class _RunBuilder:
                 head=cast(AnyHeadConfig | None, head),
                 data_config=self.data,
                 machine=self.machine,
+                extend=self.extend,
             ),
             classes=self.task.classes(self.train),
             preprocessing=pre,
@@ -158,7 +184,10 @@ class _RunBuilder:
         # Here and not earlier: the initial weights must not depend on how the data were listed.
         torch.manual_seed(self.seed)
         network = run.build_network()
-        source = self.take(initialize(network, run, self.request.weights, entry))
+        if self.extend is None or self.request.weights == "none":
+            source = self.take(initialize(network, run, self.request.weights, entry))
+        else:
+            source = self.take(load_extended(network, run))
         # The license is known for published weights only.
         license_ = entry.license if source == entry.weights else ""
         run = replace(run, config=replace(run.config, weights=source, license=license_))
@@ -166,6 +195,10 @@ class _RunBuilder:
         if self.distill is not None:
             choice = resolve_distill(self.distill, run.config, run.classes, len(self.train))
             run = replace(run, config=replace(run.config, distill=self.take(choice)))
+        trains = run.config.train
+        network.holds_backbone = bool(self.extend) and trains.freeze == -1
+        if self.extend is not None:
+            self.notes += describe_limits(trains)
         return PreparedRun(
             run=run,
             network=network,
@@ -227,23 +260,24 @@ class _RunBuilder:
             settings = self.settings["head"]
             beside = find_beside(self.request)
             return self.take(choose_objective(self.request.head, base, model, settings, beside))
+        if isinstance(model, TransformersConfig):
+            base = whole_head(self.request.head, base, self.task, model)
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
-        return self.take(
-            choose_head(
-                self.request.head,
-                base,
-                self.task,
-                getattr(model, "embed_dim", 0) <= 64,
-                max_objects if self.base is None else 0,
-                self.settings["head"],
-            )
-        )
+        if self.extend is not None:  # whose answers must stay as they are
+            max_objects = 0
+        settings = self.settings["head"]
+        small = getattr(model, "embed_dim", 0) <= 64
+        known = max_objects if self.base is None else 0
+        head = self.take(choose_head(self.request.head, base, self.task, small, known, settings))
+        # A head that is trained already, or told so, keeps its levels.
+        given = (base is not None and not self.request.head) or "neck.finest" in dict(settings)
+        if head is None or self.statistics is None or given:
+            return head
+        return self.take(suit_objects(head, self.statistics, model.img_size))
 
     def adapt_data_config(self, model: BackboneConfig) -> Choice[DataConfig]:
         """Set the fields that depend on model and images, unless the user set them."""
-        found = choose_range(self.train, self.val, self.data.range)
-        data = replace(self.data, range=found.value_range)
-        self.notes += filter(None, [found.note])
+        data = self.take(use_measured(self.data, self.measured, model.in_chans))
         if self.statistics is None:
             if is_small(model) and "crop_fraction" not in dict(self.settings["data"]):
                 data = replace(data, crop_fraction=1.0)
@@ -263,10 +297,18 @@ class _RunBuilder:
         augment = recipe.augment
         if isinstance(augment, DetectionAugmentConfig) and any(original_size):
             augment = self.take(choose_augment_window(augment, img_size, original_size))
+        if isinstance(augment, DetectionAugmentConfig):
+            augment = choose_mixing(augment, run.config.head)
         tuned = self.choose_train_config(recipe, img_size)
         if tuned.residual == "half" and self.machine.precision == "fp32":
             message = "train.residual=half needs precision bf16 or fp16, got fp32. Set it to full."
             raise ConfigError(message)
+        check_sharding(tuned, self.machine)
+        if tuned.shard and self.machine.devices * self.machine.nodes == 1:
+            self.notes.append("train.shard has no effect on one device (--devices)")
+        if tuned.drop_path_rate != "model" and isinstance(run.config.model, TransformersConfig):
+            # Its own rate is one of its settings.
+            tuned = replace(tuned, drop_path_rate="model")
         check_freeze(network.backbone, tuned.freeze)
         known = run.config.weights or (self.base and self.base.weights)
         if (tuned.freeze == -1 or tuned.adapt == "lora") and not known:
@@ -335,6 +377,8 @@ class _RunBuilder:
         if request.max_time_s and not request.epochs:
             # The time limit ends the run, not the number of epochs.
             config = replace(config, epochs=10_000)
+        if self.extend is not None and self.base is None:
+            config = replace(config, freeze=-1, class_weights=False, location_loss=0.0)
         config = with_texts(config, self.settings["train"])
         unused = {"lora_rank", "lora_alpha"} & dict(self.settings["train"]).keys()
         if unused and config.adapt != "lora":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from muntin.collectives import BatchPart, holding
 from muntin.data.batches import Batch
 from muntin.data.randomness import derive_seed
 from muntin.devices import return_freed_memory
@@ -26,6 +28,16 @@ from muntin.train_config import TrainConfig
 from muntin.training.low_rank import adapt_layers
 from muntin.training.optimization import build_optimizers, freeze_stages
 from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
+from muntin.training.sharding import (
+    WholeNetwork,
+    clip_gradients,
+    gradient_norm,
+    join_unused,
+    own_part,
+    shard_step,
+    take_moments,
+    take_rows,
+)
 
 
 def class_balanced_shares(listing: Listing) -> NDArray[np.float64]:
@@ -39,6 +51,9 @@ def class_balanced_shares(listing: Listing) -> NDArray[np.float64]:
     shares = [max((rarity[i] for i in entry.class_ids), default=mean) for entry in listing.entries]
     return np.array(shares)
 
+
+_ADAPTERS = 0x6C6F7261
+"""Address of the first values of adapters."""
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -60,14 +75,10 @@ def _average_by(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None
     return average
 
 
-def _norm(gradients: list[Tensor]) -> float:
-    """Euclidean norm of all values together."""
-    return float(torch.stack(torch._foreach_norm(gradients)).norm()) if gradients else 0.0
-
-
 def _not_finite(value: Any, path: str = "") -> list[str]:  # noqa: ANN401 (nested, as a checkpoint)
     """Paths of the tensors of a nested state that hold NaN or an infinity."""
     if isinstance(value, Tensor):
+        value = own_part(value)
         whole = not value.is_floating_point() or bool(torch.isfinite(value).all())
         return [] if whole else [path]
     if isinstance(value, (list, tuple)):
@@ -95,9 +106,12 @@ class Trainer:
         # Before the optimizers, which only get parameters that require a gradient.
         freeze_stages(network, config.freeze)
         if config.adapt == "lora":
-            adapt_layers(network, config.lora_rank, config.lora_alpha)
-        optimizers = build_optimizers(network, config, objective.auxiliary)
-        # Before compilation and DDP, which must see the wrapped layers and blocks.
+            # From an address: what is drawn here is the same in every process.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(config.seed, _ADAPTERS))
+                adapt_layers(network, config.lora_rank, config.lora_alpha)
+        self.sharded = config.shard and fabric.world_size > 1
+        # Before compilation, DDP and shards, which must see the wrapped layers and blocks.
         if config.recomputed_layers:
             recompute_layers(network)
             if fabric.device.type == "cpu":
@@ -107,23 +121,41 @@ class Trainer:
             checkpoint_blocks(network.backbone, count)
         if config.residual == "half":
             narrow_residual(network.backbone)
-        step: Any = TrainingStep(network, objective)
-        # Network and losses in one graph: the compiler can fuse across the border between them.
-        step = torch.compile(step) if compiled else step
-        self._step, *self._optimizers = fabric.setup(step, *optimizers)
+        self._whole = WholeNetwork(network) if self.sharded else None
         self._averaged, self._left_half = None, False
+        self._setup(TrainingStep(network, objective), compiled=compiled)
         if config.ema_decay:
             # Outside the module that DDP wraps: averages have no gradients to synchronise.
             average = _average_by(config.ema_decay)
-            self._averaged = AveragedModel(network, multi_avg_fn=average).requires_grad_(False)
+            if self._whole is None:
+                self._averaged = AveragedModel(network, multi_avg_fn=average).requires_grad_(False)
+            else:
+                self._averaged = self._whole.average(network, average)
+
+    def _setup(self, step: Any, *, compiled: bool) -> None:  # noqa: ANN401 (compiled or not)
+        """Build the optimizers, and distribute the step over the devices."""
+        fabric, network = self.fabric, self.network
+        if self.sharded:
+            shard_step(step.to(fabric.device))
+        optimizers = build_optimizers(
+            network, self.config, self.objective.auxiliary, sharded=self.sharded
+        )
+        if self.sharded:
+            self._step = step
+            self._optimizers = [fabric.setup_optimizers(each) for each in optimizers]
+            return
+        # Network and losses in one graph: the compiler can fuse across the border between them.
+        step = torch.compile(step) if compiled else step
+        self._step, *self._optimizers = fabric.setup(step, *optimizers)
 
     @property
     def best_network(self) -> Network:
-        """Network with the weights to evaluate and save: averaged ones with `ema_decay`."""
-        if self._averaged is None:
-            return self.network
-        averaged: Any = self._averaged.module
-        return averaged
+        """Network with the weights to evaluate and save: averaged ones with `ema_decay`.
+
+        All processes must ask for it before one of them uses it alone: shards are gathered.
+        """
+        best: Any = self.network if self._averaged is None else self._averaged.module
+        return best if self._whole is None else self._whole.filled(best)
 
     @property
     def learning_rate(self) -> float:
@@ -142,13 +174,18 @@ class Trainer:
         """
         fabric = self.fabric
         # One seed for each step: a resumed run draws the same drop paths and mixtures as one that
-        # was not interrupted. The rank makes processes draw different ones.
-        torch.manual_seed(derive_seed(self.config.seed, epoch, step, fabric.global_rank))
-        inputs = self.objective.prepare(views, fabric.device)
+        # was not interrupted. All processes draw for the whole batch, and use their rows.
+        torch.manual_seed(derive_seed(self.config.seed, epoch, step, 0))
+        rows = len(views[0].weights)
+        part = BatchPart(fabric.global_rank * rows, rows, views[0].num_real)
         weights = views[0].weights.to(fabric.device)
-        with fabric.no_backward_sync(self._step, enabled=not last):
-            losses = self._step(inputs)
-            total = (sum(losses.values()) * weights).sum()
+        if self._whole is not None:
+            self._whole.empty()
+        with holding(part), self._accumulating(last):
+            inputs = self.objective.prepare(views, fabric.device)
+            total = (sum(self._losses(inputs).values()) * weights).sum()
+            if self.sharded:
+                total = join_unused(total, self._step)
             # DDP averages gradients over processes. Times world_size / num_real this becomes the
             # mean over the images of the whole batch, even if processes have different numbers.
             fabric.backward(total * (share * fabric.world_size / views[0].num_real))
@@ -160,11 +197,28 @@ class Trainer:
         if last and getattr(fabric.strategy.precision, "scaler", None) is None:
             named = self.network.named_parameters()
             gradients = {name: p.grad for name, p in named if p.grad is not None}
-            norm = _norm(list(gradients.values()))
+            norm = gradient_norm(list(gradients.values()))
             if not math.isfinite(norm):
                 name = next(iter(_not_finite(gradients)), "all parameters together")
                 self._report_divergence("gradient", f"a norm of {norm} ({name}) at {place}")
         return value
+
+    def _accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        """Context whose gradients are added up over processes after the `last` step alone."""
+        # Shards do so after every step: whole gradients would take the memory of the parameters.
+        if self.sharded:
+            return nullcontext()
+        return self.fabric.no_backward_sync(self._step, enabled=not last)
+
+    def _losses(self, inputs: Any) -> dict[str, Tensor]:  # noqa: ANN401 (of the objective)
+        """Losses of the images in the precision of the run."""
+        losses: dict[str, Tensor]
+        if not self.sharded:
+            losses = self._step(inputs)
+            return losses
+        with self.fabric.autocast():
+            losses = self._step(inputs)
+        return {name: each.float() for name, each in losses.items()}
 
     def _report_divergence(self, what: str, got: str) -> NoReturn:
         message = (
@@ -176,8 +230,12 @@ class Trainer:
 
     def require_finite(self) -> None:
         """Refuse weights, averages or moments that are NaN or infinite: they must not be kept."""
-        if wrong := _not_finite(self.state()):
-            self._report_divergence("state", f"other values in {wrong[0]}")
+        wrong, found = _not_finite(self.state()), False
+        if self.sharded:  # each process sees its own rows
+            found = bool(self.fabric.strategy.reduce_boolean_decision(bool(wrong), all=False))
+        if wrong or found:
+            where = wrong[0] if wrong else "the rows of another process"
+            self._report_divergence("state", f"other values in {where}")
 
     def leave_half_precision(self) -> bool:
         """Drop the gradients of a failed step and go on in fp32; False if that is no way out."""
@@ -196,10 +254,14 @@ class Trainer:
         """Update the weights; `lr_factor` scales the full learning rate of each group."""
         for optimizer in self._optimizers:
             # Muon normalises its updates: clipping would have no effect.
-            if self.config.clip_grad and isinstance(optimizer.optimizer, torch.optim.AdamW):
-                self.fabric.clip_gradients(
-                    self._step, optimizer, max_norm=self.config.clip_grad, error_if_nonfinite=False
-                )
+            most = self.config.clip_grad
+            if most and isinstance(optimizer.optimizer, torch.optim.AdamW):
+                if self.sharded:
+                    clip_gradients([p for g in optimizer.param_groups for p in g["params"]], most)
+                else:
+                    self.fabric.clip_gradients(
+                        self._step, optimizer, max_norm=most, error_if_nonfinite=False
+                    )
             # Full rates differ between groups, by layer decay and by optimizer.
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * lr_factor
@@ -235,18 +297,29 @@ class Trainer:
             if name in own and own[name].dtype != tensor.dtype:
                 message = f"{name} must be {own[name].dtype}, got {tensor.dtype}"
                 raise ValueError(message)
-        self.network.load_state_dict(state["network"])
+        _load_into(self.network, state["network"])
         if self.objective.auxiliary is not None:
-            self.objective.auxiliary.load_state_dict(state["auxiliary"])
+            _load_into(self.objective.auxiliary, state["auxiliary"])
         if self._averaged is not None:
-            self._averaged.load_state_dict(state["averaged"])
+            _load_into(self._averaged, state["averaged"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            if self.sharded:
+                saved = take_moments(saved, optimizer)
             _check_optimizer_state(optimizer, saved)
             optimizer.load_state_dict(saved)
         if state.get("left_half_precision"):
             self.leave_half_precision()
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.objective.load_state(state.get("objective", {}))
+
+
+def _load_into(module: torch.nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Load a state dict of whole tensors into a module, whole or sharded."""
+    own = module.state_dict()
+    rows = {
+        name: take_rows(each, own[name]) if name in own else each for name, each in saved.items()
+    }
+    module.load_state_dict(rows)
 
 
 def _check_optimizer_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from muntin.collectives import first_object, send_to_first
 from muntin.data.batches import evaluation_batch
 from muntin.data.cache import ImageCache
 from muntin.data.loading import EvalLoader, Processes
 from muntin.heads.network import Network
+from muntin.objectives.objective import MeanLoss
 from muntin.scoring.evaluator import Outputs, Scored
 from muntin.training.checkpoint import Interruption
 from muntin.training.time_limit import Clock, TimeLimit
@@ -55,8 +55,7 @@ class Validation:
         """Compute the figures; a signal leaves it at once."""
         start = self.clock()
         with interruption.waiting(self.trainer.fabric):
-            parts = self._gather(self._evaluate())
-            scored = self.trainer.objective.score(parts, self.cache.listing)
+            scored = self._score(self._evaluate())
             if self.watch is not None:
                 self.watch(self.trainer.best_network)
         self.ended = self.clock()
@@ -67,6 +66,7 @@ class Validation:
         """Time a few images, after as many that only warm up, so that the first is not late."""
         count, fabric = len(self.cache), self.trainer.fabric
         few = max(1, min(evaluation_batch(self.cache.pre), count // 20))
+        _ = self.trainer.best_network  # shards are gathered by all processes
         if fabric.is_global_zero:
             for _ in range(2):
                 start = self.clock()
@@ -93,9 +93,13 @@ class Validation:
             trainer.best_network, loader, trainer.fabric.device, autocast
         )
 
-    def _gather(self, outputs: Outputs) -> list[Outputs]:
-        parts: list[Any] = [outputs] * self.trainer.fabric.world_size
-        if len(parts) > 1:
-            # As objects: outputs of detectors differ in length from image to image.
-            torch.distributed.all_gather_object(parts, outputs)
-        return parts
+    def _score(self, outputs: Outputs) -> Scored:
+        """Score the outputs of all processes in the first one; others get the figures only."""
+        listing = self.cache.listing
+        # As objects: outputs of detectors differ in length from image to image.
+        parts = send_to_first(outputs)
+        scored = self.trainer.objective.score(parts, listing) if parts else None
+        figures: Any = first_object(None if scored is None else scored.figures)
+        return scored or Scored(
+            figures=figures, metric=MeanLoss(), outputs=outputs, listing=listing
+        )

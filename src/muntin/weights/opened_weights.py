@@ -91,7 +91,7 @@ def open_weights(
     given = source
     with reading(lambda: repr(str(given)), "Check the path and its permissions.", WeightError):
         source, part = _split_part(source, part)
-        content, texts, where = _resolve_source(source)
+        content, texts, where = resolve_source(source)
     stored = texts.get("dialect", "")
     if dialect == "auto" and stored in (NATIVE, *DIALECTS):
         dialect = stored
@@ -137,9 +137,10 @@ def _split_part(
     return file, part or named
 
 
-def _resolve_source(
+def resolve_source(
     source: str | Path | Mapping[str, Any],
 ) -> tuple[Mapping[str, Any], Mapping[str, str], str]:
+    """Read a source of weights: its content, its texts, and its name in messages."""
     if not isinstance(source, Mapping | str | Path):
         message = (
             f"weights must be a file, a folder, a hub id or a state dict, got "

@@ -17,8 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torchvision.models import get_model_weights
-
 from muntin import configs
 from muntin.data.transforms import Interpolation, Preprocessing
 from muntin.errors import ConfigError
@@ -198,6 +196,8 @@ def of_timm(published: Mapping[str, Any]) -> Preprocessing:
 
 def of_torchvision(builder: str, img_size: Size) -> Preprocessing:
     """Give that of torchvision's weights of a model, for this image size if there are any."""
+    from torchvision.models import get_model_weights
+
     presets = [weights.transforms() for weights in get_model_weights(builder)]
     preset = next((one for one in presets if one.crop_size == [img_size[0]]), presets[0])
     resized, crop = preset.resize_size[0], preset.crop_size[0]

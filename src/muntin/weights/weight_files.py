@@ -137,12 +137,23 @@ def write_weights(
             f"a new weight file must end in .safetensors, got {str(path)!r}. Change the suffix."
         )
         raise WeightError(message)
-    whole = {key: value.detach().contiguous() for key, value in tensors.items()}
+    whole = separate(tensors)
     # transformers rejects a safetensors file without this entry.
     texts = {"format": "pt", **(metadata or {})}
     write_whole(
         path, lambda temporary: safetensors.torch.save_file(whole, temporary, metadata=texts)
     )
+
+
+def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share memory with another one: safetensors stores each by itself."""
+    whole, seen = {}, set()
+    for key, value in tensors.items():
+        tensor = value.detach().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        whole[key] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return whole
 
 
 def write_whole(path: Path, write: Callable[[str], None]) -> None:

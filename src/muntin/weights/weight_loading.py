@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from muntin.errors import MuntinWarning, WeightError, shorten, unknown_name
-from muntin.heads.network import PretrainingHead
+from muntin.heads.network import Network, PretrainingHead
 from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
@@ -33,10 +33,16 @@ from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.head_rows import read_head_rows, select_names, select_rows
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.mismatch_hints import reject_mismatches
-from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
+from muntin.weights.opened_weights import (
+    OpenedWeights,
+    open_weights,
+    rename_state,
+    resolve_source,
+)
 from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
 from muntin.weights.source_info import adopt, build_adopted, check_decoder, set_config
 from muntin.weights.state_matching import MatchResult, match_state, model_key
+from muntin.weights.whole_models import is_whole_model, match_whole_model, refuse_pickles
 from muntin.weights.window_buffers import fit_windows, read_windows
 
 _ADVICE = "Copy or download it again."
@@ -154,6 +160,8 @@ def load_weights(
     """
     _check(resampling, dialect=dialect, part=part, head_rows=head_rows, made_with=made_with)
     backbone: Any = backbone_of(model := inner_model(model))
+    if isinstance(model, Network) and is_whole_model(model):
+        return _load_whole(model, source)
     with reading(_name(source), _ADVICE, WeightError):
         opened = open_weights(source, dialect, model, part)
         raw = opened.state
@@ -185,6 +193,33 @@ def load_weights(
         size_evidence=evidence if adopts else "",
         adopted=adopted | windows,
         class_names=select_names(report.class_names, rows),
+    )
+
+
+def _load_whole(
+    model: Network, source: str | Path | Mapping[str, Any] | OpenedWeights
+) -> LoadReport:
+    """Load a whole model of the transformers library, by the names of its parameters."""
+    if isinstance(source, OpenedWeights):
+        source = source.found.state
+    with reading(_name(source), _ADVICE, WeightError):
+        if isinstance(source, str | Path):
+            refuse_pickles(Path(source))
+        content, texts, where = resolve_source(source)
+        matched = match_whole_model(model, content, source, where)
+        own = model.state_dict()
+        floats = {key: x for key, x in matched.values.items() if own[key].is_floating_point()}
+        _reject_values(floats, own, where)
+    _copy(matched.values, model)
+    return LoadReport(
+        dialect=NATIVE if texts.get("dialect") == NATIVE else "transformers",
+        source=where,
+        renamed=(),
+        resized=(),
+        reset=tuple(matched.reset),
+        ignored=(),
+        size_rule="",
+        license=texts.get("license", ""),
     )
 
 

@@ -108,16 +108,20 @@ def create_detector(
 ) -> Network:
     """Build a detector by `create`: images (B, in_chans, H, W) float to candidate boxes of each.
 
-    `head` is a name such as "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn" or "fcos", one that
-    ends in "_small" for machines without a GPU, or a config; `masks` says whether a config is for
-    masks. The detector takes images, padded at the right and bottom to one size, and optionally
-    the (height, width) of each before padding, and returns `muntin.heads.detector.Candidates`.
-    Losses: ``detector.head.losses(detector.features(images, sizes), targets)``.
+    `head` is a name such as "mask_rcnn", "cascade_mask_rcnn", "faster_rcnn", "dense" or "fcos", one
+    that ends in "_small" for machines without a GPU, or a config; `masks` says whether a config, or
+    "dense", is for masks. The detector takes images, padded at the right and bottom to one size,
+    and optionally the (height, width) of each before padding, and returns
+    `muntin.heads.detector.Candidates`. Losses:
+    ``detector.head.losses(detector.features(images, sizes), targets)``.
     """
     has_masks = bool(masks)
     if isinstance(head, str):
         find_head(head, {**DETECTORS, **MASK_DETECTORS})
-        has_masks = head in MASK_DETECTORS
+        # What both tables have is for boxes, unless masks are asked for.
+        has_masks = (
+            has_masks if head in DETECTORS.keys() & MASK_DETECTORS else head in MASK_DETECTORS
+        )
     if isinstance(head, str) and masks not in (None, has_masks):
         message = (
             f"masks must be None if head is a name, got masks={masks} and head={head!r}. "

@@ -20,9 +20,11 @@ from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
 from muntin.models.swin import SwinConfig
+from muntin.heads.transformers_model import ARCHITECTURES, TRANSFORMERS
 from muntin.models.timm_backbone import TimmConfig, describe_timm, has_timm, list_timm
 from muntin.zoo.model_names import match_name, split_tag
 from muntin.zoo.model_zoo import ALIASES, MODELS, BackboneConfig, ModelEntry, build_backbone
+from muntin.zoo.transformers_folder import find_transformers
 
 TIMM = "timm:"
 """Prefix of names of timm models."""
@@ -43,6 +45,8 @@ def list_models(pattern: str = "*") -> list[str]:
     """
     if pattern.startswith(TIMM):
         return [f"{TIMM}{name}" for name in list_timm(pattern.removeprefix(TIMM))]
+    if pattern.startswith(TRANSFORMERS):
+        return fnmatch.filter([TRANSFORMERS + name for name in ARCHITECTURES], pattern)
     return sorted(fnmatch.filter([*MODELS, *ALIASES], pattern))
 
 
@@ -53,6 +57,8 @@ def find_model(name: str) -> ModelEntry:
         raise ConfigError(message)
     if name.startswith(TIMM):
         return _find_timm(name.removeprefix(TIMM))
+    if name.startswith(TRANSFORMERS):
+        return find_transformers(name.removeprefix(TRANSFORMERS))
     known, weights = _resolve(name)
     if not known:
         base = split_tag(name)[0]
@@ -85,8 +91,10 @@ def canonical_name(name: str) -> str:
 
 def _resolve(name: str) -> tuple[str, str]:
     """Name in the table, or empty, and the hub id of weights, if timm's tag names them."""
-    if name in MODELS or name in ALIASES or name.startswith(TIMM):
-        return ALIASES.get(name, name) if not name.startswith(TIMM) else "", ""
+    if name.startswith((TIMM, TRANSFORMERS)):
+        return "", ""
+    if name in MODELS or name in ALIASES:
+        return ALIASES.get(name, name), ""
     base, tag = split_tag(name)
     hub_id = f"timm/{base}.{tag}" if tag else ""
     known = next((known for known, row in MODELS.items() if row.weights == hub_id != ""), "")

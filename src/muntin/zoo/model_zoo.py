@@ -16,6 +16,7 @@ from muntin.models.swin import Swin, SwinConfig
 from muntin.models.swin_v2 import SwinV2, SwinV2Config, swin_v2_preset
 from muntin.models.t2t_vit import T2TViT, T2TViTConfig, t2t_vit_preset
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
+from muntin.models.transformers_backbone import TransformersBackbone, TransformersConfig
 from muntin.models.vit import ViT, ViTConfig
 from muntin.models.vit_det import ViTDet, ViTDetConfig, vit_det_preset
 from muntin.models.vit_presets import (
@@ -27,7 +28,10 @@ from muntin.models.vit_presets import (
     vitpose_preset,
 )
 
-BackboneConfig = SwinConfig | ViTConfig | ViTDetConfig | T2TViTConfig | HieraConfig | TimmConfig
+BackboneConfig = (
+    SwinConfig | ViTConfig | ViTDetConfig | T2TViTConfig | HieraConfig | TimmConfig
+    | TransformersConfig
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +50,7 @@ FAMILIES: dict[str, Family] = {
     "t2t_vit": Family(config=T2TViTConfig, build=T2TViT),
     "hiera": Family(config=HieraConfig, build=Hiera),
     "timm": Family(config=TimmConfig, build=TimmBackbone),
+    "hf": Family(config=TransformersConfig, build=TransformersBackbone),
 }
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torchvision.models import ViT_B_16_Weights
 
 from muntin.configs import to_dict
 from muntin.data.data_config import DataConfig
@@ -30,8 +29,13 @@ from muntin.weights.weight_loading import LoadReport, inspect_weights, load_weig
 from muntin.zoo.model_building import canonical_name
 from muntin.zoo.model_zoo import ModelEntry, build_backbone
 
-IMAGENET_NAMES = tuple(ViT_B_16_Weights.IMAGENET1K_V1.meta["categories"])
-"""The 1000 classes of ImageNet-1k, in the order of all published classifiers."""
+
+def imagenet_names() -> tuple[str, ...]:
+    """The 1,000 classes of ImageNet in their order."""
+    from torchvision.models import ViT_B_16_Weights
+
+    return tuple(ViT_B_16_Weights.IMAGENET1K_V1.meta["categories"])
+
 
 _TORCHVISION = (
     "swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b", "vit_b_16", "vit_b_32",
@@ -121,8 +125,8 @@ def _stated_names(opened: OpenedWeights, report: LoadReport, count: int) -> tupl
     if problem:
         message = f"{problem} They are those of {opened.where}. Correct them, or pass --classes."
         raise ConfigError(message)
-    if report.class_names or count == len(IMAGENET_NAMES):
-        return report.class_names or IMAGENET_NAMES
+    if report.class_names or count == 1000:
+        return report.class_names or imagenet_names()
     return name_classes(count) or tuple(f"class {number}" for number in range(count))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.decoding import open_image
+from muntin.data.shown_bands import open_bands
 from muntin.drawing.saving import save_image
 from muntin.errors import ConfigError, UsageError, unknown_name
 from muntin.prediction.formats.coco_writer import write_coco
@@ -99,7 +99,8 @@ class TableFormat:
 
 
 def _draw(files: ImageFiles, place: Path) -> None:
-    save_image(draw(files.image, files.result, threshold=files.context.min_score), place)
+    bands, threshold = files.context.bands, files.context.min_score
+    save_image(draw(files.image, files.result, threshold=threshold, bands=bands), place)
 
 
 def _copy_and_describe(files: ImageFiles, place: Path) -> None:
@@ -118,7 +119,9 @@ def _describe_shapes(files: ImageFiles, place: Path) -> None:
 
 
 def _cut(files: ImageFiles, place: Path) -> None:
-    write_crops(files.answer, open_image(files.image), files.name, files.context)
+    write_crops(
+        files.answer, open_bands(files.image, files.context.bands), files.name, files.context
+    )
 
 
 YOLO = ImageFormat(

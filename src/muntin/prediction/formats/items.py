@@ -31,6 +31,7 @@ class FormatContext:
         folder: Where the files lie; paths in them are seen from it.
         scorer: Name of the run.
         min_score: What scores less is not drawn, cut out or written as an annotation.
+        bands: What drawings show of images with more than three, see `open_bands`.
         frames: Folder in which the frames of a video are images, None where they are not.
     """
 
@@ -40,6 +41,7 @@ class FormatContext:
     scorer: str
     min_score: float = 0.0
     frames: Path | None = None
+    bands: tuple[int, ...] = ()
 
     def image_of(self, answer: Answer) -> str:
         """Give the path of the image of an answer as seen from here: of a frame its own image."""

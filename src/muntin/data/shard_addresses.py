@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What DATA is packed, and where it is: addresses, and shards named with braces.
+
+The source of packed listings is always an address, ``file:///data/flowers`` on the disk, so that no
+file has to be looked at to know that a source is packed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+from itertools import product
+from pathlib import Path
+
+from muntin.errors import DataError
+from muntin.untrusted import open_regular
+
+LOCAL, INDEX_NAME = "file://", "index.json"
+_ADDRESS = re.compile(r"([a-z][a-z0-9+]+):/+(.*)", re.DOTALL)  # a drive has one letter
+_SECRETS = re.compile(r"(?<=://)[^/@\s]*@|\?\S*")
+_TAR = re.compile(r"\.(?:tar|tar\.\w+|tgz)$")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MOST = 100_000  # shards
+_BESIDE = (".json", ".txt", ".md", ".idx", ".index", ".yaml")  # what may lie beside shards
+_STREAMS = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt"))
+
+
+def is_packed(source: str) -> bool:
+    """Whether the source of a listing is a packed data set."""
+    return "://" in source
+
+
+def redact(text: str) -> str:
+    """Leave passwords and signatures out of addresses.
+
+    Example:
+        >>> redact("https://me:secret@host/a.tar?signature=1")
+        'https://***@host/a.tar?***'
+    """
+    return _SECRETS.sub(lambda found: "***@" if found[0].endswith("@") else "?***", text)
+
+
+def find_address(path: str | os.PathLike[str]) -> str:
+    """Give the address of DATA that is packed; "" for any other.
+
+    On the disk: a folder with an index of packed data, a folder of tars alone, and shards with
+    braces (``train-{000..012}.tar``); elsewhere any address.
+
+    Raises:
+        DataError: It holds a password or a signature, which would be recorded.
+    """
+    text = os.fspath(path)
+    found = _ADDRESS.fullmatch(text)
+    if found is not None and not os.path.exists(text):
+        address = f"{found[1]}://{'/' if found[1] == 'file' else ''}{found[2].rstrip('/')}"
+        if _SECRETS.search(address):
+            message = (
+                f"An address must hold no password or signature, as runs record it, got "
+                f"{redact(address)!r}. Put them into ~/.netrc, or what fsspec reads (FSSPEC_...)."
+            )
+            raise DataError(message)
+        return "" if found[1] in _STREAMS else address
+    place = Path(text)
+    if place.name == INDEX_NAME and _holds_shards(place.parent):
+        place = place.parent
+    named = bool(_BRACES.search(place.name)) and place.suffix == ".tar" and not place.exists()
+    is_one = bool(text.strip()) and (named or (place.is_dir() and _holds_shards(place)))
+    return f"{LOCAL}{place.absolute()}" if is_one else ""
+
+
+def _holds_shards(folder: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        if (folder / INDEX_NAME).is_file():
+            with open_regular(folder / INDEX_NAME) as file:
+                return b'"muntin-shards"' in file.read(200)
+        with os.scandir(folder) as found:
+            names = [one.name for one in found if not one.name.startswith(".")]
+        return any(name.endswith(".tar") for name in names) and all(
+            name.endswith((".tar", *_BESIDE)) for name in names
+        )
+    return False
+
+
+def split_address(source: str) -> tuple[str, list[str]]:
+    """Part an address in its folder, and the names of shards where it names them."""
+    root, _, last = source.rpartition("/")
+    if last == INDEX_NAME:
+        return root, []
+    return (root, expand_braces(last)) if _TAR.search(last) else (source, [])
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Write braces out: ``{00..12}`` keeps the zeros, ``{a,b}`` is a choice.
+
+    Example:
+        >>> expand_braces("{a,b}-{08..10}.tar")[:4]
+        ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar']
+    """
+    choices = []
+    for place, part in enumerate(_BRACES.split(pattern)):
+        found = _RANGE.fullmatch(part) if place % 2 else None
+        numbers = range(int(found[1]), int(found[2]) + 1) if found else range(0)
+        if found is not None and not 0 < len(numbers) <= _MOST:
+            message = f"A range in braces must rise, by less than {_MOST:,}, got {{{part}}}."
+            raise DataError(message)
+        width = len(found[1]) if found and found[1].startswith("0") else 0
+        plain = part.split(",") if place % 2 else [part]
+        choices.append([str(number).zfill(width) for number in numbers] if found else plain)
+    if math.prod(map(len, choices)) > _MOST:
+        message = f"Braces must stand for at most {_MOST:,} shards, got {pattern!r}. Check them."
+        raise DataError(message)
+    return ["".join(each) for each in product(*choices)]

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dense detector: scores and boxes from every cell, one cell an object, and masks.
+
+One stage, plain convolutions and no suppression: quick on a CPU, and exact in other engines.
+
+Source:
+    Lyu et al. 2022, "RTMDet" (arXiv 2212.07784): convolutions shared by all levels, with norms of
+    each level's own; soft labels and dynamic assignment (`heads/dense_assignment.py`); the quality
+    focal loss (arXiv 2006.04388) and GIoU. Beside the classifier that several cells an object
+    train, a twin learns to score one of them: the dual assignment of Wang et al. 2024, YOLOv10
+    (arXiv 2405.14458), section 3.1, with one box branch for both. Masks: `heads/dense_masks.py`.
+    Differs: depthwise separable convolutions, distances by softplus, and boxes of which each counts
+    as much as the others.
+
+Letters: B images, N cells of all levels, K classes, C channels, m mask side.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss
+
+from muntin.configs import check_range
+from muntin.features import Backbone, Features
+from muntin.heads.dense_assignment import (
+    Cells,
+    Objects,
+    Pairs,
+    assign_many,
+    assign_one,
+    find_pairs,
+    focal_loss,
+    inside_any,
+)
+from muntin.heads.dense_masks import (
+    Prototypes,
+    choose_pairs,
+    count_layers,
+    draw_masks,
+    mask_losses,
+    mask_targets,
+)
+from muntin.heads.detector import (
+    Candidates,
+    Detector,
+    Instances,
+    SelectConfig,
+    select_fixed,
+    select_rows,
+)
+from muntin.heads.necks import NeckConfig, build_neck
+from muntin.heads.network import HeadConfig
+from muntin.heads.rcnn_stages import clip_boxes
+from muntin.nn.conv_norm import NormName, build_norm
+from muntin.ops.boxes import boxes_at, grid_points, image_indices
+from muntin.shapes import Float
+from muntin.targets import BoxTargets
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenseConfig(HeadConfig):
+    """Config of a dense head.
+
+    Attributes:
+        neck: The pyramid; a `finest` of 4 finds smaller objects and costs about twice as much.
+        num_convs: Separable convolutions before the predictions, in each of the two branches.
+        norm: After each of them.
+        prototypes: Maps that masks are made of; 0 = boxes only.
+        mask_size: Cells along each side of a mask.
+        select: Which boxes are returned. Without `suppression` the twin scores, which has learnt to
+            choose one cell an object; with it, the classifier that several cells an object train.
+    """
+
+    kind: ClassVar[str] = "dense"
+
+    neck: NeckConfig = field(
+        default_factory=lambda: NeckConfig(finest=8, norm="batch", extra="conv", extra_levels=1)
+    )
+    num_convs: int = 2
+    norm: NormName = "batch"
+    prototypes: int = 0
+    mask_size: int = 28
+    select: SelectConfig = field(default_factory=lambda: SelectConfig(suppression="none", iou=0.6))
+
+    @property
+    def finest(self) -> int:
+        """Stride in pixels of the finest map that is read."""
+        return min(4, self.neck.finest) if self.prototypes else self.neck.finest
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        check_range("head.num_convs", self.num_convs, 0, 16)
+        check_range("head.prototypes", self.prototypes, 0, 256)
+        check_range("head.mask_size", self.mask_size, 4, 256)
+
+
+SMALL_DENSE = DenseConfig(
+    neck=NeckConfig(channels=96, finest=8, norm="batch", extra="conv", extra_levels=1)
+)
+"""For a small machine: narrow."""
+
+NUM_PROTOTYPES = 8
+"""Prototypes of the heads with masks; CondInst has as many."""
+
+BOX_WEIGHT = 2.0
+"""Weight of the loss of boxes beside that of classes (RTMDet)."""
+
+
+class SeparableConv(nn.Module):
+    """Depthwise and pointwise convolution shared by all levels, norms of each level's own."""
+
+    def __init__(self, channels: int, norm: NormName, levels: int) -> None:
+        super().__init__()
+        self.depth = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.point = nn.Conv2d(channels, channels, 1, bias=norm == "none")
+        self.norms = nn.ModuleList(build_norm(norm, channels) for _ in range(levels))
+
+    def forward(self, level: Float[Tensor, "B C H W"], at: int) -> Float[Tensor, "B C H W"]:
+        """Convolve a map of level number `at`."""
+        return F.relu(self.norms[at](self.point(self.depth(level))), inplace=True)
+
+
+class Branch(nn.Module):
+    """Separable convolutions, one after another."""
+
+    def __init__(self, channels: int, norm: NormName, levels: int, count: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(SeparableConv(channels, norm, levels) for _ in range(count))
+
+    def forward(self, level: Float[Tensor, "B C H W"], at: int) -> Float[Tensor, "B C H W"]:
+        """Convolve a map of level number `at`."""
+        for conv in self.convs:
+            level = conv(level, at)
+        return level
+
+
+class Dense(Detector):
+    """The dense detector on any backbone, of which only the spec is read."""
+
+    def __init__(self, backbone: Backbone, num_classes: int, config: DenseConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        neck = build_neck(backbone.spec, config.neck)
+        self.neck, self.strides = neck, neck.strides
+        channels, levels = config.neck.channels, len(neck.strides)
+        self.class_branch = Branch(channels, config.norm, levels, config.num_convs)
+        self.box_branch = Branch(channels, config.norm, levels, config.num_convs)
+        self.twin_branch = Branch(channels, config.norm, levels, config.num_convs)
+        self.classes = nn.Conv2d(channels, num_classes, 1)
+        self.twin = nn.Conv2d(channels, num_classes, 1)
+        self.boxes = nn.Conv2d(channels, 4, 1)
+        for conv in (self.classes, self.twin, self.boxes):
+            nn.init.normal_(conv.weight, std=0.01)
+            # Two strides to each edge at first: softplus(2) = 2.13.
+            nn.init.constant_(conv.bias, 2.0)  # type: ignore[arg-type]
+        for conv in (self.classes, self.twin):
+            # Start with a score of 0.01, or background dominates the first losses
+            # (Lin et al. 2017, arXiv 1708.02002, section 4.1).
+            nn.init.constant_(conv.bias, -math.log(0.99 / 0.01))  # type: ignore[arg-type]
+        self.prototypes = self.mask_layers = None
+        if config.prototypes:
+            self.prototypes = Prototypes(
+                backbone.spec,
+                channels,
+                config.prototypes,
+                strides=(int(self.strides[0]), config.finest),
+                norm=config.norm,
+            )
+            self.mask_layers = nn.Conv2d(channels, count_layers(config.prototypes), 1)
+            nn.init.normal_(self.mask_layers.weight, std=0.01)
+
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """The classifier of cells and its twin."""
+        return {"classes": (1, 0), "twin": (1, 0)}
+
+    def forward(self, features: Features) -> Candidates:
+        """Compute boxes and scores of all cells; with masks, what they are made of."""
+        assert self.neck is not None, "a dense detector has a pyramid"
+        levels = self.neck(features.maps)
+        twins = self.select.suppression == "none"
+        cells = [self._read(level, at, twins=twins) for at, level in enumerate(levels)]
+        boxes = torch.cat([part[1] for part in cells], dim=1)
+        logits = torch.cat([part[0] for part in cells], dim=1)
+        maps: list[Tensor] = []
+        if self.prototypes is not None:
+            maps = [self.prototypes(features, levels[0]), torch.cat([c[2] for c in cells], dim=1)]
+        boxes = clip_boxes(boxes, features.sizes)[:, :, None]
+        return Candidates(maps, boxes, logits.sigmoid(), self.decode)
+
+    def _read(
+        self, level: Tensor, at: int, *, twins: bool, both: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Logits, boxes in pixels and mask layers (B, n, ...) of the cells of a level.
+
+        The logits are those of the classifier or its `twins`; of `both`, one after the other.
+        """
+        seen, placed = self.class_branch(level, at), self.box_branch(level, at)
+        logits = [] if twins and not both else [flatten(self.classes(seen))]
+        if twins or both:
+            # Whose box lies around a cell tells which of several is its middle. Detached: what
+            # tells one cell from its neighbours must not be learnt by what all of them share.
+            logits.append(flatten(self.twin(self.twin_branch((seen + placed).detach(), at))))
+        size, stride = (level.shape[2], level.shape[3]), self.strides[at]
+        points = grid_points(size, stride, offset=0.5, device=level.device)
+        distances = F.softplus(flatten(self.boxes(placed))) * stride
+        layers = flatten(placed[:, :0] if self.mask_layers is None else self.mask_layers(placed))
+        return *logits, boxes_at(points, distances), layers
+
+    def decode(self, raw: Candidates) -> list[Instances]:
+        """Select the instances of each image, and draw their masks."""
+        found = []
+        for image, (boxes, scores) in enumerate(zip(raw.boxes, raw.scores, strict=True)):
+            rows, *chosen = select_rows(boxes, scores, self.select)
+            masks = None
+            if raw.levels:
+                maps = raw.levels[0][image : image + 1]
+                masks = self._draw(maps, raw.levels[1][image, rows], [chosen[0]]).sigmoid()
+            found.append(Instances(*chosen, masks=masks))
+        return found
+
+    def decode_fixed(self, raw: Candidates) -> tuple[Tensor, ...]:
+        """Like `decode`, with a fixed number of instances per image, for exported graphs."""
+        rows, boxes, scores, class_ids = select_fixed(raw.boxes, raw.scores, self.select)
+        if not raw.levels:
+            return boxes, scores, class_ids
+        maps, layers = raw.levels
+        layers = layers.gather(1, rows[..., None].expand(-1, -1, layers.shape[2]))
+        masks = self._draw(maps, layers.flatten(0, 1), [*boxes]).sigmoid()
+        return boxes, scores, class_ids, masks.view(*scores.shape, *masks.shape[1:])
+
+    def _draw(self, maps: Tensor, layers: Tensor, boxes: list[Tensor]) -> Float[Tensor, "Q m m"]:
+        return draw_masks(
+            maps, layers, boxes, stride=self.config.finest, side=self.config.mask_size
+        )
+
+    def losses(
+        self, features: Features, targets: list[BoxTargets]
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Compute the losses of classes, their twin, boxes and, with masks, of masks, by image."""
+        assert self.neck is not None, "a dense detector has a pyramid"
+        levels = self.neck(features.maps)
+        parts = [self._read(level, at, twins=True, both=True) for at, level in enumerate(levels)]
+        logits, twins, boxes, layers = (torch.cat(p, dim=1) for p in zip(*parts, strict=True))
+        cells = Cells(tuple((lv.shape[2], lv.shape[3]) for lv in levels), self.strides)
+        objects = join_objects(targets)
+        counted = self._counted(cells, targets)
+        flat = boxes.flatten(0, 1)
+        pairs = find_pairs(objects, cells, flat, logits.flatten(0, 1))
+        many = assign_many(pairs, len(objects.boxes))
+        pairs = find_pairs(objects, cells, flat, twins.flatten(0, 1))
+        one = assign_one(pairs)
+        count = len(targets)
+        images = many.cells // cells.count
+        aims = objects.boxes[many.objects]
+        # Each object counts once, however many cells learn it: small ones have few.
+        apart = generalized_box_iou_loss(flat[many.cells], aims) * shares_of_objects(many)
+        boxed = shared_mean(apart.new_tensor(float(len(many.objects.unique())))).clamp(min=count)
+        apart = apart.new_zeros(count).index_add(0, images, apart) * (count / boxed)
+        found = {
+            "classes": self._class_loss(logits, many, objects, counted),
+            "twin": self._class_loss(twins, one, objects, counted),
+            "boxes": BOX_WEIGHT * apart,
+        }
+        if self.prototypes is not None:
+            maps = self.prototypes(features, levels[0])
+            learnt = choose_pairs(many, targets)
+            rows = [learnt.select(learnt.cells // cells.count == n) for n in range(count)]
+            # As in prediction, where the predicted box is; the true one while that is far off.
+            near = [flat[row.cells].detach() for row in rows]
+            places = [
+                torch.where(row.overlaps[:, None] > 0.5, box, objects.boxes[row.objects])
+                for row, box in zip(rows, near, strict=True)
+            ]
+            chosen = layers.flatten(0, 1)[torch.cat([row.cells for row in rows])]
+            drawn = self._draw(maps, chosen, places)
+            losses = mask_losses(drawn, mask_targets(rows, targets, places, drawn.shape[1]))
+            each = losses.new_zeros(count).index_add(0, image_indices(places), losses)
+            drawn_count = shared_mean(losses.new_tensor(float(len(losses)))).clamp(min=count)
+            found["masks"] = each * (count / drawn_count)
+        return found
+
+    def _counted(self, cells: Cells, targets: list[BoxTargets]) -> Float[Tensor, "B N"]:
+        """0 for cells inside crowds, which are neither object nor background."""
+        counted = targets[0].boxes.new_ones(len(targets), cells.count)
+        if any(len(target.ignored) for target in targets):
+            points = torch.cat(
+                [
+                    grid_points(size, stride, offset=0.5, device=counted.device)
+                    for size, stride in zip(cells.sizes, cells.strides, strict=True)
+                ]
+            )
+            rows = [~inside_any(points, target.ignored) for target in targets]
+            counted = torch.stack(rows).to(counted)
+        return counted
+
+    def _class_loss(
+        self, logits: Tensor, pairs: Pairs, objects: Objects, counted: Tensor
+    ) -> Float[Tensor, " B"]:
+        """Loss of scores: they are to be the overlap where an object is learnt, 0 elsewhere."""
+        wanted = torch.zeros_like(logits).flatten(0, 1)
+        wanted[pairs.cells, objects.class_ids[pairs.objects]] = pairs.overlaps
+        losses = focal_loss(logits.flatten(0, 1), wanted).sum(dim=1)
+        # An object in a crowd counts all the same.
+        counted = counted.flatten().index_fill(0, pairs.cells, 1.0)
+        count = len(logits)
+        share = count / shared_mean(pairs.overlaps.sum()).clamp(min=count)
+        return share * (losses * counted).view(count, -1).sum(dim=1)
+
+
+def flatten(maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H*W C"]:
+    """Give the values of each cell, in full precision."""
+    return maps.flatten(2).transpose(1, 2).float()
+
+
+def join_objects(targets: list[BoxTargets]) -> Objects:
+    """Put the objects of all images one after another."""
+    boxes = [target.boxes for target in targets]
+    return Objects(
+        torch.cat(boxes), torch.cat([target.class_ids for target in targets]), image_indices(boxes)
+    )
+
+
+def shares_of_objects(pairs: Pairs) -> Float[Tensor, " P"]:
+    """Overlap of each pair as part of the sum over those of its object."""
+    least = pairs.overlaps.clamp(min=1e-6)
+    sums = least.new_zeros(int(pairs.objects.max()) + 1 if len(least) else 0)
+    return least / sums.index_add(0, pairs.objects, least)[pairs.objects]
+
+
+def shared_mean(value: Tensor) -> Tensor:
+    """Mean of a value over the processes of a training, so that they normalise alike."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return value
+    value = value.detach().clone()
+    torch.distributed.all_reduce(value)
+    return value / torch.distributed.get_world_size()

@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads that are whole models of the transformers library, losses and matching included.
+
+Letters: B images, Q queries, K classes, H, W pixels, h, w cells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import box_convert, box_iou, roi_align
+
+from muntin.errors import ConfigError, ShapeError
+from muntin.features import Backbone, Features
+from muntin.heads.detector import Candidates, Detector, Instances, SelectConfig
+from muntin.heads.network import Head, HeadConfig
+from muntin.heads.transformers_model import (
+    ARCHITECTURES,
+    TRANSFORMERS,
+    Architecture,
+    build_model,
+    class_rows,
+    find_architecture,
+)
+from muntin.shapes import Float, Int
+from muntin.targets import BoxTargets
+
+_OF_SIZES = re.compile(r"size of tensor|is invalid for input of size|must match")
+_GRID = 112
+"""Cells along each side of the mask of an instance: half a pixel of a box of 56 pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransformersHeadConfig(HeadConfig):
+    """Config of a whole model of the library; what it computes is in the config of the model.
+
+    Attributes:
+        select: Of a detector: which of its queries are returned.
+    """
+
+    kind: ClassVar[str] = "hf"
+
+    select: SelectConfig = field(
+        default_factory=lambda: SelectConfig(
+            suppression="none", score_threshold=0.01, max_detections=300
+        )
+    )
+
+    @property
+    def finest(self) -> int:
+        """It reads pixels."""
+        return 1
+
+
+class _WholeModel(Head):
+    """The model, and what all tasks do with it."""
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, config: TransformersHeadConfig
+    ) -> None:
+        super().__init__()
+        model: Any = backbone.config
+        self.config, self.num_classes = config, num_classes
+        self.row: Architecture = find_architecture(model.name)
+        self._made_with = (model.name, model.settings, num_classes)
+        self.stride = self.row.stride
+        self.window = model.img_size if model.fixed_size else None
+        """(height, width) in pixels of the only images it takes; None for any."""
+        self.net: Any = build_model(*self._made_with)
+
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """The layers of the library's model whose size depends on the number of classes."""
+        return {
+            f"net.{path}": rows for path, rows in class_rows(self.net, *self._made_with).items()
+        }
+
+    def may_lack(self, name: str) -> bool:
+        """Every weight is needed."""
+        return False
+
+    def _run(self, features: Features, **labels: Any) -> Any:  # noqa: ANN401 (of the library)
+        images = features.maps[0]
+        if self.row.reads_mask:
+            high, wide = (torch.arange(side, device=images.device) for side in images.shape[2:])
+            rows = high < features.sizes[:, :1].to(images.device)  # B, H
+            columns = wide < features.sizes[:, 1:].to(images.device)  # B, W
+            labels["pixel_mask"] = (rows[:, :, None] & columns[:, None, :]).long()
+        if self.window not in (None, tuple(images.shape[2:])):
+            raise self._size_error(images, "it has a position for each patch of that size alone")
+        try:
+            return self.net(images, **labels)
+        except (ValueError, RuntimeError) as error:
+            # The library checks few sizes, and fails where it adds positions or cuts windows.
+            if isinstance(error, RuntimeError) and not _OF_SIZES.search(str(error)):
+                raise
+            raise self._size_error(images, str(error)) from error
+
+    def _size_error(self, images: Tensor, cause: str) -> ShapeError:
+        high, wide = images.shape[2:]
+        wanted = f"{self.window[0]} x {self.window[1]} pixels" if self.window else "of another size"
+        message = (
+            f"images for {TRANSFORMERS}{self._made_with[0]} must be {wanted}, got {high} x {wide}: "
+            f"{cause.rstrip('.')}. Set --img-size to a size that the model supports."
+        )
+        return ShapeError(message)
+
+    def _losses(self, features: Features, name: str, **labels: Any) -> dict[str, Tensor]:
+        loss = self._run(features, **labels).loss
+        return {name: loss.reshape(1).expand(len(features.maps[0]))}
+
+
+class TransformersDetector(_WholeModel, Detector):
+    """A model that predicts boxes of queries."""
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, config: TransformersHeadConfig
+    ) -> None:
+        super().__init__(backbone, num_classes, config)
+        self.neck = None
+
+    @property
+    def select(self) -> SelectConfig:
+        """As configured, and as many as the library gives at most."""
+        chosen = self.config.select
+        queries = getattr(self.net.config, "num_queries", chosen.max_detections)
+        limit = min(chosen.max_detections, self.row.limit or queries)
+        return replace(chosen, max_detections=limit)
+
+    def forward(self, features: Features) -> Candidates:
+        """Compute one candidate a query."""
+        raw = self._run(features)
+        boxes = box_convert(raw.pred_boxes.float(), "cxcywh", "xyxy") * self._extent(features)
+        scores = _scores(raw.logits.float(), self.row)
+        return Candidates([], boxes[:, :, None], scores, self.decode)
+
+    def _extent(self, features: Features) -> Float[Tensor, "B 1 4"]:
+        """Width and height, twice, that boxes are relative to."""
+        images = features.maps[0]
+        sizes = features.sizes.to(images.device)
+        if not self.row.reads_mask:
+            sizes = torch.tensor(images.shape[2:], device=images.device).expand(len(images), 2)
+        return sizes.flip(1).repeat(1, 2)[:, None].float()
+
+    def losses(
+        self, features: Features, targets: Sequence[BoxTargets]
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Give the loss of the library, which is that of the whole batch."""
+        extents = self._extent(features)
+        labels = [
+            {
+                "class_labels": one.class_ids.long(),
+                "boxes": box_convert(one.boxes / extent, "xyxy", "cxcywh"),
+            }
+            for one, extent in zip(targets, extents, strict=True)
+        ]
+        return self._losses(features, "objects", labels=labels)
+
+    def score_of(
+        self, features: Features, box: Float[Tensor, "4"], class_id: int
+    ) -> Callable[[Features], Float[Tensor, " B"]]:
+        """Hold the place: which query answers for it may change with the image."""
+
+        def score(others: Features) -> Tensor:
+            raw = self(others)
+            flat = raw.boxes[:, :, 0].detach()
+            overlap = box_iou(flat.flatten(0, 1), box[None].to(flat)).view(flat.shape[:2])
+            return (raw.scores[:, :, class_id] * overlap).amax(dim=1)
+
+        return score
+
+
+def _scores(logits: Float[Tensor, "B Q k"], row: Architecture) -> Float[Tensor, "B Q K"]:
+    if not row.softmax and row.answers == "boxes":
+        return logits.sigmoid()
+    scores = logits.softmax(-1)[..., :-1]
+    return scores * (scores == scores.amax(-1, keepdim=True)) if row.softmax else scores
+
+
+class TransformersSegmenter(_WholeModel):
+    """A model of semantic segmentation, whose maps of classes have cells of `stride` pixels."""
+
+    def forward(self, features: Features) -> Float[Tensor, "B K h w"]:
+        """Compute a value of each class for every cell: logits, or sums of masks of queries."""
+        images = features.maps[0]
+        cells = [-(-side // self.stride) for side in images.shape[2:]]
+        if self.window is not None:  # the last windows of an image may be smaller
+            rest = (self.window[1] - images.shape[3], self.window[0] - images.shape[2])
+            images = F.pad(images, (0, max(0, rest[0]), 0, max(0, rest[1])))
+            features = Features(images, maps=lambda: [images], vector=lambda: images)
+        return self._maps(features)[:, :, : cells[0], : cells[1]]
+
+    def _maps(self, features: Features) -> Float[Tensor, "B K h w"]:
+        raw = self._run(features)
+        if self.row.answers == "maps":
+            return raw.logits  # type: ignore[no-any-return]
+        scores = raw.class_queries_logits.softmax(-1)[..., :-1]
+        masks = _mask_logits(raw, features, self.stride).sigmoid()
+        return torch.einsum("bqk,bqhw->bkhw", scores.float(), masks)
+
+    def losses(
+        self,
+        features: Features,
+        labels: Int[Tensor, "B H W"],
+        *,
+        class_weights: Float[Tensor, " K"] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Give the loss of the library, which is that of the whole batch."""
+        if class_weights is not None or label_smoothing:
+            message = (
+                f"train.class_weights and train.label_smoothing must be off for models of the "
+                f"transformers library, whose losses have neither, got {class_weights} and "
+                f"{label_smoothing}. Leave them out."
+            )
+            raise ConfigError(message)
+        labels = labels.long()
+        if self.row.answers == "maps":
+            ignored = getattr(self.net.config, "semantic_loss_ignore_index", None)
+            ignored = self.net.config.loss_ignore_index if ignored is None else ignored
+            kept = torch.where(labels < 0, ignored, labels)
+            return self._losses(features, "pixels", labels=kept)
+        classes = [one[one >= 0].unique() for one in labels]
+        masks = [
+            (one[None] == ids[:, None, None]).float()
+            for one, ids in zip(labels, classes, strict=True)
+        ]
+        return self._losses(features, "masks", mask_labels=masks, class_labels=classes)
+
+
+class TransformersInstances(_WholeModel, Detector):
+    """A model of instance segmentation by masks of queries; boxes are those of the masks."""
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, config: TransformersHeadConfig
+    ) -> None:
+        super().__init__(backbone, num_classes, config)
+        self.neck = None
+
+    def forward(self, features: Features) -> Candidates:
+        """Compute one candidate a query; its score is that of its class times that of its mask."""
+        raw = self._run(features)
+        logits = _mask_logits(raw, features, self.stride)
+        inside = logits > 0
+        quality = (logits.sigmoid() * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1e-6)
+        scores = _scores(raw.class_queries_logits.float(), self.row)
+        # The library takes as many pairs of query and class as it has queries, before their masks.
+        least = scores.flatten(1).topk(scores.shape[1], dim=1).values[:, -1, None, None]
+        scores = torch.where(scores >= least, scores, 0.0) * quality[..., None]
+        high, wide = features.maps[0].shape[2:]
+        scale = logits.new_tensor([wide / logits.shape[3], high / logits.shape[2]]).repeat(2)
+        boxes = _mask_boxes(logits) * scale
+        return Candidates([logits], boxes[:, :, None], scores, self.decode)
+
+    def decode(self, raw: Candidates) -> list[Instances]:
+        """Select the best pairs of query and class of each image."""
+        least = self.select.score_threshold
+        found = []
+        for boxes, scores, ids, masks in zip(*self._select(raw), strict=True):
+            kept = (scores > least) & (boxes[:, 2] > boxes[:, 0])
+            found.append(Instances(boxes[kept], scores[kept], ids[kept], masks[kept]))
+        return found
+
+    def decode_fixed(self, raw: Candidates) -> tuple[Tensor, ...]:
+        """Like `decode`, with a fixed number of instances per image, for exported graphs."""
+        boxes, scores, ids, masks = self._select(raw)
+        kept = (scores > self.select.score_threshold) & (boxes[..., 2] > boxes[..., 0])
+        return boxes, torch.where(kept, scores, 0.0), ids, masks
+
+    def _select(self, raw: Candidates) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Boxes, scores, class numbers and masks of each image, best first."""
+        images, queries, classes = raw.scores.shape
+        empty = raw.boxes[:, :, 0, 2] <= raw.boxes[:, :, 0, 0]
+        flat = torch.where(empty[..., None], 0.0, raw.scores).flatten(1)
+        scores, places = flat.topk(min(self.select.max_detections, queries * classes), dim=1)
+        rows, ids = places // classes, places % classes
+        boxes = raw.boxes[:, :, 0].gather(1, rows[..., None].expand(-1, -1, 4))
+        maps = raw.levels[0]
+        whole = rows + queries * torch.arange(images, device=rows.device)[:, None]
+        masks = maps.flatten(0, 1).index_select(0, whole.flatten())[:, None]  # B * D, 1, h, w
+        numbers = torch.arange(len(masks), device=masks.device, dtype=masks.dtype)[:, None]
+        cells = boxes.flatten(0, 1) / self.stride
+        grids = roi_align(masks, torch.cat([numbers, cells], 1), _GRID, 1.0, 1, aligned=True)
+        return boxes, scores, ids, grids.sigmoid().view(images, -1, _GRID, _GRID)
+
+    def losses(
+        self, features: Features, targets: Sequence[BoxTargets]
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Give the loss of the library, which is that of the whole batch."""
+        high, wide = features.maps[0].shape[2:]
+        masks, classes = [], []
+        for one in targets:
+            rows = torch.where(one.layer_of >= 0)[0]
+            drawn = one.layers[one.layer_of[rows]] == rows[:, None, None] + 1
+            mask = drawn.new_zeros(len(rows), high, wide, dtype=torch.float32)
+            mask[:, : drawn.shape[1], : drawn.shape[2]] = drawn
+            masks.append(mask)
+            classes.append(one.class_ids[rows].long())
+        return self._losses(features, "masks", mask_labels=masks, class_labels=classes)
+
+
+def _mask_logits(raw: Any, features: Features, stride: int) -> Float[Tensor, "B Q h w"]:  # noqa: ANN401
+    """Masks in cells of `stride` pixels, whatever the model's own are."""
+    logits: Tensor = raw.masks_queries_logits.float()
+    cells = [-(-side // stride) for side in features.maps[0].shape[2:]]
+    if cells == [*logits.shape[2:]]:
+        return logits
+    return F.interpolate(logits, cells, mode="bilinear", align_corners=False)
+
+
+def _mask_boxes(logits: Float[Tensor, "B Q h w"]) -> Float[Tensor, "B Q 4"]:
+    """Left, top, right and bottom edge of what is above 0, in cells; 0 where nothing is.
+
+    Between the centres of two cells values are linear, as they are resized.
+    """
+    edges = []
+    for dim in (2, 3):
+        line = logits.amax(dim)  # over rows: of each column
+        first = _first_crossing(line)
+        end = line.shape[2] - _first_crossing(line.flip(2))
+        found = (line > 0).any(2)
+        edges.append((torch.where(found, first, 0.0), torch.where(found, end, 0.0)))
+    (left, right), (top, bottom) = edges
+    return torch.stack([left, top, right, bottom], dim=2)
+
+
+def _first_crossing(line: Float[Tensor, "B Q n"]) -> Float[Tensor, "B Q"]:
+    """Where a line of cells first rises above 0."""
+    places = torch.arange(line.shape[2], device=line.device)
+    first = torch.where(line > 0, places, line.shape[2] - 1).amin(2, keepdim=True)
+    inside, outside = line.gather(2, first), line.gather(2, (first - 1).clamp(min=0))
+    share = outside / (outside - inside).clamp(max=-1e-12)
+    crossing = torch.where(first > 0, first - 0.5 + share, 0.0)
+    return crossing[..., 0]
+
+
+_HEADS: dict[str, tuple[tuple[str, ...], type[_WholeModel]]] = {
+    "detect": (("boxes",), TransformersDetector),
+    "instance": (("masks",), TransformersInstances),
+    "semantic": (("maps", "masks"), TransformersSegmenter),
+}
+"""What a model must answer for a task, and the head that it becomes."""
+
+
+def tasks_of(name: str) -> tuple[str, ...]:
+    """Tasks that a model of the library can do."""
+    row = find_architecture(name)
+    return tuple(task for task, (answers, _) in _HEADS.items() if row.answers in answers)
+
+
+def build_whole_model(
+    backbone: Backbone, num_classes: int, config: TransformersHeadConfig, task: str
+) -> Head:
+    """Build the model of the backbone's config as the head of a task.
+
+    Raises:
+        ConfigError: The model cannot do the task, or the backbone is another one.
+        MissingExtra: The library is not installed.
+    """
+    model: Any = getattr(backbone, "config", None)
+    if not hasattr(model, "settings"):
+        message = (
+            f"the head hf must be over a model named {TRANSFORMERS}..., got "
+            f"{type(backbone).__name__}. Choose another head."
+        )
+        raise ConfigError(message)
+    answers, head = _HEADS[task]
+    if find_architecture(model.name).answers not in answers:
+        able = [name for name, row in ARCHITECTURES.items() if row.answers in answers]
+        message = (
+            f"{task} needs one of {', '.join(TRANSFORMERS + name for name in able)}, got "
+            f"{TRANSFORMERS}{model.name}, which is for {' or '.join(tasks_of(model.name))}. "
+            f"Choose one of them."
+        )
+        raise ConfigError(message)
+    return head(backbone, num_classes, config)
