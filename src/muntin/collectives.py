@@ -10,6 +10,7 @@ function here is what its local counterpart is.
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -44,6 +45,7 @@ class _Shared:
 
     part: BatchPart | None = None
     group: Any = None
+    machine: Any = None
 
 
 def world_size() -> int:
@@ -67,11 +69,21 @@ def open_group() -> None:
     Their order must not mix with that of the gradients, which DDP starts when they are ready.
     """
     _Shared.group = dist.new_group()
+    hosts = gather_objects(socket.gethostname())
+    for host in dict.fromkeys(hosts):  # all processes take part in making each group
+        group = dist.new_group([rank for rank, other in enumerate(hosts) if other == host])
+        if host == socket.gethostname():
+            _Shared.machine = group
+
+
+def has_group() -> bool:
+    """Whether the processes have found each other."""
+    return _Shared.group is not None
 
 
 def close_group() -> None:
     """Leave all groups."""
-    _Shared.group = None
+    _Shared.group = _Shared.machine = None
     dist.destroy_process_group()
 
 
@@ -197,6 +209,21 @@ def gather_objects(value: Value) -> list[Value]:
     parts: list[Any] = [value] * world_size()
     if len(parts) > 1:
         dist.all_gather_object(parts, value)
+    return parts
+
+
+def machine_rank() -> tuple[int, int]:
+    """Which of the training processes of this machine this is, and their number."""
+    if world_size() == 1:
+        return 0, 1
+    return dist.get_rank(_Shared.machine), dist.get_world_size(_Shared.machine)
+
+
+def gather_machine(value: Value) -> list[Value]:
+    """The values of the processes of this machine, in the order of `machine_rank`."""
+    parts: list[Any] = [value] * machine_rank()[1]
+    if len(parts) > 1:
+        dist.all_gather_object(parts, value, group=_Shared.machine)
     return parts
 
 

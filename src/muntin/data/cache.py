@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from muntin.collectives import from_first, gather_objects
 from muntin.data.data_config import DataConfig
 from muntin.data.entry_images import read_pixels
 from muntin.data.joint_transforms import Window, to_box_targets
 from muntin.data.keypoint_transforms import crop_box, crop_region, to_keypoints
 from muntin.data.mask_values import LabelFile, read_mask
+from muntin.data.shared_samples import can_share, share_samples
 from muntin.data.transforms import Preprocessing, Sample, resize, scaled_size, to_tensor
 from muntin.errors import DataError, MuntinWarning, shorten
 from muntin.samples import Entry, Listing
@@ -35,8 +38,10 @@ class ImageCache:
     only `training` is served, masks have the size of the cached image rather than that of the
     original, which scoring compares, and large JPEGs of a single label are decoded at 1/2, 1/4 or
     1/8 of their size where that leaves enough pixels: faster, and other pixels than prediction
-    sees. `as_if_kept` gives the pixels that a cache in memory would, for a part of one that is
-    elsewhere. `stacked` holds all images, (N, C, H, W), if they are in memory and of one size.
+    sees. `stacked` holds all images, (N, C, H, W), if they are in memory and of one size.
+    With `shared`, all training processes make the cache at once; those of a machine keep its images
+    together, and none may change them. `as_if_kept` gives the pixels that a cache in memory would,
+    for a part of one that is elsewhere.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class ImageCache:
         config: DataConfig,
         *,
         training: bool = False,
+        shared: bool = False,
         mask_reader: Callable[[Listing, Entry], LabelFile] = read_mask,
         as_if_kept: bool = False,
     ) -> None:
@@ -59,12 +65,14 @@ class ImageCache:
         limit = (round(pre.img_size[0] * ZOOM), round(pre.img_size[1] * ZOOM))
         self._limit = replace(pre, img_size=limit)
         self._hint = max(limit) if training and pre.fit == "center_crop" else None
-        self._kept: list[Sample | None] | None = None
+        self._kept: Sequence[Sample | None] | None = None
         self.stacked: Tensor | None = None
-        if self.fits(config.cache_mib):
-            with ThreadPoolExecutor(2) as pool:
-                self._kept = list(pool.map(self._read, range(len(listing)), chunksize=64))
-            self.stacked = self._stack()
+        fits = partial(self.fits, config.cache_mib)
+        if from_first(fits) if shared else fits():
+            self._keep(shared)
+        if shared:
+            for part in gather_objects(self.unreadable):
+                self.unreadable.update(part)
         self.refuse_unreadable()
         self._warned: set[int] = set()
         self.warn()
@@ -111,6 +119,20 @@ class ImageCache:
     def load(self, index: int) -> Sample | None:
         """Return an image with its targets; None if it cannot be read."""
         return self._read(index, keep=self._as_if_kept) if self._kept is None else self._kept[index]
+
+    def _keep(self, shared: bool) -> None:
+        """Decode all images."""
+        if shared and can_share():
+            cropped = self.pre.fit == "center_crop"
+            together = share_samples(len(self.listing), self._read, stack=cropped)
+            if together is not None:
+                self._kept, self.stacked = together, together.stacked
+                return
+            text = "processes cannot see each other's memory: each keeps the images of the data set"
+            warnings.warn(text, MuntinWarning, stacklevel=3)
+        with ThreadPoolExecutor(2) as pool:
+            self._kept = list(pool.map(self._read, range(len(self.listing)), chunksize=64))
+        self.stacked = self._stack()
 
     def fits(self, cache_mib: int) -> bool:
         """Whether so many MiB would hold the decoded images, by the size of some of them."""

@@ -83,8 +83,8 @@ class Loop:
         self.fabric, self.run, self.reporter = fabric, run, reporter
         self.records = Records(run, active=fabric.is_global_zero)
         self.config, data = run.config.train, run.config.data_config
-        self.train = ImageCache(prepared.train, run.preprocessing, data, training=True)
-        self.val = ImageCache(prepared.val, run.preprocessing, data)
+        self.train = ImageCache(prepared.train, run.preprocessing, data, training=True, shared=True)
+        self.val = ImageCache(prepared.val, run.preprocessing, data, shared=True)
         self.state = Position()
         self.objective = objective
         see_whole_batch(network)

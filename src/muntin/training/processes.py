@@ -108,7 +108,9 @@ def _tell(*, waits: bool) -> None:
 
 
 _HOST = socket.gethostname()
-_LOST = re.compile(r"gloo|nccl|socket|peer|pair closure|connection|time.?out|timed out|store", re.IGNORECASE)
+_LOST = re.compile(
+    r"gloo|nccl|by peer|pair closure|time.?out|timed out|c10d|TCPStore", re.IGNORECASE
+)
 
 
 def _notes() -> Any:  # noqa: ANN401 (a store of PyTorch)
@@ -256,7 +258,11 @@ def backend_of(device: str) -> str:
 @contextlib.contextmanager
 def joined(place: Place, machine: MachineConfig) -> Iterator[None]:
     """Context in which the processes of a run know each other; nothing for one process."""
-    if place.world == 1 or collectives.world_size() > 1:
+    if place.world == 1 or collectives.has_group():
+        yield
+        return
+    if dist.is_initialized():  # by the launcher
+        collectives.open_group()
         yield
         return
     if place.launcher != "torchrun":
