@@ -132,7 +132,7 @@ class _Driver:
             for place, item in enumerate(items)
         ]
         # A block an item: results come as soon as they are there, and little is done twice.
-        data = ray.data.from_items(packed, override_num_blocks=min(len(packed), 10_000))
+        data: Any = ray.data.from_items(packed, override_num_blocks=min(len(packed), 10_000))
         for make, network, device in stages:
             options = _share_out(ray, len(stages), device if network else "")
             # Threads of two stages take turns: preparing needs its core for a part of the time.
