@@ -34,7 +34,7 @@ def arrange_on(given: TrainArguments, out: Path, arrange: Arrange) -> Any:  # no
         MuntinError: What `arrange` raises.
     """
     check_address(given.on)
-    settled = replace(given, on="", out=out, started=0.0, devices=1, nodes=1)
+    settled = replace(given, on="", out=out, started=0.0, devices=0, nodes=0)
     # Ray joins the processes, before they know the settings of the run.
     timeout_s = MachineConfig().timeout_s
     with contextlib.suppress(ValueError):  # which the processes refuse
@@ -42,7 +42,7 @@ def arrange_on(given: TrainArguments, out: Path, arrange: Arrange) -> Any:  # no
     places = (str(place) for place in (given.data, given.val, given.teacher) if place)
     processes = Processes(
         partial(_arrange_there, given=settled, arrange=arrange),
-        given.devices * given.nodes,
+        max(given.devices, 1) * max(given.nodes, 1),
         out,
         device=given.device,
         lost=LostProcess,
