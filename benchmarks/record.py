@@ -95,16 +95,23 @@ def alone(work: Callable[..., T], *arguments: object) -> T:
 
 
 def train_and_score(
-    task: str, learn: Path, score: Path, run: Path, minutes: float
+    task: str,
+    learn: Path,
+    score: Path,
+    run: Path,
+    minutes: float,
+    *,
+    options: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train from scratch for some minutes and score, as a user does.
+    """Train from scratch for some minutes and score, as a user does, with further `options`.
 
     Returns:
         What is reported, and the run's config.
     """
     begun = time.monotonic()
     length = f"{minutes:g}m"
-    muntin("train", task, learn, "--weights", "none", "--max-time", length, "--out", run)
+    given = ("--weights", "none", "--max-time", length, "--out", run, *options)
+    muntin("train", task, learn, *given)
     seconds = time.monotonic() - begun
     figures = json.loads(muntin("eval", run, score, "--json", keep=True))
     journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]

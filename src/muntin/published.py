@@ -125,17 +125,9 @@ def _write_whole(
     source: str | Path, path: Path, task: str, given: tuple[tuple[str, ...], dict[str, str]]
 ) -> tuple[Run, LoadReport]:
     """Write the run of a whole model of the transformers library."""
-    class_names, texts = given
-    found = read_transformers_folder(source, task)
-    if texts or (class_names and len(class_names) != len(found.classes.names)):
-        message = (
-            f"a whole model of the transformers library is converted as it is, with "
-            f"{len(found.classes.names)} classes, got {len(class_names)} names and {texts}. Leave "
-            f"them out, and train the run for another size or other classes."
-        )
-        raise ConfigError(message)
+    found = read_transformers_folder(source, task, *given)
     row = find_task(found.task)
-    assert row.dense is not None and row.dense.whole is not None, "the tasks of such models"
+    head: Any = None if row.dense is None else row.dense.whole
     name = f"{TRANSFORMERS}{found.config.name}"
     run = Run(
         path=path,
@@ -144,11 +136,11 @@ def _write_whole(
             data="",
             model_name=name,
             model=found.config,
-            head=row.dense.whole,  # type: ignore[arg-type]
+            head=head,
             weights=str(source),
             augment=AUGMENTS[row.recipe_kind](),
         ),
-        classes=replace(found.classes, names=class_names or found.classes.names),
+        classes=found.classes,
         preprocessing=found.preprocessing,
     )
     network = run.build_network()

@@ -13,6 +13,8 @@ def test_doctor_of_a_short_run_and_of_a_good_one(tmp_path, muntin):
     run = train_small(trees, tmp_path / "run", epochs=1)
     guessed = {"epoch": 1, "figures": {"top1": 0.5, "balanced_accuracy": 1 / 3}}
     (run.path / "results.json").write_text(json.dumps(guessed))
+    code, out, _ = muntin("doctor", run.path, "--data", tmp_path / "gone", "--json")
+    assert (code, [one["code"] for one in json.loads(out)["findings"]]) == (1, ["too-short"])
     code, out, _ = muntin("doctor", run.path, "--json")
     assert (code, [one["code"] for one in json.loads(out)["findings"]]) == (1, ["too-short"])
     good = {"epoch": 1, "figures": {"top1": 0.9, "balanced_accuracy": 0.9}}

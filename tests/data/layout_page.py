@@ -34,11 +34,18 @@ from muntin.tasks.task_table import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "data.md"
+
+
+def _as_text(readers: tuple[Reader[Any, Any], ...]) -> tuple[Reader[Any, Any], ...]:
+    """Layouts that a text can show: not packed data, which have a page of their own."""
+    return tuple(reader for reader in readers if reader.looks_for)
+
+
 GROUPS: tuple[tuple[str, tuple[str, ...], tuple[Reader[Any, Any], ...]], ...] = (
-    ("labelled images", ("classify",), listing.READERS),
-    ("objects", ("detect", "instance"), detection.READERS),
-    ("masks", ("semantic",), semantic.READERS),
-    ("keypoints", ("pose",), pose.READERS),
+    ("labelled images", ("classify",), _as_text(listing.READERS)),
+    ("objects", ("detect", "instance"), _as_text(detection.READERS)),
+    ("masks", ("semantic",), _as_text(semantic.READERS)),
+    ("keypoints", ("pose",), _as_text(pose.READERS)),
 )
 INTRODUCTION = """\
 # Data that is read

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from muntin.data.band_selection import open_bands
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.decoding import Decoding, decode_with_facts, open_image
 from muntin.data.deep_images import count_bands
@@ -16,7 +17,6 @@ from muntin.data.dense_transforms import SegmentationAugmentConfig
 from muntin.data.entry_images import measure_range
 from muntin.data.joint_transforms import adjust_bands, jitter_colors
 from muntin.data.listing import check_classify, list_classify
-from muntin.data.shown_bands import open_bands
 from muntin.data.transforms import Preprocessing, Sample, normalise, resize, to_shown
 from muntin.data.value_ranges import PixelReading
 from muntin.errors import ConfigError, DataError

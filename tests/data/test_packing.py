@@ -71,7 +71,10 @@ def assert_same(packed, original):
             assert read_bytes(one.source, path) == read_bytes(other.source, path)
 
 
-@pytest.mark.parametrize(("task", "name", "read"), TASKS)
+@pytest.mark.parametrize(
+    ("task", "name", "read"),
+    [pytest.param(*one, marks=[pytest.mark.slow] * (n in (1, 5))) for n, one in enumerate(TASKS)],
+)
 def test_listings_and_bytes_are_those_of_the_data_set(data_sets, tmp_path, task, name, read):
     packed = muntin.pack(task, data_sets / name, tmp_path / "out", shard_size="12k")
     assert packed.num_shards > 1

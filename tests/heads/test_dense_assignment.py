@@ -67,7 +67,7 @@ def slow_pairs(objects, boxes, logits):
                 continue
             if max(dx, dy) >= REACH * stride:
                 continue
-            cell = int(image) * CELLS.count + index
+            cell = int(image) * CELLS.total + index
             iou = float(box_iou(box[None], boxes[cell : cell + 1]))
             logit = logits[cell, class_id]
             score = float(logit.sigmoid())
@@ -193,8 +193,8 @@ def test_many_objects_stay_small():
         torch.zeros(400, dtype=torch.long),
         torch.zeros(400, dtype=torch.long),
     )
-    boxes = torch.zeros(cells.count, 4)
-    pairs = find_pairs(objects, cells, boxes, torch.zeros(cells.count, 1))
+    boxes = torch.zeros(cells.total, 4)
+    pairs = find_pairs(objects, cells, boxes, torch.zeros(cells.total, 1))
     assert len(pairs.cells) <= 400 * 3 * (2 * REACH + 1) ** 2
     assert len(assign_one(pairs).objects.unique()) == 400
 

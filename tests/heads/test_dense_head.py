@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 import muntin
 from muntin.configs import with_texts
 from muntin.errors import ConfigError
-from muntin.heads.dense_head import Dense
+from muntin.heads.dense_head import Dense, keep_peaks
 from muntin.heads.head_table import DETECTORS, MASK_DETECTORS, build_detector
 from muntin.targets import BoxTargets
 from tests.detectors import BODY, tiny_detector
@@ -101,13 +101,58 @@ def test_prediction_asks_the_twin_unless_boxes_are_suppressed():
     network = tiny_detector("dense_small", 3, task="detect", threshold=0.3)
     head = network.head
     with torch.no_grad():
-        head.twin.bias.fill_(-9.0)  # finds nothing
+        head.twin.bias.fill_(-90.0)  # finds nothing
         head.twin.weight.zero_()
         head.classes.bias.fill_(9.0)  # finds everything
     assert len(network(torch.randn(1, 3, 96, 96))[0].boxes) == 0
     head.config = replace(head.config, select=replace(head.select, suppression="hard"))
     assert len(network(torch.randn(1, 3, 96, 96))[0].boxes) == head.select.max_detections
     assert set(head.class_layers()) == {"classes", "twin"}
+
+
+def slow_peaks(scores, sizes):
+    """Each score, if none of those around its place is better, on its level and the next ones."""
+    starts = [0]
+    for high, wide in sizes:
+        starts.append(starts[-1] + high * wide)
+
+    def around(at, row, column):
+        high, wide = sizes[at]
+        for i in range(max(0, row - 1), min(high, row + 2)):
+            for j in range(max(0, column - 1), min(wide, column + 2)):
+                yield float(scores[starts[at] + i * wide + j])
+
+    kept = []
+    for at, (high, wide) in enumerate(sizes):
+        for row in range(high):
+            for column in range(wide):
+                rivals = [*around(at, row, column)]
+                if at:
+                    rivals += around(at - 1, 2 * row, 2 * column)
+                if at + 1 < len(sizes):
+                    rivals += around(at + 1, row // 2, column // 2)
+                score = float(scores[starts[at] + row * wide + column])
+                kept.append(score if score >= max(rivals) else 0.0)
+    return torch.tensor(kept)
+
+
+@pytest.mark.parametrize("sizes", [[(8, 12), (4, 6), (2, 3)], [(4, 4)], [(2, 6), (1, 3)]])
+def test_peaks_as_plain_loops(sizes):
+    count = sum(high * wide for high, wide in sizes)
+    scores = torch.rand(2, count, 3, generator=torch.Generator().manual_seed(0))
+    kept = keep_peaks(scores, sizes)
+    for image in range(2):
+        for class_id in range(3):
+            expected = slow_peaks(scores[image, :, class_id], sizes)
+            torch.testing.assert_close(kept[image, :, class_id], expected)
+    assert 0 < int((kept > 0).sum()) < kept.numel()
+
+
+@pytest.mark.parametrize("sizes", [[(5, 7), (3, 4), (2, 2), (1, 1)], [(1, 1), (1, 1)]])
+def test_the_best_score_is_always_a_peak(sizes):
+    scores = torch.rand(1, sum(h * w for h, w in sizes), 1)
+    kept = keep_peaks(scores, sizes)
+    assert float(kept.max()) == float(scores.max())
 
 
 def test_a_mask_is_drawn_from_what_lies_in_its_box():

@@ -49,7 +49,8 @@ def test_no_print_in_the_package() -> None:
 
 # What they read is part of the package or of the system.
 READERS_OF_OWN_FILES = {
-    "untrusted.py", "devices.py", "engines/torch_program.py", "explaining/attention_cost.py",
+    "untrusted.py", "devices.py", "diagnosing/findings.py", "engines/torch_program.py",
+    "explaining/attention_cost.py",
     "explaining/figures.py", "explaining/page.py", "serving/metrics.py", "zoo/costs.py",
 }  # fmt: skip
 

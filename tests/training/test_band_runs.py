@@ -74,6 +74,7 @@ def raw_of(run: Path, image: Any) -> torch.Tensor:
     return inputs.parts[0].images
 
 
+@pytest.mark.filterwarnings("ignore:the run was trained on crops of instances")
 @pytest.mark.parametrize("trained", EVERY, indirect=True)
 class TestEveryTask:
     def test_the_input_has_all_bands(self, trained):
@@ -93,7 +94,7 @@ class TestEveryTask:
             place = tmp_path / f"{number}.tif"
             place.write_bytes(tiff(one))
             places.append(raw_of(run, place))
-        assert (places[0] != places[1]).float().mean() > 0.9
+        assert (places[0] != places[1]).float().mean() > 0.8  # crops of poses have borders
         network = Run.open(run).load_network()
         answers = [read(network, images) for images in places]
         assert not torch.equal(*answers)
@@ -114,7 +115,7 @@ class TestEveryTask:
         assert (shown[""] != shown["5,2,1"]).any()
 
     def test_its_graph_reads_16_bits(self, trained):
-        task, run, _, image = trained
+        _, run, _, image = trained
         opened, predictor = Run.open(run), muntin.load(run)
         pre, images = opened.preprocessing, raw_of(run, image)
         canvas = (images.shape[2], images.shape[3])

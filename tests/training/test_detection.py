@@ -103,11 +103,22 @@ CASES = {
         (1, 1),
     ),
     "growing images": ("detect", {"train.start_size": 0.5, "train.full_size_from": 0.6}, (3,)),
+    # Stopped while images are mixed, and again in the part where they are not.
+    "mixed images": (
+        "instance",
+        {"augment.mosaic": 0.5, "augment.paste": 0.5, "augment.mixes_until": 0.55},
+        (2, 3),
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "case", ["everything random", pytest.param("growing images", marks=pytest.mark.slow)]
+    "case",
+    [
+        "everything random",
+        pytest.param("growing images", marks=pytest.mark.slow),
+        pytest.param("mixed images", marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_run_has_the_same_bits(mixed, tmp_path, case):
     task, settings, stops = CASES[case]

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import muntin
+from muntin.commands import app
 from muntin.errors import ConfigError, DataError, RunError
 from muntin.exporting.run_export import export
 from muntin.run_config import ExtendConfig
@@ -19,7 +22,7 @@ from muntin.synthetic.datasets import write_coco, write_maps
 from muntin.synthetic.scenes import CLASS_NAMES
 from muntin.training.extension import extend_listings
 from tests.detectors import train_dense, train_detector
-from tests.small import train_small, write_images
+from tests.small import image, train_small, write_images
 
 HOW = {"quiet": True, "pictures": False, "device": "cpu", "precision": "fp32"}
 FAST = {"epochs": 2, "batch_size": 4, "settings": {"machine.workers": 0}, **HOW}
@@ -123,6 +126,21 @@ def test_other_tasks_and_known_classes_are_refused(runs, tmp_path):
         muntin.train("classify", data, extend="nowhere", out=tmp_path / "run", **HOW)
 
 
+def test_its_weights_alone_are_those_of_its_backbone(runs, tmp_path):
+    _, data, after = runs
+    run = muntin.train("classify", data, weights=after, out=tmp_path / "run", **FAST).path
+    assert Run.open(run).config.extend is None
+    assert logits_of(run, torch.randn(1, 3, 16, 16)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("options", [["--extend", "nowhere"], ["--folds", "1"]])
+def test_the_command_line_refuses_in_one_line(runs, tmp_path, options):
+    out = ["--out", str(tmp_path / "run")]
+    found = CliRunner().invoke(app, ["train", "classify", str(runs[1]), *out, *options])
+    assert isinstance(found.exception, RunError | ConfigError)
+    assert options[0] in str(found.exception)
+
+
 def test_a_backbone_that_learns_is_said_to_change_scores(runs, tmp_path, capsys):
     before, data, _ = runs
     options = {**FAST, "epochs": 1, "quiet": False}
@@ -131,6 +149,27 @@ def test_a_backbone_that_learns_is_said_to_change_scores(runs, tmp_path, capsys)
     assert "train.freeze" in capsys.readouterr().out
     images = torch.randn(2, 3, 16, 16)
     assert not torch.equal(logits_of(run, images)[:, :2], logits_of(before, images))
+
+
+@pytest.mark.slow
+def test_added_classes_are_learnt_as_in_full_training(tmp_path):
+    classes = ("ash", "birch", "cedar", "date")
+    data = write_images(tmp_path / "all", each=24, classes=classes)
+    for name, some in (("old", classes[:2]), ("new", classes[2:])):
+        for one in some:
+            shutil.copytree(data / one, tmp_path / name / one)
+    for class_id, one in enumerate(classes[2:], 2):
+        (tmp_path / "val" / one).mkdir(parents=True)
+        for number in range(1000, 1020):
+            image(class_id, number).save(tmp_path / "val" / one / f"{number}.png")
+    whole = train_small(data, tmp_path / "whole", epochs=12).path
+    before = train_small(tmp_path / "old", tmp_path / "before", epochs=12).path
+    options = {**FAST, "epochs": 12, "extend": before, "out": tmp_path / "after"}
+    after = muntin.train("classify", tmp_path / "new", **options).path
+    figures = [
+        muntin.evaluate(run, tmp_path / "val", pictures=False)["top1"] for run in (whole, after)
+    ]
+    assert figures[1] >= figures[0] - 0.03
 
 
 def test_values_of_masks_follow_their_classes():

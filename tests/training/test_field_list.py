@@ -33,7 +33,7 @@ def test_a_pattern_model_and_head_choose() -> None:
 def test_heads_of_each_task() -> None:
     rows = list_heads()
     assert {row["name"] for row in rows if row["default"] == "small models"} == {
-        "fcos_small", "mask_rcnn_small", "light_small", "light_pose_small",
+        "dense_small", "light_small", "light_pose_small",
     }  # fmt: skip
     assert {row["task"] for row in list_heads("pose")} == {"pose"}
     assert "keypoint_rcnn" in {row["name"] for row in list_heads("pose")}

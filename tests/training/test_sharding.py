@@ -19,6 +19,7 @@ import torch.multiprocessing
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
 
 from muntin.configs import with_texts
 from muntin.data.batches import Batch
@@ -37,7 +38,13 @@ from muntin.training.progress import Reporter
 from muntin.training.request import PreparedRun, Request
 from muntin.training.run_objective import build_objective
 from muntin.training.setup import prepare
-from muntin.training.sharding import check_sharding, gradient_norm, own_part, rows_of, save_rows
+from muntin.training.sharding import (
+    check_sharding,
+    gradient_norm,
+    join_unused,
+    own_part,
+    rows_of,
+)
 from muntin.training.trainer import Trainer
 from tests.detectors import BODY, BODY_SETTINGS, head_settings
 from tests.small import MODEL, SETTINGS, train_small, write_images
@@ -79,7 +86,7 @@ def _work(
 
 
 def prepared(
-    task: str, data: Path, options: dict[str, Any], settings: dict[str, Any]
+    task: str, data: Path, out: Path, options: dict[str, Any], settings: dict[str, Any]
 ) -> PreparedRun:
     """A run of a tiny network."""
     precision = options.pop("precision", "fp32")
@@ -95,11 +102,32 @@ def prepared(
     chosen: dict[str, Any] = {"img_size": (16, 16), "batch_size": COUNT, "weights": "none"}
     run = prepare(
         Request(
-            task=task, data=str(data), out="nowhere", machine=machine, settings=texts,
+            task=task, data=str(data), out=str(out), machine=machine, settings=texts,
             **{**chosen, **options},
         )
     )  # fmt: skip
     return replace(run, answers=read_answers(run, Reporter(None)))
+
+
+class Branches(torch.nn.Module):
+    """A layer that only the first of two processes uses, and one that both do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.first = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+
+    def forward(self, rank: int) -> Tensor:
+        loss = self.both(torch.ones(2)).sum()
+        return loss if rank else loss + 4 * self.first(torch.ones(2)).sum()
+
+
+def check_branches(fabric: Fabric) -> None:
+    """A branch that one process does not need is learnt by both, and nobody waits."""
+    step = Branches()
+    fully_shard(step)
+    join_unused(step(fabric.global_rank), step).backward()
+    weight: Any = step.first.weight.grad
+    assert weight.full_tensor().tolist() == [[2.0, 2.0]]  # the mean of 4 and 0
 
 
 class Learner:
@@ -148,8 +176,7 @@ class Learner:
         return {"losses": torch.tensor(losses), "norms": torch.tensor(norms), **weights}
 
     def save(self, folder: Path) -> None:
-        together = {"save": save_rows, "first": self.fabric.is_global_zero}
-        write_checkpoint(folder, {"position": {}, **self.trainer.state()}, **together)
+        write_checkpoint(folder, {"position": {}, **self.trainer.state()}, together=True)
 
     def bytes_kept(self) -> int:
         """Bytes of parameters, averages and moments of this process."""
@@ -233,13 +260,17 @@ def trees(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classes_are_learnt_as_by_one_process(trees, tmp_path, name):
     model, settings = CLASSIFIERS[name]
-    check_learning(tmp_path, prepared("classify", trees, {"model": model}, settings))
+    check_learning(
+        tmp_path, prepared("classify", trees, tmp_path / "run", {"model": model}, settings)
+    )
 
 
 @pytest.mark.slow
 def test_half_precision_is_that_of_one_process(trees, tmp_path):
     options = {"model": "vit_tiny_patch16_224", "precision": "bf16"}
-    check_learning(tmp_path, prepared("classify", trees, options, VIT), tolerance=1e-2)
+    check_learning(
+        tmp_path, prepared("classify", trees, tmp_path / "run", options, VIT), tolerance=1e-2
+    )
 
 
 @pytest.mark.slow
@@ -252,7 +283,7 @@ def test_dense_tasks_are_learnt_as_by_one_process(tmp_path, task):
     if task == "detect":
         options["head"] = "fcos_small"
         settings = {**BODY_SETTINGS, **head_settings("fcos_small")}
-    check_learning(tmp_path, prepared(task, data, options, settings))
+    check_learning(tmp_path, prepared(task, data, tmp_path / "run", options, settings))
 
 
 @pytest.mark.slow
@@ -260,7 +291,7 @@ def test_dense_tasks_are_learnt_as_by_one_process(tmp_path, task):
 def test_pretraining_is_that_of_one_process(trees, tmp_path, objective):
     options = {"model": "vit_tiny_patch16_224", "head": objective}
     settings = {**VIT, **(DECODER if objective == "mae" else {})}
-    check_learning(tmp_path, prepared("pretrain", trees, options, settings))
+    check_learning(tmp_path, prepared("pretrain", trees, tmp_path / "run", options, settings))
 
 
 @pytest.mark.slow
@@ -269,16 +300,17 @@ def test_a_teacher_teaches_as_it_does_one_process(trees, tmp_path, kind):
     teacher = train_small(trees, tmp_path / "teacher", epochs=1).path
     options = {"model": MODEL, "teacher": str(teacher)}
     settings = {**SETTINGS, "distill.kind": kind}
-    check_learning(tmp_path, prepared("classify", trees, options, settings))
+    check_learning(tmp_path, prepared("classify", trees, tmp_path / "run", options, settings))
 
 
 def test_two_processes_share_a_network(tmp_path):
     """Adamw and muon, the norm of the gradient, half of the memory, and a checkpoint of one."""
     data = write_images(tmp_path / "trees", each=8, classes=("ash", "birch"))
     settings = {**VIT, "model.depth": 1, "train.optimizer": "muon"}
-    run = prepared("classify", data, {"model": "vit_tiny_patch16_224"}, settings)
+    run = prepared("classify", data, tmp_path / "run", {"model": "vit_tiny_patch16_224"}, settings)
 
     def begin(fabric: Fabric) -> None:
+        check_branches(fabric)
         learner = Learner(fabric, run)
         learnt = learner.learn(range(1))
         learner.save(tmp_path)

@@ -54,32 +54,16 @@ def train(
     run = run_training(
         task,
         data,
-        val=val,
-        model=model,
-        head=head,
-        weights=values.with_part(weights, part),
-        recipe=recipe,
-        epochs=epochs or 0,
-        max_time_s=values.parse_time(max_time),
-        batch_size=values.parse_batch(batch_size),
-        img_size=values.parse_size(img_size),
-        precision=precision,
-        device=device,
-        devices=devices or 0,
-        nodes=nodes or 0,
-        on=on,
-        seed=-1 if seed is None else seed,
-        out=out,
-        resume=resume,
+        val=val, model=model, head=head, weights=values.with_part(weights, part), recipe=recipe,
+        epochs=epochs or 0, max_time_s=values.parse_time(max_time),
+        batch_size=values.parse_batch(batch_size), img_size=values.parse_size(img_size),
+        precision=precision, device=device, devices=devices or 0, nodes=nodes or 0, on=on,
+        seed=-1 if seed is None else seed, out=out, resume=resume,
         settings=values.train_settings(
             settings, adapt, freeze, teacher_cache, log=log, check=check_first
         ),
-        config=config or None,
-        started=started,
-        teacher=teacher,
-        extend=extend,
-        folds=folds,
-    )
+        config=config or None, started=started, teacher=teacher, extend=extend, folds=folds,
+    )  # fmt: skip
     if not (run.interrupted or run.rank or folds):
         typer.echo(f"next: muntin predict {quote(run.path)} IMAGE...")
     return int(run.interrupted)

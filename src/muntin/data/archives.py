@@ -22,13 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from muntin.data.shard_addresses import is_packed
 from muntin.errors import DataError, first_line
 from muntin.lazy import resolve_method
 from muntin.untrusted import PARSER_FAULTS, check_budget, open_regular, read_regular
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """Names of files that are read as archives, in lower case."""
+
+LOCAL = "file://"
+"""How the source of packed data on the disk begins: that of any is an address."""
 
 _MAX_OPEN = 8
 _UNPACK: Mapping[bytes, Callable[[str], Any]] = {
@@ -189,6 +191,26 @@ def open_packed(source: str) -> Any:  # noqa: ANN401 (a `Shards`, of which this 
     """Open a packed data set afresh, to be listed and then read."""
     _opened.pop(source, None)
     return _open(source)
+
+
+def is_packed(source: str) -> bool:
+    """Whether the source of a listing is a packed data set."""
+    return "://" in source
+
+
+def path_of(source: str) -> Path:
+    """Give the path below which images of a packed data set are named."""
+    return Path(source.removeprefix(LOCAL))
+
+
+def read_packed(path: str | os.PathLike[str]) -> bytes | None:
+    """Read a file below an open packed data set, ``OUT/cats/1.jpg``; None for any other path."""
+    text = Path(path).as_posix()
+    for source in filter(is_packed, [*_opened]):
+        start = f"{path_of(source).as_posix()}/"
+        if text.startswith(start):
+            return read_bytes(source, text.removeprefix(start))
+    return None
 
 
 def _is_folder(source: str) -> bool:

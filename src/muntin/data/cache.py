@@ -38,10 +38,10 @@ class ImageCache:
     only `training` is served, masks have the size of the cached image rather than that of the
     original, which scoring compares, and large JPEGs of a single label are decoded at 1/2, 1/4 or
     1/8 of their size where that leaves enough pixels: faster, and other pixels than prediction
-    sees. `stacked` holds all images, (N, C, H, W), if they are in memory and of one size.
+    sees. `as_if_kept` gives the pixels that a cache in memory would, for a part of one that is
+    elsewhere. `stacked` holds all images, (N, C, H, W), if they are in memory and of one size.
     With `shared`, all training processes make the cache at once; those of a machine keep its images
-    together, and none may change them. `as_if_kept` gives the pixels that a cache in memory would,
-    for a part of one that is elsewhere.
+    together, and none may change them.
     """
 
     def __init__(

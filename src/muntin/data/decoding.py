@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from muntin.data.archives import read_packed
 from muntin.data.deep_images import (
     count_bands,
     has_deep_mode,
@@ -253,7 +254,8 @@ def open_image(
     how = Decoding(value_range=value_range, bands=reading.bands, bits=reading.bits)
     if isinstance(image, str | Path):
         try:
-            data = read_regular(image)
+            packed = read_packed(image)
+            data = read_regular(image) if packed is None else packed
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             message = (

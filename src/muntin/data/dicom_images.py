@@ -36,7 +36,8 @@ def read_dicom(data: bytes, *, shown: bool = False) -> NDArray[Any]:
     """
     found = _open(data)
     check_budget(_COPIES * int(found.Rows) * int(found.Columns), "a DICOM image")
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.utils import pixel_array
 
     pixels = pixel_array(found, index=0)  # colours as RGB
     if pixels.ndim == 3:
@@ -46,7 +47,8 @@ def read_dicom(data: bytes, *, shown: bool = False) -> NDArray[Any]:
         values = apply_voi_lut(values, found)
     exact = np.float64 if values.dtype.itemsize > 4 else np.float32
     values = values.astype(exact) if values.dtype.kind == "f" else values
-    return -values.astype(exact) if found.PhotometricInterpretation == "MONOCHROME1" else values
+    dark_is_high = found.PhotometricInterpretation == "MONOCHROME1"
+    return np.negative(values.astype(np.float64)) if dark_is_high else values
 
 
 def count_frames(data: bytes) -> int:

@@ -19,8 +19,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from muntin.data.archives import is_packed
 from muntin.data.duplicates import ImageHash, find_alike, hash_files
-from muntin.data.shard_addresses import is_packed
 from muntin.data.splitting import describe_split, split
 from muntin.data.trees import by_numbers, clean_name, open_tree, part_in, read_text
 from muntin.errors import ConfigError, DataError, plural, shorten

@@ -18,7 +18,7 @@ from torch import Tensor
 from muntin.data.transforms import Interpolation, resize
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Objects, Skeleton
-from muntin.shapes import Bool, Float, Real, Size, UInt8
+from muntin.shapes import Bool, Float, Real, Size
 from muntin.targets import BoxTargets
 
 MIN_VISIBLE = 0.25

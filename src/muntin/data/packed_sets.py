@@ -8,12 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from muntin.data.archives import is_archive, open_packed
+from muntin.data.archives import LOCAL, is_archive, open_packed
 from muntin.data.mask_folders import follow_classes
 from muntin.data.mask_layouts import MaskRequest
 from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, count_parts, join_parts, number_classes
-from muntin.data.shard_addresses import LOCAL
 from muntin.data.shards import Shards
 from muntin.errors import DataError
 from muntin.samples import DataSets, Entry, Listing, Objects

@@ -43,6 +43,13 @@ _ASKED = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or FSSPEC_GS_TOKEN=anon if it is public",
     "hf": "HF_TOKEN",
 }
+# Passwords may be in ~/.netrc; what fails is tried again here, and not in every layer below.
+_WEB: dict[str, Any] = {"client_kwargs": {"trust_env": True}}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "http": _WEB,
+    "https": _WEB,
+    "s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}},
+}
 
 
 def cache_folder() -> Path:
@@ -105,9 +112,10 @@ class RemoteFiles:
                 library, purpose = "fsspec", f"reading {self.root}"
                 raise missing_extra(library, "cloud", purpose) from error
             protocol = self.root.partition("://")[0]
-            # So that passwords may be in ~/.netrc.
-            options = {"client_kwargs": {"trust_env": True}} if protocol.startswith("http") else {}
-            system = self._systems[os.getpid()] = fsspec.filesystem(protocol, **options)
+            system = fsspec.filesystem(protocol, **_OPTIONS.get(protocol, {}))
+            if hasattr(system, "retries"):
+                system.retries = 1
+            self._systems[os.getpid()] = system
         return system
 
     def _fetch(self, name: str, start: int | None = None, end: int | None = None) -> bytes:

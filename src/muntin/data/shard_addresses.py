@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What DATA is packed, and where it is: addresses, and shards named with braces.
 
-The source of packed listings is always an address, ``file:///data/flowers`` on the disk, so that no
-file has to be looked at to know that a source is packed.
+The source of packed listings is always an address, as `muntin.data.archives` knows them by.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ import re
 from itertools import product
 from pathlib import Path
 
+from muntin.data.archives import LOCAL
 from muntin.errors import DataError
 from muntin.untrusted import open_regular
 
-LOCAL, INDEX_NAME = "file://", "index.json"
+INDEX_NAME = "index.json"
 _ADDRESS = re.compile(r"([a-z][a-z0-9+]+):/+(.*)", re.DOTALL)  # a drive has one letter
 _SECRETS = re.compile(r"(?<=://)[^/@\s]*@|\?\S*")
 _TAR = re.compile(r"\.(?:tar|tar\.\w+|tgz)$")
@@ -28,9 +28,9 @@ _BESIDE = (".json", ".txt", ".md", ".idx", ".index", ".yaml")  # what may lie be
 _STREAMS = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt"))
 
 
-def is_packed(source: str) -> bool:
-    """Whether the source of a listing is a packed data set."""
-    return "://" in source
+def names_shards(address: str) -> bool:
+    """Whether an address ends as only those of packed data do."""
+    return address.endswith(f"/{INDEX_NAME}") or _TAR.search(address) is not None
 
 
 def redact(text: str) -> str:

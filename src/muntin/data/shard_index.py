@@ -10,7 +10,7 @@ set, by bisection; annotations are the JSON of each image, as in the shards.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ Holds = Literal["keypoints", "masks", "outlines", "boxes", "classes", "images"]
 """What is annotated."""
 
 _ADVICE = "Copy the data set again, or pack it again."
+_AT_ONCE = 4096
 _PLACES = ("shard", "offset", "size", "crc")
 
 
@@ -152,8 +153,8 @@ class ShardIndex:
         shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # one tuple a class, not one an image
         for name, count in self.head.sets:
             with reading(f"An annotation of {source!r}", _ADVICE, DataError):
-                rows = range(first, first + count)
-                entries = tuple(parse_entry(self.texts[row], classes, shared) for row in rows)
+                values = self._parse(first, first + count)
+                entries = tuple(parse_entry(one, classes, shared) for one in values)
             listings[name] = Listing(
                 source=source,
                 entries=entries,
@@ -164,6 +165,16 @@ class ShardIndex:
             )
             first += count
         return listings
+
+    def _parse(self, first: int, end: int) -> Iterator[dict[str, Any]]:
+        """Parse the annotations of images, many at once, which takes a third of the time."""
+        for start in range(first, end, _AT_ONCE):
+            texts = [self.texts[row] for row in range(start, min(start + _AT_ONCE, end))]
+            values = parse_json(b"[" + b",".join(texts) + b"]")
+            if len(values) != len(texts):
+                message = f"{len(values)} annotations in place of {len(texts)}"
+                raise ValueError(message)
+            yield from values
 
 
 def format_entry(entry: Entry) -> dict[str, Any]:
@@ -181,10 +192,9 @@ def format_entry(entry: Entry) -> dict[str, Any]:
 
 
 def parse_entry(
-    text: bytes, classes: Classes, shared: dict[tuple[int, ...], tuple[int, ...]]
+    values: Mapping[str, Any], classes: Classes, shared: dict[tuple[int, ...], tuple[int, ...]]
 ) -> Entry:
-    """Parse what `format_entry` gave; anything may be raised where it did not."""
-    values = parse_json(text)
+    """Build an image from what `format_entry` gave; anything may be raised where it did not."""
     class_ids = tuple(map(int, values["class_ids"]))
     found, size = values.get("objects"), values.get("size")
     numbers = [*class_ids, *(found["class_ids"] if found else ())]

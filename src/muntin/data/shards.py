@@ -7,15 +7,16 @@ import contextlib
 import hashlib
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from muntin.configs import to_dict
+from muntin.data.archives import LOCAL
 from muntin.data.plain_shards import scan
 from muntin.data.remote_files import RemoteFiles, cache_folder
-from muntin.data.shard_addresses import LOCAL, split_address
+from muntin.data.shard_addresses import split_address
 from muntin.data.shard_index import (
     INDEX,
     UNKNOWN,
@@ -53,9 +54,11 @@ class _OpenShard:
         with open_regular(path) as file:
             self.descriptor = os.dup(file.fileno())
 
-    def __del__(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):
-            os.close(self.descriptor)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        try:  # modules may be gone when the interpreter ends
+            close(self.descriptor)
+        except (AttributeError, OSError):
+            return
 
 
 class _LocalFiles:

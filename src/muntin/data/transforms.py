@@ -156,7 +156,7 @@ class Preprocessing:
         return self.fit in ("center_crop", "stretch", "instance_crop")
 
     def edge_size(self, size: Size) -> Size:
-        """Size that `edges` give an image of a size (height, width), rounded as transformers does."""
+        """Size that `edges` give an image of (height, width), rounded as transformers does."""
         least, most = min(size), max(size)
         short: float = self.edges[0]
         if self.edges[1] and most / least * short > self.edges[1]:

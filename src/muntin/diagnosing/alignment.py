@@ -10,7 +10,7 @@ all changes lower the measure by more than 3 standard errors of its mean over th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ _GRID = np.stack(np.meshgrid(*[(np.arange(_SIDE) + 0.5) / _SIDE] * 2), axis=2)
 Array = NDArray[np.floating]
 
 
-class Looked(NamedTuple):
+class AnnotatedImage(NamedTuple):
     """An image, small and in [0, 1], with its boxes as parts of its sides, or its label map."""
 
     pixels: Float[np.ndarray, "H W 3"]
@@ -70,7 +70,9 @@ _SHIFTS: Mapping[str, _Change] = {
 _NONE = _Change("")
 
 
-def find_misalignment(looked: Sequence[Looked], *, outlined: bool) -> tuple[str, str] | None:
+def find_misalignment(
+    looked: Sequence[AnnotatedImage], *, outlined: bool
+) -> tuple[str, str] | None:
     """Give the code of the fault of annotations that fit their images after a change; None if none.
 
     With a text that names the change and the evidence for it. Boxes that are not `outlined`, as
@@ -109,7 +111,7 @@ def _standard_errors(differences: Array) -> float:
     return float(differences.mean() / max(spread, 1e-9))
 
 
-def _find_scale(looked: Sequence[Looked]) -> dict[str, _Change]:
+def _find_scale(looked: Sequence[AnnotatedImage]) -> dict[str, _Change]:
     """The factor that makes boxes reach as far as their images, if they stop far before."""
     every = np.concatenate([one.boxes for one in looked if one.boxes is not None])
     reach = float(every[:, 2:].max())
@@ -118,7 +120,7 @@ def _find_scale(looked: Sequence[Looked]) -> dict[str, _Change]:
     return {f"times {1 / reach:.2g}": _Change("scaled", lambda p, ratio: p / reach)}
 
 
-def _measure_boxes(one: Looked, pixels: NDArray[np.float32], change: _Change) -> float:
+def _measure_boxes(one: AnnotatedImage, pixels: NDArray[np.float32], change: _Change) -> float:
     """How colours inside boxes differ from those around them."""
     assert one.boxes is not None, "asked before"
     boxes, ratio = one.boxes, pixels.shape[0] / pixels.shape[1]
@@ -132,7 +134,7 @@ def _measure_boxes(one: Looked, pixels: NDArray[np.float32], change: _Change) ->
     return float(np.abs(colors[0] - colors[1]).sum(axis=1).mean())
 
 
-def _measure_labels(one: Looked, pixels: NDArray[np.float32], change: _Change) -> float:
+def _measure_labels(one: AnnotatedImage, pixels: NDArray[np.float32], change: _Change) -> float:
     """Share of the variance of colours that classes explain."""
     assert one.labels is not None, "asked before"
     labels = _read(one.labels, _GRID)
@@ -149,7 +151,7 @@ def _measure_labels(one: Looked, pixels: NDArray[np.float32], change: _Change) -
     return float(between / max((colors**2).sum(), 1e-9))
 
 
-def _read(values: NDArray[np.generic], places: Array) -> NDArray[np.generic]:
+def _read(values: NDArray[Any], places: Array) -> NDArray[Any]:
     """The values at places (..., 2): x and y as parts of the sides, the nearest one if outside."""
     high, wide = values.shape[:2]
     columns, rows = (places[..., axis] * side for axis, side in enumerate((wide, high)))

@@ -18,7 +18,7 @@ from muntin.data.mask_values import read_mask
 from muntin.data.objects import OUTSIDE, UNKNOWN_CLASS
 from muntin.data.transforms import Preprocessing
 from muntin.data.value_ranges import ValueRange
-from muntin.diagnosing.alignment import Looked, find_misalignment
+from muntin.diagnosing.alignment import AnnotatedImage, find_misalignment
 from muntin.diagnosing.findings import Finding
 from muntin.errors import DataError, UnitError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem
@@ -83,7 +83,7 @@ class _Sample(NamedTuple):
 
     entries: list[Entry]
     pixels: list[NDArray[np.uint8]]
-    looked: list[Looked]
+    looked: list[AnnotatedImage]
     masks: list[tuple[NDArray[np.int16], int]]
     class_names: tuple[str, ...]
 
@@ -110,7 +110,7 @@ class _Sample(NamedTuple):
                 sample.masks.append((labels.labels, sum(labels.strange.values())))
                 maps = labels.labels
             shown = np.asarray(small, np.float32) / 255
-            sample.looked.append(Looked(shown, boxes, maps))
+            sample.looked.append(AnnotatedImage(shown, boxes, maps))
         return sample
 
 

@@ -76,6 +76,9 @@ def diagnose_run(path: Path | str, data: Path | str = "", *, device: str = "auto
         RunError: The run cannot be read, or was not trained to its first validation.
     """
     run = Run.open(path)
+    if not run.path.is_dir():
+        message = f"a run must be the folder of a training to be diagnosed, got {path}."
+        raise RunError(message)
     figures = read_results(run).figures
     if not figures:
         message = f"a run must have results to be diagnosed, got none in {path}. Train it on."
@@ -83,8 +86,7 @@ def diagnose_run(path: Path | str, data: Path | str = "", *, device: str = "auto
     place = str(data or run.config.data)
     if not Path(place).exists():
         note = f"the data are not at {place}: only the run was looked at. Give --data"
-        found = [Finding(code="unexplained", where="run")] if is_failed(run, figures) else []
-        return Diagnosis(findings=tuple(found), notes=(note,))
+        return Diagnosis(findings=tuple(diagnose_result(run, None, figures)), notes=(note,))
     reading = run.config.data_config
     listed, found = diagnose_data(
         lambda: run.task.list_data(place, run.classes, reading), run.preprocessing
@@ -95,9 +97,10 @@ def diagnose_run(path: Path | str, data: Path | str = "", *, device: str = "auto
     scored, more = _score_parts(run, sets, device)
     notes += more
     val = scored.get("val")
-    causes = []
-    if len(sets) > 1:
-        causes = diagnose_result(run, (sets["train"], sets["val"]), figures, val)
+    both = (sets["train"], sets["val"]) if len(sets) > 1 else None
+    causes = diagnose_result(run, both, figures, val)
+    if run.classes.multi_label:
+        notes.append("label errors were not looked for: images have several labels")
     known = {(one.code, one.where) for one in found}
     found += [one for one in causes if (one.code, one.where) not in known]
     suspects = [one for part, each in scored.items() for one in find_label_errors(part, each)]
@@ -181,7 +184,7 @@ def _draw(one: Suspect) -> Iterator[Thumbnail]:
             ImageDraw.Draw(image).rectangle(one.box, outline=VERMILION, width=width)
             margin = max(right - left, bottom - top)
             edges = (left - margin, top - margin, right + margin, bottom + margin)
-            image = image.crop(tuple(map(int, edges)))
+            image = image.crop(edges)
         part = one.part if path == one.path else "copy"
         lines = (f"{one.score:.2f} {one.what}", f"{part}: {Path(path).name}")
         yield Thumbnail(pixels=np.asarray(image), lines=lines)

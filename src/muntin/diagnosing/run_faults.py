@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.ops import box_iou
 
 from muntin.diagnosing.data_faults import find_data_faults
 from muntin.diagnosing.findings import Finding
 from muntin.metrics.class_metrics import ClassificationMetric, SemanticMetric
 from muntin.metrics.detection_metric import DetectionMetric
+from muntin.ops.boxes import box_iou
 from muntin.run_config import RunConfig
+from muntin.run_files import read_split
 from muntin.runs import Run, read_journal
 from muntin.samples import Listing
 from muntin.scoring.evaluator import Scored
@@ -44,21 +45,29 @@ def is_failed(run: Run, figures: Mapping[str, Any]) -> bool:
 
 
 def diagnose_result(
-    run: Run, sets: tuple[Listing, Listing], figures: Mapping[str, Any], scored: Scored | None
+    run: Run,
+    sets: tuple[Listing, Listing] | None,
+    figures: Mapping[str, Any],
+    scored: Scored | None = None,
 ) -> list[Finding]:
     """Give the causes of figures that show nothing; none for others.
 
-    `sets` are images of training and of validation; `scored` what was answered, if it is known.
+    `sets` are images of training and of validation, if they are still there; `scored` is what was
+    answered, if it is known.
     """
     if not is_failed(run, figures):
         return []
     journal, tuned = read_journal(run.path), run.config.train
-    steps = math.ceil(len(sets[0]) / tuned.batch_size) * len(journal)
+    count = read_split(run.path).num_train if sets is None else len(sets[0])
+    steps = math.ceil(count / max(tuned.batch_size * tuned.accumulate, 1)) * len(journal)
     short = Finding(code="too-short", where="training", detail=f"{steps} steps")
     # Nothing else can be told of so few, and looking at images would take longer.
     if steps < _SHORT:
         return [short]
-    found = find_data_faults(dict(zip(("train", "val"), sets, strict=True)), pre=run.preprocessing)
+    found: list[Finding] = []
+    if sets is not None:
+        parts = dict(zip(("train", "val"), sets, strict=True))
+        found += find_data_faults(parts, pre=run.preprocessing)
     found += [*find_setting_faults(run.config), *_judge_progress(run, journal, steps)]
     found += [] if scored is None else _judge_answers(scored)
     rest = short if steps < _SOME else Finding(code="unexplained", where="training")

@@ -48,7 +48,7 @@ class Cells(NamedTuple):
     strides: tuple[float, ...]
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """Cells of an image."""
         return sum(high * wide for high, wide in self.sizes)
 
@@ -112,7 +112,7 @@ def pair_cells(objects: Objects, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
         which, down, across = torch.where(near[1][:, :, None] & near[0][:, None, :])
         at = start + rows[which, down] * wide + columns[which, across]
         distance = torch.hypot(away[0][which, across], away[1][which, down]) / stride
-        parts.append((which, objects.images[which] * cells.count + at, distance))
+        parts.append((which, objects.images[which] * cells.total + at, distance))
         start += high * wide
     whole = tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
     return whole[0], whole[1], whole[2]
@@ -153,7 +153,7 @@ def level_costs(boxes: Float[Tensor, "G 4"], cells: Cells) -> Float[Tensor, "G L
 def find_levels(at: Int[Tensor, " P"], cells: Cells) -> Int[Tensor, " P"]:
     """Give the level of each cell, by its number."""
     ends = torch.tensor([high * wide for high, wide in cells.sizes], device=at.device).cumsum(0)
-    return torch.bucketize(at % cells.count, ends, right=True)
+    return torch.bucketize(at % cells.total, ends, right=True)
 
 
 def assign_many(pairs: Pairs, num_objects: int) -> Pairs:

@@ -24,7 +24,6 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
@@ -59,7 +58,7 @@ from muntin.heads.network import HeadConfig
 from muntin.heads.rcnn_stages import clip_boxes
 from muntin.nn.conv_norm import NormName, build_norm
 from muntin.ops.boxes import boxes_at, grid_points, image_indices
-from muntin.shapes import Float
+from muntin.shapes import Float, Size
 from muntin.targets import BoxTargets
 
 
@@ -73,8 +72,9 @@ class DenseConfig(HeadConfig):
         norm: After each of them.
         prototypes: Maps that masks are made of; 0 = boxes only.
         mask_size: Cells along each side of a mask.
-        select: Which boxes are returned. Without `suppression` the twin scores, which has learnt to
-            choose one cell an object; with it, the classifier that several cells an object train.
+        select: Which boxes are returned. Without `suppression` the twin, which has learnt to choose
+            one cell an object, scores beside the classifier, and a cell answers where none of its
+            neighbours scores better; with it, the classifier scores alone.
     """
 
     kind: ClassVar[str] = "dense"
@@ -184,34 +184,31 @@ class Dense(Detector):
         """Compute boxes and scores of all cells; with masks, what they are made of."""
         assert self.neck is not None, "a dense detector has a pyramid"
         levels = self.neck(features.maps)
-        twins = self.select.suppression == "none"
-        cells = [self._read(level, at, twins=twins) for at, level in enumerate(levels)]
-        boxes = torch.cat([part[1] for part in cells], dim=1)
-        logits = torch.cat([part[0] for part in cells], dim=1)
-        maps: list[Tensor] = []
-        if self.prototypes is not None:
-            maps = [self.prototypes(features, levels[0]), torch.cat([c[2] for c in cells], dim=1)]
+        logits, twins, boxes, layers = self._read(levels)
+        scores = logits.sigmoid()
+        if self.select.suppression == "none":
+            # The classifier ranks best, the twin tells which of several cells answers.
+            scores = (scores.square() * twins.sigmoid()).pow(1 / 3)
+            scores = keep_peaks(scores, [(part.shape[2], part.shape[3]) for part in levels])
+        maps = [] if self.prototypes is None else [self.prototypes(features, levels[0]), layers]
         boxes = clip_boxes(boxes, features.sizes)[:, :, None]
-        return Candidates(maps, boxes, logits.sigmoid(), self.decode)
+        return Candidates(maps, boxes, scores, self.decode)
 
-    def _read(
-        self, level: Tensor, at: int, *, twins: bool, both: bool = False
-    ) -> tuple[Tensor, ...]:
-        """Logits, boxes in pixels and mask layers (B, n, ...) of the cells of a level.
-
-        The logits are those of the classifier or its `twins`; of `both`, one after the other.
-        """
-        seen, placed = self.class_branch(level, at), self.box_branch(level, at)
-        logits = [] if twins and not both else [flatten(self.classes(seen))]
-        if twins or both:
+    def _read(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits, those of the twin, boxes in pixels and mask layers (B, N, ...) of all cells."""
+        parts = []
+        for at, (level, stride) in enumerate(zip(levels, self.strides, strict=True)):
+            seen, placed = self.class_branch(level, at), self.box_branch(level, at)
             # Whose box lies around a cell tells which of several is its middle. Detached: what
             # tells one cell from its neighbours must not be learnt by what all of them share.
-            logits.append(flatten(self.twin(self.twin_branch((seen + placed).detach(), at))))
-        size, stride = (level.shape[2], level.shape[3]), self.strides[at]
-        points = grid_points(size, stride, offset=0.5, device=level.device)
-        distances = F.softplus(flatten(self.boxes(placed))) * stride
-        layers = flatten(placed[:, :0] if self.mask_layers is None else self.mask_layers(placed))
-        return *logits, boxes_at(points, distances), layers
+            twin = self.twin(self.twin_branch((seen + placed).detach(), at))
+            size = (level.shape[2], level.shape[3])
+            points = grid_points(size, stride, offset=0.5, device=level.device)
+            boxes = boxes_at(points, F.softplus(flatten(self.boxes(placed))) * stride)
+            layers = placed[:, :0] if self.mask_layers is None else self.mask_layers(placed)
+            parts.append((flatten(self.classes(seen)), flatten(twin), boxes, flatten(layers)))
+        logits, twins, boxes, layers = (torch.cat(p, dim=1) for p in zip(*parts, strict=True))
+        return logits, twins, boxes, layers
 
     def decode(self, raw: Candidates) -> list[Instances]:
         """Select the instances of each image, and draw their masks."""
@@ -244,10 +241,11 @@ class Dense(Detector):
         self, features: Features, targets: list[BoxTargets]
     ) -> dict[str, Float[Tensor, " B"]]:
         """Compute the losses of classes, their twin, boxes and, with masks, of masks, by image."""
+        from torchvision.ops import generalized_box_iou_loss
+
         assert self.neck is not None, "a dense detector has a pyramid"
         levels = self.neck(features.maps)
-        parts = [self._read(level, at, twins=True, both=True) for at, level in enumerate(levels)]
-        logits, twins, boxes, layers = (torch.cat(p, dim=1) for p in zip(*parts, strict=True))
+        logits, twins, boxes, layers = self._read(levels)
         cells = Cells(tuple((lv.shape[2], lv.shape[3]) for lv in levels), self.strides)
         objects = join_objects(targets)
         counted = self._counted(cells, targets)
@@ -257,7 +255,7 @@ class Dense(Detector):
         pairs = find_pairs(objects, cells, flat, twins.flatten(0, 1))
         one = assign_one(pairs)
         count = len(targets)
-        images = many.cells // cells.count
+        images = many.cells // cells.total
         aims = objects.boxes[many.objects]
         # Each object counts once, however many cells learn it: small ones have few.
         apart = generalized_box_iou_loss(flat[many.cells], aims) * shares_of_objects(many)
@@ -271,7 +269,7 @@ class Dense(Detector):
         if self.prototypes is not None:
             maps = self.prototypes(features, levels[0])
             learnt = choose_pairs(many, targets)
-            rows = [learnt.select(learnt.cells // cells.count == n) for n in range(count)]
+            rows = [learnt.select(learnt.cells // cells.total == n) for n in range(count)]
             # As in prediction, where the predicted box is; the true one while that is far off.
             near = [flat[row.cells].detach() for row in rows]
             places = [
@@ -288,7 +286,7 @@ class Dense(Detector):
 
     def _counted(self, cells: Cells, targets: list[BoxTargets]) -> Float[Tensor, "B N"]:
         """0 for cells inside crowds, which are neither object nor background."""
-        counted = targets[0].boxes.new_ones(len(targets), cells.count)
+        counted = targets[0].boxes.new_ones(len(targets), cells.total)
         if any(len(target.ignored) for target in targets):
             points = torch.cat(
                 [
@@ -317,6 +315,33 @@ class Dense(Detector):
 def flatten(maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H*W C"]:
     """Give the values of each cell, in full precision."""
     return maps.flatten(2).transpose(1, 2).float()
+
+
+def keep_peaks(scores: Float[Tensor, "B N K"], sizes: list[Size]) -> Float[Tensor, "B N K"]:
+    """Set scores to 0 where a neighbour, on the same level or the next ones, has a better one.
+
+    Neighbours are the 3 x 3 cells around: the largest of them are max-pooled, so that engines
+    need no other operator (the filter of Wang et al. 2021, DeFCN, arXiv 2012.03544, section 3.3,
+    after training instead of within the network).
+    """
+    counts = [high * wide for high, wide in sizes]
+    maps = [
+        part.transpose(1, 2).unflatten(2, size)
+        for part, size in zip(scores.split(counts, dim=1), sizes, strict=True)
+    ]
+    kept = []
+    for at, level in enumerate(maps):
+        best = F.max_pool2d(level, 3, stride=1, padding=1)
+        if at:
+            # A level has half the cells of the one before, rounded up; or as many, where a side
+            # has one.
+            finer = F.max_pool2d(maps[at - 1], 3, stride=2, padding=1)
+            best = torch.maximum(best, F.interpolate(finer, size=sizes[at], mode="nearest"))
+        if at + 1 < len(maps):
+            coarser = F.max_pool2d(maps[at + 1], 3, stride=1, padding=1)
+            best = torch.maximum(best, F.interpolate(coarser, size=sizes[at], mode="nearest"))
+        kept.append(torch.where(level >= best, level, 0.0).flatten(2).transpose(1, 2))
+    return torch.cat(kept, dim=1)
 
 
 def join_objects(targets: list[BoxTargets]) -> Objects:

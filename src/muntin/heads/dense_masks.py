@@ -16,12 +16,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from muntin.features import Features, FeatureSpec
 from muntin.heads.dense_assignment import Pairs, rank_within
 from muntin.nn.conv_norm import ConvNorm, NormName
 from muntin.ops.boxes import image_indices
+from muntin.ops.torchvision_operators import roi_align
 from muntin.shapes import Float
 from muntin.targets import BoxTargets
 
@@ -89,7 +89,8 @@ def draw_masks(
     `layers` are those of the cells that the boxes came from, image by image.
     """
     rows = torch.cat([image_indices([*boxes])[:, None].to(boxes[0]), torch.cat([*boxes])], dim=1)
-    pooled = roi_align(maps, rows.to(maps.dtype), (side, side), 1 / stride, 1, aligned=True)
+    rows = rows.to(maps.dtype)
+    pooled = roi_align(maps, rows, side, scale=1 / stride, sampling=1, aligned=True)
     # The place in the box, from -1 to 1: most objects fill the middle of theirs.
     line = (torch.arange(side, device=maps.device) + 0.5) * (2 / side) - 1
     places = torch.stack([line.expand(side, side), line[:, None].expand(side, side)])

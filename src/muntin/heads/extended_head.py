@@ -36,6 +36,7 @@ class _Parts(Head):
     def __init__(self, parts: Sequence[nn.Module]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
+        # Not only left out of the optimizer: no gradient is computed for them.
         for part in self.parts[:-1]:
             part.requires_grad_(False)
         counts = [int(cast(Any, part).num_classes) for part in parts]
@@ -45,12 +46,14 @@ class _Parts(Head):
     def train(self, mode: bool = True) -> _Parts:
         """Set the mode of the last part; the others stay in evaluation mode."""
         super().train(mode)
+        # Batch norms would go on measuring, although their parameters are frozen.
         for part in self.parts[:-1]:
             part.eval()
         return self
 
     def _rest_first(self, logits: Float[Tensor, "B K ..."]) -> Float[Tensor, "B new_and_1 ..."]:
         """Logits of "any of the earlier classes", then those of the new ones."""
+        # log of the sum of their probabilities, up to the constant that a softmax drops
         rest = logits[:, : self.num_old].float().logsumexp(dim=1, keepdim=True)
         return torch.cat([rest, logits[:, self.num_old :].float()], dim=1)
 
@@ -66,6 +69,7 @@ class ExtendedClassifier(_Parts):
 
     def forward(self, features: Features) -> Float[Tensor, "B K"]:
         """Give the logits, those of added classes last."""
+        # Layers of their own: one with more rows would round the earlier ones differently.
         return torch.cat([part(features) for part in self.parts], dim=1)
 
     def losses(
@@ -82,10 +86,9 @@ class ExtendedClassifier(_Parts):
         if multi_label:  # what is known of earlier classes teaches nothing
             new, wanted = self(features)[:, self.num_old :], labels[:, self.num_old :]
             return {"classes": class_losses(new, wanted, multi_label=True)}
-        shares = labels
         if labels.ndim == 1:
             shares = self._numbered(labels)
-        else:
+        else:  # mixed images
             rest = labels[:, : self.num_old].sum(dim=1, keepdim=True)
             shares = torch.cat([rest, labels[:, self.num_old :]], dim=1)
         logits = self._rest_first(self(features))
@@ -115,6 +118,7 @@ class ExtendedSemantic(_Parts):
         """Give the losses of each image, by name, as `SemanticHead.losses`."""
         assert class_weights is None, "refused when the run is requested"
         rows = [cast(SemanticHead, part).all_logits(features) for part in self.parts]
+        # Of the classifiers, then of the auxiliary ones; at the cells, before they are enlarged.
         columns = zip(*(logits for logits, _ in rows), strict=True)
         logits = [self._rest_first(torch.cat(column, dim=1)) for column in columns]
         last = cast(SemanticHead, self.parts[-1])
@@ -135,6 +139,7 @@ class _Found(Candidates):
             after = total - first - own
             scores.append(F.pad(part.scores, (first, after)))
             slots = part.boxes
+            # A box for each class in one part, and one for all in another: the same for all then.
             if wide:
                 slots = F.pad(slots.expand(-1, -1, own, -1), (0, 0, first, after))
             boxes.append(slots)
@@ -164,6 +169,7 @@ class ExtendedDetector(_Parts, Detector):
         self, features: Features, targets: list[BoxTargets]
     ) -> dict[str, Float[Tensor, " B"]]:
         """Compute the losses of the last part; objects of earlier classes are none of its own."""
+        # As background: regions of earlier classes are examples of what is none of the added.
         last = cast(Detector, self.parts[-1])
         return last.losses(features, [select_objects(one, self.num_old) for one in targets])
 
@@ -181,6 +187,7 @@ class ExtendedDetector(_Parts, Detector):
         numbered = zip(self.firsts, found, strict=True)
         class_ids = torch.cat([one.class_ids + first for first, one in numbered])
         select = self.select
+        # Within a part this is done; across parts only classes that suppress each other need it.
         if select.class_agnostic and select.suppression != "none":
             order, scores = suppress(
                 boxes,
@@ -194,9 +201,9 @@ class ExtendedDetector(_Parts, Detector):
         else:
             order = scores.argsort(descending=True, stable=True)[: select.max_detections]
             scores = scores[order]
-        masks = None
-        if found[0].masks is not None:
-            masks = torch.cat([cast(Tensor, one.masks) for one in found])[order]
+        # Parts are of one kind: all have masks, or none has.
+        drawn = [one.masks for one in found if one.masks is not None]
+        masks = torch.cat(drawn)[order] if drawn else None
         return Instances(boxes[order], scores, class_ids[order], masks)
 
     def decode_fixed(self, raw: Candidates) -> tuple[Tensor, ...]:
@@ -208,6 +215,7 @@ class ExtendedDetector(_Parts, Detector):
             rows.append((boxes, scores, class_ids + first, *masks))
         boxes, scores, class_ids, *masks = (torch.cat(part, 1) for part in zip(*rows, strict=True))
         count = min(self.select.max_detections, scores.shape[1])
+        # Padding of each part has score 0, so it comes last here too.
         best, places = scores.topk(count, dim=1)
         rest = [part.gather(1, _as(places, part)) for part in (boxes, class_ids, *masks)]
         return (rest[0], best, *rest[1:])
@@ -230,6 +238,7 @@ def _as(places: Tensor, values: Tensor) -> Tensor:
 def select_objects(targets: BoxTargets, first: int) -> BoxTargets:
     """Keep the objects of class `first` and later ones, which are numbered from 0 then."""
     keep = torch.where(targets.class_ids >= first)[0]
+    # Layers hold 1 + the number of an object; 0, and what is dropped, is nothing.
     number = targets.layers.new_zeros(len(targets.boxes) + 1)
     number[keep + 1] = torch.arange(1, len(keep) + 1, dtype=number.dtype, device=number.device)
     return targets._replace(
@@ -256,4 +265,4 @@ def copy_part(part: nn.Module, into: nn.Module, class_layers: Sequence[str]) -> 
         for name, value in part.state_dict().items()
         if not any(end in f".{name}" for end in ends)
     }
-    into.load_state_dict(state, strict=False)
+    into.load_state_dict(state, strict=False)  # which keeps the layers that are left out

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """FCOS: every pyramid cell predicts class scores and the distances to the edges of its box.
 
-One stage and no anchors: fast, and the default for boxes on small machines.
+One stage and no anchors; before the dense detector, the default for boxes.
 
 Source:
     Tian et al. 2019, "FCOS" (arXiv 1904.01355), with centre sampling, centredness beside the boxes

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou, roi_align
 
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import Backbone, Features
@@ -23,15 +22,17 @@ from muntin.heads.network import Head, HeadConfig
 from muntin.heads.transformers_model import (
     ARCHITECTURES,
     TRANSFORMERS,
-    Architecture,
+    TransformersModel,
     build_model,
     class_rows,
     find_architecture,
 )
+from muntin.ops.boxes import box_iou
+from muntin.ops.torchvision_operators import roi_align
 from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
-_OF_SIZES = re.compile(r"size of tensor|is invalid for input of size|must match")
+_OF_SIZES = re.compile(r"size of tensor|is invalid for input of size|must match|out of range")
 _GRID = 112
 """Cells along each side of the mask of an instance: half a pixel of a box of 56 pixels."""
 
@@ -58,7 +59,7 @@ class TransformersHeadConfig(HeadConfig):
         return 1
 
 
-class _WholeModel(Head):
+class _TransformersHead(Head):
     """The model, and what all tasks do with it."""
 
     def __init__(
@@ -67,7 +68,7 @@ class _WholeModel(Head):
         super().__init__()
         model: Any = backbone.config
         self.config, self.num_classes = config, num_classes
-        self.row: Architecture = find_architecture(model.name)
+        self.row: TransformersModel = find_architecture(model.name)
         self._made_with = (model.name, model.settings, num_classes)
         self.stride = self.row.stride
         self.window = model.img_size if model.fixed_size else None
@@ -112,10 +113,10 @@ class _WholeModel(Head):
 
     def _losses(self, features: Features, name: str, **labels: Any) -> dict[str, Tensor]:
         loss = self._run(features, **labels).loss
-        return {name: loss.reshape(1).expand(len(features.maps[0]))}
+        return {name: loss.reshape(1).expand(features.maps[0].shape[0])}
 
 
-class TransformersDetector(_WholeModel, Detector):
+class TransformersDetector(_TransformersHead, Detector):
     """A model that predicts boxes of queries."""
 
     def __init__(
@@ -135,7 +136,8 @@ class TransformersDetector(_WholeModel, Detector):
     def forward(self, features: Features) -> Candidates:
         """Compute one candidate a query."""
         raw = self._run(features)
-        boxes = box_convert(raw.pred_boxes.float(), "cxcywh", "xyxy") * self._extent(features)
+        # Boxes come as centre and extent, relative to the image.
+        boxes = _to_edges(raw.pred_boxes.float()) * self._extent(features)
         scores = _scores(raw.logits.float(), self.row)
         return Candidates([], boxes[:, :, None], scores, self.decode)
 
@@ -144,7 +146,7 @@ class TransformersDetector(_WholeModel, Detector):
         images = features.maps[0]
         sizes = features.sizes.to(images.device)
         if not self.row.reads_mask:
-            sizes = torch.tensor(images.shape[2:], device=images.device).expand(len(images), 2)
+            sizes = torch.tensor(images.shape[2:], device=images.device).expand(images.shape[0], 2)
         return sizes.flip(1).repeat(1, 2)[:, None].float()
 
     def losses(
@@ -155,7 +157,7 @@ class TransformersDetector(_WholeModel, Detector):
         labels = [
             {
                 "class_labels": one.class_ids.long(),
-                "boxes": box_convert(one.boxes / extent, "xyxy", "cxcywh"),
+                "boxes": _to_centre(one.boxes / extent),
             }
             for one, extent in zip(targets, extents, strict=True)
         ]
@@ -168,6 +170,7 @@ class TransformersDetector(_WholeModel, Detector):
 
         def score(others: Features) -> Tensor:
             raw = self(others)
+            # Overlap only says which query it is: gradients are those of scores.
             flat = raw.boxes[:, :, 0].detach()
             overlap = box_iou(flat.flatten(0, 1), box[None].to(flat)).view(flat.shape[:2])
             return (raw.scores[:, :, class_id] * overlap).amax(dim=1)
@@ -175,14 +178,26 @@ class TransformersDetector(_WholeModel, Detector):
         return score
 
 
-def _scores(logits: Float[Tensor, "B Q k"], row: Architecture) -> Float[Tensor, "B Q K"]:
+def _to_edges(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
+    centres, sides = boxes.split(2, dim=-1)
+    return torch.cat([centres - 0.5 * sides, centres + 0.5 * sides], dim=-1)
+
+
+def _to_centre(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
+    low, high = boxes.split(2, dim=-1)
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def _scores(logits: Float[Tensor, "B Q k"], row: TransformersModel) -> Float[Tensor, "B Q K"]:
     if not row.softmax and row.answers == "boxes":
         return logits.sigmoid()
+    # The last class is "no object".
     scores = logits.softmax(-1)[..., :-1]
+    # The library answers with the best class of each query alone.
     return scores * (scores == scores.amax(-1, keepdim=True)) if row.softmax else scores
 
 
-class TransformersSegmenter(_WholeModel):
+class TransformersSegmenter(_TransformersHead):
     """A model of semantic segmentation, whose maps of classes have cells of `stride` pixels."""
 
     def forward(self, features: Features) -> Float[Tensor, "B K h w"]:
@@ -198,7 +213,7 @@ class TransformersSegmenter(_WholeModel):
     def _maps(self, features: Features) -> Float[Tensor, "B K h w"]:
         raw = self._run(features)
         if self.row.answers == "maps":
-            return raw.logits  # type: ignore[no-any-return]
+            return raw.logits
         scores = raw.class_queries_logits.softmax(-1)[..., :-1]
         masks = _mask_logits(raw, features, self.stride).sigmoid()
         return torch.einsum("bqk,bqhw->bkhw", scores.float(), masks)
@@ -226,6 +241,7 @@ class TransformersSegmenter(_WholeModel):
             kept = torch.where(labels < 0, ignored, labels)
             return self._losses(features, "pixels", labels=kept)
         classes = [one[one >= 0].unique() for one in labels]
+        # One mask for each class that an image has; ignored pixels are in none.
         masks = [
             (one[None] == ids[:, None, None]).float()
             for one, ids in zip(labels, classes, strict=True)
@@ -233,7 +249,7 @@ class TransformersSegmenter(_WholeModel):
         return self._losses(features, "masks", mask_labels=masks, class_labels=classes)
 
 
-class TransformersInstances(_WholeModel, Detector):
+class TransformersInstances(_TransformersHead, Detector):
     """A model of instance segmentation by masks of queries; boxes are those of the masks."""
 
     def __init__(
@@ -275,6 +291,7 @@ class TransformersInstances(_WholeModel, Detector):
     def _select(self, raw: Candidates) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Boxes, scores, class numbers and masks of each image, best first."""
         images, queries, classes = raw.scores.shape
+        # A query whose mask is empty answers nothing.
         empty = raw.boxes[:, :, 0, 2] <= raw.boxes[:, :, 0, 0]
         flat = torch.where(empty[..., None], 0.0, raw.scores).flatten(1)
         scores, places = flat.topk(min(self.select.max_detections, queries * classes), dim=1)
@@ -283,9 +300,10 @@ class TransformersInstances(_WholeModel, Detector):
         maps = raw.levels[0]
         whole = rows + queries * torch.arange(images, device=rows.device)[:, None]
         masks = maps.flatten(0, 1).index_select(0, whole.flatten())[:, None]  # B * D, 1, h, w
-        numbers = torch.arange(len(masks), device=masks.device, dtype=masks.dtype)[:, None]
+        numbers = torch.arange(masks.shape[0], device=masks.device, dtype=masks.dtype)[:, None]
         cells = boxes.flatten(0, 1) / self.stride
-        grids = roi_align(masks, torch.cat([numbers, cells], 1), _GRID, 1.0, 1, aligned=True)
+        rows = torch.cat([numbers, cells], 1)
+        grids = roi_align(masks, rows, _GRID, scale=1.0, sampling=1, aligned=True)
         return boxes, scores, ids, grids.sigmoid().view(images, -1, _GRID, _GRID)
 
     def losses(
@@ -295,8 +313,9 @@ class TransformersInstances(_WholeModel, Detector):
         high, wide = features.maps[0].shape[2:]
         masks, classes = [], []
         for one in targets:
-            rows = torch.where(one.layer_of >= 0)[0]
+            rows = torch.where(one.layer_of >= 0)[0]  # objects without a mask teach nothing
             drawn = one.layers[one.layer_of[rows]] == rows[:, None, None] + 1
+            # The batch is padded to the size of its largest image.
             mask = drawn.new_zeros(len(rows), high, wide, dtype=torch.float32)
             mask[:, : drawn.shape[1], : drawn.shape[2]] = drawn
             masks.append(mask)
@@ -339,7 +358,7 @@ def _first_crossing(line: Float[Tensor, "B Q n"]) -> Float[Tensor, "B Q"]:
     return crossing[..., 0]
 
 
-_HEADS: dict[str, tuple[tuple[str, ...], type[_WholeModel]]] = {
+_HEADS: dict[str, tuple[tuple[str, ...], type[_TransformersHead]]] = {
     "detect": (("boxes",), TransformersDetector),
     "instance": (("masks",), TransformersInstances),
     "semantic": (("maps", "masks"), TransformersSegmenter),

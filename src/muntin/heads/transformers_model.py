@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,12 +23,13 @@ from torch import Tensor, nn
 from muntin.errors import ConfigError, WeightError, missing_extra, shorten, unknown_name
 from muntin.untrusted import check_budget, parse_json, reading
 
+_NAME = "transformers"
 TRANSFORMERS = "hf:"
 """Prefix of names of models of the transformers library."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Architecture:
+class TransformersModel:
     """What differs between whole models of the library.
 
     Attributes:
@@ -51,31 +53,33 @@ class Architecture:
     limit: int = 0
 
 
-_DETR = functools.partial(Architecture, reads_mask=True)
-_REAL_TIME = functools.partial(Architecture, rescales=True)
-ARCHITECTURES: dict[str, Architecture] = {
+_DETR = functools.partial(TransformersModel, reads_mask=True)
+_REAL_TIME = functools.partial(TransformersModel, rescales=True)
+ARCHITECTURES: dict[str, TransformersModel] = {
     "conditional_detr": _DETR(model_class="ConditionalDetrForObjectDetection", limit=100),
     "d_fine": _REAL_TIME(model_class="DFineForObjectDetection"),
     "deformable_detr": _DETR(model_class="DeformableDetrForObjectDetection", limit=100),
     "detr": _DETR(model_class="DetrForObjectDetection", softmax=True),
-    "lw_detr": Architecture(model_class="LwDetrForObjectDetection"),
-    "rf_detr": Architecture(model_class="RfDetrForObjectDetection"),
+    "lw_detr": TransformersModel(model_class="LwDetrForObjectDetection", limit=100),
+    "rf_detr": TransformersModel(model_class="RfDetrForObjectDetection"),
     "rt_detr": _REAL_TIME(model_class="RTDetrForObjectDetection"),
     "rt_detr_v2": _REAL_TIME(model_class="RTDetrV2ForObjectDetection"),
-    "yolos": Architecture(model_class="YolosForObjectDetection", softmax=True),
-    "dpt": Architecture(model_class="DPTForSemanticSegmentation", answers="maps", stride=1),
-    "segformer": Architecture(model_class="SegformerForSemanticSegmentation", answers="maps"),
-    "upernet": Architecture(
+    "yolos": TransformersModel(model_class="YolosForObjectDetection", softmax=True),
+    "dpt": TransformersModel(model_class="DPTForSemanticSegmentation", answers="maps", stride=1),
+    "segformer": TransformersModel(model_class="SegformerForSemanticSegmentation", answers="maps"),
+    "upernet": TransformersModel(
         model_class="UperNetForSemanticSegmentation", answers="maps", stride=1
     ),
-    "eomt": Architecture(
+    "eomt": TransformersModel(
         model_class="EomtForUniversalSegmentation", answers="masks", softmax=True
     ),
-    "mask2former": Architecture(
+    "mask2former": TransformersModel(
         model_class="Mask2FormerForUniversalSegmentation", answers="masks"
     ),
-    "maskformer": Architecture(model_class="MaskFormerForInstanceSegmentation", answers="masks"),
-}  # fmt: skip
+    "maskformer": TransformersModel(
+        model_class="MaskFormerForInstanceSegmentation", answers="masks"
+    ),
+}
 """The models that can be run, by their `model_type`."""
 
 _RESNET_18 = {
@@ -104,7 +108,7 @@ _DROPPED = (
 """Fields that are no part of an architecture, name code, or let the library download."""
 
 
-def find_architecture(name: str) -> Architecture:
+def find_architecture(name: str) -> TransformersModel:
     """Look up a model by its `model_type`."""
     if name not in ARCHITECTURES:
         hint = f"Models of the transformers library that can be run: {', '.join(ARCHITECTURES)}."
@@ -135,9 +139,14 @@ def build_model(name: str, settings: str, num_classes: int) -> nn.Module:
 
 
 def _make(kind: Any, settings: str, num_classes: int) -> nn.Module:  # noqa: ANN401 (of the library)
+    from huggingface_hub.errors import StrictDataclassError  # comes with the library
+
     values = clean_settings(parse_json(settings))
-    config = kind.config_class.from_dict({**values, "num_labels": num_classes})
-    model: nn.Module = kind(config)
+    try:
+        config = kind.config_class.from_dict({**values, "num_labels": num_classes})
+        model: nn.Module = kind(config)
+    except StrictDataclassError as error:
+        raise ValueError(" ".join(str(error).split())) from error
     return model
 
 
@@ -149,12 +158,27 @@ def _model_class(name: str) -> Any:  # noqa: ANN401 (of the library)
             f"version {library.__version__}. Update it: pip install -U transformers"
         )
         raise ConfigError(message)
-    return getattr(library, row.model_class)
+    kind = getattr(library, row.model_class)
+    # Tracing makes `len` of a tensor a constant, and with it the size of a batch.
+    names = vars(sys.modules[kind.__module__])
+    names["len"] = _length
+    if "torch_compilable_check" in names:  # of sizes, which a graph has one of
+        names["torch_compilable_check"] = _check
+    return kind
+
+
+def _check(*arguments: Any, **options: Any) -> None:
+    if not torch.compiler.is_exporting():
+        _library().utils.torch_compilable_check(*arguments, **options)
+
+
+def _length(values: Any) -> int:  # noqa: ANN401 (anything that has a length)
+    return values.shape[0] if isinstance(values, Tensor) else len(values)
 
 
 def _library() -> Any:  # noqa: ANN401 (a module)
-    if importlib.util.find_spec("transformers") is None:
-        raise missing_extra("transformers", "hf", f"A model named {TRANSFORMERS}...")
+    if importlib.util.find_spec(_NAME) is None:
+        raise missing_extra(_NAME, "hf", f"A model named {TRANSFORMERS}...")
     import transformers
 
     return transformers
@@ -208,6 +232,7 @@ def class_rows(
     rows = {}
     for key, tensor in model.state_dict().items():
         if other[key].shape != tensor.shape:
+            # Some have rows besides, such as that of "no object".
             step = len(other[key]) - len(tensor)
             rows[key.rpartition(".")[0]] = (step, len(tensor) - step * num_classes)
     return rows
@@ -224,6 +249,7 @@ def read_state(
     kind, advice = _model_class(name), "Download the folder again, all files of one model."
     with reading(where, advice, WeightError):
         with torch.device("meta"):
+            # Without memory: what the settings ask for is compared with the limit first.
             shell = _make(kind, settings, num_classes)
         check_budget(4.0 * sum(one.numel() for one in shell.state_dict().values()), where)
         with _silent():

@@ -26,6 +26,7 @@ class TransformersConfig:
         settings: Fields of its ``config.json`` that differ from the library's defaults, as JSON.
         img_size: (height, width) in pixels of the images it is meant for.
         in_chans: Channels of an image.
+        reads_mask: Whether it is told which pixels are padding.
         fixed_size: Whether images must have exactly `img_size`; others are padded to it.
     """
 
@@ -33,6 +34,7 @@ class TransformersConfig:
     settings: str = "{}"
     img_size: Size = (640, 640)
     in_chans: int = 3
+    reads_mask: bool = False
     fixed_size: bool = False
 
     def __post_init__(self) -> None:

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from muntin.data.archives import open_packed, path_of
 from muntin.data.batches import fit, padded_size, stack_images
 from muntin.data.decoding import open_image
 from muntin.data.image_formats import is_image
+from muntin.data.shard_addresses import find_address
 from muntin.data.transforms import Preprocessing, to_tensor
 from muntin.data.trees import find_runs, is_within
 from muntin.data.value_ranges import UNSET, AnyReading
@@ -63,7 +65,11 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
         if not str(text).strip():
             message = f"a path to images must not be empty, got {str(text)!r}. Check the command."
             raise DataError(message)
-        if place.is_dir():
+        if address := find_address(text):
+            sets = open_packed(address).index.listings(address).values()
+            names = sorted({entry.path for one in sets for entry in one.entries})
+            here = [path_of(address) / name for name in names]
+        elif place.is_dir():
             here = _search(place)
         else:
             here = [place] if place.exists() else [] if "://" in str(text) else _match(place)
@@ -169,12 +175,17 @@ def expand_places(images: Iterable[ImageLike], strict: bool) -> Iterator[tuple[s
             if place.suffix.lower() in VIDEO_SUFFIXES and place.is_file():
                 for number, frame in enumerate(read_frames(place)):
                     yield f"{image}#{number}", frame
-            elif place.is_dir() or _is_pattern(str(image)):
+            elif place.is_dir() or _is_pattern(str(image)) or _is_packed(str(image)):
                 yield from ((str(path), path) for path in find_images([image]))
             else:
                 yield str(image), image
         except DataError as error:
             _skip(error, strict)
+
+
+def _is_packed(text: str) -> bool:
+    """Whether a text is the address of a packed data set, which is never that of an image."""
+    return ("://" in text or "{" in text) and not is_image(text) and bool(find_address(text))
 
 
 def _is_pattern(text: str) -> bool:

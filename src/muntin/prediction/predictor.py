@@ -14,8 +14,8 @@ from PIL import Image
 from torch import nn
 
 from muntin.configs import check_range
+from muntin.data.band_selection import open_bands
 from muntin.data.batches import evaluation_batch
-from muntin.data.shown_bands import open_bands
 from muntin.data.transforms import Preprocessing
 from muntin.devices import choose_device
 from muntin.errors import ConfigError

@@ -94,7 +94,9 @@ def find_boxes(
     while batch := list(islice(images, 1 if detector is None else detector.predict.batch_size)):
         unknown = [image for image in batch if image.boxes is None]
         if detector is not None:
-            seen = [one.pixels if same else open_image(one.given, own) for one in unknown]
+            seen: list[Any] = [
+                one.pixels if same else open_image(one.given, own) for one in unknown
+            ]
             if own.bits == 16:  # these have been scaled: an array would be scaled again
                 seen = [lambda _, pixels=pixels: pixels for pixels in seen]
             found = iter(detector.predict(seen) if seen else ())

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.data.decoding import open_image
+from muntin.data.shard_addresses import names_shards
 from muntin.data.trees import by_numbers
 from muntin.errors import DataError, MuntinWarning, plural
 from muntin.prediction.batch import find_images
@@ -75,7 +76,7 @@ def split_videos(
     videos, others = [], []
     for place in places:
         scheme = place.partition("://")[0].lower() if "://" in place else ""
-        if scheme in _SCHEMES:
+        if scheme in _SCHEMES and not names_shards(place):
             videos.append(VideoSource(place, "stream"))
         elif place.isdecimal() and len(place) < 3 and not Path(place).exists():
             videos.append(VideoSource(place, "camera"))

@@ -171,9 +171,9 @@ def compute_figures(
     `parts` are the outputs of each process, about disjoint images of the listing.
     """
     metric = task.metric(classes)
-    for part in parts:
-        metric.update(part.answers, part.truth)
+    # At once, in the order of the images: a process may have had none.
     outputs = join_outputs(parts)
+    metric.update(outputs.answers, outputs.truth)
     figures = {**metric.compute(), **outputs.mean_loss}
     return Scored(figures=figures, metric=metric, outputs=outputs, listing=listing)
 

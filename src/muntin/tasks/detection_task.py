@@ -67,7 +67,7 @@ def _draw_mask(mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
 
 
 def _task(
-    name: str, figure: str, heads: Mapping[str, DetectorConfig], small: str, *, masks: bool
+    name: str, figure: str, heads: Mapping[str, DetectorConfig], large: str, *, masks: bool
 ) -> Task:
     return Task(
         name=name,
@@ -89,7 +89,7 @@ def _task(
         kind="detection",
         dense=DenseTask(
             heads=heads,
-            default_head={"small": small, "large": small.removesuffix("_small")},
+            default_head={"small": "dense_small", "large": large},
             merges=True,
             whole=TransformersHeadConfig(),
         ),
@@ -97,6 +97,6 @@ def _task(
     )
 
 
-DETECT = _task("detect", "box_ap", DETECTORS, "fcos_small", masks=False)
+DETECT = _task("detect", "box_ap", DETECTORS, "dense", masks=False)
 
-INSTANCE = _task("instance", "mask_ap", MASK_DETECTORS, "mask_rcnn_small", masks=True)
+INSTANCE = _task("instance", "mask_ap", MASK_DETECTORS, "mask_rcnn", masks=True)

@@ -20,38 +20,31 @@ from types import FrameType
 from typing import Any
 
 import safetensors.torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from muntin.errors import RunError, cannot_write, first_line
 from muntin.staging import checksum, sync
+from muntin.training.sharding import save_rows
 from muntin.untrusted import parse_json, read_regular, reading
 from muntin.weights.weight_files import separate
 
 FOLDER = "last.ckpt"
 
 
-Save = Callable[[dict[str, Tensor], Path], object]
-"""Writes tensors as a new safetensors file."""
-
-
-def write_checkpoint(
-    run: Path,
-    parts: Mapping[str, Any],
-    *,
-    save: Save | None = None,
-    first: bool = True,
-) -> None:
+def write_checkpoint(run: Path, parts: Mapping[str, Any], together: bool = False) -> None:
     """Write nested dictionaries and lists of tensors and plain values.
 
-    Of several processes that `save` together, those that are not the `first` do nothing else.
+    All processes call it `together` if tensors are sharded; the first one does the rest.
     The old checkpoint is removed when the new one is whole and on the disk: a full disk, a power
     failure or the end of the process at any moment leaves one of them.
     """
     final, fresh, old = _places(run)
     tensors: dict[str, Tensor] = {}
-    save = save or safetensors.torch.save_file
+    first = not together or dist.get_rank() == 0
+    save = save_rows if together else safetensors.torch.save_file
     rest = _take_tensors(parts, "", tensors)
     try:
         if not first:

@@ -23,8 +23,6 @@ from muntin.heads.head_table import DetectorConfig, find_head
 from muntin.heads.network import HeadConfig
 from muntin.heads.pose_head import PoseConfig
 from muntin.heads.rcnn_config import RCNNConfig
-from muntin.heads.transformers_model import find_architecture
-from muntin.models.transformers_backbone import TransformersConfig
 from muntin.samples import Listing, TaskKind
 from muntin.shapes import Size
 from muntin.tasks.task import Task
@@ -275,20 +273,16 @@ def choose_preprocessing(
             typical_size=median_size,
         )
     if kind == "detection":
+        chosen = replace(chosen, fit="letterbox", typical_size=median_size)
         # What is not told which pixels are padding sees as much of it in every batch.
-        return replace(
-            chosen, fit="letterbox", typical_size=median_size, pad_to_size=_sees_padding(model)
-        )
+        told = getattr(model, "reads_mask", True)
+        return replace(chosen, pad_to_size=not told)
     return replace(
         chosen,
         crop_fraction=data.crop_fraction,
         # Bicubic overshoots at edges, which shows in images of a few pixels.
         interpolation="bilinear" if is_small(model) else "bicubic",
     )
-
-
-def _sees_padding(model: BackboneConfig) -> bool:
-    return isinstance(model, TransformersConfig) and not find_architecture(model.name).reads_mask
 
 
 def _per_channel(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
@@ -388,19 +382,6 @@ def choose_head(
             f"{max_objects} objects (head.select.max_detections)"
         )
     return Choice(with_texts(raised, settings, group="head"), tuple(notes))
-
-
-def whole_head(name: str, base: HeadConfig | None, task: Task, model: BackboneConfig) -> HeadConfig:
-    """Give the head of a model that cannot be divided; a `ConfigError` where there is none."""
-    head = None if task.dense is None else task.dense.whole
-    if head is None or name not in ("", head.kind):
-        message = (
-            f"a whole model of the transformers library must be trained for detect, instance or "
-            f"semantic, and without --head, got {task.name} and {name or 'no head'!r} for "
-            f"{model.name}. Leave --head out, or choose another --model."  # type: ignore[union-attr]
-        )
-        raise ConfigError(message)
-    return base if base is not None and isinstance(base, type(head)) else head
 
 
 def _raise_detection_limit(head: HeadConfig, max_objects: int) -> HeadConfig:

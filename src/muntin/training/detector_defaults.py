@@ -17,7 +17,7 @@ FINE_STRIDE = 4
 FINE_SIDE = 12.0
 """... for data of which a fifth of the objects has at most this side, in pixels of the input."""
 
-MOSAIC, PASTE = 0.5, 0.5
+MOSAIC, PASTE = 0.3, 0.3
 """Share of the images that are mixed with others where a dense head learns."""
 
 

@@ -7,20 +7,17 @@ same if their names are. What the run answers stays as it was, see `muntin.heads
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from muntin.errors import ConfigError, DataError, RunError, plural, shorten
-from muntin.heads.extended_head import copy_part
-from muntin.heads.network import Head, Network
-from muntin.run_config import ExtendConfig
+from muntin.heads.network import Network
+from muntin.run_config import ExtendConfig, RunConfig
 from muntin.run_files import weights_checksum
 from muntin.runs import Run, is_run
 from muntin.samples import Entry, Listing
-from muntin.train_config import TrainConfig
 from muntin.training.defaults import Choice
 
 if TYPE_CHECKING:
@@ -44,6 +41,7 @@ def find_extension(request: Request) -> ExtendConfig | None:
             f"{origin.config.task}. Its backbone alone can be used: --weights {request.extend}"
         )
         raise ConfigError(message)
+    # A run that added classes itself has several parts, which stay apart.
     names, before = origin.classes.names, origin.config.extend
     counts = (*before.counts, len(names) - sum(before.counts)) if before else (len(names),)
     return ExtendConfig(
@@ -83,6 +81,7 @@ def extend_listings(
 def _renumber(listing: Listing, names: tuple[str, ...]) -> Listing:
     number = [names.index(name) for name in listing.class_names]
     if listing.encoding is not None:  # whose values are in the order of the classes
+        # Objects that masks are drawn from keep their numbers: the values refer to these.
         values = dict(zip(number, listing.encoding.values, strict=True))
         row = tuple(values.get(place, _UNSEEN) for place in range(len(names)))
         encoding = replace(listing.encoding, values=row)
@@ -99,31 +98,13 @@ def _renumber_entry(entry: Entry, number: np.ndarray[Any, np.dtype[np.int64]]) -
     return replace(entry, class_ids=tuple(number[[*entry.class_ids]].tolist()), objects=objects)
 
 
-def load_extended(network: Network, run: Run) -> Choice[str]:
-    """Load the run that is extended; the new part begins as a copy but for its class layers."""
-    extend = run.config.extend
-    assert extend is not None, "only a run that extends another one is loaded so"
-    origin = Run.open(extend.run)
-    if weights_checksum(origin.path) != extend.checksum:
-        message = (
-            f"{extend.run} must have the weights that were extended, got others (checksum). "
-            f"Restore them, or extend the run again with --extend."
-        )
-        raise RunError(message)
-    before: Any = origin.load_network()
-    network.backbone.load_state_dict(before.backbone.state_dict())
-    head: Any = network.head
-    known = before.head.parts if origin.config.extend else [before.head]
-    for part, trained in zip(head.parts[:-1], known, strict=True):
-        part.load_state_dict(trained.state_dict())
-    last: Head = head.parts[-1]
-    layers: Mapping[str, tuple[int, int]] = last.class_layers()
-    copy_part(known[-1], last, [*layers])
-    return Choice(extend.run, (f"weights: those of {extend.run}, its classes frozen",))
-
-
-def describe_limits(train: TrainConfig) -> tuple[str, ...]:
-    """Say what the way of training gives up."""
+def hold_backbone(network: Network, config: RunConfig) -> tuple[str, ...]:
+    """Keep the backbone of an extended run as it is, unless it learns; say what is given up."""
+    train = config.train
+    if config.extend is None:
+        return ()
+    # Not where other runs freeze it: those have always trained with its dropout.
+    network.holds_backbone = train.freeze == -1
     if train.freeze == -1 and train.adapt == "none":
         return (
             "the backbone stays as it is, and with it every score of the earlier classes: it does "

@@ -52,8 +52,10 @@ def _fold(given: TrainArguments, out: Path, number: int) -> TrainArguments:
     place, first = out / f"fold_{number}", out / "fold_1"
     one = replace(given, out=place, folds=0, max_time_s=given.max_time_s / given.folds)
     settings: dict[str, object] = {"data.folds": given.folds, "data.fold": number}
+    # One that was cut before its first checkpoint begins anew: it has nothing to lose.
     if given.resume and (place / "last.ckpt").exists():
         return replace(one, settings={**(given.settings or {}), **settings})
+    # What is chosen by the data is chosen once, so that folds differ in their images alone.
     if number == 1:
         return replace(one, settings={**(given.settings or {}), **settings}, resume=False)
     return replace(
@@ -88,6 +90,7 @@ def report_folds(
             markup=False,
         )
         return {}
+    # Figures of a class that a fold lacks, for one, have no mean.
     rows = {name: [run.metrics[name] for run in runs] for name in _common(runs)}
     mean = {name: fmean(values) for name, values in rows.items()}
     spread = {name: stdev(values) for name, values in rows.items()}

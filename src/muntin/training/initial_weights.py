@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from muntin.configs import to_dict
-from muntin.errors import MuntinWarning, WeightError, shorten
-from muntin.heads.network import Network
+from muntin.errors import MuntinWarning, RunError, WeightError, shorten
+from muntin.heads.extended_head import copy_part
+from muntin.heads.network import Head, Network
 from muntin.recipes import RECIPES
 from muntin.run_config import RunConfig
-from muntin.run_files import find_results
+from muntin.run_files import find_results, weights_checksum
 from muntin.runs import Run, is_run
 from muntin.samples import Classes, TaskKind
 from muntin.shapes import Size
@@ -121,11 +123,13 @@ def find_tuning(request: Request, task: Task, count: int) -> TrainConfig | None:
 def initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> Choice[str]:
     """Load the initial weights; return their source, empty for random ones.
 
-    Of a run of another task only the backbone is loaded; of one with other classes everything
-    but the class-specific layers. `entry` names the published weights of the model.
+    Of a run of another task, or with added classes, only the backbone is loaded; of one with other
+    classes everything but the class-specific layers. `entry` names the published weights.
     """
     if weights in ("none", ""):
         return Choice("", ("weights: random (--weights none)",))
+    if run.config.extend is not None:
+        return _load_extended(network, run)
     if weights != "auto":
         return Choice(weights, _load_requested(network, run, weights))
     if run.task.kind == "pretraining":
@@ -146,7 +150,8 @@ def _load_requested(network: Network, run: Run, weights: str) -> tuple[str, ...]
     origin = Run.open(weights, pretraining=True) if is_run(weights) else None
     if origin is not None:
         find_results(origin.path, verify=True)
-    if origin is not None and origin.config.task != run.config.task:
+    # A head with added classes goes on by --extend only.
+    if origin is not None and (origin.config.task != run.config.task or origin.config.extend):
         return (_load_backbone(network.backbone, weights),)
     # Kept to be restored: loading overwrites layers of equal shape, whatever their classes.
     state = network.state_dict()
@@ -160,6 +165,31 @@ def _load_requested(network: Network, run: Run, weights: str) -> tuple[str, ...]
         f"({shorten(_output_names(origin.classes))}): class-specific layers keep random weights"
     )
     return note, reset
+
+
+def _load_extended(network: Network, run: Run) -> Choice[str]:
+    """Load the run that is extended; the new part begins as a copy but for its class layers."""
+    extend = run.config.extend
+    assert extend is not None, "only a run that extends another one is loaded so"
+    origin = Run.open(extend.run)
+    if weights_checksum(origin.path) != extend.checksum:
+        message = (
+            f"{extend.run} must have the weights that were extended, got others (checksum). "
+            f"Restore them, or extend the run again with --extend."
+        )
+        raise RunError(message)
+    before: Any = origin.load_network()
+    # Copied name by name, not searched for: every bit is to be the same.
+    network.backbone.load_state_dict(before.backbone.state_dict())
+    head: Any = network.head
+    known = before.head.parts if origin.config.extend else [before.head]
+    for part, trained in zip(head.parts[:-1], known, strict=True):
+        part.load_state_dict(trained.state_dict())
+    # Pyramid and convolutions have learnt what objects are; only the classes begin anew.
+    last: Head = head.parts[-1]
+    layers: Mapping[str, tuple[int, int]] = last.class_layers()
+    copy_part(known[-1], last, [*layers])
+    return Choice(extend.run, (f"weights: those of {extend.run}, its classes frozen",))
 
 
 # Each task has norms of its own behind the maps, the tokens or their mean that it reads.

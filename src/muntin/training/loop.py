@@ -44,7 +44,6 @@ from muntin.training.processes import note_progress
 from muntin.training.progress import Reporter, format_duration
 from muntin.training.request import PreparedRun
 from muntin.training.run_logs import Records
-from muntin.training.sharding import save_rows
 from muntin.training.time_limit import Clock, TimeLimit
 from muntin.training.trainer import Trainer, class_balanced_shares
 from muntin.training.validation import Validation
@@ -381,13 +380,11 @@ class Loop:
 
     def _save(self) -> None:
         loss, num_seen = add_numbers(self.state.loss_sum, self.state.num_seen)
-        first, sharded = self.fabric.is_global_zero, self.trainer.sharded
-        if first or sharded:
+        if self.fabric.is_global_zero or self.trainer.sharded:
             position = {name: getattr(self.state, name) for name in Position.__slots__}
             position |= {"elapsed_s": self._elapsed(), "loss_sum": loss, "num_seen": int(num_seen)}
             saved = {"position": position, "timing": self.time_limit.measured()}
-            together: dict[str, Any] = {"save": save_rows, "first": first} if sharded else {}
-            write_checkpoint(self.run.path, {**saved, **self.trainer.state()}, **together)
+            write_checkpoint(self.run.path, {**saved, **self.trainer.state()}, self.trainer.sharded)
         # No process may continue before the checkpoint is complete.
         self.fabric.barrier()
 

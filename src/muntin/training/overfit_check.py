@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import count
+from typing import TYPE_CHECKING
 
 import torch
 
+from muntin.configs import replace as replace_fields
 from muntin.data.batches import Batch
 from muntin.data.loading import EvalLoader, TrainLoader
 from muntin.diagnosing.data_faults import find_data_faults
@@ -23,9 +25,11 @@ from muntin.diagnosing.findings import Finding
 from muntin.diagnosing.run_faults import find_setting_faults
 from muntin.errors import TrainingError
 from muntin.training.optimization import scaled_learning_rate
-from muntin.training.profiling import StepProfiler
 from muntin.training.progress import Reporter, format_duration
 from muntin.training.request import PreparedRun
+
+if TYPE_CHECKING:
+    from muntin.training.profiling import StepProfiler
 
 LONG_S = 600.0
 """Seconds of training from which it is checked first."""
@@ -49,7 +53,7 @@ _PLAIN: dict[str, object] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Course:
+class _LossCurve:
     """How the loss went: at the start, at the end, and the steps between."""
 
     start: float
@@ -63,9 +67,14 @@ class _Course:
 
 
 def check_first(
-    prepared: PreparedRun, reporter: Reporter, clock: Callable[[], float] = time.monotonic
+    prepared: PreparedRun,
+    start_steps: Callable[[PreparedRun], StepProfiler],
+    reporter: Reporter,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Check a long training before it starts, as `train.overfit_check` says; report what is found.
+
+    `start_steps` copies a network to try steps.
 
     Raises:
         TrainingError: It would be wasted; the message has every finding.
@@ -75,7 +84,7 @@ def check_first(
     if unwanted or (config.overfit_check == "auto" and not _may_be_long(prepared)):
         return
     with torch.random.fork_rng():
-        check = _OverfitCheck(prepared, clock)
+        check = _OverfitCheck(prepared, start_steps, clock)
         if config.overfit_check == "auto" and not config.max_time_s and not check.is_long():
             return
         sets = {"train": prepared.train, "val": prepared.val}
@@ -105,14 +114,19 @@ def _may_be_long(prepared: PreparedRun) -> bool:
 class _OverfitCheck:
     """Steps of copies of a network on the same few images."""
 
-    def __init__(self, prepared: PreparedRun, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        prepared: PreparedRun,
+        start_steps: Callable[[PreparedRun], StepProfiler],
+        clock: Callable[[], float],
+    ) -> None:
         run, config = prepared.run, prepared.run.config
         names = {field.name for field in fields(config.augment)}
         plain = {name: value for name, value in _PLAIN.items() if name in names}
         if "scale" in names:
             scale = getattr(config.augment, "scale", 0.0)
             plain["scale"] = 0.0 if isinstance(scale, float) else (1.0, 1.0)
-        augment = replace(config.augment, **plain)
+        augment = replace_fields(config.augment, plain)
         listing = prepared.train
         labelled = [n for n, one in enumerate(listing.entries) if one.class_ids or one.mask]
         chosen = labelled or [*range(len(listing))]
@@ -121,7 +135,8 @@ class _OverfitCheck:
         self.prepared = replace(prepared, run=few_run, train=few)
         self.whole, self.clock = prepared, clock
         self.deadline = clock() + min(_LIMIT_S, _SHARE * config.train.max_time_s or _LIMIT_S)
-        self.profiler = StepProfiler(self.prepared)
+        self.start_steps = start_steps
+        self.profiler = start_steps(self.prepared)
 
     def is_long(self) -> bool:
         """Whether training takes `LONG_S`, by the time of a step."""
@@ -150,8 +165,10 @@ class _OverfitCheck:
         )
         return []
 
-    def _find_cause(self, course: _Course, rate: float) -> str:
+    def _find_cause(self, course: _LossCurve, rate: float) -> str:
         """The code of the fault of a loss that did not fall; "" if there may be none."""
+        if not rate:
+            return "rate-low"
         high = rate > _USUAL_RATE or not course.ratio <= _ROSE
         # One that is too high by little is right after a longer warmup than here.
         factors = (0.3, min(0.01, 0.1 * _USUAL_RATE / rate)) if high else (_USUAL_RATE / rate,)
@@ -166,16 +183,16 @@ class _OverfitCheck:
                 return "rate-low" if rate * steps < _USUAL_RATE else ""
             if other.steps < _FEWEST and math.isfinite(other.end):
                 return ""
-        self.profiler = StepProfiler(self.prepared)
+        self.profiler = self.start_steps(self.prepared)
         if self._score()[1] > _KNOWN:  # weights that have learnt this already
             return ""
         sizes = [(p.numel(), p.requires_grad) for p in self.profiler.network.parameters()]
         trained = sum(size for size, wanted in sizes if wanted)
         return "frozen" if trained < sum(size for size, _ in sizes) / 50 else "no-progress"
 
-    def _learn(self, factor: float, share: float) -> _Course:
+    def _learn(self, factor: float, share: float) -> _LossCurve:
         """Train a fresh copy on the images at `factor` times the rate of the run."""
-        self.profiler = profiler = StepProfiler(self.prepared)
+        self.profiler = profiler = self.start_steps(self.prepared)
         until = self.clock() + share * max(self.deadline - self.clock(), 0.0)
         parts = list(self._batches())
         losses: list[float] = []
@@ -192,7 +209,7 @@ class _OverfitCheck:
             except TrainingError:
                 end = math.inf
                 break
-        return _Course(start=losses[0] if losses else math.inf, end=end, steps=len(losses))
+        return _LossCurve(start=losses[0] if losses else math.inf, end=end, steps=len(losses))
 
     def _batches(self) -> Iterator[Batch]:
         """Each image once, in batches as small as those that are measured."""

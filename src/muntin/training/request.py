@@ -198,7 +198,7 @@ def check_extension(request: Request, settings: Mapping[str, list[tuple[str, str
     named = [f"{group}.{name}" for group, rows in settings.items() for name, _ in rows]
     given += [name for name in named if name.startswith(_FIXED)]
     given += [name for name in named if name == "train.class_weights"]
-    if request.task == "pose":
+    if task_of(request).kind == "keypoints":  # classes there are keypoints of one skeleton
         message = "--extend adds classes to classify, detect, instance or semantic, got pose."
         raise ConfigError(message)
     if given:

@@ -51,7 +51,7 @@ from muntin.training.processes import (
     take_part,
     telling_losses,
 )
-from muntin.training.profiling import measure_step_memory
+from muntin.training.profiling import StepProfiler, measure_step_memory
 from muntin.training.progress import Reporter, draw_batch, format_duration
 from muntin.training.reconstruction_images import COUNT, ReconstructionImages
 from muntin.training.request import (
@@ -231,7 +231,7 @@ def _prepare(
         prepared = replace(prepared, notes=notes)
     reporter = _tell(prepared, given.quiet)
     if not given.resume:
-        check_first(prepared, reporter)
+        check_first(prepared, StepProfiler, reporter)
     return replace(prepared, answers=read_answers(prepared, reporter))
 
 

@@ -26,8 +26,8 @@ from muntin.recipes import Recipe, find_recipe
 from muntin.run_config import RunConfig
 from muntin.runs import Run, is_run
 from muntin.shapes import Size
+from muntin.tasks.task import Task
 from muntin.train_config import TrainConfig
-from muntin.training.bands import fit_bands, use_measured
 from muntin.training.data_splits import PRETRAINING_DATA, list_labelled, list_unlabelled
 from muntin.training.defaults import (
     Choice,
@@ -44,16 +44,10 @@ from muntin.training.defaults import (
     median_size,
     normalise_as,
     use_instance_crop,
-    whole_head,
 )
 from muntin.training.detector_defaults import choose_mixing, suit_objects
 from muntin.training.distillation import read_distill, resolve_distill
-from muntin.training.extension import (
-    describe_limits,
-    extend_listings,
-    find_extension,
-    load_extended,
-)
+from muntin.training.extension import extend_listings, find_extension, hold_backbone
 from muntin.training.initial_weights import (
     find_beside,
     find_continued,
@@ -63,6 +57,7 @@ from muntin.training.initial_weights import (
     initialize,
     warn_of_fresh,
 )
+from muntin.training.input_bands import fit_bands, use_measured
 from muntin.training.low_rank import suit_adapters
 from muntin.training.machine import check_attention, resolve_machine, use_available_attention
 from muntin.training.optimization import check_freeze, scaled_learning_rate
@@ -145,9 +140,9 @@ class _RunBuilder:
 
     def finish(self) -> PreparedRun:
         """Choose everything else, and build the network."""
-        name, chosen, original_size = self.choose_model()
-        given = "in_chans" in dict(self.settings["model"])
-        model = chosen if given else self.take(fit_bands(chosen, self.measured))
+        name, model, original_size = self.choose_model()
+        if "in_chans" not in dict(self.settings["model"]):
+            model = self.take(fit_bands(model, self.measured))
         entry = self.take(normalise_as(find_model(name), self.request.weights))
         check_attention(model, self.machine)
         head = self.choose_head(model)
@@ -184,10 +179,7 @@ class _RunBuilder:
         # Here and not earlier: the initial weights must not depend on how the data were listed.
         torch.manual_seed(self.seed)
         network = run.build_network()
-        if self.extend is None or self.request.weights == "none":
-            source = self.take(initialize(network, run, self.request.weights, entry))
-        else:
-            source = self.take(load_extended(network, run))
+        source = self.take(initialize(network, run, self.request.weights, entry))
         # The license is known for published weights only.
         license_ = entry.license if source == entry.weights else ""
         run = replace(run, config=replace(run.config, weights=source, license=license_))
@@ -195,10 +187,7 @@ class _RunBuilder:
         if self.distill is not None:
             choice = resolve_distill(self.distill, run.config, run.classes, len(self.train))
             run = replace(run, config=replace(run.config, distill=self.take(choice)))
-        trains = run.config.train
-        network.holds_backbone = bool(self.extend) and trains.freeze == -1
-        if self.extend is not None:
-            self.notes += describe_limits(trains)
+        self.notes += hold_backbone(network, run.config)
         return PreparedRun(
             run=run,
             network=network,
@@ -255,13 +244,13 @@ class _RunBuilder:
 
     def choose_head(self, model: BackboneConfig) -> HeadConfig | None:
         origin = self.origin
-        base = origin.head if origin and origin.task == self.task.name else None
+        base: HeadConfig | None = origin.head if origin and origin.task == self.task.name else None
         if self.unlabelled:
             settings = self.settings["head"]
             beside = find_beside(self.request)
             return self.take(choose_objective(self.request.head, base, model, settings, beside))
         if isinstance(model, TransformersConfig):
-            base = whole_head(self.request.head, base, self.task, model)
+            base = _whole_head(self.request.head, base, self.task, model)
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
         if self.extend is not None:  # whose answers must stay as they are
             max_objects = 0
@@ -330,7 +319,8 @@ class _RunBuilder:
         )
         # Blocks get their drop path when they are built: build them again around the same weights.
         if tuned.drop_path_rate != "model":
-            model = replace(config.model, drop_path_rate=tuned.drop_path_rate)
+            model: Any = config.model
+            model = replace(model, drop_path_rate=tuned.drop_path_rate)
             config = replace(config, model=model)
             state = network.state_dict()
             network = replace(run, config=config).build_network()
@@ -378,7 +368,10 @@ class _RunBuilder:
             # The time limit ends the run, not the number of epochs.
             config = replace(config, epochs=10_000)
         if self.extend is not None and self.base is None:
-            config = replace(config, freeze=-1, class_weights=False, location_loss=0.0)
+            # One linear layer on frozen features barely moves at the rates of a whole network.
+            rate = config.learning_rate * (10 if self.task.dense is None else 1)
+            kept = {"freeze": -1, "location_loss": 0.0, "class_weights": False}
+            config = replace(config, learning_rate=rate, **kept)
         config = with_texts(config, self.settings["train"])
         unused = {"lora_rank", "lora_alpha"} & dict(self.settings["train"]).keys()
         if unused and config.adapt != "lora":
@@ -398,6 +391,21 @@ class _RunBuilder:
         """Whether the user, or the repeated run, chose the batch size."""
         given = self.request.batch_size or "batch_size" in dict(self.settings["train"])
         return bool(given) or self.base is not None
+
+
+def _whole_head(
+    name: str, base: HeadConfig | None, task: Task, model: TransformersConfig
+) -> HeadConfig:
+    """Give the head of a model that cannot be divided; a `ConfigError` where there is none."""
+    head = None if task.dense is None else task.dense.whole
+    if head is None or name not in ("", head.kind):
+        message = (
+            f"a whole model of the transformers library must be trained for detect, instance or "
+            f"semantic, and without --head, got {task.name} and {name or 'no head'!r} for "
+            f"{model.name}. Leave --head out, or choose another --model."
+        )
+        raise ConfigError(message)
+    return base if base is not None and isinstance(base, type(head)) else head
 
 
 _ON_RANDOM = "trains the head on random features"

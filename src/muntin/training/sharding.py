@@ -97,6 +97,7 @@ def join_unused(loss: Tensor, step: nn.Module) -> Tensor:
     everywhere = flags.clone()
     dist.all_reduce(everywhere, dist.ReduceOp.MAX)
     lacking = (everywhere > flags).tolist()
+    # Sums of nothing: values that are not finite change nothing.
     parts = [p.flatten()[:0].sum() for p, lacks in zip(whole, lacking, strict=True) if lacks]
     return loss + torch.stack(parts).sum() if parts else loss
 
@@ -125,6 +126,7 @@ def take_rows(stored: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return stored
     start, stop = rows_of(len(stored), dist.get_rank(), dist.get_world_size())
+    # A copy: the file is mapped into memory, and what it maps is replaced by the next checkpoint.
     return DTensor.from_local(
         stored[start:stop].to(like.device, copy=True), like.device_mesh, like.placements,
         run_check=False, shape=stored.shape, stride=stored.stride(),
@@ -133,7 +135,7 @@ def take_rows(stored: Tensor, like: Tensor) -> Tensor:
 
 def rows_of(count: int, rank: int, size: int) -> tuple[int, int]:
     """First row, and the one after the last, that a process keeps of `count` rows."""
-    most = -(-count // size)
+    most = -(-count // size)  # as torch.chunk: the last ones may have fewer, or none
     return min(rank * most, count), min((rank + 1) * most, count)
 
 
@@ -208,6 +210,7 @@ class ShardedMuon(torch.optim.Muon):
         """Own rows of what is added to the matrices."""
         rank, size = dist.get_rank(), dist.get_world_size()
         sent = [update.numel() for update in updates] + [0] * (size - len(turn))
+        # As one exchange of rows of different lengths: gloo has no other, and it is the fewest.
         flat = torch.cat([update.flatten() for update in updates])
         own = turn[rank] if rank < len(turn) else None
         got = [0] * size
@@ -235,7 +238,7 @@ def _orthogonalize(update: Float[Tensor, "R C"], group: Mapping[str, Any]) -> Fl
     return change.detach()
 
 
-class WholeNetwork:
+class FullNetwork:
     """A network of whole parameters, beside a sharded one, for what reads all of it.
 
     Validation, drawing and saving do, with images of each process's own; between them the
@@ -312,7 +315,7 @@ def save_rows(tensors: Mapping[str, Tensor], path: Path) -> None:
             "data_offsets": [places[name], end],
         }  # fmt: skip
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # values begin at a multiple of 8 bytes
     start, first = 8 + len(text), dist.get_rank() == 0
 
     def create() -> None:
@@ -325,7 +328,7 @@ def save_rows(tensors: Mapping[str, Tensor], path: Path) -> None:
         with path.open("r+b") as file:
             for name in names:
                 _write_own(file, tensors[name], start + places[name])
-            file.flush()
+            file.flush()  # each process its part: the first cannot flush what others wrote
             os.fsync(file.fileno())
 
     agree(create)  # what fails in one process, fails in all

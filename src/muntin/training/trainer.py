@@ -29,7 +29,7 @@ from muntin.training.low_rank import adapt_layers
 from muntin.training.optimization import build_optimizers, freeze_stages
 from muntin.training.recompute import checkpoint_blocks, narrow_residual, recompute_layers
 from muntin.training.sharding import (
-    WholeNetwork,
+    FullNetwork,
     clip_gradients,
     gradient_norm,
     join_unused,
@@ -121,22 +121,25 @@ class Trainer:
             checkpoint_blocks(network.backbone, count)
         if config.residual == "half":
             narrow_residual(network.backbone)
-        self._whole = WholeNetwork(network) if self.sharded else None
+        self._full = FullNetwork(network.to(fabric.device)) if self.sharded else None
         self._averaged, self._left_half = None, False
+        self._optimizers: list[Any]
         self._setup(TrainingStep(network, objective), compiled=compiled)
         if config.ema_decay:
             # Outside the module that DDP wraps: averages have no gradients to synchronise.
             average = _average_by(config.ema_decay)
-            if self._whole is None:
+            if self._full is None:
                 self._averaged = AveragedModel(network, multi_avg_fn=average).requires_grad_(False)
             else:
-                self._averaged = self._whole.average(network, average)
+                self._averaged = self._full.average(network, average)
 
     def _setup(self, step: Any, *, compiled: bool) -> None:  # noqa: ANN401 (compiled or not)
         """Build the optimizers, and distribute the step over the devices."""
         fabric, network = self.fabric, self.network
         if self.sharded:
+            # Not by Fabric, whose strategy for it starts processes in another way.
             shard_step(step.to(fabric.device))
+        # Now: shards have other parameters than the whole network had.
         optimizers = build_optimizers(
             network, self.config, self.objective.auxiliary, sharded=self.sharded
         )
@@ -155,7 +158,7 @@ class Trainer:
         All processes must ask for it before one of them uses it alone: shards are gathered.
         """
         best: Any = self.network if self._averaged is None else self._averaged.module
-        return best if self._whole is None else self._whole.filled(best)
+        return best if self._full is None else self._full.filled(best)
 
     @property
     def learning_rate(self) -> float:
@@ -179,8 +182,8 @@ class Trainer:
         rows = len(views[0].weights)
         part = BatchPart(fabric.global_rank * rows, rows, views[0].num_real)
         weights = views[0].weights.to(fabric.device)
-        if self._whole is not None:
-            self._whole.empty()
+        if self._full is not None:
+            self._full.empty()
         with holding(part), self._accumulating(last):
             inputs = self.objective.prepare(views, fabric.device)
             total = (sum(self._losses(inputs).values()) * weights).sum()

@@ -37,12 +37,12 @@ from muntin.weights.opened_weights import (
     OpenedWeights,
     open_weights,
     rename_state,
-    resolve_source,
 )
 from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
 from muntin.weights.source_info import adopt, build_adopted, check_decoder, set_config
 from muntin.weights.state_matching import MatchResult, match_state, model_key
-from muntin.weights.whole_models import is_whole_model, match_whole_model, refuse_pickles
+from muntin.weights.state_values import copy_values, reject_values
+from muntin.weights.transformers_weights import is_whole_model, load_whole_model
 from muntin.weights.window_buffers import fit_windows, read_windows
 
 _ADVICE = "Copy or download it again."
@@ -145,9 +145,6 @@ def load_weights(
         made_with: Fields of the config that the weights were made with, if no file says them:
             "img_size", where positions are no square; for Swin V2, those of windows.
 
-    Returns:
-        A report.
-
     Raises:
         WeightError: The weights cannot be read, contain NaN, or do not match: an unexpected key,
             or a missing parameter (except in the class head).
@@ -161,7 +158,7 @@ def load_weights(
     _check(resampling, dialect=dialect, part=part, head_rows=head_rows, made_with=made_with)
     backbone: Any = backbone_of(model := inner_model(model))
     if isinstance(model, Network) and is_whole_model(model):
-        return _load_whole(model, source)
+        return LoadReport(**load_whole_model(model, source))
     with reading(_name(source), _ADVICE, WeightError):
         opened = open_weights(source, dialect, model, part)
         raw = opened.state
@@ -176,11 +173,11 @@ def load_weights(
         if opened.state is not raw:
             _note_conversion(matched, renamed, model, raw, opened.state)
         reject_mismatches(matched, renamed, opened, backbone, theirs, made_with)
-        _reject_values(matched.values, model.state_dict(), opened.where)
+        reject_values(matched.values, model.state_dict(), opened.where)
         other = _build_stated(opened, model, matched)
         recorded = read_windows(renamed, opened.state)
         windows = _find_windows(other or backbone, matched, recorded, theirs, rule)
-    _copy(matched.values, model)
+    copy_values(matched.values, model)
     adopted = {} if other is None else adopt(backbone, other)
     adopts = rule != getattr(backbone.config, "size_rule", rule)
     changed = {**windows, **({"size_rule": rule} if adopts else {})}
@@ -193,33 +190,6 @@ def load_weights(
         size_evidence=evidence if adopts else "",
         adopted=adopted | windows,
         class_names=select_names(report.class_names, rows),
-    )
-
-
-def _load_whole(
-    model: Network, source: str | Path | Mapping[str, Any] | OpenedWeights
-) -> LoadReport:
-    """Load a whole model of the transformers library, by the names of its parameters."""
-    if isinstance(source, OpenedWeights):
-        source = source.found.state
-    with reading(_name(source), _ADVICE, WeightError):
-        if isinstance(source, str | Path):
-            refuse_pickles(Path(source))
-        content, texts, where = resolve_source(source)
-        matched = match_whole_model(model, content, source, where)
-        own = model.state_dict()
-        floats = {key: x for key, x in matched.values.items() if own[key].is_floating_point()}
-        _reject_values(floats, own, where)
-    _copy(matched.values, model)
-    return LoadReport(
-        dialect=NATIVE if texts.get("dialect") == NATIVE else "transformers",
-        source=where,
-        renamed=(),
-        resized=(),
-        reset=tuple(matched.reset),
-        ignored=(),
-        size_rule="",
-        license=texts.get("license", ""),
     )
 
 
@@ -270,13 +240,6 @@ def _build_stated(
     """Check what is stated beside the weights; see `build_adopted`."""
     check_decoder(opened.stated if matched.has_head else None, head_of(model))
     return build_adopted(backbone_of(model), opened.stated_fields, opened.where)
-
-
-def _copy(values: Mapping[str, Tensor], model: nn.Module) -> None:
-    own = model.state_dict()
-    with torch.no_grad():
-        for key, tensor in values.items():
-            own[key].copy_(tensor)
 
 
 def _name(source: object) -> str:
@@ -400,28 +363,3 @@ def _find_windows(
     ]
     names = ("window_size", "pretrained_windows")
     return {name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
-
-
-def _reject_values(values: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> None:
-    """Raise for the first tensor that is not real, or not finite in the types of the model."""
-    for key, tensor in values.items():
-        if key.endswith("num_batches_tracked"):  # integer counter of batch norms
-            continue
-        if not tensor.is_floating_point():
-            advice = "Take real parts" if tensor.is_complex() else "Dequantize quantized weights"
-            message = (
-                f"weights from {where} must be floating-point, got {tensor.dtype} for {key}. "
-                f"{advice} first. The model is unchanged."
-            )
-            raise WeightError(message)
-        # NaN and infinity propagate to the sum, which is one fast pass; as finite values may
-        # overflow it too, a non-finite sum is checked elementwise.
-        copied = tensor.to(own[key].dtype)
-        if copied.sum(dtype=torch.float32).isfinite() or copied.isfinite().all():
-            continue
-        got = f"up to {tensor.abs().max():.2g}" if tensor.isfinite().all() else "NaN or infinity"
-        message = (
-            f"weights from {where} must be finite in {copied.dtype}, got {got} in {key}. The "
-            f"training run probably diverged; use an earlier checkpoint. The model is unchanged."
-        )
-        raise WeightError(message)

@@ -19,8 +19,8 @@ from muntin.errors import ConfigError, MuntinWarning, shorten, unknown_name
 from muntin.features import Backbone
 from muntin.heads.classification_head import build_classifier
 from muntin.heads.network import Network
-from muntin.models.swin import SwinConfig
 from muntin.heads.transformers_model import ARCHITECTURES, TRANSFORMERS
+from muntin.models.swin import SwinConfig
 from muntin.models.timm_backbone import TimmConfig, describe_timm, has_timm, list_timm
 from muntin.zoo.model_names import match_name, split_tag
 from muntin.zoo.model_zoo import ALIASES, MODELS, BackboneConfig, ModelEntry, build_backbone

@@ -26,6 +26,7 @@ from muntin.heads.transformers_model import (
 )
 from muntin.models.transformers_backbone import TransformersConfig
 from muntin.samples import Classes
+from muntin.tasks.task_table import find_task
 from muntin.untrusted import parse_json, read_regular, reading
 from muntin.weights.source_fields import read_labels
 from muntin.zoo.model_zoo import ModelEntry
@@ -56,14 +57,21 @@ def is_transformers_folder(source: str | Path) -> bool:
         return False  # a run
     named = [row.model_class for name, row in ARCHITECTURES.items() if name == kind]
     foreign = [one for one in classes if any(part in str(one) for part in _ANSWERS)]
-    return bool(named) and (not classes or named[0] in classes) or bool(foreign)
+    return (bool(named) and (not classes or named[0] in classes)) or bool(foreign)
 
 
 _ANSWERS = ("ObjectDetection", "Segmentation")
 
 
-def read_transformers_folder(source: str | Path, task: str = "") -> TransformersFolder:
+def read_transformers_folder(
+    source: str | Path,
+    task: str = "",
+    class_names: tuple[str, ...] = (),
+    changed: Mapping[str, str] | None = None,
+) -> TransformersFolder:
     """Read the files of a folder; `task` chooses where the model can do several.
+
+    `class_names` replace those of the folder; no fields can be `changed`.
 
     Raises:
         WeightError: A file is damaged, or missing.
@@ -91,15 +99,25 @@ def read_transformers_folder(source: str | Path, task: str = "") -> Transformers
     pre, fixed = _find_shape(steps, task, where)
     settings = state_settings(values)
     config = TransformersConfig(
-        name=name, settings=settings, img_size=pre.img_size, fixed_size=fixed
+        name=name,
+        settings=settings,
+        img_size=pre.img_size,
+        fixed_size=fixed,
+        reads_mask=row.reads_mask,
     )
     names, problem = read_labels(values.get("id2label"), f"id2label in {path / 'config.json'}")
     if problem:
         raise ConfigError(problem)
     names = names or tuple(f"LABEL_{number}" for number in range(int(values.get("num_labels", 2))))
-    return TransformersFolder(
-        config=config, task=task, classes=Classes(names=_distinct(names)), preprocessing=pre
-    )
+    if changed or (class_names and len(class_names) != len(names)):
+        message = (
+            f"a whole model of the transformers library is converted as it is, with {len(names)} "
+            f"classes, got {len(class_names)} names and {changed}. Leave them out, and train the "
+            f"run for another size or other classes."
+        )
+        raise ConfigError(message)
+    classes = Classes(names=class_names or _distinct(names))
+    return TransformersFolder(config=config, task=task, classes=classes, preprocessing=pre)
 
 
 def find_transformers(name: str) -> ModelEntry:
@@ -114,7 +132,9 @@ def find_transformers(name: str) -> ModelEntry:
     mean, std = ((0.0,) * 3, (1.0,) * 3) if row.rescales else _IMAGENET
     side = 640 if row.answers == "boxes" else 512
     settings = state_settings(SMALL_SETTINGS.get(name, {}))
-    config = TransformersConfig(name=name, settings=settings, img_size=(side, side))
+    config = TransformersConfig(
+        name=name, settings=settings, img_size=(side, side), reads_mask=row.reads_mask
+    )
     return ModelEntry(config=config, mean=mean, std=std)
 
 
@@ -157,24 +177,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _find_shape(steps: Mapping[str, Any], task: str, where: str) -> tuple[Preprocessing, bool]:
     """How an image gets its size, and whether the model takes only that one."""
-    for name, wanted in (
-        ("do_resize", True), ("do_center_crop", False), ("keep_aspect_ratio", False),
-    ):  # fmt: skip
-        if bool(steps.get(name, wanted)) != wanted:
-            message = f"{name} in {where} must be {wanted}, got {steps[name]}. Change it there."
-            raise ConfigError(message)
-    scale = 255 * (steps["rescale_factor"] if steps.get("do_rescale", True) else 1.0)
-    mean, std = steps["image_mean"], steps["image_std"]
-    if not steps.get("do_normalize", True):
-        mean, std = [0.0] * 3, [1.0] * 3
-    pre = Preprocessing(
-        img_size=(1, 1),
-        mean=tuple(round(value / scale, 12) for value in mean),
-        std=tuple(round(value / scale, 12) for value in std),
-        interpolation="bicubic" if int(steps["resample"]) == 3 else "bilinear",
-        size_multiple=int(steps.get("size_divisor") or steps.get("ensure_multiple_of") or 1),
-    )
-    pre = replace(pre, **_OWN_STEPS.get(str(steps["image_processor_type"]), {}))
+    pre = _find_values(steps, where)
     size = steps["size"]
     if size.get("height") and size.get("width"):
         step, sides = max(1, pre.size_multiple), (int(size["height"]), int(size["width"]))
@@ -198,7 +201,29 @@ def _find_shape(steps: Mapping[str, Any], task: str, where: str) -> tuple[Prepro
             f"black, which is not done here. Use a model of semantic segmentation."
         )
         raise ConfigError(message)
-    if task == "semantic":  # twice the sides are one window
+    if find_task(task).kind == "segmentation":  # twice the sides are one window
         half = max(short, long // 2)
         return replace(pre, fit="sliding_window", img_size=(short, half), short_side=short), False
     return replace(pre, fit="letterbox", img_size=(short, long or 2 * short), pad_to=1), False
+
+
+def _find_values(steps: Mapping[str, Any], where: str) -> Preprocessing:
+    """What is done to an image whatever its size."""
+    for name, wanted in (
+        ("do_resize", True), ("do_center_crop", False), ("keep_aspect_ratio", False),
+    ):  # fmt: skip
+        if bool(steps.get(name, wanted)) != wanted:
+            message = f"{name} in {where} must be {wanted}, got {steps[name]}. Change it there."
+            raise ConfigError(message)
+    scale = 255 * (steps["rescale_factor"] if steps.get("do_rescale", True) else 1.0)
+    mean, std = steps["image_mean"], steps["image_std"]
+    if not steps.get("do_normalize", True):
+        mean, std = [0.0] * 3, [1.0] * 3
+    pre = Preprocessing(
+        img_size=(1, 1),
+        mean=tuple(round(value / scale, 12) for value in mean),
+        std=tuple(round(value / scale, 12) for value in std),
+        interpolation="bicubic" if int(steps["resample"]) == 3 else "bilinear",
+        size_multiple=int(steps.get("size_divisor") or steps.get("ensure_multiple_of") or 1),
+    )
+    return replace(pre, **_OWN_STEPS.get(str(steps["image_processor_type"]), {}))

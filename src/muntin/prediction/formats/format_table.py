@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.data.shown_bands import open_bands
+from muntin.data.band_selection import open_bands
 from muntin.drawing.saving import save_image
 from muntin.errors import ConfigError, UsageError, unknown_name
 from muntin.prediction.formats.coco_writer import write_coco

@@ -25,6 +25,7 @@ def fit_bands(model: BackboneConfig, measured: MeasuredRange) -> Choice[Backbone
 
 def use_measured(data: DataConfig, measured: MeasuredRange, in_chans: int) -> Choice[DataConfig]:
     """Set range, bits and, of bands, mean and standard deviation, unless the user set them."""
+    # Weights for three channels were learnt with their own statistics; bands have none yet.
     bits = data.bits or measured.bits
     notes = [measured.note] if measured.note else []
     if bits == 16 or in_chans > 3:

@@ -14,8 +14,11 @@ from muntin.errors import WeightError, quote, shorten
 from muntin.heads.network import Network
 from muntin.heads.transformers_model import read_state
 from muntin.models.transformers_backbone import TransformersBackbone
-from muntin.untrusted import parse_json, read_regular
+from muntin.untrusted import parse_json, read_regular, reading
+from muntin.weights.dialects import NATIVE
+from muntin.weights.opened_weights import OpenedWeights, resolve_source
 from muntin.weights.state_matching import MatchResult, class_tensors
+from muntin.weights.state_values import copy_values, reject_values
 
 _PREFIX = "head.net."
 
@@ -25,7 +28,7 @@ def is_whole_model(model: object) -> bool:
     return isinstance(model, Network) and isinstance(model.backbone, TransformersBackbone)
 
 
-def refuse_pickles(source: Path) -> None:
+def _refuse_pickles(source: Path) -> None:
     """Refuse a folder whose weights would have to be unpickled."""
     if source.is_dir() and not any(source.glob("*.safetensors")):
         held = sorted(path.name for path in source.iterdir())
@@ -37,9 +40,33 @@ def refuse_pickles(source: Path) -> None:
         raise WeightError(message)
 
 
-def match_whole_model(
-    model: Network, state: Mapping[str, Tensor], source: object, where: str
-) -> MatchResult:
+def load_whole_model(model: Network, source: object) -> dict[str, Any]:
+    """Load weights by the names of parameters; gives the fields of a `LoadReport`."""
+    given: Any = source.found.state if isinstance(source, OpenedWeights) else source
+    with reading(
+        str(given) if isinstance(given, str | Path) else "the state dict",
+        "Copy or download it again.",
+        WeightError,
+    ):
+        if isinstance(given, str | Path):
+            _refuse_pickles(Path(given))
+        content, texts, where = resolve_source(given)
+        matched = _match(model, content, given, where)
+        own = model.state_dict()
+        floats = {key: x for key, x in matched.values.items() if own[key].is_floating_point()}
+        reject_values(floats, own, where)
+    copy_values(matched.values, model)
+    return {
+        "dialect": NATIVE if texts.get("dialect") == NATIVE else "transformers",
+        "source": where,
+        **dict.fromkeys(("renamed", "resized", "ignored"), ()),
+        "reset": tuple(matched.reset),
+        "size_rule": "",
+        "license": texts.get("license", ""),
+    }
+
+
+def _match(model: Network, state: Mapping[str, Tensor], source: object, where: str) -> MatchResult:
     """Match weights to a network by their names; layers of other classes are reset."""
     if not any(key.startswith(_PREFIX) for key in state):
         state = _convert(model, state, source, where)
@@ -83,7 +110,7 @@ def _convert(
             f"got {values.get('model_type', 'none')}. Give the folder that was downloaded."
         )
         raise WeightError(message)
-    refuse_pickles(path.parent)
+    _refuse_pickles(path.parent)
     count = len(values.get("id2label") or ()) or int(values.get("num_labels", 2))
     found = read_state(config.name, json.dumps(values), count, state, where)
     return {_PREFIX + key: tensor for key, tensor in found.items()}
