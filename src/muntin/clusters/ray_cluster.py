@@ -50,7 +50,7 @@ def connected(on: str, *, paths: Sequence[str] = (), cpus: int = 1) -> Iterator[
     """Connect to a cluster, and yield the library; what was started ends with the context.
 
     Without an address that is the cluster of the environment variable RAY_ADDRESS, or else one of
-    this machine alone, on its loopback, which ends with the context. A connection that the program
+    this machine alone, behind a secret, which ends with the context. A connection that the program
     has already is used, and kept.
 
     Args:
