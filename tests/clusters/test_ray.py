@@ -177,7 +177,7 @@ def test_a_path_that_nodes_do_not_see(cluster, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_same_losses_though_a_process_is_killed(cluster, images, tmp_path):
-    data, options = images, {"epochs": 40, "device": "cpu", "devices": 2}
+    data, options = images, {"epochs": 8, "device": "cpu", "devices": 2}
     settings = {"data.strict": False}
     warnings.simplefilter("ignore", MuntinWarning)
     plain = train_small(data, tmp_path / "plain", settings=settings, **options)

@@ -50,7 +50,7 @@ def connected(on: str, *, paths: Sequence[str] = (), cpus: int = 1) -> Iterator[
     """Connect to a cluster, and yield the library; what was started ends with the context.
 
     Without an address that is the cluster of the environment variable RAY_ADDRESS, or else one of
-    this machine alone, on its loopback, which ends with the context. A connection that the program
+    this machine alone, behind a secret, which ends with the context. A connection that the program
     has already is used, and kept.
 
     Args:
@@ -124,6 +124,8 @@ def _initialized(ray: Any, address: str, cpus: int) -> Iterator[None]:  # noqa: 
             folder = tempfile.mkdtemp(prefix="muntin-", dir="/tmp" if long else None)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             quiet |= {"_temp_dir": folder, "include_dashboard": False}
+            # It is this machine, however busy: no answer for some seconds is no lost node.
+            quiet["_system_config"] = {"health_check_timeout_ms": 60_000}
             quiet |= {"num_cpus": max(granted_cores(), cpus), "_node_ip_address": "127.0.0.1"}
         stack.callback(ray.shutdown)
         try:
@@ -155,6 +157,18 @@ def _reach(address: str) -> None:
         raise ClusterError(message) from error
 
 
+def live_nodes(ray: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    """The nodes that work; none is a `ClusterError`."""
+    found = [one for one in ray.nodes() if one["Alive"] and one["Resources"].get("CPU")]
+    if not found:
+        message = (
+            "the cluster must have nodes with CPUs, got none that answers. Look at its nodes: "
+            "ray status."
+        )
+        raise ClusterError(message)
+    return found
+
+
 def _check_nodes(ray: Any, paths: Sequence[str]) -> None:  # noqa: ANN401
     """Refuse a cluster whose nodes lack this version, or the files that they are to read."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -171,11 +185,10 @@ def _check_nodes(ray: Any, paths: Sequence[str]) -> None:  # noqa: ANN401
         return version, [path for path in wanted if not os.path.exists(path)]
 
     asked: dict[Any, str] = {}
-    for node in ray.nodes():
-        if node["Alive"] and node["Resources"].get("CPU"):
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            options: Mapping[str, Any] = {"num_cpus": 0, "scheduling_strategy": there}
-            asked[ray.remote(look).options(**options).remote()] = node["NodeManagerAddress"]
+    for node in live_nodes(ray):
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        options: Mapping[str, Any] = {"num_cpus": 0, "scheduling_strategy": there}
+        asked[ray.remote(look).options(**options).remote()] = node["NodeManagerAddress"]
     done, late = ray.wait([*asked], num_returns=len(asked), timeout=START_S)
     faults = [f"{asked[one]} did not answer in {START_S:.0f} s" for one in late]
     for one in done:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from muntin.clusters.ray_cluster import connected, enter_folder
+from muntin.clusters.ray_cluster import connected, enter_folder, live_nodes
 from muntin.errors import ClusterError, MuntinError
 
 RESTARTS = 3
@@ -108,8 +108,7 @@ def _choose_scaling(ray: Any, processes: Processes) -> dict[str, Any]:  # noqa: 
             f"--devices, or give --device cpu."
         )
         raise ClusterError(message)
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    nodes = [cpus for cpus in nodes if cpus]
+    nodes = [int(node["Resources"]["CPU"]) for node in live_nodes(ray)]
     share = max(1, min(nodes) // -(-number // len(nodes)))
     return {
         "num_workers": number,

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from muntin.clusters.ray_cluster import connected, enter_folder
+from muntin.clusters.ray_cluster import connected, enter_folder, live_nodes
 from muntin.errors import ClusterError, MuntinError, MuntinWarning
 
 RETRIES = 3
@@ -132,7 +132,7 @@ class _Driver:
             for place, item in enumerate(items)
         ]
         # A block an item: results come as soon as they are there, and little is done twice.
-        data = ray.data.from_items(packed, override_num_blocks=min(len(packed), 10_000))
+        data: Any = ray.data.from_items(packed, override_num_blocks=min(len(packed), 10_000))
         for make, network, device in stages:
             options = _share_out(ray, len(stages), device if network else "")
             # Threads of two stages take turns: preparing needs its core for a part of the time.
@@ -155,8 +155,7 @@ def _share_out(ray: Any, num_stages: int, device: str) -> dict[str, Any]:  # noq
     if gpus and device in ("auto", "cuda"):
         options["num_gpus"], most = 1, gpus
     elif device:
-        nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-        least = int(min((one for one in nodes if one), default=1))
+        least = min(int(node["Resources"]["CPU"]) for node in live_nodes(ray))
         options["num_cpus"] = min(max(1, least // 2), _MOST_THREADS)
         most = max(1, (cpus - num_stages + 1) // options["num_cpus"])
     return {**options, "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=most)}

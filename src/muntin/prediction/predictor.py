@@ -240,8 +240,7 @@ class Predictor:
         *,
         strict: bool = True,
     ) -> Iterator[LoadedImage]:
-        reading = self.preprocessing.reading
-        return read_images(images, boxes, strict=strict, value_range=reading)
+        return read_images(images, boxes, strict=strict, value_range=self.preprocessing.reading)
 
     def _stream(self, images: Iterator[LoadedImage], options: PredictOptions) -> Iterator[Any]:
         """Fill batches across images; an image is done when the last of its crops is."""
@@ -339,8 +338,7 @@ def check_options(
     if tile not in (None, "auto") and not isinstance(tile, int):
         message = f'tile must be a side in pixels or "auto", got {tile!r}.'
         raise ConfigError(message)
-    dense = task.dense
-    merges = dense is not None and dense.merges
+    merges = task.dense is not None and task.dense.merges
     at_once = task.detects and not merges
     tiled = tile is not None
     if (tiled and not (merges or task.kind == "segmentation")) or (tta and at_once):

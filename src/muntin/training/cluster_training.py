@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from muntin import collectives
 from muntin.clusters.ray_cluster import check_address
 from muntin.clusters.ray_processes import Processes, run_processes
 from muntin.errors import quote
@@ -34,17 +34,19 @@ def arrange_on(given: TrainArguments, out: Path, arrange: Arrange) -> Any:  # no
         MuntinError: What `arrange` raises.
     """
     check_address(given.on)
-    settled = replace(given, on="", out=out, started=0.0, devices=1, nodes=1)
+    settled = replace(given, on="", out=out, started=0.0, devices=0, nodes=0)
     # Ray joins the processes, before they know the settings of the run.
-    timeout = (given.settings or {}).get("machine.timeout_s", MachineConfig().timeout_s)
+    timeout_s = MachineConfig().timeout_s
+    with contextlib.suppress(ValueError):  # which the processes refuse
+        timeout_s = float(str((given.settings or {}).get("machine.timeout_s", timeout_s)))
     places = (str(place) for place in (given.data, given.val, given.teacher) if place)
     processes = Processes(
         partial(_arrange_there, given=settled, arrange=arrange),
-        given.devices * given.nodes,
+        max(given.devices, 1) * max(given.nodes, 1),
         out,
         device=given.device,
         lost=LostProcess,
-        timeout_s=float(str(timeout)),
+        timeout_s=timeout_s,
         paths=tuple(place for place in places if os.path.exists(place)),
     )
     try:
@@ -57,8 +59,6 @@ def arrange_on(given: TrainArguments, out: Path, arrange: Arrange) -> Any:  # no
 
 def _arrange_there(begun: bool, given: TrainArguments, arrange: Arrange) -> Any:  # noqa: ANN401
     """Arrange in a process that knows the others; one that is started again goes on."""
-    if collectives.world_size() > 1:
-        collectives.open_group()
     # Without a checkpoint it begins again: nothing was done that could be kept.
     if begun and (Path(given.out) / FOLDER).exists():
         given = replace(given, resume=True)

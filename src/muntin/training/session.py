@@ -191,9 +191,7 @@ def arrange(given: TrainArguments) -> TrainedRun:
     # Before anything is read, which a time limit includes.
     given = replace(given, started=given.started or time.monotonic())
     if given.on:
-        out = given.out or _new_folder(Path(given.data))
-        trained: TrainedRun = arrange_on(given, Path(out), arrange)
-        return trained
+        return arrange_on(given, Path(given.out or _new_folder(Path(given.data))), arrange)
     place = find_place(given.devices, given.nodes)
     if not place.launcher:
         return _arrange(given, place)
