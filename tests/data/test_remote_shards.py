@@ -15,7 +15,6 @@ from typing import ClassVar
 import pytest
 
 import muntin
-from muntin.data import remote_files
 from muntin.data.archives import read_bytes
 from muntin.data.listing import list_classify
 from muntin.data.remote_files import ShardCache
@@ -111,7 +110,6 @@ def bucket(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def fresh(tmp_path, monkeypatch):
     monkeypatch.setenv("MUNTIN_SHARD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote_files, "_FIRST_WAIT", 0.01)
     s3fs.S3FileSystem.clear_instance_cache()
     Proxy.faults, Proxy.requests = iter(()), []
 

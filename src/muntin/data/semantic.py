@@ -74,9 +74,7 @@ OBJECT_MASKS: Reader[MaskRequest, DataSets] = Reader(
     name="masks of objects",
     recognise=_recognise,
     read=_read,
-    looks_for="outlines of objects ({})".format(
-        ", ".join(reader.name for reader in OUTLINED if reader.looks_for)
-    ),
+    looks_for=f"outlines of objects ({', '.join(one.name for one in OUTLINED if one.looks_for)})",
     file="a COCO .json or a data.yaml",
 )
 

@@ -196,9 +196,10 @@ def parse_entry(
 ) -> Entry:
     """Build an image from what `format_entry` gave; anything may be raised where it did not."""
     class_ids = tuple(map(int, values["class_ids"]))
-    found, size = values.get("objects"), values.get("size")
+    found: Any = values.get("objects")
+    size: Any = values.get("size")
     numbers = [*class_ids, *(found["class_ids"] if found else ())]
-    most = max([len(classes.names), *(classes.encoding.values if classes.encoding else ())])
+    most = max([len(classes.names) - 1, *(classes.encoding.values if classes.encoding else ())])
     if numbers and not (min(numbers) >= -1 and max(numbers) <= most):
         message = f"a class of number {max(numbers)}"
         raise ValueError(message)
