@@ -110,6 +110,18 @@ def test_prediction_asks_the_twin_unless_boxes_are_suppressed():
     assert set(head.class_layers()) == {"classes", "twin"}
 
 
+def test_what_is_explained_is_the_cell_of_a_box():
+    network = tiny_detector("dense_small", 3, task="detect")
+    features = network.features(torch.randn(1, 3, 96, 96))
+    (found,) = network.head(features)
+    score = network.head.score_of(features, found.boxes[2], int(found.class_ids[2]))(features)
+    torch.testing.assert_close(score[0], found.scores[2])
+    # In another image it is that of the same cell, even where a neighbour scores better.
+    others = network.features(torch.randn(4, 3, 96, 96))
+    values = network.head.score_of(features, found.boxes[2], int(found.class_ids[2]))(others)
+    assert (values > 0).all()
+
+
 def slow_peaks(scores, sizes):
     """Each score, if none of those around its place is better, on its level and the next ones."""
     starts = [0]

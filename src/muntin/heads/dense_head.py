@@ -18,6 +18,7 @@ Letters: B images, N cells of all levels, K classes, C channels, m mask side.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -51,6 +52,7 @@ from muntin.heads.detector import (
     Detector,
     Instances,
     SelectConfig,
+    find_candidate,
     select_fixed,
     select_rows,
 )
@@ -183,17 +185,34 @@ class Dense(Detector):
 
     def forward(self, features: Features) -> Candidates:
         """Compute boxes and scores of all cells; with masks, what they are made of."""
-        assert self.neck is not None, "a dense detector has a pyramid"
-        levels = self.neck(features.maps)
+        levels = self.read_levels(features)
         logits, twins, boxes, layers = self._read(levels)
-        scores = logits.sigmoid()
+        scores = self._score(logits, twins)
         if self.select.suppression == "none":
-            # The classifier ranks best, the twin tells which of several cells answers.
-            scores = (scores.square() * twins.sigmoid()).pow(1 / 3)
             scores = keep_peaks(scores, [(part.shape[2], part.shape[3]) for part in levels])
         maps = [] if self.prototypes is None else [self.prototypes(features, levels[0]), layers]
         boxes = clip_boxes(boxes, features.sizes)[:, :, None]
         return Candidates(maps, boxes, scores, self.decode)
+
+    def _score(self, logits: Tensor, twins: Tensor) -> Tensor:
+        scores = logits.sigmoid()
+        if self.select.suppression != "none":
+            return scores
+        # The classifier ranks best, the twin tells which of several cells answers.
+        return (scores.square() * twins.sigmoid()).pow(1 / 3)
+
+    def score_of(
+        self, features: Features, box: Float[Tensor, "4"], class_id: int
+    ) -> Callable[[Features], Float[Tensor, " B"]]:
+        """Score the cell that the box came from, whether its neighbours score better or not."""
+        raw = self(features)
+        row = find_candidate(raw.boxes[0], raw.scores[0], box, class_id)
+
+        def score(others: Features) -> Tensor:
+            logits, twins, *_ = self._read(self.read_levels(others))
+            return self._score(logits, twins)[:, row, class_id]
+
+        return score
 
     def _read(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits, those of the twin, boxes in pixels and mask layers (B, N, ...) of all cells."""
@@ -215,12 +234,11 @@ class Dense(Detector):
         """Select the instances of each image, and draw their masks."""
         found = []
         for image, (boxes, scores) in enumerate(zip(raw.boxes, raw.scores, strict=True)):
-            rows, *chosen = select_rows(boxes, scores, self.select)
-            masks = None
+            one, masks = select_rows(boxes, scores, self.select), None
             if raw.levels:
                 maps = raw.levels[0][image : image + 1]
-                masks = self._draw(maps, raw.levels[1][image, rows], [chosen[0]]).sigmoid()
-            found.append(Instances(*chosen, masks=masks))
+                masks = self._draw(maps, raw.levels[1][image, one.rows], [one.boxes]).sigmoid()
+            found.append(Instances(one.boxes, one.scores, one.class_ids, masks))
         return found
 
     def decode_fixed(self, raw: Candidates) -> tuple[Tensor, ...]:
@@ -242,8 +260,7 @@ class Dense(Detector):
         self, features: Features, targets: list[BoxTargets]
     ) -> dict[str, Float[Tensor, " B"]]:
         """Compute the losses of classes, their twin, boxes and, with masks, of masks, by image."""
-        assert self.neck is not None, "a dense detector has a pyramid"
-        levels = self.neck(features.maps)
+        levels = self.read_levels(features)
         logits, twins, boxes, layers = self._read(levels)
         cells = Cells(tuple((lv.shape[2], lv.shape[3]) for lv in levels), self.strides)
         objects = join_objects(targets)
