@@ -179,7 +179,7 @@ def test_a_mask_is_drawn_from_what_lies_in_its_box():
     layers[:, inner + 8] = 1.0  # which is the mask, less a half
     layers[:, -1] = -10.0
     boxes = torch.tensor([[16.0, 0.0, 80.0, 96.0], [60.0, 10.0, 90.0, 30.0]])
-    masks = head._draw(maps, layers, [boxes]).sigmoid() > 0.5
+    masks = head._draw(maps, layers, boxes, torch.zeros(2, dtype=torch.long)).sigmoid() > 0.5
     assert masks[0, :, :14].all()
     assert not masks[0, :, 14:].any()
     assert not masks[1].any()

@@ -237,7 +237,9 @@ class Dense(Detector):
             one, masks = select_rows(boxes, scores, self.select), None
             if raw.levels:
                 maps = raw.levels[0][image : image + 1]
-                masks = self._draw(maps, raw.levels[1][image, one.rows], [one.boxes]).sigmoid()
+                masks = self._draw(
+                    maps, raw.levels[1][image, one.rows], one.boxes, torch.zeros_like(one.rows)
+                ).sigmoid()
             found.append(Instances(one.boxes, one.scores, one.class_ids, masks))
         return found
 
@@ -248,13 +250,18 @@ class Dense(Detector):
             return boxes, scores, class_ids
         maps, layers = raw.levels
         layers = layers.gather(1, rows[..., None].expand(-1, -1, layers.shape[2]))
-        masks = self._draw(maps, layers.flatten(0, 1), [*boxes]).sigmoid()
+        # Not one image after another: an exported graph takes any number.
+        images = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand_as(rows)
+        masks = self._draw(
+            maps, layers.flatten(0, 1), boxes.flatten(0, 1), images.flatten()
+        ).sigmoid()
         return boxes, scores, class_ids, masks.view(*scores.shape, *masks.shape[1:])
 
-    def _draw(self, maps: Tensor, layers: Tensor, boxes: list[Tensor]) -> Float[Tensor, "Q m m"]:
-        return draw_masks(
-            maps, layers, boxes, stride=self.config.finest, side=self.config.mask_size
-        )
+    def _draw(
+        self, maps: Tensor, layers: Tensor, boxes: Tensor, images: Tensor
+    ) -> Float[Tensor, "Q m m"]:
+        stride, side = self.config.finest, self.config.mask_size
+        return draw_masks(maps, layers, boxes, images, stride=stride, side=side)
 
     def losses(
         self, features: Features, targets: list[BoxTargets]
@@ -293,7 +300,7 @@ class Dense(Detector):
                 for row, box in zip(rows, near, strict=True)
             ]
             chosen = layers.flatten(0, 1)[torch.cat([row.cells for row in rows])]
-            drawn = self._draw(maps, chosen, places)
+            drawn = self._draw(maps, chosen, torch.cat(places), image_indices(places))
             losses = mask_losses(drawn, mask_targets(rows, targets, places, drawn.shape[1]))
             each = losses.new_zeros(count).index_add(0, image_indices(places), losses)
             drawn_count = shared_mean(losses.new_tensor(float(len(losses)))).clamp(min=count)
