@@ -110,6 +110,18 @@ def test_prediction_asks_the_twin_unless_boxes_are_suppressed():
     assert set(head.class_layers()) == {"classes", "twin"}
 
 
+def test_what_is_explained_is_the_cell_of_a_box():
+    network = tiny_detector("dense_small", 3, task="detect")
+    features = network.features(torch.randn(1, 3, 96, 96))
+    (found,) = network.head(features)
+    score = network.head.score_of(features, found.boxes[2], int(found.class_ids[2]))(features)
+    torch.testing.assert_close(score[0], found.scores[2])
+    # In another image it is that of the same cell, even where a neighbour scores better.
+    others = network.features(torch.randn(4, 3, 96, 96))
+    values = network.head.score_of(features, found.boxes[2], int(found.class_ids[2]))(others)
+    assert (values > 0).all()
+
+
 def slow_peaks(scores, sizes):
     """Each score, if none of those around its place is better, on its level and the next ones."""
     starts = [0]
@@ -167,7 +179,7 @@ def test_a_mask_is_drawn_from_what_lies_in_its_box():
     layers[:, inner + 8] = 1.0  # which is the mask, less a half
     layers[:, -1] = -10.0
     boxes = torch.tensor([[16.0, 0.0, 80.0, 96.0], [60.0, 10.0, 90.0, 30.0]])
-    masks = head._draw(maps, layers, [boxes]).sigmoid() > 0.5
+    masks = head._draw(maps, layers, boxes, torch.zeros(2, dtype=torch.long)).sigmoid() > 0.5
     assert masks[0, :, :14].all()
     assert not masks[0, :, 14:].any()
     assert not masks[1].any()

@@ -18,6 +18,7 @@ Letters: B images, N cells of all levels, K classes, C channels, m mask side.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -50,6 +51,7 @@ from muntin.heads.detector import (
     Detector,
     Instances,
     SelectConfig,
+    find_candidate,
     select_fixed,
     select_rows,
 )
@@ -182,17 +184,34 @@ class Dense(Detector):
 
     def forward(self, features: Features) -> Candidates:
         """Compute boxes and scores of all cells; with masks, what they are made of."""
-        assert self.neck is not None, "a dense detector has a pyramid"
-        levels = self.neck(features.maps)
+        levels = self.read_levels(features)
         logits, twins, boxes, layers = self._read(levels)
-        scores = logits.sigmoid()
+        scores = self._score(logits, twins)
         if self.select.suppression == "none":
-            # The classifier ranks best, the twin tells which of several cells answers.
-            scores = (scores.square() * twins.sigmoid()).pow(1 / 3)
             scores = keep_peaks(scores, [(part.shape[2], part.shape[3]) for part in levels])
         maps = [] if self.prototypes is None else [self.prototypes(features, levels[0]), layers]
         boxes = clip_boxes(boxes, features.sizes)[:, :, None]
         return Candidates(maps, boxes, scores, self.decode)
+
+    def _score(self, logits: Tensor, twins: Tensor) -> Tensor:
+        scores = logits.sigmoid()
+        if self.select.suppression != "none":
+            return scores
+        # The classifier ranks best, the twin tells which of several cells answers.
+        return (scores.square() * twins.sigmoid()).pow(1 / 3)
+
+    def score_of(
+        self, features: Features, box: Float[Tensor, "4"], class_id: int
+    ) -> Callable[[Features], Float[Tensor, " B"]]:
+        """Score the cell that the box came from, whether its neighbours score better or not."""
+        raw = self(features)
+        row = find_candidate(raw.boxes[0], raw.scores[0], box, class_id)
+
+        def score(others: Features) -> Tensor:
+            logits, twins, *_ = self._read(self.read_levels(others))
+            return self._score(logits, twins)[:, row, class_id]
+
+        return score
 
     def _read(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits, those of the twin, boxes in pixels and mask layers (B, N, ...) of all cells."""
@@ -214,12 +233,13 @@ class Dense(Detector):
         """Select the instances of each image, and draw their masks."""
         found = []
         for image, (boxes, scores) in enumerate(zip(raw.boxes, raw.scores, strict=True)):
-            rows, *chosen = select_rows(boxes, scores, self.select)
-            masks = None
+            one, masks = select_rows(boxes, scores, self.select), None
             if raw.levels:
                 maps = raw.levels[0][image : image + 1]
-                masks = self._draw(maps, raw.levels[1][image, rows], [chosen[0]]).sigmoid()
-            found.append(Instances(*chosen, masks=masks))
+                masks = self._draw(
+                    maps, raw.levels[1][image, one.rows], one.boxes, torch.zeros_like(one.rows)
+                ).sigmoid()
+            found.append(Instances(one.boxes, one.scores, one.class_ids, masks))
         return found
 
     def decode_fixed(self, raw: Candidates) -> tuple[Tensor, ...]:
@@ -229,13 +249,18 @@ class Dense(Detector):
             return boxes, scores, class_ids
         maps, layers = raw.levels
         layers = layers.gather(1, rows[..., None].expand(-1, -1, layers.shape[2]))
-        masks = self._draw(maps, layers.flatten(0, 1), [*boxes]).sigmoid()
+        # Not one image after another: an exported graph takes any number.
+        images = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand_as(rows)
+        masks = self._draw(
+            maps, layers.flatten(0, 1), boxes.flatten(0, 1), images.flatten()
+        ).sigmoid()
         return boxes, scores, class_ids, masks.view(*scores.shape, *masks.shape[1:])
 
-    def _draw(self, maps: Tensor, layers: Tensor, boxes: list[Tensor]) -> Float[Tensor, "Q m m"]:
-        return draw_masks(
-            maps, layers, boxes, stride=self.config.finest, side=self.config.mask_size
-        )
+    def _draw(
+        self, maps: Tensor, layers: Tensor, boxes: Tensor, images: Tensor
+    ) -> Float[Tensor, "Q m m"]:
+        stride, side = self.config.finest, self.config.mask_size
+        return draw_masks(maps, layers, boxes, images, stride=stride, side=side)
 
     def losses(
         self, features: Features, targets: list[BoxTargets]
@@ -243,8 +268,7 @@ class Dense(Detector):
         """Compute the losses of classes, their twin, boxes and, with masks, of masks, by image."""
         from torchvision.ops import generalized_box_iou_loss
 
-        assert self.neck is not None, "a dense detector has a pyramid"
-        levels = self.neck(features.maps)
+        levels = self.read_levels(features)
         logits, twins, boxes, layers = self._read(levels)
         cells = Cells(tuple((lv.shape[2], lv.shape[3]) for lv in levels), self.strides)
         objects = join_objects(targets)
@@ -277,7 +301,7 @@ class Dense(Detector):
                 for row, box in zip(rows, near, strict=True)
             ]
             chosen = layers.flatten(0, 1)[torch.cat([row.cells for row in rows])]
-            drawn = self._draw(maps, chosen, places)
+            drawn = self._draw(maps, chosen, torch.cat(places), image_indices(places))
             losses = mask_losses(drawn, mask_targets(rows, targets, places, drawn.shape[1]))
             each = losses.new_zeros(count).index_add(0, image_indices(places), losses)
             drawn_count = shared_mean(losses.new_tensor(float(len(losses)))).clamp(min=count)

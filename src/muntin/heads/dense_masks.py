@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from muntin.features import Features, FeatureSpec
 from muntin.heads.dense_assignment import Pairs, rank_within
 from muntin.nn.conv_norm import ConvNorm, NormName
-from muntin.ops.boxes import image_indices
 from muntin.ops.torchvision_operators import roi_align
-from muntin.shapes import Float
+from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
 HIDDEN = 8
@@ -79,17 +78,17 @@ def count_layers(prototypes: int) -> int:
 def draw_masks(
     maps: Float[Tensor, "B P h w"],
     layers: Float[Tensor, "Q L"],
-    boxes: Sequence[Tensor],
+    boxes: Float[Tensor, "Q 4"],
+    images: Int[Tensor, " Q"],
     *,
     stride: int,
     side: int,
 ) -> Float[Tensor, "Q side side"]:
-    """Compute mask logits inside the boxes of each image, in pixels, from prototypes at `stride`.
+    """Compute mask logits inside boxes, in pixels of `images`, from prototypes at `stride`.
 
-    `layers` are those of the cells that the boxes came from, image by image.
+    `layers` are those of the cells that the boxes came from.
     """
-    rows = torch.cat([image_indices([*boxes])[:, None].to(boxes[0]), torch.cat([*boxes])], dim=1)
-    rows = rows.to(maps.dtype)
+    rows = torch.cat([images[:, None].to(boxes), boxes], dim=1).to(maps.dtype)
     pooled = roi_align(maps, rows, side, scale=1 / stride, sampling=1, aligned=True)
     # The place in the box, from -1 to 1: most objects fill the middle of theirs.
     line = (torch.arange(side, device=maps.device) + 0.5) * (2 / side) - 1
