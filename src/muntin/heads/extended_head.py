@@ -183,7 +183,8 @@ class ExtendedDetector(_Parts, Detector):
         return [self._join(image) for image in zip(*rows, strict=True)]
 
     def _join(self, found: Sequence[Instances]) -> Instances:
-        boxes, scores = (torch.cat([one[i] for one in found]) for i in (0, 1))
+        boxes = torch.cat([one.boxes for one in found])
+        scores = torch.cat([one.scores for one in found])
         numbered = zip(self.firsts, found, strict=True)
         class_ids = torch.cat([one.class_ids + first for first, one in numbered])
         select = self.select
@@ -202,8 +203,9 @@ class ExtendedDetector(_Parts, Detector):
             order = scores.argsort(descending=True, stable=True)[: select.max_detections]
             scores = scores[order]
         # Parts are of one kind: all have masks, or none has.
-        drawn = [one.masks for one in found if one.masks is not None]
-        masks = torch.cat(drawn)[order] if drawn else None
+        masks = None
+        if found[0].masks is not None:
+            masks = torch.cat([cast(Tensor, one.masks) for one in found])[order]
         return Instances(boxes[order], scores, class_ids[order], masks)
 
     def decode_fixed(self, raw: Candidates) -> tuple[Tensor, ...]:

@@ -370,8 +370,8 @@ class _RunBuilder:
         if self.extend is not None and self.base is None:
             # One linear layer on frozen features barely moves at the rates of a whole network.
             rate = config.learning_rate * (10 if self.task.dense is None else 1)
-            kept = {"freeze": -1, "location_loss": 0.0, "class_weights": False}
-            config = replace(config, learning_rate=rate, **kept)
+            config = replace(config, freeze=-1, learning_rate=rate)
+            config = replace(config, location_loss=0.0, class_weights=False)
         config = with_texts(config, self.settings["train"])
         unused = {"lora_rank", "lora_alpha"} & dict(self.settings["train"]).keys()
         if unused and config.adapt != "lora":
