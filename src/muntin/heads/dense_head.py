@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muntin.batch_rows import count_real
+from muntin.collectives import sum_all
 from muntin.configs import check_range
 from muntin.features import Backbone, Features
 from muntin.heads.dense_assignment import (
@@ -283,8 +285,8 @@ class Dense(Detector):
         aims = objects.boxes[many.objects]
         # Each object counts once, however many cells learn it: small ones have few.
         apart = generalized_box_iou_loss(flat[many.cells], aims) * shares_of_objects(many)
-        boxed = shared_mean(apart.new_tensor(float(len(many.objects.unique())))).clamp(min=count)
-        apart = apart.new_zeros(count).index_add(0, images, apart) * (count / boxed)
+        boxed = objects.images[many.objects.unique()].bincount(minlength=count)
+        apart = apart.new_zeros(count).index_add(0, images, apart) * batch_share(boxed)
         found = {
             "classes": self._class_loss(logits, many, objects, counted),
             "twin": self._class_loss(twins, one, objects, counted),
@@ -304,8 +306,7 @@ class Dense(Detector):
             drawn = self._draw(maps, chosen, torch.cat(places), image_indices(places))
             losses = mask_losses(drawn, mask_targets(rows, targets, places, drawn.shape[1]))
             each = losses.new_zeros(count).index_add(0, image_indices(places), losses)
-            drawn_count = shared_mean(losses.new_tensor(float(len(losses)))).clamp(min=count)
-            found["masks"] = each * (count / drawn_count)
+            found["masks"] = each * batch_share(image_indices(places).bincount(minlength=count))
         return found
 
     def _counted(self, cells: Cells, targets: list[BoxTargets]) -> Float[Tensor, "B N"]:
@@ -332,8 +333,9 @@ class Dense(Detector):
         # An object in a crowd counts all the same.
         counted = counted.flatten().index_fill(0, pairs.cells, 1.0)
         count = len(logits)
-        share = count / shared_mean(pairs.overlaps.sum()).clamp(min=count)
-        return share * (losses * counted).view(count, -1).sum(dim=1)
+        amounts = pairs.overlaps.new_zeros(count)
+        amounts = amounts.index_add(0, objects.images[pairs.objects], pairs.overlaps)
+        return batch_share(amounts) * (losses * counted).view(count, -1).sum(dim=1)
 
 
 def flatten(maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H*W C"]:
@@ -383,10 +385,11 @@ def shares_of_objects(pairs: Pairs) -> Float[Tensor, " P"]:
     return least / sums.index_add(0, pairs.objects, least)[pairs.objects]
 
 
-def shared_mean(value: Tensor) -> Tensor:
-    """Mean of a value over the processes of a training, so that they normalise alike."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return value
-    value = value.detach().clone()
-    torch.distributed.all_reduce(value)
-    return value / torch.distributed.get_world_size()
+def batch_share(amounts: Tensor) -> Tensor:
+    """Images of the whole batch per amount in it, at least one an image; `amounts` are by image.
+
+    One normaliser, in whatever processes the images are, so that each object weighs the same.
+    """
+    real = amounts[: count_real(len(amounts))].detach().float()
+    total, images = sum_all(torch.stack([real.sum(), real.new_tensor(float(len(real)))]))
+    return images / torch.maximum(total, images)
