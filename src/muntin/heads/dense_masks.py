@@ -93,7 +93,7 @@ def draw_masks(
     # The place in the box, from -1 to 1: most objects fill the middle of theirs.
     line = (torch.arange(side, device=maps.device) + 0.5) * (2 / side) - 1
     places = torch.stack([line.expand(side, side), line[:, None].expand(side, side)])
-    places = places.expand(len(pooled), -1, -1, -1).to(pooled)
+    places = places.expand(pooled.shape[0], -1, -1, -1).to(pooled)
     inputs = torch.cat([pooled, places], dim=1).flatten(2).float()  # Q, P + 2, side * side
     inner = inputs.shape[1] * HIDDEN
     first, bias, second, last = layers.float().split([inner, HIDDEN, HIDDEN, 1], dim=1)
