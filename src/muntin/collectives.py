@@ -61,10 +61,22 @@ def sum_all(values: Tensor) -> Tensor:
     """Sum over the processes, through which gradients flow; all must call it in the same order."""
     if held_part() is None:
         return values
-    from torch.distributed.nn.functional import all_reduce
-
-    summed: Tensor = all_reduce(values, group=_Shared.group)
+    summed: Tensor = _Sum.apply(values)
     return summed
+
+
+class _Sum(torch.autograd.Function):
+    """The functions of PyTorch that do this are deprecated, or private."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:  # noqa: ANN401
+        summed = values.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed, group=_Shared.group)
+        return summed
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ANN401
+        return _Sum.forward(_, gradient)
 
 
 def mean_rows(values: Tensor) -> tuple[Tensor, int]:

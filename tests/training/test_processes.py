@@ -102,7 +102,8 @@ def pretrain(data: Path, out: Path, objective: str, model: str, settings) -> obj
 
 
 SLOW_STEPS = {"train.learning_rate": 1e-5}
-"""Detectors of two stages choose regions by rank: larger steps let rounding change the choice."""
+"""Regions and cells are chosen by rank: larger steps let rounding change the choice."""
+DENSE = {"head": "dense_small", "settings": SLOW_STEPS}
 
 VIT = {
     "model.embed_dim": 16, "model.depth": 2, "model.num_heads": 2, "model.patch_size": 4,
@@ -114,6 +115,8 @@ TASKS = {
     "detect": (shapes, partial(train_detector, "detect")),
     "detect-sizes": (mixed_sizes, partial(train_detector, "detect")),
     "instance": (shapes, partial(train_detector, "instance", settings=SLOW_STEPS)),
+    "detect-dense": (shapes, partial(train_detector, "detect", **DENSE)),
+    "instance-dense": (shapes, partial(train_detector, "instance", **DENSE)),
     "semantic": (
         partial(write_maps, num_train=9, num_val=3, size=(64, 80)),
         partial(train_dense, "semantic", head="upernet"),

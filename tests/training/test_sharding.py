@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -15,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,9 +27,10 @@ from muntin.synthetic.datasets import write_coco, write_frames, write_maps
 from muntin.train_config import MachineConfig, TrainConfig
 from muntin.training.checkpoint import read_checkpoint, write_checkpoint
 from muntin.training.distillation import add_teacher, read_answers
+from muntin.training.global_batch import see_whole_batch
 from muntin.training.low_rank import merged_state
 from muntin.training.machine import build_fabric
-from muntin.training.processes import Place, free_port, take_part
+from muntin.training.processes import find_place, take_part
 from muntin.training.progress import Reporter
 from muntin.training.request import PreparedRun, Request
 from muntin.training.run_objective import build_objective
@@ -47,6 +44,7 @@ from muntin.training.sharding import (
 )
 from muntin.training.trainer import Trainer
 from tests.detectors import BODY, BODY_SETTINGS, head_settings
+from tests.forked import train_forked
 from tests.small import MODEL, SETTINGS, train_small, write_images
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
@@ -58,31 +56,7 @@ DECODER = {"head.dim": 16, "head.depth": 1, "head.num_heads": 2}
 
 def beside(count: int, config: RunConfig, work: Callable[[Fabric], None]) -> None:
     """Do the work in so many processes at once."""
-    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    context = torch.multiprocessing.start_processes(
-        _work, (count, variables, config, work), nprocs=count, start_method="fork", join=False
-    )
-    assert context is not None
-    ends = time.monotonic() + 300
-    try:
-        while not context.join(timeout=5):  # true when all have ended
-            assert time.monotonic() < ends, "a process hangs"
-    finally:
-        for process in context.processes:
-            process.kill()
-
-
-def _work(
-    rank: int,
-    count: int,
-    variables: dict[str, str],
-    config: RunConfig,
-    work: Callable[[Fabric], None],
-) -> None:
-    os.environ.update(variables)
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    take_part(Place(rank, count, rank, count), config, work)
+    train_forked(count, lambda: take_part(find_place(), config, work) or True)
 
 
 def prepared(
@@ -135,6 +109,7 @@ class Learner:
 
     def __init__(self, fabric: Fabric, run: PreparedRun, *, shard: bool = True) -> None:
         run = replace(run, network=copy.deepcopy(run.network))
+        see_whole_batch(run.network)
         config = run.run.config
         objective = build_objective(run.run, run.train, fabric.device, run.network)
         taught = add_teacher(objective, run.run, run.network.spec, fabric, run.answers)
@@ -275,15 +250,15 @@ def test_half_precision_is_that_of_one_process(trees, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["detect", "semantic", "pose"])
+@pytest.mark.parametrize("task", ["detect", "instance", "semantic", "pose"])
 def test_dense_tasks_are_learnt_as_by_one_process(tmp_path, task):
-    write = {"detect": write_coco, "semantic": write_maps, "pose": write_frames}[task]
+    write = {"semantic": write_maps, "pose": write_frames}.get(task, write_coco)
     data = write(tmp_path / "shapes", num_train=16, num_val=2, size=(64, 64))
     options: dict[str, Any] = {"model": BODY, "img_size": (64, 64)}
     settings = {**BODY_SETTINGS, "head.channels": 16}
-    if task == "detect":
-        options["head"] = "fcos_small"
-        settings = {**BODY_SETTINGS, **head_settings("fcos_small")}
+    if task in ("detect", "instance"):
+        options["head"] = "fcos_small" if task == "detect" else "dense_small"
+        settings = {**BODY_SETTINGS, **head_settings(options["head"])}
     check_learning(tmp_path, prepared(task, data, tmp_path / "run", options, settings))
 
 

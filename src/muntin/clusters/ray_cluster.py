@@ -157,6 +157,26 @@ def _reach(address: str) -> None:
         raise ClusterError(message) from error
 
 
+@contextmanager
+def actors(ray: Any, must: str, *kinds: type) -> Iterator[list[Any]]:  # noqa: ANN401
+    """Start actors, which end with the context; what stops them is a `ClusterError`.
+
+    `must` is what the cluster must do for them.
+    """
+    started = [ray.remote(kind).options(num_cpus=0).remote() for kind in kinds]
+    try:
+        yield started
+    except ray.exceptions.RayError as error:
+        message = (
+            f"the cluster must {must}, but got: {str(error).strip().splitlines()[-1]} Look at its "
+            f"nodes and their memory; what is done is kept: go on with --resume."
+        )
+        raise ClusterError(message) from error
+    finally:
+        for one in started:
+            ray.kill(one)
+
+
 def live_nodes(ray: Any) -> list[dict[str, Any]]:  # noqa: ANN401
     """The nodes that work; none is a `ClusterError`."""
     found = [one for one in ray.nodes() if one["Alive"] and one["Resources"].get("CPU")]

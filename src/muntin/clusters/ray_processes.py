@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from muntin.clusters.ray_cluster import connected, enter_folder, live_nodes
+from muntin.clusters.ray_cluster import actors, connected, enter_folder, live_nodes
 from muntin.errors import ClusterError, MuntinError
 
 RESTARTS = 3
@@ -65,32 +65,23 @@ def run_processes(on: str, processes: Processes) -> Any:  # noqa: ANN401 (what t
 
 
 def _run(ray: Any, processes: Processes, common: str) -> Any:  # noqa: ANN401
-    heard = ray.remote(_Log).options(num_cpus=0).remote()
-    driver = ray.remote(_Driver).options(num_cpus=0).remote()
     work = ray.cloudpickle.dumps(processes.work)
     started = ray.cloudpickle.dumps((os.getcwd(), shutil.get_terminal_size().columns, common))
     scaling = _choose_scaling(ray, processes)
-    ended = driver.fit.remote(work, started, heard, (processes.lost, processes.timeout_s), scaling)
-    try:
+    losing = processes.lost, processes.timeout_s
+    outcome: _Result | None = None
+    must = f"finish its processes, which it starts again {RESTARTS} times"
+    with actors(ray, must, _Driver, _Log) as (driver, heard):
+        ended = driver.fit.remote(work, started, heard, losing, scaling)
         done: list[Any] = []
         while not done:
             done, _ = ray.wait([ended], timeout=_LOOK_S)
-            for stream, text in ray.get(heard.take.remote()):
+            texts, outcome = ray.get(heard.take.remote())
+            for stream, text in texts:
                 getattr(sys, stream).write(text)
                 getattr(sys, stream).flush()
-        outcome: _Result | None = ray.get(heard.result.remote())
         if outcome is None:
             ray.get(ended)
-    except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[-1]
-        message = (
-            f"the cluster must finish its processes, and starts them again {RESTARTS} times, but "
-            f"got: {reason} Look at its nodes and their memory; go on with --resume."
-        )
-        raise ClusterError(message) from error
-    finally:
-        ray.kill(driver)
-        ray.kill(heard)
     assert outcome is not None, "Ray reports a process that ended without a word"
     if outcome.error is not None:
         raise outcome.error
@@ -127,16 +118,13 @@ class _Log:
     def put(self, stream: str, text: str) -> None:
         self._texts.append((stream, text))
 
-    def take(self) -> list[tuple[str, str]]:
+    def take(self) -> tuple[list[tuple[str, str]], _Result | None]:
         texts, self._texts = self._texts, []
-        return texts
+        return texts, self._outcome
 
     def end(self, outcome: _Result) -> None:
         if self._outcome is None or (self._outcome.error is None and outcome.error is not None):
             self._outcome = outcome
-
-    def result(self) -> _Result | None:
-        return self._outcome
 
 
 class _Driver:

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from muntin.clusters.ray_cluster import connected, enter_folder, live_nodes
-from muntin.errors import ClusterError, MuntinError, MuntinWarning
+from muntin.clusters.ray_cluster import actors, connected, enter_folder, live_nodes
+from muntin.errors import MuntinError, MuntinWarning
 
 RETRIES = 3
 """How often an item is tried again whose process died."""
@@ -41,13 +41,6 @@ class Failed(NamedTuple):
     """In place of the result of an item each of whose processes died."""
 
     place: int
-
-
-class _Place(NamedTuple):
-    """What workers share with the command: its folder, and its number of threads of PyTorch."""
-
-    folder: str
-    threads: int
 
 
 class _Message(NamedTuple):
@@ -82,20 +75,10 @@ def run_stages(
     with connected(on, paths=paths, cpus=len(stages)) as ray:
         # Pickled: what feeds the stages does not import what they need.
         packed = [(ray.cloudpickle.dumps(one.make), *one[1:]) for one in stages]
-        driver = ray.remote(_Driver).options(num_cpus=0).remote()
-        try:
-            place = _Place(os.getcwd(), torch.get_num_threads())
+        with actors(ray, "work until all is done", _Driver) as (driver,):
+            place = os.getcwd(), torch.get_num_threads()
             ray.get(driver.start.remote(place, ray.put([*items]), packed))
             yield from _receive(ray, driver, len(items))
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            message = (
-                f"the cluster stopped working on this: {reason} Look at its nodes and their "
-                f"memory; what is done is kept: go on with --resume."
-            )
-            raise ClusterError(message) from error
-        finally:
-            ray.kill(driver)
 
 
 def _receive(ray: Any, driver: Any, total: int) -> Iterator[Any]:  # noqa: ANN401
@@ -119,25 +102,28 @@ def _receive(ray: Any, driver: Any, total: int) -> Iterator[Any]:  # noqa: ANN40
 class _Driver:
     """Feeds the stages on the cluster: Ray Data does not work through its client."""
 
-    def start(self, place: _Place, items: list[Any], stages: list[tuple[Any, ...]]) -> None:
+    def start(
+        self, place: tuple[str, int], items: list[Any], stages: list[tuple[Any, ...]]
+    ) -> None:
         import ray
         from ray import cloudpickle
 
+        folder, most_threads = place
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         context.max_errored_blocks = MOST_LOST
         packed = [
-            {"place": place, "message": cloudpickle.dumps(_Message(item))}
-            for place, item in enumerate(items)
+            {"place": number, "message": cloudpickle.dumps(_Message(item))}
+            for number, item in enumerate(items)
         ]
         # A block an item: results come as soon as they are there, and little is done twice.
         data: Any = ray.data.from_items(packed, override_num_blocks=min(len(packed), 10_000))
         for make, network, device in stages:
             options = _share_out(ray, len(stages), device if network else "")
             # Threads of two stages take turns: preparing needs its core for a part of the time.
-            threads = min(place.threads, options["num_cpus"] + 1) if network else 1
-            given = (place.folder, make, threads)
+            threads = min(most_threads, options["num_cpus"] + 1) if network else 1
+            given = (folder, make, threads)
             data = data.map(_Worker, fn_constructor_args=given, **options)
         self._rows = iter(data.iter_rows())
 

@@ -161,7 +161,7 @@ def evaluate(
     if tta and run.task.detects:
         message = f"tta does not suit a {run.task.name} run with this head. Leave it out."
         raise ConfigError(message)
-    store = ImageCache(listing, run.preprocessing, DataConfig(**({"cache_mib": 0} if on else {})))
+    store = ImageCache(listing, run.preprocessing, DataConfig(cache_mib=0) if on else DataConfig())
     batch_size = batch_size or evaluation_batch(run.preprocessing)
     if on:
         scored = score_on(on, run, store, batch_size=batch_size, device=device, tta=tta)

@@ -44,17 +44,19 @@ def write_checkpoint(run: Path, parts: Mapping[str, Any], together: bool = False
     final, fresh, old = _places(run)
     tensors: dict[str, Tensor] = {}
     first = not together or dist.get_rank() == 0
-    save = save_rows if together else safetensors.torch.save_file
     rest = _take_tensors(parts, "", tensors)
     try:
         if not first:
-            save(tensors, fresh / "state.safetensors")
+            save_rows(tensors, fresh / "state.safetensors")
             return
         if any(map(os.path.lexists, (fresh, old))):
             _settle(run)
         fresh.mkdir(parents=True)
         (fresh / "state.json").write_text(json.dumps(rest), encoding="utf-8")
-        save(separate(tensors), fresh / "state.safetensors")
+        if together:
+            save_rows(tensors, fresh / "state.safetensors")
+        else:
+            safetensors.torch.save_file(separate(tensors), fresh / "state.safetensors")
         (fresh / "state.safetensors").chmod(0o644)  # like the other files of the run
         sums = {name: checksum(fresh / name) for name in _FILES}
         (fresh / _SUMS).write_text(json.dumps(sums), encoding="utf-8")
@@ -168,8 +170,7 @@ def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # 
         tensors[path] = value  # every process has its rows
         return {_TENSOR: path}
     if isinstance(value, Tensor):
-        # Cloned: safetensors refuses tensors that share memory, as tied weights do.
-        tensors[path] = value.detach().cpu().contiguous().clone()
+        tensors[path] = value.detach().cpu().contiguous()
         return {_TENSOR: path}
     if isinstance(value, Mapping):
         numbered = any(isinstance(key, int) for key in value)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -67,9 +67,7 @@ FRESH = "swin_nano_patch4_window4_64"
 THUMBNAILS = "swin_nano_patch2_window4_32"
 """Default classifier of images whose shorter side has at most 48 pixels."""
 
-_DEFAULTS: Mapping[
-    tuple[TaskKind, Literal["cpu", "gpu"], Literal["pretrained", "random"]], tuple[str, int | Size]
-] = {
+_DEFAULTS: Mapping[tuple[str, str, str], tuple[str, int | Size]] = {
     ("classification", "cpu", "pretrained"): (PUBLISHED, (224, 224)),
     # Cost grows with the area: larger images would train for hours on a CPU.
     ("classification", "cpu", "random"): (FRESH, 128),
@@ -88,10 +86,6 @@ _DEFAULTS: Mapping[
     ("keypoints", "cpu", "random"): ("swin_nano_patch4_256", 256),
     ("keypoints", "gpu", "pretrained"): (PUBLISHED, 256),
     ("keypoints", "gpu", "random"): ("swin_nano_patch4_256", 256),
-    ("pretraining", "cpu", "pretrained"): (PUBLISHED, (224, 224)),
-    ("pretraining", "cpu", "random"): (FRESH, 128),
-    ("pretraining", "gpu", "pretrained"): (PUBLISHED, (224, 224)),
-    ("pretraining", "gpu", "random"): (FRESH, 224),
 }
 """Default model, and its image size in pixels or the longest side of what suits the data."""
 
@@ -191,9 +185,8 @@ def default_model(
     pretrained = weights != "none" and (not whole or min(size) >= 96)
     if pretrained and weights == "auto":  # asked last: it downloads the weights
         pretrained = kind != "pretraining" and bool(is_available(MODELS[PUBLISHED].weights))
-    name, limit = _DEFAULTS[
-        kind, "cpu" if device == "cpu" else "gpu", "pretrained" if pretrained else "random"
-    ]
+    where, how = "cpu" if device == "cpu" else "gpu", "pretrained" if pretrained else "random"
+    name, limit = _DEFAULTS["classification" if whole else kind, where, how]
     return name, limit if isinstance(limit, tuple) else _suit(kind, size, limit)
 
 

@@ -20,6 +20,7 @@ from muntin.devices import Autocast, choose_device
 from muntin.engines.engine_table import find_format
 from muntin.errors import ConfigError, WeightError, shorten
 from muntin.features import FeatureSpec
+from muntin.heads.network import Network
 from muntin.objectives.distilled_objective import DistilledClasses, DistilledFeatures
 from muntin.objectives.objective import Objective
 from muntin.objectives.supervised_objective import Supervised
@@ -214,7 +215,8 @@ def open_teacher(
         RunError: A file of the run is missing or broken.
         WeightError: The weights are not available, or do not fit.
     """
-    if _is_stored(source):
+    stored = _is_stored(source)
+    if stored:
         run = Run.open(source, pretraining=True)
         if run.task.kind == "pretraining" and not backbone_only:
             message = (
@@ -222,26 +224,18 @@ def open_teacher(
                 f"answers. Set distill.kind=features."
             )
             raise ConfigError(message)
-        network = run.load_network()
-        return Teacher(
-            source=source,
-            checksum=weights_checksum(run.path),
-            network=network.requires_grad_(False),
-            preprocessing=run.preprocessing,
-            task=run.task,
-            classes=run.classes,
-            license=run.config.license,
-            autocast=autocast,
-        )
-    run = open_run(source, backbone_only=backbone_only)
+    else:
+        run = open_run(source, backbone_only=backbone_only)
     network = run.load_network()
+    bare = backbone_only and not stored  # there may be no head with trained weights
+    trained = network.backbone if bare and isinstance(network, Network) else network
     return Teacher(
         source=source,
-        checksum=weights_digest(network.backbone if backbone_only else network),
+        checksum=weights_checksum(run.path) if stored else weights_digest(trained),
         network=network.requires_grad_(False),
         preprocessing=run.preprocessing,
-        task=None if backbone_only else run.task,
-        classes=None if backbone_only else run.classes,
+        task=None if bare else run.task,
+        classes=None if bare else run.classes,
         license=run.config.license,
         autocast=autocast,
     )

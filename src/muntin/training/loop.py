@@ -307,9 +307,11 @@ class Loop:
         note_progress(f"epoch {state.epoch + 1}, validation")
         scored = self.validation.score(self.interruption) if due else None
         state.epoch, state.step = state.epoch + 1, 0
+        # Sums: processes may have seen different numbers of images.
+        loss, num_seen = add_numbers(state.loss_sum, state.num_seen)
         line: dict[str, Any] = {
             "epoch": state.epoch,
-            "train_loss": self._mean_loss(),
+            "train_loss": loss / max(num_seen, 1),
             "learning_rate": self.trainer.learning_rate,
             "images_per_s": round(self._images_per_s, 1),
             "memory_mib": round(memory_mib()),
@@ -332,11 +334,6 @@ class Loop:
             part = f"{steps} of {len(self.loader)} steps"
             self.reporter.note(f"Time limit reached after {part} of epoch 1.")
         return over
-
-    def _mean_loss(self) -> float:
-        # Sums: processes may have seen different numbers of images.
-        loss, num_seen = add_numbers(self.state.loss_sum, self.state.num_seen)
-        return loss / max(num_seen, 1)
 
     def _update_best(self, scored: Scored) -> None:
         state = self.state

@@ -66,17 +66,6 @@ class Place(NamedTuple):
             f"{self.launcher or 'muntin'}, {backend}"
         )
 
-    def variables(self) -> dict[str, str]:
-        """The variables of the environment that torchrun sets."""
-        values = {
-            "RANK": self.rank, "WORLD_SIZE": self.world, "LOCAL_RANK": self.local_rank,
-            "LOCAL_WORLD_SIZE": self.local_world, "GROUP_RANK": self.rank // self.local_world,
-        }  # fmt: skip
-        return {name: str(value) for name, value in values.items()}
-
-
-ALONE = Place()
-
 
 class ProcessError(TrainingError):
     """Another process of the training ended, or did not answer in time; `place` is where."""
@@ -116,20 +105,6 @@ _LOST = re.compile(
 
 def _notes() -> Any:  # noqa: ANN401 (a store of PyTorch)
     return dist.distributed_c10d._get_default_store()
-
-
-def describe_loss(error: RuntimeError, timeout_s: float) -> str:
-    """Describe that another process was lost, and which; empty for another error."""
-    if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
-        return ""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    in_vain = "timed out" in str(error).lower() or "timeout" in str(error).lower()
-    missing = shorten(_find_missing(rank, world)) or "another process"
-    what = f"no answer in {timeout_s:g} s (machine.timeout_s)" if in_vain else "the end"
-    return (
-        f"all {world} processes of a training must go on, got {what} of {missing}, for which rank "
-        f"{rank} waited (at {_Progress.text}). Go on with --resume."
-    )
 
 
 def _find_missing(rank: int, world: int) -> list[str]:
@@ -189,7 +164,8 @@ def find_place(devices: int = 0, nodes: int = 0) -> Place:
         message = (
             f"--nodes {nodes} needs {nodes} machines with a launcher, got neither torchrun nor "
             f"srun. Start on each machine, with a port and the name of the first one: "
-            f"{torchrun_line(max(devices, 1), nodes)}"
+            f"torchrun --nnodes={nodes} --nproc-per-node={max(devices, 1)} --rdzv-backend=c10d "
+            f"--rdzv-endpoint=FIRST_MACHINE:29400 -m muntin {' '.join(map(quote, sys.argv[1:]))}"
         )
         raise ConfigError(message)
     else:
@@ -206,15 +182,6 @@ def find_place(devices: int = 0, nodes: int = 0) -> Place:
             error.told = place.rank > 0
             raise error
     return place
-
-
-def torchrun_line(devices: int, nodes: int) -> str:
-    """The command that starts this one on several machines."""
-    words = " ".join(quote(word) for word in sys.argv[1:])
-    return (
-        f"torchrun --nnodes={nodes} --nproc-per-node={devices} --rdzv-backend=c10d "
-        f"--rdzv-endpoint=FIRST_MACHINE:29400 -m muntin {words}"
-    )
 
 
 def _read_torchrun(values: Mapping[str, str]) -> Place:
@@ -271,7 +238,11 @@ def joined(place: Place, machine: MachineConfig) -> Iterator[None]:
         yield
         return
     if place.launcher != "torchrun":
-        os.environ.update(place.variables())
+        values = {
+            "RANK": place.rank, "WORLD_SIZE": place.world, "LOCAL_RANK": place.local_rank,
+            "LOCAL_WORLD_SIZE": place.local_world, "GROUP_RANK": place.rank // place.local_world,
+        }  # fmt: skip
+        os.environ.update({name: str(value) for name, value in values.items()})
     if place.launcher == "SLURM":
         # Its first node, and a port from the number of the job.
         slurm = SLURMEnvironment()
@@ -317,18 +288,26 @@ def telling_losses(machine: MachineConfig) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if collectives.world_size() == 1 or isinstance(error, MuntinError):
+        lost = isinstance(error, dist.DistError) or _LOST.search(str(error))
+        if collectives.world_size() == 1 or isinstance(error, MuntinError) or not lost:
             raise
-        if lost := describe_loss(error, machine.timeout_s):
-            told = ProcessError(lost)
-            told.place = _Progress.text
-            raise told from error
-        raise
+        rank, world = dist.get_rank(), dist.get_world_size()
+        what = "the end"
+        if re.search("timed out|timeout", str(error), re.IGNORECASE):
+            what = f"no answer in {machine.timeout_s:g} s (machine.timeout_s)"
+        missing = shorten(_find_missing(rank, world)) or "another process"
+        told = ProcessError(
+            f"all {world} processes of a training must go on, got {what} of {missing}, for which "
+            f"rank {rank} waited (at {_Progress.text}). Go on with --resume."
+        )
+        told.place = _Progress.text
+        raise told from error
 
 
 def check_versions() -> None:
     """Refuse processes that have other versions of muntin or PyTorch than the first one."""
-    versions = {"muntin": __version__, "torch": torch.__version__, "python": _python()}
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    versions = {"muntin": __version__, "torch": torch.__version__, "python": python}
     _compare("versions", versions, "Install the same on all machines.")
 
 
@@ -347,10 +326,6 @@ def check_data(listings: Sequence[Listing]) -> None:
 
 
 _FILES = 512
-
-
-def _python() -> str:
-    return ".".join(str(part) for part in sys.version_info[:2])
 
 
 def _compare(what: str, mine: Mapping[str, object], advice: str) -> None:

@@ -214,8 +214,15 @@ def _arrange(given: TrainArguments, place: Place) -> TrainedRun:
         reporter = Reporter(None if given.quiet or not first else Console())
         fitted = _launch(prepared.run, place, partial(_work, prepared=prepared, given=given))
         if first:
-            return _finish(prepared, fitted, reporter, given.pictures)
-    return _as_run(prepared, fitted, place.rank)
+            _finish(prepared, fitted, reporter, given.pictures)
+    return TrainedRun(
+        path=prepared.run.path,
+        metrics=fitted.figures,
+        epochs=fitted.epochs,
+        seconds=fitted.seconds,
+        interrupted=fitted.interrupted,
+        rank=place.rank,
+    )
 
 
 def _prepare(
@@ -229,7 +236,9 @@ def _prepare(
     if place.world > 1:
         notes = (*prepared.notes, place.describe(backend_of(machine.device)))
         prepared = replace(prepared, notes=notes)
-    reporter = _tell(prepared, given.quiet)
+    reporter = Reporter(None if given.quiet else Console())
+    for note in prepared.notes:
+        reporter.note(note)
     if not given.resume:
         check_first(prepared, StepProfiler, reporter)
     return replace(prepared, answers=read_answers(prepared, reporter))
@@ -269,14 +278,6 @@ def _texts(settings: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]
     return tuple((key, str(value)) for key, value in (settings or {}).items())
 
 
-def _tell(prepared: PreparedRun, quiet: bool) -> Reporter:
-    """Print what was chosen automatically."""
-    reporter = Reporter(None if quiet else Console())
-    for note in prepared.notes:
-        reporter.note(note)
-    return reporter
-
-
 def _start(request: Request) -> PreparedRun:
     """Prepare a new run, and write its small files before the first step."""
     request = repeat_request(request)
@@ -311,20 +312,10 @@ def _launch(run: Run, place: Place, work: Callable[[Fabric], FitResult]) -> FitR
     """Do the work in this process, with the others of a launcher, or in processes of its own."""
     if run.config.machine.devices == 1 or place.launcher:
         return take_part(place, run.config, work)
-    # Without the outputs of the best epoch, which are large.
-    return start_processes(run.config, partial(_work_here, work=work))
+    return start_processes(run.config, work)
 
 
-def _work_here(fabric: Fabric, *, work: Callable[[Fabric], FitResult]) -> FitResult:
-    return replace(work(fabric), best=None)
-
-
-def _work(
-    fabric: Fabric,
-    *,
-    prepared: PreparedRun,
-    given: TrainArguments,
-) -> FitResult:
+def _work(fabric: Fabric, *, prepared: PreparedRun, given: TrainArguments) -> FitResult:
     """Train in one process."""
     run, pictures = prepared.run, given.pictures
     if fabric.world_size > 1:
@@ -352,12 +343,11 @@ def _work(
     # From the outputs of the best epoch: nothing is computed again.
     if pictures and fitted.best is not None and run.task.kind != "pretraining":
         draw_evaluation(fitted.best, loop.val, run.classes, part_of(run.path, "pictures", "val"))
-    return fitted
+    # The outputs of the best epoch are large: they stay in their process.
+    return fitted if fabric.world_size == 1 else replace(fitted, best=None)
 
 
-def _finish(
-    prepared: PreparedRun, fitted: FitResult, reporter: Reporter, pictures: bool
-) -> TrainedRun:
+def _finish(prepared: PreparedRun, fitted: FitResult, reporter: Reporter, pictures: bool) -> None:
     """Draw the curves, write the model card, and report the result."""
     run = prepared.run
     goal, value = run.task.goal(fitted.figures)
@@ -378,18 +368,6 @@ def _finish(
         if missing := _unscored(run, fitted.figures):
             reporter.note(f"mean IoU excludes classes without validation pixels: {missing}")
         reporter.note(f"best {goal} {value:.4f} in {duration}; run: {run.path}")
-    return _as_run(prepared, fitted)
-
-
-def _as_run(prepared: PreparedRun, fitted: FitResult, rank: int = 0) -> TrainedRun:
-    return TrainedRun(
-        path=prepared.run.path,
-        metrics=fitted.figures,
-        epochs=fitted.epochs,
-        seconds=fitted.seconds,
-        interrupted=fitted.interrupted,
-        rank=rank,
-    )
 
 
 def _unscored(run: Run, figures: Mapping[str, Any]) -> str:
