@@ -48,6 +48,12 @@ def data_sets(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def packed_classes(data_sets):
+    muntin.pack("classify", data_sets / "classes", data_sets / "packed", shard_size="8k")
+    return data_sets / "packed"
+
+
 def values_of(entry):
     objects = entry.objects
     names = ("boxes", "class_ids", "crowd", "areas", "keypoints")
@@ -97,10 +103,9 @@ def test_bytes_of_shards_are_reproducible_and_plain(data_sets, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its own files
-def test_webdataset_reads_the_shards(data_sets, tmp_path):
+def test_webdataset_reads_the_shards(data_sets, packed_classes):
     webdataset = pytest.importorskip("webdataset")
-    muntin.pack("classify", data_sets / "classes", tmp_path / "out", shard_size="12k")
-    shards = sorted(map(str, (tmp_path / "out").glob("train-*.tar")))
+    shards = sorted(map(str, packed_classes.glob("train-*.tar")))
     rows = [*webdataset.WebDataset(shards, shardshuffle=False, empty_check=False)]
     train = list_classify(data_sets / "classes").train
     assert [int(row["cls"]) for row in rows] == [entry.class_ids[0] for entry in train.entries]
@@ -143,12 +148,11 @@ def test_what_is_done_is_not_done_again(data_sets, tmp_path):
     assert_same(list_classify(out), list_classify(source))
 
 
-def test_a_stopped_packing_goes_on(data_sets, tmp_path):
-    source, out = data_sets / "classes", tmp_path / "out"
-    muntin.pack("classify", source, tmp_path / "whole", shard_size="8k")
-    first = muntin.pack("classify", source, out, shard_size="8k")
-    again = muntin.pack("classify", source, out, shard_size="8k")
-    assert again == first
+def test_a_finished_packing_is_not_begun_again(data_sets, packed_classes):
+    source, out = data_sets / "classes", packed_classes
+    before = (out / "index.json").stat().st_mtime_ns
+    muntin.pack("classify", source, out, shard_size="8k")
+    assert (out / "index.json").stat().st_mtime_ns == before
     with pytest.raises(DataError, match="--shard-size"):
         muntin.pack("classify", source, out, shard_size="16k")
 
@@ -196,15 +200,15 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("name", "damage", "kind", "said"), DAMAGES)
-def test_damage_is_named_at_once(data_sets, tmp_path, name, damage, kind, said):
-    muntin.pack("classify", data_sets / "classes", tmp_path / "out", shard_size="8k")
+def test_damage_is_named_at_once(packed_classes, tmp_path, name, damage, kind, said):
+    shutil.copytree(packed_classes, tmp_path / "out")
     damage(tmp_path / "out" / name)
     with pytest.raises(kind, match=said):
         list_classify(tmp_path / "out")
 
 
-def test_a_wrong_checksum_names_shard_and_file(data_sets, tmp_path):
-    muntin.pack("classify", data_sets / "classes", tmp_path / "out", shard_size="8k")
+def test_a_wrong_checksum_names_shard_and_file(packed_classes, tmp_path):
+    shutil.copytree(packed_classes, tmp_path / "out")
     change(tmp_path / "out" / "train-000000.tar")
     listing = list_classify(tmp_path / "out").train
     first = listing.entries[0].path
@@ -312,9 +316,8 @@ def test_broken_shards_are_refused(tmp_path, monkeypatch, kind):
         list_classify(tmp_path / "set")
 
 
-def test_a_packed_set_of_another_task_is_refused(data_sets, tmp_path):
-    muntin.pack("classify", data_sets / "classes", tmp_path / "out")
+def test_a_packed_set_of_another_task_is_refused(packed_classes):
     for read in (list_detect, list_semantic, list_pose):
         with pytest.raises(DataError, match="holds classes"):
-            read(tmp_path / "out")
-    assert len(list_images(tmp_path / "out").train) == len(list_classify(tmp_path / "out").train)
+            read(packed_classes)
+    assert len(list_images(packed_classes).train) == len(list_classify(packed_classes).train)

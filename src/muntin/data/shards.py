@@ -6,8 +6,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -53,12 +54,7 @@ class _OpenShard:
     def __init__(self, path: Path) -> None:
         with open_regular(path) as file:
             self.descriptor = os.dup(file.fileno())
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        try:  # modules may be gone when the interpreter ends
-            close(self.descriptor)
-        except (AttributeError, OSError):
-            return
+        weakref.finalize(self, os.close, self.descriptor)
 
 
 class _LocalFiles:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -140,9 +141,27 @@ def write_weights(
     whole = separate(tensors)
     # transformers rejects a safetensors file without this entry.
     texts = {"format": "pt", **(metadata or {})}
-    write_whole(
-        path, lambda temporary: safetensors.torch.save_file(whole, temporary, metadata=texts)
-    )
+
+    def write(temporary: str) -> None:
+        safetensors.torch.save_file(whole, temporary, metadata=texts)
+        _sort_texts(temporary)
+
+    write_whole(path, write)
+
+
+def _sort_texts(path: str) -> None:
+    """Sort the texts, whose order is random in the library, so that equal weights are equal files.
+
+    What follows the header keeps its place.
+    """
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
