@@ -31,7 +31,6 @@ from muntin.objectives.teacher_answer import (
     TeacherAnswer,
     match_classes,
 )
-from muntin.published import find_published, open_run
 from muntin.run_config import DistillConfig, RunConfig
 from muntin.run_files import weights_checksum
 from muntin.runs import Run
@@ -191,6 +190,8 @@ def check_teacher(source: str) -> None:
         ConfigError: It is neither a run, an exported file nor a model.
         WeightError: Weights of the model are not available.
     """
+    from muntin.published import find_published  # needed with a teacher alone
+
     if not (_is_stored(source) or is_weight_file(Path(source))):
         try:
             find_published(source)
@@ -214,6 +215,8 @@ def open_teacher(
         RunError: A file of the run is missing or broken.
         WeightError: The weights are not available, or do not fit.
     """
+    from muntin.published import open_run
+
     if _is_stored(source):
         run = Run.open(source, pretraining=True)
         if run.task.kind == "pretraining" and not backbone_only:
