@@ -372,6 +372,11 @@ def tasks_of(name: str) -> tuple[str, ...]:
     return tuple(task for task, (answers, _) in _HEADS.items() if row.answers in answers)
 
 
+def reads_windows(task: str) -> bool:
+    """Whether a large image is read window by window, as maps are; otherwise at once."""
+    return not issubclass(_HEADS[task][1], Detector)
+
+
 def build_whole_model(
     backbone: Backbone, num_classes: int, config: TransformersHeadConfig, task: str
 ) -> Head:

@@ -32,7 +32,6 @@ from muntin.objectives.teacher_answer import (
     TeacherAnswer,
     match_classes,
 )
-from muntin.published import find_published, open_run
 from muntin.run_config import DistillConfig, RunConfig
 from muntin.run_files import weights_checksum
 from muntin.runs import Run
@@ -192,6 +191,8 @@ def check_teacher(source: str) -> None:
         ConfigError: It is neither a run, an exported file nor a model.
         WeightError: Weights of the model are not available.
     """
+    from muntin.published import find_published  # needed with a teacher alone
+
     if not (_is_stored(source) or is_weight_file(Path(source))):
         try:
             find_published(source)
@@ -215,6 +216,8 @@ def open_teacher(
         RunError: A file of the run is missing or broken.
         WeightError: The weights are not available, or do not fit.
     """
+    from muntin.published import open_run
+
     stored = _is_stored(source)
     if stored:
         run = Run.open(source, pretraining=True)

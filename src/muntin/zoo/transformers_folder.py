@@ -15,7 +15,7 @@ from typing import Any
 
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, WeightError
-from muntin.heads.transformers_head import tasks_of
+from muntin.heads.transformers_head import reads_windows, tasks_of
 from muntin.heads.transformers_model import (
     ARCHITECTURES,
     SMALL_SETTINGS,
@@ -26,7 +26,6 @@ from muntin.heads.transformers_model import (
 )
 from muntin.models.transformers_backbone import TransformersConfig
 from muntin.samples import Classes
-from muntin.tasks.task_table import find_task
 from muntin.untrusted import parse_json, read_regular, reading
 from muntin.weights.source_fields import read_labels
 from muntin.zoo.model_zoo import ModelEntry
@@ -201,7 +200,7 @@ def _find_shape(steps: Mapping[str, Any], task: str, where: str) -> tuple[Prepro
             f"black, which is not done here. Use a model of semantic segmentation."
         )
         raise ConfigError(message)
-    if find_task(task).kind == "segmentation":  # twice the sides are one window
+    if reads_windows(task):  # twice the sides are one window
         half = max(short, long // 2)
         return replace(pre, fit="sliding_window", img_size=(short, half), short_side=short), False
     return replace(pre, fit="letterbox", img_size=(short, long or 2 * short), pad_to=1), False
