@@ -162,8 +162,8 @@ class Dense(Detector):
         self.boxes = nn.Conv2d(channels, 4, 1)
         for conv in (self.classes, self.twin, self.boxes):
             nn.init.normal_(conv.weight, std=0.01)
-            # Two strides to each edge at first: softplus(3) - 1 = 2.05.
-            nn.init.constant_(conv.bias, 3.0)  # type: ignore[arg-type]
+            # One stride to each edge at first: a larger box of a small object hardly learns.
+            nn.init.constant_(conv.bias, 2.0)  # type: ignore[arg-type]
         for conv in (self.classes, self.twin):
             # Start with a score of 0.01, or background dominates the first losses
             # (Lin et al. 2017, arXiv 1708.02002, section 4.1).
