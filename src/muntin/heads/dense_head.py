@@ -162,7 +162,7 @@ class Dense(Detector):
         self.boxes = nn.Conv2d(channels, 4, 1)
         for conv in (self.classes, self.twin, self.boxes):
             nn.init.normal_(conv.weight, std=0.01)
-            # Two strides to each edge at first: softplus(2) = 2.13.
+            # One stride to each edge at first: a larger box of a small object hardly learns.
             nn.init.constant_(conv.bias, 2.0)  # type: ignore[arg-type]
         for conv in (self.classes, self.twin):
             # Start with a score of 0.01, or background dominates the first losses
@@ -225,7 +225,8 @@ class Dense(Detector):
             twin = self.twin(self.twin_branch((seen + placed).detach(), at))
             size = (level.shape[2], level.shape[3])
             points = grid_points(size, stride, offset=0.5, device=level.device)
-            boxes = boxes_at(points, F.softplus(flatten(self.boxes(placed))) * stride)
+            # Less one stride: the edge of an object smaller than a cell may lie on the near side.
+            boxes = boxes_at(points, (F.softplus(flatten(self.boxes(placed))) - 1) * stride)
             layers = placed[:, :0] if self.mask_layers is None else self.mask_layers(placed)
             parts.append((flatten(self.classes(seen)), flatten(twin), boxes, flatten(layers)))
         logits, twins, boxes, layers = (torch.cat(p, dim=1) for p in zip(*parts, strict=True))
