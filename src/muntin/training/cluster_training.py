@@ -18,7 +18,7 @@ from muntin.errors import quote
 from muntin.train_config import MachineConfig
 from muntin.training.arguments import TrainArguments
 from muntin.training.checkpoint import FOLDER
-from muntin.training.processes import LostProcess
+from muntin.training.processes import ProcessError
 
 Arrange = Callable[[TrainArguments], Any]
 
@@ -45,7 +45,7 @@ def arrange_on(given: TrainArguments, out: Path, arrange: Arrange) -> Any:  # no
         max(given.devices, 1) * max(given.nodes, 1),
         out,
         device=given.device,
-        lost=LostProcess,
+        lost=ProcessError,
         timeout_s=timeout_s,
         paths=tuple(place for place in places if os.path.exists(place)),
     )
