@@ -34,7 +34,6 @@ def test_png(shape):
     assert np.array_equal(decode_values(png_16(values)), wanted(values))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", ["uint16", "int16", "uint32", "int32", "f2", "f4", "f8"])
 @pytest.mark.parametrize(
     "how",
@@ -49,13 +48,14 @@ def test_png(shape):
     ],
     ids=str,
 )
-def test_tiff(shape, kind, how):
-    values = values_of(kind, shape)
-    if how.get("predictor") == 3 and values.dtype.kind != "f":
-        values = values_of("f4", shape)
-    found = decode_values(tiff(values, **how))
-    assert found.dtype == values.dtype
-    assert np.array_equal(found, wanted(values))
+def test_tiff(kind, how):
+    if how.get("predictor") == 3 and np.dtype(kind).kind != "f":
+        pytest.skip("for floats alone")
+    for shape in SHAPES:
+        values = values_of(kind, shape)
+        found = decode_values(tiff(values, **how))
+        assert found.dtype == values.dtype
+        assert np.array_equal(found, wanted(values)), shape
 
 
 def test_missing_data_named_by_the_file_is_nan():

@@ -175,7 +175,7 @@ def test_a_run_records_its_range(tmp_path):
             values = thermal(number, (16, 16)) // 4 + 750 + 300 * class_id  # 1000 to 1400
             (root / name / f"{number}.tif").write_bytes(tiff(values.astype(np.uint16)))
     out = tmp_path / "run"
-    train_small(root, out, weights="none")
+    train_small(root, out, weights="none", epochs=1)
     run = Run.open(out)
     assert run.preprocessing.value_range == pytest.approx((1000, 1400), abs=4)
     assert run.config.data_config.range == run.preprocessing.value_range

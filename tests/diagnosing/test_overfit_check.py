@@ -23,12 +23,12 @@ def trees(tmp_path_factory):
 
 
 def test_a_run_has_the_same_bits_with_and_without(trees, tmp_path):
-    weights = [
-        load_file(
-            train_small(trees, tmp_path / mode, settings=settings).path / "weights.safetensors"
-        )
-        for mode, settings in (("on", ON), ("off", {**ON, "train.overfit_check": "off"}))
+    settings = {**ON, "train.learning_rate": 0.01}  # learns eight images in few steps
+    runs = [
+        train_small(trees, tmp_path / mode, settings={**settings, **more}, epochs=1).path
+        for mode, more in (("on", {}), ("off", {"train.overfit_check": "off"}))
     ]
+    weights = [load_file(run / "weights.safetensors") for run in runs]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
@@ -49,6 +49,9 @@ def test_faulty_data_stop_the_training(tmp_path):
         Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(path)
     with pytest.raises(TrainingError, match="blank-images: "):
         train_small(data, tmp_path / "run", settings=ON)
+    # Of folds, the first is checked.
+    later = {**ON, "data.folds": 2, "data.fold": 2}
+    assert train_small(data, tmp_path / "run", settings=later, epochs=1).epochs == 1
 
 
 @pytest.mark.slow

@@ -25,14 +25,15 @@ from tests.detectors import train_dense, train_detector
 from tests.small import image, train_small, write_images
 
 HOW = {"quiet": True, "pictures": False, "device": "cpu", "precision": "fp32"}
-FAST = {"epochs": 2, "batch_size": 4, "settings": {"machine.workers": 0}, **HOW}
+FAST = {"epochs": 1, "batch_size": 4, "settings": {"machine.workers": 0}, **HOW}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> tuple[Path, Path, Path]:
     """A run of ash and birch, images of birch, cedar and date, and the run with all four."""
     root = tmp_path_factory.mktemp("extended")
-    before = train_small(write_images(root / "a", classes=("ash", "birch")), root / "before").path
+    images = write_images(root / "a", classes=("ash", "birch"))
+    before = train_small(images, root / "before", epochs=1).path
     data = write_images(root / "b", classes=("birch", "cedar", "date"))
     return (
         before,
@@ -66,8 +67,8 @@ def test_it_is_scored_predicted_and_resumed(runs, tmp_path):
     (label,) = muntin.load(after)(data / "cedar" / "0.png")
     assert len(label.scores) == 4
     kept = Run.open(after).config.extend
-    longer = muntin.train("classify", data, out=after, epochs=3, resume=True, **HOW)
-    assert longer.epochs == 3
+    longer = muntin.train("classify", data, out=after, epochs=2, resume=True, **HOW)
+    assert longer.epochs == 2
     assert Run.open(after).config.extend == kept
 
 
@@ -126,6 +127,7 @@ def test_other_tasks_and_known_classes_are_refused(runs, tmp_path):
         muntin.train("classify", data, extend="nowhere", out=tmp_path / "run", **HOW)
 
 
+@pytest.mark.slow
 def test_its_weights_alone_are_those_of_its_backbone(runs, tmp_path):
     _, data, after = runs
     run = muntin.train("classify", data, weights=after, out=tmp_path / "run", **FAST).path
@@ -141,9 +143,10 @@ def test_the_command_line_refuses_in_one_line(runs, tmp_path, options):
     assert options[0] in str(found.exception)
 
 
+@pytest.mark.slow
 def test_a_backbone_that_learns_is_said_to_change_scores(runs, tmp_path, capsys):
     before, data, _ = runs
-    options = {**FAST, "epochs": 1, "quiet": False}
+    options = {**FAST, "quiet": False}
     options["settings"] = {"machine.workers": 0, "train.freeze": 0}
     run = muntin.train("classify", data, extend=before, out=tmp_path / "run", **options).path
     assert "train.freeze" in capsys.readouterr().out
@@ -182,12 +185,15 @@ def test_values_of_masks_follow_their_classes():
     assert train.encoding.ignored == (255,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "head"),
     [
+        ("detect", "dense_small"),
+        ("instance", "dense_small"),
         ("detect", "fcos_small"),
-        pytest.param("detect", "faster_rcnn_small", marks=pytest.mark.slow),
-        pytest.param("instance", "mask_rcnn_small", marks=pytest.mark.slow),
+        ("detect", "faster_rcnn_small"),
+        ("instance", "mask_rcnn_small"),
     ],
 )
 def test_detectors_from_end_to_end(tmp_path, task, head):
@@ -195,7 +201,7 @@ def test_detectors_from_end_to_end(tmp_path, task, head):
     first = write_coco(tmp_path / "first", classes=CLASS_NAMES[:2], **options)
     second = write_coco(tmp_path / "second", seed=1, classes=CLASS_NAMES[1:], **options)
     before = train_detector(task, first, tmp_path / "before", head=head, epochs=1).path
-    run = muntin.train(task, second, extend=before, out=tmp_path / "after", **{**FAST, "epochs": 1})
+    run = muntin.train(task, second, extend=before, out=tmp_path / "after", **FAST)
     after = Run.open(run.path).load_network()
     assert Run.open(run.path).classes.names == CLASS_NAMES
     images = torch.randn(1, 3, 64, 96)

@@ -84,6 +84,8 @@ def test_a_time_limit_holds(tmp_path, task, limit):
     assert steps == objective.steps, "the last weights are validated"
     assert count == max(count for count, _, _ in objective.validations)
     assert not result.interrupted
+    rates = [line["learning_rate"] for line in read_journal(tmp_path / "run")]
+    assert len(rates) == 1 or rates[-1] < rates[0] / 2, "it follows the clock"
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from muntin.commands.values import DeviceOption, JsonOption, to_json
 from muntin.errors import UsageError
+
+if TYPE_CHECKING:
+    from muntin.diagnosing.run_diagnosis import Diagnosis
 
 _SHOWN = 10
 
@@ -21,7 +25,10 @@ def doctor(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Report whether muntin works on this machine; or why a run is bad, and suspect labels."""
+    """Report whether muntin works on this machine; or why a run is bad, and suspect labels.
+
+    Exit code 1 if it does not work, or the run has an error or finds nothing; warnings are 0.
+    """
     if run:
         return _diagnose_run(run, data, out, device, as_json=as_json)
     if data or out:
@@ -45,7 +52,12 @@ def _diagnose_run(run: str, data: str, out: str, device: str, *, as_json: bool) 
     written = write_suspects(found.suspects, Path(out)) if out else []
     if as_json:
         typer.echo(to_json(found.to_dict()))
-        return int(not found.ok)
+    else:
+        _show(found, written, out)
+    return int(not found.ok)
+
+
+def _show(found: Diagnosis, written: Sequence[Path], out: str) -> None:
     for line in (*found.notes, *map(str, found.findings)):
         typer.echo(line)
     for one in found.suspects[:_SHOWN]:
@@ -55,5 +67,5 @@ def _diagnose_run(run: str, data: str, out: str, device: str, *, as_json: bool) 
         typer.echo(f"{more} more to look at: --json lists them, --out DIR shows them")
     for path in written:
         typer.echo(f"wrote {path}")
-    typer.echo("no fault found" if found.ok else "see the faults above, the likeliest first")
-    return int(not found.ok)
+    rest = "see the faults above, the likeliest first" if found.findings else "no fault found"
+    typer.echo(rest)

@@ -17,7 +17,7 @@ from muntin.data.shard_addresses import find_address
 from muntin.data.trees import Tree, open_tree
 from muntin.errors import DataError, plural, shorten, where_to_look
 from muntin.samples import DataSets, Listing, Problem
-from muntin.untrusted import reading
+from muntin.untrusted import read_regular, reading
 
 _MAX_EXPLAINED = 3  # files
 
@@ -239,7 +239,7 @@ def number_classes(
 
 def imagenet_synsets() -> Mapping[str, int]:
     """Number of each of the 1,000 classes of ImageNet by its name in WordNet."""
-    names = Path(__file__).with_name("imagenet_synsets.txt").read_text(encoding="ascii").split()
+    names = read_regular(Path(__file__).with_name("imagenet_synsets.txt")).decode().split()
     return {name: class_id for class_id, name in enumerate(names)}
 
 

@@ -43,16 +43,20 @@ _SIDE = 220  # pixels
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnosis:
-    """What was found of a run: faults, suspects to look at, and notes of what was not done."""
+    """What was found of a run: faults, suspects to look at, and notes of what was not done.
+
+    `failed` is whether its figures are those of guessing.
+    """
 
     findings: tuple[Finding, ...]
     suspects: tuple[Suspect, ...] = ()
     notes: tuple[str, ...] = ()
+    failed: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether no fault was found; suspects are none."""
-        return not self.findings
+        """Whether the run has learnt something, and nothing but warnings was found."""
+        return not self.failed and not any(one.is_error for one in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON."""
@@ -83,16 +87,17 @@ def diagnose_run(path: Path | str, data: Path | str = "", *, device: str = "auto
     if not figures:
         message = f"a run must have results to be diagnosed, got none in {path}. Train it on."
         raise RunError(message)
-    place = str(data or run.config.data)
+    place, failed = str(data or run.config.data), is_failed(run, figures)
     if not Path(place).exists():
         note = f"the data are not at {place}: only the run was looked at. Give --data"
-        return Diagnosis(findings=tuple(diagnose_result(run, None, figures)), notes=(note,))
+        found = diagnose_result(run, None, figures)
+        return Diagnosis(findings=tuple(found), notes=(note,), failed=failed)
     reading = run.config.data_config
     listed, found = diagnose_data(
         lambda: run.task.list_data(place, run.classes, reading), run.preprocessing
     )
     if listed is None:
-        return Diagnosis(findings=tuple(found))
+        return Diagnosis(findings=tuple(found), failed=failed)
     sets, notes = _parts_of(run, listed)
     scored, more = _score_parts(run, sets, device)
     notes += more
@@ -104,11 +109,13 @@ def diagnose_run(path: Path | str, data: Path | str = "", *, device: str = "auto
     known = {(one.code, one.where) for one in found}
     found += [one for one in causes if (one.code, one.where) not in known]
     suspects = [one for part, each in scored.items() for one in find_label_errors(part, each)]
-    if is_failed(run, figures):
+    if failed:
         suspects = []  # of which its answers say nothing
         notes.append("label errors were not looked for: the run finds nothing itself")
     suspects += find_copies(sets)
-    return Diagnosis(findings=tuple(found), suspects=tuple(suspects), notes=tuple(notes))
+    return Diagnosis(
+        findings=tuple(found), suspects=tuple(suspects), notes=tuple(notes), failed=failed
+    )
 
 
 def _parts_of(run: Run, listed: DataSets) -> tuple[dict[str, Listing], list[str]]:

@@ -74,13 +74,15 @@ def check_first(
 ) -> None:
     """Check a long training before it starts, as `train.overfit_check` says; report what is found.
 
-    `start_steps` copies a network to try steps.
+    `start_steps` copies a network to try steps. Of k folds the first is checked: the others have
+    its settings and nearly its images.
 
     Raises:
         TrainingError: It would be wasted; the message has every finding.
     """
     run, config = prepared.run, prepared.run.config.train
     unwanted = config.overfit_check == "off" or run.task.kind == "pretraining"
+    unwanted |= run.config.data_config.fold > 1
     if unwanted or (config.overfit_check == "auto" and not _may_be_long(prepared)):
         return
     with torch.random.fork_rng():
