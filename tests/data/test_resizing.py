@@ -33,6 +33,8 @@ def test_resizing(interpolation, dtype):
                 image = pixels((*lead, *before), dtype, together=together)
                 mode = InterpolationMode(interpolation)
                 wanted = peer.resize(image, list(after), mode, antialias=True)
+                # Ours ends at the limits of bytes whatever the type, as integers do.
+                wanted = wanted.clamp(0, 255) if dtype.is_floating_point else wanted
                 found = resize(image, after, interpolation)
                 assert found.dtype == dtype
                 assert torch.equal(found, wanted)
