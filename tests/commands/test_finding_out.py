@@ -41,7 +41,7 @@ def test_models_say_what_they_take_and_whether_weights_are_here(muntin, tmp_path
 def test_default_heads_are_those_of_training():
     small = default_heads(find_model("swin_nano").config)
     large = default_heads(find_model("swin_base").config)
-    assert (small["detect"], large["detect"]) == ("fcos_small", "fcos")
+    assert (small["detect"], large["detect"]) == ("dense_small", "dense")
     assert (small["classify"], small["pretrain"]) == ("linear", "simmim")
 
 

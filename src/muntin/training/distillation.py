@@ -18,7 +18,7 @@ from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.randomness import derive_seed
 from muntin.devices import Autocast, choose_device
 from muntin.engines.engine_table import find_format
-from muntin.errors import ConfigError, WeightError, shorten
+from muntin.errors import ConfigError, WeightError, quote, shorten
 from muntin.features import FeatureSpec
 from muntin.heads.network import Network
 from muntin.objectives.distilled_objective import DistilledClasses, DistilledFeatures
@@ -44,7 +44,10 @@ from muntin.training.teacher_cache import (
     find_answers,
     store_answers,
 )
+from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import is_weight_file, weights_digest
+from muntin.zoo.model_building import canonical_name
+from muntin.zoo.model_zoo import MODELS
 
 if TYPE_CHECKING:
     from muntin.training.progress import Reporter
@@ -193,7 +196,16 @@ def check_teacher(source: str) -> None:
     """
     from muntin.published import find_published  # needed with a teacher alone
 
-    if not (_is_stored(source) or is_weight_file(Path(source))):
+    path = Path(source)
+    if is_weight_file(path) and find_format(path) is None:
+        if canonical_name(path.stem) not in MODELS and read_source_info(path) is None:
+            message = (
+                f"--teacher must be a run folder or a model, got the file {source}, which says of "
+                f"no model. Make a run of it: muntin convert {quote(source)} OUT --to run --model "
+                f"NAME"
+            )
+            raise ConfigError(message)
+    elif not _is_stored(source):
         try:
             find_published(source)
         except (ConfigError, WeightError) as error:
