@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muntin.commands.values import DeviceOption, JsonOption, to_json
-from muntin.errors import UsageError
+from muntin.errors import UsageError, plural
 
 if TYPE_CHECKING:
     from muntin.diagnosing.run_diagnosis import Diagnosis
@@ -67,5 +67,10 @@ def _show(found: Diagnosis, written: Sequence[Path], out: str) -> None:
         typer.echo(f"{more} more to look at: --json lists them, --out DIR shows them")
     for path in written:
         typer.echo(f"wrote {path}")
-    rest = "see the faults above, the likeliest first" if found.findings else "no fault found"
-    typer.echo(rest)
+    if found.findings:
+        typer.echo("see the faults above, the likeliest first")
+    elif found.suspects:
+        count = plural(len(found.suspects), "image")
+        typer.echo(f"no fault in settings and figures; look at {count}, whose labels may be wrong")
+    else:
+        typer.echo("no fault found")

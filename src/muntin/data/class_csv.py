@@ -199,5 +199,5 @@ CLASS_TABLE: Reader[Sequence[str] | None, DataSets] = Reader(
     recognise=_recognise_csv,
     read=_read_csv,
     looks_for="a CSV with the columns path and class",
-    file="a .csv",
+    file="a .csv of paths and classes",
 )

@@ -129,7 +129,7 @@ def find_reader(
     If none does, the message says that `what` is missing, "annotated objects", and gives `advice`.
     """
     source = Source(path)
-    files = [reader.file for reader in readers if reader.file]
+    files = dict.fromkeys(reader.file for reader in readers if reader.file)
     accepted = ", ".join(["a folder", *files])
     accepted += f" or an archive ({shorten(ARCHIVE_SUFFIXES, limit=9)})"
     if not str(path).strip() or not (source.address or source.path.exists()):
