@@ -75,7 +75,7 @@ class _Sum(torch.autograd.Function):
         return summed
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ANN401
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
         return _Sum.forward(_, gradient)
 
 
