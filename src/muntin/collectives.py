@@ -69,13 +69,13 @@ class _Sum(torch.autograd.Function):
     """The functions of PyTorch that do this are deprecated, or private."""
 
     @staticmethod
-    def forward(_: Any, values: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(_: Any, values: Tensor) -> Tensor:  # noqa: ANN401 (autograd's own)
         summed = values.detach().clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed, group=_Shared.group)
         return summed
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ANN401
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401 (autograd's own)
         return _Sum.forward(_, gradient)
 
 

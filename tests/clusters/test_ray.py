@@ -30,6 +30,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    # With the processes of the test before, which take a moment to end.
+    pytest.mark.filterwarnings("ignore:the cluster is busy"),
 ]
 BROKEN = "ash/3.png"
 MINUTES = 60

@@ -259,6 +259,8 @@ def test_dense_tasks_are_learnt_as_by_one_process(tmp_path, task):
     if task in ("detect", "instance"):
         options["head"] = "fcos_small" if task == "detect" else "dense_small"
         settings = {**BODY_SETTINGS, **head_settings(options["head"])}
+    if task == "instance":  # cells are chosen by rank: larger steps let rounding change the choice
+        settings["train.learning_rate"] = 1e-5
     check_learning(tmp_path, prepared(task, data, tmp_path / "run", options, settings))
 
 
