@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.configs import from_dict
+from muntin.data.split_names import PARTS
 from muntin.errors import DataError
 from muntin.run_lengths import clean_segmentation
 from muntin.samples import Classes, Entry, Listing, Objects, check_classes
@@ -275,5 +276,9 @@ def parse_head(data: bytes, where: str) -> Head:
         counts = [head.num_files, *(count for _, count in head.sets), *(one.size for one in named)]
         if odd or head.table is None or min(counts) < 0:
             message = f"shards and a table beside it, and no counts below 0, got {odd or counts}"
+            raise ValueError(message)
+        parts = dict(head.sets)
+        if not parts or len(parts) < len(head.sets) or not {*parts} <= {*PARTS}:
+            message = f"sets that are each one of {', '.join(PARTS)}, got {head.sets}"
             raise ValueError(message)
     return head
