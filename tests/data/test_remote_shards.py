@@ -276,7 +276,7 @@ def test_a_run_on_an_address_is_that_on_the_folder(bucket, monkeypatch, tmp_path
 @pytest.mark.slow
 def test_pretraining_on_a_packed_set_is_that_on_the_folder(bucket, tmp_path):
     root, _ = bucket
-    settings = {**SETTINGS, "head.dim": 8, "head.hidden_dim": 16}
+    settings = {**SETTINGS, "head.dim": 16, "head.depth": 1, "head.num_heads": 2}
     runs = [
         muntin.pretrain(
             root / place, out=tmp_path / place, objective="simmim", model=MODEL, img_size=16,
