@@ -188,6 +188,10 @@ def swap_index(path):
     path.write_text(json.dumps(values))
 
 
+def rename_set(path):
+    path.write_text(path.read_text().replace('"train"', '"first"'))
+
+
 DAMAGES = [
     ("train-000000.tar", cut, ShardError, "train-000000.tar"),
     ("train-000000.tar", os.unlink, ShardError, "train-000000.tar"),
@@ -196,6 +200,7 @@ DAMAGES = [
     ("index.bin", os.unlink, ShardError, "index.bin"),
     ("index.json", cut, DataError, "index.json"),
     ("index.json", swap_index, DataError, "index.bin"),
+    ("index.json", rename_set, DataError, "train, val, test"),
 ]
 
 

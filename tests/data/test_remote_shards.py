@@ -259,17 +259,16 @@ def test_a_run_on_an_address_is_that_on_the_folder(bucket, monkeypatch, tmp_path
     run = train_small(root / "data", tmp_path / "a", epochs=2)
     with serving(Ranges) as port:
         address = {"s3": "s3://bucket/set", "http": f"http://127.0.0.1:{port}/index.json"}[protocol]
-        settings = {"machine.workers": 2, "data.cache_mib": 0}
-        there = train_small(address, tmp_path / "b", epochs=2, settings=settings)
+        there = train_small(address, tmp_path / "b", epochs=2, settings={"machine.workers": 2})
         assert weights_of(there) == weights_of(run)
         # A run on the folder goes on with the packed set.
         train_small(root / "data", tmp_path / "c", epochs=2, stop_after=2)
         assert weights_of(train_small(address, tmp_path / "c", resume=True)) == weights_of(run)
         predictor = muntin.load(run.path)
-        results = predictor.predict([address])
+        results = predictor([address])
         original = list_classify(root / "data")
         paths = sorted(entry.path for one in original.parts.values() for entry in one.entries)
-        expected = predictor.predict([root / "data" / path for path in paths])
+        expected = predictor([root / "data" / path for path in paths])
         assert [one.path.endswith(path) for one, path in zip(results, paths, strict=True)]
         assert [one.scores.tolist() for one in results] == [one.scores.tolist() for one in expected]
 
@@ -277,7 +276,7 @@ def test_a_run_on_an_address_is_that_on_the_folder(bucket, monkeypatch, tmp_path
 @pytest.mark.slow
 def test_pretraining_on_a_packed_set_is_that_on_the_folder(bucket, tmp_path):
     root, _ = bucket
-    settings = {**SETTINGS, "head.dim": 8, "head.hidden_dim": 16}
+    settings = {**SETTINGS, "head.dim": 16, "head.depth": 1, "head.num_heads": 2}
     runs = [
         muntin.pretrain(
             root / place, out=tmp_path / place, objective="simmim", model=MODEL, img_size=16,

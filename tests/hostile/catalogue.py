@@ -13,6 +13,7 @@ from tests.hostile.harness import Case
 from tests.hostile.image_cases import image_cases
 from tests.hostile.number_cases import number_cases
 from tests.hostile.run_cases import Made, export_cases, run_cases
+from tests.hostile.shard_cases import shard_cases
 from tests.hostile.weight_cases import folder_cases, weight_cases
 
 LEAST_OF_A_FORMAT = 60
@@ -24,6 +25,7 @@ def every_case(work: Path) -> Iterator[Case]:
     yield from data_cases()
     yield from archive_cases()
     yield from place_cases()
+    yield from shard_cases()
     yield from image_cases()
     yield from weight_cases()
     yield from folder_cases()

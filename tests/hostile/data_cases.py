@@ -85,7 +85,7 @@ def _tree_cases(
 def _mutate(path: str, text: str, layout: str) -> Iterator[mutations.Mutation]:
     suffix, count = Path(path).suffix.lower(), PER_PLACE.get(layout, MOST_OTHERS)
     if suffix not in TEXTS:
-        yield from list(mutations.byte_mutations(path, lambda: _image(suffix), flips=2))[::3]
+        yield from list(mutations.byte_mutations(path, lambda: make_image(suffix), flips=2))[::3]
         return
     yield from mutations.document_mutations(path, text.encode())
     if suffix == ".json":
@@ -100,7 +100,8 @@ def _mutate(path: str, text: str, layout: str) -> Iterator[mutations.Mutation]:
         yield from mutations.cell_mutations(text, count)
 
 
-def _image(suffix: str) -> bytes:
+def make_image(suffix: str) -> bytes:
+    """A small image of noise."""
     data = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     Image.fromarray(pixels).save(data, Image.registered_extensions()[suffix])
@@ -123,7 +124,7 @@ def _case(
 
 def archive_cases() -> Iterator[Case]:
     """Zips and tars of class folders, plain and packed, whose directories and bytes lie."""
-    files = {f"{name}/{n}.png": _image(".png") for name in ("ash", "oak") for n in range(3)}
+    files = {f"{name}/{n}.png": make_image(".png") for name in ("ash", "oak") for n in range(3)}
     whole_zip, whole_tar = mutations.pack_zip(files), mutations.pack_tar(files)
     kinds: dict[str, tuple[str, bytes]] = {"zip": (".zip", whole_zip), "tar": (".tar", whole_tar)}
     for suffix, pack in ((".tar.gz", gzip.compress), (".tar.bz2", bz2.compress)):
@@ -179,7 +180,7 @@ def _place(label: str, make: Callable[[Place], None], command: list[str]) -> Cas
     def build(place: Place) -> list[str]:
         for name in ("ash", "oak"):
             (place.source / name).mkdir()
-            (place.source / name / "1.png").write_bytes(_image(".png"))
+            (place.source / name / "1.png").write_bytes(make_image(".png"))
         make(place)
         return [*command, str(place.source), "--json"]
 
@@ -213,7 +214,7 @@ def _odd_names(place: Place) -> None:
     for name in (b"\xff\xfe.png", b"a\nb.png", b"\x1b[31m.png", b"x" * 250 + b".png"):
         path = os.path.join(os.fsencode(place.source), b"ash", name)
         with open(path, "wb") as file:
-            file.write(_image(".png"))
+            file.write(make_image(".png"))
 
 
 _PLACES: dict[str, Callable[[Place], None]] = {

@@ -305,3 +305,12 @@ def test_hostile_arrays_are_refused(tmp_path, name):
     path.write_bytes(b"\x80\2}X\1\0\0\0a" + HOSTILE[name] + b"s.")
     with pytest.raises(WeightError, match=re.escape(str(path))):
         read_weights(path)
+
+
+def test_equal_weights_are_equal_files(tmp_path):
+    texts = {name: f"\u00e9 {name}\n" for name in "abcdefgh"}
+    for name in ("one", "two"):
+        write_weights(tmp_path / f"{name}.safetensors", TENSORS, texts)
+    one, two = (tmp_path / f"{name}.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert read_weights(one).metadata == {"format": "pt", **texts}

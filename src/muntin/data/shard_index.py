@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.configs import from_dict
+from muntin.data.split_names import PARTS
 from muntin.errors import DataError
 from muntin.run_lengths import clean_segmentation
 from muntin.samples import Classes, Entry, Listing, Objects, check_classes
@@ -150,11 +151,10 @@ class ShardIndex:
             DataError: Annotations are none.
         """
         classes, first, listings = self.head.classes, 0, {}
-        shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # one tuple a class, not one an image
+        parse = EntryParser(classes).parse
         for name, count in self.head.sets:
             with reading(f"An annotation of {source!r}", _ADVICE, DataError):
-                values = self._parse(first, first + count)
-                entries = tuple(parse_entry(one, classes, shared) for one in values)
+                entries = tuple(map(parse, self._parse(first, first + count)))
             listings[name] = Listing(
                 source=source,
                 entries=entries,
@@ -167,7 +167,7 @@ class ShardIndex:
         return listings
 
     def _parse(self, first: int, end: int) -> Iterator[dict[str, Any]]:
-        """Parse the annotations of images, many at once, which takes a third of the time."""
+        """Parse the annotations of images, many at once, as each call has a price."""
         for start in range(first, end, _AT_ONCE):
             texts = [self.texts[row] for row in range(start, min(start + _AT_ONCE, end))]
             values = parse_json(b"[" + b",".join(texts) + b"]")
@@ -191,44 +191,57 @@ def format_entry(entry: Entry) -> dict[str, Any]:
     return values
 
 
-def parse_entry(
-    values: Mapping[str, Any], classes: Classes, shared: dict[tuple[int, ...], tuple[int, ...]]
-) -> Entry:
-    """Build an image from what `format_entry` gave; anything may be raised where it did not."""
-    class_ids = tuple(map(int, values["class_ids"]))
-    found: Any = values.get("objects")
-    size: Any = values.get("size")
-    numbers = [*class_ids, *(found["class_ids"] if found else ())]
-    most = max([len(classes.names) - 1, *(classes.encoding.values if classes.encoding else ())])
-    if numbers and not (min(numbers) >= -1 and max(numbers) <= most):
-        message = f"a class of number {max(numbers)}"
-        raise ValueError(message)
-    return Entry(
-        path=str(values["path"]),
-        class_ids=shared.setdefault(class_ids, class_ids),
-        group=str(values.get("group", "")),
-        size=(int(size[0]), int(size[1])) if size else None,
-        objects=_parse_objects(found, (int(size[0]), int(size[1])), classes) if found else None,
-        mask=str(values.get("mask", "")),
-    )
+class EntryParser:
+    """Builds images from what `format_entry` gave; anything may be raised where it did not."""
 
+    def __init__(self, classes: Classes) -> None:
+        self._num_points = -1 if classes.skeleton is None else len(classes.skeleton.names)
+        values = classes.encoding.values if classes.encoding else ()
+        self._numbers = range(-1, max([len(classes.names) - 1, *values]) + 1)
+        self._shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # one tuple a class
 
-def _parse_objects(found: Mapping[str, Any], size: tuple[int, int], classes: Classes) -> Objects:
-    points = found.get("keypoints")
-    count = -1 if classes.skeleton is None else len(classes.skeleton.names)
-    objects = Objects(
-        boxes=np.array(found["boxes"], np.float64).reshape(-1, 4),
-        class_ids=np.array(found["class_ids"], np.int64),
-        crowd=np.array(found["crowd"], np.bool_),
-        areas=np.array(found["areas"], np.float64),
-        # Looked at, as those of any file: others may have written it.
-        masks=tuple(clean_segmentation(each, size)[0] for each in found["masks"]),
-        keypoints=None if points is None else np.array(points, np.float64).reshape(-1, count, 3),
-    )
-    if not np.isfinite(objects.boxes).all():
-        message = "a box that is not finite"
-        raise ValueError(message)
-    return objects
+    def parse(self, values: Mapping[str, Any]) -> Entry:
+        """Build an image."""
+        class_ids = tuple(map(int, values["class_ids"]))
+        found: Any = values.get("objects")
+        size: Any = values.get("size")
+        if size or found:
+            size = (int(size[0]), int(size[1]))
+        return Entry(
+            path=str(values["path"]),
+            class_ids=self._shared.get(class_ids) or self._check(class_ids),
+            group=str(values.get("group", "")),
+            size=size or None,
+            objects=self._parse_objects(found, size) if found else None,
+            mask=str(values.get("mask", "")),
+        )
+
+    def _check(self, class_ids: tuple[int, ...]) -> tuple[int, ...]:
+        for number in class_ids:
+            if number not in self._numbers:
+                message = f"a class of number {number}"
+                raise ValueError(message)
+        return self._shared.setdefault(class_ids, class_ids)
+
+    def _parse_objects(self, found: Mapping[str, Any], size: tuple[int, int]) -> Objects:
+        for number in {*found["class_ids"]}:
+            self._check((number,))
+        points: Any = found.get("keypoints")
+        if points is not None:
+            points = np.array(points, np.float64).reshape(-1, self._num_points, 3)
+        objects = Objects(
+            boxes=np.array(found["boxes"], np.float64).reshape(-1, 4),
+            class_ids=np.array(found["class_ids"], np.int64),
+            crowd=np.array(found["crowd"], np.bool_),
+            areas=np.array(found["areas"], np.float64),
+            # Looked at, as those of any file: others may have written it.
+            masks=tuple(clean_segmentation(each, size)[0] for each in found["masks"]),
+            keypoints=points,
+        )
+        if not np.isfinite(objects.boxes).all():
+            message = "a box that is not finite"
+            raise ValueError(message)
+        return objects
 
 
 def format_table(places: Mapping[str, tuple[int, int, int, int]], texts: Iterable[bytes]) -> bytes:
@@ -263,5 +276,9 @@ def parse_head(data: bytes, where: str) -> Head:
         counts = [head.num_files, *(count for _, count in head.sets), *(one.size for one in named)]
         if odd or head.table is None or min(counts) < 0:
             message = f"shards and a table beside it, and no counts below 0, got {odd or counts}"
+            raise ValueError(message)
+        parts = dict(head.sets)
+        if not parts or len(parts) < len(head.sets) or not {*parts} <= {*PARTS}:
+            message = f"sets that are each one of {', '.join(PARTS)}, got {head.sets}"
             raise ValueError(message)
     return head
