@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,6 @@ from muntin.published import open_published
 from muntin.runs import Run
 from muntin.synthetic.datasets import write_coco, write_maps
 from muntin.tasks.task_table import find_task
-from muntin.train_config import TrainConfig
-from muntin.training.transformers_defaults import keep_drop_path
 from muntin.weights.weight_loading import load_weights
 from tests.transformers_folders import MODELS, write_folder
 
@@ -249,14 +248,18 @@ def test_queries_that_are_chosen_by_score_are_exported(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_family_is_built_anew(tmp_path: Path) -> None:
+    from muntin.training.transformers_defaults import keep_drop_path
+
     data = write_coco(tmp_path / "data", num_train=2, num_val=1, size=(64, 64))
-    run = muntin.train(
+    done = muntin.train(
         "detect", data=str(data), model="hf:rt_detr_v2", weights="none", epochs=1, batch_size=2,
         img_size=160, device="cpu", precision="fp32", out=str(tmp_path / "run"),
         settings={"train.drop_path_rate": 0.1},
     )  # fmt: skip
-    assert Run.open(run.path).preprocessing.pad_to_size
-    assert run.config.train.drop_path_rate == "model"
-    notes = keep_drop_path(TrainConfig(), run.config.model, [("drop_path_rate", "0.1")]).notes
-    assert "hf:rt_detr_v2" in notes[0]
+    run = Run.open(done.path)
+    assert run.preprocessing.pad_to_size
+    asked = replace(run.config.train, drop_path_rate=0.1)
+    kept = keep_drop_path(asked, run.config.model, [("drop_path_rate", "0.1")])
+    assert kept.value == run.config.train
+    assert "hf:rt_detr_v2" in kept.notes[0]
     assert set(MODELS) <= {one.removeprefix("hf:") for one in muntin.list_models("hf:*")}
