@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from pycocotools import mask as coco_mask
 
 import muntin
 from muntin.data.transforms import Preprocessing
-from muntin.errors import ConfigError, ShapeError, WeightError
-from muntin.heads.transformers_head import _mask_boxes
-from muntin.heads.transformers_model import ARCHITECTURES
+from muntin.errors import ConfigError, MissingExtra, ShapeError, WeightError
+from muntin.heads.transformers_head import TransformersHeadConfig, _mask_boxes
+from muntin.heads.transformers_model import ARCHITECTURES, build_model
 from muntin.prediction.predictor import Predictor
 from muntin.published import open_published
 from muntin.runs import Run
 from muntin.synthetic.datasets import write_coco, write_maps
+from muntin.tasks.task_table import find_task
 from muntin.weights.weight_loading import load_weights
 from tests.transformers_folders import MODELS, write_folder
 
@@ -196,9 +199,15 @@ def test_sizes_that_a_model_does_not_take_are_refused(tmp_path: Path) -> None:
     predictor, _, _ = _convert("segformer", tmp_path)
     with pytest.raises(ConfigError, match="vector"):
         predictor.network.backbone.embed(torch.zeros(1, 3, 32, 32))
+    body, classes = predictor.network.backbone, muntin.samples.Classes(names=("a",))
     with pytest.raises(ConfigError, match="hf:segformer"):
-        muntin.train("detect", data=str(write_coco(tmp_path / "d", num_train=2, num_val=1)),
-                     model="hf:segformer", out=str(tmp_path / "t"))  # fmt: skip
+        find_task("detect").build_head(body, classes, TransformersHeadConfig())
+
+
+def test_the_extra_is_named_where_the_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtra, match=r"muntin\[hf\]"):
+        build_model("segformer", "{}", 2)
 
 
 @pytest.mark.slow
@@ -230,11 +239,27 @@ def test_train_evaluate_and_export(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_queries_that_are_chosen_by_score_are_exported(tmp_path: Path) -> None:
+    write_folder("rt_detr_v2", tmp_path / "folder", settled=True)
+    run = open_published(tmp_path / "folder", tmp_path / "run")[0]
+    rows = muntin.export(run.path, tmp_path / "model.onnx", format="onnx").rows
+    assert max(row.difference for row in rows) < 1e-4
+
+
+@pytest.mark.slow
 def test_a_family_is_built_anew(tmp_path: Path) -> None:
+    from muntin.training.transformers_defaults import keep_drop_path
+
     data = write_coco(tmp_path / "data", num_train=2, num_val=1, size=(64, 64))
-    run = muntin.train(
+    done = muntin.train(
         "detect", data=str(data), model="hf:rt_detr_v2", weights="none", epochs=1, batch_size=2,
         img_size=160, device="cpu", precision="fp32", out=str(tmp_path / "run"),
+        settings={"train.drop_path_rate": 0.1},
     )  # fmt: skip
-    assert Run.open(run.path).preprocessing.pad_to_size
+    run = Run.open(done.path)
+    assert run.preprocessing.pad_to_size
+    asked = replace(run.config.train, drop_path_rate=0.1)
+    kept = keep_drop_path(asked, run.config.model, [("drop_path_rate", "0.1")])
+    assert kept.value == run.config.train
+    assert "hf:rt_detr_v2" in kept.notes[0]
     assert set(MODELS) <= {one.removeprefix("hf:") for one in muntin.list_models("hf:*")}

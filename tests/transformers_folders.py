@@ -108,10 +108,14 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 NAMES = ("cat", "dog", "N/A", "N/A")
 
 
-def write_folder(name: str, folder: Path, *, spread: float = 0.9) -> tuple[Any, Any]:
+def write_folder(
+    name: str, folder: Path, *, spread: float = 0.9, settled: bool = False
+) -> tuple[Any, Any]:
     """Write a model and its processor; gives both, for comparison.
 
     `spread`: of random weights, such that answers to different images differ.
+    `settled`: whether batch norms know what they normalise, as trained ones do; otherwise scores of
+    an encoder's cells are equal but for rounding, which then chooses the queries.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import transformers
@@ -124,6 +128,15 @@ def write_folder(name: str, folder: Path, *, spread: float = 0.9) -> tuple[Any, 
     for parameter in model.parameters():
         if spread and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=spread * parameter[0].numel() ** -0.5)
+    if settled:
+        norms = [one for one in model.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = None
+            norm.reset_running_stats()
+            norm.train()
+        with torch.no_grad():
+            model(torch.rand(8, 3, 96, 96))
+        model.eval()
     model.save_pretrained(folder)
     images = getattr(transformers, f"{processor}ImageProcessor")(**steps)
     images.save_pretrained(folder)

@@ -119,12 +119,6 @@ class _TransformersHead(Head):
 class TransformersDetector(_TransformersHead, Detector):
     """A model that predicts boxes of queries."""
 
-    def __init__(
-        self, backbone: Backbone, num_classes: int, config: TransformersHeadConfig
-    ) -> None:
-        super().__init__(backbone, num_classes, config)
-        self.neck = None
-
     @property
     def select(self) -> SelectConfig:
         """As configured, and as many as the library gives at most."""
@@ -155,10 +149,7 @@ class TransformersDetector(_TransformersHead, Detector):
         """Give the loss of the library, which is that of the whole batch."""
         extents = self._extent(features)
         labels = [
-            {
-                "class_labels": one.class_ids.long(),
-                "boxes": _to_centre(one.boxes / extent),
-            }
+            {"class_labels": one.class_ids.long(), "boxes": _to_centre(one.boxes / extent)}
             for one, extent in zip(targets, extents, strict=True)
         ]
         return self._losses(features, "objects", labels=labels)
@@ -252,12 +243,6 @@ class TransformersSegmenter(_TransformersHead):
 class TransformersInstances(_TransformersHead, Detector):
     """A model of instance segmentation by masks of queries; boxes are those of the masks."""
 
-    def __init__(
-        self, backbone: Backbone, num_classes: int, config: TransformersHeadConfig
-    ) -> None:
-        super().__init__(backbone, num_classes, config)
-        self.neck = None
-
     def forward(self, features: Features) -> Candidates:
         """Compute one candidate a query; its score is that of its class times that of its mask."""
         raw = self._run(features)
@@ -278,14 +263,14 @@ class TransformersInstances(_TransformersHead, Detector):
         least = self.select.score_threshold
         found = []
         for boxes, scores, ids, masks in zip(*self._select(raw), strict=True):
-            kept = (scores > least) & (boxes[:, 2] > boxes[:, 0])
+            kept = scores > least
             found.append(Instances(boxes[kept], scores[kept], ids[kept], masks[kept]))
         return found
 
     def decode_fixed(self, raw: Candidates) -> tuple[Tensor, ...]:
         """Like `decode`, with a fixed number of instances per image, for exported graphs."""
         boxes, scores, ids, masks = self._select(raw)
-        kept = (scores > self.select.score_threshold) & (boxes[..., 2] > boxes[..., 0])
+        kept = scores > self.select.score_threshold
         return boxes, torch.where(kept, scores, 0.0), ids, masks
 
     def _select(self, raw: Candidates) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -172,7 +172,7 @@ def _check(*arguments: Any, **options: Any) -> None:
         _library().utils.torch_compilable_check(*arguments, **options)
 
 
-def _length(values: Any) -> int:  # noqa: ANN401 (anything that has a length)
+def _length(values: Any) -> Any:  # noqa: ANN401 (what has a length; symbolic in a graph)
     return values.shape[0] if isinstance(values, Tensor) else len(values)
 
 

@@ -26,7 +26,6 @@ from muntin.recipes import Recipe, find_recipe
 from muntin.run_config import RunConfig
 from muntin.runs import Run, is_run
 from muntin.shapes import Size
-from muntin.tasks.task import Task
 from muntin.train_config import TrainConfig
 from muntin.training.data_splits import PRETRAINING_DATA, list_labelled, list_unlabelled
 from muntin.training.defaults import (
@@ -77,6 +76,7 @@ from muntin.training.request import (
 )
 from muntin.training.run_logs import choose_logs
 from muntin.training.sharding import check_sharding
+from muntin.training.transformers_defaults import choose_whole_head, keep_drop_path
 from muntin.zoo.model_building import canonical_name, dense_config, find_model, model_config
 from muntin.zoo.model_zoo import BackboneConfig
 
@@ -250,7 +250,7 @@ class _RunBuilder:
             beside = find_beside(self.request)
             return self.take(choose_objective(self.request.head, base, model, settings, beside))
         if isinstance(model, TransformersConfig):
-            base = _whole_head(self.request.head, base, self.task, model)
+            base = choose_whole_head(self.request.head, base, self.task, model)
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
         if self.extend is not None:  # whose answers must stay as they are
             max_objects = 0
@@ -295,9 +295,7 @@ class _RunBuilder:
         check_sharding(tuned, self.machine)
         if tuned.shard and self.machine.devices * self.machine.nodes == 1:
             self.notes.append("train.shard has no effect on one device (--devices)")
-        if tuned.drop_path_rate != "model" and isinstance(run.config.model, TransformersConfig):
-            # Its own rate is one of its settings.
-            tuned = replace(tuned, drop_path_rate="model")
+        tuned = self.take(keep_drop_path(tuned, run.config.model, self.settings["train"]))
         check_freeze(network.backbone, tuned.freeze)
         known = run.config.weights or (self.base and self.base.weights)
         if (tuned.freeze == -1 or tuned.adapt == "lora") and not known:
@@ -391,21 +389,6 @@ class _RunBuilder:
         """Whether the user, or the repeated run, chose the batch size."""
         given = self.request.batch_size or "batch_size" in dict(self.settings["train"])
         return bool(given) or self.base is not None
-
-
-def _whole_head(
-    name: str, base: HeadConfig | None, task: Task, model: TransformersConfig
-) -> HeadConfig:
-    """Give the head of a model that cannot be divided; a `ConfigError` where there is none."""
-    head = None if task.dense is None else task.dense.whole
-    if head is None or name not in ("", head.kind):
-        message = (
-            f"a whole model of the transformers library must be trained for detect, instance or "
-            f"semantic, and without --head, got {task.name} and {name or 'no head'!r} for "
-            f"{model.name}. Leave --head out, or choose another --model."
-        )
-        raise ConfigError(message)
-    return base if base is not None and isinstance(base, type(head)) else head
 
 
 _ON_RANDOM = "trains the head on random features"
