@@ -152,7 +152,12 @@ def objects_near(objects, number):
 
 def test_levels_by_size():
     # Four cells of 8 or 16 pixels, and what is nearest to those on the finest or coarsest level.
-    for side, expected in ((1.0, [0, 1, 4]), (32.0, [0, 1, 4]), (64.0, [1, 0, 1]), (500.0, [4, 1, 0])):
+    for side, expected in (
+        (1.0, [0, 1, 4]),
+        (32.0, [0, 1, 4]),
+        (64.0, [1, 0, 1]),
+        (500.0, [4, 1, 0]),
+    ):
         box = torch.tensor([[28.0, 24.0, 28.0, 24.0]]) + side / 2 * torch.tensor([-1, -1, 1, 1])
         one = Objects(box, torch.zeros(1).long(), torch.zeros(1).long())
         _, cells, _, octaves = pair_cells(one, CELLS)
