@@ -9,8 +9,8 @@ Source:
     focal loss (arXiv 2006.04388) and GIoU. Beside the classifier that several cells an object
     train, a twin learns to score one of them: the dual assignment of Wang et al. 2024, YOLOv10
     (arXiv 2405.14458), section 3.1, with one box branch for both. Masks: `heads/dense_masks.py`.
-    Differs: depthwise separable convolutions, distances by softplus, and boxes of which each counts
-    as much as the others.
+    Differs: depthwise separable convolutions, distances by softplus that may be negative by a
+    stride, and boxes of which each counts as much as the others.
 
 Letters: B images, N cells of all levels, K classes, C channels, m mask side.
 """
