@@ -17,11 +17,9 @@ from muntin.heads.dense_assignment import (
     Objects,
     assign_many,
     assign_one,
-    find_levels,
     find_pairs,
-    inside_any,
-    level_costs,
     overlap,
+    pair_cells,
     rank_within,
 )
 
@@ -153,12 +151,18 @@ def objects_near(objects, number):
 
 
 def test_levels_by_size():
-    sides = torch.tensor([1.0, 32.0, 64.0, 90.51, 500.0])  # four cells of 8, 16 and 22.6 pixels
-    boxes = torch.stack([torch.zeros(5), torch.zeros(5), sides, sides], dim=1)
-    expected = [[0, 1, 4], [0, 1, 4], [1, 0, 1], [2.25, 0.25, 0.25], [4, 1, 0]]
-    torch.testing.assert_close(level_costs(boxes, CELLS), torch.tensor(expected), atol=1e-3, rtol=0)
-    cells = torch.tensor([0, 41, 42, 53, 54, 57, 58, 58 + 54])
-    assert find_levels(cells, CELLS).tolist() == [0, 0, 1, 1, 2, 2, 0, 2]
+    # Four cells of 8 or 16 pixels, and what is nearest to those on the finest or coarsest level.
+    for side, expected in (
+        (1.0, [0, 1, 4]),
+        (32.0, [0, 1, 4]),
+        (64.0, [1, 0, 1]),
+        (500.0, [4, 1, 0]),
+    ):
+        box = torch.tensor([[28.0, 24.0, 28.0, 24.0]]) + side / 2 * torch.tensor([-1, -1, 1, 1])
+        one = Objects(box, torch.zeros(1).long(), torch.zeros(1).long())
+        _, cells, _, octaves = pair_cells(one, CELLS)
+        firsts = [octaves[cells >= start][0] for start in (0, 42, 54)]  # finest levels come first
+        assert firsts == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0])
@@ -213,10 +217,3 @@ def test_overlap_is_that_of_torchvision():
     torch.testing.assert_close(overlap(first, second), box_iou(first, second).diagonal())
     empty = torch.zeros(1, 4)
     assert overlap(empty, empty).tolist() == [0.0]
-
-
-def test_points_in_boxes():
-    points = torch.tensor([[1.0, 1.0], [5.0, 5.0], [2.0, 1.0]])
-    boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [4.0, 4.0, 6.0, 6.0]])
-    assert inside_any(points, boxes).tolist() == [True, True, False]
-    assert inside_any(points, boxes[:0]).tolist() == [False, False, False]

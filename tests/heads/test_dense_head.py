@@ -227,17 +227,19 @@ def test_a_scene_is_learnt_by_heart(task):
     for number, (left, top, right, bottom) in enumerate(boxes):
         images[0, number % 2, top:bottom, left:right] += 2.0
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=120)
     for _ in range(120):
         losses = network.head.losses(network.features(images), [scene])
         optimizer.zero_grad()
         sum(part.sum() for part in losses.values()).backward()
         optimizer.step()
+        schedule.step()
     with torch.no_grad():
         found = network.eval()(images)[0]
-    # Each object once, without suppression.
+    # Each object once, without suppression; the last one has no cell's centre within it.
     assert len(found.boxes) == 4
     overlaps = box_iou(found.boxes, scene.boxes)
-    assert overlaps.amax(dim=0).min() > 0.7
+    assert overlaps.amax(dim=0).min() > 0.8
     assert found.class_ids.equal(scene.class_ids[overlaps.argmax(dim=1)])
     if task == "instance":
         assert (found.masks > 0.5).float().mean() > 0.8

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from muntin.shapes import Bool, Float, Int, Size
+from muntin.shapes import Float, Int, Size
 
 REACH = 4
 """Farthest distance of a cell from the centre of what it learns, in strides across and down."""
@@ -83,15 +83,20 @@ class Pairs(NamedTuple):
         return Pairs(*(part[rows] for part in self))
 
 
-def pair_cells(objects: Objects, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
+def pair_cells(objects: Objects, cells: Cells) -> tuple[Tensor, ...]:
     """Pair each object with the cells in its box and within `REACH` strides of its centre.
 
     A box narrower than two cells counts as that wide, so that every object has a cell on each
-    level. Gives numbers of objects, of cells and the distance of both centres in strides, (P) each.
+    level. Gives numbers of objects, of cells, the distance of both centres in strides and what the
+    level costs, (P) each: squared octaves from the one where the object has four cells a side,
+    nothing on the nearest one for objects that are too small or too large for every level.
     """
     steps = torch.arange(-REACH, REACH + 1, device=objects.boxes.device)
     middles = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2
     halves = (objects.boxes[:, 2:] - objects.boxes[:, :2]) / 2
+    wanted = (halves.clamp(min=5e-4).prod(dim=1).sqrt() / 2).clamp(
+        cells.strides[0], cells.strides[-1]
+    )
     parts, start = [], 0
     for (high, wide), stride in zip(cells.sizes, cells.strides, strict=True):
         places = (middles / stride).floor().long()  # G, 2: column and row of the centre
@@ -112,10 +117,10 @@ def pair_cells(objects: Objects, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
         which, down, across = torch.where(near[1][:, :, None] & near[0][:, None, :])
         at = start + rows[which, down] * wide + columns[which, across]
         distance = torch.hypot(away[0][which, across], away[1][which, down]) / stride
-        parts.append((which, objects.images[which] * cells.total + at, distance))
+        octaves = torch.log2(wanted / stride).square()
+        parts.append((which, objects.images[which] * cells.total + at, distance, octaves[which]))
         start += high * wide
-    whole = tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
-    return whole[0], whole[1], whole[2]
+    return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
 
 
 @torch.no_grad()
@@ -127,33 +132,16 @@ def find_pairs(
     Boxes and logits are those of the images one after another. The cost falls with the overlap
     and with how close the score of the object's class is to it, and rises with the distance.
     """
-    numbers, at, distance = pair_cells(objects, cells)
+    numbers, at, distance, octaves = pair_cells(objects, cells)
     overlaps = overlap(boxes[at], objects.boxes[numbers])
     scores = logits[at, objects.class_ids[numbers]]
     costs = (
         focal_loss(scores, overlaps)
         - BOX_COST * torch.log(overlaps + 1e-7)
         + 10 ** (distance - 3)  # RTMDet: equals the other costs three strides from the centre
-        + level_costs(objects.boxes, cells)[numbers, find_levels(at, cells)]
+        + octaves
     )
     return Pairs(numbers, at, overlaps, costs, distance)
-
-
-def level_costs(boxes: Float[Tensor, "G 4"], cells: Cells) -> Float[Tensor, "G L"]:
-    """Cost of each level for each box: squared octaves from the one where it has four cells a side.
-
-    Boxes that are too small or too large for every level cost nothing on the nearest one.
-    """
-    strides = torch.tensor(cells.strides, device=boxes.device)
-    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-3).prod(dim=1).sqrt()
-    wanted = (sides / 4).clamp(cells.strides[0], cells.strides[-1])
-    return torch.log2(wanted[:, None] / strides).square()
-
-
-def find_levels(at: Int[Tensor, " P"], cells: Cells) -> Int[Tensor, " P"]:
-    """Give the level of each cell, by its number."""
-    ends = torch.tensor([high * wide for high, wide in cells.sizes], device=at.device).cumsum(0)
-    return torch.bucketize(at % cells.total, ends, right=True)
 
 
 def assign_many(pairs: Pairs, num_objects: int) -> Pairs:
@@ -213,9 +201,3 @@ def focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
     """
     entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
     return entropy * (logits.sigmoid() - wanted).square()
-
-
-def inside_any(points: Float[Tensor, "N 2"], boxes: Float[Tensor, "G 4"]) -> Bool[Tensor, " N"]:
-    """Which points lie in one of the boxes."""
-    after = (points[:, None] >= boxes[None, :, :2]).all(dim=2)
-    return (after & (points[:, None] < boxes[None, :, 2:]).all(dim=2)).any(dim=1)

@@ -9,8 +9,8 @@ Source:
     focal loss (arXiv 2006.04388) and GIoU. Beside the classifier that several cells an object
     train, a twin learns to score one of them: the dual assignment of Wang et al. 2024, YOLOv10
     (arXiv 2405.14458), section 3.1, with one box branch for both. Masks: `heads/dense_masks.py`.
-    Differs: depthwise separable convolutions, distances by softplus, and boxes of which each counts
-    as much as the others.
+    Differs: depthwise separable convolutions, distances by softplus that may be negative by a
+    stride, and boxes of which each counts as much as the others.
 
 Letters: B images, N cells of all levels, K classes, C channels, m mask side.
 """
@@ -38,7 +38,6 @@ from muntin.heads.dense_assignment import (
     assign_one,
     find_pairs,
     focal_loss,
-    inside_any,
 )
 from muntin.heads.dense_masks import (
     Prototypes,
@@ -59,9 +58,9 @@ from muntin.heads.detector import (
 )
 from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.network import HeadConfig
-from muntin.heads.rcnn_stages import clip_boxes
+from muntin.heads.rcnn_stages import IGNORED, clip_boxes
 from muntin.nn.conv_norm import NormName, build_norm
-from muntin.ops.boxes import boxes_at, grid_points, image_indices
+from muntin.ops.boxes import boxes_at, covered_fraction, grid_points, image_indices
 from muntin.shapes import Float, Size
 from muntin.targets import BoxTargets
 
@@ -312,17 +311,12 @@ class Dense(Detector):
 
     def _counted(self, cells: Cells, targets: list[BoxTargets]) -> Float[Tensor, "B N"]:
         """0 for cells inside crowds, which are neither object nor background."""
-        counted = targets[0].boxes.new_ones(len(targets), cells.total)
-        if any(len(target.ignored) for target in targets):
-            points = torch.cat(
-                [
-                    grid_points(size, stride, offset=0.5, device=counted.device)
-                    for size, stride in zip(cells.sizes, cells.strides, strict=True)
-                ]
-            )
-            rows = [~inside_any(points, target.ignored) for target in targets]
-            counted = torch.stack(rows).to(counted)
-        return counted
+        device = targets[0].boxes.device
+        levels = zip(cells.sizes, cells.strides, strict=True)
+        points = torch.cat([grid_points(*level, offset=0.5, device=device) for level in levels])
+        spots = torch.cat([points, points + 0.01], dim=1)  # a point is a tiny box
+        covered = [covered_fraction(spots, target.ignored) < IGNORED for target in targets]
+        return torch.stack(covered).to(points)
 
     def _class_loss(
         self, logits: Tensor, pairs: Pairs, objects: Objects, counted: Tensor
