@@ -146,18 +146,13 @@ def _decode(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageIn
         return _decode_bands(data, where, how)
     if is_dicom(data):
         values, frames = read_dicom(data, shown=how.value_range == OWN)
-        refuse_large((values.shape[1], values.shape[0]), where)
-        judged = _judge_values(values, how)
-        facts = ImageInfo("DICOM", str(values.dtype), several=frames > 1, **judged)
-        return _to_pixels(values, how), facts
+        return _take_values(values, how, where, ImageInfo("DICOM", "", several=frames > 1))
     try:
         image = open_header(io.BytesIO(data))
     except UnidentifiedImageError:
         if (found := read_tiff(data)) is None:
             raise
-        refuse_large((found.shape[1], found.shape[0]), where)
-        facts = ImageInfo("TIFF", str(found.dtype), **_judge_values(found, how))
-        return _to_pixels(found, how), facts
+        return _take_values(found, how, where, ImageInfo("TIFF", ""))
     with image:
         if how.shrink_hint is not None and image.format in ("JPEG", "MPO"):
             # Shorter sides than the hint are never made: both are kept at least as long.
@@ -176,19 +171,28 @@ def _decode_bands(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, I
             f"remove it, or read three bands of each: --set model.in_chans=3."
         )
         raise DataError(message)
+    return _take_values(values, how, where, ImageInfo("TIFF", f"{found} bands of "))
+
+
+def _take_values(
+    values: np.ndarray, how: Decoding, where: str, facts: ImageInfo
+) -> tuple[np.ndarray, ImageInfo]:
+    """Give pixels of values that Pillow does not know, and complete what is known of the file."""
     refuse_large((values.shape[1], values.shape[0]), where)
-    mode = f"{found} bands of {values.dtype}"
-    return _to_pixels(values, how), ImageInfo("TIFF", mode, **_judge_values(values, how))
+    mode = f"{facts.mode}{values.dtype}"
+    return _to_pixels(values, how), replace(facts, mode=mode, **_judge_values(values, how))
 
 
 def _to_pixels(values: np.ndarray, how: Decoding, mode: str = "") -> np.ndarray:
     """Give (H, W, bands), where grey has three equal ones, of values as stored."""
-    if how.bits == 16 and values.dtype != np.uint8:
-        own = how.value_range if how.value_range != UNSET else OWN
-        pixels = scale_values(values, own).astype(np.float32)
+    unset, deep = how.value_range == UNSET, values.dtype != np.uint8
+    if deep and how.bits == 16:
+        pixels = scale_values(values, OWN if unset else how.value_range)
+    elif deep and not unset:
+        pixels = apply_range(values, how.value_range)
     else:
-        pixels = _to_8_bits(values, how.value_range, mode)
-        pixels = pixels.astype(np.float32) if how.bits == 16 else pixels
+        pixels = apply_type_rule(values, is_16_bit=mode.startswith("I;16"))
+    pixels = pixels.astype(np.float32 if how.bits == 16 else np.uint8, copy=False)
     pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
     return np.ascontiguousarray(pixels)
 
@@ -366,12 +370,6 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # else Pillow warns that it drops the transparency
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _to_8_bits(values: np.ndarray, value_range: ValueRange, mode: str = "") -> np.ndarray:
-    if value_range != UNSET and values.dtype != np.uint8:
-        return apply_range(values, value_range)
-    return apply_type_rule(values, is_16_bit=mode.startswith("I;16"))
 
 
 def _first_line(error: Exception) -> str:
