@@ -154,6 +154,14 @@ def test_bands_are_measured_one_by_one(tmp_path):
     assert measured.std == pytest.approx(scaled.std(axis=0), abs=2e-3)
 
 
+def test_bands_of_turned_files_are_not_measured(tmp_path):
+    for number in range(2):
+        (tmp_path / "ab"[number]).mkdir()
+        data = tiff(values_of(0, number), orientation=6)
+        (tmp_path / "ab"[number] / "0.tif").write_bytes(data)
+    assert measure_range(list_classify(tmp_path).train).bands == 3
+
+
 def test_check_names_images_of_another_number_of_bands(tmp_path):
     data = write_bands(tmp_path / "set")
     (data / CLASSES[0] / "odd.tif").write_bytes(tiff(values_of(0, 9)[..., :4]))

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from fastapi import Request
 from PIL import Image
@@ -24,6 +25,7 @@ from PIL import Image
 from muntin.serving.batching import RefusedError
 from muntin.serving.serve_settings import ServeLimits
 from muntin.serving.uploads import PredictRequest, check_length, read_body, read_request
+from tests.data.deep_files import tiff
 from tests.serving.quick import image
 
 LIMITS = ServeLimits(body_mib=1, megapixels=1, images=3)
@@ -367,6 +369,7 @@ ACCEPTED: dict[str, Callable[[], bytes]] = {
     "webp": lambda: saved("WEBP"),
     "tiff": lambda: saved("TIFF"),
     "float-tiff": lambda: saved("TIFF", "F"),
+    "bands": lambda: tiff(np.zeros((6, 8, 5), np.uint16)),
     "bmp": lambda: saved("BMP"),
     "gif": lambda: _animated("GIF"),
     "apng": lambda: _animated("PNG"),

@@ -17,8 +17,11 @@ import muntin
 from muntin.commands import app
 from muntin.data.transforms import normalise
 from muntin.engines.engine_network import make_graph
+from muntin.explaining.inputs import open_context, open_model
 from muntin.exporting.run_export import export
 from muntin.runs import Run
+from muntin.serving.batch_steps import answer_batch
+from muntin.serving.messages import BatchOptions, WorkItem
 from tests.bands import (
     BANDS,
     scene_of,
@@ -29,6 +32,7 @@ from tests.bands import (
 )
 from tests.data.deep_files import png_16, tiff
 from tests.detectors import train_dense, train_detector
+from tests.serving.live import start
 from tests.small import train_small, write_images
 
 EVERY = ["classify"] + [
@@ -112,6 +116,24 @@ class TestEveryTask:
         assert shown[""].shape == shown["5,2,1"].shape
         assert (shown[""] != shown["5,2,1"]).any()
 
+    def test_it_is_served_and_explained_as_predicted(self, trained):
+        _, run, _, image = trained
+        predictor = muntin.load(run)
+        items = (
+            WorkItem(name="bands", data=image.read_bytes()),
+            WorkItem(name="colours", data=png_16(values_of(0, 0)[..., :3])),
+        )
+        answers = answer_batch(predictor, BatchOptions(model="a"), items)
+        assert [one.fault for one in answers] == ["", "image"]
+        assert "5 bands" in answers[1].text
+        context = open_context(open_model(run), image)
+        assert context.pixels.shape[2] == 3
+        assert context.images.shape[1] == BANDS
+        size = torch.tensor([context.shown.shape[1:]])
+        wanted = normalise(raw_of(run, image), Run.open(run).preprocessing, size)
+        if "pose" not in str(run):  # of which the whole image is explained
+            assert torch.equal(context.images, wanted)
+
     def test_its_graph_reads_16_bits(self, trained):
         _, run, _, image = trained
         opened, predictor = Run.open(run), muntin.load(run)
@@ -137,6 +159,15 @@ class TestEveryTask:
         assert all(row.difference <= row.limit for row in done.rows)
         own, exported = muntin.load(run)(image), muntin.load(done.path)(image)
         assert own[0].size == exported[0].size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", ["classify"], indirect=True)
+def test_a_server_reads_bands(trained):
+    _, run, _, image = trained
+    with start(run) as live:
+        status, answer, _ = live.predict(image.read_bytes())
+    assert status == 200, answer
 
 
 def read(network, images) -> torch.Tensor:

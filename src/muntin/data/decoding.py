@@ -29,7 +29,7 @@ from muntin.data.deep_images import (
     read_deep,
     read_tiff,
 )
-from muntin.data.dicom_images import count_frames, is_dicom, read_dicom
+from muntin.data.dicom_images import is_dicom, read_dicom
 from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import (
     OWN,
@@ -42,7 +42,7 @@ from muntin.data.value_ranges import (
     scale_values,
 )
 from muntin.errors import DataError, MuntinWarning, first_line, where_to_look
-from muntin.shapes import Real, Size, UInt8
+from muntin.shapes import Real, Size
 from muntin.untrusted import MAX_PIXELS, check_budget, read_regular
 
 # What decoding holds at its peak: Pillow's 4 and a source of 1, and two copies of 3 in numpy.
@@ -50,21 +50,12 @@ _BYTES_A_PIXEL = 11
 FIRST_PAGE = "of images with several pages or frames, the first is read. Save the others as files"
 _MOST = 0.95  # of the values
 _ORIENTATION = 0x0112
+# By orientation: whether left and right are exchanged, then quarter turns anticlockwise.
 _UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_QUARTERS = {
-    Image.Transpose.ROTATE_90: 1,
-    Image.Transpose.ROTATE_180: 2,
-    Image.Transpose.ROTATE_270: 3,
-}
-_BACK = {5: _UPRIGHT[5], 6: _UPRIGHT[8], 7: _UPRIGHT[7], 8: _UPRIGHT[6]}
+    2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3),
+    8: (False, 1),
+}  # fmt: skip
+_BACK = {5: 5, 6: 8, 7: 7, 8: 6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +103,11 @@ PLAIN = Decoding()
 
 
 def decode(
-    data: bytes, *, where: str, shrink_hint: int | None = None, value_range: ValueRange = OWN
-) -> UInt8[np.ndarray, "H W 3"]:
+    data: bytes, *, where: str, shrink_hint: int | None = None, value_range: AnyReading = OWN
+) -> Real[np.ndarray, "H W bands"]:
     """Decode an image file, whole in `data`, to writable and contiguous pixels; see `Decoding`."""
-    how = Decoding(shrink_hint=shrink_hint, value_range=value_range)
+    limits, bands, bits = as_reading(value_range)
+    how = Decoding(shrink_hint=shrink_hint, value_range=limits, bands=bands, bits=bits)
     return decode_with_facts(data, where=where, how=how)[0]
 
 
@@ -153,19 +145,14 @@ def _decode(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageIn
     if how.bands > 3:
         return _decode_bands(data, where, how)
     if is_dicom(data):
-        found = read_dicom(data, shown=how.value_range == OWN)
-        refuse_large((found.shape[1], found.shape[0]), where)
-        several, mode = count_frames(data) > 1, str(found.dtype)
-        facts = ImageInfo("DICOM", mode, several=several, **_judge_values(found, how))
-        return _to_pixels(found, how), facts
+        values, frames = read_dicom(data, shown=how.value_range == OWN)
+        return _take_values(values, how, where, ImageInfo("DICOM", "", several=frames > 1))
     try:
         image = open_header(io.BytesIO(data))
     except UnidentifiedImageError:
-        if (values := read_tiff(data)) is None:
+        if (found := read_tiff(data)) is None:
             raise
-        refuse_large((values.shape[1], values.shape[0]), where)
-        facts = ImageInfo("TIFF", str(values.dtype), **_judge_values(values, how))
-        return _to_pixels(values, how), facts
+        return _take_values(found, how, where, ImageInfo("TIFF", ""))
     with image:
         if how.shrink_hint is not None and image.format in ("JPEG", "MPO"):
             # Shorter sides than the hint are never made: both are kept at least as long.
@@ -184,19 +171,28 @@ def _decode_bands(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, I
             f"remove it, or read three bands of each: --set model.in_chans=3."
         )
         raise DataError(message)
+    return _take_values(values, how, where, ImageInfo("TIFF", f"{found} bands of "))
+
+
+def _take_values(
+    values: np.ndarray, how: Decoding, where: str, facts: ImageInfo
+) -> tuple[np.ndarray, ImageInfo]:
+    """Give pixels of values that Pillow does not know, and complete what is known of the file."""
     refuse_large((values.shape[1], values.shape[0]), where)
-    mode = f"{found} bands of {values.dtype}"
-    return _to_pixels(values, how), ImageInfo("TIFF", mode, **_judge_values(values, how))
+    mode = f"{facts.mode}{values.dtype}"
+    return _to_pixels(values, how), replace(facts, mode=mode, **_judge_values(values, how))
 
 
 def _to_pixels(values: np.ndarray, how: Decoding, mode: str = "") -> np.ndarray:
     """Give (H, W, bands), where grey has three equal ones, of values as stored."""
-    if how.bits == 16 and values.dtype != np.uint8:
-        own = how.value_range if how.value_range != UNSET else OWN
-        pixels = scale_values(values, own).astype(np.float32)
+    unset, deep = how.value_range == UNSET, values.dtype != np.uint8
+    if deep and how.bits == 16:
+        pixels = scale_values(values, OWN if unset else how.value_range)
+    elif deep and not unset:
+        pixels = apply_range(values, how.value_range)
     else:
-        pixels = _to_8_bits(values, how.value_range, mode)
-        pixels = pixels.astype(np.float32) if how.bits == 16 else pixels
+        pixels = apply_type_rule(values, is_16_bit=mode.startswith("I;16"))
+    pixels = pixels.astype(np.float32 if how.bits == 16 else np.uint8, copy=False)
     pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
     return np.ascontiguousarray(pixels)
 
@@ -227,7 +223,7 @@ def decode_values(data: bytes, bands: int = 3) -> np.ndarray | None:
         if bands > 3:
             return read_bands(data)
         if is_dicom(data):
-            return read_dicom(data)
+            return read_dicom(data)[0]
         try:
             with open_header(io.BytesIO(data)) as image:
                 refuse_large(image.size, "")
@@ -337,23 +333,19 @@ def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, Ima
         pixels = _to_rgb(image)
         pixels = pixels.astype(np.float32) if how.bits == 16 else pixels
     if turned != 1:
-        pixels = _transpose(pixels, _UPRIGHT[turned])
+        pixels = _turn(pixels, turned)
     orientation, size = turned if turned != 1 else stored, pixels.shape[1::-1]
     kept = how.size == size != size[::-1] and orientation in _BACK
     if kept:
-        pixels, orientation = _transpose(pixels, _BACK[orientation]), 1
+        pixels, orientation = _turn(pixels, _BACK[orientation]), 1
     facts = ImageInfo(kind or "", mode, orientation, kept, several=several, **judged)
     return np.ascontiguousarray(pixels), facts
 
 
-def _transpose(pixels: np.ndarray, how: Image.Transpose) -> np.ndarray:
-    """Turn or mirror pixels as Pillow does an image."""
-    if how in _QUARTERS:
-        return np.rot90(pixels, _QUARTERS[how])
-    if how in (Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE):
-        turned = pixels if how == Image.Transpose.TRANSPOSE else np.rot90(pixels, 2)
-        return turned.swapaxes(0, 1)
-    return pixels[:, ::-1] if how == Image.Transpose.FLIP_LEFT_RIGHT else pixels[::-1]
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Bring pixels of an EXIF orientation upright."""
+    mirrored, quarters = _UPRIGHT[orientation]
+    return np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters)
 
 
 def _judge_values(values: np.ndarray, how: Decoding) -> dict[str, Any]:
@@ -378,12 +370,6 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # else Pillow warns that it drops the transparency
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _to_8_bits(values: np.ndarray, value_range: ValueRange, mode: str = "") -> np.ndarray:
-    if value_range != UNSET and values.dtype != np.uint8:
-        return apply_range(values, value_range)
-    return apply_type_rule(values, is_16_bit=mode.startswith("I;16"))
 
 
 def _first_line(error: Exception) -> str:

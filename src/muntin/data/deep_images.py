@@ -55,6 +55,15 @@ def count_bands(data: bytes) -> int:
     return 3 if plain else max(3, count - sum(kind in (1, 2) for kind in extra))
 
 
+def tiff_size(data: bytes) -> tuple[int, int] | None:
+    """Give (width, height) of a TIFF, which Pillow may not know; None if it is none."""
+    try:
+        tags = _read_tags(data)
+        return int(tags[256]), int(tags[257])
+    except Exception:  # no TIFF, or a broken one
+        return None
+
+
 def read_bands(data: bytes) -> NDArray[Any] | None:
     """Read all bands of a TIFF as stored, (H, W, bands); None if it is no such file."""
     values = read_tiff(data, bands=count_bands(data))

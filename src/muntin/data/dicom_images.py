@@ -26,39 +26,31 @@ def is_dicom(data: bytes) -> bool:
     return data[_START : _START + 4] == b"DICM"
 
 
-def read_dicom(data: bytes, *, shown: bool = False) -> NDArray[Any]:
-    """Read the values of the first frame: (H, W), or (H, W, 3) of colours.
+def read_dicom(data: bytes, *, shown: bool = False) -> tuple[NDArray[Any], int]:
+    """Read the values of the first frame, (H, W) or (H, W, 3) of colours; and count the frames.
 
     Those to be `shown` are cut off at the window of the file, if it has one.
 
     Raises:
         MissingExtra: pydicom is not installed.
     """
-    found = _open(data)
+    try:
+        import pydicom
+    except ImportError as error:
+        raise missing_extra("pydicom", "dicom", "reading DICOM") from error  # noqa: EM101
+    found: Any = pydicom.dcmread(io.BytesIO(data))
+    frames = int(found.get("NumberOfFrames", 1) or 1)
     check_budget(_COPIES * int(found.Rows) * int(found.Columns), "a DICOM image")
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
     from pydicom.pixels.utils import pixel_array
 
     pixels = pixel_array(found, index=0)  # colours as RGB
     if pixels.ndim == 3:
-        return pixels
+        return pixels, frames
     values = apply_modality_lut(pixels, found)
     if shown and ("WindowCenter" in found or "VOILUTSequence" in found):
         values = apply_voi_lut(values, found)
     exact = np.float64 if values.dtype.itemsize > 4 else np.float32
     values = values.astype(exact) if values.dtype.kind == "f" else values
     dark_is_high = found.PhotometricInterpretation == "MONOCHROME1"
-    return np.negative(values.astype(np.float64)) if dark_is_high else values
-
-
-def count_frames(data: bytes) -> int:
-    """Count the frames of a file, of which the first is read."""
-    return int(_open(data).get("NumberOfFrames", 1) or 1)
-
-
-def _open(data: bytes) -> Any:  # noqa: ANN401 (pydicom's)
-    try:
-        import pydicom
-    except ImportError as error:
-        raise missing_extra("pydicom", "dicom", "reading DICOM") from error  # noqa: EM101
-    return pydicom.dcmread(io.BytesIO(data))
+    return np.negative(values.astype(np.float64)) if dark_is_high else values, frames

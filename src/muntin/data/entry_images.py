@@ -93,28 +93,27 @@ class MeasuredRange:
 
 def measure_range(listing: Listing, given: ValueRange = UNSET) -> MeasuredRange:
     """Measure the range of the images of more than 8 bits, or judge the `given` one; and bands."""
-    files: list[bytes] = []
+    counts: Counter[int] = Counter()
+    thin: list[NDArray[Any]] = []
     for entry in listing.entries[:: -(-len(listing) // MAX_IMAGES) or 1]:
         if format_of_suffix(f".{entry.path.rpartition('.')[2]}") in _EIGHT_BITS:
             continue
         with contextlib.suppress(DataError):  # reading the data names it
-            files.append(read_bytes(listing.source, entry.path))
-    bands = Counter(map(count_bands, files)).most_common(1)[0][0] if files else 3
-    found = [thin for data in files if (thin := _thin_values(data, bands)) is not None]
-    deep = [values for values in found if values.dtype != np.uint8]
-    measured = _judge_range([values.astype(np.float64).ravel() for values in deep], given)
+            data = read_bytes(listing.source, entry.path)
+            bands = count_bands(data)
+            counts[bands] += 1
+            # Every so many of the values: files of hundreds of images do not fit into memory.
+            if (values := decode_values(data, bands)) is not None:
+                rows, columns = (-(-side // _SIDE) for side in values.shape[:2])
+                thin.append(values[::rows, ::columns].copy())
+    bands = counts.most_common(1)[0][0] if counts else 3
+    found = [one for one in thin if one.shape[2:] == (bands,)]
     if bands == 3:
-        return measured
-    return _measure_bands(measured, found, bands)
-
-
-def _thin_values(data: bytes, bands: int) -> NDArray[Any] | None:
-    """Every so many of the values of an image of more than 8 bits or of bands."""
-    values = decode_values(data, bands)
-    if values is None or (bands > 3 and (values.ndim != 3 or values.shape[2] != bands)):
-        return None
-    rows, columns = (-(-side // _SIDE) for side in values.shape[:2])
-    return values[::rows, ::columns].copy()
+        found = [one if one.ndim == 2 else one[..., :3] for one in thin]
+    deep = [one for one in found if one.dtype != np.uint8]
+    measured = _judge_range([one.astype(np.float64).ravel() for one in deep], given)
+    # Where none can be read as bands (turned, or compressed as JPEG), three are read.
+    return _measure_bands(measured, found, bands) if bands > 3 and found else measured
 
 
 def _measure_bands(measured: MeasuredRange, found: list[NDArray[Any]], bands: int) -> MeasuredRange:

@@ -133,7 +133,8 @@ def _boxes_of(entry: Entry, size: tuple[int, int]) -> NDArray[np.float64] | None
 def _judge_problems(sets: Sets, problems: Sequence[Problem]) -> Iterator[Finding]:
     """Judge how many annotations reading left out, and why."""
     left_out = [one for one in problems if " left out, " in one.what]
-    total = len(left_out) + sum(map(_count, sets.values()))
+    kept = [one.objects for listing in sets.values() for one in listing.entries if one.objects]
+    total = len(left_out) + sum(int((~objects.crowd).sum()) for objects in kept)
     kinds = {"class-range": UNKNOWN_CLASS, "boxes-outside": OUTSIDE, "left-out": ""}
     for code, kind in kinds.items():
         mine = [one for one in left_out if kind in one.what]
@@ -142,12 +143,6 @@ def _judge_problems(sets: Sets, problems: Sequence[Problem]) -> Iterator[Finding
             detail = f"{len(mine)} of {plural(total, 'annotation')}; {mine[0].file}: {mine[0].what}"
             yield Finding(code=code, where="data", detail=detail)
             return
-
-
-def _count(listing: Listing) -> int:
-    return sum(
-        0 if one.objects is None else int((~one.objects.crowd).sum()) for one in listing.entries
-    )
 
 
 def _judge_objects(part: str, listing: Listing, pre: Preprocessing | None) -> Iterator[Finding]:

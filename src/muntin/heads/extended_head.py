@@ -189,19 +189,15 @@ class ExtendedDetector(_Parts, Detector):
         class_ids = torch.cat([one.class_ids + first for first, one in numbered])
         select = self.select
         # Within a part this is done; across parts only classes that suppress each other need it.
-        if select.class_agnostic and select.suppression != "none":
-            order, scores = suppress(
-                boxes,
-                scores,
-                torch.zeros_like(class_ids),
-                iou=select.iou,
-                kind=select.suppression,
-                limit=select.max_detections,
-                min_score=select.score_threshold,
-            )
-        else:
-            order = scores.argsort(descending=True, stable=True)[: select.max_detections]
-            scores = scores[order]
+        order, scores = suppress(
+            boxes,
+            scores,
+            torch.zeros_like(class_ids),
+            iou=select.iou,
+            kind=select.suppression if select.class_agnostic else "none",
+            limit=select.max_detections,
+            min_score=select.score_threshold,
+        )
         # Parts are of one kind: all have masks, or none has.
         masks = None
         if found[0].masks is not None:

@@ -81,9 +81,9 @@ def prepare(task: BatchTask) -> None:
     images = []
     for place, item in enumerate(task.items):
         try:
-            read = _decode(item, pre.value_range)
+            read = _decode(item, pre.reading)
             if tile is not None:
-                _refuse_tiles(read(pre.value_range).shape[:2], tile, pre)
+                _refuse_tiles(read(pre.reading).shape[:2], tile, pre)
             images.append(read)
         except DataError as error:
             task.answers[place] = Answer(text=_tell(error, item), fault="image")
@@ -113,16 +113,23 @@ def _with_least_box(predictor: Any, least: float) -> Any:  # noqa: ANN401 (of `l
     return changed
 
 
-def _decode(item: WorkItem, value_range: Any) -> Callable[[Any], np.ndarray]:  # noqa: ANN401
+def _decode(item: WorkItem, reading: Any) -> Callable[[Any], np.ndarray]:  # noqa: ANN401
     """Decode an image for the model; a detector beside it may ask for another range of values."""
     from muntin.data.decoding import decode
+    from muntin.data.value_ranges import as_reading
 
     if item.shape:
+        if item.shape[2] != reading.bands:
+            message = (
+                f"pixels must be red, green and blue, got those for a model of {reading.bands} "
+                f"bands. Send it files, such as TIFF."
+            )
+            raise DataError(message)
         values = np.frombuffer(item.data, np.uint8).reshape(item.shape)
         return lambda _: values
     read = partial(decode, item.data, where=item.name)
-    pixels = read(value_range=value_range)
-    return lambda other: pixels if other == value_range else read(value_range=other)
+    pixels = read(value_range=reading)
+    return lambda other: pixels if as_reading(other) == reading else read(value_range=other)
 
 
 def _refuse_tiles(size: Any, tile: Any, pre: Any) -> None:  # noqa: ANN401

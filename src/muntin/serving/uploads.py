@@ -28,6 +28,7 @@ from PIL import UnidentifiedImageError
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from muntin.data.deep_images import tiff_size
 from muntin.data.image_formats import open_header, readable_formats, way_out
 from muntin.errors import first_line
 from muntin.serving.batching import RefusedError
@@ -333,14 +334,18 @@ def check_image(name: str, data: bytes, limits: ServeLimits) -> Upload:
     formats = tuple(each for each in FORMATS if each in readable_formats())
     try:
         with open_header(io.BytesIO(data), formats) as image:
-            width, height = image.size
+            size = image.size
     except UnidentifiedImageError:
-        advice = way_out(name, data) or "send JPEG, PNG, WebP, TIFF, BMP or GIF"
-        message = f"{shown} must be of a format that is read, got another: {advice}."
-        raise refuse(415, message, "format") from None
+        found = tiff_size(data)  # of more bands than Pillow knows
+        if found is None:
+            advice = way_out(name, data) or "send JPEG, PNG, WebP, TIFF, BMP or GIF"
+            message = f"{shown} must be of a format that is read, got another: {advice}."
+            raise refuse(415, message, "format") from None
+        size = found
     except Exception as error:  # each of Pillow's readers has its own ways to fail
         message = f"{shown} must be readable, got a broken header: {first_line(error)}."
         raise refuse(422, message, "image") from error
+    width, height = size
     if width * height > limits.pixels:
         message = (
             f"{shown} must have at most {limits.megapixels:g} million pixels, got {width} x "

@@ -263,11 +263,12 @@ def load_model(
 
 def _warm_up(predictor: Any) -> None:  # noqa: ANN401 (PyTorch is not imported here)
     """Predict empty images in each size and number that an engine may have a graph for."""
-    height, width = predictor.preprocessing.img_size
+    pre = predictor.preprocessing
+    height, width = pre.img_size
     groups = getattr(predictor.network, "groups", None) or (1,)
     for size in {(height, width), (width, height)}:
         for count in groups:
-            predictor([np.zeros((*size, 3), np.uint8)] * count)
+            predictor([np.zeros((*size, pre.reading.bands), np.uint8)] * count)
 
 
 def _version_of(path: Path) -> str:

@@ -22,6 +22,7 @@ from muntin.errors import ConfigError, RunError, cannot_write, quote
 from muntin.run_files import write_json, write_text
 from muntin.tasks.task import Task
 from muntin.training.arguments import TrainArguments
+from muntin.training.model_card import format_rows
 
 FoldRun = Any
 """A `muntin.training.session.TrainedRun`, which knows of folds."""
@@ -59,23 +60,10 @@ def _fold(given: TrainArguments, out: Path, number: int) -> TrainArguments:
     if number == 1:
         return replace(one, settings={**(given.settings or {}), **settings}, resume=False)
     return replace(
-        one,
-        config=first / "config.json",
-        settings=settings,
-        model="",
-        head="",
-        teacher="",
-        extend="",
-        weights="auto",
-        recipe="auto",
-        epochs=0,
-        max_time_s=0.0,
-        batch_size=0,
-        img_size=0,
-        seed=-1,
-        resume=False,
-        started=0.0,
-    )
+        one, config=first / "config.json", settings=settings, model="", head="", teacher="",
+        extend="", weights="auto", recipe="auto", epochs=0, max_time_s=0.0, batch_size=0,
+        img_size=0, seed=-1, resume=False, started=0.0,
+    )  # fmt: skip
 
 
 def report_folds(
@@ -102,16 +90,14 @@ def report_folds(
         for name in order
     ]
     table = Table(*titles)
-    text = [f"# {given.folds} folds of {given.data}", "", f"Task: {task.name}.", ""]
-    text += [_row(titles), _row(["---"] * len(titles))]
     for line in lines:
         table.add_row(*line)
-        text.append(_row(line))
+    text = f"# {given.folds} folds of {given.data}\n\nTask: {task.name}.\n\n"
     folds = [{"run": run.path.name, "figures": run.metrics, "epochs": run.epochs} for run in runs]
     values = {"task": task.name, "data": str(given.data), "mean": mean, "std": spread}
     try:
         write_json(out / "results.json", {**values, "folds": folds})
-        write_text(out / "results.md", "\n".join(text) + "\n")
+        write_text(out / "results.md", f"{text}{format_rows(titles, lines)}\n")
     except OSError as error:
         raise RunError(cannot_write(out, error)) from error
     console.print(table)
@@ -128,7 +114,3 @@ def _common(runs: Sequence[FoldRun]) -> list[str]:
         return isinstance(value, int | float) and math.isfinite(value)
 
     return [name for name in runs[0].metrics if all(usable(run.metrics, name) for run in runs)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -146,12 +146,12 @@ def _body(
         "## Data",
         _describe_data(config, sets),
         "## Recipe",
-        _table(("what", "value"), _recipe(run, trained)),
+        format_rows(("what", "value"), _recipe(run, trained)),
         f"All settings are in `config.json`; `{run.task.command} DATA --config config.json` "
         f"repeats the run.",
         "## Figures",
         "Of the best epoch, on the validation images; those of each epoch are in `results.csv`.",
-        _table(("figure", "value"), ((key, f"{value:.4g}") for key, value in figures.items())),
+        format_rows(("figure", "value"), ((key, f"{value:.4g}") for key, value in figures.items())),
         *(["## Diagnosis", *(f"- {_plain(str(one))}" for one in findings)] if findings else ()),
         "## Licence",
         _describe_license(config),
@@ -171,7 +171,7 @@ def _describe_data(config: RunConfig, sets: tuple[Listing, Listing]) -> str:
     counts = zip(names, train.class_counts, val.class_counts, strict=True)
     rows = ((_plain(name), str(before), str(after)) for name, before, after in counts)
     unit = "images" if train.kind != "keypoints" else train.unit
-    return f"{told}\n\n" + _table(("class", f"{unit} for training", "for validation"), rows)
+    return f"{told}\n\n" + format_rows(("class", f"{unit} for training", "for validation"), rows)
 
 
 def _recipe(run: Run, trained: tuple[int, float]) -> Iterable[tuple[str, str]]:
@@ -211,7 +211,8 @@ def _show(path: Path, folder: Path) -> str:
     return f"![{words}]({place.as_posix()})"
 
 
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def format_rows(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Format rows as a table of Markdown."""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
