@@ -22,7 +22,6 @@ LONGER_FILES = {
 LONGER_FUNCTIONS = {
     "a verb of the library: an argument a line, each of them explained": {
         "commands/predict.py predict",
-        "commands/train.py train",
         "explaining/explanation.py explain",
         "exporting/run_export.py export",
         "planning/estimate.py plan",

@@ -184,7 +184,8 @@ def test_a_run_goes_on_from_another_one(mixed, data, tmp_path):
     assert after.train.recipe == "small-data"
     # For another task only the backbone is of use, at the size of the images.
     settings = {"head.box_dim": 32, "head.mask_dim": 16}
-    after = prepared("instance", data, weights=str(first.path), settings=settings).config
+    options = {"head": "mask_rcnn_small", "settings": settings}
+    after = prepared("instance", data, weights=str(first.path), **options).config
     assert after.model.depths == (1, 1, 1)
     assert after.model.img_size != (64, 96)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mimetypes
 import os
 import re
 from itertools import product
@@ -47,7 +48,7 @@ def find_address(path: str | os.PathLike[str]) -> str:
     """Give the address of DATA that is packed; "" for any other.
 
     On the disk: a folder with an index of packed data, a folder of tars alone, and shards with
-    braces (``train-{000..012}.tar``); elsewhere any address.
+    braces (``train-{000..012}.tar``); elsewhere any address but those of images and videos.
 
     Raises:
         DataError: It holds a password or a signature, which would be recorded.
@@ -56,19 +57,28 @@ def find_address(path: str | os.PathLike[str]) -> str:
     found = _ADDRESS.fullmatch(text)
     if found is not None and not os.path.exists(text):
         address = f"{found[1]}://{'/' if found[1] == 'file' else ''}{found[2].rstrip('/')}"
+        if found[1] in _STREAMS or _names_media(address):
+            return ""
         if _SECRETS.search(address):
             message = (
                 f"An address must hold no password or signature, as runs record it, got "
                 f"{redact(address)!r}. Put them into ~/.netrc, or what fsspec reads (FSSPEC_...)."
             )
             raise DataError(message)
-        return "" if found[1] in _STREAMS else address
+        return address
     place = Path(text)
     if place.name == INDEX_NAME and _holds_shards(place.parent):
         place = place.parent
     named = bool(_BRACES.search(place.name)) and place.suffix == ".tar" and not place.exists()
     is_one = bool(text.strip()) and (named or (place.is_dir() and _holds_shards(place)))
     return f"{LOCAL}{place.absolute()}" if is_one else ""
+
+
+def _names_media(address: str) -> bool:
+    """Whether an address is that of an image, a video or a camera."""
+    plain, asks, _ = address.partition("?")
+    kind = (mimetypes.guess_type(plain)[0] or "").partition("/")[0]
+    return kind in ("image", "video") or bool(asks and not names_shards(plain))
 
 
 def _holds_shards(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from muntin.data.archives import read_bytes
 from muntin.data.cache import ImageCache
 from muntin.data.decoding import Decoding, decode_with_facts
 from muntin.data.entry_images import read_pixels
+from muntin.data.transforms import to_shown
 from muntin.data.value_ranges import OWN
 from muntin.drawing.detection_drawing import draw_detection_pair
 from muntin.drawing.layout import Thumbnail, draw_sheet
@@ -79,8 +80,7 @@ def _(
             f"predicted: {classes.names[predicted]} {float(scores[row, predicted]):.2f}",
             "/".join(Path(scored.listing.entries[index].path).parts[-2:]),
         )
-        shown = kept.pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
-        tiles.append(Thumbnail(pixels=shown, lines=lines, good=False))
+        tiles.append(Thumbnail(pixels=to_shown(kept.pixels), lines=lines, good=False))
     if tiles:
         sheet = draw_sheet(tiles, "Worst errors: lowest score of the true class first")
         save_image(sheet, folder / "worst_mistakes.png")

@@ -33,7 +33,6 @@ from muntin.tasks.task_table import find_task
 from muntin.training.arguments import TrainArguments, check_arguments
 from muntin.training.cluster_training import arrange_on
 from muntin.training.distillation import add_teacher, read_answers
-from muntin.training.folds import report_folds, train_folds
 from muntin.training.local_processes import start_processes
 from muntin.training.loop import FitResult, Loop
 from muntin.training.machine import choose_machine
@@ -245,6 +244,8 @@ def _prepare(
 
 
 def _arrange_folds(given: TrainArguments) -> TrainedRun:
+    from muntin.training.folds import report_folds, train_folds
+
     out = Path(given.out or _new_folder(Path(given.data)))
     runs = train_folds(given, out, arrange)
     return TrainedRun(

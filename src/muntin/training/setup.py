@@ -60,10 +60,7 @@ from muntin.training.input_bands import fit_bands, use_measured
 from muntin.training.low_rank import suit_adapters
 from muntin.training.machine import check_attention, resolve_machine, use_available_attention
 from muntin.training.optimization import check_freeze, scaled_learning_rate
-from muntin.training.pretraining_defaults import (
-    choose_objective,
-    pretraining_recipe,
-)
+from muntin.training.pretraining_defaults import choose_objective, pretraining_recipe
 from muntin.training.recompute import checkpoint_blocks
 from muntin.training.request import (
     PreparedRun,
@@ -117,11 +114,11 @@ class _RunBuilder:
         )
         self.train, self.val = self.take(listed)
         if self.extend is not None:
-            extended = extend_listings(self.extend, self.train, self.val)
-            self.train, self.val = self.take(extended)
-        self.measured = MeasuredRange()
-        if self.base is None and self.extend is None:
-            self.measured = choose_range(self.train, self.val, self.data.range)
+            self.train, self.val = self.take(extend_listings(self.extend, self.train, self.val))
+        self.is_new = self.base is None and self.extend is None
+        self.measured = (
+            choose_range(self.train, self.val, self.data.range) if self.is_new else MeasuredRange()
+        )
         measure = measure_instances if self.task.top_down else measure_objects
         self.statistics = measure(self.train) if self.task.dense else None
         self.origin = find_origin(request, self.task)
@@ -252,11 +249,9 @@ class _RunBuilder:
         if isinstance(model, TransformersConfig):
             base = choose_whole_head(self.request.head, base, self.task, model)
         max_objects = 0 if self.statistics is None else self.statistics.max_objects
-        if self.extend is not None:  # whose answers must stay as they are
-            max_objects = 0
         settings = self.settings["head"]
         small = getattr(model, "embed_dim", 0) <= 64
-        known = max_objects if self.base is None else 0
+        known = max_objects if self.is_new else 0  # else answers must stay as they are
         head = self.take(choose_head(self.request.head, base, self.task, small, known, settings))
         # A head that is trained already, or told so, keeps its levels.
         given = (base is not None and not self.request.head) or "neck.finest" in dict(settings)
