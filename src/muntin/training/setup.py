@@ -287,9 +287,7 @@ class _RunBuilder:
         if tuned.residual == "half" and self.machine.precision == "fp32":
             message = "train.residual=half needs precision bf16 or fp16, got fp32. Set it to full."
             raise ConfigError(message)
-        check_sharding(tuned, self.machine)
-        if tuned.shard and self.machine.devices * self.machine.nodes == 1:
-            self.notes.append("train.shard has no effect on one device (--devices)")
+        self.notes += check_sharding(tuned, self.machine)
         tuned = self.take(keep_drop_path(tuned, run.config.model, self.settings["train"]))
         check_freeze(network.backbone, tuned.freeze)
         known = run.config.weights or (self.base and self.base.weights)

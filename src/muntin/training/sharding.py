@@ -34,14 +34,14 @@ from muntin.shapes import Float
 from muntin.train_config import MachineConfig, TrainConfig
 
 
-def check_sharding(train: TrainConfig, machine: MachineConfig) -> None:
-    """Refuse what does not work together with shards.
+def check_sharding(train: TrainConfig, machine: MachineConfig) -> list[str]:
+    """Refuse what does not work together with shards; give notes of what has no effect.
 
     Raises:
         ConfigError: Steps are compiled, the loss is scaled, or the device has no collectives.
     """
     if not train.shard:
-        return
+        return []
     wrong = {
         "machine.compile=off": machine.compile == "on" and "machine.compile=on",
         "precision bf16 or fp32": machine.precision == "fp16" and "fp16",
@@ -51,6 +51,8 @@ def check_sharding(train: TrainConfig, machine: MachineConfig) -> None:
         if got:
             message = f"train.shard=true needs {needed}, got {got}. Change it, or omit train.shard."
             raise ConfigError(message)
+    alone = machine.devices * machine.nodes == 1
+    return ["train.shard has no effect on one device (--devices)"] if alone else []
 
 
 def shard_step(step: TrainingStep) -> None:
