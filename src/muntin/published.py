@@ -328,8 +328,9 @@ def _read_dense(
     report = load_weights(network, source)
     if report.reset:
         message = (
-            f"{source} must have {len(class_names)} classes, but the shapes of "
-            f"{', '.join(report.reset[:2])} differ. Pass the class names with --classes."
+            f"{source} must have {len(class_names)} classes, as many as named, but the "
+            f"shapes of {', '.join(report.reset[:2])} are for another number. Name all its "
+            f"classes with --classes."
         )
         raise ConfigError(message)
     preprocessing = _preprocessing(task, entry, network.head.config)

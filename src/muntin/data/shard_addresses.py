@@ -51,7 +51,8 @@ def find_address(path: str | os.PathLike[str]) -> str:
     braces (``train-{000..012}.tar``); elsewhere any address but those of images and videos.
 
     Raises:
-        DataError: It holds a password or a signature, which would be recorded.
+        DataError: It holds a password or a signature, which would be recorded; or packed data lacks
+            its index.
     """
     text = os.fspath(path)
     found = _ADDRESS.fullmatch(text)
@@ -78,7 +79,8 @@ def _names_media(address: str) -> bool:
     """Whether an address is that of an image, a video or a camera."""
     plain, asks, _ = address.partition("?")
     kind = (mimetypes.guess_type(plain)[0] or "").partition("/")[0]
-    return kind in ("image", "video") or bool(asks and not names_shards(plain))
+    asked = bool(asks) and plain.startswith("http") and not names_shards(plain)
+    return asked or kind in ("image", "video")
 
 
 def _holds_shards(folder: Path) -> bool:
@@ -88,6 +90,12 @@ def _holds_shards(folder: Path) -> bool:
                 return b'"muntin-shards"' in file.read(200)
         with os.scandir(folder) as found:
             names = [one.name for one in found if not one.name.startswith(".")]
+        if "index.bin" in names and any(name.endswith(".tar") for name in names):
+            message = (
+                f"{str(folder)!r} must hold {INDEX_NAME} beside index.bin and its shards, as "
+                f"muntin pack wrote it. Copy it, or remove index.bin to read the tars alone."
+            )
+            raise DataError(message)
         return any(name.endswith(".tar") for name in names) and all(
             name.endswith((".tar", *_BESIDE)) for name in names
         )

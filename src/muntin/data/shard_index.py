@@ -266,7 +266,8 @@ def parse_head(data: bytes, where: str) -> Head:
             FORMAT,
             1,
         ):
-            message = f"no index of format {FORMAT!r}, version 1"
+            found = values.get("version") if isinstance(values, dict) else None
+            message = f"an index of format {FORMAT!r}, version {found!r}, where version 1 is read"
             raise ValueError(message)
         head = from_dict(Head, values, where=where)
         if head.classes.names:

@@ -104,10 +104,11 @@ class _TransformersHead(Head):
 
     def _size_error(self, images: Tensor, cause: str) -> ShapeError:
         high, wide = images.shape[2:]
-        wanted = f"{self.window[0]} x {self.window[1]} pixels" if self.window else "of another size"
+        wanted = f"{self.window[0]} x {self.window[1]} pixels" if self.window else "larger"
         message = (
             f"images for {TRANSFORMERS}{self._made_with[0]} must be {wanted}, got {high} x {wide}: "
-            f"{cause.rstrip('.')}. Set --img-size to a size that the model supports."
+            f"{cause.rstrip('.')}. Set --img-size to that of the model, or larger: small images "
+            f"have fewer cells than some models have queries."
         )
         return ShapeError(message)
 

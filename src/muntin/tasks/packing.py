@@ -61,12 +61,10 @@ def pack(
         RunError: `out` cannot be written.
     """
     size = parse_amount(str(shard_size), "--shard-size")
-    if size < _SMALLEST or workers < 0:
-        message = (
-            f"--shard-size must be at least {_SMALLEST} bytes and --workers at least 0, got "
-            f"{size} and {workers}."
-        )
-        raise ConfigError(message)
+    for name, least, got in (("--shard-size", _SMALLEST, size), ("--workers", 0, workers)):
+        if got < least:
+            message = f"{name} must be at least {least}, got {got}."
+            raise ConfigError(message)
     if "://" in str(out):
         message = f"OUT must be a folder, got {str(out)!r}. Pack to a folder, and copy that there."
         raise DataError(message)
