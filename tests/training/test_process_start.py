@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from muntin.runs import read_journal
+from muntin.synthetic.datasets import write_maps
 from tests.small import MODEL, SETTINGS, write_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +76,20 @@ def test_a_script_needs_no_guard(data, env, tmp_path):
     last = done.stdout.strip().splitlines()[-1]
     assert last.startswith("DataError ")
     assert "data.strict=true makes this an error" in last
+
+
+def test_started_processes_load_images_that_they_share(env, tmp_path):
+    """By workers: images of several sizes are not in one tensor, which classification has."""
+    maps = write_maps(tmp_path / "maps", num_train=6, num_val=2, size=(48, 64))
+    options = ["--epochs", "1", "--devices", "2", "--set", "machine.workers=1"]
+    command = [*words(maps, tmp_path / "run"), *options, "--model", "swin_nano"]
+    command[command.index("classify")], command[command.index("16")] = "semantic", "64"
+    done = run([sys.executable, *command], env)
+    assert done.returncode == 0, done.stderr
+    alone = [*command, "--devices", "1", "--out", str(tmp_path / "alone")]
+    assert run([sys.executable, *alone], env).returncode == 0
+    (one,), (two,) = read_journal(tmp_path / "alone"), read_journal(tmp_path / "run")
+    assert two["train_loss"] == pytest.approx(one["train_loss"], abs=1e-4)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -258,6 +258,11 @@ def test_the_environment_is_recognised(monkeypatch, variables, place):
         ({}, {"nodes": 3}, "--nodes .*2, got 3"),
         ({"RANK": "first"}, {}, "RANK .*'first'"),
         ({"WORLD_SIZE": "7"}, {}, "got 7 on 2"),
+        (
+            {"TORCHELASTIC_RUN_ID": None, "MASTER_ADDR": "a", "LOCAL_WORLD_SIZE": ""},
+            {},
+            "LOCAL_WORLD_SIZE",
+        ),
         ({"TORCHELASTIC_RUN_ID": None}, {"nodes": 2, "devices": 4}, "--nnodes=2 .*node=4"),
     ],
 )

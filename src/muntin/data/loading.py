@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
@@ -252,6 +253,8 @@ def _run_workers(images: _Images, keys: Iterator[list[_Key]], workers: int) -> I
         collate_fn=collate,
         prefetch_factor=2 if workers else None,
         worker_init_fn=_leave_signals,
+        # Spawned processes would spawn theirs, which cannot have the images that all share.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
     others = set(multiprocessing.active_children())
     loaded = iter(loader)

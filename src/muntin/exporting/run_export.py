@@ -88,8 +88,7 @@ def export(
         format: "onnx", "openvino" (.xml and .bin) or "torch" (.pt2 of torch.export).
         precision: "fp32", "bf16" (computation; openvino and torch) or "int8" (onnx and openvino).
         img_size: (height, width) in pixels; default: that of the run.
-        weights: For a zoo model: "auto" for published ones where they can be had, else fresh ones,
-            and `say` tells which; "none" or None for fresh ones; or a source, as in `load_weights`.
+        weights: For a zoo model: "auto" (published, else fresh; `say` tells), "none", or a source.
         data: Labelled images. Required for int8, which calibrates on the training split and
             measures its loss on the test or validation split; otherwise used for verification.
         max_loss: int8 only: allowed drop of the metric in percentage points.
@@ -106,8 +105,9 @@ def export(
     kind = FORMATS.get(format)
     if kind is None:
         raise UsageError(unknown_name("format", format, FORMATS))
-    given = "" if weights in _NO_FILE else str(weights)
-    path = _target(Path(out), kind, (given, data), force=force)
+    path = _target(
+        Path(out), kind, ("" if weights in _NO_FILE else str(weights), data), force=force
+    )
     _check_precision(kind, precision, data)
     packages = (*kind.packages, *kind.readers, *(("nncf",) if precision == "int8" else ()))
     require(packages, f"exporting to {format}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.strategy import Strategy
@@ -129,6 +130,8 @@ def build_fabric(
             num_nodes=nodes,
             strategy=strategy or "auto",
             precision=_PRECISIONS[machine.precision],
+            # Of one process: what SLURM says of others is for those that it starts.
+            plugins=[] if devices * nodes > 1 else [LightningEnvironment()],
         )
     finally:
         log.setLevel(level)

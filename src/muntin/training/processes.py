@@ -29,7 +29,15 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from muntin import collectives
 from muntin._version import __version__
-from muntin.errors import ConfigError, MuntinError, TrainingError, plural, quote, shorten
+from muntin.errors import (
+    ConfigError,
+    MuntinError,
+    TrainingError,
+    first_line,
+    plural,
+    quote,
+    shorten,
+)
 from muntin.run_config import RunConfig
 from muntin.samples import Listing
 from muntin.train_config import MachineConfig
@@ -156,7 +164,8 @@ def find_place(devices: int = 0, nodes: int = 0) -> Place:
     Raises:
         ConfigError: The environment has other processes than those asked for, or none of the nodes.
     """
-    if TorchElasticEnvironment.detect():
+    by_hand = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+    if TorchElasticEnvironment.detect() or (by_hand and os.environ["WORLD_SIZE"] != "1"):
         place = _read_torchrun(os.environ)
     elif "SLURM_STEP_NUM_TASKS" in os.environ and SLURMEnvironment.detect():
         place = _read_slurm(os.environ)
@@ -250,12 +259,21 @@ def joined(place: Place, machine: MachineConfig) -> Iterator[None]:
     # Before the group is made, which takes the current device.
     if machine.device == "cuda":
         torch.cuda.set_device(place.local_rank)
-    dist.init_process_group(
-        backend_of(machine.device),
-        rank=place.rank,
-        world_size=place.world,
-        timeout=timedelta(seconds=machine.timeout_s),
-    )
+    try:
+        dist.init_process_group(
+            backend_of(machine.device),
+            rank=place.rank,
+            world_size=place.world,
+            timeout=timedelta(seconds=machine.timeout_s),
+        )
+    except (dist.DistError, ValueError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        message = (
+            f"all {place.world} processes must meet at {where} within {machine.timeout_s:g} s "
+            f"(machine.timeout_s), got rank {place.rank} alone: {first_line(error)} Start all of "
+            f"them, and give all the same address (MASTER_ADDR, MASTER_PORT)."
+        )
+        raise ProcessError(message) from error
     try:
         collectives.open_group()
         yield

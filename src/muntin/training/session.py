@@ -159,8 +159,7 @@ def train(
         pictures: Whether to draw into the ``pictures`` of the run.
         started: The `time.monotonic` that a time limit counts from; 0 = now.
         teacher: Run folder or published model to learn from too (`run_config.DistillConfig`).
-        nodes: Number of machines, on each of which torchrun or SLURM has started processes; 0 = as
-            many as these have.
+        nodes: Number of machines where torchrun or SLURM has started processes; 0 = theirs.
         on: "ray", or the address of a cluster such as "ray://head:10001", which starts them.
         extend: Run folder to add the classes of `data` to (`training.extension`).
         folds: Train so many runs, each validated on another part (`training.folds`); 0 = one run.
