@@ -105,9 +105,7 @@ def export(
     kind = FORMATS.get(format)
     if kind is None:
         raise UsageError(unknown_name("format", format, FORMATS))
-    path = _target(
-        Path(out), kind, ("" if weights in _NO_FILE else str(weights), data), force=force
-    )
+    path = _target(Path(out), kind, (weights, data), force=force)
     _check_precision(kind, precision, data)
     packages = (*kind.packages, *kind.readers, *(("nncf",) if precision == "int8" else ()))
     require(packages, f"exporting to {format}")
@@ -194,7 +192,7 @@ class _Exporter:
             return self.compare(path, other, None)
 
 
-def _target(path: Path, kind: Format, given: Sequence[Path | str], *, force: bool) -> Path:
+def _target(path: Path, kind: Format, given: Sequence[Path | str | None], *, force: bool) -> Path:
     if path.is_dir():
         message = f"OUT must be a file, got the folder {path}. Name a file in it."
         raise RunError(message)
@@ -207,7 +205,8 @@ def _target(path: Path, kind: Format, given: Sequence[Path | str], *, force: boo
             raise ConfigError(message)
         path = path.with_name(path.name + kind.suffix)
     written = [path, path.with_suffix(".bin")] if kind.suffix == ".xml" else [path]
-    refuse_existing(written, given, option="OUT", force=force)
+    files = ["" if one in _NO_FILE else str(one) for one in given]
+    refuse_existing(written, files, option="OUT", force=force)
     return path
 
 
