@@ -9,8 +9,10 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from muntin.collectives import gather_objects
 from muntin.data.cache import ImageCache
@@ -76,6 +78,21 @@ def test_processes_see_what_one_sees(tmp_path):
     few = write_listing(tmp_path / "few", 1, 16)
     alone = digests(few, pre, shared=False)
     assert [one.value for one in train_forked(3, lambda: digests_together(few, pre))] == 3 * [alone]
+
+
+def test_processes_keep_deep_images_as_one_does(tmp_path):
+    listing = write_listing(tmp_path / "deep", 5, 16)
+    for entry in listing.entries:
+        values = np.random.default_rng(0).integers(2**16, size=(16, 16), dtype=np.uint16)
+        Image.fromarray(values).save(tmp_path / "deep" / entry.path)
+    pre = Preprocessing(
+        img_size=(16, 16), fit="center_crop", mean=(0.5,), std=(0.25,), interpolation="bilinear",
+        in_chans=1, value_range=(0.0, 65535.0), bits=16,
+    )  # fmt: skip
+    alone = digests(listing, pre, shared=False)
+    assert np.shape(alone[1]) == (5, 1, 16, 16)
+    for outcome in train_forked(2, lambda: digests_together(listing, pre)):
+        assert outcome.value == alone
 
 
 def shares(listing, pre) -> int:

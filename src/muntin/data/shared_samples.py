@@ -26,6 +26,9 @@ from muntin.devices import release_memory
 
 _ALIGN = 64
 
+_Kind = tuple[torch.Size, torch.dtype]
+"""Of the pixels of an image."""
+
 Read = Callable[[int], Sample | None]
 
 
@@ -143,20 +146,21 @@ def share_samples(count: int, read: Read, *, stack: bool) -> SharedSamples | Non
     held: list[Sample | None] = []
     arena = _Memory()
 
-    def decode() -> set[torch.Size]:
-        shapes: set[torch.Size] = set()
+    def decode() -> set[_Kind]:
+        kinds: set[_Kind] = set()
         with ThreadPoolExecutor(2) as pool:
             for row, sample in enumerate(pool.map(read, own, chunksize=64)):
                 if stack:
                     held.append(sample)
-                    shapes |= set() if sample is None else {sample.pixels.shape}
+                    if sample is not None:
+                        kinds.add((sample.pixels.shape, sample.pixels.dtype))
                 else:
                     places[row] = rank, *arena.add(sample)
-        return shapes
+        return kinds
 
     try:
-        shapes = set[torch.Size]().union(*agree(decode))
-        stacked = _stack(shapes.pop(), held, own, count) if len(shapes) == 1 else None
+        kinds = set[_Kind]().union(*agree(decode))
+        stacked = _stack(kinds.pop(), held, own, count) if len(kinds) == 1 else None
         for row, sample in enumerate(held):
             if sample is not None and stacked is not None:
                 sample = sample._replace(pixels=sample.pixels[:0])
@@ -175,9 +179,10 @@ def share_samples(count: int, read: Read, *, stack: bool) -> SharedSamples | Non
     return SharedSamples([each for each in memories if each is not None], rows, stacked)
 
 
-def _stack(shape: torch.Size, held: list[Sample | None], own: range, count: int) -> Tensor | None:
+def _stack(kind: _Kind, held: list[Sample | None], own: range, count: int) -> Tensor | None:
     """The pixels of all images, of which this process writes its own."""
-    length = shape.numel()
+    shape, dtype = kind
+    length = shape.numel() * dtype.itemsize
     arena = _Memory(count * length) if own.start == 0 else None
     try:
         owner = gather_machine((os.getpid(), -1 if arena is None else arena.descriptor))[0]
@@ -192,8 +197,7 @@ def _stack(shape: torch.Size, held: list[Sample | None], own: range, count: int)
     finally:
         if arena is not None:
             os.close(arena.descriptor)
-    array = np.frombuffer(memory, np.uint8, count * length)
-    return torch.from_numpy(array).view(count, *shape)
+    return torch.frombuffer(memory, dtype=dtype, count=count * shape.numel()).view(count, *shape)
 
 
 def _map(descriptor: int | None, length: int) -> mmap.mmap | None:
