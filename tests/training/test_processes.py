@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 import muntin
 from muntin.errors import ConfigError
 from muntin.runs import read_journal
 from muntin.synthetic.datasets import write_coco, write_frames, write_maps
 from muntin.training import processes
-from muntin.training.processes import find_place
+from muntin.training.processes import Place, find_place
 from tests.detectors import (
     BODY,
     BODY_SETTINGS,
@@ -274,3 +275,17 @@ def test_contradictions_are_refused(monkeypatch, changed, asked, named):
             monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=named):
         find_place(**asked)
+
+
+def test_threads_are_shared_once(monkeypatch):
+    # As of a script under SLURM that trains twice, where nobody says how many there are.
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(8)
+    try:
+        for _ in range(2):
+            with processes._sharing_threads(Place(local_world=4)):
+                seen.append(torch.get_num_threads())
+        assert (seen, torch.get_num_threads()) == ([2, 2], 8)
+    finally:
+        torch.set_num_threads(before)

@@ -287,10 +287,7 @@ def take_part(place: Place, config: RunConfig, work: Callable[[Fabric], Value]) 
     `config` is that of the run, the same everywhere; its machine has no "auto".
     """
     machine = config.machine
-    if "OMP_NUM_THREADS" not in os.environ:
-        # One thread pool per process: together they must not use more threads than cores.
-        torch.set_num_threads(max(1, torch.get_num_threads() // place.local_world))
-    with joined(place, machine):
+    with _sharing_threads(place), joined(place, machine):
         fabric = build_fabric(machine, place.local_world, nodes=place.nodes)
         if place.world > 1:
             fabric.launch()
@@ -298,6 +295,18 @@ def take_part(place: Place, config: RunConfig, work: Callable[[Fabric], Value]) 
             # Of tables that are transposed: no error, as it says.
             warnings.filterwarnings("ignore", "Grad strides do not match")
             return work(fabric)
+
+
+@contextlib.contextmanager
+def _sharing_threads(place: Place) -> Iterator[None]:
+    """Context in which the processes of a machine together use no more threads than cores."""
+    before = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, before // place.local_world))
+    try:
+        yield
+    finally:  # a process may take part again
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
