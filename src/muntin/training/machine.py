@@ -13,7 +13,6 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.strategy import Strategy
 from torch.nn.parallel import DistributedDataParallel
 
 from muntin.configs import from_dict, replace, to_dict
@@ -100,19 +99,17 @@ def use_available_attention(model: BackboneConfig, device: str) -> Choice[Backbo
     return Choice(free, (f'attention "auto" instead of "fused" as in the run: {missing}',))
 
 
-def build_fabric(
-    machine: MachineConfig, devices: int, *, nodes: int = 1, strategy: Strategy | None = None
-) -> Fabric:
+def build_fabric(machine: MachineConfig, devices: int, *, nodes: int = 1) -> Fabric:
     """Build what places tensors on devices and synchronises them; `machine` has no "auto".
 
     Of several processes, each builds its own, once it knows the others (`processes.joined`).
-    `strategy` is how they share the work, DDP if left out.
     """
     # Silences a line about the precision, which the notes of a run already name.
     log = logging.getLogger("lightning_fabric")
     level = log.level
     log.setLevel(logging.WARNING)
-    if strategy is None and devices * nodes > 1:
+    strategy: str | DDPStrategy = "auto"
+    if devices * nodes > 1:
         # Buffers are equal in all processes: batch norms see the whole batch. Renamed in 2.14.
         known = inspect.signature(DistributedDataParallel).parameters
         sync = {"forward_sync_buffers", "broadcast_buffers"} & set(known)
@@ -128,7 +125,7 @@ def build_fabric(
             accelerator=machine.device,
             devices=devices,
             num_nodes=nodes,
-            strategy=strategy or "auto",
+            strategy=strategy,
             precision=_PRECISIONS[machine.precision],
             # Of one process: what SLURM says of others is for those that it starts.
             plugins=[] if devices * nodes > 1 else [LightningEnvironment()],
