@@ -341,12 +341,12 @@ def check_versions() -> None:
 def check_data(listings: Sequence[Listing]) -> None:
     """Refuse processes that find other files than the first one under the same names.
 
-    Sizes of at most `_FILES` files are compared, spread evenly over the listings.
+    Sizes of at most `_FILES` files of each listing are compared, spread evenly over it.
     """
     sizes: dict[str, object] = {}
     for listing in listings:
         source = Path(listing.source)
-        for entry in listing.entries[:: max(1, len(listing) // _FILES)]:
+        for entry in listing.entries[:: max(1, -(-len(listing) // _FILES))]:
             place = source / entry.path if source.is_dir() else source
             sizes[str(place)] = place.stat().st_size if place.is_file() else None
     _compare("data", sizes, "Give all machines the same files (see muntin check).")
