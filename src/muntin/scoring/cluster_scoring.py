@@ -21,13 +21,7 @@ from muntin.errors import ClusterError, MuntinWarning
 from muntin.prediction.from_run import find_threshold, load
 from muntin.runs import Run
 from muntin.samples import Listing
-from muntin.scoring.evaluator import (
-    Outputs,
-    Scored,
-    compute_figures,
-    join_outputs,
-    run_beside_truth,
-)
+from muntin.scoring.evaluator import Outputs, Scored, compute_figures, run_beside_truth
 
 
 class _Read(NamedTuple):
@@ -77,7 +71,7 @@ def score_on(
         store.unreadable |= found[1]
     store.refuse_unreadable()
     store.warn()
-    scored = compute_figures([join_outputs(parts)], run.task, run.classes, listing)
+    scored = compute_figures(parts, run.task, run.classes, listing)
     threshold = find_threshold(run).score if run.task.detects else 0.0
     return replace(scored, threshold=threshold)
 
