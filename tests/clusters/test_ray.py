@@ -104,6 +104,8 @@ def test_what_is_no_work_for_a_cluster(run, images):
             predictor.stream(inputs, **options)
     with pytest.raises(ConfigError, match="auto"):
         load(run, on="ray", engine="auto")
+    with pytest.raises(ConfigError, match="batch_size"):
+        load(run, on="ray", batch_size=0)
     with pytest.raises(ConfigError):
         predictor.prepare([first])
     with pytest.raises(ConfigError, match="detector"):

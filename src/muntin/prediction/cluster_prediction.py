@@ -13,12 +13,10 @@ from torch import nn
 
 from muntin.clusters.ray_cluster import check_address
 from muntin.clusters.ray_stages import Failed, Stage, run_stages
-from muntin.data.batches import evaluation_batch
 from muntin.errors import ConfigError, MuntinWarning, plural
 from muntin.prediction.batch import ImageLike, PreparedBatch, expand_places
 from muntin.prediction.predictor import Predictor, check_options
 from muntin.prediction.video import VIDEO_SUFFIXES
-from muntin.results import DEFAULT_SCORE_THRESHOLD
 from muntin.runs import Run
 
 Load = Callable[..., Predictor]
@@ -44,11 +42,7 @@ class ClusterPredictor(Predictor):
         self, on: str, run: Run, load: Load, batch_size: int, device: str, detector: str
     ) -> None:
         self.on = check_address(on)
-        self.task, self.classes, self.preprocessing = run.task, run.classes, run.preprocessing
-        self.batch_size = evaluation_batch(run.preprocessing, batch_size)
-        if not run.task.dense:
-            self.batch_size = batch_size
-        self.threshold = DEFAULT_SCORE_THRESHOLD if run.task.detects else 0.0
+        self._describe(run.task, run.classes, run.preprocessing, batch_size)
         self._run, self._load, self._to, self._detector = run, load, device, detector
 
     def stream(
