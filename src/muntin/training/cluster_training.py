@@ -39,7 +39,8 @@ def arrange_on(given: TrainArguments, out: Path, arrange: Arrange) -> Any:  # no
     timeout_s = MachineConfig().timeout_s
     with contextlib.suppress(ValueError):  # which the processes refuse
         timeout_s = float(str((given.settings or {}).get("machine.timeout_s", timeout_s)))
-    places = (str(place) for place in (given.data, given.val, given.teacher) if place)
+    read = (given.data, given.val, given.teacher, given.extend, given.weights, given.config)
+    places = (str(place) for place in read if place and isinstance(place, str | Path))
     processes = Processes(
         partial(_arrange_there, given=settled, arrange=arrange),
         max(given.devices, 1) * max(given.nodes, 1),
