@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -16,7 +17,7 @@ import muntin
 from muntin.errors import ConfigError
 from muntin.runs import read_journal
 from muntin.synthetic.datasets import write_coco, write_frames, write_maps
-from muntin.training import processes
+from muntin.training import local_processes, processes
 from muntin.training.processes import Place, find_place
 from tests.detectors import (
     BODY,
@@ -289,3 +290,29 @@ def test_threads_are_shared_once(monkeypatch):
         assert (seen, torch.get_num_threads()) == ([2, 2], 8)
     finally:
         torch.set_num_threads(before)
+
+
+class TwoWordError(Exception):
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} {other}")
+
+
+class Unreadable:
+    def __reduce__(self):
+        return fail, ()
+
+
+def fail():
+    raise TwoWordError("no", "luck")
+
+
+def test_an_error_that_cannot_be_made_again_is_told(monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.setenv("MASTER_ADDR", "")
+    mine, theirs = multiprocessing.Pipe()
+    mine.send(Unreadable())
+    local_processes._run(Place(), 1, theirs, torch.are_deterministic_algorithms_enabled())
+    assert "no luck" in str(mine.recv().error)
+    # Who would hear it has ended: no traceback follows.
+    mine.close()
+    local_processes._run(Place(), 1, theirs, torch.are_deterministic_algorithms_enabled())

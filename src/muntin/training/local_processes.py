@@ -169,9 +169,12 @@ def _run(place: Place, port: int, pipe: Connection, exact: bool) -> None:
     # Of the others nobody asks for the value, which may be large.
     value = told.value if not place.rank else None
     try:
-        pipe.send(told._replace(value=value))
-    except Exception:  # an error that cannot be pickled
-        pipe.send(_Result(error=RuntimeError(told.trace), trace=told.trace))
+        sent = pickle.dumps(told._replace(value=value))
+        pickle.loads(sent)
+    except Exception:  # an error that cannot be pickled, or not be made again
+        sent = pickle.dumps(_Result(error=RuntimeError(told.trace), trace=told.trace))
+    with contextlib.suppress(OSError):  # who started this one has ended
+        pipe.send_bytes(sent)
 
 
 def _follow_parent() -> None:
