@@ -163,8 +163,9 @@ def _decode(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageIn
 
 def _decode_bands(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageInfo]:
     """Decode a TIFF of more than three bands; what is missing is 0."""
-    values, found = read_bands(data), count_bands(data)
-    if values is None or found != how.bands:
+    found = count_bands(data)
+    values = read_tiff(data, bands=found) if found == how.bands else None
+    if values is None:
         message = (
             f"{where!r} must be a TIFF of {how.bands} bands that lies upright, as the others, got "
             f"{'one' if found == how.bands else f'{found} bands'} that is not. Convert it or "
@@ -249,17 +250,7 @@ def open_image(
     value_range = reading.value_range
     how = Decoding(value_range=value_range, bands=reading.bands, bits=reading.bits)
     if isinstance(image, str | Path):
-        try:
-            packed = read_packed(image)
-            data = read_regular(image) if packed is None else packed
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            message = (
-                f"There must be an image file at {str(image)!r}, got: {reason}. "
-                f"{where_to_look(image, 'a file')}"
-            )
-            raise DataError(message) from error
-        pixels, facts = decode_with_facts(data, where=str(image), how=how)
+        pixels, facts = decode_with_facts(read_image(image), where=str(image), how=how)
         if facts.several:  # the same text each time: it is shown once
             warnings.warn(FIRST_PAGE, MuntinWarning, stacklevel=3)
         if facts.outside > _MOST:
@@ -289,6 +280,24 @@ def open_image(
         f"got {type(image).__name__}. Convert it to one of these."
     )
     raise DataError(message)
+
+
+def read_image(path: str | Path) -> bytes:
+    """Read the file of an image, which may lie in an open packed data set.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        packed = read_packed(path)
+        return read_regular(path) if packed is None else packed
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = (
+            f"There must be an image file at {str(path)!r}, got: {reason}. "
+            f"{where_to_look(path, 'a file')}"
+        )
+        raise DataError(message) from error
 
 
 def _from_array(image: np.ndarray, how: Decoding) -> np.ndarray:
