@@ -198,7 +198,7 @@ def test_drawings_choose_bands_of_packed_images(tmp_path):
     path = listing.entries[0].path
     shown = open_bands(out / path, (4, 1, 2))
     assert (shown == open_bands(folder / path, (4, 1, 2))).all()
-    with pytest.raises(DataError, match="There must be an image file at"):
+    with pytest.raises(DataError):
         open_bands(tmp_path / "none.tif", (1,))
 
 

@@ -187,11 +187,12 @@ def _take_values(
 def _to_pixels(values: np.ndarray, how: Decoding, mode: str = "") -> np.ndarray:
     """Give (H, W, bands), where grey has three equal ones, of values as stored."""
     unset, deep = how.value_range == UNSET, values.dtype != np.uint8
+    pixels = values
     if deep and how.bits == 16:
         pixels = scale_values(values, OWN if unset else how.value_range)
     elif deep and not unset:
         pixels = apply_range(values, how.value_range)
-    else:
+    elif deep:
         pixels = apply_type_rule(values, is_16_bit=mode.startswith("I;16"))
     pixels = pixels.astype(np.float32 if how.bits == 16 else np.uint8, copy=False)
     pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
@@ -321,7 +322,8 @@ def _from_array(image: np.ndarray, how: Decoding) -> np.ndarray:
     pixels = image.reshape(*image.shape[:2], channels)[..., : how.bands]
     if ready:
         return np.array(pixels)
-    return np.array(_to_pixels(pixels[..., 0] if channels == 1 else pixels, how))
+    found = _to_pixels(pixels[..., 0] if channels == 1 else pixels, how)
+    return found.copy() if np.may_share_memory(found, image) else found
 
 
 def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, ImageInfo]:  # noqa: ANN401
