@@ -22,6 +22,11 @@ PARTIAL = ".muntin-partial-"
 """How the names of files begin that are being written."""
 
 
+def cache_home() -> Path:
+    """Give the folder of what is kept between calls, and may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "muntin"
+
+
 def format_json(values: Any, *, allow_nan: bool = False) -> str:  # noqa: ANN401 (whatever JSON can hold)
     """Format a JSON document, with characters of every language as themselves.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import muntin
 from muntin.data.band_selection import open_bands
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.decoding import Decoding, decode_with_facts, open_image
@@ -188,6 +189,17 @@ def test_drawings_show_chosen_bands():
         with pytest.raises(ConfigError, match="from 1 to 5"):
             open_bands(tiff(values), wrong)
     assert to_shown(torch.full((5, 2, 2), 99.6)).tolist() == [[[100] * 3] * 2] * 2
+
+
+def test_drawings_choose_bands_of_packed_images(tmp_path):
+    folder, out = write_bands(tmp_path / "set", each=1), tmp_path / "packed"
+    muntin.pack("classify", folder, out)
+    listing = list_classify(out).train
+    path = listing.entries[0].path
+    shown = open_bands(out / path, (4, 1, 2))
+    assert (shown == open_bands(folder / path, (4, 1, 2))).all()
+    with pytest.raises(DataError):
+        open_bands(tmp_path / "none.tif", (1,))
 
 
 def dicom(values: np.ndarray, **tags) -> bytes:

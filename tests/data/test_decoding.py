@@ -318,3 +318,17 @@ def test_large_images_are_opened_without_a_word(monkeypatch, tmp_path: Path):
         assert read_size(str(tmp_path), "a.png") == (20, 30)
         assert read_values(data, where="a.png", kind="index").shape == (20, 30)
         assert limit == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("channels", [0, 1, 3, 4])
+def test_arrays_are_never_viewed(channels):
+    sides = (4, 5, channels) if channels else (4, 5)
+    given = np.arange(np.prod(sides), dtype=np.uint8).reshape(sides)
+    given.flags.writeable = False
+    found = open_image(given)
+    grey = channels in (0, 1)
+    assert (found == (given.reshape(4, 5, 1) if grey else given[..., :3])).all()
+    assert found.shape == (4, 5, 3)
+    assert found.flags.writeable
+    assert found.flags.c_contiguous
+    assert not np.shares_memory(found, given)

@@ -62,6 +62,17 @@ def test_parts_cover_the_canvas_once(size):
         assert (seen == 1).all()
 
 
+def test_a_mosaic_keeps_values_between_the_256_levels():
+    parts = [(0, 0, 2, 2), (0, 2, 2, 2), (2, 0, 2, 2), (2, 2, 2, 2)]
+    samples = [image((2, 2), [], value=0) for _ in parts]
+    samples = [
+        each._replace(pixels=torch.full((3, 2, 2), n + 0.25)) for n, each in enumerate(samples)
+    ]
+    joined = join_mosaic(samples, parts, (4, 4), (7, 7, 7))
+    assert joined.pixels.dtype == torch.float32
+    assert joined.pixels[0, ::2, ::2].tolist() == [[0.25, 1.25], [2.25, 3.25]]
+
+
 def test_a_mosaic_meets_at_the_common_corner():
     parts = [(0, 0, 20, 24), (0, 24, 20, 40), (20, 0, 20, 24), (20, 24, 20, 40)]
     sizes = [(20, 24), (10, 40), (20, 12), (5, 6)]  # some smaller than their part

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from muntin.data.decoding import open_image
+from muntin.data.decoding import open_image, read_image
 from muntin.data.deep_images import count_bands, read_bands
 from muntin.data.value_ranges import OWN, apply_range
 from muntin.errors import ConfigError
 from muntin.shapes import UInt8
-from muntin.untrusted import read_regular
 
 
 def open_bands(image: Any, bands: Sequence[int] = ()) -> UInt8[np.ndarray, "H W 3"]:  # noqa: ANN401
@@ -32,7 +31,7 @@ def open_bands(image: Any, bands: Sequence[int] = ()) -> UInt8[np.ndarray, "H W 
         return open_image(image)
     values = image if isinstance(image, np.ndarray) else None
     if isinstance(image, str | Path | bytes):
-        data = image if isinstance(image, bytes) else read_regular(image)
+        data = image if isinstance(image, bytes) else read_image(image)
         values = read_bands(data) if count_bands(data) > 3 else None
     values = open_image(image) if values is None or values.ndim == 2 else values
     count = values.shape[2]

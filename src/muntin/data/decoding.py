@@ -163,8 +163,9 @@ def _decode(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageIn
 
 def _decode_bands(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageInfo]:
     """Decode a TIFF of more than three bands; what is missing is 0."""
-    values, found = read_bands(data), count_bands(data)
-    if values is None or found != how.bands:
+    found = count_bands(data)
+    values = read_tiff(data, bands=found) if found == how.bands else None
+    if values is None:
         message = (
             f"{where!r} must be a TIFF of {how.bands} bands that lies upright, as the others, got "
             f"{'one' if found == how.bands else f'{found} bands'} that is not. Convert it or "
@@ -186,11 +187,12 @@ def _take_values(
 def _to_pixels(values: np.ndarray, how: Decoding, mode: str = "") -> np.ndarray:
     """Give (H, W, bands), where grey has three equal ones, of values as stored."""
     unset, deep = how.value_range == UNSET, values.dtype != np.uint8
+    pixels = values
     if deep and how.bits == 16:
         pixels = scale_values(values, OWN if unset else how.value_range)
     elif deep and not unset:
         pixels = apply_range(values, how.value_range)
-    else:
+    elif deep:
         pixels = apply_type_rule(values, is_16_bit=mode.startswith("I;16"))
     pixels = pixels.astype(np.float32 if how.bits == 16 else np.uint8, copy=False)
     pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
@@ -249,17 +251,7 @@ def open_image(
     value_range = reading.value_range
     how = Decoding(value_range=value_range, bands=reading.bands, bits=reading.bits)
     if isinstance(image, str | Path):
-        try:
-            packed = read_packed(image)
-            data = read_regular(image) if packed is None else packed
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            message = (
-                f"There must be an image file at {str(image)!r}, got: {reason}. "
-                f"{where_to_look(image, 'a file')}"
-            )
-            raise DataError(message) from error
-        pixels, facts = decode_with_facts(data, where=str(image), how=how)
+        pixels, facts = decode_with_facts(read_image(image), where=str(image), how=how)
         if facts.several:  # the same text each time: it is shown once
             warnings.warn(FIRST_PAGE, MuntinWarning, stacklevel=3)
         if facts.outside > _MOST:
@@ -291,6 +283,24 @@ def open_image(
     raise DataError(message)
 
 
+def read_image(path: str | Path) -> bytes:
+    """Read the file of an image, which may lie in an open packed data set.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        packed = read_packed(path)
+        return read_regular(path) if packed is None else packed
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = (
+            f"There must be an image file at {str(path)!r}, got: {reason}. "
+            f"{where_to_look(path, 'a file')}"
+        )
+        raise DataError(message) from error
+
+
 def _from_array(image: np.ndarray, how: Decoding) -> np.ndarray:
     channels, value_range = image.shape[2] if image.ndim == 3 else 1, how.value_range
     deep = value_range not in (UNSET, OWN) and image.dtype != np.uint8 and image.dtype.kind in "iuf"
@@ -312,7 +322,8 @@ def _from_array(image: np.ndarray, how: Decoding) -> np.ndarray:
     pixels = image.reshape(*image.shape[:2], channels)[..., : how.bands]
     if ready:
         return np.array(pixels)
-    return np.array(_to_pixels(pixels[..., 0] if channels == 1 else pixels, how))
+    found = _to_pixels(pixels[..., 0] if channels == 1 else pixels, how)
+    return found.copy() if np.may_share_memory(found, image) else found
 
 
 def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, ImageInfo]:  # noqa: ANN401

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from muntin.data.shard_addresses import redact
 from muntin.data.shard_index import UNKNOWN, Place, Shard
 from muntin.errors import ShardError, first_line, missing_extra
+from muntin.staging import cache_home
 from muntin.untrusted import amount_of, open_regular
 
 CACHE_VARIABLE, SIZE_VARIABLE = "MUNTIN_SHARD_CACHE", "MUNTIN_SHARD_CACHE_SIZE"
@@ -54,8 +55,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 def cache_folder() -> Path:
     """Give the folder of the cache; it may be deleted at any time."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "muntin" / "shards")
+    return Path(os.environ.get(CACHE_VARIABLE) or cache_home() / "shards")
 
 
 class RemoteFiles:

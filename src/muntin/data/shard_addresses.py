@@ -18,7 +18,10 @@ from muntin.data.archives import LOCAL
 from muntin.errors import DataError
 from muntin.untrusted import open_regular
 
-INDEX_NAME = "index.json"
+INDEX, TABLE = "index.json", "index.bin"
+FORMAT = "muntin-shards"
+"""What the index says that it is."""
+
 _ADDRESS = re.compile(r"([a-z][a-z0-9+]+):/+(.*)", re.DOTALL)  # a drive has one letter
 _SECRETS = re.compile(r"(?<=://)[^/@\s]*@|\?\S*")
 _TAR = re.compile(r"\.(?:tar|tar\.\w+|tgz)$")
@@ -31,7 +34,7 @@ _STREAMS = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt"))
 
 def names_shards(address: str) -> bool:
     """Whether an address ends as only those of packed data do."""
-    return address.endswith(f"/{INDEX_NAME}") or _TAR.search(address) is not None
+    return address.endswith(f"/{INDEX}") or _TAR.search(address) is not None
 
 
 def redact(text: str) -> str:
@@ -68,7 +71,7 @@ def find_address(path: str | os.PathLike[str]) -> str:
             raise DataError(message)
         return address
     place = Path(text)
-    if place.name == INDEX_NAME and _holds_shards(place.parent):
+    if place.name == INDEX and _holds_shards(place.parent):
         place = place.parent
     named = bool(_BRACES.search(place.name)) and place.suffix == ".tar" and not place.exists()
     is_one = bool(text.strip()) and (named or (place.is_dir() and _holds_shards(place)))
@@ -85,15 +88,15 @@ def _names_media(address: str) -> bool:
 
 def _holds_shards(folder: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
-        if (folder / INDEX_NAME).is_file():
-            with open_regular(folder / INDEX_NAME) as file:
-                return b'"muntin-shards"' in file.read(200)
+        if (folder / INDEX).is_file():
+            with open_regular(folder / INDEX) as file:
+                return f'"{FORMAT}"'.encode() in file.read(200)
         with os.scandir(folder) as found:
             names = [one.name for one in found if not one.name.startswith(".")]
-        if "index.bin" in names and any(name.endswith(".tar") for name in names):
+        if TABLE in names and any(name.endswith(".tar") for name in names):
             message = (
-                f"{str(folder)!r} must hold {INDEX_NAME} beside index.bin and its shards, as "
-                f"muntin pack wrote it. Copy it, or remove index.bin to read the tars alone."
+                f"{str(folder)!r} must hold {INDEX} beside {TABLE} and its shards, as "
+                f"muntin pack wrote it. Copy it, or remove {TABLE} to read the tars alone."
             )
             raise DataError(message)
         return any(name.endswith(".tar") for name in names) and all(
@@ -105,7 +108,7 @@ def _holds_shards(folder: Path) -> bool:
 def split_address(source: str) -> tuple[str, list[str]]:
     """Part an address in its folder, and the names of shards where it names them."""
     root, _, last = source.rpartition("/")
-    if last == INDEX_NAME:
+    if last == INDEX:
         return root, []
     return (root, expand_braces(last)) if _TAR.search(last) else (source, [])
 

@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.configs import from_dict
+from muntin.data.shard_addresses import FORMAT
 from muntin.data.split_names import PARTS
 from muntin.errors import DataError
 from muntin.run_lengths import clean_segmentation
 from muntin.samples import Classes, Entry, Listing, Objects, check_classes
 from muntin.untrusted import parse_json, reading
 
-INDEX, TABLE = "index.json", "index.bin"
-FORMAT = "muntin-shards"
 UNKNOWN = -1
 """Checksum of a file that was never read."""
 

@@ -16,7 +16,7 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +25,8 @@ from typing import Any
 
 from muntin.configs import from_dict, to_dict
 from muntin.data.archives import read_bytes, stamp_of
+from muntin.data.shard_addresses import INDEX, TABLE
 from muntin.data.shard_index import (
-    INDEX,
-    TABLE,
     Head,
     Holds,
     Shard,
@@ -267,10 +266,10 @@ def _members(plan: _Plan) -> Iterator[tuple[str, str, bytes]]:
         yield "", f"{sample.key}.json", sample.text
 
 
-def _remove_others(out: Path, kept: Iterable[str]) -> None:
+def _remove_others(out: Path, kept: Collection[str]) -> None:
     """Remove shards of another size that were left when packing was stopped, and the notes."""
     for note in (out / _NOTES).iterdir():
         name = note.name.removesuffix(".json")
-        if name not in {*kept} and name.endswith(".tar"):
+        if name not in kept and name.endswith(".tar"):
             (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / _NOTES)

@@ -17,9 +17,8 @@ from muntin.configs import to_dict
 from muntin.data.archives import LOCAL
 from muntin.data.plain_shards import scan
 from muntin.data.remote_files import RemoteFiles, cache_folder
-from muntin.data.shard_addresses import split_address
+from muntin.data.shard_addresses import INDEX, split_address
 from muntin.data.shard_index import (
-    INDEX,
     UNKNOWN,
     Head,
     Place,

@@ -305,19 +305,18 @@ def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     """Resize with antialiasing; images of that size already are returned as they are."""
     if tuple(images.shape[-2:]) == size:
         return images
-    batch = images.view(-1, *images.shape[-3:]) if images.dim() == 4 else _as_batch(images)
+    batch = images if images.dim() == 4 else _as_batch(images)
     exact = images.dtype in (torch.float32, torch.float64)
     values = batch if exact or _resizes_bytes(images, interpolation) else batch.float()
     smooth = interpolation != "aliased"
     mode = interpolation if smooth else "bilinear"
     out = F.interpolate(values, size, mode=mode, align_corners=False, antialias=smooth)
+    # Bicubic weights reach beyond the limits of pixels, where bytes that stayed so are cut already.
+    if out.is_floating_point() and (images.is_floating_point() or images.dtype == torch.uint8):
+        out.clamp_(0, 255)
     if out.dtype != images.dtype:
-        if interpolation == "bicubic" and images.dtype == torch.uint8:
-            out = out.clamp_(0, 255)
         out = (out if images.is_floating_point() else out.round_()).to(images.dtype)
-    # Integers are cut off at their limits, beyond which bicubic weights reach.
-    out = out.clamp(0, 255) if images.is_floating_point() else out
-    return out.view(*images.shape[:-2], *size) if images.dim() == 4 else out[0]
+    return out if images.dim() == 4 else out[0]
 
 
 def _as_batch(image: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _find_dejavu() -> Path:
-    """The font of matplotlib, which takes a second to import."""
+    """The font of matplotlib, found without importing that, which is slow."""
     spec = importlib.util.find_spec("matplotlib")
     assert spec is not None, "a dependency"
     assert spec.origin is not None, "a package of files"

@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import statistics
 import time
@@ -36,7 +35,7 @@ from muntin.engines.torch_engine import (
     write_torch,
 )
 from muntin.errors import ConfigError, MuntinWarning, UsageError, missing_extra, unknown_name
-from muntin.staging import replacing
+from muntin.staging import cache_home, replacing
 from muntin.untrusted import parse_json, read_regular
 
 ROUNDS = 3
@@ -221,8 +220,7 @@ def time_runners(
 
 def cache_file() -> Path:
     """Return the cache file of engine choices; it may be deleted at any time."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "muntin" / "engines.json"
+    return cache_home() / "engines.json"
 
 
 def _key(graph: Graph, precision: Precision, name: str) -> str:

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.engines.engine_table import cache_file
 from muntin.errors import DataError, RunError
 from muntin.prediction.embedding import describe_features, embed_images
 from muntin.prediction.predictor import Predictor
-from muntin.staging import write_file
+from muntin.staging import cache_home, write_file
 from muntin.untrusted import read_regular, reading
 
 MAX_ROWS = 4096
@@ -30,7 +29,7 @@ MAX_FILES = 32
 
 def cache_folder() -> Path:
     """Folder of stored vectors; it may be deleted at any time."""
-    return cache_file().with_name("embeddings")
+    return cache_home() / "embeddings"
 
 
 class EmbeddingCache:
