@@ -43,7 +43,8 @@ def join_mosaic(
 ) -> Sample:
     """Put samples into the parts of a canvas; those that are smaller touch the common corner."""
     middle = parts[-1][:2]
-    fill = torch.tensor(color, dtype=torch.uint8)[:, None, None]
+    # Of the type of the images, which deep ones keep as fractions.
+    fill = torch.tensor(color, dtype=samples[0].pixels.dtype)[:, None, None]
     canvas = fill.repeat(1, *size)
     moved = []
     for sample, (top, left, _, _) in zip(samples, parts, strict=True):
