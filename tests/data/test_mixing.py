@@ -97,6 +97,16 @@ def test_a_mosaic_meets_at_the_common_corner():
     assert int(joined.pixels[0, 39, 63]) == 7
 
 
+def test_a_mosaic_keeps_values_of_deep_images():
+    parts = [(0, 0, 4, 4), (0, 4, 4, 4), (4, 0, 4, 4), (4, 4, 4, 4)]
+    deep = [
+        sample._replace(pixels=sample.pixels + 0.125)
+        for sample in (image((4, 4), [], value=100 + n) for n in range(4))
+    ]
+    joined = join_mosaic(deep, parts, (8, 8), (0, 0, 0))
+    assert joined.pixels[0, ::4, ::4].tolist() == [[100.125, 101.125], [102.125, 103.125]]
+
+
 def test_pasting_hides_what_lies_below():
     below = image((30, 40), [(0, 0, 10, 10), (20, 20, 30, 30), (31, 0, 33, 2)], value=10)
     above = image((20, 35), [(5, 0, 15, 10), (30, 0, 35, 3)], value=100)
