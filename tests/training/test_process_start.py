@@ -149,3 +149,15 @@ def test_torchrun(data, env, tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("muntin: ") == 1
     assert not (tmp_path / "other").exists()
+
+
+def test_folds_under_torchrun(data, env, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = words(data, tmp_path / "folds", "--epochs", "1", "--folds", "2")
+    place = command.index("--val")
+    done = run([*launch, *command[:place], *command[place + 2 :]], env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("fold 2 of 2 ") == 1
+    assert done.stdout.count("results.md") == 1
+    for number in (1, 2):
+        assert len(read_journal(tmp_path / "folds" / f"fold_{number}")) == 1

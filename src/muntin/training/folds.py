@@ -69,7 +69,10 @@ def _fold(given: TrainArguments, out: Path, number: int) -> TrainArguments:
 def report_folds(
     runs: Sequence[FoldRun], task: Task, out: Path, given: TrainArguments
 ) -> dict[str, Any]:
-    """Write and print mean and spread of all figures; give the means. Nothing if interrupted."""
+    """Write and print mean and spread of all figures; give the means. Nothing if interrupted.
+
+    Of several processes the first one writes.
+    """
     console = Console(quiet=given.quiet)
     if runs[-1].interrupted:
         console.print(
@@ -81,6 +84,8 @@ def report_folds(
     # Figures of a class that a fold lacks, for one, have no mean.
     rows = {name: [run.metrics[name] for run in runs] for name in _common(runs)}
     mean = {name: fmean(values) for name, values in rows.items()}
+    if runs[0].rank:
+        return mean
     spread = {name: stdev(values) for name, values in rows.items()}
     goal = task.goal(mean)[0]
     order = sorted(rows, key=lambda name: name != goal)  # the figure that decides comes first

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -193,15 +193,20 @@ def arrange(given: TrainArguments) -> TrainedRun:
     place = find_place(given.devices, given.nodes)
     if not place.launcher:
         return _arrange(given, place)
-    given = replace(given, devices=place.local_world, nodes=place.nodes)
-    # The processes meet before the first one has read the data and resolved the settings.
+    with _meeting(given, place):
+        return _arrange(replace(given, devices=place.local_world, nodes=place.nodes), place)
+
+
+@contextmanager
+def _meeting(given: TrainArguments, place: Place) -> Iterator[None]:
+    """Join what a launcher started, before the first has read the data and resolved settings."""
     rows = group_settings(_texts(given.settings))["machine"]
     machine = with_texts(choose_machine(None, "auto", given.device, 1), rows, group="machine")
     device: Any = choose_device(machine.device).type
     machine = replace(machine, device=device)
     with joined(place, machine), telling_losses(machine):
         check_versions()
-        return _arrange(given, place)
+        yield
 
 
 def _arrange(given: TrainArguments, place: Place) -> TrainedRun:
@@ -245,14 +250,20 @@ def _prepare(
 def _arrange_folds(given: TrainArguments) -> TrainedRun:
     from muntin.training.folds import report_folds, train_folds
 
+    place = here(1) if given.on else find_place(given.devices, given.nodes)
+    given = replace(given, quiet=given.quiet or place.rank > 0)
     out = Path(given.out or _new_folder(Path(given.data)))
-    runs = train_folds(given, out, arrange)
+    # Processes of a launcher meet once: they cannot meet again at the same address.
+    with _meeting(given, place) if place.launcher else nullcontext():
+        runs = train_folds(given, out, arrange)
+    out = runs[0].path.parent  # that of the first process
     return TrainedRun(
         path=out,
         metrics=report_folds(runs, find_task(given.task), out, given),
         epochs=sum(run.epochs for run in runs),
         seconds=sum(run.seconds for run in runs),
         interrupted=runs[-1].interrupted,
+        rank=place.rank,
     )
 
 
