@@ -216,3 +216,24 @@ def test_a_file_of_weights_is_made_a_run_first(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"1")
     with pytest.raises(ConfigError, match=r"muntin convert .*x\.safetensors OUT --to run --model"):
         check_teacher(str(tmp_path / "x.safetensors"))
+
+
+class _Graph(torch.nn.Module):
+    """As an exported file, which reads pixels of one type."""
+
+    reads_pixels = True
+
+    def forward(self, images):
+        self.seen = images
+        return images.float().mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize(("bits", "value", "dtype"), [(8, 12.0, "uint8"), (16, 12.25, "float32")])
+def test_an_exported_teacher_sees_pixels_of_its_type(bits, value, dtype):
+    graph = _Graph()
+    teacher = Teacher(
+        source="t", checksum="", network=graph, preprocessing=replace(OTHER, bits=bits)
+    )
+    teacher.logits(torch.full((1, 3, 4, 4), 12.25))
+    assert graph.seen.dtype == getattr(torch, dtype)
+    assert graph.seen.max() == value

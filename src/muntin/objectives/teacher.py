@@ -62,7 +62,8 @@ class Teacher:
     def logits(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Compute logits from images in [0, 255], which have its size."""
         if getattr(self.network, "reads_pixels", False):
-            images = pixels.round().clamp(0, 255).to(torch.uint8)
+            pre = self.preprocessing
+            images = (pixels.round() if pre.bits == 8 else pixels).clamp(0, 255).to(pre.pixel_type)
         else:
             images = normalise(pixels, self.preprocessing)
         with self.autocast():
