@@ -203,8 +203,7 @@ def _meeting(given: TrainArguments, place: Place) -> Iterator[None]:
     rows = group_settings(_texts(given.settings))["machine"]
     machine = with_texts(choose_machine(None, "auto", given.device, 1), rows, group="machine")
     device: Any = choose_device(machine.device).type
-    machine = replace(machine, device=device)
-    with joined(place, machine), telling_losses(machine):
+    with joined(place, replace(machine, device=device)), telling_losses(machine):
         check_versions()
         yield
 
