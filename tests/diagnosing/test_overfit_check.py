@@ -61,4 +61,5 @@ def test_clean_data_of_every_task_pass(task, tmp_path):
     data = writers.get(task, write_coco)(tmp_path / "data", num_train=24, num_val=8, size=(64, 64))
     settings = {**SETTINGS, "train.overfit_check": "on"}
     options = {"model": MODEL, "img_size": 64, "epochs": 1, "device": "cpu", "pictures": False}
-    train(task, data, out=tmp_path / "run", settings=settings, quiet=True, **options)
+    run = train(task, data, out=tmp_path / "run", settings=settings, quiet=True, **options)
+    assert run.epochs == 1

@@ -67,4 +67,5 @@ with torch.no_grad():
 
 
 def test_gradients_import_the_package_and_nothing_else_does():
-    subprocess.run([sys.executable, "-c", ALONE], check=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", ALONE], timeout=300, check=False)
+    assert done.returncode == 0

@@ -35,6 +35,7 @@ from muntin.data.shard_index import (
     parse_head,
 )
 from muntin.data.shards import write_index
+from muntin.devices import granted_cores
 from muntin.errors import DataError, MuntinError, RunError, cannot_write, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing
 from muntin.staging import replacing, write_file
@@ -98,7 +99,7 @@ def write_shards(
         return there
     try:
         (out / _NOTES).mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(workers or min(8, granted_cores())) as pool:
             written = list(pool.map(partial(_write_once, out), plans))
         rows = [(row[0], (n, *row[1:])) for n, (_, rows) in enumerate(written) for row in rows]
         places = dict(reversed(rows))  # of a file that is in several samples, the first

@@ -142,6 +142,7 @@ def _score_parts(
     """Run the network on each part, or a thousand images of it."""
     scored: dict[str, Scored] = {}
     notes: list[str] = []
+    predictor = None
     for part, listing in sets.items():
         few = listing
         if len(listing) > MAX_SCORED:
@@ -150,7 +151,8 @@ def _score_parts(
         try:
             store = ImageCache(few, run.preprocessing, DataConfig())
             size = evaluation_batch(run.preprocessing)
-            scored[part] = score(load(run, device=device), store, batch_size=size)
+            predictor = load(run, device=device) if predictor is None else predictor
+            scored[part] = score(predictor, store, batch_size=size)
         except MuntinError as error:
             notes.append(f"{part} could not be run: {error}")
     return scored, notes

@@ -203,8 +203,7 @@ def _meeting(given: TrainArguments, place: Place) -> Iterator[None]:
     rows = group_settings(_texts(given.settings))["machine"]
     machine = with_texts(choose_machine(None, "auto", given.device, 1), rows, group="machine")
     device: Any = choose_device(machine.device).type
-    machine = replace(machine, device=device)
-    with joined(place, machine), telling_losses(machine):
+    with joined(place, replace(machine, device=device)), telling_losses(machine):
         check_versions()
         yield
 
@@ -364,18 +363,19 @@ def _finish(prepared: PreparedRun, fitted: FitResult, reporter: Reporter, pictur
     goal, value = run.task.goal(fitted.figures)
     if pictures and (lines := read_journal(run.path)):
         save_figure(draw_curves(lines, goal), part_of(run.path, "pictures", "curves.png"))
-    found = diagnose_result(run, (prepared.train, prepared.val), fitted.figures, fitted.best)
-    for finding in () if fitted.interrupted else found:
-        reporter.note(str(finding), style="yellow")
     duration, trained = format_duration(fitted.seconds), (fitted.epochs, fitted.seconds)
     if fitted.interrupted:
         reporter.note(
             f"Stopped after {duration}; nothing is lost. Resume with: {run.task.command} "
             f"{quote(run.config.data)} --resume --out {quote(run.path)}"
         )
-    elif not write_card(run, (prepared.train, prepared.val), fitted.figures, trained, found):
+        return
+    found = diagnose_result(run, (prepared.train, prepared.val), fitted.figures, fitted.best)
+    for finding in found:
+        reporter.note(str(finding), style="yellow")
+    if not write_card(run, (prepared.train, prepared.val), fitted.figures, trained, found):
         reporter.note(f"{run.path / CARD} was changed by somebody, and stays as it is")
-    if goal and not fitted.interrupted:
+    if goal:
         if missing := _unscored(run, fitted.figures):
             reporter.note(f"mean IoU excludes classes without validation pixels: {missing}")
         reporter.note(f"best {goal} {value:.4f} in {duration}; run: {run.path}")
