@@ -33,6 +33,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def backend_of(device: str) -> str:
+    """What moves tensors between processes; objects always move through the CPU."""
+    return "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+
+
 def open_group() -> None:
     """Make the group of the sums within steps, and forget it with the default group.
 

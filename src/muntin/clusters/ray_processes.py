@@ -141,13 +141,15 @@ class _Driver:
         from ray import cloudpickle, train
         from ray.train.torch import TorchConfig, TorchTrainer
 
+        from muntin.collectives import backend_of
+
         folder, columns, common = cloudpickle.loads(started)
         lost, timeout_s = losing
 
         def loop() -> None:
             _take_part(work, heard, lost, folder, columns, common)
 
-        backend = "cpu:gloo,cuda:nccl" if scaling["use_gpu"] else "gloo"
+        backend = backend_of("cuda" if scaling["use_gpu"] else "cpu")
         TorchTrainer(
             loop,
             torch_config=TorchConfig(backend=backend, timeout_s=int(timeout_s)),

@@ -42,7 +42,8 @@ class ClusterPredictor(Predictor):
         self, on: str, run: Run, load: Load, batch_size: int, device: str, detector: str
     ) -> None:
         self.on = check_address(on)
-        self._describe(run.task, run.classes, run.preprocessing, batch_size)
+        facts = (run.task, run.classes, run.preprocessing)
+        super().__init__(nn.Identity(), *facts, device="cpu", batch_size=batch_size)
         self._run, self._load, self._to, self._detector = run, load, device, detector
 
     def stream(

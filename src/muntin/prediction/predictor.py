@@ -110,24 +110,18 @@ class Predictor:
         batch_size: int = 32,
         detector: BoxDetector | Detector | None = None,
     ) -> None:
-        self._describe(task, classes, preprocessing, batch_size)
+        check_range("batch_size", batch_size, 1, 10**6)
         if detector is not None and not isinstance(detector, BoxDetector):
             detector = BoxDetector(detector)
         if detector is not None:
             refuse_detector(task, detector.predict.task)
+        self.task: Task = task
         self.device = choose_device(device) if isinstance(device, str) else device
         self.network = network.to(self.device).eval()
-        self.detector = detector
-
-    def _describe(
-        self, task: Task, classes: Classes, preprocessing: Preprocessing, batch_size: int
-    ) -> None:
-        """Set what is known without a network."""
-        check_range("batch_size", batch_size, 1, 10**6)
-        self.task: Task = task
         self.classes = classes
         self.preprocessing = preprocessing
         self.batch_size = evaluation_batch(preprocessing, batch_size) if task.dense else batch_size
+        self.detector = detector
         # A detector of instances has selected them already.
         self.threshold = DEFAULT_SCORE_THRESHOLD if task.detects else 0.0
 

@@ -231,11 +231,6 @@ def _check(place: Place) -> Place:
     return place
 
 
-def backend_of(device: str) -> str:
-    """What moves tensors between processes; objects always move through the CPU."""
-    return "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-
-
 @contextlib.contextmanager
 def joined(place: Place, machine: MachineConfig) -> Iterator[None]:
     """Context in which the processes of a run know each other; nothing for one process."""
@@ -261,7 +256,7 @@ def joined(place: Place, machine: MachineConfig) -> Iterator[None]:
         torch.cuda.set_device(place.local_rank)
     try:
         dist.init_process_group(
-            backend_of(machine.device),
+            collectives.backend_of(machine.device),
             rank=place.rank,
             world_size=place.world,
             timeout=timedelta(seconds=machine.timeout_s),

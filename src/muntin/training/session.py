@@ -14,7 +14,7 @@ from typing import Any
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from muntin.collectives import from_first
+from muntin.collectives import backend_of, from_first
 from muntin.configs import with_texts
 from muntin.devices import choose_device
 from muntin.diagnosing.run_faults import diagnose_result
@@ -41,7 +41,6 @@ from muntin.training.model_card import CARD, write_card
 from muntin.training.overfit_check import check_first
 from muntin.training.processes import (
     Place,
-    backend_of,
     check_data,
     check_versions,
     find_place,
