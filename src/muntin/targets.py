@@ -52,6 +52,20 @@ class BoxTargets(NamedTuple):
         """Copy to a device."""
         return BoxTargets._make(None if part is None else part.to(device) for part in self)
 
+    def keep(self, kept: Bool[Tensor, " N"]) -> BoxTargets:
+        """Drop the other objects, whose masks are erased."""
+        rows = torch.where(kept)[0]
+        # Layers hold 1 + the number of an object; 0, and what is dropped, is nothing.
+        numbers = self.layers.new_zeros(len(kept) + 1)
+        numbers[rows + 1] = torch.arange(1, len(rows) + 1, dtype=numbers.dtype, device=rows.device)
+        return self._replace(
+            boxes=self.boxes[rows],
+            class_ids=self.class_ids[rows],
+            layers=numbers[self.layers.long()],
+            layer_of=self.layer_of[rows],
+            points=None if self.points is None else self.points[rows],
+        )
+
     def masks_in(
         self, boxes: Float[Tensor, "P 4"], rows: Int[Tensor, " P"], side: int
     ) -> Float[Tensor, "P side side"]:

@@ -119,7 +119,7 @@ def as_dict(pairs):
 )
 def test_as_plain_loops(counts, largest):
     objects, boxes, logits = scene(counts, largest=largest)
-    pairs = find_pairs(objects, CELLS, boxes, logits)
+    (pairs,) = find_pairs(objects, CELLS, boxes, logits)
     slow = slow_pairs(objects, boxes, logits)
     keys = [*zip(pairs.objects.tolist(), pairs.cells.tolist(), strict=True)]
     assert set(keys) == set(slow)
@@ -134,7 +134,7 @@ def test_the_twin_learns_what_the_classifier_learns_too():
     # With the same predictions the cell of the twin is one that the classifier learns for that
     # object: neither teaches against the other. Others got none there, or a better one is taken.
     objects, boxes, logits = scene((4, 3), seed=3, largest=30.0)
-    pairs = find_pairs(objects, CELLS, boxes, logits)
+    (pairs,) = find_pairs(objects, CELLS, boxes, logits)
     many, one = assign_many(pairs, len(objects.boxes)), assign_one(pairs)
     assert len(one.objects.unique()) == len(one.objects) == len(objects.boxes)
     several = as_dict(many)
@@ -170,7 +170,7 @@ def test_tiny_objects_have_cells_on_every_level(size):
     box = torch.tensor([[21.3, 17.8, 21.3 + size, 17.8 + size]])
     objects = Objects(box, torch.tensor([1]), torch.tensor([0]))
     _, boxes, logits = scene((1,))
-    pairs = find_pairs(objects, CELLS, boxes, logits)
+    (pairs,) = find_pairs(objects, CELLS, boxes, logits)
     starts = [0, 42, 54, 58]
     for first, last in pairwise(starts):
         assert ((pairs.cells >= first) & (pairs.cells < last)).any()
@@ -183,7 +183,7 @@ def test_objects_beyond_the_image_have_no_cells():
         torch.tensor([[500.0, 500.0, 520.0, 520.0]]), torch.tensor([0]), torch.tensor([0])
     )
     _, boxes, logits = scene((1,))
-    pairs = find_pairs(objects, CELLS, boxes, logits)
+    (pairs,) = find_pairs(objects, CELLS, boxes, logits)
     assert len(pairs.cells) == len(assign_one(pairs).cells) == len(assign_many(pairs, 1).cells) == 0
 
 
@@ -198,7 +198,7 @@ def test_many_objects_stay_small():
         torch.zeros(400, dtype=torch.long),
     )
     boxes = torch.zeros(cells.total, 4)
-    pairs = find_pairs(objects, cells, boxes, torch.zeros(cells.total, 1))
+    (pairs,) = find_pairs(objects, cells, boxes, torch.zeros(cells.total, 1))
     assert len(pairs.cells) <= 400 * 3 * (2 * REACH + 1) ** 2
     assert len(assign_one(pairs).objects.unique()) == 400
 

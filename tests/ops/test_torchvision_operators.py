@@ -49,6 +49,16 @@ def test_pooled_regions_and_their_gradient():
     assert torch.equal(slope, wanted)
 
 
+def test_pooling_is_that_of_the_package_where_it_must_be_deterministic(monkeypatch):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    asked, wanted = [], peer.roi_align
+    monkeypatch.setattr(peer, "roi_align", lambda *row: asked.append(row[2:]) or wanted(*row))
+    maps, regions = torch.rand(1, 1, 8, 8), torch.tensor([[0.0, 0, 0, 8, 8]])
+    out = ours.roi_align(maps, regions, 5, scale=0.25, sampling=2, aligned=True)
+    assert asked == [(5, 0.25, 2, True)]
+    assert torch.equal(out, wanted(maps, regions, 5, 0.25, 2, True))
+
+
 ALONE = """
 import sys, torch
 from muntin.ops.torchvision_operators import nms, roi_align

@@ -18,7 +18,7 @@ from torch import Tensor
 from muntin.data.transforms import Interpolation, resize
 from muntin.run_lengths import decode_mask, to_run_lengths
 from muntin.samples import Objects, Skeleton
-from muntin.shapes import Bool, Float, Real, Size
+from muntin.shapes import Float, Real, Size
 from muntin.targets import BoxTargets
 
 MIN_VISIBLE = 0.25
@@ -181,21 +181,7 @@ def drop_unseen(moved: BoxTargets, size: Size) -> BoxTargets:
     ignored = torch.minimum(moved.ignored.clamp(min=0), limits)
     alive = ((ignored[:, 2:] - ignored[:, :2]) > 0).all(dim=1)
     moved = moved._replace(boxes=boxes, ignored=ignored[alive])
-    return keep_objects(moved, seen & (has | ~drawn))
-
-
-def keep_objects(targets: BoxTargets, kept: Bool[Tensor, " N"]) -> BoxTargets:
-    """Drop the other objects, whose masks are erased."""
-    keep = torch.where(kept)[0]
-    new_number = torch.zeros(len(kept) + 1, dtype=targets.layers.dtype)
-    new_number[keep + 1] = torch.arange(1, len(keep) + 1, dtype=targets.layers.dtype)
-    return targets._replace(
-        boxes=targets.boxes[keep],
-        class_ids=targets.class_ids[keep],
-        layers=new_number[targets.layers.long()],
-        layer_of=targets.layer_of[keep],
-        points=None if targets.points is None else targets.points[keep],
-    )
+    return moved.keep(seen & (has | ~drawn))
 
 
 def boxes_of_masks(targets: BoxTargets) -> tuple[Tensor, Tensor]:

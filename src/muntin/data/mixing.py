@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from muntin.data.joint_transforms import MIN_VISIBLE, boxes_of_masks, keep_objects
+from muntin.data.joint_transforms import MIN_VISIBLE, boxes_of_masks
 from muntin.data.transforms import Sample
 from muntin.shapes import Bool, Int, Size
 from muntin.targets import BoxTargets
@@ -74,7 +74,7 @@ def paste_objects(base: Sample, other: Sample, rng: np.random.Generator) -> Samp
     inside = _count_pixels(above)
     chosen = torch.from_numpy(rng.random(len(above.boxes)) < 0.5)
     seen = (inside > 0) & (inside >= MIN_VISIBLE * whole)
-    above = keep_objects(_tighten(above, inside < whole), chosen & seen)
+    above = _tighten(above, inside < whole).keep(chosen & seen)
     hiding = (above.layers > 0).any(dim=0)
     pixels = base.pixels.clone()
     pixels[:, :high, :wide] = torch.where(
@@ -84,7 +84,7 @@ def paste_objects(base: Sample, other: Sample, rng: np.random.Generator) -> Samp
     below = below._replace(layers=below.layers.masked_fill(hiding, 0))
     after = _count_pixels(below)
     drawn = below.layer_of >= 0
-    below = keep_objects(_tighten(below, after < before), ~drawn | (after >= MIN_VISIBLE * before))
+    below = _tighten(below, after < before).keep(~drawn | (after >= MIN_VISIBLE * before))
     above = above._replace(ignored=above.ignored[:0])  # crowds have no mask to be cut out by
     return Sample(pixels, base.size, _join([below, above], apart=False))
 

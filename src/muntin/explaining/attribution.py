@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from muntin.data.transforms import to_shown
 from muntin.drawing.style import YELLOW
 from muntin.explaining import plotting as kit
 from muntin.explaining.attribution_methods import (
@@ -105,7 +106,7 @@ def _draw_activation(
     figure, axes = _start_figure(context, output, 1 + len(maps))
     titled = [(f"stride {one.stride}", heat) for one, heat in zip(maps, heats, strict=True)]
     titled[-1] = (f"{titled[-1][0]} (main)", heats[-1])
-    image = kit.to_rgb(context.shown)
+    image = to_shown(context.shown)
     for panel, (title, heat) in zip(axes[1:], reversed(titled), strict=True):
         blended = kit.blend_heat(image, heat / max(float(heat.max()), 1e-12))
         kit.set_panel(panel, blended, title + ("" if heat.any() else ": all zero"))
@@ -181,7 +182,7 @@ def _draw_signed(
     axes: Axes, context: Context, heat: NDArray[Any], strength: NDArray[Any], title: str
 ) -> None:
     """Overlay a signed map, as opaque as its strength, on the pale grey image."""
-    grey = kit.to_rgb(context.shown).mean(axis=2)
+    grey = to_shown(context.shown).mean(axis=2)
     limit = max(float(np.abs(heat).max()), 1e-12)
     kit.set_panel(axes, grey, cmap="gray", vmin=-255, vmax=255)
     kit.set_panel(axes, heat, title, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
@@ -217,7 +218,7 @@ def _start_figure(context: Context, output: OutputTarget, count: int) -> tuple[F
     width = min(9.0, columns * max(1.4, min(2.9, 3.2 / ratio)))
     figure, made = kit.panels(-(-count // columns), columns, ratio=ratio, width=width)
     axes: list[Axes] = list(made.flat[:count])
-    image, title = kit.to_rgb(context.shown), "image"
+    image, title = to_shown(context.shown), "image"
     if output.region is not None:
         tint = (0.4 * output.region + 0.6 * _find_edge(output.region))[..., None]
         image = np.round((1 - tint) * image + 255 * tint * to_rgb(YELLOW)).astype(np.uint8)

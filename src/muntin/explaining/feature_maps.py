@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from muntin.data.transforms import to_shown
 from muntin.drawing.style import INK
 from muntin.explaining.context import MAX_PREFIX, Context
 from muntin.explaining.figures import Results, make_figure, make_missing
-from muntin.explaining.plotting import panel_ratio, panels, set_panel, to_rgb
+from muntin.explaining.plotting import panel_ratio, panels, set_panel
 from muntin.features import name_blocks
 from muntin.ops.similarity import MIN_EXAMPLES, centred_gram, compare_grams
 from muntin.shapes import Float, Size
@@ -130,7 +131,7 @@ def _draw(
     ratio, columns = panel_ratio(context.shown_size), 1 + len(found)
     width = min(9.0, columns * 3.2 / ratio)
     figure, (above, below) = panels(2, columns, ratio=ratio, width=width)
-    set_panel(above[0], to_rgb(context.shown), "image")
+    set_panel(above[0], to_shown(context.shown), "image")
     words = "first component\nand its share\nof the variance"
     below[0].text(
         0.98, 0.5, words, ha="right", va="center", fontsize=9, color=INK,

@@ -24,10 +24,10 @@ from PIL import Image
 from torch import Tensor
 
 from muntin._version import __version__
+from muntin.data.transforms import to_shown
 from muntin.drawing.notebook import to_data_url
 from muntin.explaining import SECTIONS, Section
 from muntin.explaining.figures import DPI, MissingFigure, PointLayer, Result, SavedFigure
-from muntin.explaining.plotting import to_rgb
 from muntin.shapes import Real, Size
 
 CSS_PIXELS = 96
@@ -71,7 +71,7 @@ class PageBuilder:
         self, entry: ImageEntry, pixels: Real[Tensor, "C h w"], prediction: Image.Image | None
     ) -> None:
         """Add an image, as the network gets it, and its prediction."""
-        image = Image.fromarray(to_rgb(pixels))
+        image = Image.fromarray(to_shown(pixels))
         small = image.copy()
         small.thumbnail((160, 160))
         name = escape(entry.title)

@@ -42,14 +42,9 @@ _LINE = 0.14
 _MIN_FRAME = 0.1  # side of a marked box; smaller ones get a ring instead of a frame
 
 
-def to_rgb(shown: Real[Tensor, "C h w"]) -> NDArray[np.uint8]:
-    """Convert an image of any number of channels to (h, w, 3): the first three, or grey."""
-    return to_shown(shown)
-
-
 def to_floats(shown: Real[Tensor, "C h w"]) -> NDArray[np.float32]:
-    """As `to_rgb`, from 0 to 1."""
-    return (to_rgb(shown) / 255).astype(np.float32)
+    """RGB of an image of any number of channels, from 0 to 1."""
+    return (to_shown(shown) / 255).astype(np.float32)
 
 
 def truncate(text: str, inches: float) -> str:

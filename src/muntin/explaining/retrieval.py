@@ -23,13 +23,14 @@ from PIL import Image
 from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.data.listing import list_classify
+from muntin.data.transforms import to_shown
 from muntin.data.value_ranges import ValueRange
 from muntin.drawing.style import INK, clean_label, colour_of
 from muntin.errors import DataError, MuntinWarning
 from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import project_rows
 from muntin.explaining.figures import Result, Results, make_figure, make_missing
-from muntin.explaining.plotting import panels, set_panel, spread, start_plots, to_rgb
+from muntin.explaining.plotting import panels, set_panel, spread, start_plots
 from muntin.prediction.batch import find_images
 from muntin.prediction.embedding_cache import EmbeddingCache
 from muntin.prediction.similarity_search import nearest, normalised
@@ -213,7 +214,7 @@ def show_embeddings(context: Context, gallery: Gallery) -> Results:
         places["neighbours"] = project_by_tsne(vectors)
     figure = make_figure(
         "features-folder",
-        _draw_maps(gallery, places, to_rgb(context.shown)),
+        _draw_maps(gallery, places, to_shown(context.shown)),
         ("text", has_tsne and "neighbours", gallery.num_total > len(gallery) and "sampled"),
         arrays={**places, "class_ids": gallery.class_ids},
         facts={
@@ -241,7 +242,7 @@ def _draw_neighbours(context: Context, gallery: Gallery, places: Sequence[int]) 
     columns = (count + 1) // 2 if count > 5 else count
     figure, axes = panels(-(-count // columns), columns, width=1.75 * columns, extra=0.4)
     first, *others = axes.flat
-    set_panel(first, to_rgb(context.shown), "explained image")
+    set_panel(first, to_shown(context.shown), "explained image")
     first.title.set_fontweight("bold")
     for panel, place in zip(others, places, strict=False):
         name = gallery.name(place) or Path(gallery.paths[place]).name

@@ -125,23 +125,21 @@ def pair_cells(objects: Objects, cells: Cells) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def find_pairs(
-    objects: Objects, cells: Cells, boxes: Float[Tensor, "N 4"], logits: Float[Tensor, "N K"]
-) -> Pairs:
-    """Compute what each pair of object and cell costs, given the predictions of all cells.
+    objects: Objects, cells: Cells, boxes: Float[Tensor, "N 4"], *logits: Float[Tensor, "N K"]
+) -> list[Pairs]:
+    """Compute what each pair of object and cell costs for each classifier of the cells.
 
     Boxes and logits are those of the images one after another. The cost falls with the overlap
     and with how close the score of the object's class is to it, and rises with the distance.
     """
     numbers, at, distance, octaves = pair_cells(objects, cells)
     overlaps = overlap(boxes[at], objects.boxes[numbers])
-    scores = logits[at, objects.class_ids[numbers]]
-    costs = (
-        focal_loss(scores, overlaps)
-        - BOX_COST * torch.log(overlaps + 1e-7)
-        + 10 ** (distance - 3)  # RTMDet: equals the other costs three strides from the centre
-        + octaves
-    )
-    return Pairs(numbers, at, overlaps, costs, distance)
+    class_ids = objects.class_ids[numbers]
+    apart = BOX_COST * torch.log(overlaps + 1e-7)
+    # RTMDet: equals the other costs three strides from the centre.
+    away = 10 ** (distance - 3)
+    costs = (focal_loss(one[at, class_ids], overlaps) - apart + away + octaves for one in logits)
+    return [Pairs(numbers, at, overlaps, cost, distance) for cost in costs]
 
 
 def assign_many(pairs: Pairs, num_objects: int) -> Pairs:

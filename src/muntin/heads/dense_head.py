@@ -161,8 +161,8 @@ class Dense(Detector):
         self.boxes = nn.Conv2d(channels, 4, 1)
         for conv in (self.classes, self.twin, self.boxes):
             nn.init.normal_(conv.weight, std=0.01)
-            # One stride to each edge at first: a larger box of a small object hardly learns.
-            nn.init.constant_(conv.bias, 2.0)  # type: ignore[arg-type]
+        # One stride to each edge at first: a larger box of a small object hardly learns.
+        nn.init.constant_(self.boxes.bias, 2.0)  # type: ignore[arg-type]
         for conv in (self.classes, self.twin):
             # Start with a score of 0.01, or background dominates the first losses
             # (Lin et al. 2017, arXiv 1708.02002, section 4.1).
@@ -276,10 +276,10 @@ class Dense(Detector):
         objects = join_objects(targets)
         counted = self._counted(cells, targets)
         flat = boxes.flatten(0, 1)
-        pairs = find_pairs(objects, cells, flat, logits.flatten(0, 1))
-        many = assign_many(pairs, len(objects.boxes))
-        pairs = find_pairs(objects, cells, flat, twins.flatten(0, 1))
-        one = assign_one(pairs)
+        pairs, twin_pairs = find_pairs(
+            objects, cells, flat, logits.flatten(0, 1), twins.flatten(0, 1)
+        )
+        many, one = assign_many(pairs, len(objects.boxes)), assign_one(twin_pairs)
         count = len(targets)
         images = many.cells // cells.total
         aims = objects.boxes[many.objects]

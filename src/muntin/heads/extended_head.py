@@ -235,17 +235,8 @@ def _as(places: Tensor, values: Tensor) -> Tensor:
 
 def select_objects(targets: BoxTargets, first: int) -> BoxTargets:
     """Keep the objects of class `first` and later ones, which are numbered from 0 then."""
-    keep = torch.where(targets.class_ids >= first)[0]
-    # Layers hold 1 + the number of an object; 0, and what is dropped, is nothing.
-    number = targets.layers.new_zeros(len(targets.boxes) + 1)
-    number[keep + 1] = torch.arange(1, len(keep) + 1, dtype=number.dtype, device=number.device)
-    return targets._replace(
-        boxes=targets.boxes[keep],
-        class_ids=targets.class_ids[keep] - first,
-        layers=number[targets.layers.long()],
-        layer_of=targets.layer_of[keep],
-        points=None if targets.points is None else targets.points[keep],
-    )
+    kept = targets.keep(targets.class_ids >= first)
+    return kept._replace(class_ids=kept.class_ids - first)
 
 
 def extend_head(parts: Sequence[nn.Module]) -> _Parts:

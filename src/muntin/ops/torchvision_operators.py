@@ -6,6 +6,7 @@ Importing torchvision takes longer than importing PyTorch: it loads all models a
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -31,11 +32,12 @@ def load_operators() -> Any:  # noqa: ANN401 (a namespace of operators)
         library = None if torch.is_grad_enabled() else _find_library()
         if library is None:
             importlib.import_module("torchvision")
-        else:
+        elif library not in torch.ops.loaded_libraries:
             torch.ops.load_library(library)
     return torch.ops.torchvision
 
 
+@functools.cache
 def _find_library() -> str | None:
     """The file of the operators; None where torchvision has none of a known name."""
     spec = importlib.util.find_spec("torchvision")
@@ -79,5 +81,9 @@ def roi_align(
     `sampling` points a cell and axis, 0 for as many as it covers; `aligned` shifts by half a pixel.
     He et al. 2017 (arXiv 1703.06870), section 3.
     """
+    if torch.are_deterministic_algorithms_enabled():  # of which the package has another on GPUs
+        from torchvision.ops import roi_align as exact
+
+        return exact(features, regions, side, scale, sampling, aligned)
     operators = load_operators()
     return operators.roi_align(features, regions, scale, side, side, sampling, aligned)

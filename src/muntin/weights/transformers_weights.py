@@ -70,17 +70,21 @@ def _match(model: Network, state: Mapping[str, Tensor], source: object, where: s
     """Match weights to a network by their names; layers of other classes are reset."""
     if not any(key.startswith(_PREFIX) for key in state):
         state = _convert(model, state, source, where)
-    own, rows, result = model.state_dict(), class_tensors(model), MatchResult(has_head=True)
+    own, result = model.state_dict(), MatchResult(has_head=True)
     result.unexpected += [key for key in state if key not in own]
     for key, tensor in own.items():
         if key not in state:
             result.missing.append(key)
         elif (state[key].shape, _is_float(state[key])) == (tensor.shape, _is_float(tensor)):
             result.values[key] = state[key]
-        elif key in rows and state[key].shape[1:] == tensor.shape[1:]:
-            result.reset.append(key)
         else:
             result.mismatched[key] = f"{tuple(state[key].shape)} for {tuple(tensor.shape)}"
+    # Which layers have a row per class is told by a second model, so only where it is needed.
+    rows = class_tensors(model) if result.mismatched else ()
+    for key in [*result.mismatched]:
+        if key in rows and state[key].shape[1:] == own[key].shape[1:]:
+            del result.mismatched[key]
+            result.reset.append(key)
     wrong = (*result.missing, *result.unexpected, *result.mismatched)
     if wrong:
         config: Any = model.backbone.config
