@@ -38,7 +38,7 @@ BOX_COST = 3.0
 """Weight of the overlap beside the other two costs (RTMDet: 1, 3, 1)."""
 
 ROUNDS = 5
-"""How often `assign_one` gives objects without a cell another one; almost always two suffice."""
+"""How often `assign_one` gives objects without a cell another one."""
 
 
 class Cells(NamedTuple):

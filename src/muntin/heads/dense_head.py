@@ -70,7 +70,7 @@ class DenseConfig(HeadConfig):
     """Config of a dense head.
 
     Attributes:
-        neck: The pyramid; a `finest` of 4 finds smaller objects and costs about twice as much.
+        neck: The pyramid; a `finest` of 4 finds smaller objects and costs more.
         num_convs: Separable convolutions before the predictions, in each of the two branches.
         norm: After each of them.
         prototypes: Maps that masks are made of; 0 = boxes only.
