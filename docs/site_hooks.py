@@ -3,24 +3,34 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any
 
 import typer
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
 
 import muntin
 from muntin.commands import app
+
+Entry = str | dict[str, "str | list[str]"]
+"""Of the navigation: a path, or a title with one or several below it."""
 
 DOCS = Path(__file__).resolve().parent
 WIDTH = 90  # characters of a line of help
 COMMANDS, NAMES = "<!-- help of every command -->", "<!-- every public name -->"
 
 
-def on_config(config: Any) -> Any:
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Replace folders in the navigation by their pages."""
-    named = {page for page in _leaves(config.nav) if not page.endswith("/")}
-    config.nav = [_expand(entry, named) for entry in config.nav]
+    entries: list[Entry] = config.nav or []
+    named = {path for entry in entries for path in _below(entry)}
+    config.nav = [_expand(entry, named) for entry in entries]
     return config
 
 
@@ -40,36 +50,45 @@ def help_texts() -> list[str]:
     return [f"## {name}\n\n```text\n{_help(name, commands[name])}\n```" for name in commands]
 
 
-def _help(name: str, command: Any) -> str:
+def _help(name: str, command: typer.core.TyperCommand) -> str:
     command.rich_markup_mode = None  # boxes are for terminals
     context = command.context_class(command, info_name=f"muntin {name}", terminal_width=WIDTH)
     return command.get_help(context)
 
 
-def _leaves(entry: Any) -> list[str]:
+def on_page_content(page: str, **_: Any) -> str:
+    """Write formulas as MathML, which browsers draw without a script."""
+    return FORMULA.sub(
+        lambda one: convert(
+            html.unescape(one[2]), display="block" if one[1] == "div" else "inline"
+        ),
+        page,
+    )
+
+
+def _below(entry: Entry) -> list[str]:
+    """The paths of an entry."""
     if isinstance(entry, str):
         return [entry]
-    children = entry.values() if isinstance(entry, dict) else entry
-    return [leaf for child in children for leaf in _leaves(child)]
+    (below,) = entry.values()
+    return [below] if isinstance(below, str) else below
 
 
-def _expand(entry: Any, named: set[str]) -> Any:
-    """Expand an entry of the navigation, a title with entries below it or a path."""
-    if not isinstance(entry, dict):
+def _expand(entry: Entry, named: set[str]) -> Entry:
+    """An entry with pages in place of folders."""
+    if not any(path.endswith("/") for path in _below(entry)):
         return entry
-    ((title, below),) = entry.items()
-    if isinstance(below, str) and not below.endswith("/"):
-        return entry
-    paths = [below] if isinstance(below, str) else below
-    return {title: [page for path in paths for page in _pages(path, named)]}
+    (title,) = entry
+    return {title: [page for path in _below(entry) for page in _pages(path, named)]}
 
 
 def _pages(path: str, named: set[str]) -> list[str]:
+    """A page alone, or those of a folder that the navigation does not name, index.md first."""
     if not path.endswith("/"):
         return [path]
-    found = [
+    found = {
         file.relative_to(DOCS).as_posix()
         for file in (DOCS / path).glob("*.md")
         if not re.search(r"\.\w\w\.md$", file.name)
-    ]
-    return sorted(set(found) - named, key=lambda page: (not page.endswith("/index.md"), page))
+    }
+    return sorted(found - named, key=lambda page: (not page.endswith("/index.md"), page))
