@@ -141,7 +141,7 @@ def test_blocks_say_what_they_are() -> None:
     ("text", "line", "said"),
     [
         ("```sh\ntrue\nfalse\n```\n", 2, "exits with 1, not 0"),
-        ("```sh\nmuntin models 'no*such' --json\nmuntin lacks\n```\n", 3, "exits with 2"),
+        ("```sh\nmuntin models 'swin_t*' --json\nmuntin lacks\n```\n", 3, "exits with 2"),
         ("\n```python\nfirst = 1\nsecond = first / 0\n```\n", 4, "ZeroDivisionError"),
         ("```sh\npip install 'muntin[lacks]'\n```\n", 2, "no such extra: lacks"),
         ("<!-- exit code 3: it must -->\n```sh\nexit 4\n```\n", 3, "exits with 4, not 3"),
