@@ -187,9 +187,6 @@ def shorten_command(words: list[str]) -> list[str]:
     short = ["--img-size", "64", "--device", "cpu"] if "--resume" not in words else []
     if verb != "plan" and "--resume" not in words:
         short = list(SHORT)
-        if "--extend" in words:  # the size is that of the run
-            at = short.index("--img-size")
-            del short[at : at + 2]
     if not any(one in text for one in OWN_MODEL) or "--weights none" in text:
         masks = verb == "pretrain" and "simmim" not in text and "views" not in text
         short += TINY_VIT if masks else TINY
