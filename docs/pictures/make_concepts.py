@@ -3,14 +3,15 @@
 
     python docs/pictures/make_concepts.py
 
-Cells have colours of their own under black numbers, and lines are grey, so that the pictures read on
-white and on black pages; there are no words, so that they serve every language. What is drawn is
-computed by the functions that the models use.
+Cells have colours of their own under black numbers, and lines are grey, so that the pictures read
+on white and on black pages; there are no words, so that they serve every language. What is drawn
+is computed by the functions that the models use.
 """
 
 from __future__ import annotations
 
 import colorsys
+import itertools
 from pathlib import Path
 
 import matplotlib as mpl
@@ -26,7 +27,8 @@ from muntin.ops.windows import cut_windows, join_windows, lay_out, merge_neighbo
 HERE = Path(__file__).parent
 LINE = "#808080"
 PIECES = (
-    "#8ecae6", "#ffb703", "#90be6d", "#f28482", "#cdb4db", "#80cbc4", "#f6bd60", "#b5c99a", "#e5989b",
+    "#8ecae6", "#ffb703", "#90be6d", "#f28482", "#cdb4db", "#80cbc4", "#f6bd60", "#b5c99a",
+    "#e5989b",
 )  # fmt: skip
 SIDE, WINDOW = 8, 4
 WIDTH = 5.6
@@ -56,11 +58,12 @@ def rule(axes: Axes, high: int, wide: int, step: int, width: float, colour: str 
 def write(
     axes: Axes, x: float, y: float, text: str, size: float = 10, colour: str = "black"
 ) -> None:
+    """Write a number, centred."""
     axes.text(x, y, text, ha="center", va="center", fontsize=size, color=colour)
 
 
 def number_pieces() -> np.ndarray:
-    """Number, from 1, of the piece that each token of the map is in: the windows after the shift."""
+    """Number, from 1, of the piece (the window after the shift) that each token is in."""
     bands = (np.arange(SIDE) >= WINDOW // 2).astype(int) + (np.arange(SIDE) >= SIDE - WINDOW // 2)
     return 3 * bands[:, None] + bands[None] + 1
 
@@ -73,6 +76,7 @@ def write_pieces(axes: Axes, pieces: np.ndarray) -> None:
 
 
 def draw_shift() -> None:
+    """Draw windows, shifted windows, and the map as it is rolled."""
     layout = lay_out((SIDE, SIDE), (WINDOW, WINDOW), shifted=True, rule=SIZE_RULES["muntin"])
     pieces = number_pieces()
     numbers = torch.from_numpy(pieces).double()[None, :, :, None]
@@ -103,6 +107,7 @@ def draw_shift() -> None:
 
 
 def draw_mask() -> None:
+    """Draw which pairs of tokens may attend, window by window."""
     layout = lay_out((SIDE, SIDE), (WINDOW, WINDOW), shifted=True, rule=SIZE_RULES["muntin"])
     mask = shift_mask(layout)
     assert mask is not None
@@ -119,13 +124,14 @@ def draw_mask() -> None:
         rule(panel, len(own), len(own), 1, 0.4)
         rule(panel, len(own), len(own), len(own), 2)
         edges = [0, *(np.flatnonzero(np.diff(own)) + 1), len(own)]
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):  # once for equal neighbours
+        for start, stop in itertools.pairwise(edges):  # once for equal neighbours
             write(panel, (start + stop) / 2, -0.6, str(own[start]), 9, LINE)
             write(panel, -0.7, (start + stop) / 2, str(own[start]), 9, LINE)
     save(figure, "concept_mask")
 
 
 def draw_bias() -> None:
+    """Draw a window, its table of offsets, and the row of it that each pair reads."""
     side, rows = 3, torch.arange(25.0)[:, None]
     index = expand_relative_position_bias(rows, table_window=(side, side), window=(side, side))
     pairs = index[0].int().numpy()
@@ -156,6 +162,7 @@ def draw_bias() -> None:
 
 
 def draw_merging() -> None:
+    """Draw neighbours that become one token."""
     numbers = torch.arange(16.0).view(1, 4, 4, 1)
     merged = merge_neighbours(numbers)[0].int().numpy()  # 2, 2, 4
     palette = np.array([to_rgb(colour) for colour in PIECES[:4]])
