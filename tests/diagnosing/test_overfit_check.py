@@ -91,7 +91,7 @@ def test_few_steps_tell_only_that_a_loss_burst(ends, found, trees, tmp_path, mon
 
     notes = []
     monkeypatch.setattr(overfit_check._OverfitCheck, "_learn", learn)
-    monkeypatch.setattr(Reporter, "note", lambda self, text: notes.append(text))
+    monkeypatch.setattr(Reporter, "note", lambda self, text, **_: notes.append(text))
     settings = {**ON, "train.learning_rate": 0.01}
     try:
         train_small(trees, tmp_path / "run", settings=settings, epochs=1)
