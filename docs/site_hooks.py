@@ -56,13 +56,11 @@ def _help(name: str, command: typer.core.TyperCommand) -> str:
     return command.get_help(context)
 
 
-def on_page_content(page: str, **_: Any) -> str:
+def on_page_content(written: str, **_: Any) -> str:
     """Write formulas as MathML, which browsers draw without a script."""
+    displays = {"div": "block", "span": "inline"}
     return FORMULA.sub(
-        lambda one: convert(
-            html.unescape(one[2]), display="block" if one[1] == "div" else "inline"
-        ),
-        page,
+        lambda one: convert(html.unescape(one[2]), display=displays[one[1]]), written
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from muntin.synthetic.datasets import write_coco, write_frames, write_maps
 from muntin.synthetic.scenes import CLASS_NAMES, make_scene
 from tests.docs.pages import ROOT, blocks_of, is_translation, place, prose_of, site_pages
-from tests.docs.running import PageError, Reader, call_muntin, split_commands, split_pipe
+from tests.docs.running import PageError, Reader, run_command, split_commands, split_pipe
 
 # A Chinese page has the code of the English one, which another test compares.
 PAGES = [
@@ -75,17 +75,6 @@ def place_of_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _train(root: Path, name: str) -> Path:
-    """Train a run when a page first needs it."""
-    folder = root / "runs" / name
-    if not folder.exists():
-        data = "cells" if name == "masks" else name
-        words = ["train", RUNS[name], str(root / data), "--out", str(folder), "--quiet"]
-        code, _, said = call_muntin(words)
-        assert code == 0, said
-    return folder
-
-
 def _needed(page: Path) -> tuple[list[str], list[str]]:
     """Names of data and of runs that the code of a page has, but does not make itself."""
     code = "\n".join(block.text for block in blocks_of(page) if block.runs)
@@ -114,12 +103,21 @@ def test_page(
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / name)
     for name in runs:
-        shutil.copytree(_train(place_of_data, name), tmp_path / "runs" / name)
+        given = "cells" if name == "masks" else name
+        if given not in data:
+            shutil.copytree(place_of_data / given, tmp_path / given)
+            data.append(given)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    kept = place_of_data / "kept"
+    kept.mkdir(exist_ok=True)
     try:
-        Reader(page).read(blocks_of(page))
+        for name in runs:
+            given = "cells" if name == "masks" else name
+            code, said = run_command(f"muntin train {RUNS[name]} {given}/ --out runs/{name}", kept)
+            assert code == 0, said
+        Reader(page, kept).read(blocks_of(page))
     finally:
         plt.close("all")
 

@@ -18,6 +18,7 @@ from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError
 from muntin.explaining import SECTIONS
 from muntin.explaining.explanation import EXPLAINERS, model_notes
+from muntin.explaining.figures import find_text
 from muntin.explaining.inputs import (
     check_point,
     check_target,
@@ -240,7 +241,7 @@ def test_13_channels_report_available_sections(tmp_path):
     assert len(reasons) == len(
         [explainer for explainer in kept if explainer.needs_forward and not explainer.requires]
     )
-    assert all(SECTIONS["cut"] in reason for reason in reasons)
+    assert all(find_text("sections", "cut") in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("name", ["swin_nano", "vit_tiny"])

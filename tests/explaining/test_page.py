@@ -132,7 +132,7 @@ def folder(tmp_path_factory):
     """A page with two images, each with a clickable figure, and a missing figure."""
     folder = tmp_path_factory.mktemp("page")
     model = open_model("swin_nano", img_size=(48, 64))
-    builder = PageBuilder(folder=folder, title=NASTY, facts={"Model": NASTY}, notes=("fresh",))
+    builder = PageBuilder(folder=folder, name=NASTY, facts={"Model": NASTY}, notes=("fresh",))
     for number in range(2):
         pixels = np.full((48, 64, 3), 200 - 100 * number, np.uint8)
         context = open_context(model, pixels)
@@ -183,7 +183,7 @@ def test_page_is_offline_and_every_image_loads(browser, folder):
     visit = Visit(browser, folder / "page.html")
     visit.check()
     assert "roses" in visit.tab.title()
-    assert visit.tab.locator("h1").inner_text() == NASTY
+    assert visit.tab.locator("h1").inner_text() == f"{NASTY} explained"
     assert visit.tab.locator(".missing:visible").count() == 1
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from muntin.errors import ConfigError, unknown_name
 from muntin.lazy import resolve_lazily
@@ -17,19 +17,14 @@ __getattr__, __dir__ = resolve_lazily(__name__, {"explanation": "Page explain"})
 
 Section = Literal["cut", "positions", "attention", "decision", "features", "cost", "comparison"]
 
-SECTIONS: dict[Section, str] = {
-    "cut": "Patches and windows",
-    "positions": "Position information",
-    "attention": "Attention",
-    "decision": "Attribution of the prediction",
-    "features": "Features",
-    "cost": "Compute and memory",
-    "comparison": "Comparison of two models",
-}
-"""Names of the sections and their headings, in the order of the page.
+SECTIONS: tuple[Section, ...] = get_args(Section)
+"""Names of the sections in the order of the page; their headings are in ``texts``.
 
 Here, where nothing heavy is imported, because the command line's help lists them.
 """
+
+LANGUAGES = ("en", "zh")
+"""Of the page: English and Chinese."""
 
 
 def check_sections(sections: str | Sequence[str]) -> tuple[str, ...]:

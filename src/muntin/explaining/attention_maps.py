@@ -269,7 +269,7 @@ def _show_rollout(context: Context, layers: Sequence[AttentionLayer]) -> Result:
             "rows": [start_name, "the point"],
             "kept by tokens without a place": rows[:, :before].sum(dim=1).tolist(),
         },
-        start=start_name,
+        begin=start_name,
     )
 
 

@@ -16,14 +16,14 @@ from PIL import Image
 from muntin.drawing.notebook import show_facts
 from muntin.drawing.result_drawing import draw_result
 from muntin.errors import DataError, MuntinError, MuntinWarning
-from muntin.explaining import SECTIONS, Section, check_sections, inputs
+from muntin.explaining import Section, check_sections, inputs
 from muntin.explaining.attention_cost import show_cost
 from muntin.explaining.attention_maps import show_attention
 from muntin.explaining.attribution import show_attribution
 from muntin.explaining.comparison import show_comparison
 from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import show_features
-from muntin.explaining.figures import MissingFigure, Results, find_text, save_figure
+from muntin.explaining.figures import MissingFigure, Results, find_text, save_figure, use_language
 from muntin.explaining.inputs import OpenedModel, Source, evaluating, open_context, open_model
 from muntin.explaining.output_target import TargetNotFound
 from muntin.explaining.page import ImageEntry, PageBuilder, clean_stem
@@ -42,43 +42,38 @@ class Explainer:
     `needs_forward`: the network must be able to process the image; `needs_modules`: it reads
     modules, which exported files lack. One run covers the `scope`: an image, the model (independent
     of images) or all images. `requires` is the option without which it does not run: a folder,
-    whose gallery `show` gets too, or a second model; then `show` gets the contexts of both.
+    whose gallery `show` gets too, or a second model; then `show` gets the contexts of both. The
+    `name` is that of its title, if it is not the section's.
     """
 
     section: Section
-    title: str
     show: Callable[..., Results]
+    name: str = ""
     needs_forward: bool = True
     uses_target: bool = False
     needs_modules: bool = True
     scope: Literal["image", "model", "images"] = "image"
     requires: Literal["", "folder", "compare"] = ""
 
+    @property
+    def title(self) -> str:
+        """By its name, or that of its section."""
+        return find_text("explainers", self.name or self.section)
+
 
 EXPLAINERS: tuple[Explainer, ...] = (
+    Explainer(section="cut", show=show_patches, needs_forward=False),
+    Explainer(section="positions", show=show_positions, needs_forward=False, scope="model"),
+    Explainer(section="attention", show=show_attention),
+    Explainer(section="decision", show=show_attribution, uses_target=True, needs_modules=False),
+    Explainer(section="features", show=show_features),
+    Explainer(section="features", show=show_retrieval, name="retrieval", requires="folder"),
     Explainer(
-        section="cut", title="Patches and windows", show=show_patches, needs_forward=False,
+        section="cost", show=show_cost, needs_forward=False, needs_modules=False, scope="model"
     ),
     Explainer(
-        section="positions", title="Position embeddings", show=show_positions,
-        needs_forward=False, scope="model",
-    ),
-    Explainer(section="attention", title="Attention", show=show_attention),
-    Explainer(
-        section="decision", title="Attribution", show=show_attribution, uses_target=True,
-        needs_modules=False,
-    ),
-    Explainer(section="features", title="Feature maps", show=show_features),
-    Explainer(
-        section="features", title="Image retrieval", show=show_retrieval, requires="folder",
-    ),
-    Explainer(
-        section="cost", title="Cost", show=show_cost, needs_forward=False, needs_modules=False,
-        scope="model",
-    ),
-    Explainer(
-        section="comparison", title="Model comparison", show=show_comparison,
-        needs_modules=False, scope="images", requires="compare",
+        section="comparison", show=show_comparison, needs_modules=False, scope="images",
+        requires="compare",
     ),
 )  # fmt: skip
 """In the order of the page."""
@@ -116,6 +111,7 @@ def explain(
     compare: Source | None = None,
     folder: Path | str = "",
     sections: str | Sequence[str] = (),
+    language: str = "en",
     weights: str | Path | None = None,
     img_size: Size | None = None,
     force: bool = True,
@@ -136,6 +132,7 @@ def explain(
         compare: A second model or checkpoint, compared on the same images.
         folder: Images to retrieve the most similar ones from, preferably in class folders.
         sections: One or several of `muntin.explaining.SECTIONS`; all when empty.
+        language: Of the page: "en", or "zh" (Chinese); words inside figures are English.
         weights: For a zoo name: a file, folder or hub id; default: published, else random ones.
         img_size: (height, width) in pixels to resize images to. Default: the model's own.
         force: Whether to replace files in `out`; an image of `images` never is.
@@ -145,7 +142,7 @@ def explain(
         Paths of all files, and missing figures. Of several images, unreadable ones are skipped.
 
     Raises:
-        ConfigError: Model, section, class or keypoint are unknown, or the point is outside.
+        ConfigError: Model, section, language or target are unknown, or the point is outside.
         DataError: No image can be read.
         RunError, WeightError: The run is incomplete, weights do not fit, or nothing can be written.
 
@@ -165,7 +162,11 @@ def explain(
         raise DataError(message)
     destination = Path(out)
     # Tensors created in inference mode can never require gradients, and attribution needs them.
-    with _stage(destination, batch_images, force=force) as stage, torch.inference_mode(False):
+    with (
+        use_language(language),
+        _stage(destination, batch_images, force=force) as stage,
+        torch.inference_mode(False),
+    ):
         opened = open_model(model, weights=weights, img_size=img_size)
         other = None if compare is None else open_model(compare, img_size=img_size)
         session = _Session(
@@ -175,7 +176,7 @@ def explain(
             stage=stage,
             say=say,
             explainers=[one for one in EXPLAINERS if not names or one.section in names],
-            page=PageBuilder(folder=stage, title=f"{opened.name} explained", facts={}),
+            page=PageBuilder(folder=stage, name=opened.name, facts={}),
         )
         with evaluating(opened.network), evaluating((other or opened).network):
             left_out = session.explain_all(batch_images, point, target)
@@ -344,8 +345,9 @@ def model_facts(model: OpenedModel, context: Context, other: OpenedModel | None)
         rows["parameters"] = {"millions": count / 1e6}
     if other is not None:
         rows["other"] = {"name": other.name, "origin": other.origin}
+    rows["figures"] = {}
     lines = (find_text("facts", key, **fields).partition(": ") for key, fields in rows.items())
-    return {name: value for name, _, value in lines}
+    return {name: value for name, _, value in lines if name}
 
 
 def model_notes(model: OpenedModel) -> tuple[str, ...]:
@@ -356,6 +358,7 @@ def model_notes(model: OpenedModel) -> tuple[str, ...]:
 def _find_reason(explainer: Explainer, unreadable: str, absent: str) -> str:
     """Why an explainer cannot run on this image; empty if it can."""
     if explainer.needs_forward and unreadable:
-        can = dict.fromkeys(SECTIONS[row.section] for row in EXPLAINERS if not row.needs_forward)
+        free = dict.fromkeys(row.section for row in EXPLAINERS if not row.needs_forward)
+        can = [find_text("sections", section) for section in free]
         return f"{unreadable} {find_text('notes', 'available', sections=', '.join(can))}"
     return absent if explainer.uses_target else ""

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
 import math
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -24,7 +27,8 @@ from PIL import Image
 
 from muntin.drawing.fonts import use_fonts
 from muntin.drawing.saving import ignore_missing_characters
-from muntin.explaining import Section
+from muntin.errors import ConfigError, unknown_name
+from muntin.explaining import LANGUAGES, Section
 from muntin.shapes import Float, Int, Size, UInt8
 from muntin.staging import format_json, write_file
 
@@ -87,9 +91,31 @@ class MissingFigure:
 Result = ExplanationFigure | MissingFigure
 Results = Sequence[Result]
 
+_language = ContextVar("language", default="en")
+
+_WORDS = {"begin", "elsewhere", "fresh", "images", "layer", "layers", "origin", "others", "score"}
+"""Fields of texts that hold words, not names; figures show some of them, in English."""
+
+
+@contextlib.contextmanager
+def use_language(language: str) -> Iterator[None]:
+    """Make texts in a language of `LANGUAGES` while the context is active."""
+    if language not in LANGUAGES:
+        raise ConfigError(unknown_name("language", str(language), LANGUAGES))
+    before = _language.set(language)
+    try:
+        yield
+    finally:
+        _language.reset(before)
+
+
+def load_texts(language: str | None = None) -> Mapping[str, Any]:
+    """Texts of a language, by default that of `use_language`, or else English."""
+    return _load_texts(language or _language.get())
+
 
 @functools.cache
-def load_texts(language: str = "en") -> Mapping[str, Any]:
+def _load_texts(language: str) -> Mapping[str, Any]:
     """Load the file of a language in ``texts``; line breaks inside texts become spaces."""
 
     def join_lines(value: Any) -> Any:  # noqa: ANN401 (a table or a text)
@@ -112,7 +138,15 @@ def find_text(entry: str, key: str, /, **fields: object) -> str:
     """Look up a text by table (dots lead to tables in tables) and key, and fill in its fields."""
     table = functools.reduce(lambda rows, name: rows[name], entry.split("."), load_texts())
     template: str = table[key] if key in table else load_texts()["notes"][key]
-    return template.format_map(fields)
+    words = {name: translate(str(fields[name])) for name in _WORDS & fields.keys()}
+    return template.format_map({**fields, **words})
+
+
+def translate(words: str) -> str:
+    """Translate words that figures show in English, such as the title of a layer."""
+    for key, pattern in load_texts("en")["words"].items() if _language.get() != "en" else ():
+        words = re.sub(pattern, load_texts()["words"][key], words)
+    return words
 
 
 def make_figure(
@@ -141,7 +175,7 @@ def make_figure(
     return ExplanationFigure(
         name=table.get("name", entry),
         title=find_text(entry, "title", **fields),
-        text=" ".join(sentence for sentence in sentences if sentence),
+        text=" ".join(sentence for sentence in sentences if sentence).replace("\u3002 ", "\u3002"),
         figure=figure,
         formula=_load_mathml().get(latex, f"<code>{escape(latex)}</code>") if latex else "",
         source=table.get("source", row.get("source", "")),

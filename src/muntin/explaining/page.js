@@ -1,11 +1,14 @@
 "use strict";
 (() => {
+  const texts = JSON.parse(document.getElementById("texts").textContent);
+  const say = (key, fields) => texts[key].replace(/\{(\w+)\}/g, (_, name) => fields[name]);
+
   // ---- light and dark
   const root = document.documentElement;
   const theme = document.getElementById("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
-  const nameTheme = () => { theme.textContent = isDark() ? "Light colours" : "Dark colours"; };
+  const nameTheme = () => { theme.textContent = isDark() ? texts.light : texts.dark; };
   theme.hidden = false;
   theme.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
@@ -107,13 +110,15 @@
       pen.strokeStyle = "#ffffff";
       pen.strokeRect(left, top, wide, high);
       const percent = (part) => `${(100 * part).toFixed(part < 0.1 ? 1 : 0)} %`;
-      const where = (key) => `row ${Math.floor(key / layer.grid[1]) + 1}, column ${key % layer.grid[1] + 1}`;
-      let text = `The token in ${where(token)} of ${layer.grid[0]} x ${layer.grid[1]} attends to ${inside} tokens of the image.`;
+      const [rows, columns] = layer.grid;
+      const placeOf = (key) => say("place", { row: Math.floor(key / columns) + 1, column: key % columns + 1 });
+      const text = [say("attends", { place: placeOf(token), rows, columns, count: inside })];
       if (best >= 0) {
-        text += ` The largest weight, ${percent(largest * weights[best] / 255)}, is on ${keys[best] === token ? "itself" : `the token in ${where(keys[best])}`}.`;
+        const where = keys[best] === token ? texts.itself : say("token", { place: placeOf(keys[best]) });
+        text.push(say("largest", { weight: percent(largest * weights[best] / 255), where }));
       }
-      if (elsewhere) text += ` ${percent(elsewhere / all)} of the attention is on ${layer.elsewhere}.`;
-      caption.textContent = text;
+      if (elsewhere) text.push(say("elsewhere", { share: percent(elsewhere / all), where: layer.elsewhere }));
+      caption.textContent = text.join(" ");
       scaleEnd.textContent = percent(largest);
       canvas.dataset.token = `${row},${column}`;
       canvas.dataset.drawn = String(mine);

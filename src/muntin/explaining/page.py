@@ -26,7 +26,7 @@ from torch import Tensor
 from muntin._version import __version__
 from muntin.data.transforms import to_shown
 from muntin.drawing.notebook import to_data_url
-from muntin.explaining import SECTIONS, Section
+from muntin.explaining import SECTIONS, Section, figures
 from muntin.explaining.figures import DPI, MissingFigure, PointLayer, Result, SavedFigure
 from muntin.shapes import Real, Size
 
@@ -58,7 +58,7 @@ class PageBuilder:
     """
 
     folder: Path
-    title: str
+    name: str
     facts: Mapping[str, str]
     notes: tuple[str, ...] = ()
     _parts: dict[Section, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -81,11 +81,11 @@ class PageBuilder:
         )
         shown = image if prediction is None else prediction.copy()
         shown.thumbnail((720, 720))
-        alt = "The image" if prediction is None else "The image with its prediction"
+        alt = figures.find_text("page", "image" if prediction is None else "predicted", name=name)
         self._images.append(
             f'<div class="prediction" data-image="{entry.name}"><h3>{name}</h3>'
             f'<div class="card"><img src="{to_data_url(shown, "jpeg")}" width="{shown.width}" '
-            f'height="{shown.height}" alt="{alt}: {name}"></div>'
+            f'height="{shown.height}" alt="{alt}"></div>'
             f'<img id="seen-{entry.name}" src="{to_data_url(image, "png")}" alt="" hidden></div>'
         )
 
@@ -100,7 +100,7 @@ class PageBuilder:
         """Add a result to its section; `always` visible, or only if the image is selected."""
         visibility = "" if always else f' data-image="{entry.name}"'
         if isinstance(shown, MissingFigure):
-            reason_html = f"<p><strong>{escape(shown.title)}.</strong> {escape(shown.reason)}</p>"
+            reason_html = f"<p><strong>{escape(shown.title)}:</strong> {escape(shown.reason)}</p>"
             self._parts[shown.section].append(
                 f'<div class="missing"{visibility}>{reason_html}</div>'
             )
@@ -117,6 +117,7 @@ class PageBuilder:
         )
         wide, high = (round(side * CSS_PIXELS / DPI) for side in saved.size)
         alt = f"{shown.title}. {shown.text}"
+        source = figures.find_text("page", "source", source=shown.source)
         parts = [
             f'<article id="{place}"{visibility}><h3>{escape(shown.title)}</h3>',
             *(f"<p>{escape(text)}</p>" for text in shown.text.split("\n") if text.strip()),
@@ -124,8 +125,8 @@ class PageBuilder:
             f'<div class="card"><img src="data:image/png;base64,{_to_text(saved.png)}" '
             f'width="{wide}" height="{high}" alt="{escape(alt)}"></div>',
             self._explorer(shown.layers, entry) if shown.layers else "",
-            f'<p class="source">Source: {escape(shown.source)}</p>' if shown.source else "",
-            f'<p class="files">Files: {links}</p></article>',
+            f'<p class="source">{escape(source)}</p>' if shown.source else "",
+            f'<p class="files">{figures.find_text("page", "files")} {links}</p></article>',
         ]
         self._parts[shown.section].append("\n".join(part for part in parts if part))
 
@@ -139,13 +140,15 @@ class PageBuilder:
                 "keys": self._table(layer.keys.astype("<i4")),
                 "weights": self._table(layer.weights),
                 "largest": self._table(layer.largest.astype("<f4")),
-                "elsewhere": layer.elsewhere or "tokens outside the image",
+                "elsewhere": figures.translate(layer.elsewhere or "tokens outside the image"),
             }
             for layer in layers
         ]
-        options = "".join(f"<option>{escape(layer.title)}</option>" for layer in layers)
+        titles = (escape(figures.translate(layer.title)) for layer in layers)
+        options = "".join(f"<option>{title}</option>" for title in titles)
         zoom = MAX_CANVAS / max(entry.size)
         return _load_template("explorer.html").substitute(
+            figures.load_texts()["page"],
             name=entry.name,
             options=options,
             rows=json.dumps(rows),
@@ -167,15 +170,16 @@ class PageBuilder:
 
     def render(self) -> str:
         """Render as HTML."""
+        headings = figures.load_texts()["sections"]
         used = [section for section in SECTIONS if self._parts[section]]
         sections = [
-            f'<section id="{section}"><h2>{escape(SECTIONS[section])}</h2>\n'
+            f'<section id="{section}"><h2>{escape(headings[section])}</h2>\n'
             + "\n".join(self._parts[section])
             + "</section>"
             for section in used
         ]
         contents = "".join(
-            f'<li><a href="#{section}">{escape(SECTIONS[section])}</a>'
+            f'<li><a href="#{section}">{escape(headings[section])}</a>'
             f"<ol>{''.join(self._contents[section].values())}</ol></li>"
             for section in used
         )
@@ -183,14 +187,19 @@ class PageBuilder:
             f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in self.facts.items()
         )
         several = len(self._buttons) > 1
-        group = '<div class="picker" role="group" aria-label="Images">'
+        label = figures.load_texts()["page"]["images"]
+        group = f'<div class="picker" role="group" aria-label="{label}">'
         picker = f"{group}{''.join(self._buttons)}</div>" if several else ""
         tables = "".join(
             f'<script type="text/plain" id="table-{name}">{text}</script>\n'
             for name, text in self._tables.items()
         )
         return _load_template("page.html").substitute(
-            title=escape(self.title),
+            figures.load_texts()["page"],
+            title=escape(figures.find_text("page", "title", name=self.name)),
+            contents_label=figures.find_text("page", "contents"),
+            made=figures.find_text("page", "made", version=__version__),
+            texts=json.dumps(figures.load_texts()["page"]),
             version=__version__,
             style=_load_template("page.css").template,
             script=_load_template("page.js").template,
