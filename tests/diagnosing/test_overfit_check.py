@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from muntin.errors import TrainingError
 from muntin.synthetic.datasets import write_coco, write_frames, write_maps
+from muntin.training import overfit_check
+from muntin.training.progress import Reporter
 from muntin.training.session import train
 from tests.small import MODEL, SETTINGS, train_small, write_images
 
@@ -63,3 +65,37 @@ def test_clean_data_of_every_task_pass(task, tmp_path):
     options = {"model": MODEL, "img_size": 64, "epochs": 1, "device": "cpu", "pictures": False}
     run = train(task, data, out=tmp_path / "run", settings=settings, quiet=True, **options)
     assert run.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "found"),
+    [
+        (((900.0, 5), (700.0, 3), (0.5, 5)), "rate-high"),
+        (((900.0, 5), (700.0, 3), (1.0, 2)), "rate-high"),  # too few steps for the third
+        (
+            ((900.0, 5), (0.5, 5)),
+            "too few steps to tell",
+        ),  # a longer warmup than that of the check will do
+        (((900.0, 5), (1.0, 3)), "too few steps to tell"),
+        (((1.2, 5),), "too few steps to tell"),
+        (((0.95, 50), (0.5, 50)), "no fault found, but slow"),
+    ],
+)
+def test_few_steps_tell_only_that_a_loss_burst(ends, found, trees, tmp_path, monkeypatch):
+    curves = iter(ends)
+
+    def learn(self, factor, share):
+        self.profiler = self.start_steps(self.prepared)
+        end, steps = next(curves)
+        return overfit_check._LossCurve(start=1.0, end=end, steps=steps)
+
+    notes = []
+    monkeypatch.setattr(overfit_check._OverfitCheck, "_learn", learn)
+    monkeypatch.setattr(Reporter, "note", lambda self, text: notes.append(text))
+    settings = {**ON, "train.learning_rate": 0.01}
+    try:
+        train_small(trees, tmp_path / "run", settings=settings, epochs=1)
+    except TrainingError as error:
+        notes.append(str(error))
+    assert next(curves, None) is None, "every curve was asked for"
+    assert found in next(text for text in notes if "loss 1 -> " in text)

@@ -37,7 +37,8 @@ LONG_S = 600.0
 NUM_IMAGES = 8
 
 _LIMIT_S, _SHARE = 60.0, 0.04  # of the check, and of a time limit
-_LEARNT, _MOVED, _ROSE = 0.3, 0.9, 1.1  # loss, relative to that at the start
+# Loss, relative to that at the start; that it burst is clear after any number of steps.
+_LEARNT, _MOVED, _ROSE, _BURST = 0.3, 0.9, 1.1, 10.0
 _FEWEST, _ENOUGH, _MOST = 15, 40, 100  # steps
 _KNOWN = 0.5  # of the main figure
 _WARMUP = 5  # steps
@@ -64,6 +65,11 @@ class _LossCurve:
     def ratio(self) -> float:
         """The loss at the end, relative to that at the start."""
         return self.end / max(self.start, 1e-9)
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether there were too few steps to tell anything."""
+        return self.steps < _FEWEST and self.ratio < _BURST
 
 
 def check_first(
@@ -154,13 +160,14 @@ class _OverfitCheck:
         start, rate = self.clock(), scaled_learning_rate(self.prepared.run.config.train)
         course = self._learn(1.0, 0.5)
         loss = f"loss {course.start:.3g} -> {course.end:.3g} in {course.steps} steps at {rate:.2g}"
-        unclear = course.steps < _FEWEST and math.isfinite(course.end)
-        code = "" if course.ratio < _MOVED or unclear else self._find_cause(course, rate)
+        code = "" if course.ratio < _MOVED or course.is_unclear else self._find_cause(course, rate)
         if code:
             where = "train.learning_rate" if code.startswith("rate") else "the first steps"
             return [Finding(code=code, where=where, detail=loss)]
         name, value = self._score()
-        hint = "" if course.ratio < _MOVED else ": no fault found, but slow"
+        few = course.steps < _FEWEST
+        slow = ": too few steps to tell" if few else ": no fault found, but slow"
+        hint = "" if course.ratio < _MOVED else slow
         reporter.note(
             f"check first: {len(self.prepared.train)} images, {loss}{hint}, {name} {value:.2f} on "
             f"them, {format_duration(self.clock() - start)}"
@@ -183,8 +190,8 @@ class _OverfitCheck:
                 config = self.whole.run.config.train
                 steps = config.epochs * len(self.whole.train) / config.batch_size
                 return "rate-low" if rate * steps < _USUAL_RATE else ""
-            if other.steps < _FEWEST and math.isfinite(other.end):
-                return ""
+            if other.is_unclear:
+                return "rate-high" if number and not course.ratio < _BURST else ""
         self.profiler = self.start_steps(self.prepared)
         if self._score()[1] > _KNOWN:  # weights that have learnt this already
             return ""
