@@ -148,16 +148,17 @@ def _sdpa(
     scale: float,
     fill: Tensor | None,
     dropout: float,
+    ways: tuple[Callable[..., Tensor], Callable[..., Tensor]] = (cut_heads, join_heads),
 ) -> Tensor:
-    heads = bias.shape[0]
+    (cut, join), heads = ways, bias.shape[0]
     # Windows become heads: bias + mask is then one matrix per "head", broadcast over images
     # instead of copied.
-    parts = cut_heads(qkv, layout, 3, heads, fill).flatten(2, 3)  # 3, B, nW*h, N, d
+    parts = cut(qkv, layout, 3, heads, fill).flatten(2, 3)  # 3, B, nW*h, N, d
     q, k, v = parts.unbind(0)
     added = add_mask(bias, layout).expand(layout.num_windows, -1, -1, -1)  # nW, h, N, N
     added = added.flatten(0, 1).to(q.dtype)  # nW*h, N, N
     out = attend(q, k, v, added[None], dropout=dropout, scale=scale)
-    return join_heads(out.unflatten(1, (layout.num_windows, heads))[None], layout)
+    return join(out.unflatten(1, (layout.num_windows, heads))[None], layout)
 
 
 def _lean(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
@@ -167,14 +168,7 @@ def _lean(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tens
     if _learns(qkv, bias):
         out: Tensor = _ExplicitAttention.apply(qkv, bias, fill, layout, scale)[0]
         return out
-    parts = _cut(qkv, layout, 3, bias.shape[0], fill)  # 3, B, nW, h, N, d
-    added = add_mask(bias, layout).expand(layout.num_windows, -1, -1, -1)  # nW, h, N, N
-    # Windows become heads, as in `_sdpa`.
-    q, k, v = parts.flatten(2, 3).unbind(0)
-    out = F.scaled_dot_product_attention(
-        q, k, v, added.flatten(0, 1)[None].to(q.dtype), scale=scale
-    )
-    return _join(out.view(1, *parts.shape[1:]), layout)
+    return _sdpa(qkv, bias, layout, scale, fill, dropout, (_cut, _join))
 
 
 def _fused(
@@ -229,7 +223,7 @@ class _ExplicitAttention(torch.autograd.Function):
         layout: WindowLayout,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        parts = _cut(qkv, layout, 3, bias.shape[0], fill)
+        parts = _cut(qkv, layout, 3, bias.shape[0], fill).contiguous()
         q, k, v = parts.flatten(1, 3).unbind(0)  # B*nW*h, N, d each
         shape = (*parts.shape[1:5], -1)  # B, nW, h, N, N
         if bias.dtype == qkv.dtype:
@@ -305,8 +299,11 @@ def _cut(
     heads: int,
     fill: Float[Tensor, " C"] | None,
 ) -> Float[Tensor, "parts B nW h N d"]:
-    """`cut_heads` in one gather of rows of d numbers."""
-    batch, height, width, channels = x.shape
+    """`cut_heads` in one gather of rows of d numbers; a view where one window is the map."""
+    (batch, height, width), size = x.shape[:3], x.shape[3] // (parts * heads)
+    if layout.num_windows == 1 and not any((*layout.shift, *layout.pad)):
+        whole = x.reshape(batch, 1, height * width, parts, heads, size)
+        return whole.permute(3, 0, 1, 4, 2, 5)
     count = partial(torch.arange, dtype=torch.int32)
     order = window_order(layout)
     # Rows are ordered by image, token, part and head. The index is made of small ones by addition,
@@ -315,10 +312,11 @@ def _cut(
     tokens = tokens + count(batch).view(-1, 1, 1, 1) * (height * width)  # B, nW, 1, N
     rows = tokens * parts + count(parts).view(-1, 1, 1, 1, 1)  # parts, B, nW, 1, N
     rows = rows * heads + count(heads).view(-1, 1)  # parts, B, nW, h, N
-    windows = x.reshape(-1, channels // (parts * heads)).index_select(0, rows.flatten())
-    windows = windows.view(*rows.shape, -1)
+    windows = x.reshape(-1, size).index_select(0, rows.flatten()).view(*rows.shape, size)
     if any(layout.pad):
-        rest = windows.new_zeros(()) if fill is None else fill.to(x.dtype).view(parts, 1, heads, -1)
+        rest = (
+            windows.new_zeros(()) if fill is None else fill.to(x.dtype).view(parts, 1, heads, size)
+        )
         _by_token(windows)[order < 0] = rest
     return windows
 
@@ -328,6 +326,9 @@ def _join(
 ) -> Float[Tensor, "B H W C"]:
     """Inverse of `_cut`, from windows that lie in memory in any order without gaps."""
     parts, batch, _, heads, _, width = windows.shape
+    channels = parts * heads * width
+    if layout.num_windows == 1 and not any((*layout.shift, *layout.pad)):
+        return windows.permute(1, 2, 4, 0, 3, 5).reshape(batch, *layout.size, channels)
     count = partial(torch.arange, dtype=torch.int32)
     of_part, of_image, of_window, of_head, of_token = (
         count(size).mul_(stride // width)
@@ -340,8 +341,7 @@ def _join(
     rows = of_image.view(-1, 1, 1, 1) + tokens.view(-1, 1, 1)  # B, H*W, 1, 1
     rows = rows + (of_part[:, None] + of_head)  # B, H*W, parts, h
     flat = windows.as_strided((windows.numel() // width, width), (width, 1))
-    joined = flat.index_select(0, rows.flatten())
-    return joined.view(batch, *layout.size, parts * heads * width)
+    return flat.index_select(0, rows.flatten()).view(batch, *layout.size, channels)
 
 
 def _by_token(windows: Float[Tensor, "parts B nW h N d"]) -> Float[Tensor, "nW N parts B h d"]:
