@@ -10,7 +10,7 @@ import torch
 
 from muntin.errors import ConfigError, ShapeError
 from muntin.ops.positions import SIZE_RULES
-from muntin.ops.window_attention import BACKENDS, window_attention
+from muntin.ops.window_attention import BACKENDS, _ExplicitAttention, window_attention
 from muntin.ops.windows import cut_windows, join_windows, lay_out, shift_mask
 
 HEADS, DIM = 2, 6
@@ -135,6 +135,38 @@ def test_result_is_the_same_without_gradients_and_for_each_image_alone(backend):
             part = qkv[image : image + 1]
             alone = window_attention(part, bias, layout, scale=0.5, fill=fill, backend=backend)
             torch.testing.assert_close(alone[0], whole[image], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["muntin", "torchvision", "timm"])
+@pytest.mark.parametrize("size", [(4, 4), (9, 6), (8, 13)])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_what_needs_no_gradient_equals_the_definition(batch, size, rule):
+    """One window that is the map, windows with padding, maps in another order of memory."""
+    for shifted in (False, True):
+        layout = lay_out(size, (4, 4), shifted, SIZE_RULES[rule])
+        qkv = torch.randn(batch, size[1], size[0], 3 * DIM).transpose(1, 2)
+        bias, fill = torch.randn(HEADS, layout.num_tokens, layout.num_tokens), torch.randn(3 * DIM)
+        results = [
+            window_attention(qkv, bias, layout, scale=0.5, fill=fill, backend=name)
+            for name in ("lean", "reference")
+        ]
+        assert results[0].shape == (batch, *size, DIM)
+        torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_masked_pairs_are_zero_or_as_large_as_they_must_be():
+    """Of subnormal numbers products are slow; a pair that wins in spite of the mask still wins."""
+    for factor in (1.0, 8.0):
+        layout, *inputs = make((7, 10), "muntin", True)
+        qkv, bias, _ = (factor * one.detach() for one in inputs)
+        qkv.requires_grad_()
+        lean, *_, weights = _ExplicitAttention.apply(qkv, bias, None, layout, 1.0)
+        subnormal = ((weights > 0) & (weights < torch.finfo(weights.dtype).tiny)).any()
+        assert factor > 1 or not subnormal
+        reference = window_attention(qkv, bias, layout, scale=1.0, backend="reference")
+        torch.testing.assert_close(lean, reference, rtol=1e-4, atol=1e-4)
+    masked = shift_mask(layout)[:, None] < 0
+    assert (weights * masked).max() > 0.5
 
 
 @pytest.mark.parametrize("backend", ANYWHERE)

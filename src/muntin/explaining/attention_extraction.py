@@ -25,8 +25,8 @@ from muntin.models.t2t_vit import SPLITS, TokenAttention, TokenPerformer, unfold
 from muntin.models.vit import SelfAttention
 from muntin.nn.layers import BiasedLinear, without_key_bias
 from muntin.ops.positions import expand_relative_position_bias
-from muntin.ops.windows import WindowLayout, cut_heads, shift_mask
-from muntin.shapes import Int, Size
+from muntin.ops.windows import WindowLayout, cut_heads, shift_mask, window_order
+from muntin.shapes import Size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,14 +57,6 @@ def find_extractor(module: nn.Module) -> AttentionExtractor | None:
     return EXTRACTORS.get(kind) or TIMM_EXTRACTORS.get(f"{kind.__module__}.{kind.__name__}")
 
 
-def _number(layout: WindowLayout) -> Int[Tensor, "G N"]:
-    """Row-major indices of the tokens of each window; -1 for padding."""
-    count = layout.size[0] * layout.size[1]
-    # Counted from 1: padding is filled with 0, which becomes -1.
-    numbers = torch.arange(1, count + 1, dtype=torch.float64).view(1, *layout.size, 1)
-    return cut_heads(numbers, layout, 1, 1)[0, 0, :, 0, :, 0].long() - 1
-
-
 def _split(x: Tensor, layout: WindowLayout, heads: int, fill: Tensor | None) -> list[Tensor]:
     """Split into queries and keys, (h, nW, N, d) each."""
     parts = cut_heads(x, layout, 3, heads, fill)[:2, 0]  # 2, nW, h, N, d
@@ -90,7 +82,7 @@ def _window_layer(
 ) -> AttentionLayer:
     stage, block = _place(call)
     shifted = " (shifted)" if any(layout.shift) else ""
-    numbers = _number(layout)
+    numbers = window_order(layout)
     return AttentionLayer(
         name=call.name,
         title=f"stage {stage}, block {block}{shifted}",
@@ -258,8 +250,8 @@ def _extract_mask_unit(call: LayerCall) -> AttentionLayer:
         num_heads=module.num_heads,
         grid=layout.size,
         stride=finest * 2 ** sum(step.attn.pools for step in steps),
-        queries=_number(asking),
-        keys=_number(layout),
+        queries=window_order(asking),
+        keys=window_order(layout),
         layout=layout,
         pooled=pooled,
         pair=pair,

@@ -2,8 +2,8 @@
 """Swin (V1, V2) for one image size, with everything precomputed that does not depend on the image.
 
 Tokens stay in window order between blocks: one gather reorders them from the windows of a block to
-those of the next, or to the neighbourhoods that are merged. If windows need padding, tokens stay in
-map order and are gathered into windows and back.
+those of the next, or to the neighbourhoods that are merged. Windows that need padding come last;
+padding is there only while they attend.
 
 Letters: B images, L tokens of a map, N tokens of a window, nW windows of an image, C channels, h
 heads, d width of a head.
@@ -26,8 +26,8 @@ from muntin.ops.positions import (
     fit_patches,
     resample_grid,
 )
-from muntin.ops.windows import WindowLayout, cut_windows, lay_out, merge_neighbours, shift_mask
-from muntin.shapes import Float, Int, Size
+from muntin.ops.windows import WindowLayout, add_mask, lay_out, merge_neighbours, window_order
+from muntin.shapes import Bool, Float, Int, Size
 
 
 class InferenceSwin(Backbone):
@@ -110,10 +110,17 @@ class InferenceSwin(Backbone):
 
 
 class _Attention(nn.Module):
-    """Attention inside windows whose tokens lie one after another: B, nW*N, C."""
+    """Attention inside windows whose tokens lie one after another: B, L, C.
+
+    First come the windows without padding, then the tokens of the others, without their padding.
+    """
 
     bias: Tensor
+    padded_bias: Tensor
     temperature: Tensor | None
+    fill: Tensor
+    gather: Tensor | None
+    scatter: Tensor
 
     def __init__(
         self,
@@ -121,10 +128,10 @@ class _Attention(nn.Module):
         layout: WindowLayout,
         weight: Float[Tensor, "C3 C"],
         bias: Float[Tensor, " C3"] | None,
+        fill: Float[Tensor, " C3"] | None,
     ) -> None:
         super().__init__()
-        self.heads, self.windows = attn.num_heads, layout.num_windows
-        self.tokens = layout.window[0] * layout.window[1]
+        self.heads, self.tokens = attn.num_heads, layout.num_tokens
         self.proj = make_linear(attn.proj.weight, attn.proj.bias)
         if isinstance(attn, CosineWindowAttention):
             added, scale, temperature = attn.relative_position_bias(layout), 1.0, attn.temperature
@@ -137,45 +144,72 @@ class _Attention(nn.Module):
             )
         self.qkv = make_qkv(weight, bias, scale)
         self.register_buffer("temperature", temperature)
-        mask = shift_mask(layout, device=added.device)
-        # 1 or nW, h, N, N
-        self.register_buffer("bias", added[None] if mask is None else added[None] + mask[:, None])
+        added = add_mask(added, layout)  # 1 or nW, h, N, N
+        order, padded = _sort_windows(layout)
+        self.whole = int((~padded).sum()) * self.tokens
+        split = len(added) > 1 and self.whole < order.numel()
+        self.register_buffer("bias", added[~padded] if split else added)
+        self.register_buffer("gather", None)
+        if self.whole == order.numel():
+            return
+        self.register_buffer("padded_bias", added[padded] if split else added)
+        known = order.flatten()[self.whole :] >= 0
+        # Tokens are counted; padding is behind the last of them.
+        self.gather = torch.where(known, known.cumsum(0) - 1, known.sum())
+        self.register_buffer("scatter", known.nonzero()[:, 0])
+        # A padded token is zero behind the norm.
+        given = weight.new_zeros(len(weight)) if fill is None else fill.detach()
+        factors = torch.tensor([scale, 1.0, 1.0], device=given.device)
+        self.register_buffer("fill", (given.view(3, 1, 1, -1) * factors.view(3, 1, 1, 1)).float())
 
     def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
-        tokens, channels = x.shape[1:]
-        # Tokens of a window are contiguous: a view, no copy.
-        x = x.reshape(-1, self.tokens, channels)  # B*nW, N, C
+        channels = x.shape[2]
+        found = []
+        if self.whole:
+            whole = x if self.gather is None else x[:, : self.whole]
+            # Tokens of a window are contiguous: of one image a view, no copy.
+            whole = whole.reshape(-1, self.tokens, channels)  # B*nW, N, C
+            y = self._attend([linear(whole) for linear in self.qkv], self.bias)
+            found.append(y.reshape(-1, self.whole, channels))
+        if self.gather is not None:
+            rest = x[:, self.whole :]
+            parts = [
+                torch.cat([linear(rest), fill.expand(x.shape[0], -1, -1)], 1)
+                for linear, fill in zip(self.qkv, self.fill, strict=True)
+            ]
+            y = self._attend(
+                [part.index_select(1, self.gather) for part in parts], self.padded_bias
+            )
+            y = y.reshape(-1, self.gather.shape[0], channels)
+            found.append(y.index_select(1, self.scatter))
+        return self.proj(found[0] if len(found) == 1 else torch.cat(found, 1))
+
+    def _attend(self, parts: list[Tensor], bias: Tensor) -> Float[Tensor, "windows N h d"]:
         q, k, v = (
-            linear(x).view(-1, self.tokens, self.heads, channels // self.heads).transpose(1, 2)
-            for linear in self.qkv
+            part.view(-1, self.tokens, self.heads, part.shape[2] // self.heads).transpose(1, 2)
+            for part in parts
         )  # B*nW, h, N, d each
         if self.temperature is not None:
             q, k = F.normalize(q, dim=-1) * self.temperature, F.normalize(k, dim=-1)
-        bias = self.bias
         if bias.shape[0] > 1:
             # Bias plus shift mask differ by window, and windows are the batch: repeat per image.
-            bias = bias.repeat(q.shape[0] // self.windows, 1, 1, 1)
-        x = F.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
-        return self.proj(x.transpose(1, 2).reshape(-1, tokens, channels))
+            bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1)
+        return F.scaled_dot_product_attention(q, k, v, bias, scale=1.0).transpose(1, 2)
 
 
 class _Block(nn.Module):
     """One block, and the gather before it. Norms are before a branch in V1, behind it in V2."""
 
     gather: Tensor | None
-    scatter: Tensor | None
 
     def __init__(
         self, block: SwinBlock | SwinV2Block, layout: WindowLayout, order: Int[Tensor, " L"]
     ) -> None:
         super().__init__()
-        wanted = _window_order(layout)
-        padded = layout.pad != (0, 0)
-        self.order = order if padded else wanted
+        self.order = _order_tokens(layout)
         # No gather where the order of the previous block fits.
-        moves = padded or not torch.equal(wanted, order)
-        self.register_buffer("gather", _find(wanted, order) if moves else None)
-        self.register_buffer("scatter", _find(order, wanted) if padded else None)
+        moves = not torch.equal(self.order, order)
+        self.register_buffer("gather", _find(self.order, order) if moves else None)
         attn, fc1 = block.attn, block.mlp.fc1
         self.before1: nn.Module = nn.Identity()
         self.before2: nn.Module = nn.Identity()
@@ -184,29 +218,21 @@ class _Block(nn.Module):
         if isinstance(attn, CosineWindowAttention):
             self.after1, self.after2 = block.norm1, block.norm2
             weight: Tensor = attn.qkv.weight
-            bias = None if attn.qv_bias is None else without_key_bias(attn.qv_bias)
+            bias = fill = None if attn.qv_bias is None else without_key_bias(attn.qv_bias)
             self.fc1 = make_linear(fc1.weight, fc1.bias)
         else:
-            self.before1, weight, bias = block.norm1, attn.qkv.weight, attn.qkv.bias
-            # A padded token is zero behind the norm, so there the norm keeps its scale and bias.
-            if not padded:
-                self.before1, weight, bias = fold_norm(block.norm1, weight, bias)
+            fill = attn.qkv.bias
+            self.before1, weight, bias = fold_norm(block.norm1, attn.qkv.weight, fill)
             self.before2, wide, shift = fold_norm(block.norm2, fc1.weight, fc1.bias)
             self.fc1 = make_linear(wide, shift)
-        self.attn = _Attention(attn, layout, weight, bias)
+        self.attn = _Attention(attn, layout, weight, bias, fill)
         self.activation = block.mlp.activation
         self.fc2 = make_linear(block.mlp.fc2.weight, block.mlp.fc2.bias)
 
     def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
-        if self.gather is not None and self.scatter is None:
+        if self.gather is not None:
             x = x.index_select(1, self.gather)
-        y = self.before1(x)
-        if self.gather is not None and self.scatter is not None:
-            # Beyond the map there are zeros: one more token, that is gathered many times.
-            y = F.pad(y, (0, 0, 0, 1)).index_select(1, self.gather)
-            y = self.attn(y).index_select(1, self.scatter)
-        else:
-            y = self.attn(y)
+        y = self.attn(self.before1(x))
         x = x + self.after1(y)
         return x + self.after2(self.fc2(activate(self.fc1(self.before2(x)), self.activation)))
 
@@ -225,9 +251,7 @@ class _Merging(nn.Module):
         super().__init__()
         raster = torch.arange(1.0, grid[0] * grid[1] + 1).view(1, *grid, 1)
         wanted = merge_neighbours(raster).long().flatten(0, 2) - 1  # l, 4
-        # What the next block wants to read is made at once, if it is no more than there is.
-        padded = then.pad != (0, 0)
-        self.order = torch.arange(len(wanted)) if padded else _window_order(then)
+        self.order = _order_tokens(then)  # as the next block reads them
         wanted = wanted[self.order].flatten()
         self.register_buffer("gather", _find(wanted, order))
         self.padded = bool((wanted < 0).any())
@@ -283,10 +307,17 @@ def _lay_out_stages(model: Swin, grid: Size) -> list[tuple[Size, WindowLayout, W
     return found
 
 
-def _window_order(layout: WindowLayout) -> Int[Tensor, " L"]:
-    """The place on the map, row by row, of every token of every window; -1 beyond it."""
-    raster = torch.arange(1.0, layout.size[0] * layout.size[1] + 1).view(1, *layout.size, 1)
-    return cut_windows(raster, layout).long().flatten() - 1
+def _sort_windows(layout: WindowLayout) -> tuple[Int[Tensor, "nW N"], Bool[Tensor, " nW"]]:
+    """Tokens of windows, those with padding last, and which windows of the map these are."""
+    order = window_order(layout)
+    padded = (order < 0).any(dim=1)
+    return torch.cat([order[~padded], order[padded]]), padded
+
+
+def _order_tokens(layout: WindowLayout) -> Int[Tensor, " L"]:
+    """Tokens in the order of their windows, without padding."""
+    order = _sort_windows(layout)[0]
+    return order[order >= 0]
 
 
 def _find(wanted: Int[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:

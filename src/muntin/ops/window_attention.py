@@ -9,10 +9,10 @@ projection reads it, so a back end can fuse shift, partition, bias, mask, softma
 
 - `reference` is the definition;
 - `sdpa` calls PyTorch's fused attention;
-- `lean` is the reference with an explicit backward pass, for training on a CPU, where autograd
-  copies more than it computes: a cyclic shift is two copies, heads are a third, and gradients of
-  queries, keys and values are stacked afterwards. Here one gather of rows does all of that in each
-  direction, and gradients are written where they belong;
+- `lean` is for a CPU, where copies take longer than products: a cyclic shift is two copies, heads
+  are a third. Here one gather of rows does all of that in each direction. What needs no gradient
+  goes to PyTorch's fused attention; in training the backward pass is explicit, and gradients are
+  written where they belong;
 - `fused` (`triton/window_*.py`) is one Triton kernel.
 
 A new back end is a function with the same arguments and a row in `BACKENDS`.
@@ -21,7 +21,7 @@ A new back end is a function with the same arguments and a row in `BACKENDS`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -33,8 +33,8 @@ from muntin.batch_rows import drop_rows
 from muntin.errors import ConfigError, ShapeError, unknown_name
 from muntin.ops.dot_attention import attend, differentiate_by, is_recorded, is_transformed
 from muntin.ops.triton import window_support
-from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads, pad_map, partition
-from muntin.shapes import Float, Int
+from muntin.ops.windows import WindowLayout, add_mask, cut_heads, join_heads, window_order
+from muntin.shapes import Float
 
 BackendName = Literal["auto", "reference", "sdpa", "lean", "fused"]
 
@@ -103,10 +103,14 @@ def _choose(qkv: Tensor, bias: Tensor, layout: WindowLayout, dropout: float) -> 
         half = qkv.is_cuda and qkv.dtype != torch.float32
         half = half and not (torch.compiler.is_exporting() or is_transformed())
         return "fused" if half and not find_obstacle(qkv, bias, layout, dropout) else "sdpa"
+    if not is_recorded(qkv):
+        return "lean"
     # On the CPU, SDPA is fused only when nothing needs a gradient.
-    if not torch.is_grad_enabled() or not (qkv.requires_grad or bias.requires_grad):
-        return "sdpa"
-    return "reference" if is_recorded(qkv) else "lean"
+    return "reference" if _learns(qkv, bias) else "sdpa"
+
+
+def _learns(qkv: Tensor, bias: Tensor) -> bool:
+    return torch.is_grad_enabled() and (qkv.requires_grad or bias.requires_grad)
 
 
 def _normalise(
@@ -144,24 +148,27 @@ def _sdpa(
     scale: float,
     fill: Tensor | None,
     dropout: float,
+    ways: tuple[Callable[..., Tensor], Callable[..., Tensor]] = (cut_heads, join_heads),
 ) -> Tensor:
-    heads = bias.shape[0]
+    (cut, join), heads = ways, bias.shape[0]
     # Windows become heads: bias + mask is then one matrix per "head", broadcast over images
     # instead of copied.
-    parts = cut_heads(qkv, layout, 3, heads, fill).flatten(2, 3)  # 3, B, nW*h, N, d
+    parts = cut(qkv, layout, 3, heads, fill).flatten(2, 3)  # 3, B, nW*h, N, d
     q, k, v = parts.unbind(0)
     added = add_mask(bias, layout).expand(layout.num_windows, -1, -1, -1)  # nW, h, N, N
     added = added.flatten(0, 1).to(q.dtype)  # nW*h, N, N
     out = attend(q, k, v, added[None], dropout=dropout, scale=scale)
-    return join_heads(out.unflatten(1, (layout.num_windows, heads))[None], layout)
+    return join(out.unflatten(1, (layout.num_windows, heads))[None], layout)
 
 
-def _explicit(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
+def _lean(qkv: Tensor, bias: Tensor, layout: WindowLayout, *others: Any) -> Tensor:
     scale, fill, dropout = others
     if dropout or is_recorded(qkv):  # not covered by the explicit gradient
         return _reference(qkv, bias, layout, scale, fill, dropout)
-    out: Tensor = _ExplicitAttention.apply(qkv, bias, fill, layout, scale)[0]
-    return out
+    if _learns(qkv, bias):
+        out: Tensor = _ExplicitAttention.apply(qkv, bias, fill, layout, scale)[0]
+        return out
+    return _sdpa(qkv, bias, layout, scale, fill, dropout, (_cut, _join))
 
 
 def _fused(
@@ -196,7 +203,7 @@ def _compute_plainly(
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "reference": _reference,
     "sdpa": _sdpa,
-    "lean": _explicit,
+    "lean": _lean,
     "fused": _fused,
 }
 
@@ -216,7 +223,7 @@ class _ExplicitAttention(torch.autograd.Function):
         layout: WindowLayout,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        parts = _cut(pad_map(qkv, layout.pad, fill), layout, 3, bias.shape[0])
+        parts = _cut(qkv, layout, 3, bias.shape[0], fill).contiguous()
         q, k, v = parts.flatten(1, 3).unbind(0)  # B*nW*h, N, d each
         shape = (*parts.shape[1:5], -1)  # B, nW, h, N, N
         if bias.dtype == qkv.dtype:
@@ -228,12 +235,13 @@ class _ExplicitAttention(torch.autograd.Function):
             # Half precision: scores are summed, and their softmax is computed, in that of the bias.
             products = (q @ k.transpose(1, 2)).view(shape)
             scores = torch.add(add_mask(bias, layout), products, alpha=scale).flatten(0, 2)
+        _silence(scores.view(shape), layout)
         weights = scores.softmax(dim=-1).to(v.dtype)
         ctx.save_for_backward(parts, weights)
         ctx.layout, ctx.scale, ctx.bias_dtype = layout, scale, bias.dtype
         ctx.fills = fill is not None and any(layout.pad)
         ctx.set_materialize_grads(False)
-        out = _crop(_join((weights @ v).view(1, *parts.shape[1:]), layout), layout)
+        out = _join((weights @ v).view(1, *parts.shape[1:]), layout)
         return out, parts, weights
 
     @staticmethod
@@ -244,7 +252,7 @@ class _ExplicitAttention(torch.autograd.Function):
         q, k, v = parts.flatten(1, 3).unbind(0)
         if of_out is None:
             of_out = parts.new_zeros(parts.shape[1], *layout.size, parts.shape[3] * parts.shape[5])
-        grad_out = _cut(pad_map(of_out, layout.pad, None), layout, 1, parts.shape[3])
+        grad_out = _cut(of_out, layout, 1, parts.shape[3], None)
         grad_out = grad_out.flatten(0, 3)  # B*nW*h, N, d
         grad_weights = grad_out @ v.transpose(1, 2)
         if of_weights is not None:
@@ -265,62 +273,76 @@ class _ExplicitAttention(torch.autograd.Function):
             grad_parts = torch.empty_like(parts)
             for place, (one, other, factor) in zip(grad_parts.flatten(1, 3), products, strict=True):
                 torch.baddbmm(place, one, other, beta=0, alpha=factor, out=place)
-        grad_qkv = _join(grad_parts, layout)
-        height, width = layout.size
         grad_fill = None
         if ctx.fills:
-            grad_fill = grad_qkv[:, height:].sum((0, 1, 2))
-            grad_fill = grad_fill + grad_qkv[:, :height, width:].sum((0, 1, 2))
-        return _crop(grad_qkv, layout), grad_bias, grad_fill, None, None
+            grad_fill = _by_token(grad_parts)[window_order(layout) < 0].sum((0, 2)).flatten()
+        return _join(grad_parts, layout), grad_bias, grad_fill, None, None
+
+
+def _silence(scores: Float[Tensor, "B nW h N N"], layout: WindowLayout) -> None:
+    """Let weights of masked pairs be zero, in place, where they would be below 1e-34.
+
+    exp(-100) is a subnormal number, with which some processors compute a hundred times as slowly.
+    """
+    rows, columns = layout.grid
+    by_row = scores.unflatten(1, (rows, columns))
+    # Only the last windows of an axis are masked.
+    for masked in (by_row[:, -1], by_row[:, :-1, -1]) if any(layout.shift) else ():
+        masked -= masked.amax(dim=-1, keepdim=True)
+        F.threshold_(masked, -80.0, -torch.inf)
 
 
 def _cut(
-    x: Float[Tensor, "B Hp Wp C"], layout: WindowLayout, parts: int, heads: int
+    x: Float[Tensor, "B H W C"],
+    layout: WindowLayout,
+    parts: int,
+    heads: int,
+    fill: Float[Tensor, " C"] | None,
 ) -> Float[Tensor, "parts B nW h N d"]:
-    """`cut_heads` of a padded map, in one gather of rows of d numbers."""
-    rows = x.reshape(-1, x.shape[3] // (parts * heads))
-    index = _cut_index(layout, parts, len(x), heads, x.device)
-    windows = rows.index_select(0, index)
-    return windows.view(parts, len(x), layout.num_windows, heads, layout.num_tokens, -1)
+    """`cut_heads` in one gather of rows of d numbers; a view where one window is the map."""
+    (batch, height, width), size = x.shape[:3], x.shape[3] // (parts * heads)
+    if layout.num_windows == 1 and not any((*layout.shift, *layout.pad)):
+        whole = x.reshape(batch, 1, height * width, parts, heads, size)
+        return whole.permute(3, 0, 1, 4, 2, 5)
+    count = partial(torch.arange, dtype=torch.int32)
+    order = window_order(layout)
+    # Rows are ordered by image, token, part and head. The index is made of small ones by addition,
+    # so that it costs as little as one that is kept; at first any row will do for padding.
+    tokens = order.int().clamp(min=0).unsqueeze(1)  # nW, 1, N
+    tokens = tokens + count(batch).view(-1, 1, 1, 1) * (height * width)  # B, nW, 1, N
+    rows = tokens * parts + count(parts).view(-1, 1, 1, 1, 1)  # parts, B, nW, 1, N
+    rows = rows * heads + count(heads).view(-1, 1)  # parts, B, nW, h, N
+    windows = x.reshape(-1, size).index_select(0, rows.flatten()).view(*rows.shape, size)
+    if any(layout.pad):
+        rest = (
+            windows.new_zeros(()) if fill is None else fill.to(x.dtype).view(parts, 1, heads, size)
+        )
+        _by_token(windows)[order < 0] = rest
+    return windows
 
 
 def _join(
     windows: Float[Tensor, "parts B nW h N d"], layout: WindowLayout
-) -> Float[Tensor, "B Hp Wp C"]:
-    """Inverse of `_cut`."""
+) -> Float[Tensor, "B H W C"]:
+    """Inverse of `_cut`, from windows that lie in memory in any order without gaps."""
     parts, batch, _, heads, _, width = windows.shape
-    index = _join_index(layout, parts, batch, heads, windows.device)
-    rows = windows.view(-1, width).index_select(0, index)
-    height, wide = (side + more for side, more in zip(layout.size, layout.pad, strict=True))
-    return rows.view(batch, height, wide, parts * heads * width)
+    channels = parts * heads * width
+    if layout.num_windows == 1 and not any((*layout.shift, *layout.pad)):
+        return windows.permute(1, 2, 4, 0, 3, 5).reshape(batch, *layout.size, channels)
+    count = partial(torch.arange, dtype=torch.int32)
+    of_part, of_image, of_window, of_head, of_token = (
+        count(size).mul_(stride // width)
+        for size, stride in zip(windows.shape[:5], windows.stride(), strict=False)
+    )
+    order = window_order(layout)
+    known = order >= 0
+    tokens = count(layout.size[0] * layout.size[1])
+    tokens[order[known]] = (of_window[:, None] + of_token)[known]
+    rows = of_image.view(-1, 1, 1, 1) + tokens.view(-1, 1, 1)  # B, H*W, 1, 1
+    rows = rows + (of_part[:, None] + of_head)  # B, H*W, parts, h
+    flat = windows.as_strided((windows.numel() // width, width), (width, 1))
+    return flat.index_select(0, rows.flatten()).view(batch, *layout.size, channels)
 
 
-def _crop(x: Float[Tensor, "B Hp Wp C"], layout: WindowLayout) -> Float[Tensor, "B H W C"]:
-    return x[:, : layout.size[0], : layout.size[1]]
-
-
-# The indices depend on few numbers that repeat in every step; a row of them takes 4 bytes beside
-# the 4 * d bytes of the row that it moves.
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
-def _cut_index(
-    layout: WindowLayout, parts: int, batch: int, heads: int, device: torch.device
-) -> Int[Tensor, " rows"]:
-    """Row of the map, ordered B, token, part, head, for each row of the windows."""
-    (high, wide), (down, along) = layout.size, layout.pad
-    places = torch.arange(batch * (high + down) * (wide + along) * parts * heads, device="cpu")
-    places = places.view(batch, high + down, wide + along, parts * heads)
-    shifted = places if layout.pad_first else places[:, :high, :wide]  # padding is not shifted
-    shifted.copy_(shifted.roll((-layout.shift[0], -layout.shift[1]), (1, 2)))
-    return partition(places, layout, parts, heads).flatten().to(device, torch.int32)
-
-
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
-def _join_index(
-    layout: WindowLayout, parts: int, batch: int, heads: int, device: torch.device
-) -> Int[Tensor, " rows"]:
-    """Row of the windows for each row of the map: inverse of `_cut_index`."""
-    index = _cut_index(layout, parts, batch, heads, device)
-    rows = torch.arange(len(index), dtype=index.dtype, device=device)
-    return torch.empty_like(index).scatter_(0, index.long(), rows)
+def _by_token(windows: Float[Tensor, "parts B nW h N d"]) -> Float[Tensor, "nW N parts B h d"]:
+    return windows.permute(2, 4, 0, 1, 3, 5)

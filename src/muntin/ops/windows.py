@@ -8,13 +8,14 @@ windows of an image, C channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.ops.positions import SizeRule
-from muntin.shapes import Float, Size
+from muntin.shapes import Float, Int, Size
 
 MASKED = -100.0
 """Added to the score of a pair that must not attend. Every published Swin uses -100, not -inf."""
@@ -146,11 +147,6 @@ def cut_heads(
         x = _roll(pad_map(x, layout.pad, fill), layout.shift, -1)
     else:
         x = pad_map(_roll(x, layout.shift, -1), layout.pad, fill)
-    return partition(x, layout, parts, heads)
-
-
-def partition(x: Tensor, layout: WindowLayout, parts: int, heads: int) -> Tensor:
-    """Partition a padded and shifted map, of numbers of any type, as `cut_heads` does."""
     batch, _, _, channels = x.shape
     (rows, columns), (wh, ww) = layout.grid, layout.window
     width = channels // (parts * heads)
@@ -189,6 +185,17 @@ def join_windows(
 ) -> Float[Tensor, "B H W C"]:
     """Inverse of `cut_windows`; padding is dropped."""
     return join_heads(windows[None, :, :, None], layout)
+
+
+# The same few layouts come in every block and step.
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def window_order(layout: WindowLayout) -> Int[Tensor, "nW N"]:
+    """Row-major place on the map of each token of each window; -1 for padding."""
+    # Counted from 1: padding is filled with 0, which becomes -1.
+    count = layout.size[0] * layout.size[1]
+    places = torch.arange(1, count + 1, dtype=torch.float64, device="cpu")
+    return cut_windows(places.view(1, *layout.size, 1), layout)[0, :, :, 0].long() - 1
 
 
 def merge_neighbours(x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C4"]:
