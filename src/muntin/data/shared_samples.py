@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.collectives import agree, gather_machine, machine_rank
+from muntin.data.batches import Batch
 from muntin.data.transforms import Sample
 from muntin.devices import release_memory
 
@@ -77,7 +78,7 @@ def _open(owner: int, descriptor: int) -> int | None:
 class _Writer(pickle.Pickler):
     """Writes tensors beside what it pickles."""
 
-    def __init__(self, file: io.BytesIO, arena: _Memory) -> None:
+    def __init__(self, file: io.BytesIO, arena: _Memory | _Parts) -> None:
         super().__init__(file, protocol=5)
         self.arena = arena
 
@@ -91,7 +92,7 @@ class _Writer(pickle.Pickler):
 class _Reader(pickle.Unpickler):
     """Reads tensors where `_Writer` has written them, without a copy."""
 
-    def __init__(self, file: io.BytesIO, memory: mmap.mmap) -> None:
+    def __init__(self, file: io.BytesIO, memory: mmap.mmap | NDArray[np.uint8]) -> None:
         super().__init__(file)
         self.memory = memory
 
@@ -102,6 +103,54 @@ class _Reader(pickle.Unpickler):
             return torch.from_numpy(np.empty(shape, dtype))
         array = np.frombuffer(self.memory, dtype, count, start).reshape(shape)
         return torch.from_numpy(array)
+
+
+class _Parts:
+    """Memory that is given when its parts are known."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[int, memoryview]] = []
+        self.size = 0
+
+    def append(self, part: memoryview) -> int:
+        """Note a part, and return where it is to begin."""
+        start = -(-self.size // _ALIGN) * _ALIGN
+        self.parts.append((start, part))
+        self.size = start + len(part)
+        return start
+
+
+Packed = tuple[Tensor, bytes]
+"""All tensors of a batch in one block, and what else it has: that is passed in one step."""
+
+
+def _gather(batch: Batch) -> tuple[_Parts, bytes]:
+    file, parts = io.BytesIO(), _Parts()
+    _Writer(file, parts).dump(batch)
+    return parts, file.getvalue()
+
+
+def count_bytes(batch: Batch) -> int:
+    """Bytes of shared memory that a batch needs, which is given in pages."""
+    return -(-_gather(batch)[0].size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def pack(batch: Batch) -> Packed:
+    """Pack a batch for another process; that shared memory is full is a `RuntimeError` here."""
+    gathered, rest = _gather(batch)
+    block = torch.empty(0, dtype=torch.uint8)
+    block.set_(torch.UntypedStorage._new_shared(gathered.size))  # as PyTorch's own collating does
+    filled = block.numpy()
+    for start, part in gathered.parts:
+        filled[start : start + len(part)] = part
+    return block, rest
+
+
+def unpack(packed: Packed) -> Batch:
+    """Give a batch whose tensors lie where they were packed."""
+    block, rest = packed
+    found: Batch = _Reader(io.BytesIO(rest), block.numpy()).load()
+    return found
 
 
 class SharedSamples(Sequence[Sample | None]):

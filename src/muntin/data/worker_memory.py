@@ -10,12 +10,10 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
-from torch import Tensor
-
 from muntin.data.batches import Batch
+from muntin.data.shared_samples import count_bytes
 from muntin.errors import MuntinWarning
 
 SHARED = "/dev/shm"
@@ -53,24 +51,6 @@ def suit_workers(wanted: int, make_batch: Callable[[], Batch], free: int | None 
         )
         warnings.warn(text, MuntinWarning, stacklevel=2)
     return workers
-
-
-def count_bytes(batch: Batch) -> int:
-    """Bytes of a batch as it is passed; memory is given in pages."""
-    return sum(-(-part.nbytes // 4096) * 4096 for part in _tensors(batch))
-
-
-def share(batch: Batch) -> Batch:
-    """Move a batch to shared memory; that it is full is a `RuntimeError` here."""
-    for part in _tensors(batch):
-        part.share_memory_()
-    return batch
-
-
-def _tensors(batch: Batch) -> list[Tensor]:
-    columns = [getattr(batch, field.name) for field in fields(batch) if field.name != "targets"]
-    parts = [*columns, *(part for target in batch.targets or () for part in target)]
-    return [part for part in parts if isinstance(part, Tensor)]
 
 
 _FAILED = re.compile(r"DataLoader worker .*(killed|exited)|unable to .*(shm|shared|mmap|file <)")
