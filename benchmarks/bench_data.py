@@ -11,8 +11,10 @@ pycocotools, as its own wrapper of COCO does.
 from __future__ import annotations
 
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,14 +32,18 @@ from muntin.benching.data import (
     bench_data,
     decode_to_tensor,
     load_batches,
+    preprocessing_of,
     time_epochs,
+    write_images,
 )
 from muntin.benching.peers import BenchRequest
-from muntin.benching.result_rows import OURS
+from muntin.benching.result_rows import OURS, summarize
 from muntin.data.cache import ImageCache
+from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig
 from muntin.data.dense_transforms import DetectionAugmentConfig
 from muntin.data.detection import list_detect
+from muntin.data.listing import list_classify
 from muntin.data.transforms import Preprocessing
 from muntin.run_lengths import to_run_lengths
 from muntin.samples import Listing
@@ -135,20 +141,48 @@ def bench_objects(request: BenchRequest, *, masks: bool) -> dict[str, Any]:
         }
         rows = time_epochs(request, epochs, NUM_IMAGES, (0, 2))
     found = request.describe("data", rows, num_images=NUM_IMAGES, image_size=[*IMAGE_SIZE])
-    return {**found, "model": "instance" if masks else "detect", "img_size": [*pre.img_size]}
+    return {**found, "img_size": [*pre.img_size]}
+
+
+def bench_cache(request: BenchRequest) -> dict[str, Any]:
+    """Measure decoding JPEGs into the cache, and epochs of what is in it, without workers."""
+    seconds: dict[str, list[float]] = {"decoding": [], "evaluation": [], "training": []}
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(action="ignore"):
+        write_images(Path(name), FORMATS["jpeg"], "jpeg")
+        listing = list_classify(name).train
+        assert listing is not None, "class folders without splits are training images"
+        for _ in range(request.rounds):
+            begun = time.perf_counter()
+            store = ImageCache(listing, preprocessing_of(request), DataConfig())
+            seconds["decoding"].append(time.perf_counter() - begun)
+            epoch = load_batches(store, AugmentConfig(), request.batch_size)
+            for training in (False, True):
+                begun = time.perf_counter()
+                for _ in epoch(0, training, 0):
+                    pass
+                work = "training" if training else "evaluation"
+                seconds[work].append(time.perf_counter() - begun)
+    rates = {
+        work: summarize([len(listing) / each for each in values])
+        for work, values in seconds.items()
+    }
+    return {"num_images": len(listing), "image_size": [*IMAGE_SIZE], "images_per_s": rates}
 
 
 def main() -> None:
     """Measure and write the results."""
-    parts = (*FORMATS, "detect", "instance")
+    parts = (*FORMATS, "detect", "instance", "cache")
     options = record.options(__doc__, parts=parts, model="swin_tiny", rounds=5)
     for part in options.parts:
         request = BenchRequest(model=options.model, rounds=options.rounds, log=record.log)
         if part in FORMATS:
             found = bench_data(request, num_images=FORMATS[part], file_format=part)
+        elif part == "cache":
+            found = bench_cache(request)
         else:
             found = bench_objects(request, masks=part == "instance")
-        record.save(f"data_{part}", found)
+        topics = {"jpeg": "peers_data", "cache": "data_cache"}
+        record.save(topics.get(part, f"peers_data_{part}"), found)
 
 
 if __name__ == "__main__":

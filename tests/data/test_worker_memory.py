@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from muntin.data.batches import Batch
-from muntin.data.worker_memory import AHEAD, count_bytes, describe_failure, share, suit_workers
+from muntin.data.shared_samples import count_bytes, pack, unpack
+from muntin.data.worker_memory import AHEAD, describe_failure, suit_workers
 from muntin.errors import MuntinWarning
 from muntin.targets import BoxTargets, LabelMap
 from tests.small import write_images
@@ -32,10 +33,13 @@ def batch_of(side: int, targets=None) -> Batch:
     )  # fmt: skip
 
 
-def test_bytes_are_whole_pages_of_every_tensor():
-    assert count_bytes(batch_of(64)) == 2 * 3 * 64 * 64 + 4 * 4096
-    labels = LabelMap(torch.zeros(100, 100, dtype=torch.int16))  # 20,000 bytes: five pages
-    assert count_bytes(batch_of(64, (labels,))) == count_bytes(batch_of(64)) + 5 * 4096
+def test_bytes_are_whole_pages_of_all_tensors():
+    images, page = 2 * 3 * 64 * 64, 4096
+    small = 4 * 64  # sizes, originals, indices and weights, each from a multiple of 64 on
+    assert count_bytes(batch_of(64)) == -(-(images + small) // page) * page
+    labels = LabelMap(torch.zeros(100, 100, dtype=torch.int16))
+    wanted = -(-(images + small + 20_000) // page) * page
+    assert count_bytes(batch_of(64, (labels,))) == wanted
     boxes = BoxTargets.empty((5, 5))  # nothing in any of its tensors
     assert count_bytes(batch_of(64, (boxes, boxes))) == count_bytes(batch_of(64))
 
@@ -65,12 +69,22 @@ def test_nothing_is_read_where_there_is_enough():
     assert suit_workers(3, fail, 3 * 2**31) == 3
 
 
-def test_a_batch_is_the_same_in_shared_memory():
-    labels = LabelMap(torch.arange(6, dtype=torch.int16).view(2, 3))
-    batch = share(replace(batch_of(4, (labels,)), indices=torch.tensor([7, 8])))
-    assert batch.images.is_shared()
-    assert batch.targets[0].labels.is_shared()
+def test_a_batch_is_the_same_in_one_block_of_shared_memory():
+    labels = LabelMap(torch.arange(6, dtype=torch.int16).view(2, 3).t())
+    boxes = BoxTargets.empty((5, 5))
+    given = replace(batch_of(4, (labels, boxes)), indices=torch.tensor([7, 8]))
+    block, rest = pack(given)
+    assert block.is_shared()
+    assert len(rest) < 4096
+    batch = unpack((block, rest))
     assert batch.indices.tolist() == [7, 8]
+    assert (batch.num_real, batch.pad_to) == (given.num_real, given.pad_to)
+    assert batch.targets[0].labels.equal(labels.labels)
+    assert [part.shape for part in batch.targets[1]] == [part.shape for part in boxes]
+    batch.images[1, 2, 3, 1] = 9
+    assert (block == 9).sum() == 1, "no copies"
+    del block
+    assert int(batch.images.sum()) == 9
 
 
 @pytest.mark.parametrize(

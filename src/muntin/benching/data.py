@@ -66,12 +66,12 @@ def bench_data(
     ``missing`` (images not delivered) and, for evaluation, ``mean_error`` (of the first batch
     against a float64 resize; in standard deviations). `num_images` is at least 1.
     """
-    pre = _preprocessing(request)
+    pre = preprocessing_of(request)
     # Warnings about more workers than cores: the numbers are chosen on purpose.
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(action="ignore"):
         folder = Path(name)
         request.log(f"rendering {num_images} images of {IMAGE_SIZE[0]} x {IMAGE_SIZE[1]} pixels")
-        _write_images(folder, num_images, file_format)
+        write_images(folder, num_images, file_format)
         listing = list_classify(folder).train
         assert listing is not None, "class folders without splits are training images"
         store = ImageCache(listing, pre, DataConfig(cache_mib=0))
@@ -114,7 +114,8 @@ def time_epochs(
     return compare_rows(rows)
 
 
-def _preprocessing(request: BenchRequest) -> Preprocessing:
+def preprocessing_of(request: BenchRequest) -> Preprocessing:
+    """How evaluation reads images for the model."""
     entry = find_model(request.model)
     return Preprocessing(
         img_size=request.img_size,
@@ -124,7 +125,8 @@ def _preprocessing(request: BenchRequest) -> Preprocessing:
     )
 
 
-def _write_images(folder: Path, num_images: int, file_format: str) -> None:
+def write_images(folder: Path, num_images: int, file_format: str) -> None:
+    """Write images in two class folders."""
     for number in range(num_images):
         place = folder / ("even" if number % 2 == 0 else "odd")
         place.mkdir(exist_ok=True)

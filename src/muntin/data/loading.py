@@ -31,7 +31,7 @@ from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
 
-_MOST_THREADS = 8  # all of them wait for the interpreter at times
+_MOST_THREADS = 4  # each may hold an image of any size
 
 UNREAD = -1.0
 """Weight of an image that a worker could not read."""

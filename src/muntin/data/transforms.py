@@ -328,8 +328,8 @@ def resize_part(
     """
     top, left, bottom, right = part
     before = (images.shape[-2], images.shape[-1])
-    # Elsewhere PyTorch has other code, which is wrong for views of one column.
-    exact = _has_vectors() and _resizes_bytes(images, interpolation)
+    # Otherwise PyTorch has other code, which is wrong for views of one column.
+    exact = images.shape[-3] <= 4 and _has_vectors() and _resizes_bytes(images, interpolation)
     if interpolation == "aliased" or not exact:
         return resize(images, size, interpolation)[..., top:bottom, left:right]
     name = f"_upsample_{interpolation}2d_aa"
