@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import re
 import signal
 import sys
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -25,13 +26,14 @@ from muntin.data.classification_transforms import BATCH_DRAWS
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
 from muntin.data.shared_samples import Packed, pack, unpack
 from muntin.data.transforms import Augmentation, Preprocessing, Sample
-from muntin.data.worker_memory import suit_workers
 from muntin.devices import granted_cores
 from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
 
 _MOST_THREADS = 4  # each may hold an image of any size
+
+_FAILED = re.compile(r"DataLoader worker .*(killed|exited)|unable to .*(shm|shared|mmap|file <)")
 
 UNREAD = -1.0
 """Weight of an image that a worker could not read."""
@@ -119,7 +121,7 @@ def _collate(rows: list[_Item], pre: Preprocessing) -> Batch | Packed:
     )
     # Here, where a failure reaches the process that trains: the thread that sends batches would
     # drop this one, and the training would wait for it forever.
-    return batch if get_worker_info() is None else pack(batch)
+    return pack(batch) if get_worker_info() and hasattr(os, "memfd_create") else batch
 
 
 _Share = tuple[NDArray[np.int64], NDArray[np.float32], int]
@@ -255,19 +257,16 @@ class EvalLoader:
 
 
 def _run_workers(images: _Images, keys: Iterator[list[_Key]], who: Processes) -> Iterator[Batch]:
-    collate = partial(_collate, pre=images.store.pre)
-    first, workers = next(keys, []), who.workers
-    if workers and first:
-        workers = suit_workers(workers, lambda: collate([images[key] for key in first]))
+    workers = who.workers
     threads = who.threads or min(_MOST_THREADS, granted_cores() // who.world)
     # Small images in memory are done before a thread has been told of them.
     if not workers and threads > 1 and not images.store.in_memory:
         images.pool = ThreadPoolExecutor(threads)
     loader = DataLoader(
         images,
-        batch_sampler=chain([first] if first else [], keys),
+        batch_sampler=keys,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(_collate, pre=images.store.pre),
         prefetch_factor=2 if workers else None,
         worker_init_fn=_leave_signals,
         # Spawned processes would spawn theirs, which cannot have the images that all share.
@@ -278,7 +277,7 @@ def _run_workers(images: _Images, keys: Iterator[list[_Key]], who: Processes) ->
     started = set(multiprocessing.active_children()) - others
     try:
         for one in loaded:
-            batch = unpack(one) if workers else one
+            batch = one if isinstance(one, Batch) else unpack(one)
             unread = batch.weights == UNREAD
             if unread.any():
                 images.store.retry(batch.indices[unread].tolist())
@@ -296,6 +295,17 @@ def _run_workers(images: _Images, keys: Iterator[list[_Key]], who: Processes) ->
                     process.kill()
                     process.join()
         images.store.warn()
+
+
+def describe_failure(error: BaseException) -> str:
+    """Describe in one line that a worker ended or got no memory; empty for another error."""
+    found = [line for line in str(error).splitlines() if _FAILED.search(line)]
+    if not found:
+        return ""
+    return (
+        f"the processes that read images must go on, got: {found[-1].strip()} Give them more "
+        f"memory, or read in the training process: --set machine.workers=0."
+    )
 
 
 def _leave_signals(worker: int) -> None:

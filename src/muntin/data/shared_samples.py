@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoded images that the training processes of a machine keep once, not once each.
+"""Images in memory that several processes of a machine see, and batches on their way to another.
 
-Each process decodes a part of the images into memory without a name (memfd), which the others map
-by way of ``/proc``: nothing is left when processes are killed, and none must have started another.
+The training processes of a machine keep decoded images once, not once each: each decodes a part of
+them into memory without a name (memfd), which the others map by way of ``/proc``: nothing is left
+when processes are killed, and none must have started another. Containers do not limit such memory,
+as they do ``/dev/shm``, through which PyTorch passes batches.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import pickle  # noqa: TID251 (between the processes of a training, never a file)
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import reduction
 from typing import Any
 
 import numpy as np
@@ -47,10 +50,10 @@ class _Memory:
         self.size = start + _write(self.descriptor, part, start)
         return start
 
-    def add(self, sample: Sample | None) -> tuple[int, int]:
-        """Write a sample, and return start and end of its pickled part."""
+    def add(self, content: Sample | Batch | None) -> tuple[int, int]:
+        """Write a sample or a batch, and return start and end of its pickled part."""
         file = io.BytesIO()
-        _Writer(file, self).dump(sample)
+        _Writer(file, self).dump(content)
         return self.append(file.getbuffer()), self.size
 
 
@@ -78,7 +81,7 @@ def _open(owner: int, descriptor: int) -> int | None:
 class _Writer(pickle.Pickler):
     """Writes tensors beside what it pickles."""
 
-    def __init__(self, file: io.BytesIO, arena: _Memory | _Parts) -> None:
+    def __init__(self, file: io.BytesIO, arena: _Memory) -> None:
         super().__init__(file, protocol=5)
         self.arena = arena
 
@@ -92,7 +95,7 @@ class _Writer(pickle.Pickler):
 class _Reader(pickle.Unpickler):
     """Reads tensors where `_Writer` has written them, without a copy."""
 
-    def __init__(self, file: io.BytesIO, memory: mmap.mmap | NDArray[np.uint8]) -> None:
+    def __init__(self, file: io.BytesIO, memory: mmap.mmap) -> None:
         super().__init__(file)
         self.memory = memory
 
@@ -105,51 +108,26 @@ class _Reader(pickle.Unpickler):
         return torch.from_numpy(array)
 
 
-class _Parts:
-    """Memory that is given when its parts are known."""
-
-    def __init__(self) -> None:
-        self.parts: list[tuple[int, memoryview]] = []
-        self.size = 0
-
-    def append(self, part: memoryview) -> int:
-        """Note a part, and return where it is to begin."""
-        start = -(-self.size // _ALIGN) * _ALIGN
-        self.parts.append((start, part))
-        self.size = start + len(part)
-        return start
-
-
-Packed = tuple[Tensor, bytes]
-"""All tensors of a batch in one block, and what else it has: that is passed in one step."""
-
-
-def _gather(batch: Batch) -> tuple[_Parts, bytes]:
-    file, parts = io.BytesIO(), _Parts()
-    _Writer(file, parts).dump(batch)
-    return parts, file.getvalue()
-
-
-def count_bytes(batch: Batch) -> int:
-    """Bytes of shared memory that a batch needs, which is given in pages."""
-    return -(-_gather(batch)[0].size // mmap.PAGESIZE) * mmap.PAGESIZE
+Packed = tuple[Any, int, int]
+"""What leads to the memory of a batch, and where its pickled part lies."""
 
 
 def pack(batch: Batch) -> Packed:
-    """Pack a batch for another process; that shared memory is full is a `RuntimeError` here."""
-    gathered, rest = _gather(batch)
-    block = torch.empty(0, dtype=torch.uint8)
-    block.set_(torch.UntypedStorage._new_shared(gathered.size))  # as PyTorch's own collating does
-    filled = block.numpy()
-    for start, part in gathered.parts:
-        filled[start : start + len(part)] = part
-    return block, rest
+    """Write a batch for another process, all tensors to one memory: passing each takes longer."""
+    arena = _Memory()
+    try:
+        place = arena.add(batch)
+        return (reduction.DupFd(arena.descriptor), *place)
+    finally:
+        os.close(arena.descriptor)
 
 
 def unpack(packed: Packed) -> Batch:
-    """Give a batch whose tensors lie where they were packed."""
-    block, rest = packed
-    found: Batch = _Reader(io.BytesIO(rest), block.numpy()).load()
+    """Give a batch whose tensors lie where they were written; once only."""
+    handle, start, end = packed
+    memory = _map(handle.detach(), end)
+    assert memory is not None, "it was opened by who wrote it"
+    found: Batch = _Reader(io.BytesIO(memory[start:end]), memory).load()
     return found
 
 
