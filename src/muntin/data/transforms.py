@@ -283,7 +283,15 @@ def normalise(
     """Turn uint8 images into the input of the network; what lies beyond `sizes` becomes 0."""
     mean = torch.tensor(pre.mean, device=images.device).view(1, -1, 1, 1) * 255
     std = torch.tensor(pre.std, device=images.device).view(1, -1, 1, 1) * 255
-    values = images.to(torch.float32, copy=True).sub_(mean).div_(std)
+    if type(images) is Tensor and images.dtype == torch.uint8 and images.device.type == "cpu":
+        # By NumPy, with the same bits: PyTorch's other threads would wait for more, busily, on the
+        # cores of those who read images.
+        array = images.numpy().astype(np.float32)
+        array -= mean.numpy()
+        array /= std.numpy()
+        values = torch.from_numpy(array)
+    else:
+        values = images.to(torch.float32, copy=True).sub_(mean).div_(std)
     if sizes is None or (sizes.cpu() == torch.tensor(images.shape[-2:])).all():
         return values
     height, width = images.shape[-2:]
@@ -338,9 +346,10 @@ def resize_part(
     for axis, end in ((1, right), (0, bottom)):
         if before[axis] != size[axis]:
             # What has its length already would be left as it is.
-            shape, scales = [*out.shape[-2:]], [None, None]
-            shape[axis], scales[axis] = end + (end == before[axis]), size[axis] / before[axis]
-            out = along(out, shape, False, *scales)
+            shape = [*out.shape[-2:]]
+            shape[axis] = end + (end == before[axis])
+            scale = size[axis] / before[axis]
+            out = along(out, shape, False, *((None, scale) if axis else (scale, None)))
         out = out[..., left:right] if axis else out[..., top:bottom, :]
     return out if images.dim() == 4 else out[0]
 
