@@ -49,10 +49,10 @@ from muntin.run_lengths import to_run_lengths
 from muntin.samples import Listing
 from muntin.synthetic.datasets import write_coco
 
-FORMATS = {"jpeg": 200, "png": 60, "webp": 80}
+FORMATS = {"jpeg": 100, "png": 30, "webp": 40}
 """Images of each format of which an epoch has so many: PNGs take five times as long."""
 
-NUM_IMAGES = 120
+NUM_IMAGES = 80
 SHORT_SIDE, LONG_SIDE = 320, 427  # of the network's input, which keeps the proportions
 PAD_TO = 32
 

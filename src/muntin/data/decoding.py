@@ -31,7 +31,7 @@ from muntin.data.deep_images import (
     read_tiff,
 )
 from muntin.data.dicom_images import is_dicom, read_dicom
-from muntin.data.image_formats import has_plain_chunks, is_camera_raw, open_header, way_out
+from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import (
     OWN,
     UNSET,
@@ -339,8 +339,7 @@ def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, Ima
     elif plain is None:
         image.load()
         values = np.asarray(image) if has_deep_mode(image.mode) else None
-    # Of a TIFF, Pillow may have applied it by now, and of a PNG it would load all to look for it.
-    turned = 1 if plain is not None and kind == "PNG" else _orientation(image)
+    turned = _orientation(image)  # order matters: of a TIFF, Pillow may have applied it by now
     if values is not None:
         pixels = _to_pixels(values, how, mode)
     else:
@@ -359,7 +358,7 @@ def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, Ima
 
 def _decode_plain(image: Any, data: bytes) -> np.ndarray | None:  # noqa: ANN401
     """Decode 8-bit RGB and grey with the bits of Pillow in less time; None where it has to."""
-    if not data or image.mode not in ("RGB", "L") or not has_plain_chunks(image, data):
+    if not data or image.mode not in ("RGB", "L"):
         return None
     found = decode_file(image.format, data, image.size[::-1])
     return None if found is None else found.permute(1, 2, 0).numpy()

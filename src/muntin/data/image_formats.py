@@ -12,7 +12,6 @@ import contextlib
 import functools
 import io
 import re
-import struct
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,8 +42,6 @@ _BEGINNINGS = re.compile(
     re.DOTALL,
 )
 _HEAD = 132  # bytes
-# Chunks of a PNG that change neither what Pillow gives nor how it is turned.
-_PLAIN_CHUNKS = frozenset((b"IHDR", b"IDAT", b"IEND", b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"tIME"))
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9_]{0,9}$")
 _limit_lock = threading.Lock()
 
@@ -104,16 +101,6 @@ def is_image(name: str, folder: Path | None = None) -> bool:
     with contextlib.suppress(OSError, ValueError), open_regular(folder / name) as file:
         return _BEGINNINGS.match(file.read(_HEAD)) is not None
     return False
-
-
-def has_plain_chunks(image: Image.Image, data: bytes) -> bool:
-    """Whether a file that Pillow opened, if it is a PNG, has 8 bits and nothing but its pixels."""
-    place, names = 8, set[bytes]()
-    while image.format == "PNG" and place + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, place)
-        names.add(name)
-        place += length + 12
-    return not names or (names <= _PLAIN_CHUNKS and data[24] == 8)
 
 
 def is_camera_raw(name: str) -> bool:

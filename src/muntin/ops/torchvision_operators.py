@@ -37,7 +37,8 @@ def load_operators() -> Any:  # noqa: ANN401 (a namespace of operators)
     return torch.ops.torchvision
 
 
-_DECODERS = {"JPEG": "decode_jpeg", "PNG": "decode_png", "WEBP": "decode_webp"}
+# Not of PNG: damaged files end the process.
+_DECODERS = {"JPEG": "decode_jpeg", "WEBP": "decode_webp"}
 
 
 def decode_file(format_name: str, data: bytes, size: Size) -> UInt8[Tensor, "3 H W"] | None:
