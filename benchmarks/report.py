@@ -297,14 +297,19 @@ TABLE = (
     ), precisions),
     *(
         Rows(f"peers_{kind}", (
-            "{model}, {kind}: {work}: {ours[name]}", f"{{value}} {unit}",
-            "{theirs[name]} {other} ({ratio:.2f}x)",
+            f"{{model}}, {kind.replace('_', ' of ')}: {{work}}: {{ours[name]}}",
+            f"{{value}} {unit}", "{theirs[name]} {other} ({ratio:.2f}x)",
         ), peers)
         for kind, unit in (
             ("training", "images/s"), ("memory", "MiB peak"), ("data", "images/s"),
+            *((f"data_{part}", "images/s") for part in ("png", "webp", "detect", "instance")),
             ("attention", "ms"),
         )
     ),
+    Rows("data_cache", (
+        "Cache of decoded images, {num_images} JPEGs, without workers: {name}",
+        "{median:.0f} images/s", "",
+    ), named("images_per_s")),
     Rows("peers_area", (
         "Cost per pixel, {sides[0]} x {sides[0]} to {largest} x {largest}: {name}",
         "time within {time:.0%} of the median", "memory within {memory:.0%}",

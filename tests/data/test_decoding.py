@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from muntin.data.decoding import Decoding, decode, decode_with_facts, open_image
 from muntin.data.listing import check_classify
@@ -16,6 +16,7 @@ from muntin.data.mask_values import read_values
 from muntin.data.trees import read_size
 from muntin.data.value_ranges import UNSET
 from muntin.errors import DataError, MuntinWarning
+from muntin.ops.torchvision_operators import decode_file
 from tests.data.deep_files import tiff
 
 SMOOTH = np.stack(
@@ -332,3 +333,69 @@ def test_arrays_are_never_viewed(channels):
     assert found.flags.writeable
     assert found.flags.c_contiguous
     assert not np.shares_memory(found, given)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (37, 53, 3)).astype(np.uint8)
+OF_PILLOW = [
+    *(("JPEG", {"subsampling": n, "quality": q, "progressive": p})
+      for n in (0, 1, 2) for q in (30, 95) for p in (False, True)),
+    ("JPEG", {"restart_marker_blocks": 2, "optimize": True}),
+    ("JPEG", {"icc_profile": b"no profile", "comment": "words", "dpi": (72, 72)}),
+    ("PNG", {}), ("PNG", {"dpi": (72, 72)}), ("PNG", {"compress_level": 0}),
+    ("WEBP", {"quality": 40}), ("WEBP", {"lossless": True}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("how", "settings"), OF_PILLOW)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(37, 53), (8, 16), (1, 1), (1, 40), (31, 2)])
+def test_the_bits_are_those_of_pillow(how, settings, mode, size):
+    image = Image.fromarray(np.ascontiguousarray(NOISE[: size[0], : size[1]])).convert(mode)
+    data = packed(image, how, **settings)
+    with Image.open(io.BytesIO(data)) as opened:
+        wanted = np.array(opened.convert("RGB"))
+    pixels = decode(data, where="x")
+    assert np.array_equal(pixels, wanted)
+    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous
+    found = decode_file(how, data, size)
+    assert found is None or np.array_equal(found.permute(1, 2, 0), wanted)
+
+
+def test_what_is_left_to_pillow():
+    data = smooth_jpeg()
+    assert decode_file("JPEG", data, (24, 36)) is not None
+    assert decode_file("JPEG", data, (36, 24)) is None
+    assert decode_file("JPEG", data[:-40], (24, 36)) is None
+    png = packed(Image.fromarray(SMOOTH), "PNG")
+    assert decode_file("PNG", png, (24, 36)) is None, "its decoder ends the process"
+
+
+def test_damage_has_one_verdict():
+    """Whatever is changed in a file: an error, or what Pillow makes of it."""
+    rng = np.random.default_rng(1)
+    for how in ("JPEG", "WEBP"):
+        data = packed(Image.fromarray(NOISE), how)
+        for _ in range(150):
+            bad = bytearray(data)
+            for place in rng.integers(len(bad), size=int(rng.integers(1, 4))):
+                bad[place] = rng.integers(256)
+            bad = bytes(bad[: int(rng.choice([len(bad), len(bad), rng.integers(len(bad))]))])
+            with warnings.catch_warnings(action="ignore"):
+                try:
+                    wanted = pillow(bad)
+                except Exception:
+                    with pytest.raises(DataError, match=r"'x' must be|must hold data"):
+                        decode(bad, where="x")
+                else:
+                    assert wanted is None or np.array_equal(decode(bad, where="x"), wanted)
+
+
+def pillow(data: bytes) -> np.ndarray | None:
+    """Decode RGB and grey of 8 bits by Pillow alone, upright; None for all other images."""
+    with Image.open(io.BytesIO(data)) as opened:
+        mode = opened.mode
+        opened.load()
+        if mode not in ("RGB", "L"):
+            return None
+        return np.array(ImageOps.exif_transpose(opened).convert("RGB"))

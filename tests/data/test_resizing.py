@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as peer
 
 from muntin.data.batches import center_crop
-from muntin.data.transforms import Preprocessing, resize, to_luminance
+from muntin.data.transforms import Preprocessing, resize, resize_part, to_luminance
 
 SIZES = [((37, 50), (20, 24)), ((37, 50), (61, 24)), ((8, 9), (8, 32)), ((5, 1), (2, 3))]
 
@@ -39,6 +40,24 @@ def test_resizing(interpolation, dtype):
                 assert found.dtype == dtype
                 assert torch.equal(found, wanted)
                 assert found.stride() == wanted.stride()
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "aliased"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_part_has_the_bits_of_the_whole(interpolation, dtype):
+    rng = random.Random(0)
+    for number in range(150):
+        before, after = ((rng.randint(1, 70), rng.randint(1, 70)) for _ in range(2))
+        after = (before[0], after[1]) if number % 5 == 0 else after
+        bottom, right = (rng.randint(1, side) for side in after)
+        top, left = rng.randrange(bottom), rng.randrange(right)
+        # A part as long as the image was: it must be resized all the same.
+        right = before[1] if left < before[1] < after[1] else right
+        lead = ((3,), (1,), (2, 3), (5,))[number % 4]
+        image = pixels((*lead, *before), dtype, together=number % 3 == 0)
+        wanted = resize(image, after, interpolation)[..., top:bottom, left:right]
+        found = resize_part(image, after, (top, left, bottom, right), interpolation)
+        assert torch.equal(found, wanted)
 
 
 def test_luminance():

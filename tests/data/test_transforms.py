@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import InterpolationMode, v2
 
 from muntin.data.batches import center_crop
 from muntin.data.classification_transforms import BATCH_DRAWS, AugmentConfig
@@ -108,6 +111,37 @@ def test_a_image_by_its_seed(name, in_chans):
     torch.rand(3)
     assert config.augment(sample, wanted, 7).pixels.equal(out)
     assert any(not config.augment(sample, wanted, seed).pixels.equal(out) for seed in range(4))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_crops_and_mirrors_have_the_bits_of_torchvision(seed):
+    sizes = [(30, 40), (90, 7), (7, 90), (1, 60), (64, 64), (9, 9)]
+    image = pixels(1, *sizes[seed % len(sizes)])[0]
+    wanted = pre(12, 20, interpolation=("bicubic", "bilinear")[seed % 2])
+    config = AugmentConfig(crop_scale=(0.08, 0.6)[seed % 2], flip_vertical=0.5 * (seed % 3))
+    mode = InterpolationMode(wanted.interpolation)
+    steps = [
+        v2.RandomResizedCrop((12, 20), (config.crop_scale, 1.0), interpolation=mode),
+        v2.RandomHorizontalFlip(),
+        *[v2.RandomVerticalFlip(config.flip_vertical)] * (seed % 3 > 0),
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        expected = v2.Compose(steps)(image)
+    assert config.augment(Sample(image, (1, 1), None), wanted, seed).pixels.equal(expected)
+
+
+def test_threads_do_not_share_random_numbers():
+    config, wanted = ONE_BY_ONE["randaugment"], pre(12, 20)
+    samples = [Sample(image, (30, 40), None) for image in pixels(16, 30, 40)]
+
+    def augment(number: int) -> torch.Tensor:
+        return config.augment(samples[number], wanted, number).pixels
+
+    alone = [augment(number) for number in range(16)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(augment, range(16)))
+    assert all(map(torch.equal, alone, together))
 
 
 def test_what_can_be_done_at_once():

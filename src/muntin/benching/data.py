@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From JPEG files to the network's input, compared with torchvision, interleaved.
+"""From image files to the network's input, compared with torchvision, interleaved.
 
 Letters: B images, h and w sides of the network's input in pixels.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from muntin.benching.peers import BenchRequest
 from muntin.benching.result_rows import (
     OURS,
     BenchmarkCase,
+    Row,
     compare_rows,
     summarize,
     time_interleaved,
@@ -36,7 +37,7 @@ from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig
 from muntin.data.listing import list_classify
 from muntin.data.loading import EvalLoader, Processes, TrainLoader
-from muntin.data.transforms import Preprocessing, normalise
+from muntin.data.transforms import Augmentation, Preprocessing, normalise
 from muntin.synthetic.scenes import make_scene
 from muntin.zoo.model_building import find_model
 
@@ -48,9 +49,13 @@ Epoch = Callable[[int, bool, int], Iterator[Tensor]]
 
 
 def bench_data(
-    request: BenchRequest, *, num_images: int = 200, workers: Sequence[int] = (0, 2)
+    request: BenchRequest,
+    *,
+    num_images: int = 200,
+    workers: Sequence[int] = (0, 2),
+    file_format: str = "jpeg",
 ) -> dict[str, Any]:
-    """Measure images per second of loading JPEG files, for muntin and torchvision.
+    """Measure images per second of loading files of one format, for muntin and torchvision.
 
     Images are decoded, resized, cropped to the model's input size and normalized: center crops
     for evaluation, random resized crops with random flips for training. Nothing is cached
@@ -61,46 +66,56 @@ def bench_data(
     ``missing`` (images not delivered) and, for evaluation, ``mean_error`` (of the first batch
     against a float64 resize; in standard deviations). `num_images` is at least 1.
     """
-    pre = _preprocessing(request)
+    pre = preprocessing_of(request)
     # Warnings about more workers than cores: the numbers are chosen on purpose.
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(action="ignore"):
         folder = Path(name)
         request.log(f"rendering {num_images} images of {IMAGE_SIZE[0]} x {IMAGE_SIZE[1]} pixels")
-        _write_jpegs(folder, num_images)
-        epochs = {OURS: _load_ours(folder, pre, request.batch_size)}
+        write_images(folder, num_images, file_format)
+        listing = list_classify(folder).train
+        assert listing is not None, "class folders without splits are training images"
+        store = ImageCache(listing, pre, DataConfig(cache_mib=0))
+        epochs = {OURS: load_batches(store, AugmentConfig(), request.batch_size)}
         if request.select_peers(["torchvision"]):
-            for variant, decode in (("Pillow", None), ("tensors", _decode_to_tensor)):
+            for variant, decode in (("Pillow", None), ("tensors", decode_to_tensor)):
                 load = _load_torchvision(folder, pre, request.batch_size, decode=decode)
                 epochs[f"torchvision {variant}"] = load
+        rows = time_epochs(request, epochs, num_images, workers)
         truth = _reference_images(folder, pre, request.batch_size)
-        works = [*itertools.product(workers, (False, True), epochs)]
-        errors = [
-            None if training else _error(epochs[owner](0, False, number), truth)
-            for number, training, owner in works
-        ]
-        cases = [
-            BenchmarkCase(owner=owner, run=_count_images(epochs[owner], training, number))
-            for number, training, owner in works
-        ]
-        request.log(f"timing {len(cases)} cases in {request.rounds} interleaved rounds")
-        count = np.array([num_images], np.float64)
-        timings = time_interleaved(cases, rounds=request.rounds, truth=count)
+        for row in rows:
+            evaluated = row["work"] == "evaluation"
+            error = _error(epochs[row["name"]](0, False, 0), truth) if evaluated else None
+            row["mean_error"] = error
+    return request.describe(
+        "data", rows, num_images=num_images, image_size=list(IMAGE_SIZE), format=file_format
+    )
+
+
+def time_epochs(
+    request: BenchRequest, epochs: Mapping[str, Epoch], num_images: int, workers: Sequence[int]
+) -> list[Row]:
+    """Time epochs of `num_images` by their owners, evaluation and training, interleaved."""
+    works = [*itertools.product(workers, (False, True), epochs)]
+    cases = [
+        BenchmarkCase(owner=owner, run=_count_images(epochs[owner], training, number))
+        for number, training, owner in works
+    ]
+    request.log(f"timing {len(cases)} cases in {request.rounds} interleaved rounds")
+    timings = time_interleaved(cases, rounds=request.rounds, truth=np.array([num_images], float))
     rows = [
         timing.to_row(
             work="training" if training else "evaluation",
             workers=number,
             images_per_s=summarize([num_images / seconds for seconds in timing.seconds]),
             missing=int(timing.error),
-            mean_error=error,
         )
-        for (number, training, _), timing, error in zip(works, timings, errors, strict=True)
+        for (number, training, _), timing in zip(works, timings, strict=True)
     ]
-    return request.describe(
-        "data", compare_rows(rows), num_images=num_images, image_size=list(IMAGE_SIZE)
-    )
+    return compare_rows(rows)
 
 
-def _preprocessing(request: BenchRequest) -> Preprocessing:
+def preprocessing_of(request: BenchRequest) -> Preprocessing:
+    """How evaluation reads images for the model."""
     entry = find_model(request.model)
     return Preprocessing(
         img_size=request.img_size,
@@ -110,12 +125,13 @@ def _preprocessing(request: BenchRequest) -> Preprocessing:
     )
 
 
-def _write_jpegs(folder: Path, num_images: int) -> None:
+def write_images(folder: Path, num_images: int, file_format: str) -> None:
+    """Write images in two class folders."""
     for number in range(num_images):
         place = folder / ("even" if number % 2 == 0 else "odd")
         place.mkdir(exist_ok=True)
         scene = make_scene(0, number, size=IMAGE_SIZE, max_objects=4)
-        Image.fromarray(scene.image).save(place / f"{number:05}.jpg", quality=90)
+        Image.fromarray(scene.image).save(place / f"{number:05}.{file_format}", quality=90)
 
 
 def _count_images(epoch: Epoch, training: bool, workers: int) -> Callable[[], NDArray[np.float32]]:
@@ -126,21 +142,17 @@ def _count_images(epoch: Epoch, training: bool, workers: int) -> Callable[[], ND
     )
 
 
-def _load_ours(folder: Path, pre: Preprocessing, batch_size: int) -> Epoch:
-    listing = list_classify(folder).train
-    assert listing is not None, "class folders without splits are training images"
-    store = ImageCache(listing, pre, DataConfig(cache_mib=0))
+def load_batches(store: ImageCache, augment: Augmentation, batch_size: int) -> Epoch:
+    """Epochs of muntin, normalized."""
 
     def epoch(number: int, training: bool, workers: int) -> Iterator[Tensor]:
         processes = Processes(workers=workers)
         batches = iter(EvalLoader(store, batch_size=batch_size, processes=processes))
         if training:
-            loader = TrainLoader(
-                store, AugmentConfig(), batch_size=batch_size, seed=0, processes=processes
-            )
-            batches = loader.batches(number, 0, pre.img_size)
+            loader = TrainLoader(store, augment, batch_size=batch_size, seed=0, processes=processes)
+            batches = loader.batches(number, 0, store.pre.img_size)
         for batch in batches:
-            yield normalise(batch.images, pre)
+            yield normalise(batch.images, store.pre, batch.sizes)
 
     return epoch
 
@@ -180,7 +192,8 @@ def _load_torchvision(
     return epoch
 
 
-def _decode_to_tensor(path: str) -> Tensor:
+def decode_to_tensor(path: str) -> Tensor:
+    """Decode a file by torchvision."""
     from torchvision.io import ImageReadMode, decode_image
 
     return decode_image(path, mode=ImageReadMode.RGB)
@@ -188,7 +201,7 @@ def _decode_to_tensor(path: str) -> Tensor:
 
 def _reference_images(folder: Path, pre: Preprocessing, count: int) -> Tensor:
     """The first images as evaluation prepares them, in float64 after decoding."""
-    paths = sorted(folder.rglob("*.jpg"))[:count]
+    paths = sorted(folder.rglob("*.*"))[:count]
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths])
     images = F.interpolate(
         pixels.permute(0, 3, 1, 2).double(), resized_size(IMAGE_SIZE, pre), mode=pre.interpolation,

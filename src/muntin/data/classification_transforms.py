@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -78,15 +79,37 @@ class AugmentConfig(Augmentation):
     def augment(
         self, sample: Sample, pre: Preprocessing, seed: int, skeleton: Skeleton | None = None
     ) -> Sample:
-        """See `Augmentation`."""
+        """See `Augmentation`; the numbers and bits of torchvision's transforms."""
         # torch.manual_seed would also note a call for every kind of device, with its traceback.
-        generator = torch.default_generator
-        before = generator.get_state()
-        try:
-            generator.manual_seed(seed)
-            return sample._replace(pixels=_build_transform(self, pre)(sample.pixels))
-        finally:
-            generator.set_state(before)
+        generator = torch.Generator().manual_seed(seed)
+        top, left, high, wide = self._draw_crop(sample.pixels.shape, generator)
+        seen = sample.pixels[:, top : top + high, left : left + wide]
+        pixels = resize(seen, pre.img_size, pre.interpolation)
+        for chance, axis in ((self.flip, -1), (self.flip_vertical, -2)):
+            if chance and torch.rand(1, generator=generator) < chance:
+                pixels = pixels.flip(axis)
+        if transform := _build_transform(self, pre):
+            pixels = _draw_from(generator, transform, pixels)
+        return sample._replace(pixels=pixels)
+
+    def _draw_crop(
+        self, shape: Sequence[int], generator: torch.Generator
+    ) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a part; the middle if none of ten fits inside."""
+        _, height, width = shape
+        log_ratio = torch.tensor((1 / self.crop_ratio, self.crop_ratio)).log().tolist()
+        for _ in range(10):
+            area = torch.empty(1).uniform_(self.crop_scale, 1.0, generator=generator).item()
+            ratio = torch.empty(1).uniform_(*log_ratio, generator=generator).exp().item()
+            area *= height * width
+            high, wide = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if 0 < wide <= width and 0 < high <= height:
+                starts = (height - high + 1, width - wide + 1)
+                top, left = (int(torch.randint(n, (1,), generator=generator)) for n in starts)
+                return top, left, high, wide
+        high = min(height, round(width / (1 / self.crop_ratio)))
+        wide = min(width, round(height * self.crop_ratio))
+        return (height - high) // 2, (width - wide) // 2, high, wide
 
     def augment_batch(
         self,
@@ -119,25 +142,33 @@ class AugmentConfig(Augmentation):
         return _erase(out, box, self.erase, pre) if self.erase else out
 
 
+# torchvision draws from the generator that all threads share.
+_shared_generator = threading.Lock()
+
+
+def _draw_from(
+    generator: torch.Generator, transform: Callable[[Tensor], Tensor], pixels: Tensor
+) -> Tensor:
+    """Transform pixels with the numbers of a generator."""
+    with _shared_generator:
+        before = torch.default_generator.get_state()
+        try:
+            torch.default_generator.set_state(generator.get_state())
+            return transform(pixels)
+        finally:
+            torch.default_generator.set_state(before)
+
+
 @functools.lru_cache(maxsize=8)
-def _build_transform(config: AugmentConfig, pre: Preprocessing) -> Callable[[Tensor], Tensor]:
-    """Compose transforms, which keep nothing between images, so that one set serves all."""
+def _build_transform(
+    config: AugmentConfig, pre: Preprocessing
+) -> Callable[[Tensor], Tensor] | None:
+    """Compose what follows cropping, which keeps nothing between images; None if nothing does."""
+    if config.auto == "none" and not config.jitter and not config.erase:
+        return None
     from torchvision.transforms import InterpolationMode, v2
 
-    mode = InterpolationMode(pre.interpolation)
-    steps: list[torch.nn.Module] = [
-        v2.RandomResizedCrop(
-            pre.img_size,
-            scale=(config.crop_scale, 1.0),
-            ratio=(1 / config.crop_ratio, config.crop_ratio),
-            interpolation=mode,
-            antialias=True,
-        )
-    ]
-    if config.flip:
-        steps.append(v2.RandomHorizontalFlip(config.flip))
-    if config.flip_vertical:
-        steps.append(v2.RandomVerticalFlip(config.flip_vertical))
+    steps: list[torch.nn.Module] = []
     if config.auto != "none" and not pre.has_colors:  # the half of both that is geometry
         bilinear, fill = InterpolationMode.BILINEAR, [*pre.mean_color]
         turn = v2.RandomAffine(30, (0.1, 0.1), (0.8, 1.2), 10, bilinear, fill=fill)

@@ -11,6 +11,7 @@ and the like without a profile.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ from muntin.data.value_ranges import (
     scale_values,
 )
 from muntin.errors import DataError, MuntinWarning, first_line, where_to_look
+from muntin.ops.torchvision_operators import decode_file
 from muntin.shapes import Real, Size
 from muntin.untrusted import MAX_PIXELS, check_budget, read_regular
 
@@ -154,11 +156,12 @@ def _decode(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageIn
             raise
         return _take_values(found, how, where, ImageInfo("TIFF", ""))
     with image:
+        full = image.size
         if how.shrink_hint is not None and image.format in ("JPEG", "MPO"):
             # Shorter sides than the hint are never made: both are kept at least as long.
             image.draft(image.mode, (how.shrink_hint, how.shrink_hint))
         refuse_large(image.size, where)
-        return _read(image, how, data)
+        return _read(image, how, data if image.size == full else b"")
 
 
 def _decode_bands(data: bytes, where: str, how: Decoding) -> tuple[np.ndarray, ImageInfo]:
@@ -330,18 +333,17 @@ def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, Ima
     kind, mode = image.format, image.mode
     several = kind in ("TIFF", "PNG", "WEBP") and bool(getattr(image, "is_animated", False))
     stored = _orientation(image) if kind == "TIFF" else 1
-    values, judged = None, {}
-    if data and how.value_range != UNSET and is_deep(image):
+    values, plain = None, None if several else _decode_plain(image, data)
+    if plain is None and data and how.value_range != UNSET and is_deep(image):
         values = read_deep(image, data)
-    else:
+    elif plain is None:
         image.load()
         values = np.asarray(image) if has_deep_mode(image.mode) else None
     turned = _orientation(image)  # order matters: of a TIFF, Pillow may have applied it by now
     if values is not None:
-        judged = _judge_values(values, how)
         pixels = _to_pixels(values, how, mode)
     else:
-        pixels = _to_rgb(image)
+        pixels = _to_rgb(image) if plain is None else plain
         pixels = pixels.astype(np.float32) if how.bits == 16 else pixels
     if turned != 1:
         pixels = _turn(pixels, turned)
@@ -349,8 +351,17 @@ def _read(image: Any, how: Decoding, data: bytes = b"") -> tuple[np.ndarray, Ima
     kept = how.size == size != size[::-1] and orientation in _BACK
     if kept:
         pixels, orientation = _turn(pixels, _BACK[orientation]), 1
+    judged = {} if values is None else _judge_values(values, how)
     facts = ImageInfo(kind or "", mode, orientation, kept, several=several, **judged)
     return np.ascontiguousarray(pixels), facts
+
+
+def _decode_plain(image: Any, data: bytes) -> np.ndarray | None:  # noqa: ANN401
+    """Decode 8-bit RGB and grey with the bits of Pillow in less time; None where it has to."""
+    if not data or image.mode not in ("RGB", "L"):
+        return None
+    found = decode_file(image.format, data, image.size[::-1])
+    return None if found is None else found.permute(1, 2, 0).numpy()
 
 
 def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -368,7 +379,7 @@ def _judge_values(values: np.ndarray, how: Decoding) -> dict[str, Any]:
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format in ("JPEG", "MPO") and not image.info.keys() & {"exif", "xmp"}:
+    if image.format in ("JPEG", "MPO", "WEBP") and not image.info.keys() & {"exif", "xmp"}:
         return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
@@ -385,5 +396,4 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 def _first_line(error: Exception) -> str:
     # Pillow's sentence names a memory address instead of the file.
-    text = first_line(error)
-    return "unknown format" if text.startswith("cannot identify") else text
+    return re.sub("^cannot identify.*", "unknown format", first_line(error))

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import re
 import signal
 import sys
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -22,11 +24,16 @@ from muntin.data.batches import Batch, fit, stack_images
 from muntin.data.cache import ImageCache
 from muntin.data.classification_transforms import BATCH_DRAWS
 from muntin.data.randomness import derive_seed, draw_order, draw_uniforms
+from muntin.data.shared_samples import Packed, pack, unpack
 from muntin.data.transforms import Augmentation, Preprocessing, Sample
-from muntin.data.worker_memory import share, suit_workers
+from muntin.devices import granted_cores
 from muntin.errors import DataError
 from muntin.samples import Listing
 from muntin.shapes import Size
+
+_MOST_THREADS = 4  # each may hold an image of any size
+
+_FAILED = re.compile(r"DataLoader worker .*(killed|exited)|unable to .*(shm|shared|mmap|file <)")
 
 UNREAD = -1.0
 """Weight of an image that a worker could not read."""
@@ -36,12 +43,13 @@ class Processes(NamedTuple):
     """Who reads: one of `world` training processes, each with its own workers.
 
     Each process gets a part of every batch, or of the batches. Workers decode or augment images one
-    by one.
+    by one. Without any, so many threads do that, by default one a core.
     """
 
     rank: int = 0
     world: int = 1
     workers: int = 0
+    threads: int = 0
 
 
 ALONE = Processes()
@@ -53,19 +61,28 @@ class _Item(NamedTuple):
     weight: float
 
 
-_Key = tuple[int, int, float, Size, bool]
-"""Epoch, image, weight, size, and whether it may be mixed with other images."""
+_Key = tuple[int, int, float, bool]
+"""Epoch, image, weight, and whether it may be mixed with other images."""
 
 
 class _Images(Dataset[_Item]):
-    def __init__(self, store: ImageCache, augment: Augmentation | None, seed: int) -> None:
+    pool: ThreadPoolExecutor | None = None
+
+    def __init__(
+        self, store: ImageCache, augment: Augmentation | None, seed: int, size: Size
+    ) -> None:
         self.store = store
         self.augment = augment
         self.seed = seed
+        self.pre = replace(store.pre, img_size=size)
+
+    def __getitems__(self, keys: list[_Key]) -> list[_Item]:
+        """Read the images of a batch, which is how PyTorch asks for them."""
+        return [*(map if self.pool is None else self.pool.map)(self.__getitem__, keys)]
 
     def __getitem__(self, key: _Key) -> _Item:
-        epoch, index, weight, size, mixed = key
-        pre = replace(self.store.pre, img_size=size)
+        epoch, index, weight, mixed = key
+        pre, size = self.pre, self.pre.img_size
         kept = self._load(index)
         if kept is None:
             blank = torch.zeros(pre.in_chans, *size, dtype=pre.pixel_type)
@@ -89,7 +106,7 @@ class _Images(Dataset[_Item]):
             return None
 
 
-def _collate(rows: list[_Item], pre: Preprocessing) -> Batch:
+def _collate(rows: list[_Item], pre: Preprocessing) -> Batch | Packed:
     samples, indices, weights = zip(*rows, strict=True)
     images, originals, targets = zip(*samples, strict=True)
     batch = Batch(
@@ -104,7 +121,7 @@ def _collate(rows: list[_Item], pre: Preprocessing) -> Batch:
     )
     # Here, where a failure reaches the process that trains: the thread that sends batches would
     # drop this one, and the training would wait for it forever.
-    return batch if get_worker_info() is None else share(batch)
+    return pack(batch) if get_worker_info() and hasattr(os, "memfd_create") else batch
 
 
 _Share = tuple[NDArray[np.int64], NDArray[np.float32], int]
@@ -149,7 +166,7 @@ class TrainLoader:
 
     def steps(self, epoch: int, first: int) -> list[_Share]:
         """Give what this process reads in each step of an epoch."""
-        rank, world, _ = self.processes
+        rank, world = self.processes[:2]
         order = self.usable[draw_order(self.seed, epoch, len(self.usable), self._shares)]
         if self.augment.groups_by_shape:
             order = gather_shapes(order, self.store.listing, self.batch_size)
@@ -176,11 +193,11 @@ class TrainLoader:
                 yield self._batch(epoch, share, size)
             return
         keys = (
-            [(epoch, int(i), float(w), size, mixed) for i, w in zip(indices, weights, strict=True)]
+            [(epoch, int(i), float(w), mixed) for i, w in zip(indices, weights, strict=True)]
             for indices, weights, _ in shares
         )
-        images = _Images(self.store, self.augment, self._augment_seed)
-        loaded = _run_workers(images, keys, self.processes.workers)
+        images = _Images(self.store, self.augment, self._augment_seed, size)
+        loaded = _run_workers(images, keys, self.processes)
         for batch, share in zip(loaded, shares, strict=True):
             yield replace(batch, num_real=share[2])
 
@@ -227,30 +244,29 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches; an image that cannot be read has weight 0."""
-        rank, world, workers = self.processes
-        size, count = self.store.pre.img_size, len(range(len(self.store))[: self.limit])
+        rank, world = self.processes[:2]
+        count = len(range(len(self.store))[: self.limit])
         starts = range(self.first, count, self.batch_size)[rank::world]
         keys = (
-            [
-                (0, index, 1.0, size, False)
-                for index in range(start, min(start + self.batch_size, count))
-            ]
+            [(0, index, 1.0, False) for index in range(start, min(start + self.batch_size, count))]
             for start in starts
         )
-        workers = 0 if self.store.in_memory else workers
-        return _run_workers(_Images(self.store, None, 0), keys, workers)
+        images = _Images(self.store, None, 0, self.store.pre.img_size)
+        who = self.processes._replace(workers=0) if self.store.in_memory else self.processes
+        return _run_workers(images, keys, who)
 
 
-def _run_workers(images: _Images, keys: Iterator[list[_Key]], workers: int) -> Iterator[Batch]:
-    collate = partial(_collate, pre=images.store.pre)
-    first = next(keys, [])
-    if workers and first:
-        workers = suit_workers(workers, lambda: collate([images[key] for key in first]))
+def _run_workers(images: _Images, keys: Iterator[list[_Key]], who: Processes) -> Iterator[Batch]:
+    workers = who.workers
+    threads = who.threads or min(_MOST_THREADS, granted_cores() // who.world)
+    # Small images in memory are done before a thread has been told of them.
+    if not workers and threads > 1 and not images.store.in_memory:
+        images.pool = ThreadPoolExecutor(threads)
     loader = DataLoader(
         images,
-        batch_sampler=chain([first] if first else [], keys),
+        batch_sampler=keys,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(_collate, pre=images.store.pre),
         prefetch_factor=2 if workers else None,
         worker_init_fn=_leave_signals,
         # Spawned processes would spawn theirs, which cannot have the images that all share.
@@ -260,7 +276,8 @@ def _run_workers(images: _Images, keys: Iterator[list[_Key]], workers: int) -> I
     loaded = iter(loader)
     started = set(multiprocessing.active_children()) - others
     try:
-        for batch in loaded:
+        for one in loaded:
+            batch = one if isinstance(one, Batch) else unpack(one)
             unread = batch.weights == UNREAD
             if unread.any():
                 images.store.retry(batch.indices[unread].tolist())
@@ -268,6 +285,8 @@ def _run_workers(images: _Images, keys: Iterator[list[_Key]], workers: int) -> I
             yield batch
     finally:
         del loaded  # asks the workers to end, and waits for some seconds
+        if images.pool is not None:
+            images.pool.shutdown()
         for process in started:
             # It hangs: the training would wait for it when it ends. PyTorch reports its end as
             # an error, of whatever runs when the signal arrives, so that is waited for here.
@@ -276,6 +295,17 @@ def _run_workers(images: _Images, keys: Iterator[list[_Key]], workers: int) -> I
                     process.kill()
                     process.join()
         images.store.warn()
+
+
+def describe_failure(error: BaseException) -> str:
+    """Describe in one line that a worker ended or got no memory; empty for another error."""
+    found = [line for line in str(error).splitlines() if _FAILED.search(line)]
+    if not found:
+        return ""
+    return (
+        f"the processes that read images must go on, got: {found[-1].strip()} Give them more "
+        f"memory, or read in the training process: --set machine.workers=0."
+    )
 
 
 def _leave_signals(worker: int) -> None:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoded images that the training processes of a machine keep once, not once each.
+"""Images in memory that several processes of a machine see, and batches on their way to another.
 
-Each process decodes a part of the images into memory without a name (memfd), which the others map
-by way of ``/proc``: nothing is left when processes are killed, and none must have started another.
+The training processes of a machine keep decoded images once, not once each: each decodes a part of
+them into memory without a name (memfd), which the others map by way of ``/proc``: nothing is left
+when processes are killed, and none must have started another. Containers do not limit such memory,
+as they do ``/dev/shm``, through which PyTorch passes batches.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import pickle  # noqa: TID251 (between the processes of a training, never a file)
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import reduction
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.collectives import agree, gather_machine, machine_rank
+from muntin.data.batches import Batch
 from muntin.data.transforms import Sample
 from muntin.devices import release_memory
 
@@ -46,10 +50,10 @@ class _Memory:
         self.size = start + _write(self.descriptor, part, start)
         return start
 
-    def add(self, sample: Sample | None) -> tuple[int, int]:
-        """Write a sample, and return start and end of its pickled part."""
+    def add(self, content: Sample | Batch | None) -> tuple[int, int]:
+        """Write a sample or a batch, and return start and end of its pickled part."""
         file = io.BytesIO()
-        _Writer(file, self).dump(sample)
+        _Writer(file, self).dump(content)
         return self.append(file.getbuffer()), self.size
 
 
@@ -102,6 +106,29 @@ class _Reader(pickle.Unpickler):
             return torch.from_numpy(np.empty(shape, dtype))
         array = np.frombuffer(self.memory, dtype, count, start).reshape(shape)
         return torch.from_numpy(array)
+
+
+Packed = tuple[Any, int, int]
+"""What leads to the memory of a batch, and where its pickled part lies."""
+
+
+def pack(batch: Batch) -> Packed:
+    """Write a batch for another process, all tensors to one memory: passing each takes longer."""
+    arena = _Memory()
+    try:
+        place = arena.add(batch)
+        return (reduction.DupFd(arena.descriptor), *place)
+    finally:
+        os.close(arena.descriptor)
+
+
+def unpack(packed: Packed) -> Batch:
+    """Give a batch whose tensors lie where they were written; once only."""
+    handle, start, end = packed
+    memory = _map(handle.detach(), end)
+    assert memory is not None, "it was opened by who wrote it"
+    found: Batch = _Reader(io.BytesIO(memory[start:end]), memory).load()
+    return found
 
 
 class SharedSamples(Sequence[Sample | None]):

@@ -283,7 +283,15 @@ def normalise(
     """Turn uint8 images into the input of the network; what lies beyond `sizes` becomes 0."""
     mean = torch.tensor(pre.mean, device=images.device).view(1, -1, 1, 1) * 255
     std = torch.tensor(pre.std, device=images.device).view(1, -1, 1, 1) * 255
-    values = images.to(torch.float32, copy=True).sub_(mean).div_(std)
+    if type(images) is Tensor and images.dtype == torch.uint8 and images.device.type == "cpu":
+        # By NumPy, with the same bits: PyTorch's other threads would wait for more, busily, on the
+        # cores of those who read images.
+        array = images.numpy().astype(np.float32)
+        array -= mean.numpy()
+        array /= std.numpy()
+        values = torch.from_numpy(array)
+    else:
+        values = images.to(torch.float32, copy=True).sub_(mean).div_(std)
     if sizes is None or (sizes.cpu() == torch.tensor(images.shape[-2:])).all():
         return values
     height, width = images.shape[-2:]
@@ -319,6 +327,33 @@ def resize(images: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     return out if images.dim() == 4 else out[0]
 
 
+def resize_part(
+    images: Tensor, size: Size, part: tuple[int, int, int, int], interpolation: Interpolation
+) -> Tensor:
+    """Resize, and cut out the part between top, left, bottom and right.
+
+    Bytes are resized along lines and rounded, then along columns: each only where it is seen.
+    """
+    top, left, bottom, right = part
+    before = (images.shape[-2], images.shape[-1])
+    # Otherwise PyTorch has other code, which is wrong for views of one column.
+    exact = images.shape[-3] <= 4 and _has_vectors() and _resizes_bytes(images, interpolation)
+    if interpolation == "aliased" or not exact:
+        return resize(images, size, interpolation)[..., top:bottom, left:right]
+    name = f"_upsample_{interpolation}2d_aa"
+    along = getattr(torch.ops.aten, name)
+    out = images if images.dim() == 4 else _as_batch(images)
+    for axis, end in ((1, right), (0, bottom)):
+        if before[axis] != size[axis]:
+            # What has its length already would be left as it is.
+            shape = [*out.shape[-2:]]
+            shape[axis] = end + (end == before[axis])
+            scale = size[axis] / before[axis]
+            out = along(out, shape, False, *((None, scale) if axis else (scale, None)))
+        out = out[..., left:right] if axis else out[..., top:bottom, :]
+    return out if images.dim() == 4 else out[0]
+
+
 def _as_batch(image: Tensor) -> Tensor:
     """A batch of one image. Of channels that lie together, the result has them together too."""
     if image.unsqueeze(0).is_contiguous(memory_format=torch.channels_last):
@@ -331,8 +366,12 @@ def _resizes_bytes(images: Tensor, interpolation: Interpolation) -> bool:
     """Whether PyTorch resizes bytes as they are, and well: bilinear ones by vector instructions."""
     if images.dtype != torch.uint8 or images.device.type != "cpu":
         return False
-    vectors = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-    return interpolation == "bicubic" or vectors or platform.machine() in ("aarch64", "arm64")
+    by_vectors = _has_vectors() or platform.machine() in ("aarch64", "arm64")
+    return interpolation == "bicubic" or by_vectors
+
+
+def _has_vectors() -> bool:
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 def scaled_size(size: Size, scale: float) -> Size:

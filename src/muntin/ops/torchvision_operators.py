@@ -6,6 +6,7 @@ Importing torchvision takes longer than importing PyTorch: it loads all models a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -13,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from muntin.shapes import Float, Int
+from muntin.shapes import Float, Int, Size, UInt8
 
 _MAX_SHIFTED = {"cpu": 4000}
 """More numbers than these are suppressed group by group; shifting boxes apart is slower then."""
@@ -28,24 +30,45 @@ def load_operators() -> Any:  # noqa: ANN401 (a namespace of operators)
     Derivatives and shapes of its operators are in its Python package, which is imported if
     gradients are on. Whoever records a graph imports it before.
     """
-    if "torchvision" not in sys.modules:
-        library = None if torch.is_grad_enabled() else _find_library()
-        if library is None:
-            importlib.import_module("torchvision")
-        elif library not in torch.ops.loaded_libraries:
-            torch.ops.load_library(library)
+    if "torchvision" not in sys.modules and (
+        torch.is_grad_enabled() or not _load_library("_C_stable", "_C")
+    ):
+        importlib.import_module("torchvision")
     return torch.ops.torchvision
 
 
+# Not of PNG: damaged files end the process.
+_DECODERS = {"JPEG": "decode_jpeg", "WEBP": "decode_webp"}
+
+
+def decode_file(format_name: str, data: bytes, size: Size) -> UInt8[Tensor, "3 H W"] | None:
+    """Decode a file of a format, in Pillow's words, to RGB; channels are last in memory.
+
+    It is not turned. None where this torchvision has no decoder of it, where that fails, and where
+    the image has not the `size` (height, width) that its header was said to have.
+    """
+    if not _load_library("image_stable", "image"):
+        return None
+    try:
+        # A copy, as PyTorch takes no memory that cannot be written.
+        encoded = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+        found: Tensor = getattr(torch.ops.image, _DECODERS[format_name])(encoded, 3)
+    except (KeyError, AttributeError, RuntimeError):
+        return None
+    return found if found.shape[1:] == size else None
+
+
 @functools.cache
-def _find_library() -> str | None:
-    """The file of the operators; None where torchvision has none of a known name."""
+def _load_library(*names: str) -> bool:
+    """Load the first of some libraries of torchvision; False where none can be."""
     spec = importlib.util.find_spec("torchvision")
     folder = Path(spec.origin).parent if spec is not None and spec.origin else None
-    if folder is None:
-        return None
-    files = (folder / f"{name}.so" for name in ("_C_stable", "_C"))
-    return next((str(file) for file in files if file.is_file()), None)
+    files = [folder / f"{name}.so" for name in names] if folder is not None else []
+    for file in filter(Path.is_file, files):
+        with contextlib.suppress(OSError):  # what it was built with is missing
+            torch.ops.load_library(str(file))
+            return True
+    return False
 
 
 def nms(boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], iou: float) -> Int[Tensor, " M"]:

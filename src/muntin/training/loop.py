@@ -22,8 +22,7 @@ from lightning_fabric import Fabric
 from muntin.collectives import add_numbers
 from muntin.data.batches import Batch
 from muntin.data.cache import ImageCache
-from muntin.data.loading import Processes, TrainLoader
-from muntin.data.worker_memory import describe_failure
+from muntin.data.loading import Processes, TrainLoader, describe_failure
 from muntin.devices import memory_mib
 from muntin.errors import ConfigError, MuntinWarning, RunError, TrainingError
 from muntin.objectives.objective import Objective

@@ -16,7 +16,7 @@ import torch
 from muntin.configs import replace as replace_fields
 from muntin.data.batches import Batch
 from muntin.data.cache import ImageCache
-from muntin.data.loading import EvalLoader, TrainLoader
+from muntin.data.loading import EvalLoader, Processes, TrainLoader
 from muntin.nn.layers import DropPath
 from muntin.objectives.teacher_answer import TeacherAnswer
 from muntin.samples import Listing
@@ -69,7 +69,9 @@ class StepProfiler:
         # Larger steps give steadier times, but should not exceed the batch of the run.
         batches = (1, 2) if config.train.batch_size <= 4 else (2, 4)
         self.batches: tuple[int, int] = batches
-        # Compiling would take longer than the steps; workers would hide the time of loading.
+        # Compiling would take longer than the steps; workers would hide the time of loading. Each
+        # has one thread.
+        self.processes = Processes(threads=1 if config.machine.workers else 0)
         machine = replace_fields(config.machine, {"compile": "off", "workers": 0})
         # What is recomputed is chosen by what is measured here.
         train = replace(
@@ -100,7 +102,9 @@ class StepProfiler:
         """Read and augment `count` images."""
         config = self.run.config
         seed = config.train.seed
-        loader = TrainLoader(self.store, config.augment, batch_size=count, seed=seed)
+        loader = TrainLoader(
+            self.store, config.augment, batch_size=count, seed=seed, processes=self.processes
+        )
         return next(loader.batches(0, 0, self.run.preprocessing.img_size))
 
     def train_step(self, batch: Batch) -> None:
@@ -115,7 +119,7 @@ class StepProfiler:
         # Repeated where the subset is smaller than the batch.
         listing = self.listing.select(i % len(self.listing) for i in range(count))
         store = ImageCache(listing, run.preprocessing, run.config.data_config)
-        loader = EvalLoader(store, batch_size=count)
+        loader = EvalLoader(store, batch_size=count, processes=self.processes)
         self.trainer.objective.evaluate(
             self.trainer.best_network, loader, self.device, self.fabric.autocast
         )

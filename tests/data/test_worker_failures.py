@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worker processes: as many as shared memory holds, and what happens when one ends or hangs."""
+"""Worker processes: how batches leave them, and what happens when one ends or hangs."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ import pytest
 import torch
 
 from muntin.data.batches import Batch
-from muntin.data.worker_memory import AHEAD, count_bytes, describe_failure, share, suit_workers
-from muntin.errors import MuntinWarning
+from muntin.data.loading import describe_failure
+from muntin.data.shared_samples import pack, unpack
 from muntin.targets import BoxTargets, LabelMap
 from tests.small import write_images
 
@@ -32,45 +33,55 @@ def batch_of(side: int, targets=None) -> Batch:
     )  # fmt: skip
 
 
-def test_bytes_are_whole_pages_of_every_tensor():
-    assert count_bytes(batch_of(64)) == 2 * 3 * 64 * 64 + 4 * 4096
-    labels = LabelMap(torch.zeros(100, 100, dtype=torch.int16))  # 20,000 bytes: five pages
-    assert count_bytes(batch_of(64, (labels,))) == count_bytes(batch_of(64)) + 5 * 4096
-    boxes = BoxTargets.empty((5, 5))  # nothing in any of its tensors
-    assert count_bytes(batch_of(64, (boxes, boxes))) == count_bytes(batch_of(64))
-
-
-NEEDED = round(AHEAD * 1.5 * count_bytes(batch_of(64)))
-
-
-@pytest.mark.parametrize(
-    ("wanted", "free", "workers"),
-    [
-        (2, 2**33, 2), (2, 2 * NEEDED, 2), (2, 2 * NEEDED - 1, 1), (2, NEEDED - 1, 0), (2, 0, 0),
-        (16, 5 * NEEDED, 5), (1, NEEDED, 1),
-    ],
-)  # fmt: skip
-def test_as_many_workers_as_fit(wanted, free, workers, recwarn):
-    assert suit_workers(wanted, lambda: batch_of(64), free) == workers
-    assert [one.category for one in recwarn] == [MuntinWarning] * (workers < wanted)
-    for one in recwarn:
-        assert "/dev/shm" in str(one.message)
-        assert "--shm-size" in str(one.message)
-
-
-def test_nothing_is_read_where_there_is_enough():
-    def fail() -> Batch:
-        raise AssertionError
-
-    assert suit_workers(3, fail, 3 * 2**31) == 3
-
-
-def test_a_batch_is_the_same_in_shared_memory():
-    labels = LabelMap(torch.arange(6, dtype=torch.int16).view(2, 3))
-    batch = share(replace(batch_of(4, (labels,)), indices=torch.tensor([7, 8])))
-    assert batch.images.is_shared()
-    assert batch.targets[0].labels.is_shared()
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memory without a name is of Linux")
+def test_a_batch_is_the_same_in_one_memory():
+    labels = LabelMap(torch.arange(6, dtype=torch.int16).view(2, 3).t())
+    boxes = BoxTargets.empty((5, 5))
+    given = replace(batch_of(4, (labels, boxes)), indices=torch.tensor([7, 8]))
+    given.images[1, 2, 3, 1] = 9
+    batch = unpack(pack(given))
     assert batch.indices.tolist() == [7, 8]
+    assert (batch.num_real, batch.pad_to) == (given.num_real, given.pad_to)
+    assert batch.images.equal(given.images)
+    assert batch.targets[0].labels.equal(labels.labels)
+    assert [part.shape for part in batch.targets[1]] == [part.shape for part in boxes]
+    batch.images.zero_()
+    assert int(given.images.sum()) == 9
+    assert batch.weights.tolist() == [1, 1]
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="needs a file system of its own")
+def test_batches_do_not_need_shared_memory_of_a_container(tmp_path):
+    """Docker gives 64 MiB by default; here are 32 KiB for batches of 60."""
+    script = tmp_path / "script.py"
+    script.write_text(IN_A_CONTAINER)
+    data = write_images(tmp_path / "trees", each=6)
+    command = f"mount -t tmpfs -o size=32k none /dev/shm && exec {sys.executable} {script} {data}"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", command],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip("nobody may mount here")
+    assert done.stdout.split() == ["6"] * 3, done.stderr
+
+
+IN_A_CONTAINER = """
+import sys
+from muntin.data.cache import ImageCache
+from muntin.data.data_config import DataConfig
+from muntin.data.listing import list_classify
+from muntin.data.loading import EvalLoader, Processes
+from muntin.data.transforms import Preprocessing
+
+if __name__ == "__main__":
+    pre = Preprocessing(img_size=(60, 60), mean=(0.5,) * 3, std=(0.25,) * 3)
+    store = ImageCache(list_classify(sys.argv[1]).train, pre, DataConfig(cache_mib=0))
+    for batch in EvalLoader(store, batch_size=6, processes=Processes(workers=1)):
+        print(len(batch.images))
+"""
 
 
 @pytest.mark.parametrize(
