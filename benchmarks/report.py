@@ -181,6 +181,14 @@ def fragmentation(result: Json) -> Iterator[Json]:
     yield {"count": len(shares), **_spread(shares)}
 
 
+def calls(result: Json) -> Iterator[Json]:
+    """Calls of a predictor, with the shares of their parts."""
+    for group in group_rows(result["rows"], ("task", "size", "objects", "batch")):
+        parts = {row["part"]: row for row in group}
+        shares = {f"{name}_share": row["share"] for name, row in parts.items()}
+        yield {**parts["call"], **shares, "drawing": parts["drawing"]["seconds"]["median"]}
+
+
 def gpu_lines(result: Json) -> Iterator[Json]:
     """Lines that `gpu.py` printed for a section."""
     failed = result.get("failed")
@@ -290,6 +298,23 @@ TABLE = (
         "{rate:.1f} images/s, {ours[of_ceiling]:.0%} of the machine's limit",
         "{theirs[name]} {other_rate:.1f} images/s ({ratio:.2f}x)",
     ), engines),
+    Rows("prediction_parts", (
+        "A call, {task} by the default small model, {size[1]} x {size[0]}, batch {batch}, up to "
+        "{objects} found", "{seconds[median]:.4f} s an image",
+        "preparing {preparing_share:.0%}, network {network_share:.0%}, decoding "
+        "{decoding_share:.0%}; drawing {drawing:.3f} s",
+    ), calls),
+    *(
+        Rows(f"prediction_{what}", (
+            f"A call, {what.replace('_', ', ')}, {{size[1]}} x {{size[0]}}: {{name}}",
+            "{seconds[median]:.3f} s ({seconds[min]:.3f}-{seconds[max]:.3f})",
+            "muntin takes {ratio:.2f} x its time",
+        ), named("rows"))
+        for what in (
+            "detect_small", "detect_large", "instance_small", "instance_large",
+            "instance_mask2former", "semantic_upernet", "pose_vitpose",
+        )
+    ),
     Rows("precisions", (
         "CIFAR-10 run, {num_images:,} test images: {name}",
         "top-1 {top1:.2%}, {agreement:.2%} equal to PyTorch fp32",

@@ -39,19 +39,17 @@ def encode_mask(
     part_height, part_width = bitmap.shape
     height, width = size or (part_height, part_width)
     # A row of zeros above and below keeps every run inside its column.
-    padded = np.zeros((part_height + 2, part_width), np.int8)
-    padded[1:-1] = bitmap
-    steps = np.diff(padded.ravel(order="F"))
-    # Flat index p of the padded columns is row p % stride - 1 of column p // stride. `diff` shifts
-    # indices by one, which cancels the padding row above.
     stride = part_height + 2
-    starts, ends = (np.flatnonzero(steps == step) for step in (1, -1))
-    runs = [(index // stride + left) * height + index % stride + top for index in (starts, ends)]
-    begin, end = runs[0].astype(np.int64), runs[1].astype(np.int64)
+    padded = np.zeros((part_width, stride), np.bool_)
+    padded[:, 1:-1] = bitmap.T
+    flat = padded.ravel()
+    # Runs begin and end by turns. Index p of the padded columns is row p % stride - 1 of column
+    # p // stride; a step is found one before, which cancels the padding row above.
+    steps = np.flatnonzero(flat[1:] != flat[:-1])
+    edges = (steps // stride + left) * height + steps % stride + top
     # A run to the bottom of a column and one from the top of the next column are one run.
-    joined = begin[1:] == end[:-1]
-    begin, end = begin[np.r_[True, ~joined][: len(begin)]], end[np.r_[~joined, True][: len(end)]]
-    edges = np.stack([begin, end], axis=1).ravel()
+    joined = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1
+    edges = np.delete(edges, [joined, joined + 1])
     counts = np.diff(np.r_[0, edges, height * width])
     if counts[-1] == 0:
         counts = counts[:-1]

@@ -10,6 +10,7 @@ from muntin.benching.attention import bench_attention
 from muntin.benching.data import bench_data
 from muntin.benching.inference import bench_inference
 from muntin.benching.peers import BenchRequest
+from muntin.benching.predictions import bench_predictions
 from muntin.benching.training import bench_memory, bench_training
 from muntin.errors import ConfigError, unknown_name
 
@@ -48,4 +49,12 @@ def run_benchmark(what: str, request: BenchRequest) -> dict[str, Any]:
             f"Remove --compile."
         )
         raise ConfigError(message)
-    return KINDS[what](request)
+    if not request.run:
+        return KINDS[what](request)
+    if what != "inference" or request.compiled:
+        message = (
+            f"a run is for the benchmark inference without --compile, got {request.run!r} for "
+            f"{what!r}. Name a model (--model) instead of it."
+        )
+        raise ConfigError(message)
+    return bench_predictions(request)

@@ -29,6 +29,7 @@ class BenchRequest:
 
     Peers that are not installed, or lack the model, are skipped; `log` receives the reasons and
     the progress. A batch of 1 measures latency; the default size (pixels) is the model's own.
+    With `run`, a run folder or an exported file, its predictions are measured instead of the model.
     """
 
     model: str
@@ -38,6 +39,7 @@ class BenchRequest:
     rounds: int = 5
     compiled: bool = False
     log: Callable[[str], None] = lambda line: None
+    run: str = ""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "rounds"):

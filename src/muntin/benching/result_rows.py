@@ -112,12 +112,15 @@ MEASURES = (
     Measure("peak_mib", "peak MiB", 1, 0),
     Measure("ms", "ms", 1, 2),
     Measure("ms_per_mp", "ms/Mpixel", 1, 0),
+    Measure("seconds", "s an image", 1, 4),
 )
-ALIKE = ("stage", "map", "work", "workers")
+ALIKE = ("batch", "part", "stage", "map", "work", "workers")
 """Rows that agree in these form a group; in a table, groups keep their order."""
 
 # Key in a row, title, format.
 BEFORE: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("batch", "batch", str),
+    ("part", "part", str),
     ("stage", "stage", str),
     ("map", "map", lambda sides: "x".join(map(str, sides))),
     ("pictures", "images", str),
@@ -128,6 +131,8 @@ BEFORE: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 )
 AFTER: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("against_best_rival", "vs best peer", "{:.2f}x".format),
+    ("share", "of the call", "{:.0%}".format),
+    ("found", "found", "{:.1f}".format),
     ("of_ceiling", "of peak", lambda part: f"{100 * part:.0f} %"),
     ("mib_per_mp", "MiB/Mpixel", "{:.0f}".format),
     ("activation_mib", "activations MiB", "{0[median]:.0f}".format),

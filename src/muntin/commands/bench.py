@@ -14,6 +14,9 @@ def bench(
     what: Annotated[
         str, typer.Argument(help="inference, training, memory, data or attention.")
     ] = "inference",
+    run: Annotated[
+        str, typer.Argument(help="For inference: a run or exported file, in parts; no --model.")
+    ] = "",
     model: Annotated[str, typer.Option(help="Model name; see: muntin models.")] = "swin_tiny",
     peers: Annotated[
         str, typer.Option(help="Libraries to compare with, if installed, or none.")
@@ -40,6 +43,7 @@ def bench(
         rounds=rounds,
         compiled=compiled,
         log=lambda line: typer.echo(line, err=True),
+        run=run,
     )
     found = run_benchmark(what, request)
     if as_json:

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers whose outputs do not depend on what else is in a batch, to the bit.
 
-On a CPU, PyTorch multiplies a single row by another kernel than several, and convolves a single
-small image by another one than several; both add in another order. Such an input is computed twice
-in one batch, which costs little as it is small, so that an image alone has the bits that it has
-among others.
+On a CPU, PyTorch multiplies few rows by other kernels than many, and convolves a single small image
+by another one than several; they add in another order. Such an input is computed several times in
+one batch, which costs little as it is small, so that an image alone has the bits that it has among
+others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ from torch.jit._trace import is_tracing
 _SMALL_CONVOLUTION = 20_480
 """Elements up to which PyTorch convolves a batch of one without oneDNN (Convolution.cpp)."""
 
-_MARK = "muntin_repeated"
+_MANY_ROWS = 16
+"""Rows from which MKL's product of matrices is the same for any number of them."""
 
 
 def make_batch_invariant(network: nn.Module) -> None:
@@ -28,24 +31,25 @@ def make_batch_invariant(network: nn.Module) -> None:
     """
     for layer in network.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            layer.register_forward_pre_hook(_repeat)
-            layer.register_forward_hook(_take_first)
+            # Not hooks: two of them cost a small layer more than its product.
+            vars(layer)["forward"] = partial(_forward, layer)
 
 
-def _repeat(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    rows = given[0]
-    if len(given) != 1 or not isinstance(rows, Tensor) or not rows.dim() or len(rows) != 1:
-        return None
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_tracing():
-        return None
-    largest = layer.in_features if isinstance(layer, nn.Linear) else _SMALL_CONVOLUTION
-    if rows.device.type != "cpu" or rows.numel() > largest:
-        return None
+def _forward(layer: nn.Module, *given: Any, **named: Any) -> Tensor:
+    plain: Callable[..., Tensor] = type(layer).forward
+    times = 1 if len(given) != 1 or named else _count_copies(layer, given[0])
+    if times == 1:
+        return plain(layer, *given, **named)
     # Unlike `expand`, this has the strides of several, also with channels last.
-    twice = torch.cat((rows, rows))
-    setattr(twice, _MARK, True)
-    return (twice,)
+    return plain(layer, torch.cat([given[0]] * times))[: len(given[0])]
 
 
-def _take_first(layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor | None:
-    return output[:1] if given and getattr(given[0], _MARK, False) else None
+def _count_copies(layer: nn.Module, rows: Tensor) -> int:
+    """How often an input is computed, so that it is no small one."""
+    if isinstance(layer, nn.Linear):
+        times = -(-_MANY_ROWS * layer.in_features // max(rows.numel(), 1))
+    else:
+        times = 1 + (len(rows) == 1 and rows.numel() <= _SMALL_CONVOLUTION)
+    if times == 1 or rows.device.type != "cpu" or not rows.numel() or torch.is_grad_enabled():
+        return 1
+    return 1 if torch.compiler.is_compiling() or is_tracing() else times

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from muntin.ops.torchvision_operators import batched_nms, nms
@@ -232,15 +232,20 @@ def paste_mask(
     left, top, right, bottom = box.tolist()
     first_row, first_column = max(0, int(top)), max(0, int(left))
     last_row, last_column = min(size[0], int(-(-bottom // 1))), min(size[1], int(-(-right // 1)))
-    high, wide = max(0, last_row - first_row), max(0, last_column - first_column)
-    if not high or not wide:
+    if last_row <= first_row or last_column <= first_column:
         return torch.zeros(0, 0, dtype=torch.bool), first_row, first_column
-    # Pixel centres in the [-1, 1] coordinates of grid_sample.
-    y = (torch.arange(first_row, last_row) + 0.5 - top) / max(bottom - top, 1e-6) * 2 - 1
-    x = (torch.arange(first_column, last_column) + 0.5 - left) / max(right - left, 1e-6) * 2 - 1
-    grid = torch.stack([x.repeat(high, 1), y[:, None].repeat(1, wide)], dim=2)  # h, w, 2
-    values = F.grid_sample(mask[None, None].float().cpu(), grid[None], align_corners=False)
-    return values[0, 0] >= 0.5, first_row, first_column
+    rows = _sampling(first_row, last_row, top, bottom, mask.shape[0])
+    columns = _sampling(first_column, last_column, left, right, mask.shape[1])
+    # Two products, as bilinear weights are separable; column by column, as run lengths are.
+    values = columns @ mask.t() @ rows.t()  # w, h
+    return (values >= 0.5).t(), first_row, first_column
+
+
+def _sampling(first: int, last: int, start: float, end: float, cells: int) -> Float[Tensor, "N m"]:
+    """Weights of linear interpolation at pixels `first` to `last` from cells between two edges."""
+    places = (np.arange(first, last) + 0.5 - start) * (cells / max(end - start, 1e-6)) - 0.5
+    near = 1 - np.abs(places[:, None] - np.arange(cells))
+    return torch.from_numpy(near.clip(0).astype(np.float32))
 
 
 def check_regions(

@@ -69,8 +69,8 @@ def bilinear_matrix(
 ALIGN = 32
 """Windows start at multiples of this many pixels, so that their cells are cells of the image."""
 
-STRIP_VALUES = 2**24
-"""Upper bound on full-resolution logits in memory; 64 MiB in float32."""
+STRIP_VALUES = 2**20
+"""Upper bound on full-resolution logits in memory, 4 MiB in float32: what a cache may hold."""
 
 PredictWindows = Callable[[Real[Tensor, "B C H W"]], Iterable[Float[Tensor, "K h w"]]]
 
@@ -219,6 +219,5 @@ def _predict_row(
 def _mix(values: Tensor, low: Tensor, high: Tensor, share: Tensor, *, dim: int) -> Tensor:
     shape = [1, 1, 1]
     shape[dim] = -1
-    return torch.lerp(
-        values.index_select(dim, low), values.index_select(dim, high), share.view(shape)
-    )
+    mixed = values.index_select(dim, low)
+    return mixed.lerp_(values.index_select(dim, high), share.view(shape))

@@ -45,9 +45,9 @@ def _to_result(found: Instances, meta: ImageMeta, classes: Classes) -> Detection
     boxes = (found.boxes.double() * scale).clamp(min=0).minimum(limits).cpu()
     masks: tuple[dict[str, Any], ...] | None = None
     if found.masks is not None:
-        drawn = found.masks.cpu()
+        drawn = found.masks.float().cpu()
         masks = tuple(
-            _draw_mask(mask, box, meta.size) for mask, box in zip(drawn, boxes, strict=True)
+            _draw_mask(mask, box, meta.size) for mask, box in zip(drawn, boxes.float(), strict=True)
         )
     ids = found.class_ids.cpu().numpy().astype(np.int64)
     return Detections(
@@ -62,7 +62,7 @@ def _to_result(found: Instances, meta: ImageMeta, classes: Classes) -> Detection
 
 
 def _draw_mask(mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
-    bitmap, top, left = paste_mask(mask, box.float(), size)
+    bitmap, top, left = paste_mask(mask, box, size)
     return encode_mask(bitmap.numpy(), size=size, top=top, left=left)
 
 
