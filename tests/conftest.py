@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import random
@@ -68,11 +69,21 @@ def _is_local(sock: socket.socket, address: Any) -> bool:
 
 def pytest_configure() -> None:
     """Block the network for the whole run, doctests and session fixtures included."""
+    # What is made until the tests begin stays: looking through it again and again is in vain.
+    gc.disable()
+    # Files of tests need not outlive a power cut; a small training waits for the disk 40 times.
+    os.fsync = lambda _: None
     # Of two processes of two threads each waits for the other's on two cores.
     usual = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", usual)))
     for method in ("connect", "connect_ex"):
         _Gate.guard(method)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but not among modules and tests."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import os
 import re
@@ -69,6 +70,7 @@ def measure_matmul_rate(
         return 2 * rows * inner * columns * count / (clock() - start)
 
 
+@functools.cache
 def choose_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     """Return "bf16" if this device multiplies it faster than fp32, else "fp32"."""
     if device.type == "cuda":

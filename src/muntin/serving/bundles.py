@@ -50,15 +50,11 @@ class BundleKind:
 
 def write_ray(out: Path, models: Sequence[BundledModel]) -> None:
     """Write an application of Ray Serve, its configuration, and how to start it."""
-    places = {model.name: f"models/{_copy_named(out, model)}" for model in models}
+    places = {model.name: f"models/{model.copy(out / 'models', model.name)}" for model in models}
     lines = "".join(f"    {json.dumps(name)}: {json.dumps(at)},\n" for name, at in places.items())
     write_text(out / "muntin_app.py", fill("ray_app", models=f"{{\n{lines}}}"))
     write_text(out / "serve_config.yaml", fill("ray_config"))
     write_text(out / "README.md", fill("ray", name=models[0].name))
-
-
-def _copy_named(out: Path, model: BundledModel) -> str:
-    return model.copy(out / "models", model.name)
 
 
 KINDS: dict[str, BundleKind] = {

@@ -143,7 +143,8 @@ async def predict_tasks(service: Service, request: Request, asked: dict[str, Any
         RefusedError: The request is not understood, or no image of it is here: each is an address,
             or a file without `--files`.
     """
-    model = service.find_model(_text(asked.get("model")))
+    name = asked.get("model")
+    model = service.find_model(name if isinstance(name, str) else "")
     tags = parse_label_config(asked.get("label_config"))
     _compare(service, model, tags)
     tags = _choose_tags(service, tags, model)
@@ -199,10 +200,6 @@ def _choose_tags(
         )
         raise refuse(422, message, "label_config")
     return chosen
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _read_options(

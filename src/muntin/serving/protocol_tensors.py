@@ -50,6 +50,10 @@ _TENSORS = {
     ),
 }
 _TYPES = {"FP32": "<f4", "INT64": "<i8", "INT16": "<i2"}
+_DATATYPES = {kind: name for name, kind in _TYPES.items()}
+
+Results = Sequence[Mapping[str, Any]]
+"""JSON of the result of each image."""
 
 
 def outputs_of(model: Mapping[str, Any]) -> tuple[OutputTensor, ...]:
@@ -102,8 +106,7 @@ def make_tensors(
     wanted = list(names)
     made: dict[str, NDArray[Any] | list[bytes]] = {JSON_OUTPUT: [text.encode() for text in texts]}
     if wanted != [JSON_OUTPUT]:
-        results = [json.loads(text) for text in texts]
-        made |= _MAKERS[model["kind"]](results, model, wanted)
+        made |= _MAKERS[model["kind"]]([json.loads(text) for text in texts])
     return {name: made[name] for name in wanted}
 
 
@@ -131,16 +134,12 @@ def _count(rows: Sequence[Sequence[Any]]) -> NDArray[Any]:
     return np.array([len(row) for row in rows], _TYPES["INT64"])
 
 
-def _classes(
-    results: Sequence[Mapping[str, Any]], model: Mapping[str, Any], names: Sequence[str]
-) -> dict[str, Any]:
+def _classes(results: Results) -> dict[str, Any]:
     rows = [result["classes"] for result in results]
     return {"scores": _scores(rows), "class_ids": _ids(rows)}
 
 
-def _objects(
-    results: Sequence[Mapping[str, Any]], model: Mapping[str, Any], names: Sequence[str]
-) -> dict[str, Any]:
+def _objects(results: Results) -> dict[str, Any]:
     rows = [result["boxes"] for result in results]
     return {
         "boxes": _pad([[each["xyxy"] for each in row] for row in rows], "FP32", 4),
@@ -150,9 +149,7 @@ def _objects(
     }
 
 
-def _poses(
-    results: Sequence[Mapping[str, Any]], model: Mapping[str, Any], names: Sequence[str]
-) -> dict[str, Any]:
+def _poses(results: Results) -> dict[str, Any]:
     rows = [result["poses"] for result in results]
     points = [[each["keypoints"] for each in row] for row in rows]
     num_keypoints = len(results[0]["keypoint_names"])
@@ -163,11 +160,7 @@ def _poses(
     }
 
 
-def _maps(
-    results: Sequence[Mapping[str, Any]], model: Mapping[str, Any], names: Sequence[str]
-) -> dict[str, Any]:
-    if LABELS not in names:
-        return {}
+def _maps(results: Results) -> dict[str, Any]:
     _check_equal("{} x {}".format(*result["size"]) for result in results)
     height, width = results[0]["size"]
     labels = np.full((len(results), height, width), -1, _TYPES["INT16"])
@@ -201,7 +194,7 @@ def encode_outputs(
     for name, values in tensors.items():
         texts = isinstance(values, list)
         shape = [len(values)] if texts else list(np.shape(values))
-        datatype = "BYTES" if isinstance(values, list) else _datatype(values)
+        datatype = "BYTES" if isinstance(values, list) else _DATATYPES[values.dtype.str]
         entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if binary[name]:
             part = _pack(values)
@@ -212,10 +205,6 @@ def encode_outputs(
         described.append(entry)
     text = json.dumps({**head, "outputs": described}, allow_nan=False)
     return text.encode(), b"".join(parts)
-
-
-def _datatype(values: NDArray[Any]) -> str:
-    return next(name for name, kind in _TYPES.items() if values.dtype == np.dtype(kind))
 
 
 def _pack(values: NDArray[Any] | list[bytes]) -> bytes:

@@ -27,13 +27,7 @@ import numpy as np
 
 from muntin.errors import ConfigError, MuntinError, first_line
 from muntin.serving.batch_steps import BatchTask, CancelledError, predict, prepare, take_step, write
-from muntin.serving.messages import (
-    DONE,
-    FAILED,
-    LOADED,
-    SAID,
-    BatchReport,
-)
+from muntin.serving.messages import DONE, FAILED, LOADED, SAID, BatchReport
 from muntin.serving.serve_settings import LoadOptions, ModelSource
 from muntin.staging import checksum
 

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -38,7 +39,9 @@ class WorkerProcess:
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self.settings = settings
-        self.batcher = Batcher(settings.limits, self._send_batch, metrics, self._cancel_batch)
+        self.batcher = Batcher(
+            settings.limits, self._send_batch, metrics, partial(self._send, "cancel")
+        )
         self.models: dict[str, dict[str, Any]] = {}
         self.failures: dict[str, str] = {}
         self.loaded = asyncio.Event()
@@ -186,9 +189,6 @@ class WorkerProcess:
     def _send_batch(self, number: int, options: BatchOptions, items: tuple[WorkItem, ...]) -> None:
         self._heard = time.monotonic()
         self._send("batch", number, options, items)
-
-    def _cancel_batch(self, number: int) -> None:
-        self._send("cancel", number)
 
     def _send(self, *message: object) -> None:
         if self._pipe is not None:

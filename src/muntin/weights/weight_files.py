@@ -22,6 +22,7 @@ from muntin.staging import replacing
 from muntin.untrusted import BUDGET_VARIABLE, PARSER_FAULTS, open_regular
 from muntin.weights.stored_arrays import read_archive, read_pickle, read_torch
 from muntin.weights.weight_folders import (
+    HUB_FILES,
     INDEX,
     check_shards,
     find_file,
@@ -194,12 +195,6 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-_HUB_FILES = (
-    "model.safetensors",
-    "pytorch_model.bin",
-    "model.safetensors" + INDEX,
-    "pytorch_model.bin" + INDEX,
-)
 BESIDE_WEIGHTS = ("config.json", "preprocessor_config.json")
 """Files of the hub and of transformers that describe the model and its images."""
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".pkl")
@@ -256,7 +251,7 @@ def _named_folders() -> list[Path]:
 
 def _find_named(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
     places = [folder / name for folder in folders for name in dict.fromkeys(names)]
-    inner = (place / file for place in places for file in _HUB_FILES)
+    inner = (place / file for place in places for file in HUB_FILES)
     outer = (place.with_name(place.name + suffix) for place in places for suffix in _SUFFIXES)
     return next((path for path in (*inner, *outer) if path.is_file()), None)
 
@@ -298,7 +293,7 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
         api = huggingface_hub.HfApi()
         info = api.model_info(repo, revision=revision or None, timeout=timeout_s)
         there = [entry.rfilename for entry in info.siblings or []]
-        name = next((name for name in _HUB_FILES if name in there), "")
+        name = next((name for name in HUB_FILES if name in there), "")
         if name:
             # The configuration comes into the same folder.
             names = [name, *(beside for beside in BESIDE_WEIGHTS if beside in there)]
@@ -326,7 +321,7 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
         )
         raise WeightError(message) from error
     message = (
-        f"{tried}, and the repository contains none of {', '.join(_HUB_FILES)}, only "
+        f"{tried}, and the repository contains none of {', '.join(HUB_FILES)}, only "
         f"{shorten(there)}. Download the file and pass its path."
     )
     raise WeightError(message)
@@ -344,7 +339,7 @@ def is_available(hub_id: str) -> bool:
 def _in_cache(repo: str, revision: str) -> Path | None:
     import huggingface_hub
 
-    for name in _HUB_FILES:
+    for name in HUB_FILES:
         found = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision or None)
         if isinstance(found, str):
             return Path(found)

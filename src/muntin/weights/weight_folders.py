@@ -14,14 +14,10 @@ from muntin.untrusted import parse_json, read_regular
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".pkl")
 INDEX = ".index.json"
 """End of the name of a file that lists shards."""
-_IN_FOLDER = (
-    "model.safetensors",
-    "weights.safetensors",
-    "pytorch_model.bin",
-    "model.safetensors" + INDEX,
-    "pytorch_model.bin" + INDEX,
-    "mp_rank_00_model_states.pt",
-)
+_FILE, _TORCH_FILE = "model.safetensors", "pytorch_model.bin"
+HUB_FILES = (_FILE, _TORCH_FILE, _FILE + INDEX, _TORCH_FILE + INDEX)
+"""Names of weights on the hub, the first of them that is there."""
+_IN_FOLDER = (_FILE, "weights.safetensors", *HUB_FILES[1:], "mp_rank_00_model_states.pt")
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)")
 
 
