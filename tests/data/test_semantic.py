@@ -17,7 +17,7 @@ from muntin.data.cache import ImageCache
 from muntin.data.data_config import DataConfig
 from muntin.data.loading import EvalLoader
 from muntin.data.mask_values import read_mask
-from muntin.data.semantic import check_semantic, list_semantic
+from muntin.data.semantic import check_semantic, list_semantic, propose_table
 from muntin.data.transforms import Preprocessing
 from muntin.errors import DataError
 from muntin.prediction.predictor import Predictor
@@ -193,6 +193,7 @@ def test_colors_without_a_table(tmp_path):
     data = list_semantic(tmp_path)
     assert data.train.class_names == ("#008000", "#FF0000")
     assert "classes.json" in data.note
+    assert propose_table(tmp_path) == {"class 0": "#008000", "class 1": "#FF0000"}
 
 
 def test_values_that_stand_for_nothing(tmp_path):

@@ -6,6 +6,7 @@ Without a table, the values of some masks define them, so that errors are report
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -36,6 +37,7 @@ from muntin.data.readers import (
     Reader,
     Source,
     count_parts,
+    find_reader,
     join_parts,
     name_parts,
     refuse_unknown,
@@ -178,6 +180,19 @@ def _merge_objects(
         return seen
     notes.append("masks number objects, which are one class here (data.colors gives others)")
     return replace(seen, counts=gather(seen, (0, 1), NUMBERED), tolerance=NUMBERED)
+
+
+def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Propose a classes.json: a placeholder name for every colour in masks, most frequent first."""
+    _, place, pairs = find_reader(path, (MASK_FOLDERS,), what="masks")
+    source = place.tree.source
+    seen = sample_masks(source, [pair.mask for pair in pairs.every])
+    if seen.kind != "color":
+        message = f"Masks in {source!r} must hold colours, got numbers: no table is needed."
+        raise DataError(message)
+    _refuse_many(seen, source)
+    ranked = sorted(seen.counts, key=lambda value: (-seen.counts[value], value))
+    return {f"class {number}": _hex(value) for number, value in enumerate(ranked)}
 
 
 def _decide(

@@ -17,6 +17,7 @@ from muntin.data.checking import THREADS, CheckedImage, Parts, Report, Summary, 
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.detection import OUTLINED, list_detect
 from muntin.data.mask_folders import BACKGROUND, MASK_FOLDERS, name_value
+from muntin.data.mask_folders import propose_table as propose_table
 from muntin.data.mask_layouts import MaskRequest
 from muntin.data.mask_values import count_values, read_mask
 from muntin.data.packed_sets import PACKED_MASKS
