@@ -1,7 +1,8 @@
 # Thin: each verb is one command. A fresh machine needs Python >= 3.11, git and make.
 #   make demo                      install, then train and use a small model on generated pictures
 #   make test                      install, then run the tests; SLOW=1 adds the slow ones
-#   make check                     lint, types, import contracts, rules, known vulnerabilities
+#   make check                     lint, types, import contracts, rules, the site, known vulnerabilities
+#   make docs                      write the site to build/site; links and names are checked
 #   make bench                     measure on this machine, then rebuild the tables from the results
 # PYTHON=python3.12 picks the interpreter; PYTEST_ARGS="tests/ops -x" goes to pytest.
 
@@ -12,9 +13,11 @@ SLOW ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The variable leaves out an advertisement.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 MARKS := $(if $(SLOW),-m "",)
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check docs bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -33,7 +36,11 @@ check: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/rules
+	$(MKDOCS)
 	.ci/audit $(VENV)
+
+docs: $(VENV)/dev.stamp
+	$(MKDOCS)
 
 bench: $(VENV)/dev.stamp
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

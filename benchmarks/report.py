@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write results as tables into README.md and docs/reference/numbers.md, between markers.
+"""Write results as tables into the READMEs and docs/reference/numbers.md, between markers.
 
 ``--check`` writes nothing and fails if a table differs from the results.
 """
@@ -21,23 +21,27 @@ from muntin.benching.result_rows import best_row, find_measure, group_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "reference" / "numbers.md")
+NUMBERS = ROOT / "docs" / "reference" / "numbers.md"
+PAGES = (ROOT / "README.md", ROOT / "README_zh.md", NUMBERS)
 FEATURED = (
-    "CIFAR-10",
-    "bccd",
-    "nuclei",
-    "dubai",
-    "mirror_mouse",
-    "Swin-T inference",
-    "swin_tiny, training",
-    "swin_tiny, memory",
-    "Plans",
-    "swin_tiny, data",
-    "Cost per pixel",
-    "GPU",
-    "Mask R-CNN, Swin-T",
+    ("CIFAR-10 (JPEG)", ""),
+    ("bccd from scratch, 25 minutes: muntin", "bccd from scratch, 25 minutes: faster"),
+    ("nuclei from scratch, 25 minutes: muntin", "nuclei from scratch, 25 minutes: mask"),
+    ("dubai_aerial from scratch, 25 minutes: muntin", "dubai_aerial from scratch, 25 minutes: l"),
+    ("mirror_mouse_pose from scratch, 15 minutes: muntin", "mirror_mouse_pose from scratch, 15 "),
+    ("Mask R-CNN, Swin-T, 480x640: training step, muntin", ""),
+    ("Swin-T inference, 224 x 224, batch 8, fp32", ""),
+    ("swin_tiny, training: precision fp32", ""),
+    ("swin_tiny, memory: work training", ""),
+    ("swin_tiny, data: work training, workers 2", ""),
+    (
+        "Cost per pixel, 224 x 224 to 2048 x 2048: swin",
+        "Cost per pixel, 224 x 224 to 2048 x 2048: v",
+    ),
+    ("Plans of 16 runs, fp32: memory", ""),
+    ("GPU", ""),
 )
-"""Prefixes of rows shown in the README; the page of numbers has all rows."""
+"""Rows of the README by how they begin, and the row of the peer where it is another one."""
 NOTE = (
     "Rows of before 2026-11-30 are of earlier code. Since then, training has other layers "
     "(docs/adr/0021): time and memory of training steps and attention, plans, and what is reached "
@@ -338,17 +342,27 @@ def table() -> Iterator[tuple[str, ...]]:
                 yield (*(cell.format(**{**result, **item}) for cell in rows.cells), name)
 
 
+def featured() -> Iterator[tuple[str, ...]]:
+    """Rows of the README: one a topic, compared with what stands in the peer's row."""
+    rows = list(table())
+    for ours, theirs in FEATURED:
+        what, figure, comparison, name = next(row for row in rows if row[0].startswith(ours))
+        if theirs:
+            found = (row for row in rows if row[0].startswith(theirs) and row[0] != what)
+            peer, other, *_ = next(found)
+            comparison = f"{peer.rpartition(': ')[2]}: {other}"
+        yield what, figure, comparison, name
+
+
 def render(page: Path) -> str:
     """Render the block between the markers: all rows, or the featured ones for the README."""
     lines = [BEGIN, "", "| benchmark | result | comparison | file |", "|---|---|---|---|"]
-    for what, figure, comparison, name in table():
-        if page == PAGES[1] or what.startswith(FEATURED):
-            lines.append(f"| {what} | {figure} | {comparison} | `{name}` |")
-    devices = sorted(
-        {json.loads(path.read_text(encoding="utf-8"))["device"] for path in RESULTS.glob("*.json")}
-    )
-    lines += ["", f"Measured on: {'; '.join(devices)}. Medians; minimum to maximum in parentheses."]
-    lines.append(NOTE)
+    for what, figure, comparison, name in table() if page == NUMBERS else featured():
+        lines.append(f"| {what} | {figure} | {comparison} | `{name}` |")
+    if page == NUMBERS:
+        texts = (path.read_text(encoding="utf-8") for path in RESULTS.glob("*.json"))
+        devices = "; ".join(sorted({json.loads(text)["device"] for text in texts}))
+        lines += ["", f"Measured on: {devices}. Medians; minimum to maximum in parentheses.", NOTE]
     return "\n".join([*lines, "", END])
 
 

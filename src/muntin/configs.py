@@ -131,7 +131,7 @@ def with_texts(
     comma-separated numbers. The last value of a name wins. In messages, `where` is the origin of
     the texts and `group` what the user writes before the names ("train").
 
-    Example:
+    Examples:
         >>> @dataclasses.dataclass(frozen=True)
         ... class Box:
         ...     sides: tuple[int, ...] = (1, 2)

@@ -184,7 +184,7 @@ def parse_out_of_memory(error: BaseException) -> str | None:
 
     None if the error has another cause than a lack of memory.
 
-    Example:
+    Examples:
         >>> error = RuntimeError("can't allocate memory: you tried to allocate 8589934592")
         >>> parse_out_of_memory(error)
         '8.0 GiB'

@@ -88,7 +88,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "
 
     `kind` is what the name refers to, in the user's terms; `hint` says where the whole list is.
 
-    Example:
+    Examples:
         >>> unknown_name("model", "swin_tiney", ["swin_tiny", "vit_base"])
         "Unknown model 'swin_tiney'. Did you mean 'swin_tiny'?"
     """
@@ -115,7 +115,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "
 def shorten(items: Iterable[object], *, limit: int = 5) -> str:
     """Join the first items and count the rest.
 
-    Example:
+    Examples:
         >>> shorten(["a", "b", "c"], limit=2)
         'a, b and 1 more'
     """
@@ -128,7 +128,7 @@ def shorten(items: Iterable[object], *, limit: int = 5) -> str:
 def quote(path: object) -> str:
     """Write a path as a shell takes it, for commands that are shown.
 
-    Example:
+    Examples:
         >>> quote("runs/a"), quote("my runs/a")
         ('runs/a', "'my runs/a'")
     """
@@ -143,7 +143,7 @@ def first_line(error: Exception) -> str:
 def plural(count: int, noun: str, several: str = "") -> str:
     """Write a number with its noun.
 
-    Example:
+    Examples:
         >>> plural(1, "image"), plural(0, "image"), plural(2, "class", "classes")
         ('1 image', '0 images', '2 classes')
     """
@@ -175,7 +175,7 @@ _WRONG_KIND = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 def cannot_write(path: object, error: Exception) -> str:
     """Format the message for a file that could not be written; the advice depends on the `errno`.
 
-    Example:
+    Examples:
         >>> cannot_write("a.png", OSError(errno.ENOSPC, "No space left on device"))
         'a.png could not be written (No space left on device). Free disk space.'
     """

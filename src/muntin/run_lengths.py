@@ -31,7 +31,7 @@ def encode_mask(
 
     The cost depends on the size of the part only.
 
-    Example:
+    Examples:
         >>> whole = encode_mask(np.ones((1, 2), bool), size=(3, 4), top=1, left=1)
         >>> decode_mask(whole).astype(int).tolist()
         [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
@@ -78,7 +78,7 @@ def shift_mask(mask: RunLengths, *, size: Size, top: int, left: int) -> RunLengt
 def to_run_lengths(segmentation: Segmentation, size: Size) -> RunLengths:
     """Convert a mask of a COCO file to compressed RLE; polygons of one object are merged.
 
-    Example:
+    Examples:
         >>> mask_area(to_run_lengths([[0, 0, 2, 0, 2, 2, 0, 2]], (4, 4)))
         4
     """
@@ -122,7 +122,7 @@ def clean_segmentation(segmentation: Any, size: Size) -> tuple[Segmentation | No
     with it, "" if nothing is. Polygons of fewer than three points are dropped beside others that
     have more.
 
-    Example:
+    Examples:
         >>> clean_segmentation([[0, 0, 2, 0, 2]], (4, 4))
         (None, 'an odd number of coordinates (5)')
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README shows the tree as it is, and numbers as they were measured."""
+"""ARCHITECTURE shows the tree as it is, README numbers as they were measured."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ import pytest
 
 from tests.rules.sources import PACKAGE, ROOT, none, rooms
 
-README = ROOT / "README.md"
+PAGE = ROOT / "ARCHITECTURE.md"
 REPORT = ROOT / "benchmarks" / "report.py"
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-
-needs_readme = pytest.mark.skipif(not README.is_file(), reason="README.md is not there")
 
 
 def _tree_lines() -> list[str]:
     """Lines of the fenced tree that belong to the package."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
     trees = [block for block in blocks if "src/muntin" in block]
-    assert trees, "README.md needs a fenced tree with a line for src/muntin/"
+    assert trees, "ARCHITECTURE.md needs a fenced tree with a line for src/muntin/"
     lines = trees[0].splitlines()
     first = next(number for number, line in enumerate(lines) if "src/muntin" in line)
     inside = []
@@ -48,7 +46,6 @@ def _entries(line: str) -> list[str]:
     return re.findall(r"(?<![\w/])(\w+\.py|\w+/)(?=\s|$)", line)
 
 
-@needs_readme
 def test_every_room_is_in_the_tree_and_explained() -> None:
     lines = _tree_lines()
     wrong = []
@@ -58,16 +55,15 @@ def test_every_room_is_in_the_tree_and_explained() -> None:
             wrong.append(f"{room} is missing")
         elif len(re.findall(r"\w+", having[0].split(room)[-1])) < 2:
             wrong.append(f"{room} is not explained")
-    none(wrong, "The tree in README.md has one line a room.")
+    none(wrong, "The tree in ARCHITECTURE.md has one line a room.")
 
 
-@needs_readme
 def test_the_tree_shows_nothing_that_is_not_there() -> None:
     present = {*rooms(), "__init__.py", "__main__.py"}
     nested = {path.name for path in PACKAGE.rglob("*.py")}
     nested |= {f"{path.name}/" for path in PACKAGE.rglob("*") if path.is_dir()}
     shown = {entry for line in _tree_lines() for entry in _entries(line)}
-    none(sorted(shown - present - nested), "Take these out of the tree in README.md.")
+    none(sorted(shown - present - nested), "Take these out of the tree in ARCHITECTURE.md.")
 
 
 @pytest.mark.skipif(not REPORT.is_file(), reason="benchmarks/report.py is not there")

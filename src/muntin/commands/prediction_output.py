@@ -222,7 +222,7 @@ def progress_facts(number: int, total: int, elapsed_s: float) -> dict[str, str]:
 
     `elapsed_s` is the time since the first result, so that loading and measuring do not count.
 
-    Example:
+    Examples:
         >>> progress_facts(1201, 100_000, 40.0)
         {'images': '1,201 of 100,000', 'rate': '30/s', 'left': '54m53s'}
     """

@@ -44,7 +44,7 @@ class _Place(NamedTuple):
 def plain_id(value: object) -> Id | None:
     """Bring an id to one form, whether it was written as 7, 7.0 or "7"; None when it is none.
 
-    Example:
+    Examples:
         >>> plain_id("7"), plain_id(7.0), plain_id("a7"), plain_id(None)
         (7, 7, 'a7', None)
     """

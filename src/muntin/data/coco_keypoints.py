@@ -25,7 +25,7 @@ def points_of(category: Mapping[str, Any]) -> Points:
 
     Lines with a keypoint 0 and none beyond the last but one are counted from 0, as some tools do.
 
-    Example:
+    Examples:
         >>> points_of({"keypoints": ["nose", "tail"], "skeleton": [[1, 2], [2, 7], [1, 1]]})
         Points(names=('nose', 'tail'), edges=((0, 1),), odd=('[2, 7]', '[1, 1]'), first=1)
     """

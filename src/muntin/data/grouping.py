@@ -75,7 +75,7 @@ def find_relations(
 def original_of(path: str) -> str | None:
     """Name the original of a version, whatever set its folder is of; None for other names.
 
-    Example:
+    Examples:
         >>> original_of("train/images/cow_jpg.rf.0a1b2c.jpg"), original_of("train/cow.jpg")
         ('images/cow_jpg', None)
     """
@@ -87,7 +87,7 @@ def original_of(path: str) -> str | None:
 def video_of(path: str) -> str | None:
     """Name the video whose frame an image is, if its name says so.
 
-    Example:
+    Examples:
         >>> video_of("val/cow_frame_0012.png"), video_of("clip 3/07.png"), video_of("IMG_012.png")
         ('cow_frame_', 'clip 3/', None)
     """

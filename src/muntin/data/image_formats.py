@@ -111,7 +111,7 @@ def is_camera_raw(name: str) -> bool:
 def way_out(name: str, data: bytes = b"") -> str:
     """Say what to do about an image of a format that is not read; "" for any other file.
 
-    Example:
+    Examples:
         >>> way_out("a/IMG_1.CR2"), way_out("a.jpg")
         ("develop it, a camera's raw data, to TIFF or JPEG", '')
     """

@@ -379,7 +379,7 @@ def _find_unlearnable(pairs: Pairs, seen: MaskSample, encoding: MaskEncoding) ->
 def name_value(value: int, kind: str) -> str:
     """Write a value of a mask as people know it.
 
-    Example:
+    Examples:
         >>> name_value(0x3C1098, "color"), name_value(7, "index")
         ('#3C1098', '7')
     """

@@ -153,7 +153,7 @@ def parse_colors(texts: Sequence[str]) -> MaskTable | None:
 def parse_value(value: Any, where: str) -> tuple[Literal["index", "color"], int]:  # noqa: ANN401
     """Read a number, "#6EC1E4" or [110, 193, 228].
 
-    Example:
+    Examples:
         >>> parse_value("#00000A", "here"), parse_value(3, "here")
         (('color', 10), ('index', 3))
     """

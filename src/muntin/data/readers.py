@@ -176,7 +176,7 @@ def _parsing(layout: str) -> AbstractContextManager[None]:
 def count_parts(counts: Mapping[str, int]) -> str:
     """Write the size of each set.
 
-    Example:
+    Examples:
         >>> count_parts({"train": 8, "val": 2}), count_parts({"train": 1})
         ('train 8, val 2 images', 'train 1 image')
     """

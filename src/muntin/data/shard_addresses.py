@@ -40,7 +40,7 @@ def names_shards(address: str) -> bool:
 def redact(text: str) -> str:
     """Leave passwords and signatures out of addresses.
 
-    Example:
+    Examples:
         >>> redact("https://me:secret@host/a.tar?signature=1")
         'https://***@host/a.tar?***'
     """
@@ -116,7 +116,7 @@ def split_address(source: str) -> tuple[str, list[str]]:
 def expand_braces(pattern: str) -> list[str]:
     """Write braces out: ``{00..12}`` keeps the zeros, ``{a,b}`` is a choice.
 
-    Example:
+    Examples:
         >>> expand_braces("{a,b}-{08..10}.tar")[:4]
         ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar']
     """

@@ -20,7 +20,7 @@ _PART_WORDS = re.compile(
 def part_named(name: str) -> str:
     """Give the set that a whole name stands for; "" for none.
 
-    Example:
+    Examples:
         >>> part_named("Validation"), part_named("test_tube")
         ('val', '')
     """
@@ -32,7 +32,7 @@ def part_named(name: str) -> str:
 def part_in(name: str) -> str:
     """Find train, val or test in one name; "" when none is there.
 
-    Example:
+    Examples:
         >>> part_in("instances_train2017"), part_in("valid"), part_in("latest")
         ('train', 'val', '')
     """

@@ -37,7 +37,7 @@ def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Lis
     then, as for multi-label data, the proportions are met as nearly as a search finds. `fraction`
     goes to the second part; that nothing can be taken without emptying a class is a DataError.
 
-    Example:
+    Examples:
         >>> entries = tuple(Entry(path=f"{i}.png", class_ids=(i % 2,)) for i in range(10))
         >>> whole = Listing(source="set", entries=entries, class_names=("a", "b"))
         >>> [part.class_counts for part in split(whole, fraction=0.2, seed=0)]

@@ -159,7 +159,7 @@ def by_numbers(name: str) -> list[tuple[int, str]]:
 def clean_name(name: str) -> str:
     r"""Bring a path as annotations hold it to forward slashes, without machine or server.
 
-    Example:
+    Examples:
         >>> clean_name("C:\\data\\images\\1.jpg"), clean_name("http://host/train2017/1.jpg")
         ('data/images/1.jpg', 'host/train2017/1.jpg')
     """

@@ -66,7 +66,7 @@ def robust_range(values: NDArray[np.generic]) -> ValueRange:
     Left out are what is not finite, and what stands for missing data: -9999, 65535 and the like,
     where they are further from all other values than these are from each other.
 
-    Example:
+    Examples:
         >>> robust_range(np.r_[np.arange(800.0, 1201), np.full(99, -9999.0), np.nan])
         (800.0, 1200.0)
     """

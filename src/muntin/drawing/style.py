@@ -40,7 +40,7 @@ After the first seven, the farthest from all before comes next, the vivid before
 def colour_of(number: int) -> Colour:
     """Give the colour of a class or an instance: of the palette, then hues all round.
 
-    Example:
+    Examples:
         >>> colour_of(0)
         (230, 159, 0)
     """
@@ -77,7 +77,7 @@ def clean_label(name: str, class_id: int, max_length: int = 24) -> str:
 
     Characters of double width, such as Chinese ones, count twice.
 
-    Example:
+    Examples:
         >>> clean_label("domestic   cat", 3)
         'domestic cat'
     """

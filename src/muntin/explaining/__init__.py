@@ -35,7 +35,7 @@ Here, where nothing heavy is imported, because the command line's help lists the
 def check_sections(sections: str | Sequence[str]) -> tuple[str, ...]:
     """Validate section names; a string is one name.
 
-    Example:
+    Examples:
         >>> check_sections("cut"), check_sections(["cut", "cost"])
         (('cut',), ('cut', 'cost'))
     """

@@ -48,7 +48,7 @@ _PART_COLOURS = (BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, "#999999")
 def msa_macs(height: int, width: int, dim: int) -> int:
     """Multiply-adds of global attention over a map, including projections (equation 1).
 
-    Example:
+    Examples:
         >>> msa_macs(56, 56, 96)
         2003828736
     """
@@ -59,7 +59,7 @@ def msa_macs(height: int, width: int, dim: int) -> int:
 def window_msa_macs(height: int, width: int, dim: int, window: int) -> int:
     """Multiply-adds of window attention over a map, including projections (equation 2).
 
-    Example:
+    Examples:
         >>> window_msa_macs(56, 56, 96, 7)
         145108992
     """

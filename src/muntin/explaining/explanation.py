@@ -149,7 +149,7 @@ def explain(
         DataError: No image can be read.
         RunError, WeightError: The run is incomplete, weights do not fit, or nothing can be written.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> image, folder = np.zeros((32, 48, 3), np.uint8), getfixture("tmp_path")
         >>> page = explain("swin_nano", image, folder, sections=["cut"])

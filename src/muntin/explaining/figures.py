@@ -209,7 +209,7 @@ def _draw_svg(figure: Figure) -> bytes:
 def to_plain(value: Any) -> Any:  # noqa: ANN401 (whatever facts hold)
     """Convert facts to JSON types: numpy to numbers and lists, NaN and infinity to null.
 
-    Example:
+    Examples:
         >>> to_plain({"a": np.float32(0.5), "b": (1, math.nan)})
         {'a': 0.5, 'b': [1, None]}
     """

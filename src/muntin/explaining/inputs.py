@@ -104,7 +104,7 @@ def list_images(images: Any) -> list[Any]:  # noqa: ANN401 (whatever a user give
 def name_images(images: Sequence[Any]) -> list[str]:
     """Give each image a display name: the file name, with parent folders where it is ambiguous.
 
-    Example:
+    Examples:
         >>> name_images(["a/ring/0.png", "a/disc/0.png", "b/1.png"])
         ['ring/0.png', 'disc/0.png', '1.png']
     """

@@ -213,7 +213,7 @@ def _to_text(data: bytes) -> str:
 def clean_stem(name: str, taken: frozenset[str] | set[str] = frozenset()) -> str:
     """Turn a name into a folder name that is valid on every file system and in URLs.
 
-    Example:
+    Examples:
         >>> clean_stem("a photo #1"), clean_stem("cat", {"cat"}), clean_stem("..")
         ('a_photo_1', 'cat-2', 'image')
     """

@@ -50,7 +50,7 @@ def to_floats(shown: Real[Tensor, "C h w"]) -> NDArray[np.float32]:
 def truncate(text: str, inches: float) -> str:
     """Truncate a line of 9 points to a width in inches.
 
-    Example:
+    Examples:
         >>> truncate("a run of a long name", 1.0), truncate("short", 1.0)
         ('a run of...', 'short')
     """

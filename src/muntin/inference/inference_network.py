@@ -35,7 +35,7 @@ def build_inference(network: Network, size: Size, *, keeps_maps: bool = False) -
     windows, unless `keeps_maps`: on a GPU window attention of whole maps is one kernel, and what is
     constant a compiler folds. The given network is left as it is; other families are copied.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from muntin.zoo import create_model
         >>> model = create_model("swin_nano", num_classes=10).eval()

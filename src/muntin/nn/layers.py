@@ -160,7 +160,7 @@ def _can_gather(x: Tensor) -> bool:
 def drop_path_schedule(rate: float, depth: int) -> list[float]:
     """Rates that rise linearly from 0 at the first block to `rate` at the last.
 
-    Example:
+    Examples:
         >>> drop_path_schedule(0.2, 3)
         [0.0, 0.1, 0.2]
     """

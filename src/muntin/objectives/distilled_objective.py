@@ -133,7 +133,7 @@ def pair_maps(student: FeatureSpec, teacher: FeatureSpec) -> list[Pair]:
     Of several maps for one of the student, the one of the nearest stride stays, and of equally
     near ones the coarser.
 
-    Example:
+    Examples:
         >>> student = FeatureSpec((8, 16, 32, 64), (4, 8, 16, 32))
         >>> pair_maps(student, FeatureSpec((192,), (14,)))
         [Pair(student=2, teacher=0)]

@@ -82,7 +82,7 @@ class Predictor:
     Raises:
         ConfigError: An argument is out of range, or the detector does not suit the task.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from muntin.data.transforms import Preprocessing
         >>> from muntin.samples import Classes

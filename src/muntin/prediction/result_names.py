@@ -17,7 +17,7 @@ def name_results(endings: Mapping[str, Sequence[str]], taken: Iterable[str] = ()
     which the inputs differ; those that are still equal keep their suffixes (``a.jpg.png`` and
     ``a.tif.png``), then are numbered. Capitals do not count, nor do names that are `taken`.
 
-    Example:
+    Examples:
         >>> name_results({"new/three.png": [".png"]})
         {'new/three.png': 'three'}
         >>> name_results({"mon/1.jpg": [".png"], "tue/1.jpg": [".png"]})

@@ -151,7 +151,7 @@ def cut_tiles(size: Size, tile: Size, *, overlap: float = 0.25) -> list[Region]:
 
     `overlap` is the minimum overlap of neighbours, as a share of the side of a tile.
 
-    Example:
+    Examples:
         >>> [region.left for region in cut_tiles((100, 250), (100, 100), overlap=0.25)]
         [0, 75, 150]
     """

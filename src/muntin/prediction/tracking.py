@@ -99,7 +99,7 @@ class Tracker:
         frame_rate: Frames a second; an object that is not seen for a second is forgotten.
         smooth: Whether keypoints are smoothed.
 
-    Example:
+    Examples:
         >>> found = Detections(
         ...     path="", size=(9, 9), boxes=np.array([[0.0, 0, 4, 4]]), class_ids=np.array([0]),
         ...     scores=np.array([0.9]), class_names=("cat",))

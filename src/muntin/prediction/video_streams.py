@@ -69,7 +69,7 @@ def split_videos(
 ) -> tuple[list[VideoSource], list[str]]:
     """Separate videos from other inputs; with `folders` a folder is the frames of one.
 
-    Example:
+    Examples:
         >>> split_videos(["a.jpg", "b.mp4", "rtsp://me:secret@host/live?x=1"])[0][1].name
         'rtsp://host/live'
     """

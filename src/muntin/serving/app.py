@@ -42,7 +42,7 @@ def create_app(settings: ServeSettings, service: Service | None = None) -> FastA
         settings: What is served, and how.
         service: The service of `settings`, for a caller that watches it; made if left out.
 
-    Example:
+    Examples:
         ``uvicorn.run(create_app(ServeSettings(models=name_models(["runs/cells"]))))``
     """
     chosen = Service(settings) if service is None else service

@@ -51,7 +51,7 @@ def file_name(name: str) -> str:
 
     It has letters, digits and a few signs, at most 100 of them, and the ending of an image or none.
 
-    Example:
+    Examples:
         >>> file_name("../a photo.JPG"), file_name("*"), file_name("scan.txt")
         ('a photo.JPG', 'image', 'scan_txt')
     """

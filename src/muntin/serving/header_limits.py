@@ -17,7 +17,7 @@ MOST_SCANNED = 2e9
 def find_parts(data: bytes) -> str:
     """Say of which parts an image file has too many to read even its header; "" for none.
 
-    Example:
+    Examples:
         >>> find_parts(bytes.fromhex("ffd8") + bytes.fromhex("fffe0002") * 5000)
         'more than 1019 segments'
     """

@@ -96,7 +96,7 @@ def pack_mask(mask: Bool[np.ndarray, "H W"]) -> list[int]:
     Source:
         The description of @thi.ng/rle-pack, with which Label Studio reads it.
 
-    Example:
+    Examples:
         >>> pack_mask(np.ones((1, 1), bool))
         [0, 0, 0, 4, 57, 27, 252, 127, 224]
     """

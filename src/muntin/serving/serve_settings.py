@@ -159,7 +159,7 @@ def name_models(texts: Sequence[str]) -> tuple[ModelSource, ...]:
     Raises:
         ConfigError: There are none, or two of one name.
 
-    Example:
+    Examples:
         >>> [model.name for model in name_models(["runs/cells", "big=runs/b/model.onnx"])]
         ['cells', 'big']
     """

@@ -174,7 +174,7 @@ def default_model(
     `size` is the median of the images or, for keypoints, of the instances; `weights` is the value
     of ``--weights``; `is_available` says whether weights of this hub id can be had.
 
-    Example:
+    Examples:
         >>> default_model("keypoints", (400, 280), "none", "cpu")
         ('swin_nano_patch4_256', (256, 192))
     """
@@ -300,7 +300,7 @@ def use_instance_crop(
 def enlarge_img_size(statistics: DatasetStatistics, size: Size) -> Size:
     """Enlarge images whose objects would be too small to detect.
 
-    Example:
+    Examples:
         >>> enlarge_img_size(DatasetStatistics(object_side=0.05, max_objects=60), (256, 256))
         (512, 512)
     """
@@ -333,7 +333,7 @@ def choose_augment_window(
 def choose_scale(median_size: Size, window: Size, device: str) -> float:
     """Factor on the image size in segmentation: 1, or less for large images on a CPU.
 
-    Example:
+    Examples:
         >>> [choose_scale((side, side), (256, 256), "cpu") for side in (400, 2000)]
         [1.0, 0.31]
     """

@@ -151,7 +151,7 @@ def build_optimizers(
 def lr_factor(config: TrainConfig, progress: float) -> float:
     """Factor on the learning rate: linear warmup, then cosine, linear or step decay.
 
-    Example:
+    Examples:
         >>> [round(lr_factor(TrainConfig(warmup=0.1), p), 3) for p in (0.05, 0.1, 0.55, 1.0)]
         [0.5, 1.0, 0.505, 0.01]
     """

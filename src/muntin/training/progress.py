@@ -39,7 +39,7 @@ _SIDE = 320  # pixels: of images with targets in the sheet of the first batch
 def format_duration(seconds: float) -> str:
     """Format a duration in seconds.
 
-    Example:
+    Examples:
         >>> format_duration(9), format_duration(75), format_duration(3700)
         ('9s', '1m15s', '1h01m')
     """

@@ -187,7 +187,7 @@ def to_dialect(model: nn.Module, name: str) -> dict[str, Tensor]:
     Raises:
         WeightError: The dialect is unknown, or cannot represent a part of the model.
 
-    Example:
+    Examples:
         >>> from muntin.models.swin import SWIN_NANO_32, Swin
         >>> sorted(to_dialect(Swin(SWIN_NANO_32), "torchvision"))[0]
         'features.0.0.bias'

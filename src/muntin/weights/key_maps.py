@@ -281,7 +281,7 @@ def _compile(template: str) -> tuple[re.Pattern[str], tuple[tuple[str, int, int]
 def match(template: str, key: str) -> dict[str, str] | None:
     """Values of the template's letters if the key matches, else None.
 
-    Example:
+    Examples:
         >>> match("features.{2i+1}.{j}.norm1.{p}", "features.3.0.norm1.bias")
         {'i': '1', 'j': '0', 'p': 'bias'}
     """

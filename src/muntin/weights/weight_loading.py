@@ -149,7 +149,7 @@ def load_weights(
         WeightError: The weights cannot be read, contain NaN, or do not match: an unexpected key,
             or a missing parameter (except in the class head).
 
-    Example:
+    Examples:
         >>> from muntin.models.swin import SWIN_NANO_32, Swin
         >>> body = Swin(SWIN_NANO_32)
         >>> load_weights(body, {"backbone." + k: v for k, v in body.state_dict().items()}).dialect

@@ -74,7 +74,7 @@ def count_costs(model: nn.Module | BackboneConfig, img_size: Size | int | None =
     bias included; additions, norms and activations are not. A config is built with a classifier of
     1000 classes; a model is not modified.
 
-    Example:
+    Examples:
         >>> from muntin.models.swin import SWIN_TINY
         >>> round(count_costs(SWIN_TINY).macs / 1e9, 1)
         4.5

@@ -39,7 +39,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
     A pattern that begins with ``timm:`` lists the models of timm if it is installed.
 
-    Example:
+    Examples:
         >>> list_models("swin_t*")
         ['swin_tiny', 'swin_tiny_patch4_window7_224']
     """
@@ -79,7 +79,7 @@ def canonical_name(name: str) -> str:
     Known are timm's names, with a tag, which stays if it names other weights than the table does;
     those of torchvision and OpenMMLab; and ids of the hub.
 
-    Example:
+    Examples:
         >>> canonical_name("swin_t"), canonical_name("google/vit-base-patch16-224")
         ('swin_tiny_patch4_window7_224', 'vit_base_patch16_224')
     """
@@ -229,7 +229,7 @@ def create_model(
         ConfigError: The model or a field is unknown, or the fields are inconsistent.
         WeightError: The weights cannot be read or do not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = create_model("swin_tiny", num_classes=10)
         >>> model(torch.zeros(1, 3, 64, 96)).shape
@@ -261,7 +261,7 @@ def change_model(model: M, **architecture: Any) -> M:
         ConfigError: A field is unknown, or the fields are inconsistent.
         WeightError: The weights cannot be transferred, for example to another width or depth.
 
-    Example:
+    Examples:
         >>> model = create_model("swin_nano", num_classes=3)
         >>> change_model(model, window_size=8).backbone.config.window_size
         8
@@ -312,7 +312,7 @@ def create_backbone(
         ConfigError: The model or a field is unknown, or the fields are inconsistent.
         WeightError: The weights cannot be read or do not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> body = create_backbone("swin_tiny")
         >>> [tuple(m.shape) for m in body(torch.zeros(1, 3, 64, 96))]

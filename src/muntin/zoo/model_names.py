@@ -50,7 +50,7 @@ _LONGEST = 40  # letters of a word; Python refuses numbers of thousands of digit
 def split_tag(name: str) -> tuple[str, str]:
     """Separate timm's tag, such as "ms_in1k", and the owner on the hub from a name.
 
-    Example:
+    Examples:
         >>> split_tag("timm/swin_tiny_patch4_window7_224.ms_in1k")
         ('swin_tiny_patch4_window7_224', 'ms_in1k')
     """

@@ -99,7 +99,7 @@ def find_launch(
 def find_tile(num_tokens: int) -> int:
     """Choose the tile for the tokens of a window: 16, 32 or 64, or `TILED`.
 
-    Example:
+    Examples:
         >>> find_tile(49), find_tile(144)
         (64, 0)
     """
@@ -111,7 +111,7 @@ def find_tile(num_tokens: int) -> int:
 def count_slots(windows: int, programs: int) -> int:
     """Share the windows of a batch among at most so many programs, so that all have about as many.
 
-    Example:
+    Examples:
         >>> count_slots(512, 352)
         256
     """
