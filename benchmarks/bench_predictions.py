@@ -69,10 +69,10 @@ def predictor(
     torch.manual_seed(0)
     options: dict[str, Any] = {} if head is None else {"head": head}
     network: Network = muntin.create(task, model, num_classes=80, **options)
-    config = getattr(network.head, "config", None)
-    if hasattr(config, "select"):
-        select = {"score_threshold": 0.0, "max_detections": found}
-        network.head.config = replace(config, {"select": replace(config.select, select)})
+    head_of: Any = network.head
+    if hasattr(head_of, "select"):
+        select = replace(head_of.select, {"score_threshold": 0.0, "max_detections": found})
+        head_of.config = replace(head_of.config, {"select": select})
     make_batch_invariant(network)  # as `muntin.load` does
     names = tuple(map(str, range(80)))
     classes = Classes(names=names, skeleton=Skeleton(names=names[:17]))

@@ -86,7 +86,9 @@ def _strips(inputs: InferenceBatch, pixels: Tensor, size: Size) -> Iterator[tupl
     if isinstance(tile, int):
         window = (tile, tile)
     elif fixed is None and pixels[0].numel() <= AT_ONCE * window[0] * window[1]:
-        window = (pixels.shape[1], pixels.shape[2])
+        # With what is padded to whole cells, or it would be cut into windows for that alone.
+        high, wide = (-(-side // head.stride) * head.stride for side in pixels.shape[1:])
+        window = (high, wide)
     count = max(1, 8 * 256 * 256 // (window[0] * window[1]))
 
     def predict_windows(windows: Tensor) -> Iterator[Tensor]:
