@@ -148,18 +148,13 @@ def explain(
 
     Examples:
         >>> import numpy as np
-        >>> image, folder = np.zeros((32, 48, 3), np.uint8), getfixture("tmp_path")
-        >>> page = explain("swin_nano", image, folder, sections=["cut"])
-        >>> page.path.name
+        >>> image = np.zeros((32, 48, 3), np.uint8)
+        >>> explain("swin_nano", image, getfixture("tmp_path"), sections="cut").path.name
         'page.html'
     """
     names = check_sections(sections)
-    inputs.check_point(point)
-    inputs.check_target(target)
+    _check_choices(point, target, folder)
     batch_images = inputs.list_images(images)
-    if folder and not Path(folder).exists():
-        message = f"folder must be an existing folder of images, got {str(folder)!r}."
-        raise DataError(message)
     destination = Path(out)
     # Tensors created in inference mode can never require gradients, and attribution needs them.
     with (
@@ -187,6 +182,16 @@ def explain(
         missing=tuple(dict.fromkeys(session.missing)),
         left_out=tuple(left_out),
     )
+
+
+def _check_choices(
+    point: tuple[float, float] | None, target: str | int | None, folder: Path | str
+) -> None:
+    inputs.check_point(point)
+    inputs.check_target(target)
+    if folder and not Path(folder).exists():
+        message = f"folder must be an existing folder of images, got {str(folder)!r}."
+        raise DataError(message)
 
 
 def _stage(
