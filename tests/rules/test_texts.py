@@ -30,7 +30,7 @@ def test_sources_are_ascii() -> None:
     wrong = [
         f"{where} {line.strip()[:60]!a}"
         for path in project_files()
-        if path.suffix in (".py", ".toml")
+        if path.suffix in (".py", ".toml") and path.parent.name != "texts"  # which are translated
         for where, line in lines_of(path)
         if not line.isascii()
     ]
