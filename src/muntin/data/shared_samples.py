@@ -16,7 +16,7 @@ import pickle  # noqa: TID251 (between the processes of a training, never a file
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import reduction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.collectives import agree, gather_machine, machine_rank
-from muntin.data.batches import Batch
 from muntin.data.transforms import Sample
 from muntin.devices import release_memory
+
+if TYPE_CHECKING:
+    from muntin.data.batches import Batch
 
 _ALIGN = 64
 
