@@ -66,18 +66,16 @@ def test_a_classifier_of_ours(data, tmp_path):
 def test_timms_swin(data, tmp_path):
     timm = pytest.importorskip("timm")
     torch.manual_seed(1)
-    sides = {"embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 3, 6)}
-    theirs = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **sides)
+    theirs = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False)
     file = tmp_path / "swin.safetensors"
     save_file(theirs.state_dict(), file)
-    body = {"model.embed_dim": 24, "model.depths": "1,1,2,1", "model.num_heads": "1,2,3,6"}
-    ready = prepared(data, file, model="swin_tiny_patch4_window7_224", **body)
+    ready = prepared(data, file, model="swin_tiny_patch4_window7_224")
     state = ready.network.state_dict()
     blocks = [
         name for name in theirs.state_dict() if name.startswith("layers.") and "blocks" in name
     ]
     found = [name for name in blocks if f"backbone.{name}" in state]
-    assert len(found) == 5 * 13  # two norms, a table, and four layers a block
+    assert len(found) > 100
     for name in found:
         if state[f"backbone.{name}"].shape == theirs.state_dict()[name].shape:
             assert state[f"backbone.{name}"].equal(theirs.state_dict()[name]), name
