@@ -155,11 +155,10 @@ def explain(
     names = check_sections(sections)
     _check_choices(point, target, folder)
     batch_images = inputs.list_images(images)
-    destination = Path(out)
     # Tensors created in inference mode can never require gradients, and attribution needs them.
     with (
         use_language(language),
-        _stage(destination, batch_images, force=force) as stage,
+        _stage(Path(out), batch_images, force=force) as stage,
         torch.inference_mode(False),
     ):
         opened = open_model(model, weights=weights, img_size=img_size)
@@ -175,10 +174,10 @@ def explain(
         )
         with evaluating(opened.network), evaluating((other or opened).network):
             left_out = session.explain_all(batch_images, point, target)
-        page = write_file(session.page.render().encode(), stage / "page.html")
+        write_file(session.page.render().encode(), stage / "page.html")
     return Page(
-        path=destination / page.name,
-        files=tuple(destination / path.relative_to(stage) for path in session.files),
+        path=Path(out, "page.html"),
+        files=tuple(Path(out, path.relative_to(stage)) for path in session.files),
         missing=tuple(dict.fromkeys(session.missing)),
         left_out=tuple(left_out),
     )
