@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from muntin.commands import explain
-from muntin.explaining import SECTIONS, explanation
+from muntin.explaining import SECTIONS
 from tests.commands.cli_errors import fails_with
 from tests.small import train_small, write_images
 
@@ -64,7 +64,7 @@ def test_errors_are_one_line(muntin, run, data, tmp_path):
 
 
 def test_sections_are_those_of_the_page():
-    assert explain.SECTIONS is explanation.SECTIONS is SECTIONS
+    assert explain.SECTIONS is SECTIONS
 
 
 def test_unknown_sections_fail_before_heavy_imports(muntin, monkeypatch):

@@ -50,7 +50,8 @@ def test_merged_weights_give_the_outputs_of_the_adapted_network(name: str) -> No
     images = torch.rand(2, 3, *CASES[name]["img_size"])
     before = network(images)
     assert adapt_layers(network, rank=4, alpha=8.0) >= 4
-    torch.testing.assert_close(network(images), before, rtol=0, atol=0)  # B starts at zero
+    # B starts at zero; processors may add up products of other layers in another order.
+    torch.testing.assert_close(network(images), before, rtol=1e-5, atol=1e-5)
     disturb(network)
     adapted = network(images)
     assert not torch.allclose(adapted, before, atol=1e-3)

@@ -10,6 +10,7 @@ from itertools import product
 import pytest
 import torch
 
+import muntin
 from muntin.commands import main
 from muntin.errors import ConfigError, WeightError
 from muntin.models.swin_v2 import SwinV2
@@ -114,6 +115,19 @@ def test_a_model_of_timm_is_converted(tmp_path):
     assert convert_weights(*paths, name="timm:resnet10t", to="muntin").num_classes == 3
     other = create_model("timm:resnet10t", num_classes=3, in_chans=1)
     assert load_weights(other, paths[1]).resized == ("backbone.net.conv1.0.weight",)
+
+
+def test_tables_of_smaller_windows_are_refused_with_a_size_that_fits(tmp_path):
+    model = muntin.create_model("swin_nano", img_size=56, window_size=7, num_classes=3)
+    torch.save(muntin.to_dialect(model, "muntin"), tmp_path / "in.pth")
+    out, fields = tmp_path / "out.safetensors", {"window_size": "7", "img_size": "56"}
+    with pytest.raises(WeightError, match=r"windows of timm are smaller.*img_size=224"):
+        convert_weights(
+            tmp_path / "in.pth", out, name="swin_nano", to="timm", settings=fields.items()
+        )
+    assert not out.exists()
+    fields["img_size"] = "224"
+    convert_weights(tmp_path / "in.pth", out, name="swin_nano", to="timm", settings=fields.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -124,7 +124,14 @@ def convert_weights(
         texts["license"] = report.license
     _write(target, state, to, texts)
     again = _build(config, info)
-    load_weights(again, target, to)
+    if cut := load_weights(again, target, to).resized:
+        target.unlink()
+        message = (
+            f"{target} must hold all values of the model, but at an img_size of {config.img_size} "
+            f"the windows of {to} are smaller, and {shorten(cut, limit=2)} would be cut. Write it "
+            f"for a larger size, such as --set img_size=224."
+        )
+        raise WeightError(message)
     _compare(model, again, target)
     return Conversion(
         path=target,
