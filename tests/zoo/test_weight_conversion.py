@@ -10,7 +10,6 @@ from itertools import product
 import pytest
 import torch
 
-import muntin
 from muntin.commands import main
 from muntin.errors import ConfigError, WeightError
 from muntin.models.swin_v2 import SwinV2
@@ -118,16 +117,18 @@ def test_a_model_of_timm_is_converted(tmp_path):
 
 
 def test_tables_of_smaller_windows_are_refused_with_a_size_that_fits(tmp_path):
-    model = muntin.create_model("swin_nano", img_size=56, window_size=7, num_classes=3)
-    torch.save(muntin.to_dialect(model, "muntin"), tmp_path / "in.pth")
+    model = create_model("swin_nano", img_size=56, window_size=7, num_classes=3)
+    write_weights(tmp_path / "in.safetensors", to_dialect(model, "muntin"), {})
     out, fields = tmp_path / "out.safetensors", {"window_size": "7", "img_size": "56"}
-    with pytest.raises(WeightError, match=r"windows of timm are smaller.*img_size=224"):
+    with pytest.raises(WeightError, match=r"of timm.*img_size=224"):
         convert_weights(
-            tmp_path / "in.pth", out, name="swin_nano", to="timm", settings=fields.items()
+            tmp_path / "in.safetensors", out, name="swin_nano", to="timm", settings=fields.items()
         )
     assert not out.exists()
     fields["img_size"] = "224"
-    convert_weights(tmp_path / "in.pth", out, name="swin_nano", to="timm", settings=fields.items())
+    convert_weights(
+        tmp_path / "in.safetensors", out, name="swin_nano", to="timm", settings=fields.items()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -289,7 +289,7 @@ def _silence(scores: Float[Tensor, "B nW h N N"], layout: WindowLayout) -> None:
     # Only the last windows of an axis are masked.
     for masked in (by_row[:, -1], by_row[:, :-1, -1]) if any(layout.shift) else ():
         masked -= masked.amax(dim=-1, keepdim=True)
-        F.threshold_(masked, -80.0, -torch.inf)
+        masked.masked_fill_(masked <= -80.0, -torch.inf)
 
 
 def _cut(
