@@ -120,15 +120,14 @@ def test_tables_of_smaller_windows_are_refused_with_a_size_that_fits(tmp_path):
     model = create_model("swin_nano", img_size=56, window_size=7, num_classes=3)
     write_weights(tmp_path / "in.safetensors", to_dialect(model, "muntin"), {})
     out, fields = tmp_path / "out.safetensors", {"window_size": "7", "img_size": "56"}
+    out.write_bytes(b"of before")
+    given = {"name": "swin_nano", "to": "timm", "force": True}
     with pytest.raises(WeightError, match=r"of timm.*img_size=224"):
-        convert_weights(
-            tmp_path / "in.safetensors", out, name="swin_nano", to="timm", settings=fields.items()
-        )
-    assert not out.exists()
+        convert_weights(tmp_path / "in.safetensors", out, settings=fields.items(), **given)
+    assert out.read_bytes() == b"of before"
     fields["img_size"] = "224"
-    convert_weights(
-        tmp_path / "in.safetensors", out, name="swin_nano", to="timm", settings=fields.items()
-    )
+    convert_weights(tmp_path / "in.safetensors", out, settings=fields.items(), **given)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.safetensors", "out.safetensors"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -122,17 +122,13 @@ def convert_weights(
         texts["class_names"] = json.dumps(report.class_names)
     if report.license:
         texts["license"] = report.license
-    _write(target, state, to, texts)
-    again = _build(config, info)
-    if cut := load_weights(again, target, to).resized:
-        target.unlink()
-        message = (
-            f"{target} must hold all values of the model, but at an img_size of {config.img_size} "
-            f"the windows of {to} are smaller, and {shorten(cut, limit=2)} would be cut. Write it "
-            f"for a larger size, such as --set img_size=224."
-        )
-        raise WeightError(message)
-    _compare(model, again, target)
+
+    def write_compared(place: str) -> None:
+        _write(Path(place), state, to, texts)
+        _compare(model, _build(config, info), load=Path(place), to=to, path=target)
+
+    # What differs never takes the place of a file.
+    write_whole(target, write_compared)
     return Conversion(
         path=target,
         report=report,
@@ -196,13 +192,22 @@ def _narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
 
 
-def _compare(before: Network, after: Network, path: Path) -> None:
+def _compare(before: Network, after: Network, *, load: Path, to: str, path: Path) -> None:
+    """Load what is to be at `path` into another network, and compare every bit."""
+    if cut := load_weights(after, load, to).resized:
+        config: Any = after.backbone.config
+        message = (
+            f"{path} must hold all values of the model, but at an img_size of {config.img_size} "
+            f"the windows of {to} are smaller, and {shorten(cut, limit=2)} would be cut. Write it "
+            f"for a larger size, such as --set img_size=224."
+        )
+        raise WeightError(message)
     one, two = _list_summed(before), _list_summed(after)
     other = [key for key in one if not torch.equal(one[key], two[key])]
     if other:
         message = (
-            f"{path} differs from its source in {other[0]} and {len(other) - 1} more tensors. "
-            f"Please report this, and do not use the file."
+            f"{path} would differ from its source in {other[0]} and {len(other) - 1} more tensors, "
+            f"and was not written. Please report this."
         )
         raise WeightError(message)
 
