@@ -69,6 +69,11 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         **_VIT, "model_type": "rf_detr_dinov2", "patch_size": 16, "num_windows": 2,
         "out_features": ["stage1", "stage2"],
     }}),
+    "rf_detr_instance": ("RfDetr", {"size": {"height": 64, "width": 64}}, {
+        **_LIGHT, "mask_downsample_ratio": 4, "backbone_config": {
+            **_VIT, "model_type": "rf_detr_dinov2", "patch_size": 16, "num_windows": 2,
+            "out_features": ["stage1", "stage2"],
+    }}),
     "lw_detr": ("DeformableDetr", {"size": {"height": 64, "width": 128}}, {
         **_LIGHT, "projector_scale_factors": [1.0], "backbone_config": {
             **_VIT, "model_type": "lw_detr_vit", "patch_size": 16, "num_windows": 4,
@@ -101,6 +106,12 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     }, {
         **_VIT, "num_hidden_layers": 3, "patch_size": 16, "num_blocks": 1, "num_queries": 9,
         "num_upscale_blocks": 1,
+    }),
+    "eomt_dinov3": ("Eomt", {
+        "size": {"shortest_edge": 64, "longest_edge": 64}, "do_split_image": False, "do_pad": True,
+    }, {
+        **_VIT, "num_hidden_layers": 3, "patch_size": 16, "num_blocks": 1, "num_queries": 9,
+        "num_upscale_blocks": 2, "intermediate_size": 16,
     }),
 }  # fmt: skip
 """Name -> image processor, its fields, and the fields of the model."""

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from muntin.errors import RunError
+from muntin.errors import ConfigError, RunError
 
 Precision = Literal["fp32", "bf16", "int8"]
 
@@ -56,13 +56,26 @@ class Graph:
 
 @torch.no_grad()
 def capture(graph: Graph, *, any_batch: bool) -> torch.export.ExportedProgram:
-    """Trace a module with torch.export, for any batch size or only that of the example."""
+    """Trace a module with torch.export, for any batch size or only that of the example.
+
+    Raises:
+        ConfigError: What it computes depends on values, such as those of a buffer.
+    """
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
     importlib.import_module("torchvision")  # shapes of its operators
     shapes = None
     if any_batch:
         batch = torch.export.Dim("batch", min=1, max=4096)
         shapes = tuple({0: batch} for _ in graph.example)
-    return torch.export.export(graph.module, graph.example, dynamic_shapes=shapes, strict=False)
+    try:
+        return torch.export.export(graph.module, graph.example, dynamic_shapes=shapes, strict=False)
+    except GuardOnDataDependentSymNode as error:
+        message = (
+            f"a model must compute the same steps for all values to become a graph, got: "
+            f"{str(error).splitlines()[0]}. Use the run itself: predict and serve take it."
+        )
+        raise ConfigError(message) from error
 
 
 def to_arrays(answer: Tensor | Iterable[Tensor]) -> list[NDArray[Any]]:

@@ -29,7 +29,7 @@ from muntin.heads.transformers_model import (
 )
 from muntin.ops.boxes import box_iou
 from muntin.ops.torchvision_operators import roi_align
-from muntin.shapes import Float, Int
+from muntin.shapes import Bool, Float, Int
 from muntin.targets import BoxTargets
 
 _OF_SIZES = re.compile(r"size of tensor|is invalid for input of size|must match|out of range")
@@ -73,6 +73,7 @@ class _TransformersHead(Head):
         self.stride = self.row.stride
         self.window = model.img_size if model.fixed_size else None
         """(height, width) in pixels of the only images it takes; None for any."""
+        self._padding: tuple[float, ...] = model.padding
         self.net: Any = build_model(*self._made_with)
 
     def class_layers(self) -> dict[str, tuple[int, int]]:
@@ -88,10 +89,10 @@ class _TransformersHead(Head):
     def _run(self, features: Features, **labels: Any) -> Any:  # noqa: ANN401 (of the library)
         images = features.maps[0]
         if self.row.reads_mask:
-            high, wide = (torch.arange(side, device=images.device) for side in images.shape[2:])
-            rows = high < features.sizes[:, :1].to(images.device)  # B, H
-            columns = wide < features.sizes[:, 1:].to(images.device)  # B, W
-            labels["pixel_mask"] = (rows[:, :, None] & columns[:, None, :]).long()
+            labels["pixel_mask"] = _inside(features, 1).long()
+        if self._padding:
+            value = images.new_tensor(self._padding)[:, None, None]
+            images = torch.where(_inside(features, 1)[:, None], images, value)
         if self.window not in (None, tuple(images.shape[2:])):
             raise self._size_error(images, "it has a position for each patch of that size alone")
         try:
@@ -111,6 +112,24 @@ class _TransformersHead(Head):
             f"have fewer cells than some models have queries."
         )
         return ShapeError(message)
+
+    def _extent(self, features: Features) -> Float[Tensor, "B 1 4"]:
+        """Width and height, twice, that boxes are relative to."""
+        images = features.maps[0]
+        sizes = features.sizes.to(images.device)
+        if not self.row.reads_mask:
+            sizes = torch.tensor(images.shape[2:], device=images.device).expand(images.shape[0], 2)
+        return sizes.flip(1).repeat(1, 2)[:, None].float()
+
+    def _objects(
+        self, features: Features, targets: Sequence[BoxTargets]
+    ) -> list[dict[str, Tensor]]:
+        """Classes and boxes in the form of the library."""
+        extents = self._extent(features)
+        return [
+            {"class_labels": one.class_ids.long(), "boxes": _to_centre(one.boxes / extent)}
+            for one, extent in zip(targets, extents, strict=True)
+        ]
 
     def _losses(self, features: Features, name: str, **labels: Any) -> dict[str, Tensor]:
         loss = self._run(features, **labels).loss
@@ -136,24 +155,11 @@ class TransformersDetector(_TransformersHead, Detector):
         scores = _scores(raw.logits.float(), self.row)
         return Candidates([], boxes[:, :, None], scores, self.decode)
 
-    def _extent(self, features: Features) -> Float[Tensor, "B 1 4"]:
-        """Width and height, twice, that boxes are relative to."""
-        images = features.maps[0]
-        sizes = features.sizes.to(images.device)
-        if not self.row.reads_mask:
-            sizes = torch.tensor(images.shape[2:], device=images.device).expand(images.shape[0], 2)
-        return sizes.flip(1).repeat(1, 2)[:, None].float()
-
     def losses(
         self, features: Features, targets: Sequence[BoxTargets]
     ) -> dict[str, Float[Tensor, " B"]]:
         """Give the loss of the library, which is that of the whole batch."""
-        extents = self._extent(features)
-        labels = [
-            {"class_labels": one.class_ids.long(), "boxes": _to_centre(one.boxes / extent)}
-            for one, extent in zip(targets, extents, strict=True)
-        ]
-        return self._losses(features, "objects", labels=labels)
+        return self._losses(features, "objects", labels=self._objects(features, targets))
 
     def score_of(
         self, features: Features, box: Float[Tensor, "4"], class_id: int
@@ -181,7 +187,7 @@ def _to_centre(boxes: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
 
 
 def _scores(logits: Float[Tensor, "B Q k"], row: TransformersModel) -> Float[Tensor, "B Q K"]:
-    if not row.softmax and row.answers == "boxes":
+    if not row.softmax and row.answers.startswith("boxes"):
         return logits.sigmoid()
     # The last class is "no object".
     scores = logits.softmax(-1)[..., :-1]
@@ -207,7 +213,7 @@ class TransformersSegmenter(_TransformersHead):
         if self.row.answers == "maps":
             return raw.logits
         scores = raw.class_queries_logits.softmax(-1)[..., :-1]
-        masks = _mask_logits(raw, features, self.stride).sigmoid()
+        masks = _mask_logits(raw.masks_queries_logits, features, self.stride).sigmoid()
         return torch.einsum("bqk,bqhw->bkhw", scores.float(), masks)
 
     def losses(
@@ -245,18 +251,26 @@ class TransformersInstances(_TransformersHead, Detector):
     """A model of instance segmentation by masks of queries; boxes are those of the masks."""
 
     def forward(self, features: Features) -> Candidates:
-        """Compute one candidate a query; its score is that of its class times that of its mask."""
+        """Compute one candidate a query; without boxes its score is also that of its mask."""
         raw = self._run(features)
-        logits = _mask_logits(raw, features, self.stride)
-        inside = logits > 0
-        quality = (logits.sigmoid() * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1e-6)
-        scores = _scores(raw.class_queries_logits.float(), self.row)
+        boxed = self.row.answers == "boxes and masks"
+        masks = raw.pred_masks if boxed else raw.masks_queries_logits
+        logits = _mask_logits(masks, features, self.stride)
+        scores = _scores((raw.logits if boxed else raw.class_queries_logits).float(), self.row)
         # The library takes as many pairs of query and class as it has queries, before their masks.
         least = scores.flatten(1).topk(scores.shape[1], dim=1).values[:, -1, None, None]
-        scores = torch.where(scores >= least, scores, 0.0) * quality[..., None]
+        scores = torch.where(scores >= least, scores, 0.0)
+        if not boxed:
+            inside = logits > 0
+            if self._padding:
+                inside &= _inside(features, self.stride)[:, None]
+            quality = (logits.sigmoid() * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1e-6)
+            scores = scores * quality[..., None]
         high, wide = features.maps[0].shape[2:]
         scale = logits.new_tensor([wide / logits.shape[3], high / logits.shape[2]]).repeat(2)
-        boxes = _mask_boxes(logits) * scale
+        edge = features.sizes.to(logits.device).flip(1).repeat(1, 2)[:, None]
+        # Cells of a mask are those of its box, so that must not go on into the padding.
+        boxes = torch.minimum(_mask_boxes(logits) * scale, edge)
         return Candidates([logits], boxes[:, :, None], scores, self.decode)
 
     def decode(self, raw: Candidates) -> list[Instances]:
@@ -297,7 +311,7 @@ class TransformersInstances(_TransformersHead, Detector):
     ) -> dict[str, Float[Tensor, " B"]]:
         """Give the loss of the library, which is that of the whole batch."""
         high, wide = features.maps[0].shape[2:]
-        masks, classes = [], []
+        masks, kept = [], []
         for one in targets:
             rows = torch.where(one.layer_of >= 0)[0]  # objects without a mask teach nothing
             drawn = one.layers[one.layer_of[rows]] == rows[:, None, None] + 1
@@ -305,13 +319,33 @@ class TransformersInstances(_TransformersHead, Detector):
             mask = drawn.new_zeros(len(rows), high, wide, dtype=torch.float32)
             mask[:, : drawn.shape[1], : drawn.shape[2]] = drawn
             masks.append(mask)
-            classes.append(one.class_ids[rows].long())
+            kept.append(rows)
+        labels = [
+            {name: values[rows] for name, values in one.items()} | {"masks": mask}
+            for one, rows, mask in zip(self._objects(features, targets), kept, masks, strict=True)
+        ]
+        if self.row.answers == "boxes and masks":
+            return self._losses(features, "masks", labels=labels)
+        classes = [one["class_labels"] for one in labels]
         return self._losses(features, "masks", mask_labels=masks, class_labels=classes)
 
 
-def _mask_logits(raw: Any, features: Features, stride: int) -> Float[Tensor, "B Q h w"]:  # noqa: ANN401
+def _inside(features: Features, stride: int) -> Bool[Tensor, "B h w"]:
+    """Cells of `stride` pixels whose centres are no padding."""
+    images = features.maps[0]
+    high, wide = (
+        stride * (torch.arange(-(-side // stride), device=images.device) + 0.5)
+        for side in images.shape[2:]
+    )
+    sizes = features.sizes.to(images.device)
+    return (high < sizes[:, :1])[:, :, None] & (wide < sizes[:, 1:])[:, None, :]
+
+
+def _mask_logits(
+    logits: Float[Tensor, "B Q H W"], features: Features, stride: int
+) -> Float[Tensor, "B Q h w"]:
     """Masks in cells of `stride` pixels, whatever the model's own are."""
-    logits: Tensor = raw.masks_queries_logits.float()
+    logits = logits.float()
     cells = [-(-side // stride) for side in features.maps[0].shape[2:]]
     if cells == [*logits.shape[2:]]:
         return logits
@@ -346,7 +380,7 @@ def _first_crossing(line: Float[Tensor, "B Q n"]) -> Float[Tensor, "B Q"]:
 
 _HEADS: dict[str, tuple[tuple[str, ...], type[_TransformersHead]]] = {
     "detect": (("boxes",), TransformersDetector),
-    "instance": (("masks",), TransformersInstances),
+    "instance": (("masks", "boxes and masks"), TransformersInstances),
     "semantic": (("maps", "masks"), TransformersSegmenter),
 }
 """What a model must answer for a task, and the head that it becomes."""

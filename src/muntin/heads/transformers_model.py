@@ -34,7 +34,8 @@ class TransformersModel:
 
     Attributes:
         model_class: The library's class.
-        answers: Boxes of queries, maps of classes, or masks of queries.
+        answers: Boxes of queries, maps of classes, masks of queries, or boxes and masks.
+        model_type: That of the library, where it is the name of another model.
         softmax: Whether scores are a softmax over the classes and "none", of which the library
             takes the best of each query; otherwise each class has a sigmoid.
         reads_mask: Whether it is told which pixels are padding: boxes are relative to the image
@@ -45,7 +46,8 @@ class TransformersModel:
     """
 
     model_class: str
-    answers: Literal["boxes", "maps", "masks"] = "boxes"
+    answers: Literal["boxes", "maps", "masks", "boxes and masks"] = "boxes"
+    model_type: str = ""
     softmax: bool = False
     reads_mask: bool = False
     stride: int = 4
@@ -62,6 +64,9 @@ ARCHITECTURES: dict[str, TransformersModel] = {
     "detr": _DETR(model_class="DetrForObjectDetection", softmax=True),
     "lw_detr": TransformersModel(model_class="LwDetrForObjectDetection", limit=100),
     "rf_detr": TransformersModel(model_class="RfDetrForObjectDetection"),
+    "rf_detr_instance": TransformersModel(
+        model_class="RfDetrForInstanceSegmentation", answers="boxes and masks", model_type="rf_detr"
+    ),
     "rt_detr": _REAL_TIME(model_class="RTDetrForObjectDetection"),
     "rt_detr_v2": _REAL_TIME(model_class="RTDetrV2ForObjectDetection"),
     "yolos": TransformersModel(model_class="YolosForObjectDetection", softmax=True),
@@ -73,6 +78,9 @@ ARCHITECTURES: dict[str, TransformersModel] = {
     "eomt": TransformersModel(
         model_class="EomtForUniversalSegmentation", answers="masks", softmax=True
     ),
+    "eomt_dinov3": TransformersModel(
+        model_class="EomtDinov3ForUniversalSegmentation", answers="masks", softmax=True
+    ),
     "mask2former": TransformersModel(
         model_class="Mask2FormerForUniversalSegmentation", answers="masks"
     ),
@@ -80,7 +88,7 @@ ARCHITECTURES: dict[str, TransformersModel] = {
         model_class="MaskFormerForInstanceSegmentation", answers="masks"
     ),
 }
-"""The models that can be run, by their `model_type`."""
+"""The models that can be run, by their `model_type`, or a longer name where that has several."""
 
 _RESNET_18 = {
     "backbone_config": {
@@ -114,6 +122,15 @@ def find_architecture(name: str) -> TransformersModel:
         hint = f"Models of the transformers library that can be run: {', '.join(ARCHITECTURES)}."
         raise ConfigError(unknown_name("hf model", name, ARCHITECTURES, hint=hint))
     return ARCHITECTURES[name]
+
+
+def name_architecture(values: Mapping[str, Any]) -> str:
+    """Name the model of a ``config.json``; its `model_type` where that cannot be run."""
+    model_type = str(values.get("model_type"))
+    for name, row in ARCHITECTURES.items():
+        if row.model_type == model_type and row.model_class in (values.get("architectures") or ()):
+            return name
+    return model_type
 
 
 def clean_settings(values: Any) -> Any:  # noqa: ANN401 (JSON)

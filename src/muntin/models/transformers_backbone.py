@@ -28,6 +28,7 @@ class TransformersConfig:
         in_chans: Channels of an image.
         reads_mask: Whether it is told which pixels are padding.
         fixed_size: Whether images must have exactly `img_size`; others are padded to it.
+        padding: What padded pixels are, a value a channel after normalisation; () = 0.
     """
 
     name: str
@@ -36,6 +37,7 @@ class TransformersConfig:
     in_chans: int = 3
     reads_mask: bool = False
     fixed_size: bool = False
+    padding: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Validate the fields."""

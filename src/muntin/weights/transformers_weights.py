@@ -12,7 +12,7 @@ from torch import Tensor
 
 from muntin.errors import WeightError, quote, shorten
 from muntin.heads.network import Network
-from muntin.heads.transformers_model import read_state
+from muntin.heads.transformers_model import name_architecture, read_state
 from muntin.models.transformers_backbone import TransformersBackbone
 from muntin.untrusted import parse_json, read_regular, reading
 from muntin.weights.dialects import NATIVE
@@ -108,7 +108,7 @@ def _convert(
     config: Any = model.backbone.config
     path = Path(str(source)) / "config.json"
     values = parse_json(read_regular(path)) if path.is_file() else {}
-    if values.get("model_type") != config.name:
+    if name_architecture(values) != config.name:
         message = (
             f"weights from {where} must lie in a folder of hf:{config.name} with its config.json, "
             f"got {values.get('model_type', 'none')}. Give the folder that was downloaded."

@@ -21,6 +21,7 @@ from muntin.heads.transformers_model import (
     SMALL_SETTINGS,
     TRANSFORMERS,
     find_architecture,
+    name_architecture,
     read_processor,
     state_settings,
 )
@@ -54,9 +55,9 @@ def is_transformers_folder(source: str | Path) -> bool:
     classes = values.get("architectures") or []
     if "task" in values or kind is None:
         return False  # a run
-    named = [row.model_class for name, row in ARCHITECTURES.items() if name == kind]
-    foreign = [one for one in classes if any(part in str(one) for part in _ANSWERS)]
-    return (bool(named) and (not classes or named[0] in classes)) or bool(foreign)
+    if not classes:
+        return kind in ARCHITECTURES
+    return any(part in str(one) for one in classes for part in _ANSWERS)
 
 
 _ANSWERS = ("ObjectDetection", "Segmentation")
@@ -78,7 +79,7 @@ def read_transformers_folder(
     """
     path = Path(source)
     values = _read(path / "config.json")
-    name = str(values.get("model_type"))
+    name = name_architecture(values)
     row = find_architecture(name)
     stated = values.get("architectures") or [row.model_class]
     if row.model_class not in stated:
@@ -96,13 +97,17 @@ def read_transformers_folder(
     told += " semantic" * bool(steps.get("do_split_image"))
     task = _choose_task(name, task, told)
     pre, fixed = _find_shape(steps, task, where)
+    # Pixels of padding that are black before they are normalised.
+    black = tuple(-mean / std for mean, std in zip(pre.mean, pre.std, strict=True))
+    padded = fixed and pre.fit == "letterbox"
     settings = state_settings(values)
     config = TransformersConfig(
         name=name,
         settings=settings,
         img_size=pre.img_size,
         fixed_size=fixed,
-        reads_mask=row.reads_mask,
+        reads_mask=row.reads_mask or padded,
+        padding=black if padded else (),
     )
     names, problem = read_labels(values.get("id2label"), f"id2label in {path / 'config.json'}")
     if problem:
@@ -122,8 +127,7 @@ def read_transformers_folder(
 def find_transformers(name: str) -> ModelEntry:
     """The row of a model named hf:...: a folder, with its weights, or a family without."""
     if (Path(name) / "config.json").is_file():
-        kind = str(_read(Path(name) / "config.json").get("model_type"))
-        able = tasks_of(kind)
+        able = tasks_of(name_architecture(_read(Path(name) / "config.json")))
         found = read_transformers_folder(name, able[0] if len(able) > 1 else "")
         pre = found.preprocessing
         return ModelEntry(config=found.config, weights=name, mean=pre.mean, std=pre.std)
@@ -194,12 +198,15 @@ def _find_shape(steps: Mapping[str, Any], task: str, where: str) -> tuple[Prepro
     if steps.get("do_split_image"):  # windows of squares
         squares = replace(pre, fit="sliding_window", img_size=(short, short), short_side=short)
         return squares, True
-    if "do_split_image" in steps:
+    if "do_split_image" in steps and reads_windows(task):
         message = (
-            f"do_split_image in {where} must be true, got false: images would be padded with "
-            f"black, which is not done here. Use a model of semantic segmentation."
+            f"do_split_image in {where} must be true for semantic segmentation, got false. Use a "
+            f"model of semantic segmentation, or --head instance."
         )
         raise ConfigError(message)
+    if steps.get("do_pad") and "do_split_image" in steps:
+        whole = (short, long or short)
+        return replace(pre, fit="letterbox", img_size=whole, pad_to_size=True, pad_to=1), True
     if reads_windows(task):  # twice the sides are one window
         half = max(short, long // 2)
         return replace(pre, fit="sliding_window", img_size=(short, half), short_side=short), False
