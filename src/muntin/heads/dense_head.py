@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from muntin.batch_rows import count_real
 from muntin.collectives import sum_all
-from muntin.configs import check_range
+from muntin.configs import Range, check_ranges
 from muntin.features import Backbone, Features
 from muntin.heads.dense_assignment import (
     Cells,
@@ -85,10 +85,10 @@ class DenseConfig(HeadConfig):
     neck: NeckConfig = field(
         default_factory=lambda: NeckConfig(finest=8, norm="batch", extra="conv", extra_levels=1)
     )
-    num_convs: int = 2
+    num_convs: Annotated[int, Range(0, 16)] = 2
     norm: NormName = "batch"
-    prototypes: int = 0
-    mask_size: int = 28
+    prototypes: Annotated[int, Range(0, 256)] = 0
+    mask_size: Annotated[int, Range(4, 256)] = 28
     select: SelectConfig = field(default_factory=lambda: SelectConfig(suppression="none", iou=0.6))
 
     @property
@@ -98,9 +98,7 @@ class DenseConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_range("head.num_convs", self.num_convs, 0, 16)
-        check_range("head.prototypes", self.prototypes, 0, 256)
-        check_range("head.mask_size", self.mask_size, 4, 256)
+        check_ranges("head", self)
 
 
 SMALL_DENSE = DenseConfig(

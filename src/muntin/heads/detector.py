@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, overload
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
-from muntin.configs import check_range
+from muntin.configs import Range, check_ranges
 from muntin.errors import ConfigError
 from muntin.features import Features
 from muntin.heads.network import Head
@@ -107,17 +107,15 @@ class SelectConfig:
         max_detections: Maximum boxes per image.
     """
 
-    score_threshold: float = 0.05
-    iou: float = 0.5
+    score_threshold: Annotated[float, Range(0, 1)] = 0.05
+    iou: Annotated[float, Range(0, 1)] = 0.5
     suppression: Suppression = "hard"
     class_agnostic: bool = False
-    max_detections: int = 100
+    max_detections: Annotated[int, Range(1, 100_000)] = 100
 
     def __post_init__(self) -> None:
         """Validate the ranges."""
-        check_range("select.score_threshold", self.score_threshold, 0, 1)
-        check_range("select.iou", self.iou, 0, 1)
-        check_range("select.max_detections", self.max_detections, 1, 100_000)
+        check_ranges("select", self)
 
 
 class Selected(NamedTuple):

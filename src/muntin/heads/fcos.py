@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from muntin.batch_rows import count_real
 from muntin.collectives import sum_all
-from muntin.configs import check_range
+from muntin.configs import Range, check_ranges
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Detector, SelectConfig, find_candidate
 from muntin.heads.necks import NeckConfig, build_neck
@@ -57,12 +57,12 @@ class FCOSConfig(HeadConfig):
     neck: NeckConfig = field(
         default_factory=lambda: NeckConfig(finest=8, extra="conv", extra_levels=2)
     )
-    num_convs: int = 4
+    num_convs: Annotated[int, Range(0, 16)] = 4
     norm: NormName = "group"
     centre: float = 0.5
-    radius: float = 1.5
-    reach: float = 8.0
-    top: int = 1000
+    radius: Annotated[float, Range(0.1, 100)] = 1.5
+    reach: Annotated[float, Range(1, 1000)] = 8.0
+    top: Annotated[int, Range(1, 10**6)] = 1000
     select: SelectConfig = field(default_factory=lambda: SelectConfig(iou=0.6))
 
     @property
@@ -72,10 +72,7 @@ class FCOSConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_range("head.num_convs", self.num_convs, 0, 16)
-        check_range("head.radius", self.radius, 0.1, 100)
-        check_range("head.reach", self.reach, 1, 1000)
-        check_range("head.top", self.top, 1, 10**6)
+        check_ranges("head", self)
 
 
 SMALL_FCOS = FCOSConfig(
