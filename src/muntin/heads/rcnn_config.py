@@ -8,7 +8,7 @@ half a pixel aside, the background class first or last. These conventions are fi
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from muntin.configs import Range, check_ranges
 from muntin.errors import ConfigError

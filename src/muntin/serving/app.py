@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from muntin._version import __version__
 from muntin.serving import inference_protocol, label_backend
-from muntin.serving.api_description import IMAGE_BODY, DescribedApi
+from muntin.serving.api_description import PARTS, DescribedApi
 from muntin.serving.batching import RefusedError
 from muntin.serving.explanations import Explainer
 from muntin.serving.gate import Gate
@@ -109,7 +109,7 @@ def _add_errors(app: FastAPI) -> None:
 def _add_predictions(app: FastAPI, service: Service) -> None:
     explainer = Explainer()
 
-    @app.post("/predict", openapi_extra=IMAGE_BODY)
+    @app.post("/predict", openapi_extra=PARTS["image_body"])
     async def predict(request: Request) -> Response:
         """Predict one or several images.
 
@@ -128,7 +128,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
             name = service.find_model(asked.model)["name"]
         return Response(text, media_type="application/json", headers={"X-Model": name})
 
-    @app.post("/explain", openapi_extra=IMAGE_BODY, response_class=HTMLResponse)
+    @app.post("/explain", openapi_extra=PARTS["image_body"], response_class=HTMLResponse)
     async def explain(request: Request) -> Response:
         """Explain the prediction of one image: the page of `muntin explain`, as one HTML file."""
         async with service.admitted(request):
