@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.errors import ConfigError, DataError, RunError, cannot_write, missing_extra, quote
-from muntin.staging import format_json, refuse_existing, replacing, sync, write_file
+from muntin.errors import ConfigError, DataError, RunError, missing_extra, quote
+from muntin.staging import format_json, refuse_existing, replacing, sync, write_file, writing
 from muntin.untrusted import open_regular, parse_json, read_regular, reading
 
 ROWS = 4096
@@ -131,18 +131,16 @@ class FeatureWriter:
         self.names += names
 
     def _append(self, path: Path, data: bytes, *, fresh: bool = False) -> None:
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb" if fresh else "ab") as file:
                 file.write(data)
-        except OSError as error:
-            raise RunError(cannot_write(path, error)) from error
 
     def finish(self, left_out: Sequence[str]) -> FeatureTable:
         """Put the file together, the last moment in which it can fail, and remove the parts."""
         shape = (len(self.names), *(self._shape or (0,)))
         record = {**self.record, "shape": list(shape), "left_out": list(left_out)}
-        try:
+        with writing(self.out):
             if self._shape is None:
                 self._append(self._rows, _header(shape), fresh=True)
             with self._rows.open("r+b") as file:
@@ -155,8 +153,6 @@ class FeatureWriter:
                 write_file(format_json(record).encode(), _beside(self.out, "json"))
                 sync(self._rows)
                 os.replace(self._rows, self.out)
-        except OSError as error:
-            raise RunError(cannot_write(self.out, error)) from error
         self._remove()
         return read_features(self.out)
 
