@@ -38,6 +38,16 @@ def format_json(values: Any, *, allow_nan: bool = False) -> str:  # noqa: ANN401
     return json.dumps(values, indent=2, allow_nan=allow_nan)
 
 
+def list_json(texts: Iterable[str]) -> Iterator[str]:
+    """Give the parts of a JSON list of documents that `format_json` has written."""
+    start = "[\n"
+    for text in texts:
+        # Not by `splitlines`: texts may hold line breaks of Unicode, which JSON leaves as they are.
+        yield start + "  " + text.replace("\n", "\n  ")
+        start = ",\n"
+    yield "[]\n" if start == "[\n" else "\n]\n"
+
+
 def finite(values: Any) -> Any:  # noqa: ANN401
     """Copy values of JSON with null for what is no finite number, which JSON lacks."""
     if isinstance(values, Mapping):

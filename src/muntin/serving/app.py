@@ -23,8 +23,9 @@ from muntin.serving.batching import RefusedError
 from muntin.serving.explanations import Explainer
 from muntin.serving.gate import Gate
 from muntin.serving.serve_settings import ServeSettings
-from muntin.serving.service import Service, join_results
+from muntin.serving.service import Service
 from muntin.serving.uploads import PredictRequest, read_request, refuse
+from muntin.staging import list_json
 
 PAGE = Path(__file__).parent / "page"
 
@@ -124,7 +125,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
                 return await label_backend.predict_tasks(
                     service, request, {**dict(request.query_params), **asked}
                 )
-            text = join_results(await service.answer(request, asked))
+            text = "".join(list_json(await service.answer(request, asked)))
             name = service.find_model(asked.model)["name"]
         return Response(text, media_type="application/json", headers={"X-Model": name})
 

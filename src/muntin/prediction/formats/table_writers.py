@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from muntin.prediction.formats.items import (
     open_text,
     size_of,
 )
-from muntin.staging import finite, format_json
+from muntin.staging import finite, format_json, list_json
 
 _IMAGE = {"path": str, "image_height": int, "image_width": int}
 _FRAME = {"frame": int, "time": float}
@@ -42,19 +41,10 @@ _COLUMNS: dict[str, dict[str, type]] = {
 _GROUP = 10_000  # rows of Parquet in memory
 
 
-def write_list(answers: Iterable[Answer], write: Callable[[str], object]) -> None:
-    """Write answers as one JSON list, a part of the text at a time."""
-    start = "[\n"
-    for answer in answers:
-        write(start + textwrap.indent(format_json(finite(answer)), "  "))
-        start = ",\n"
-    write("[]\n" if start == "[\n" else "\n]\n")
-
-
 def write_json(answers: Answers, places: Sequence[Path], context: FormatContext) -> None:
     """Write the list that ``--json`` prints."""
     with open_text(places[0]) as file:
-        write_list(answers(), file.write)
+        file.writelines(list_json(format_json(finite(answer)) for answer in answers()))
 
 
 def write_csv(answers: Answers, places: Sequence[Path], context: FormatContext) -> None:
