@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
+from muntin.batch_rows import count_real
+from muntin.collectives import sum_all
 from muntin.configs import Range, check_ranges
 from muntin.errors import ConfigError
 from muntin.features import Features
 from muntin.heads.network import Head
 from muntin.ops.boxes import Suppression, suppress, survives
-from muntin.shapes import Float, Int
+from muntin.shapes import Float, Int, Real
 
 
 class Instances(NamedTuple):
@@ -280,6 +282,21 @@ class Detector(Head):
     ) -> tuple[Tensor, ...]:
         """Like `with_masks`, for the output of `select_fixed`."""
         return boxes, scores, class_ids
+
+
+def flatten_cells(maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H*W C"]:
+    """Give the values of each cell, in full precision."""
+    return maps.flatten(2).transpose(1, 2).float()
+
+
+def batch_share(amounts: Real[Tensor, " B"], least: int = 1) -> Float[Tensor, ""]:
+    """Images of the whole batch per amount in it, which counts as `least` an image at least.
+
+    One normaliser, in whatever processes the images are, so that each object weighs the same.
+    """
+    real = amounts[: count_real(len(amounts))].detach().float()
+    total, images = sum_all(torch.stack([real.sum(), real.new_tensor(float(len(real)))]))
+    return images / torch.maximum(total, least * images)
 
 
 def find_candidate(

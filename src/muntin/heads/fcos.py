@@ -22,11 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.batch_rows import count_real
-from muntin.collectives import sum_all
 from muntin.configs import Range, check_ranges
 from muntin.features import Backbone, Features
-from muntin.heads.detector import Detector, SelectConfig, find_candidate
+from muntin.heads.detector import Detector, SelectConfig, batch_share, find_candidate, flatten_cells
 from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.network import HeadConfig
 from muntin.heads.rcnn_stages import IGNORED, clip_boxes
@@ -183,10 +181,7 @@ class FCOS(Detector):
         classes = self.classes(self.class_convs(level))
         maps = self.box_convs(level)
         distances, centredness = F.relu(self.boxes(maps)), self.centredness(maps)
-        logits, distances, centredness = (
-            part.flatten(2).transpose(1, 2).float() for part in (classes, distances, centredness)
-        )
-        return logits, distances, centredness
+        return flatten_cells(classes), flatten_cells(distances), flatten_cells(centredness)
 
     def _points(self, level: Tensor, stride: float) -> Float[Tensor, "n 2"]:
         cells: Size = (level.shape[2], level.shape[3])
@@ -208,11 +203,8 @@ class FCOS(Detector):
             assign_cells(points, self.strides, target, self.config.radius, self.config.reach)
             for target in targets
         ]
-        # One normaliser for the batch, so that each object weighs the same in every image.
-        real = matched[: count_real(len(matched))]
-        positives = sum(int((row >= 0).sum()) for row in real)
-        sums = sum_all(torch.tensor([positives, len(real)], device=logits.device)).tolist()
-        share = sums[1] / max(sums[0], MIN_POSITIVES * sums[1])
+        positives = torch.stack([(row >= 0).sum() for row in matched])
+        share = batch_share(positives, MIN_POSITIVES)
         rows = []
         for image, (target, match) in enumerate(zip(targets, matched, strict=True)):
             at = torch.where(match >= 0)[0]

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.errors import ConfigError, DataError, RunError, missing_extra, quote
+from muntin.errors import ConfigError, DataError, RunError, quote
+from muntin.prediction.formats.table_writers import import_arrow
 from muntin.staging import format_json, refuse_existing, replacing, sync, write_file, writing
 from muntin.untrusted import open_regular, parse_json, read_regular, reading
 
@@ -31,6 +32,7 @@ ROWS = 4096
 """Rows that are in memory at a time."""
 
 _SUFFIXES = (".npy", ".parquet")
+_FILE = "a .parquet file"
 _RECORD_KEY = b"muntin"
 _ADVICE = "Write it again: muntin embed"
 
@@ -63,7 +65,7 @@ def check_out(out: Path, *, force: bool) -> None:
         message = f"OUT must end in {' or '.join(_SUFFIXES)}, got {str(out)!r}. Change its suffix."
         raise ConfigError(message)
     if out.suffix.lower() == ".parquet":
-        _parquet()
+        import_arrow(_FILE)
     refuse_existing([out], (), option="OUT", force=force)
 
 
@@ -225,21 +227,11 @@ def _table(rows: NDArray[np.float32], names: Sequence[str], record: Any) -> Feat
     return FeatureTable(rows=rows, names=tuple(names), record=record, left_out=left_out)
 
 
-def _parquet() -> Any:  # noqa: ANN401 (a module)
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        library, extra = "pyarrow", "parquet"
-        raise missing_extra(library, extra, "a .parquet file") from error
-    return pyarrow
-
-
 def _write_parquet(
     out: Path, rows: NDArray[np.float32], names: Sequence[str], record: Mapping[str, Any]
 ) -> None:
     """Write columns "path" and "features", a list an image; their shape is in the metadata."""
-    arrow = _parquet()
+    arrow = import_arrow(_FILE)
     width = math.prod(rows.shape[1:])
     kind = arrow.list_(arrow.float32(), width)
     text = format_json(record).encode()
@@ -255,7 +247,7 @@ def _write_parquet(
 
 
 def _read_parquet(path: Path) -> FeatureTable:
-    arrow = _parquet()
+    arrow = import_arrow(_FILE)
     with open_regular(path) as stream:
         file = arrow.parquet.ParquetFile(stream)
         record = parse_json((file.schema_arrow.metadata or {})[_RECORD_KEY])

@@ -58,27 +58,26 @@ def write_csv(answers: Answers, places: Sequence[Path], context: FormatContext) 
 def write_parquet(answers: Answers, places: Sequence[Path], context: FormatContext) -> None:
     """Write the rows of the CSV with types."""
     arrow = import_arrow()
-    from pyarrow import parquet
-
     types = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
     columns = columns_of(answers, context)
     schema = arrow.schema([(name, types[kind]) for name, kind in columns.items()])
     rows = list_rows(answers(), context)
-    with parquet.ParquetWriter(places[0], schema) as writer:
+    with arrow.parquet.ParquetWriter(places[0], schema) as writer:
         while group := list(itertools.islice(rows, _GROUP)):
             writer.write_table(arrow.Table.from_pylist(group, schema))
 
 
-def import_arrow() -> Any:  # noqa: ANN401 (a module without types)
-    """Import pyarrow.
+def import_arrow(feature: str = "--format parquet") -> Any:  # noqa: ANN401 (a module without types)
+    """Import pyarrow with its Parquet, which a feature needs.
 
     Raises:
         MissingExtra: It is not installed.
     """
     try:
         import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
-        missing = missing_extra("pyarrow", "parquet", "--format parquet")
+        missing = missing_extra("pyarrow", "parquet", feature)
         raise missing from error
     return pyarrow
 
