@@ -47,7 +47,7 @@ def _ranges_of(kind: type) -> dict[str, Range]:
 
 def check_ranges(group: str, config: object) -> None:
     """Check the fields of a config that have a `Range`: numbers, or each number of a tuple."""
-    for name, limits in _ranges_of(type(config)).items():
+    for name, limits in _ranges_of(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)
         for each in value if isinstance(value, tuple) else (value,):
             check_range(f"{group}.{name}", each, *limits)

@@ -32,7 +32,7 @@ ROWS = 4096
 """Rows that are in memory at a time."""
 
 _SUFFIXES = (".npy", ".parquet")
-_FILE = "a .parquet file"
+_WHAT_NEEDS_ARROW = "a .parquet file"
 _RECORD_KEY = b"muntin"
 _ADVICE = "Write it again: muntin embed"
 
@@ -65,7 +65,7 @@ def check_out(out: Path, *, force: bool) -> None:
         message = f"OUT must end in {' or '.join(_SUFFIXES)}, got {str(out)!r}. Change its suffix."
         raise ConfigError(message)
     if out.suffix.lower() == ".parquet":
-        import_arrow(_FILE)
+        import_arrow(_WHAT_NEEDS_ARROW)
     refuse_existing([out], (), option="OUT", force=force)
 
 
@@ -231,7 +231,7 @@ def _write_parquet(
     out: Path, rows: NDArray[np.float32], names: Sequence[str], record: Mapping[str, Any]
 ) -> None:
     """Write columns "path" and "features", a list an image; their shape is in the metadata."""
-    arrow = import_arrow(_FILE)
+    arrow = import_arrow(_WHAT_NEEDS_ARROW)
     width = math.prod(rows.shape[1:])
     kind = arrow.list_(arrow.float32(), width)
     text = format_json(record).encode()
@@ -247,7 +247,7 @@ def _write_parquet(
 
 
 def _read_parquet(path: Path) -> FeatureTable:
-    arrow = import_arrow(_FILE)
+    arrow = import_arrow(_WHAT_NEEDS_ARROW)
     with open_regular(path) as stream:
         file = arrow.parquet.ParquetFile(stream)
         record = parse_json((file.schema_arrow.metadata or {})[_RECORD_KEY])
