@@ -10,11 +10,12 @@ misspelt field is reported for that class, and never makes the reader try anothe
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from muntin.errors import ConfigError, unknown_name
 
@@ -29,6 +30,27 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # false for nan too
         message = f"{name} must be from {low} to {high}, got {value}."
         raise ConfigError(message)
+
+
+class Range(NamedTuple):
+    """The range of a number, of a field as ``Annotated[float, Range(0, 1)]``; both ends count."""
+
+    low: float
+    high: float
+
+
+@functools.cache
+def _ranges_of(kind: type) -> dict[str, Range]:
+    hints = typing.get_type_hints(kind, include_extras=True).items()
+    return {name: one for name, hint in hints for one in get_args(hint) if isinstance(one, Range)}
+
+
+def check_ranges(group: str, config: object) -> None:
+    """Check the fields of a config that have a `Range`: numbers, or each number of a tuple."""
+    for name, limits in _ranges_of(type(config)).items():  # type: ignore[arg-type]
+        value = getattr(config, name)
+        for each in value if isinstance(value, tuple) else (value,):
+            check_range(f"{group}.{name}", each, *limits)
 
 
 def kind_of(config: object) -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from muntin.configs import KIND, check_range, from_dict, replace, to_dict
+from muntin.configs import KIND, Range, check_range, check_ranges, from_dict, replace, to_dict
 from muntin.data.classification_transforms import AugmentConfig
 from muntin.data.data_config import DataConfig
 from muntin.errors import ConfigError, unknown_name
@@ -51,16 +51,15 @@ class DistillConfig:
     teacher: str = ""
     checksum: str = ""
     kind: Literal["auto", "hard", "soft", "features"] = "auto"
-    temperature: float = 3.0
+    temperature: Annotated[float, Range(0.01, 1000)] = 3.0
     alpha: float | Literal["auto"] = "auto"
     cache: Literal["auto", "on", "off"] = "auto"
     cache_dir: str = ""
-    cache_mib: int = 2048
+    cache_mib: Annotated[int, Range(1, 10**6)] = 2048
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_range("distill.temperature", self.temperature, 0.01, 1000)
-        check_range("distill.cache_mib", self.cache_mib, 1, 10**6)
+        check_ranges("distill", self)
         if self.alpha != "auto":
             most = 1 if self.kind in ("hard", "soft") else 1000
             check_range("distill.alpha", self.alpha, 0, most)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from muntin.errors import RunError, cannot_write
-from muntin.staging import checksum, format_json, replacing, write_file
+from muntin.errors import RunError
+from muntin.staging import checksum, format_json, replacing, write_file, writing
 from muntin.untrusted import parse_json, read_regular, reading
 
 CONFIG, CLASSES, PREPROCESSING = "config.json", "classes.json", "preprocessing.json"
@@ -56,15 +56,12 @@ def write_best(
     The results of the weights before stay with them until these have been replaced: a process that
     ends in between leaves the results of either.
     """
-    try:
-        with replacing(run / WEIGHTS) as fresh:
-            write(fresh)
-            parts = (name for name in _PARTS if (run / name).is_file())
-            sums = {WEIGHTS: checksum(fresh), **{name: _sum_of(run, name) for name in parts}}
-            before = find_results(run) if (run / WEIGHTS).exists() else None
-            write_results(run, epoch, figures, {_SUMS: sums, "previous": before})
-    except OSError as error:
-        raise RunError(cannot_write(run / WEIGHTS, error)) from error
+    with writing(run / WEIGHTS), replacing(run / WEIGHTS) as fresh:
+        write(fresh)
+        parts = (name for name in _PARTS if (run / name).is_file())
+        sums = {WEIGHTS: checksum(fresh), **{name: _sum_of(run, name) for name in parts}}
+        before = find_results(run) if (run / WEIGHTS).exists() else None
+        write_results(run, epoch, figures, {_SUMS: sums, "previous": before})
     write_results(run, epoch, figures, {_SUMS: sums})
 
 

@@ -33,7 +33,7 @@ from muntin.drawing.notebook import show_facts
 from muntin.engines.engine_network import EngineNetwork, HeadInfo, canvas_of
 from muntin.engines.engine_table import Format, find_format, require
 from muntin.engines.graphs import ADVICE, Precision, Runner
-from muntin.errors import ConfigError, RunError, cannot_write, quote, shorten
+from muntin.errors import ConfigError, RunError, quote, shorten
 from muntin.heads.network import Network
 from muntin.run_config import RunConfig
 from muntin.run_files import (
@@ -50,7 +50,7 @@ from muntin.run_files import (
 )
 from muntin.samples import Classes, check_classes
 from muntin.shapes import Size
-from muntin.staging import part_of
+from muntin.staging import part_of, writing
 from muntin.tasks.task import Task
 from muntin.tasks.task_table import task_of_run
 from muntin.untrusted import (
@@ -347,15 +347,13 @@ def append_journal(folder: Path, line: Mapping[str, Any]) -> None:
 def append_text(folder: Path, name: str, text: str, *, durable: bool = True) -> None:
     """Append to a file of a run; what is `durable` is on the disk afterwards."""
     flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
-    try:
+    with writing(folder / name):
         place = part_of(folder, name)
         with os.fdopen(os.open(place, flags, 0o666), "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-    except OSError as error:
-        raise RunError(cannot_write(folder / name, error)) from error
 
 
 def drop_epochs_from(folder: Path, epoch: int) -> None:

@@ -38,6 +38,16 @@ def format_json(values: Any, *, allow_nan: bool = False) -> str:  # noqa: ANN401
     return json.dumps(values, indent=2, allow_nan=allow_nan)
 
 
+def list_json(texts: Iterable[str]) -> Iterator[str]:
+    """Give the parts of a JSON list of documents that `format_json` has written."""
+    start = "[\n"
+    for text in texts:
+        # Not by `splitlines`: texts may hold line breaks of Unicode, which JSON leaves as they are.
+        yield start + "  " + text.replace("\n", "\n  ")
+        start = ",\n"
+    yield "[]\n" if start == "[\n" else "\n]\n"
+
+
 def finite(values: Any) -> Any:  # noqa: ANN401
     """Copy values of JSON with null for what is no finite number, which JSON lacks."""
     if isinstance(values, Mapping):
@@ -70,13 +80,19 @@ def replacing(path: Path) -> Iterator[Path]:
             fresh.unlink()
 
 
+@contextlib.contextmanager
+def writing(place: object) -> Iterator[None]:
+    """Make what the system refuses in the block a `RunError`, of a place that was to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(cannot_write(place, error)) from error
+
+
 def write_file(data: bytes, path: Path) -> Path:
     """Write a file as `replacing` does, and return its path; what fails is a RunError."""
-    try:
-        with replacing(path) as fresh:
-            fresh.write_bytes(data)
-    except OSError as error:
-        raise RunError(cannot_write(path, error)) from error
+    with writing(path), replacing(path) as fresh:
+        fresh.write_bytes(data)
     return path
 
 
@@ -158,11 +174,9 @@ def staged(
     files only with `force`.
     """
     fresh = not folder.exists()
-    try:  # before the work begins
+    with writing(named or folder):  # before the work begins
         folder.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=".muntin-", dir=folder))
-    except OSError as error:
-        raise RunError(cannot_write(named or folder, error)) from error
     try:
         yield stage
         made = (path for path in stage.rglob("*") if path.is_file())
@@ -181,8 +195,6 @@ def _move_files(stage: Path, folder: Path) -> None:
     paths = [path for path in stage.rglob("*") if path.is_file()]
     for path in sorted(paths, key=lambda path: (path.suffix == ".html", path)):
         place = folder / path.relative_to(stage)
-        try:
+        with writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, place)
-        except OSError as error:
-            raise RunError(cannot_write(place, error)) from error

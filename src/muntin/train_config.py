@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from muntin.configs import check_range
+from muntin.configs import Range, check_ranges
 
 AdaptName = Literal["none", "lora"]
 
@@ -77,73 +77,47 @@ class TrainConfig:
     """
 
     recipe: str = "imagenet"
-    epochs: int = 300
-    max_time_s: float = 0.0
-    batch_size: int = 0
-    accumulate: int = 1
+    epochs: Annotated[int, Range(1, 10**6)] = 300
+    max_time_s: Annotated[float, Range(0, 10**9)] = 0.0
+    batch_size: Annotated[int, Range(0, 10**6)] = 0
+    accumulate: Annotated[int, Range(1, 10**4)] = 1
     optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 5e-4
+    learning_rate: Annotated[float, Range(0, 100)] = 5e-4
     lr_batch: int = 512
-    muon_learning_rate: float = 0.005
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.05
-    layer_decay: float = 1.0
-    warmup: float = 20 / 300
+    muon_learning_rate: Annotated[float, Range(0, 100)] = 0.005
+    betas: Annotated[tuple[float, float], Range(0, 0.9999999)] = (0.9, 0.999)
+    weight_decay: Annotated[float, Range(0, 10)] = 0.05
+    layer_decay: Annotated[float, Range(0.01, 1)] = 1.0
+    warmup: Annotated[float, Range(0, 0.9)] = 20 / 300
     decay: Literal["cosine", "linear", "steps"] = "cosine"
-    steps: tuple[float, ...] = (0.75, 11 / 12)
-    min_lr: float = 0.01
-    clip_grad: float = 5.0
-    label_smoothing: float = 0.1
+    steps: Annotated[tuple[float, ...], Range(0, 1)] = (0.75, 11 / 12)
+    min_lr: Annotated[float, Range(0, 1)] = 0.01
+    clip_grad: Annotated[float, Range(0, 10**6)] = 5.0
+    label_smoothing: Annotated[float, Range(0, 0.9)] = 0.1
     class_weights: bool = False
-    ema_decay: float = 0.0
+    ema_decay: Annotated[float, Range(0, 0.999999)] = 0.0
     drop_path_rate: float | Literal["model"] = "model"
     init: Literal["plain", "mimetic"] = "plain"
-    freeze: int = 0
+    freeze: Annotated[int, Range(-1, 1000)] = 0
     adapt: AdaptName = "none"
-    lora_rank: int = 8
-    lora_alpha: float = 16.0
-    location_loss: float = 0.0
+    lora_rank: Annotated[int, Range(1, 4096)] = 8
+    lora_alpha: Annotated[float, Range(0.001, 10**4)] = 16.0
+    location_loss: Annotated[float, Range(0, 100)] = 0.0
     checkpointing: bool = False
     residual: Literal["full", "half"] = "full"
     recomputed_layers: bool = False
-    recomputed_blocks: int = 0
-    memory_gib: float = 0.0
+    recomputed_blocks: Annotated[int, Range(0, 10**4)] = 0
+    memory_gib: Annotated[float, Range(0, 10**6)] = 0.0
     shard: bool = False
-    early_stop: int = 0
-    start_size: float = 1.0
-    full_size_from: float = 0.0
-    seed: int = 0
+    early_stop: Annotated[int, Range(0, 10**6)] = 0
+    start_size: Annotated[float, Range(0.1, 1)] = 1.0
+    full_size_from: Annotated[float, Range(0, 1)] = 0.0
+    seed: Annotated[int, Range(-(2**62), 2**62)] = 0
     overfit_check: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_range("train.epochs", self.epochs, 1, 10**6)
-        check_range("train.max_time_s", self.max_time_s, 0, 10**9)
-        check_range("train.batch_size", self.batch_size, 0, 10**6)
-        check_range("train.accumulate", self.accumulate, 1, 10**4)
-        check_range("train.learning_rate", self.learning_rate, 0, 100)
-        check_range("train.muon_learning_rate", self.muon_learning_rate, 0, 100)
-        for beta in self.betas:
-            check_range("train.betas", beta, 0, 0.9999999)
-        check_range("train.weight_decay", self.weight_decay, 0, 10)
-        check_range("train.layer_decay", self.layer_decay, 0.01, 1)
-        check_range("train.warmup", self.warmup, 0, 0.9)
-        for part in self.steps:
-            check_range("train.steps", part, 0, 1)
-        check_range("train.min_lr", self.min_lr, 0, 1)
-        check_range("train.clip_grad", self.clip_grad, 0, 10**6)
-        check_range("train.label_smoothing", self.label_smoothing, 0, 0.9)
-        check_range("train.ema_decay", self.ema_decay, 0, 0.999999)
-        check_range("train.freeze", self.freeze, -1, 1000)
-        check_range("train.location_loss", self.location_loss, 0, 100)
-        check_range("train.lora_rank", self.lora_rank, 1, 4096)
-        check_range("train.lora_alpha", self.lora_alpha, 0.001, 10**4)
-        check_range("train.recomputed_blocks", self.recomputed_blocks, 0, 10**4)
-        check_range("train.memory_gib", self.memory_gib, 0, 10**6)
-        check_range("train.early_stop", self.early_stop, 0, 10**6)
-        check_range("train.seed", self.seed, -(2**62), 2**62)
-        check_range("train.start_size", self.start_size, 0.1, 1)
-        check_range("train.full_size_from", self.full_size_from, 0, 1)
+        check_ranges("train", self)
 
     @property
     def validation_batch(self) -> int:
@@ -175,18 +149,15 @@ class MachineConfig:
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = 1
-    nodes: int = 1
-    timeout_s: float = 1800.0
+    devices: Annotated[int, Range(1, 4096)] = 1
+    nodes: Annotated[int, Range(1, 4096)] = 1
+    timeout_s: Annotated[float, Range(1, 10**6)] = 1800.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
-    workers: int = -1
+    workers: Annotated[int, Range(-1, 512)] = -1
     tensorboard: Literal["auto", "on", "off"] = "auto"
     log: tuple[LogName, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_range("machine.devices", self.devices, 1, 4096)
-        check_range("machine.nodes", self.nodes, 1, 4096)
-        check_range("machine.timeout_s", self.timeout_s, 1, 10**6)
-        check_range("machine.workers", self.workers, -1, 512)
+        check_ranges("machine", self)

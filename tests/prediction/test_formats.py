@@ -30,6 +30,7 @@ from muntin.prediction.formats.table_writers import write_csv
 from muntin.results import Detections, Labels, Poses, SemanticMap
 from muntin.run_lengths import decode_mask, encode_mask, mask_area, to_run_lengths
 from muntin.samples import Classes, Skeleton
+from muntin.staging import format_json, list_json
 
 NAMES = ("\u732b", "dog, big", "\u9f20")
 SKELETON = Skeleton(
@@ -266,6 +267,14 @@ def test_tables_have_a_row_for_everything(images, tmp_path, kind):
     ]
     if kind == "objects":
         assert [row["mask"] for row in things] == [row["mask"]["counts"] for row in wanted]
+
+
+def test_a_list_keeps_what_it_was_told():
+    """Line breaks of Unicode, which JSON does not escape, among them."""
+    rows = [{"path": "a\u2028b\u0085c.png", "classes": [1, 2]}, {}, {"path": "d"}]
+    for count in range(4):
+        text = "".join(list_json(map(format_json, rows[:count])))
+        assert json.loads(text) == rows[:count]
 
 
 def test_the_first_object_of_a_table_may_come_late(tmp_path):

@@ -34,10 +34,11 @@ from muntin.serving.messages import (
 )
 from muntin.serving.metrics import Metrics
 from muntin.serving.serve_settings import LoadOptions, ModelSource, ServeSettings
-from muntin.serving.service import join_results, to_batch
+from muntin.serving.service import to_batch
 from muntin.serving.uploads import PredictRequest, Upload
 from muntin.serving.worker import Worker, load_model
 from muntin.serving.worker_process import WorkerProcess
+from muntin.staging import list_json
 from tests.serving.conftest import KINDS
 from tests.serving.live import DATA, RUNS
 
@@ -143,7 +144,7 @@ def compare_batches(talk: Talk, folder: Path, kind: str, count: int) -> None:
     items = [WorkItem(name=path.name, data=path.read_bytes()) for path in files]
     options = BatchOptions(model=kind)
     alone = [talk.ask(options, item)[0] for item in items]
-    assert [join_results([answer.text]) for answer in alone] == wanted
+    assert ["".join(list_json([answer.text])) for answer in alone] == wanted
     assert not any(answer.fault for answer in alone)
     rng = random.Random(kind)
     broken = WorkItem(name="broken", data=BROKEN)
@@ -295,7 +296,7 @@ def test_the_threshold_beside_a_detector_is_that_of_predict(
     options, items = to_batch(model, PredictRequest(uploads=(upload,), threshold=threshold))
     (answer,) = talk.ask(options, *items)
     words = () if threshold is None else ("--threshold", str(threshold))
-    assert join_results([answer.text]) == predict_one(path, "pose", *beside, *words)
+    assert "".join(list_json([answer.text])) == predict_one(path, "pose", *beside, *words)
     talk.end()
 
 

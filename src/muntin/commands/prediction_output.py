@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
+from muntin.commands.values import to_json
 from muntin.errors import UsageError, plural
+from muntin.staging import list_json
 
 if TYPE_CHECKING:
     from muntin.drawing.window import Window
@@ -161,10 +163,8 @@ class Output(ExitStack):
 
     def print(self) -> None:
         """Write the JSON list to stdout, which stays empty where a command fails."""
-        from muntin.prediction.formats.table_writers import write_list
-
         if self.document is not None:
-            write_list(self.document.rows(), sys.stdout.write)
+            sys.stdout.writelines(list_json(map(to_json, self.document.rows())))
 
 
 def _sum_weights(run: Run, about: Mapping[str, Any]) -> dict[str, str]:

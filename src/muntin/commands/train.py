@@ -57,7 +57,7 @@ def train(
         epochs=epochs or 0, max_time_s=values.parse_time(max_time),
         batch_size=values.parse_batch(batch_size), img_size=values.parse_size(img_size),
         precision=precision, device=device, on=on,
-        **values.count_processes(devices, nodes),
+        devices=devices or 0, nodes=nodes or 0,
         seed=-1 if seed is None else seed, out=out, resume=resume,
         settings=values.train_settings(
             settings, adapt, freeze, teacher_cache, log=log, check=check_first

@@ -254,8 +254,3 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))  # not markup: a class may be called "[red]"
     console.print(table)
-
-
-def count_processes(devices: int | None, nodes: int | None) -> dict[str, Any]:
-    """The arguments `devices` and `nodes` of `train`; 0 = not given."""
-    return {"devices": devices or 0, "nodes": nodes or 0}

@@ -20,15 +20,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.batch_rows import count_real
-from muntin.collectives import sum_all
-from muntin.configs import check_range
+from muntin.configs import Range, check_ranges
 from muntin.features import Backbone, Features
 from muntin.heads.dense_assignment import (
     Cells,
@@ -52,7 +50,9 @@ from muntin.heads.detector import (
     Detector,
     Instances,
     SelectConfig,
+    batch_share,
     find_candidate,
+    flatten_cells,
     select_fixed,
     select_rows,
 )
@@ -85,10 +85,10 @@ class DenseConfig(HeadConfig):
     neck: NeckConfig = field(
         default_factory=lambda: NeckConfig(finest=8, norm="batch", extra="conv", extra_levels=1)
     )
-    num_convs: int = 2
+    num_convs: Annotated[int, Range(0, 16)] = 2
     norm: NormName = "batch"
-    prototypes: int = 0
-    mask_size: int = 28
+    prototypes: Annotated[int, Range(0, 256)] = 0
+    mask_size: Annotated[int, Range(4, 256)] = 28
     select: SelectConfig = field(default_factory=lambda: SelectConfig(suppression="none", iou=0.6))
 
     @property
@@ -98,9 +98,7 @@ class DenseConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_range("head.num_convs", self.num_convs, 0, 16)
-        check_range("head.prototypes", self.prototypes, 0, 256)
-        check_range("head.mask_size", self.mask_size, 4, 256)
+        check_ranges("head", self)
 
 
 SMALL_DENSE = DenseConfig(
@@ -225,9 +223,16 @@ class Dense(Detector):
             size = (level.shape[2], level.shape[3])
             points = grid_points(size, stride, offset=0.5, device=level.device)
             # Less one stride: the edge of an object smaller than a cell may lie on the near side.
-            boxes = boxes_at(points, (F.softplus(flatten(self.boxes(placed))) - 1) * stride)
+            boxes = boxes_at(points, (F.softplus(flatten_cells(self.boxes(placed))) - 1) * stride)
             layers = placed[:, :0] if self.mask_layers is None else self.mask_layers(placed)
-            parts.append((flatten(self.classes(seen)), flatten(twin), boxes, flatten(layers)))
+            parts.append(
+                (
+                    flatten_cells(self.classes(seen)),
+                    flatten_cells(twin),
+                    boxes,
+                    flatten_cells(layers),
+                )
+            )
         logits, twins, boxes, layers = (torch.cat(p, dim=1) for p in zip(*parts, strict=True))
         return logits, twins, boxes, layers
 
@@ -333,11 +338,6 @@ class Dense(Detector):
         return batch_share(amounts) * (losses * counted).view(count, -1).sum(dim=1)
 
 
-def flatten(maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H*W C"]:
-    """Give the values of each cell, in full precision."""
-    return maps.flatten(2).transpose(1, 2).float()
-
-
 def keep_peaks(scores: Float[Tensor, "B N K"], sizes: list[Size]) -> Float[Tensor, "B N K"]:
     """Set scores to 0 where a neighbour, on the same level or the next ones, has a better one.
 
@@ -378,13 +378,3 @@ def shares_of_objects(pairs: Pairs) -> Float[Tensor, " P"]:
     least = pairs.overlaps.clamp(min=1e-6)
     sums = least.new_zeros(int(pairs.objects.max()) + 1 if len(least) else 0)
     return least / sums.index_add(0, pairs.objects, least)[pairs.objects]
-
-
-def batch_share(amounts: Tensor) -> Tensor:
-    """Images of the whole batch per amount in it, at least one an image; `amounts` are by image.
-
-    One normaliser, in whatever processes the images are, so that each object weighs the same.
-    """
-    real = amounts[: count_real(len(amounts))].detach().float()
-    total, images = sum_all(torch.stack([real.sum(), real.new_tensor(float(len(real)))]))
-    return images / torch.maximum(total, images)

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, overload
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
-from muntin.configs import check_range
+from muntin.batch_rows import count_real
+from muntin.collectives import sum_all
+from muntin.configs import Range, check_ranges
 from muntin.errors import ConfigError
 from muntin.features import Features
 from muntin.heads.network import Head
 from muntin.ops.boxes import Suppression, suppress, survives
-from muntin.shapes import Float, Int
+from muntin.shapes import Float, Int, Real
 
 
 class Instances(NamedTuple):
@@ -107,17 +109,15 @@ class SelectConfig:
         max_detections: Maximum boxes per image.
     """
 
-    score_threshold: float = 0.05
-    iou: float = 0.5
+    score_threshold: Annotated[float, Range(0, 1)] = 0.05
+    iou: Annotated[float, Range(0, 1)] = 0.5
     suppression: Suppression = "hard"
     class_agnostic: bool = False
-    max_detections: int = 100
+    max_detections: Annotated[int, Range(1, 100_000)] = 100
 
     def __post_init__(self) -> None:
         """Validate the ranges."""
-        check_range("select.score_threshold", self.score_threshold, 0, 1)
-        check_range("select.iou", self.iou, 0, 1)
-        check_range("select.max_detections", self.max_detections, 1, 100_000)
+        check_ranges("select", self)
 
 
 class Selected(NamedTuple):
@@ -282,6 +282,21 @@ class Detector(Head):
     ) -> tuple[Tensor, ...]:
         """Like `with_masks`, for the output of `select_fixed`."""
         return boxes, scores, class_ids
+
+
+def flatten_cells(maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H*W C"]:
+    """Give the values of each cell, in full precision."""
+    return maps.flatten(2).transpose(1, 2).float()
+
+
+def batch_share(amounts: Real[Tensor, " B"], least: int = 1) -> Float[Tensor, ""]:
+    """Images of the whole batch per amount in it, which counts as `least` an image at least.
+
+    One normaliser, in whatever processes the images are, so that each object weighs the same.
+    """
+    real = amounts[: count_real(len(amounts))].detach().float()
+    total, images = sum_all(torch.stack([real.sum(), real.new_tensor(float(len(real)))]))
+    return images / torch.maximum(total, least * images)
 
 
 def find_candidate(

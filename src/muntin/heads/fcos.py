@@ -16,17 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.batch_rows import count_real
-from muntin.collectives import sum_all
-from muntin.configs import check_range
+from muntin.configs import Range, check_ranges
 from muntin.features import Backbone, Features
-from muntin.heads.detector import Detector, SelectConfig, find_candidate
+from muntin.heads.detector import Detector, SelectConfig, batch_share, find_candidate, flatten_cells
 from muntin.heads.necks import NeckConfig, build_neck
 from muntin.heads.network import HeadConfig
 from muntin.heads.rcnn_stages import IGNORED, clip_boxes
@@ -57,12 +55,12 @@ class FCOSConfig(HeadConfig):
     neck: NeckConfig = field(
         default_factory=lambda: NeckConfig(finest=8, extra="conv", extra_levels=2)
     )
-    num_convs: int = 4
+    num_convs: Annotated[int, Range(0, 16)] = 4
     norm: NormName = "group"
     centre: float = 0.5
-    radius: float = 1.5
-    reach: float = 8.0
-    top: int = 1000
+    radius: Annotated[float, Range(0.1, 100)] = 1.5
+    reach: Annotated[float, Range(1, 1000)] = 8.0
+    top: Annotated[int, Range(1, 10**6)] = 1000
     select: SelectConfig = field(default_factory=lambda: SelectConfig(iou=0.6))
 
     @property
@@ -72,10 +70,7 @@ class FCOSConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_range("head.num_convs", self.num_convs, 0, 16)
-        check_range("head.radius", self.radius, 0.1, 100)
-        check_range("head.reach", self.reach, 1, 1000)
-        check_range("head.top", self.top, 1, 10**6)
+        check_ranges("head", self)
 
 
 SMALL_FCOS = FCOSConfig(
@@ -186,10 +181,7 @@ class FCOS(Detector):
         classes = self.classes(self.class_convs(level))
         maps = self.box_convs(level)
         distances, centredness = F.relu(self.boxes(maps)), self.centredness(maps)
-        logits, distances, centredness = (
-            part.flatten(2).transpose(1, 2).float() for part in (classes, distances, centredness)
-        )
-        return logits, distances, centredness
+        return flatten_cells(classes), flatten_cells(distances), flatten_cells(centredness)
 
     def _points(self, level: Tensor, stride: float) -> Float[Tensor, "n 2"]:
         cells: Size = (level.shape[2], level.shape[3])
@@ -211,11 +203,8 @@ class FCOS(Detector):
             assign_cells(points, self.strides, target, self.config.radius, self.config.reach)
             for target in targets
         ]
-        # One normaliser for the batch, so that each object weighs the same in every image.
-        real = matched[: count_real(len(matched))]
-        positives = sum(int((row >= 0).sum()) for row in real)
-        sums = sum_all(torch.tensor([positives, len(real)], device=logits.device)).tolist()
-        share = sums[1] / max(sums[0], MIN_POSITIVES * sums[1])
+        positives = torch.stack([(row >= 0).sum() for row in matched])
+        share = batch_share(positives, MIN_POSITIVES)
         rows = []
         for image, (target, match) in enumerate(zip(targets, matched, strict=True)):
             at = torch.where(match >= 0)[0]

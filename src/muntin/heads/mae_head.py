@@ -12,12 +12,12 @@ Source:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from muntin.configs import check_range
+from muntin.configs import Range
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.pixel_decoder import (
@@ -44,13 +44,8 @@ class MAEConfig(DecoderConfig):
 
     kind: ClassVar[str] = "mae"
 
-    mask_ratio: float = 0.75
+    mask_ratio: Annotated[float, Range(0.01, 0.99)] = 0.75
     norm_pix: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
-        DecoderConfig.__post_init__(self)
-        check_range("head.mask_ratio", self.mask_ratio, 0.01, 0.99)
 
 
 class MAEHead(PatchPredictor):

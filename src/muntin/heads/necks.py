@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.configs import check_range
+from muntin.configs import Range, check_ranges
 from muntin.features import FeatureSpec
 from muntin.nn.conv_norm import (
     ChannelNorm,
@@ -47,16 +47,15 @@ class NeckConfig:
             "conv" convolves with stride 2 (RetinaNet, FCOS).
     """
 
-    channels: int = 256
+    channels: Annotated[int, Range(1, 4096)] = 256
     finest: int = 4
     norm: NormName = "none"
-    extra_levels: int = 1
+    extra_levels: Annotated[int, Range(0, 4)] = 1
     extra: Literal["pool", "conv"] = "pool"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_range("neck.channels", self.channels, 1, 4096)
-        check_range("neck.extra_levels", self.extra_levels, 0, 4)
+        check_ranges("neck", self)
 
 
 class _Extra(nn.Module):

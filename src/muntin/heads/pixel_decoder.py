@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from muntin.configs import check_range
+from muntin.configs import Range, check_range, check_ranges
 from muntin.errors import ConfigError, ShapeError
 from muntin.features import Backbone, Features, TokenMask
 from muntin.heads.network import HeadConfig, PretrainingHead
@@ -41,14 +41,13 @@ class DecoderConfig(HeadConfig):
         num_heads: Attention heads of the decoder.
     """
 
-    dim: int = 512
-    depth: int = 8
+    dim: Annotated[int, Range(4, 2**15)] = 512
+    depth: Annotated[int, Range(1, 100)] = 8
     num_heads: int = 16
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_range("head.dim", self.dim, 4, 2**15)
-        check_range("head.depth", self.depth, 1, 100)
+        check_ranges("head", self)
         check_range("head.num_heads", self.num_heads, 1, self.dim)
         if self.dim % 4 or self.dim % self.num_heads:
             message = (

@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.configs import check_range
+from muntin.configs import Range, check_ranges
 from muntin.features import Backbone, Features
 from muntin.heads.necks import LightDecoder, SimplePyramid, build_plain_neck
 from muntin.heads.network import Head, HeadConfig
@@ -54,18 +54,16 @@ class PoseConfig(HeadConfig):
     kind: ClassVar[str] = "heatmap"
 
     decoder: Literal["deconv", "simple", "light"] = "deconv"
-    finest: int = 32
-    channels: int = 256
+    finest: Annotated[int, Range(1, 64)] = 32
+    channels: Annotated[int, Range(1, 4096)] = 256
     norm: NormName = "layer"
     loss: Literal["square", "entropy"] = "square"
     coding: Coding = "udp"
-    sigma: float = 2.0
+    sigma: Annotated[float, Range(0.1, 100)] = 2.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_range("head.finest", self.finest, 1, 64)
-        check_range("head.channels", self.channels, 1, 4096)
-        check_range("head.sigma", self.sigma, 0.1, 100)
+        check_ranges("head", self)
 
 
 class PoseHead(Head):

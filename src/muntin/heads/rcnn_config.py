@@ -8,9 +8,9 @@ half a pixel aside, the background class first or last. These conventions are fi
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from muntin.configs import check_range
+from muntin.configs import Range, check_ranges
 from muntin.errors import ConfigError
 from muntin.heads.detector import SelectConfig
 from muntin.heads.necks import NeckConfig
@@ -70,22 +70,22 @@ class RCNNConfig(HeadConfig):
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     rounded_anchors: bool = False
     rpn_convs: int = 1
-    rpn_batch: int = 256
-    rpn_iou: tuple[float, float] = (0.7, 0.3)
-    pre_nms: tuple[int, int] = (2000, 1000)
-    proposals: tuple[int, int] = (1000, 1000)
-    proposal_iou: float = 0.7
-    stage_ious: tuple[float, ...] = (0.5,)
+    rpn_batch: Annotated[int, Range(1, 10**6)] = 256
+    rpn_iou: Annotated[tuple[float, float], Range(0, 1)] = (0.7, 0.3)
+    pre_nms: Annotated[tuple[int, int], Range(1, 10**6)] = (2000, 1000)
+    proposals: Annotated[tuple[int, int], Range(1, 10**6)] = (1000, 1000)
+    proposal_iou: Annotated[float, Range(0, 1)] = 0.7
+    stage_ious: Annotated[tuple[float, ...], Range(0, 1)] = (0.5,)
     stage_stds: tuple[tuple[float, ...], ...] = _STDS
     stage_weights: tuple[float, ...] = (1.0, 0.5, 0.25)
     stage_average: Literal["scores", "logits"] = "scores"
-    roi_batch: int = 512
-    roi_positive: float = 0.25
+    roi_batch: Annotated[int, Range(1, 10**6)] = 512
+    roi_positive: Annotated[float, Range(0, 1)] = 0.25
     aligned: bool = True
     sampling: int = 0
-    roi_size: int = 7
+    roi_size: Annotated[int, Range(1, 64)] = 7
     box_convs: int = 0
-    box_linears: int = 2
+    box_linears: Annotated[int, Range(1, 8)] = 2
     box_dim: int = 1024
     box_norm: NormName = "none"
     class_agnostic: bool = False
@@ -115,12 +115,7 @@ class RCNNConfig(HeadConfig):
         if any(len(stds) != 4 or min(stds) <= 0 for stds in self.stage_stds):
             message = f"each of stage_stds must be 4 numbers above 0, got {self.stage_stds}."
             raise ConfigError(message)
-        for iou in (*self.stage_ious, *self.rpn_iou, self.proposal_iou, self.roi_positive):
-            check_range("an overlap or share", iou, 0, 1)
-        for count in (*self.pre_nms, *self.proposals, self.roi_batch, self.rpn_batch):
-            check_range("a number of boxes", count, 1, 10**6)
-        check_range("roi_size", self.roi_size, 1, 64)
-        check_range("box_linears", self.box_linears, 1, 8)
+        check_ranges("head", self)
 
 
 MASK_RCNN = RCNNConfig()

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.configs import check_range
+from muntin.configs import Range, check_ranges
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features
 from muntin.heads.necks import LightDecoder, UPerNet, build_plain_neck
@@ -42,24 +42,18 @@ class SemanticConfig(HeadConfig):
 
     decoder: Literal["upernet", "light"] = "upernet"
     finest: int = 4
-    channels: int = 512
-    pool_sides: tuple[int, ...] = (1, 2, 3, 6)
+    channels: Annotated[int, Range(1, 4096)] = 512
+    pool_sides: Annotated[tuple[int, ...], Range(1, 1000)] = (1, 2, 3, 6)
     norm: NormName = "batch"
-    dropout: float = 0.1
-    aux_channels: int = 256
+    dropout: Annotated[float, Range(0, 0.99)] = 0.1
+    aux_channels: Annotated[int, Range(0, 4096)] = 256
     aux_level: int = 2
-    aux_weight: float = 0.4
-    dice_weight: float = 0.0
+    aux_weight: Annotated[float, Range(0, 100)] = 0.4
+    dice_weight: Annotated[float, Range(0, 100)] = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_range("head.channels", self.channels, 1, 4096)
-        check_range("head.dropout", self.dropout, 0, 0.99)
-        check_range("head.aux_channels", self.aux_channels, 0, 4096)
-        check_range("head.aux_weight", self.aux_weight, 0, 100)
-        check_range("head.dice_weight", self.dice_weight, 0, 100)
-        for side in self.pool_sides:
-            check_range("head.pool_sides", side, 1, 1000)
+        check_ranges("head", self)
 
 
 class SemanticHead(Head):

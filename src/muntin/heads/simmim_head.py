@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muntin.configs import check_range
+from muntin.configs import Range, check_range
 from muntin.errors import ConfigError
 from muntin.features import Backbone, Features, TokenMask
 from muntin.heads.network import PretrainingHead
@@ -58,7 +58,7 @@ class SimMIMConfig(DecoderConfig):
 
     uniform: bool = False
     mask_ratio: float = _SHARE
-    mask_unit: int = 32
+    mask_unit: Annotated[int, Range(1, 1024)] = 32
     dim: int = 256
     depth: int = 2
     num_heads: int = 8
@@ -67,7 +67,6 @@ class SimMIMConfig(DecoderConfig):
         """Refuse what cannot be built."""
         DecoderConfig.__post_init__(self)
         check_range("head.mask_ratio", self.mask_ratio, 0 if self.uniform else 0.01, 0.99)
-        check_range("head.mask_unit", self.mask_unit, 1, 1024)
 
     def follow(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Complete changed fields; see `muntin.configs.replace`."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from muntin.configs import check_range
+from muntin.configs import Range, check_ranges
 from muntin.features import Backbone, Features
 from muntin.heads.network import HeadConfig, PretrainingHead
 from muntin.nn.layers import init_linear_weights
@@ -40,17 +40,14 @@ class ViewsConfig(HeadConfig):
 
     kind: ClassVar[str] = "views"
 
-    gaussian_weight: float = 0.05
-    directions: int = 256
-    dim: int = 64
-    hidden_dim: int = 512
+    gaussian_weight: Annotated[float, Range(1e-4, 0.9999)] = 0.05
+    directions: Annotated[int, Range(1, 2**16)] = 256
+    dim: Annotated[int, Range(2, 2**15)] = 64
+    hidden_dim: Annotated[int, Range(1, 2**15)] = 512
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        check_range("head.gaussian_weight", self.gaussian_weight, 1e-4, 0.9999)
-        check_range("head.directions", self.directions, 1, 2**16)
-        check_range("head.dim", self.dim, 2, 2**15)
-        check_range("head.hidden_dim", self.hidden_dim, 1, 2**15)
+        check_ranges("head", self)
 
 
 class ViewsHead(PretrainingHead):

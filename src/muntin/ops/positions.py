@@ -257,9 +257,9 @@ class SizeRule:
     """
 
     patch: Literal["pad", "crop", "refuse"]
-    pad: Literal["before_shift", "after_shift"]
-    shrink: Literal["never", "side", "both", "built"]
-    shift: Literal["never", "side", "both"]
+    pad: Literal["before_shift", "after_shift"] = "before_shift"
+    shrink: Literal["never", "side", "both", "built"] = "side"
+    shift: Literal["never", "side", "both"] = "side"
     positions: Resampling = "bicubic"
     tables: TableInterpolation = "bicubic"
     patch_vit: Literal["", "pad", "crop", "refuse"] = ""
@@ -268,50 +268,34 @@ class SizeRule:
 SIZE_RULES: dict[SizeRuleName, SizeRule] = {
     # Ours: no padding is computed where a smaller window will do; at every size where the
     # published classification models are defined it gives what they give.
-    "muntin": SizeRule(
-        patch="pad", pad="before_shift", shrink="side", shift="side", positions="antialiased"
-    ),
-    "microsoft": SizeRule(patch="refuse", pad="before_shift", shrink="both", shift="both"),
-    "torchvision": SizeRule(
-        patch="crop", pad="before_shift", shrink="never", shift="side", positions="aligned"
-    ),
+    "muntin": SizeRule(patch="pad", positions="antialiased"),
+    "microsoft": SizeRule(patch="refuse", shrink="both", shift="both"),
+    "torchvision": SizeRule(patch="crop", shrink="never", positions="aligned"),
     "transformers": SizeRule(
-        patch="pad",
-        pad="before_shift",
-        shrink="both",
-        shift="both",
-        tables="linear",
-        patch_vit="crop",
+        patch="pad", shrink="both", shift="both", tables="linear", patch_vit="crop"
     ),
     # Its Swin V2 decides once, from the size that it was built for, and its Swin anew each time.
-    "transformers_v2": SizeRule(patch="pad", pad="before_shift", shrink="built", shift="side"),
+    "transformers_v2": SizeRule(patch="pad", shrink="built"),
     # Its DINOv2 with registers, a plain ViT.
     "transformers_registers": SizeRule(
-        patch="crop", pad="before_shift", shrink="both", shift="both", positions="antialiased"
+        patch="crop", shrink="both", shift="both", positions="antialiased"
     ),
     # Classifiers of mmpretrain: they leave the shift out where a map is not larger than a window.
-    "mmpretrain": SizeRule(patch="pad", pad="before_shift", shrink="never", shift="both"),
+    "mmpretrain": SizeRule(patch="pad", shrink="never", shift="both"),
     # The detection and segmentation forks, mmdet, mmseg and detectron2.
-    "openmmlab": SizeRule(patch="pad", pad="before_shift", shrink="never", shift="never"),
+    "openmmlab": SizeRule(patch="pad", shrink="never", shift="never"),
     "timm": SizeRule(
         patch="refuse",
         pad="after_shift",
         shrink="built",
-        shift="side",
         positions="antialiased",
         tables="geometric",
     ),
     # Plain ViTs of DeiT, MAE, BEiT and what was written from them; then those of DINO and DINOv2.
-    "facebook": SizeRule(
-        patch="refuse", pad="before_shift", shrink="side", shift="side", tables="geometric"
-    ),
-    "dino": SizeRule(
-        patch="refuse", pad="before_shift", shrink="side", shift="side", positions="offset"
-    ),
+    "facebook": SizeRule(patch="refuse", tables="geometric"),
+    "dino": SizeRule(patch="refuse", positions="offset"),
     # Has plain ViTs only; their convolution drops what is no whole patch.
-    "google": SizeRule(
-        patch="crop", pad="before_shift", shrink="side", shift="side", positions="linear"
-    ),
+    "google": SizeRule(patch="crop", positions="linear"),
 }
 
 

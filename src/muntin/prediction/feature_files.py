@@ -23,14 +23,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.errors import ConfigError, DataError, RunError, cannot_write, missing_extra, quote
-from muntin.staging import format_json, refuse_existing, replacing, sync, write_file
+from muntin.errors import ConfigError, DataError, RunError, quote
+from muntin.prediction.formats.table_writers import import_arrow
+from muntin.staging import format_json, refuse_existing, replacing, sync, write_file, writing
 from muntin.untrusted import open_regular, parse_json, read_regular, reading
 
 ROWS = 4096
 """Rows that are in memory at a time."""
 
 _SUFFIXES = (".npy", ".parquet")
+_WHAT_NEEDS_ARROW = "a .parquet file"
 _RECORD_KEY = b"muntin"
 _ADVICE = "Write it again: muntin embed"
 
@@ -63,7 +65,7 @@ def check_out(out: Path, *, force: bool) -> None:
         message = f"OUT must end in {' or '.join(_SUFFIXES)}, got {str(out)!r}. Change its suffix."
         raise ConfigError(message)
     if out.suffix.lower() == ".parquet":
-        _parquet()
+        import_arrow(_WHAT_NEEDS_ARROW)
     refuse_existing([out], (), option="OUT", force=force)
 
 
@@ -131,18 +133,16 @@ class FeatureWriter:
         self.names += names
 
     def _append(self, path: Path, data: bytes, *, fresh: bool = False) -> None:
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb" if fresh else "ab") as file:
                 file.write(data)
-        except OSError as error:
-            raise RunError(cannot_write(path, error)) from error
 
     def finish(self, left_out: Sequence[str]) -> FeatureTable:
         """Put the file together, the last moment in which it can fail, and remove the parts."""
         shape = (len(self.names), *(self._shape or (0,)))
         record = {**self.record, "shape": list(shape), "left_out": list(left_out)}
-        try:
+        with writing(self.out):
             if self._shape is None:
                 self._append(self._rows, _header(shape), fresh=True)
             with self._rows.open("r+b") as file:
@@ -155,8 +155,6 @@ class FeatureWriter:
                 write_file(format_json(record).encode(), _beside(self.out, "json"))
                 sync(self._rows)
                 os.replace(self._rows, self.out)
-        except OSError as error:
-            raise RunError(cannot_write(self.out, error)) from error
         self._remove()
         return read_features(self.out)
 
@@ -229,21 +227,11 @@ def _table(rows: NDArray[np.float32], names: Sequence[str], record: Any) -> Feat
     return FeatureTable(rows=rows, names=tuple(names), record=record, left_out=left_out)
 
 
-def _parquet() -> Any:  # noqa: ANN401 (a module)
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        library, extra = "pyarrow", "parquet"
-        raise missing_extra(library, extra, "a .parquet file") from error
-    return pyarrow
-
-
 def _write_parquet(
     out: Path, rows: NDArray[np.float32], names: Sequence[str], record: Mapping[str, Any]
 ) -> None:
     """Write columns "path" and "features", a list an image; their shape is in the metadata."""
-    arrow = _parquet()
+    arrow = import_arrow(_WHAT_NEEDS_ARROW)
     width = math.prod(rows.shape[1:])
     kind = arrow.list_(arrow.float32(), width)
     text = format_json(record).encode()
@@ -259,7 +247,7 @@ def _write_parquet(
 
 
 def _read_parquet(path: Path) -> FeatureTable:
-    arrow = _parquet()
+    arrow = import_arrow(_WHAT_NEEDS_ARROW)
     with open_regular(path) as stream:
         file = arrow.parquet.ParquetFile(stream)
         record = parse_json((file.schema_arrow.metadata or {})[_RECORD_KEY])

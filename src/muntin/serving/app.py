@@ -18,13 +18,14 @@ from starlette.requests import ClientDisconnect
 
 from muntin._version import __version__
 from muntin.serving import inference_protocol, label_backend
-from muntin.serving.api_description import IMAGE_BODY, DescribedApi
+from muntin.serving.api_description import PARTS, DescribedApi
 from muntin.serving.batching import RefusedError
 from muntin.serving.explanations import Explainer
 from muntin.serving.gate import Gate
 from muntin.serving.serve_settings import ServeSettings
-from muntin.serving.service import Service, join_results
+from muntin.serving.service import Service
 from muntin.serving.uploads import PredictRequest, read_request, refuse
+from muntin.staging import list_json
 
 PAGE = Path(__file__).parent / "page"
 
@@ -109,7 +110,7 @@ def _add_errors(app: FastAPI) -> None:
 def _add_predictions(app: FastAPI, service: Service) -> None:
     explainer = Explainer()
 
-    @app.post("/predict", openapi_extra=IMAGE_BODY)
+    @app.post("/predict", openapi_extra=PARTS["image_body"])
     async def predict(request: Request) -> Response:
         """Predict one or several images.
 
@@ -124,11 +125,11 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
                 return await label_backend.predict_tasks(
                     service, request, {**dict(request.query_params), **asked}
                 )
-            text = join_results(await service.answer(request, asked))
+            text = "".join(list_json(await service.answer(request, asked)))
             name = service.find_model(asked.model)["name"]
         return Response(text, media_type="application/json", headers={"X-Model": name})
 
-    @app.post("/explain", openapi_extra=IMAGE_BODY, response_class=HTMLResponse)
+    @app.post("/explain", openapi_extra=PARTS["image_body"], response_class=HTMLResponse)
     async def explain(request: Request) -> Response:
         """Explain the prediction of one image: the page of `muntin explain`, as one HTML file."""
         async with service.admitted(request):

@@ -163,9 +163,9 @@ class Batcher:
             now = time.monotonic()
             for job in batch:
                 job.attempts += 1
-                self._metrics.stage("queue", now - job.arrived)
+                self._metrics.stages.labels("queue").observe(now - job.arrived)
                 job.answer.add_done_callback(partial(self._cancel_unwanted, self._number))
-            self._metrics.batch(len(batch))
+            self._metrics.batches.observe(len(batch))
             self._send(self._number, batch[0].options, tuple(job.item for job in batch))
 
     def _cancel_unwanted(self, number: int, _: asyncio.Future[Answer]) -> None:
@@ -189,10 +189,10 @@ class Batcher:
         while self._queue:
             job = self._queue.popleft()
             if job.answer.done():  # its client is gone
-                self._metrics.dropped("client")
+                self._metrics.dropped.labels("client").inc()
                 continue
             if now > job.deadline:
-                self._metrics.dropped("deadline")
+                self._metrics.dropped.labels("deadline").inc()
                 late = f"no answer within the {now - job.arrived:.3g} s that the request has"
                 job.answer.set_exception(RefusedError(504, late, reason="deadline"))
                 continue
@@ -226,7 +226,7 @@ class Batcher:
                 job.answer.set_result(answer)
         self._queue.extendleft(reversed(again))
         for name in ("decode", "network", "encode"):
-            self._metrics.stage(name, getattr(report, name))
+            self._metrics.stages.labels(name).observe(getattr(report, name))
         if batch:
             # The time between two reports is what an image costs while work is waiting.
             now = time.monotonic()

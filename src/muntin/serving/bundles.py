@@ -18,12 +18,12 @@ from pathlib import Path
 
 from muntin._version import __version__
 from muntin.engines.engine_table import FORMATS, find_format
-from muntin.errors import ConfigError, RunError, cannot_write, plural, quote, unknown_name
+from muntin.errors import ConfigError, RunError, plural, quote, unknown_name
 from muntin.runs import ExportedRun, Run
 from muntin.serving.bundled_model import BundledModel, fill, write_text
 from muntin.serving.model_repository import write_kserve, write_openvino, write_triton
 from muntin.serving.serve_settings import ModelSource, name_models
-from muntin.staging import format_json
+from muntin.staging import format_json, writing
 from muntin.untrusted import parse_json, read_regular
 
 RECORD = "bundle.json"
@@ -185,19 +185,15 @@ def _staged(place: Path) -> Iterator[Path]:
     inside = place.is_dir() and not any(place.iterdir())
     above = place.parent
     fresh = not above.exists()
-    try:
+    with writing(place):
         above.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".muntin-", dir=place if inside else above))
-    except OSError as error:
-        raise RunError(cannot_write(place, error)) from error
     try:
         stage = work / "new"
         stage.mkdir()
-        try:
+        with writing(place):
             yield stage
             (_fill_folder if inside else _replace_folder)(place, stage)
-        except OSError as error:
-            raise RunError(cannot_write(place, error)) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if fresh:

@@ -121,9 +121,11 @@ class Gate:
 
     def _note(self, scope: Scope, number: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        self._service.metrics.request(route, status, seconds)
+        metrics = self._service.metrics
+        metrics.requests.labels(route, str(status)).inc()
+        metrics.seconds.labels(route).observe(seconds)
         if reason := scope.get("muntin.refused"):
-            self._service.metrics.refused(reason)
+            metrics.refused.labels(reason).inc()
         if self._settings.log == "none":
             return
         values = {

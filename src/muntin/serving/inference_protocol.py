@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 
 from muntin._version import __version__
 from muntin.errors import unknown_name
+from muntin.serving.api_description import PARTS
 from muntin.serving.batching import RefusedError
 from muntin.serving.protocol_request import INPUT, LENGTH_HEADER, InferRequest, read_infer
 from muntin.serving.protocol_tensors import (
@@ -31,40 +32,6 @@ if TYPE_CHECKING:
     from muntin.serving.service import Service
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration")
-_INFER_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {
-                        "id": {"type": "string"},
-                        "inputs": {
-                            "type": "array",
-                            "items": {
-                                "type": "object",
-                                "required": ["name", "shape", "datatype", "data"],
-                                "properties": {
-                                    "name": {"type": "string", "example": INPUT},
-                                    "shape": {"type": "array", "items": {"type": "integer"}},
-                                    "datatype": {"type": "string", "example": "BYTES"},
-                                    "data": {
-                                        "type": "array",
-                                        "items": {"type": "string", "format": "byte"},
-                                    },
-                                },
-                            },
-                        },
-                        "outputs": {"type": "array", "items": {"type": "object"}},
-                        "parameters": {"type": "object"},
-                    },
-                }
-            }
-        },
-    }
-}
 _BINARY: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 
 
@@ -182,7 +149,7 @@ def _add_infer(app: FastAPI, service: Service) -> None:
         return Response(head + tail, headers=length, media_type="application/octet-stream")
 
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        app.post(f"{path}/infer", openapi_extra=_INFER_BODY, responses=_BINARY)(infer)
+        app.post(f"{path}/infer", openapi_extra=PARTS["infer_body"], responses=_BINARY)(infer)
 
 
 async def _answer(service: Service, request: Request, name: str, asked: InferRequest) -> list[str]:

@@ -13,33 +13,36 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """What a server counts; one registry a server, so that several may live in one process."""
+    """What a server counts; one registry a server, so that several may live in one process.
+
+    An image is dropped as its client is gone ("client") or its time is over ("deadline").
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
+        self.requests = Counter(
             "muntin_requests", "Requests, by route and status code", ("route", "status"),
             registry=self.registry,
         )  # fmt: skip
-        self._seconds = Histogram(
+        self.seconds = Histogram(
             "muntin_request_seconds", "From the head of a request to its answer", ("route",),
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
-        self._stages = Histogram(
+        self.stages = Histogram(
             "muntin_stage_seconds", "Parts of an answer: queue (an image); decode, network, encode "
             "(a batch)", ("stage",), buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
-        self._batches = Histogram(
+        self.batches = Histogram(
             "muntin_batch_images", "Images of a batch", buckets=_SIZES, registry=self.registry
         )
-        self._refused = Counter(
+        self.refused = Counter(
             "muntin_refused", "Requests that were not accepted", ("reason",), registry=self.registry
         )
-        self._dropped = Counter(
+        self.dropped = Counter(
             "muntin_dropped_images", "Images that left the queue without an answer", ("reason",),
             registry=self.registry,
         )  # fmt: skip
-        self._deaths = Counter(
+        self.deaths = Counter(
             "muntin_worker_deaths", "Worker processes that ended by themselves",
             registry=self.registry,
         )  # fmt: skip
@@ -47,31 +50,6 @@ class Metrics:
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Add a value that is read when it is asked for."""
         Gauge(f"muntin_{name}", text, registry=self.registry).set_function(read)
-
-    def request(self, route: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
-
-    def stage(self, name: str, seconds: float) -> None:
-        """Add the time of a part."""
-        self._stages.labels(name).observe(seconds)
-
-    def batch(self, size: int) -> None:
-        """Count a batch of `size` images."""
-        self._batches.observe(size)
-
-    def refused(self, reason: str) -> None:
-        """Count a request that was refused."""
-        self._refused.labels(reason).inc()
-
-    def dropped(self, reason: str) -> None:
-        """Count an image whose client is gone ("client") or whose time is over ("deadline")."""
-        self._dropped.labels(reason).inc()
-
-    def worker_died(self) -> None:
-        """Count a worker that ended by itself."""
-        self._deaths.inc()
 
     def text(self) -> bytes:
         """Everything, in the text format of Prometheus."""

@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from muntin.engines.graphs import GraphTensor
 from muntin.serving.bundled_model import BundledModel, fill, write_description, write_text
 from muntin.serving.serve_settings import ServeLimits
@@ -42,20 +40,12 @@ def write_kserve(out: Path, models: Sequence[BundledModel]) -> None:
     for model in models:
         _write_model(out / "models" / model.name, model)
     service = _service_name(models)
-    # Knative's mode, with which a cluster may begin, has no grace period for accepted work.
-    mode = {"annotations": {"serving.kserve.io/deploymentMode": "Standard"}}
-    for file, predictor, more in (
-        ("inference-service.yaml", _triton_predictor(), {}),
-        ("inference-service-muntin.yaml", _muntin_predictor(models), mode),
-    ):
-        content = {
-            "apiVersion": "serving.kserve.io/v1beta1",
-            "kind": "InferenceService",
-            "metadata": {"name": service, **more},
-            "spec": {"predictor": predictor},
-        }
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        write_text(out / file, fill("kserve_head") + text)
+    # In quotes, as names may hold what YAML reads otherwise.
+    places = (f"{model.name}={MOUNT}/{model.name}/1/model.onnx" for model in models)
+    lines = "".join(f"      - {_quoted(place)}\n" for place in places)
+    write_text(out / "inference-service.yaml", fill("kserve_service", service=service))
+    text = fill("kserve_muntin_service", service=service, models=lines)
+    write_text(out / "inference-service-muntin.yaml", text)
     _write_client(out, models, "kserve", 80, service=service)
 
 
@@ -159,68 +149,3 @@ def _service_name(models: Sequence[BundledModel]) -> str:
     text = models[0].name.lower() if len(models) == 1 else "models"
     plain = re.sub(r"[^a-z0-9]+", "-", text).strip("-")[:40].rstrip("-")
     return f"muntin-{plain}" if plain else "muntin"
-
-
-_RESOURCES = {
-    "requests": {"cpu": "1", "memory": "2Gi"},
-    "limits": {"cpu": "2", "memory": "4Gi"},
-}
-_SECURITY = {
-    "runAsNonRoot": True,
-    "runAsUser": 1000,
-    "allowPrivilegeEscalation": False,
-    "privileged": False,
-    "capabilities": {"drop": ["ALL"]},
-}
-_STORAGE = "s3://BUCKET/FOLDER"
-
-
-def _probe(path: str, **more: int) -> dict[str, Any]:
-    return {"httpGet": {"path": path, "port": 8080}, **more}
-
-
-def _triton_predictor() -> dict[str, Any]:
-    return {
-        "minReplicas": 1,
-        "maxReplicas": 2,
-        "model": {
-            "modelFormat": {"name": "onnx", "version": "1"},
-            "runtime": "kserve-tritonserver",
-            "protocolVersion": "v2",
-            "storageUri": _STORAGE,
-            "resources": _RESOURCES,
-            "readinessProbe": _probe("/v2/health/ready", periodSeconds=5, failureThreshold=3),
-        },
-    }
-
-
-def _muntin_predictor(models: Sequence[BundledModel]) -> dict[str, Any]:
-    folder = "/run/secrets/muntin"
-    arguments = ["serve"]
-    arguments += [f"{model.name}={MOUNT}/{model.name}/1/model.onnx" for model in models]
-    arguments += ["--host", "0.0.0.0", "--port", "8080"]
-    arguments += ["--token-file", f"{folder}/token", "--log-format", "json", "--drain", "30"]
-    return {
-        "minReplicas": 1,
-        "maxReplicas": 2,
-        "terminationGracePeriodSeconds": 45,  # longer than --drain
-        "containers": [
-            {
-                "name": "kserve-container",
-                "image": "muntin:latest",
-                "args": arguments,
-                "env": [
-                    {"name": "STORAGE_URI", "value": _STORAGE},
-                    {"name": "OMP_NUM_THREADS", "value": "2"},  # as many as resources.limits.cpu
-                ],
-                "ports": [{"containerPort": 8080, "protocol": "TCP"}],
-                "startupProbe": _probe("/v2/health/ready", periodSeconds=5, failureThreshold=60),
-                "readinessProbe": _probe("/v2/health/ready", periodSeconds=5, failureThreshold=1),
-                "livenessProbe": _probe("/v2/health/live", periodSeconds=10, failureThreshold=3),
-                "resources": _RESOURCES,
-                "securityContext": _SECURITY,
-                "volumeMounts": [{"name": "token", "mountPath": folder, "readOnly": True}],
-            }
-        ],
-        "volumes": [{"name": "token", "secret": {"secretName": "muntin-token"}}],
-    }

@@ -14,9 +14,10 @@ from muntin.errors import unknown_name
 from muntin.serving.batch_steps import answer_batch
 from muntin.serving.messages import Answer, BatchOptions, WorkItem
 from muntin.serving.serve_settings import LoadOptions, ModelSource, ServeLimits
-from muntin.serving.service import join_results, texts_of, to_batch
+from muntin.serving.service import texts_of, to_batch
 from muntin.serving.uploads import PredictRequest, check_length, read_request, refuse
 from muntin.serving.worker import load_model, refuse_unused_detector
+from muntin.staging import list_json
 
 Job = tuple[BatchOptions, WorkItem]
 """An image of a request, and what it shares with others that may be in its batch."""
@@ -99,4 +100,4 @@ class Replica:
         Raises:
             RefusedError: There is none for one of the images.
         """
-        return join_results(texts_of(answers))
+        return "".join(list_json(texts_of(answers)))

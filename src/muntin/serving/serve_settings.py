@@ -9,8 +9,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from muntin.configs import check_range
+from muntin.configs import Range, check_range, check_ranges
 from muntin.errors import ConfigError, MuntinWarning, plural, quote
 from muntin.untrusted import read_regular
 
@@ -35,26 +36,18 @@ class ServeLimits:
         connections: Open connections; further ones are closed at once.
     """
 
-    body_mib: float = 32.0
-    megapixels: float = 64.0
-    images: int = 16
-    waiting_images: int = 64
-    waiting_mib: float = 256.0
-    batch: int = 8
-    timeout: float = 60.0
-    receive: float = 20.0
-    connections: int = 1000
+    body_mib: Annotated[float, Range(0.001, 4096)] = 32.0
+    megapixels: Annotated[float, Range(0.001, 500)] = 64.0
+    images: Annotated[int, Range(1, 10_000)] = 16
+    waiting_images: Annotated[int, Range(1, 1_000_000)] = 64
+    waiting_mib: Annotated[float, Range(0.001, 1_000_000)] = 256.0
+    batch: Annotated[int, Range(1, 1024)] = 8
+    timeout: Annotated[float, Range(0.1, 86_400)] = 60.0
+    receive: Annotated[float, Range(0.1, 3600)] = 20.0
+    connections: Annotated[int, Range(1, 60_000)] = 1000
 
     def __post_init__(self) -> None:
-        check_range("limits.body_mib", self.body_mib, 0.001, 4096)
-        check_range("limits.megapixels", self.megapixels, 0.001, 500)
-        check_range("limits.images", self.images, 1, 10_000)
-        check_range("limits.waiting_images", self.waiting_images, 1, 1_000_000)
-        check_range("limits.waiting_mib", self.waiting_mib, 0.001, 1_000_000)
-        check_range("limits.batch", self.batch, 1, 1024)
-        check_range("limits.timeout", self.timeout, 0.1, 86_400)
-        check_range("limits.receive", self.receive, 0.1, 3600)
-        check_range("limits.connections", self.connections, 1, 60_000)
+        check_ranges("limits", self)
         for whole, part in (("waiting_images", "images"), ("waiting_mib", "body_mib")):
             most, least = getattr(self, whole), getattr(self, part)
             if most < least:

@@ -198,11 +198,3 @@ def to_batch(
 async def _until_gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def join_results(texts: Sequence[str]) -> str:
-    """Write results as `muntin predict --json` does."""
-    if not texts:
-        return "[]\n"
-    # JSON has no line breaks within strings, and no empty lines.
-    return "[\n" + ",\n".join("  " + text.replace("\n", "\n  ") for text in texts) + "\n]\n"

@@ -147,7 +147,7 @@ class WorkerProcess:
 
     async def _replace(self) -> None:
         """Start another worker; one that dies young is waited for longer and longer."""
-        self._metrics.worker_died()
+        self._metrics.deaths.inc()
         self.batcher.worker_died()
         process = self._process
         assert process is not None

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from muntin.errors import ConfigError, RunError, cannot_write, quote
+from muntin.errors import ConfigError, quote
 from muntin.run_files import write_json, write_text
 from muntin.tasks.task import Task
 from muntin.training.arguments import TrainArguments
@@ -100,11 +100,8 @@ def report_folds(
     text = f"# {given.folds} folds of {given.data}\n\nTask: {task.name}.\n\n"
     folds = [{"run": run.path.name, "figures": run.metrics, "epochs": run.epochs} for run in runs]
     values = {"task": task.name, "data": str(given.data), "mean": mean, "std": spread}
-    try:
-        write_json(out / "results.json", {**values, "folds": folds})
-        write_text(out / "results.md", f"{text}{format_rows(titles, lines)}\n")
-    except OSError as error:
-        raise RunError(cannot_write(out, error)) from error
+    write_json(out / "results.json", {**values, "folds": folds})
+    write_text(out / "results.md", f"{text}{format_rows(titles, lines)}\n")
     console.print(table)
     if goal:
         console.print(f"{goal} {mean[goal]:.4f} +- {spread[goal]:.4f}; see {out / 'results.md'}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from muntin.configs import check_range, from_dict
+from muntin.configs import Range, check_range, check_ranges, from_dict
 from muntin.shapes import Size
 
 
@@ -26,14 +26,14 @@ class Position:
     before the last resume; `best_epoch` counts from 1, and `stale` the validations since then.
     """
 
-    epoch: int = 0
+    epoch: Annotated[int, Range(0, 10**6)] = 0
     step: int = 0
-    elapsed_s: float = 0.0
+    elapsed_s: Annotated[float, Range(0, 10**9)] = 0.0
     loss_sum: float = 0.0
-    num_seen: int = 0
+    num_seen: Annotated[int, Range(0, 10**12)] = 0
     best: float | None = None
     best_epoch: int = 0
-    stale: int = 0
+    stale: Annotated[int, Range(0, 10**6)] = 0
     figures: dict[str, Any] = field(default_factory=dict)
 
 
@@ -45,12 +45,9 @@ def read_position(values: Mapping[str, Any], num_steps: int) -> Position:
     """
     plain = {name: value for name, value in values.items() if name not in ("best", "figures")}
     position = from_dict(Position, plain, where="position")
-    most = {
-        "epoch": 10**6, "step": num_steps, "elapsed_s": 10**9, "num_seen": 10**12,
-        "best_epoch": position.epoch, "stale": 10**6,
-    }  # fmt: skip
-    for name, high in most.items():
-        check_range(f"position.{name}", getattr(position, name), 0, high)
+    check_ranges("position", position)
+    check_range("position.step", position.step, 0, num_steps)
+    check_range("position.best_epoch", position.best_epoch, 0, position.epoch)
     best = values.get("best")
     position.best = None if best is None else float(best)
     position.figures = dict(values.get("figures", {}))

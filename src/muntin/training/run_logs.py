@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Any
 
 from muntin.configs import to_dict
-from muntin.errors import MuntinWarning, RunError, cannot_write, first_line, missing_extra
+from muntin.errors import MuntinWarning, RunError, first_line, missing_extra
 from muntin.run_files import read_json, write_json, write_text
 from muntin.runs import Run, append_journal, append_text, drop_epochs_from, read_journal
-from muntin.staging import part_of
+from muntin.staging import part_of, writing
 from muntin.train_config import LogName, MachineConfig
 
 TABLE = "results.csv"
@@ -49,12 +49,10 @@ def start_tensorboard(run: Run, known: str) -> Tracker:
     from torch.utils.tensorboard import SummaryWriter
 
     def add(epoch: int, values: Values) -> None:
-        try:
-            with SummaryWriter(str(part_of(run.path, "events"))) as writer:
-                for name, value in values.items():
-                    writer.add_scalar(name, value, epoch)
-        except OSError as error:
-            raise RunError(cannot_write(run.path / "events", error)) from error
+        place = part_of(run.path, "events")
+        with writing(place), SummaryWriter(str(place)) as writer:
+            for name, value in values.items():
+                writer.add_scalar(name, value, epoch)
 
     return Tracker(add)
 

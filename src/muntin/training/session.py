@@ -170,15 +170,10 @@ def train(
         TrainingError: The loss, a gradient or a weight is NaN or infinite.
         RunError: The run folder cannot be written or resumed.
     """
-    check_arguments(locals())
+    given: dict[str, Any] = {**locals()}
+    check_arguments(given)
     find_task(task)  # pretraining is a verb of its own
-    return arrange(TrainArguments(
-        task=task, data=data, val=val, head=head, teacher=teacher, model=model, weights=weights,
-        recipe=recipe, epochs=epochs, max_time_s=max_time_s, batch_size=batch_size,
-        img_size=img_size, precision=precision, device=device, devices=devices, seed=seed, out=out,
-        resume=resume, settings=settings, config=config, quiet=quiet, stop_after=stop_after,
-        pictures=pictures, started=started, nodes=nodes, on=on, extend=extend, folds=folds,
-    ))  # fmt: skip
+    return arrange(TrainArguments(**given))
 
 
 def arrange(given: TrainArguments) -> TrainedRun:

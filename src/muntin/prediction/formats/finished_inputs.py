@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from muntin.errors import RunError, cannot_write
+from muntin.errors import RunError
 from muntin.prediction.formats.items import Answer
-from muntin.staging import PARTIAL, finite, replacing
+from muntin.staging import PARTIAL, finite, replacing, writing
 from muntin.untrusted import open_regular, parse_json, reading
 
 JOURNAL = ".muntin-results.jsonl"
@@ -136,14 +136,12 @@ class FinishedInputs:
 
     def note(self, source: str, about: About, *, whole: bool) -> None:
         """Note what makes the results of an input, and whether they are whole."""
-        try:
+        with writing(self._place):
             if self._about is None:
                 self._rewrite()
             lines = "" if self._about == about else format_line({"about": about})
             with self._place.open("a", encoding="ascii") as file:
                 file.write(lines + format_line({"path": spell(source), "whole": whole}))
-        except OSError as error:
-            raise RunError(cannot_write(self._place, error)) from error
         self._about = about
 
     def _rewrite(self) -> None:

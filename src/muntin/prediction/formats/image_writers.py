@@ -14,10 +14,9 @@ from PIL import Image
 
 from muntin.drawing.saving import save_image, save_labels
 from muntin.drawing.style import colours_of
-from muntin.errors import RunError, cannot_write
 from muntin.prediction.formats.items import Answer, FormatContext, sure_items
 from muntin.results import SemanticMap
-from muntin.staging import format_json, replacing
+from muntin.staging import format_json, replacing, writing
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # in names of files, somewhere
 
@@ -27,11 +26,8 @@ def copy_image(image: Path | NDArray[np.uint8], place: Path) -> None:
     if not isinstance(image, Path):
         save_image(Image.fromarray(image), place)
         return
-    try:
-        with replacing(place) as fresh:
-            shutil.copyfile(image, fresh)
-    except OSError as error:
-        raise RunError(cannot_write(place, error)) from error
+    with writing(place), replacing(place) as fresh:
+        shutil.copyfile(image, fresh)
 
 
 def write_labels(result: SemanticMap, place: Path) -> None:

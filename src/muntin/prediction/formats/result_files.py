@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from muntin.errors import ConfigError, RunError, cannot_write
+from muntin.errors import ConfigError, RunError
 from muntin.prediction.formats.finished_inputs import (
     JOURNAL,
     About,
@@ -43,7 +43,7 @@ from muntin.prediction.formats.format_table import (
 )
 from muntin.prediction.formats.items import Answer, FormatContext
 from muntin.prediction.result_names import name_results
-from muntin.staging import refuse_existing, replacing, write_file
+from muntin.staging import refuse_existing, replacing, write_file, writing
 from muntin.untrusted import read_regular
 
 _BUFFER = 2**24  # characters of answers in memory where there is no journal
@@ -188,10 +188,8 @@ def remove_old(
     inputs = {spell(source) for source in plan.names}
     gone = [path for path in old if path.is_file() and spell(str(path)) not in inputs]
     for path in gone:
-        try:
+        with writing(path):
             path.unlink()
-        except OSError as error:
-            raise RunError(cannot_write(path, error)) from error
     return gone
 
 
@@ -266,11 +264,9 @@ class ResultFiles(ExitStack):
             write_file(text.encode(), self._context.folder / name)
         if self._formats.tables:
             place = self._context.folder / JOURNAL
-            try:
+            with writing(place):
                 self._begin_journal(place)
                 self._answers = self.enter_context(AnswerList(place))
-            except OSError as error:
-                raise RunError(cannot_write(place, error)) from error
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
@@ -321,10 +317,7 @@ def write_tables(
         return
     for table in tables:
         first = places[table.name][0]
-        try:
-            with ExitStack() as stack:
-                fresh = [stack.enter_context(replacing(one)) for one in places[table.name]]
-                here = dataclasses.replace(context, folder=first.parent)
-                table.write(answers.rows, fresh, here)
-        except OSError as error:
-            raise RunError(cannot_write(first, error)) from error
+        with writing(first), ExitStack() as stack:
+            fresh = [stack.enter_context(replacing(one)) for one in places[table.name]]
+            here = dataclasses.replace(context, folder=first.parent)
+            table.write(answers.rows, fresh, here)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from muntin.prediction.formats.items import (
     open_text,
     size_of,
 )
-from muntin.staging import finite, format_json
+from muntin.staging import finite, format_json, list_json
 
 _IMAGE = {"path": str, "image_height": int, "image_width": int}
 _FRAME = {"frame": int, "time": float}
@@ -42,19 +41,10 @@ _COLUMNS: dict[str, dict[str, type]] = {
 _GROUP = 10_000  # rows of Parquet in memory
 
 
-def write_list(answers: Iterable[Answer], write: Callable[[str], object]) -> None:
-    """Write answers as one JSON list, a part of the text at a time."""
-    start = "[\n"
-    for answer in answers:
-        write(start + textwrap.indent(format_json(finite(answer)), "  "))
-        start = ",\n"
-    write("[]\n" if start == "[\n" else "\n]\n")
-
-
 def write_json(answers: Answers, places: Sequence[Path], context: FormatContext) -> None:
     """Write the list that ``--json`` prints."""
     with open_text(places[0]) as file:
-        write_list(answers(), file.write)
+        file.writelines(list_json(format_json(finite(answer)) for answer in answers()))
 
 
 def write_csv(answers: Answers, places: Sequence[Path], context: FormatContext) -> None:
@@ -68,27 +58,26 @@ def write_csv(answers: Answers, places: Sequence[Path], context: FormatContext) 
 def write_parquet(answers: Answers, places: Sequence[Path], context: FormatContext) -> None:
     """Write the rows of the CSV with types."""
     arrow = import_arrow()
-    from pyarrow import parquet
-
     types = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
     columns = columns_of(answers, context)
     schema = arrow.schema([(name, types[kind]) for name, kind in columns.items()])
     rows = list_rows(answers(), context)
-    with parquet.ParquetWriter(places[0], schema) as writer:
+    with arrow.parquet.ParquetWriter(places[0], schema) as writer:
         while group := list(itertools.islice(rows, _GROUP)):
             writer.write_table(arrow.Table.from_pylist(group, schema))
 
 
-def import_arrow() -> Any:  # noqa: ANN401 (a module without types)
-    """Import pyarrow.
+def import_arrow(feature: str = "--format parquet") -> Any:  # noqa: ANN401 (a module without types)
+    """Import pyarrow with its Parquet, which a feature needs.
 
     Raises:
         MissingExtra: It is not installed.
     """
     try:
         import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
-        missing = missing_extra("pyarrow", "parquet", "--format parquet")
+        missing = missing_extra("pyarrow", "parquet", feature)
         raise missing from error
     return pyarrow
 
