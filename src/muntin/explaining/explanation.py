@@ -23,7 +23,14 @@ from muntin.explaining.attribution import show_attribution
 from muntin.explaining.comparison import show_comparison
 from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import show_features
-from muntin.explaining.figures import MissingFigure, Results, find_text, save_figure, use_language
+from muntin.explaining.figures import (
+    MissingFigure,
+    Results,
+    can_draw,
+    find_text,
+    save_figure,
+    use_language,
+)
 from muntin.explaining.inputs import OpenedModel, Source, evaluating, open_context, open_model
 from muntin.explaining.output_target import TargetNotFound
 from muntin.explaining.page import ImageEntry, PageBuilder, clean_stem
@@ -132,7 +139,7 @@ def explain(
         compare: A second model or checkpoint, compared on the same images.
         folder: Images to retrieve the most similar ones from, preferably in class folders.
         sections: One or several of `muntin.explaining.SECTIONS`; all when empty.
-        language: Of the page: "en", or "zh" (Chinese); words inside figures are English.
+        language: Of the page: "en", or "zh" (Chinese); figures need a font for it (extra `fonts`).
         weights: For a zoo name: a file, folder or hub id; default: published, else random ones.
         img_size: (height, width) in pixels to resize images to. Default: the model's own.
         force: Whether to replace files in `out`; an image of `images` never is.
@@ -349,7 +356,8 @@ def model_facts(model: OpenedModel, context: Context, other: OpenedModel | None)
         rows["parameters"] = {"millions": count / 1e6}
     if other is not None:
         rows["other"] = {"name": other.name, "origin": other.origin}
-    rows["figures"] = {}
+    if not can_draw():
+        rows["figures"] = {}
     lines = (find_text("facts", key, **fields).partition(": ") for key, fields in rows.items())
     return {name: value for name, _, value in lines if name}
 

@@ -22,10 +22,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin.drawing.fonts import use_fonts
+from muntin.drawing.fonts import find_font, use_fonts
 from muntin.drawing.saving import ignore_missing_characters
 from muntin.errors import ConfigError, unknown_name
 from muntin.explaining import LANGUAGES, Section
@@ -93,8 +94,11 @@ Results = Sequence[Result]
 
 _language = ContextVar("language", default="en")
 
-_WORDS = {"begin", "elsewhere", "fresh", "images", "layer", "layers", "origin", "others", "score"}
-"""Fields of texts that hold words, not names; figures show some of them, in English."""
+_WORDS = {
+    "begin", "elsewhere", "fresh", "images", "layer", "layers", "machine", "origin", "others",
+    "score",
+}  # fmt: skip
+"""Fields of texts that hold words, not names; figures show some of them."""
 
 
 @contextlib.contextmanager
@@ -142,11 +146,22 @@ def find_text(entry: str, key: str, /, **fields: object) -> str:
     return template.format_map({**fields, **words})
 
 
-def translate(words: str) -> str:
-    """Translate words that figures show in English, such as the title of a layer."""
-    for key, pattern in load_texts("en")["words"].items() if _language.get() != "en" else ():
-        words = re.sub(pattern, load_texts()["words"][key], words)
+def translate(words: str, table: str = "words") -> str:
+    """Translate words that the code gives in English, such as the title of a layer."""
+    for key, pattern in load_texts("en")[table].items() if _language.get() != "en" else ():
+        words = re.sub(pattern, load_texts()[table][key], words, flags=re.MULTILINE)
     return words
+
+
+def can_draw() -> bool:
+    """Whether a font has the characters of the language; figures stay English otherwise."""
+    return find_font(find_text("page", "contents")[0]) is not None
+
+
+def _translate_figure(figure: Figure) -> None:
+    for artist in figure.findobj(Text) if can_draw() else ():
+        assert isinstance(artist, Text), "only texts are searched for"
+        artist.set_text(translate(translate(artist.get_text(), "drawn")))
 
 
 def make_figure(
@@ -220,6 +235,7 @@ def save_figure(result: ExplanationFigure, folder: Path) -> SavedFigure:
 
 def _draw_png(figure: Figure) -> tuple[bytes, tuple[int, int]]:
     canvas = FigureCanvasAgg(figure)
+    _translate_figure(figure)
     use_fonts(figure)
     figure.set_dpi(DPI)
     figure.patch.set_facecolor("white")

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from muntin.data.image_formats import format_of_suffix
+from muntin.explaining import LANGUAGES
 from muntin.serving.batching import RefusedError
 from muntin.serving.uploads import Upload, refuse
 from muntin.untrusted import read_regular
@@ -28,8 +29,10 @@ class Explainer:
         self._turn = asyncio.Lock()
         self._waiting = 0
 
-    async def explain(self, source: str, upload: Upload) -> bytes:
+    async def explain(self, source: str, upload: Upload, accepted: str = "") -> bytes:
         """Make the page of an image, which needs no other file.
+
+        It is in the first language that the header Accept-Language names and there is, or English.
 
         Raises:
             RefusedError: Too many wait, it takes too long, or the model cannot be explained.
@@ -37,11 +40,13 @@ class Explainer:
         if self._waiting >= WAITING:
             text = f"{self._waiting} explanations wait already. Try again later."
             raise RefusedError(429, text, reason="explanations", retry_after=15)
+        named = re.findall(r"(?:^|,)\s*([a-z]+)", accepted.lower())
+        language = next((one for one in named if one in LANGUAGES), "en")
         self._waiting += 1
         try:
             async with self._turn:
                 with tempfile.TemporaryDirectory(prefix="muntin-explain-") as folder:
-                    return await _run(source, upload, Path(folder))
+                    return await _run(source, upload, Path(folder), language)
         finally:
             self._waiting -= 1
 
@@ -68,7 +73,7 @@ def _clean(text: str) -> str:
     return text.replace(".", "_")[:_LONGEST].encode()[:200].decode(errors="ignore") or "image"
 
 
-async def _run(source: str, upload: Upload, folder: Path) -> bytes:
+async def _run(source: str, upload: Upload, folder: Path, language: str) -> bytes:
     image = folder / "in" / file_name(upload.name)
     image.parent.mkdir()
     image.write_bytes(upload.data)
@@ -77,6 +82,7 @@ async def _run(source: str, upload: Upload, folder: Path) -> bytes:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *words,
+        f"--language={language}",
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
