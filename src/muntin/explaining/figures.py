@@ -23,6 +23,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -159,9 +160,20 @@ def can_draw() -> bool:
 
 
 def _translate_figure(figure: Figure) -> None:
-    for artist in figure.findobj(Text) if can_draw() else ():
+    if not can_draw():
+        return
+    for artist in figure.findobj(Text):
         assert isinstance(artist, Text), "only texts are searched for"
-        artist.set_text(translate(translate(artist.get_text(), "drawn")))
+        artist.set_text(_translate_drawn(artist.get_text()))
+    # Texts of ticks are written again when the figure is drawn.
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        each = axis.get_major_formatter()
+        if isinstance(each, FixedFormatter):
+            each.seq = [*map(_translate_drawn, each.seq)]
+
+
+def _translate_drawn(text: str) -> str:
+    return translate(translate(text, "drawn"))
 
 
 def make_figure(

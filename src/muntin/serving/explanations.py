@@ -32,7 +32,7 @@ class Explainer:
     async def explain(self, source: str, upload: Upload, accepted: str = "") -> bytes:
         """Make the page of an image, which needs no other file.
 
-        It is in the first language that the header Accept-Language names and there is, or English.
+        `accepted` is the header Accept-Language of the request.
 
         Raises:
             RefusedError: Too many wait, it takes too long, or the model cannot be explained.
@@ -40,15 +40,24 @@ class Explainer:
         if self._waiting >= WAITING:
             text = f"{self._waiting} explanations wait already. Try again later."
             raise RefusedError(429, text, reason="explanations", retry_after=15)
-        named = re.findall(r"(?:^|,)\s*([a-z]+)", accepted.lower())
-        language = next((one for one in named if one in LANGUAGES), "en")
         self._waiting += 1
         try:
             async with self._turn:
                 with tempfile.TemporaryDirectory(prefix="muntin-explain-") as folder:
-                    return await _run(source, upload, Path(folder), language)
+                    return await _run(source, upload, Path(folder), choose_language(accepted))
         finally:
             self._waiting -= 1
+
+
+def choose_language(accepted: str) -> str:
+    """Give the first language of Accept-Language that pages are made in, else English.
+
+    Examples:
+        >>> choose_language("fr, zh-CN;q=0.9, en;q=0.8"), choose_language("")
+        ('zh', 'en')
+    """
+    named = re.findall(r"(?:^|,)\s*([a-z]+)", accepted.lower())
+    return next((one for one in named if one in LANGUAGES), "en")
 
 
 def file_name(name: str) -> str:
