@@ -77,8 +77,8 @@ class AnnotationReport:
     def leave_out(self, file: str, where: str, kind: str, detail: str = "") -> None:
         """Record an annotation that is left out; `kind` is a phrase for several: "of zero area"."""
         what = f"{where} left out, {kind}: {detail}" if detail else f"{where} left out, {kind}"
-        severity = "error" if kind == BEYOND else "warning"
-        self._found.append((kind, Problem(file=file, what=what, severity=severity)))
+        problem = Problem(file=file, what=what, severity="error" if kind == BEYOND else "warning")
+        self._found.append((kind, problem))
 
     def warn(self, file: str, what: str) -> None:
         """Record a problem that training can live with."""
