@@ -397,7 +397,7 @@ def render(page: Path) -> str:
     """Render the block between the markers: all rows, or the featured ones for the README."""
     header, words = ["benchmark", "result", "comparison", "file"], {}
     if page == CHINESE:
-        texts = (ROOT / "benchmarks" / "texts_zh.toml").read_text(encoding="utf-8")
+        texts = (ROOT / "benchmarks" / "texts" / "zh.toml").read_text(encoding="utf-8")
         header, words = tomllib.loads(texts).values()
     lines = [BEGIN, "", f"| {' | '.join(header)} |", "|---|---|---|---|"]
     for *cells, name in table() if page == NUMBERS else featured():

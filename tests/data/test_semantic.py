@@ -152,7 +152,7 @@ def test_a_forgotten_name_shifts_the_others(tmp_path):
     (problem,) = list_semantic(tmp_path).problems
     assert (problem.file, problem.severity) == ("masks", "warning")
     assert "classes.txt has one name less than there are values, so 0 is ignored" in problem.what
-    assert "1 'road' 33.3%, 2 'sky' 33.3%. If the name of another" in problem.what
+    assert "first: 'road' 33.3%, 'sky' 33.3% of the pixels. If another" in problem.what
 
 
 @pytest.mark.parametrize(

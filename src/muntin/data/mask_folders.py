@@ -87,7 +87,7 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     if table is None and seen.kind == "index":
         table = recognise_camvid([pair.mask for pair in every], seen.counts)
     names, encoding = _decide(tree.source, table, seen, notes)
-    shifted = _find_shifted(table, seen, encoding.values)
+    shifted = _find_shifted(table, seen, encoding.values[:1] == (1,))
     if classes is None or BACKGROUND in classes.names:
         names, encoding = _add_background(names, encoding, seen, notes)
     if extra := tuple(parse_value(value, "data.ignored")[1] for value in request.ignored):
@@ -357,21 +357,16 @@ def _find_unlearnable(pairs: Pairs, seen: MaskSample, encoding: MaskEncoding) ->
     return [Problem(file=part, what="no pixel has a class: nothing to learn", severity="error")]
 
 
-def _find_shifted(
-    table: MaskTable | None, seen: MaskSample, values: tuple[int, ...]
-) -> list[Problem]:
+def _find_shifted(table: MaskTable | None, seen: MaskSample, from_1: bool) -> list[Problem]:
     """A warning where a list has no name for 0: if it lacks another, all names are shifted."""
-    if table is None or table.values or values[:1] != (1,) or not seen.counts.get(0):
+    if table is None or table.values or not from_1 or not seen.counts.get(0):
         return []
     total = sum(seen.counts.values())
-    shares = (
-        f"{value} {name!r} {seen.counts.get(value, 0) / total:.1%}"
-        for value, name in zip(values, table.names, strict=True)
-    )
+    counts = ((name, seen.counts.get(value, 0)) for value, name in enumerate(table.names, 1))
+    shares = shorten((f"{name!r} {count / total:.1%}" for name, count in counts), limit=8)
     what = (
-        f"{table.origin} has one name less than there are values, so 0 is ignored "
-        f"({seen.counts[0] / total:.1%} of the pixels): {shorten(shares, limit=8)}. If the name of "
-        f"another value is missing, these are shifted: add it"
+        f"{table.origin} has one name less than there are values, so 0 is ignored and 1 is the "
+        f"first: {shares} of the pixels. If another name is missing, these are shifted: add it"
     )
     return [warning("masks", what)]
 

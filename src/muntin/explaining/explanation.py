@@ -16,21 +16,14 @@ from PIL import Image
 from muntin.drawing.notebook import show_facts
 from muntin.drawing.result_drawing import draw_result
 from muntin.errors import DataError, MuntinError, MuntinWarning
-from muntin.explaining import Section, check_sections, inputs
+from muntin.explaining import Section, check_sections, figures, inputs
 from muntin.explaining.attention_cost import show_cost
 from muntin.explaining.attention_maps import show_attention
 from muntin.explaining.attribution import show_attribution
 from muntin.explaining.comparison import show_comparison
 from muntin.explaining.context import Context
 from muntin.explaining.feature_maps import show_features
-from muntin.explaining.figures import (
-    MissingFigure,
-    Results,
-    can_draw,
-    find_text,
-    save_figure,
-    use_language,
-)
+from muntin.explaining.figures import MissingFigure, Results, find_text, save_figure, use_language
 from muntin.explaining.inputs import OpenedModel, Source, evaluating, open_context, open_model
 from muntin.explaining.output_target import TargetNotFound
 from muntin.explaining.page import ImageEntry, PageBuilder, clean_stem
@@ -356,7 +349,7 @@ def model_facts(model: OpenedModel, context: Context, other: OpenedModel | None)
         rows["parameters"] = {"millions": count / 1e6}
     if other is not None:
         rows["other"] = {"name": other.name, "origin": other.origin}
-    if not can_draw():
+    if not figures.can_draw():
         rows["figures"] = {}
     lines = (find_text("facts", key, **fields).partition(": ") for key, fields in rows.items())
     return {name: value for name, _, value in lines if name}

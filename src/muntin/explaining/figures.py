@@ -95,10 +95,7 @@ Results = Sequence[Result]
 
 _language = ContextVar("language", default="en")
 
-_WORDS = {
-    "begin", "elsewhere", "fresh", "images", "layer", "layers", "machine", "origin", "others",
-    "score",
-}  # fmt: skip
+_WORDS = {"begin", "elsewhere", "fresh", "images", "layer", "layers", "origin", "others", "score"}
 """Fields of texts that hold words, not names; figures show some of them."""
 
 
@@ -147,10 +144,10 @@ def find_text(entry: str, key: str, /, **fields: object) -> str:
     return template.format_map({**fields, **words})
 
 
-def translate(words: str, table: str = "words") -> str:
+def translate(words: str) -> str:
     """Translate words that the code gives in English, such as the title of a layer."""
-    for key, pattern in load_texts("en")[table].items() if _language.get() != "en" else ():
-        words = re.sub(pattern, load_texts()[table][key], words, flags=re.MULTILINE)
+    for key, pattern in load_texts("en")["words"].items() if _language.get() != "en" else ():
+        words = re.sub(pattern, load_texts()["words"][key], words, flags=re.MULTILINE)
     return words
 
 
@@ -164,16 +161,12 @@ def _translate_figure(figure: Figure) -> None:
         return
     for artist in figure.findobj(Text):
         assert isinstance(artist, Text), "only texts are searched for"
-        artist.set_text(_translate_drawn(artist.get_text()))
+        artist.set_text(translate(artist.get_text()))
     # Texts of ticks are written again when the figure is drawn.
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         each = axis.get_major_formatter()
         if isinstance(each, FixedFormatter):
-            each.seq = [*map(_translate_drawn, each.seq)]
-
-
-def _translate_drawn(text: str) -> str:
-    return translate(translate(text, "drawn"))
+            each.seq = [*map(translate, each.seq)]
 
 
 def make_figure(

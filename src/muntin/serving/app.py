@@ -132,7 +132,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
     async def explain(request: Request) -> Response:
         """Explain the prediction of one image: the page of `muntin explain`, as one HTML file.
 
-        It is Chinese where the header Accept-Language asks for that, else English.
+        It is Chinese where the header Accept-Language begins with zh, else English.
         """
         async with service.admitted(request):
             asked = await read_request(request, service.limits, service.find_model)
@@ -140,8 +140,8 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
                 message = "an explanation is of one image, got another number. Send one."
                 raise refuse(422, message)
             source = service.source(service.find_model(asked.model)["name"])
-        accepted = request.headers.get("accept-language", "")
-        page = await explainer.explain(source.path, asked.uploads[0], accepted)
+        chinese = request.headers.get("accept-language", "").lower().startswith("zh")
+        page = await explainer.explain(source.path, asked.uploads[0], "zh" if chinese else "en")
         return HTMLResponse(page, headers={"Content-Security-Policy": _EXPLANATION_POLICY})
 
 

@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 from muntin.data.image_formats import format_of_suffix
-from muntin.explaining import LANGUAGES
 from muntin.serving.batching import RefusedError
 from muntin.serving.uploads import Upload, refuse
 from muntin.untrusted import read_regular
@@ -29,10 +28,8 @@ class Explainer:
         self._turn = asyncio.Lock()
         self._waiting = 0
 
-    async def explain(self, source: str, upload: Upload, accepted: str = "") -> bytes:
-        """Make the page of an image, which needs no other file.
-
-        `accepted` is the header Accept-Language of the request.
+    async def explain(self, source: str, upload: Upload, language: str) -> bytes:
+        """Make the page of an image in a language of `muntin explain`; it needs no other file.
 
         Raises:
             RefusedError: Too many wait, it takes too long, or the model cannot be explained.
@@ -44,20 +41,9 @@ class Explainer:
         try:
             async with self._turn:
                 with tempfile.TemporaryDirectory(prefix="muntin-explain-") as folder:
-                    return await _run(source, upload, Path(folder), choose_language(accepted))
+                    return await _run(source, upload, Path(folder), language)
         finally:
             self._waiting -= 1
-
-
-def choose_language(accepted: str) -> str:
-    """Give the first language of Accept-Language that pages are made in, else English.
-
-    Examples:
-        >>> choose_language("fr, zh-CN;q=0.9, en;q=0.8"), choose_language("")
-        ('zh', 'en')
-    """
-    named = re.findall(r"(?:^|,)\s*([a-z]+)", accepted.lower())
-    return next((one for one in named if one in LANGUAGES), "en")
 
 
 def file_name(name: str) -> str:
