@@ -10,6 +10,7 @@ import json
 import re
 import statistics
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from muntin.benching.result_rows import best_row, find_measure, group_rows
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 NUMBERS = ROOT / "docs" / "reference" / "numbers.md"
-PAGES = (ROOT / "README.md", ROOT / "README_zh.md", NUMBERS)
+CHINESE = ROOT / "README_zh.md"
+PAGES = (ROOT / "README.md", CHINESE, NUMBERS)
 FEATURED = (
     ("CIFAR-10 (JPEG)", ""),
     ("bccd from scratch, 25 minutes: muntin", "bccd from scratch, 25 minutes: faster"),
@@ -384,11 +386,23 @@ def featured() -> Iterator[tuple[str, ...]]:
         yield what, figure, comparison, name
 
 
+def translate(cell: str, words: dict[str, str]) -> str:
+    """Replace patterns one after another; what none of them names stays as it is."""
+    for pattern, replacement in words.items():
+        cell = re.sub(pattern, replacement, cell)
+    return cell
+
+
 def render(page: Path) -> str:
     """Render the block between the markers: all rows, or the featured ones for the README."""
-    lines = [BEGIN, "", "| benchmark | result | comparison | file |", "|---|---|---|---|"]
-    for what, figure, comparison, name in table() if page == NUMBERS else featured():
-        lines.append(f"| {what} | {figure} | {comparison} | `{name}` |")
+    header, words = ["benchmark", "result", "comparison", "file"], {}
+    if page == CHINESE:
+        texts = (ROOT / "benchmarks" / "texts" / "zh.toml").read_text(encoding="utf-8")
+        header, words = tomllib.loads(texts).values()
+    lines = [BEGIN, "", f"| {' | '.join(header)} |", "|---|---|---|---|"]
+    for *cells, name in table() if page == NUMBERS else featured():
+        cells = [translate(cell, words) for cell in cells]
+        lines.append(f"| {' | '.join(cells)} | `{name}` |")
     if page == NUMBERS:
         texts = (path.read_text(encoding="utf-8") for path in RESULTS.glob("*.json"))
         devices = "; ".join(sorted({json.loads(text)["device"] for text in texts}))

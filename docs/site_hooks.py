@@ -22,6 +22,11 @@ DOCS = Path(__file__).resolve().parent
 WIDTH = 90  # characters of a line of help
 COMMANDS, NAMES = "<!-- help of every command -->", "<!-- every public name -->"
 
+SIGNS, CHARACTERS = r"\u3001-\u301f\uff01-\uff5e", r"\u4e00-\u9fff\uff08"
+CHINESE_LINES = re.compile(
+    rf"(?<=[{SIGNS}])\n *(?=[{CHARACTERS}A-Za-z]|`(?!``))|(?<=[{CHARACTERS}])\n *(?=[{CHARACTERS}])"
+)
+"""The end of a line between Chinese characters, or after one of their signs and before a word."""
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
@@ -35,7 +40,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the marks of the reference by what the code says of itself."""
+    """Replace the marks of the reference by what the code says of itself, and join Chinese lines.
+
+    A browser shows the end of a line as a space, which Chinese sentences do not have.
+    """
+    markdown = CHINESE_LINES.sub("", markdown)
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n\n".join(help_texts()))
     if NAMES in markdown:

@@ -101,6 +101,8 @@ def memory_mib() -> float:
 
 
 def _own_peak_mib() -> float:
+    if sys.platform == "win32":  # has no such module
+        return 0.0
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -108,7 +110,7 @@ def _own_peak_mib() -> float:
 
 
 def resident_mib() -> float:
-    """Current resident memory of this process in MiB; its peak where the system lacks /proc."""
+    """Current resident memory of this process in MiB; its peak on macOS, 0 on Windows."""
     release_memory()
     return _read_mib("self/status", "VmRSS") or _own_peak_mib()
 

@@ -647,7 +647,7 @@ def test_faulty_rows_of_yolo_are_no_background(tmp_path):
     assert [entry.instance for entry in data.train.entries] == [0]
     text = said(data)
     assert "line 2 left out, with a wrong number of keypoints: 7 numbers, 8 needed" in text
-    assert "line 3 left out, of an unknown class: 7" in text
+    assert "line 3 left out, of an unknown class beyond the names: 7" in text
     assert "line 4 left out, with a visibility" in text
     crowd = list_pose(root, whole=True).train.entries[0].objects.crowd
     assert crowd.tolist() == [False, True, True, True]

@@ -143,7 +143,16 @@ def test_class_numbers(tmp_path, case):
         (tmp_path / name).write_text(text)
     data = list_semantic(tmp_path)
     assert (labels(data.train) == stripes(*wanted)).all()
-    assert not data.problems
+    assert len(data.problems) == ("0 is ignored" in data.note)
+
+
+def test_a_forgotten_name_shifts_the_others(tmp_path):
+    data_set(tmp_path, stripes(0, 1, 2))
+    (tmp_path / "classes.txt").write_text("road\nsky\n")
+    (problem,) = list_semantic(tmp_path).problems
+    assert (problem.file, problem.severity) == ("masks", "warning")
+    assert "classes.txt has one name less than there are values, so 0 is ignored" in problem.what
+    assert "first: 'road' 33.3%, 'sky' 33.3% of the pixels. If another" in problem.what
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,17 @@ def test_keypoints_behind_the_box(tmp_path):
     assert np.allclose(only(list_detect(root)).boxes, [[40, 20, 60, 60]])
 
 
+@pytest.mark.parametrize("number", [2, -1])
+def test_a_number_beyond_the_names_is_an_error(tmp_path, number):
+    data = list_detect(one(tmp_path, f"0 0.5 0.5 0.2 0.5\n{number} 0.2 0.2 0.1 0.1\n"))
+    said = f"of an unknown class beyond the names: {number}, the classes are 0 to 1"
+    (problem,) = data.problems
+    assert (problem.file, problem.what, problem.severity) == (
+        "1.txt", f"line 2 left out, {said}", "error",
+    )  # fmt: skip
+    assert only(data).class_ids.tolist() == [0, -1]
+
+
 def test_classes_of_a_run(tmp_path):
     root = one(tmp_path, "1 0.5 0.5 0.2 0.5")
     data = list_detect(root, class_names=("owl", "dog"))
@@ -213,8 +224,6 @@ def test_classes_of_a_run(tmp_path):
             "outside the image: x from 140 to 160, y from 36 to 44; "
             "the image is 80 x 100 (height x width)",
         ),
-        ("2 0.5 0.5 0.2 0.1", "of an unknown class: 2, the classes are 0 to 1"),
-        ("-1 0.5 0.5 0.2 0.1", "of an unknown class: -1, the classes are 0 to 1"),
         ("0.5 0.5 0.5 0.2 0.1", "of an unknown class: 0.5"),
         ("0 0.5 0.5 0.25 0.5", "duplicate: the same as line 1"),
         ("cat 0.5 0.5 0.2 0.1", "not numbers: 'cat 0.5 0.5 0.2 0.1'"),
@@ -442,7 +451,7 @@ def test_a_text_that_cannot_be_read_hides_no_other_fault(tmp_path):
     assert broken.file == "2.jpg"
     assert "must be a text in UTF-8" in broken.what
     assert "of an unknown class" in unknown.what
-    assert data.left_out == "1 annotation left out: 1 of an unknown class"
+    assert data.left_out == "1 annotation left out: 1 of an unknown class beyond the names"
 
 
 def test_a_text_without_an_image_is_named(tmp_path):

@@ -163,6 +163,17 @@ def test_figures_of_nothing_have_a_cause(run, objects):
     assert short.code == "too-short"
 
 
+@pytest.mark.parametrize(("lines", "said"), [([{"steps": 1}], "1 step"), ([{}, {}], "4 steps"),
+                         ([{}, {"steps": 1}], "3 steps")])  # fmt: skip
+def test_an_epoch_that_was_cut_counts_its_own_steps(run, objects, tmp_path, lines, said):
+    for number, line in enumerate(lines, 1):
+        append_journal(tmp_path, {"epoch": number, "train_loss": 1.0, **line})
+    nothing = {"balanced_accuracy": 1 / 3, "top1": 0.4}
+    ours = replace(run, path=tmp_path)
+    (short,) = diagnose_result(ours, (objects, objects), nothing, None)
+    assert (short.code, short.detail) == ("too-short", said)
+
+
 def test_permuted_classes_are_told_from_answers(run, tmp_path):
     truth = [0, 1, 2] * 50
     scored = classified(truth, [(one + 1) % 3 for one in truth])

@@ -16,8 +16,10 @@ from tests.docs.pages import (
     blocks_of,
     documents,
     is_translation,
+    lines_of,
     links_of,
     place,
+    prose_of,
     site_pages,
     twin_of,
 )
@@ -87,6 +89,26 @@ def test_a_chinese_page_has_the_same_code(page: Path) -> None:
         message = f"{place(page, one.line)} and {place(twin_of(page), other.line)} differ"
         assert one.compared() == other.compared(), message
     assert len(ours) == len(theirs), f"{place(page, 1)}: {len(ours)} blocks, not {len(theirs)}"
+
+
+def test_chinese_pages_have_one_word_for_one_idea() -> None:
+    text = (DOCS / "reference" / "words.md").read_text(encoding="utf-8")
+    table = text.split("\n## Chinese\n")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| .* \| (.+) \|$", table, re.MULTILINE)[1:]
+    others = [word for cell in cells for word in cell.split(", ")]
+    assert len(others) > 5
+    # A word of letters may be part of a name.
+    pattern = "|".join(rf"\b{word}s?\b" if word.isascii() else word for word in others)
+    pages = [(page, prose_of(page)) for page in site_pages() if is_translation(page)]
+    texts = ROOT / "src" / "muntin" / "explaining" / "texts" / "zh.toml"
+    pages.append((texts, tuple(enumerate(lines_of(texts), 1))))
+    wrong = [
+        f"{place(page, number)} {found[0]}"
+        for page, lines in pages
+        for number, line in lines
+        if (found := re.search(pattern, re.sub(r"<!--.*?-->|\]\([^)]*\)|^\w+ = '", "", line)))
+    ]
+    none(wrong, "docs/reference/words.md has the words of Chinese pages.")
 
 
 def test_readme_has_only_absolute_links_on_an_index() -> None:

@@ -147,6 +147,62 @@ def test_words_of_figures_are_translated(text):
     assert translate(text) == text
 
 
+DRAWN = (
+    "3 x 3 neighbours", "3 x 3 tokens of 3 pixels",
+    "3 x 3 tokens, an image of twice the height and width", "3 x 3 tokens, original",
+    "a window in the middle\nallowed: 3% of pairs", "above: ViT\nbelow: ViT",
+    "activations saved for backward (GiB)", "as computed:\nshifted up and left",
+    "at the bottom edge\nallowed: 3% of pairs", "at the right edge\nallowed: 3% of pairs",
+    "attention", "attention stays\nwithin each region", "bias", "block 3",
+    "block 3\nglobal: 3 x 3 tokens", "block 3\nmax\xa03", "block 3\nmax\xa03, elsewhere\xa03%",
+    "block 3, heads 3 to 3", "blocks 3 to 3\n3 units of 3 x 3 tokens",
+    "blocks 3 to 3\nglobal: 3 x 3 tokens", "blocks of ViT", "central 3 x 3",
+    "column of the position", "concatenated: 3", "cosine similarity",
+    "decreases | increases: fraction of each scale    (all pixels: 3)",
+    "decreases | increases: fraction of each scale    (all pixels: +3)", "explained image",
+    "first component\nand its share\nof the variance", "formulas", "head", "head 3", "head, global",
+    "head, inside shifted windows", "head, inside windows", "highest", "image",
+    "image side in pixels", "image size (height x width)", "in the corner\nallowed: 3% of pairs",
+    "increases the output: fraction of the map's maximum", "largest",
+    "last layer, from\nthe class token", "last layer, from\nthe point", "linear", "linear CKA",
+    "linear scale", "lines: formula; markers: counted", "local average: 3 is 3",
+    "logarithmic scale", "lowest", "mean distance, pixels", "measured", "multiply-adds (billions)",
+    "multiply-adds of attention layers (billions)", "not shifted:\none window\ncovers the map",
+    "offset to the right, tokens", "one token: 3", "patches", "per pixel: 3 is 3",
+    "principal components", "projections", "query", "rollout, from\nthe class token",
+    "rollout, from\nthe point", "row of the position", "shares at 3 x 3",
+    "shifted by 3 and 3 tokens\nin place", "side of the map in tokens", "stage 3",
+    "stage 3\nblock 3", "stage 3, block 3\n(global)\nmax\xa03",
+    "stage 3, block 3\n(global, pooled queries)\nmax\xa03", "stage 3, block 3\n(shifted)\nmax\xa03",
+    "stage 3, block 3\n(shifted)\nmax\xa03, 3\xa0x\xa0zoom", "stage 3, block 3\nmax\xa03",
+    "stage 3, block 3\nmax\xa03, 3\xa0x\xa0zoom", "stage 3, block 3 (global)\nmax\xa03",
+    "stage 3, block 3 (global), heads 3 to 3",
+    "stage 3, block 3 (mask\nunits)\nmax\xa03, 3\xa0x\xa0zoom",
+    "stage 3, block 3 (mask\nunits, pooled queries)\nmax\xa03, 3\xa0x\xa0zoom",
+    "stage 3, block 3 (mask units), head 3", "stage 3, block 3 (mask units), heads 3 to 3",
+    "stage 3, block 3 (shifted), head 3", "stage 3, block 3 (shifted), head 3; 3 to 3",
+    "stage 3, block 3 (shifted), heads 3 to 3", "stage 3, block 3 (shifted), heads 3 to 3; 3 to 3",
+    "stage 3, block 3, head 3", "stage 3, block 3, head 3; 3 to 3",
+    "stage 3, block 3, heads 3 to 3", "stage 3, block 3, heads 3 to 3; 3 to 3",
+    "stage 3, windows of 3 x 3\n3 window on 3 x 3 tokens",
+    "stage 3, windows of 3 x 3\n3 windows on 3 x 3 tokens",
+    "stage 3: 3 x 3 tokens\n3 channels, 3 pixels per token", "stride 3", "stride 3 (main)",
+    "the image", "time (ms)", "unfolding 3: 3 x 3 tokens\n3 channels, 3 pixels per token",
+    "uniform attention",
+)  # fmt: skip
+"""What figures of all families show; numbers are 3."""
+
+
+@pytest.mark.parametrize("text", DRAWN)
+def test_what_is_drawn_is_translated(text):
+    assert translate(text) == text
+    with use_language("zh"):
+        shown = translate(text)
+    assert CHINESE.search(shown)
+    assert re.findall(r"[A-Za-z]{2,}", re.sub(r"token|GiB|ViT|Swin-T|CKA", "", shown)) == []
+    assert len(re.findall("3", shown)) == len(re.findall("3", text))
+
+
 def test_language_ends_with_the_call(tmp_path):
     with pytest.raises(ConfigError, match="language 'de'"):
         muntin.explain("swin_nano", image(0, 0, 40), tmp_path / "out", language="de")

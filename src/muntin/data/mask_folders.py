@@ -19,8 +19,10 @@ from muntin.data.mask_levels import (
     WHOLE,
     MaskSample,
     find_levels,
+    find_strange,
     gather,
     may_number_objects,
+    name_value,
     sample_masks,
     tolerance_of,
 )
@@ -85,6 +87,7 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     if table is None and seen.kind == "index":
         table = recognise_camvid([pair.mask for pair in every], seen.counts)
     names, encoding = _decide(tree.source, table, seen, notes)
+    shifted = _find_shifted(table, seen, encoding.values[:1] == (1,))
     if classes is None or BACKGROUND in classes.names:
         names, encoding = _add_background(names, encoding, seen, notes)
     if extra := tuple(parse_value(value, "data.ignored")[1] for value in request.ignored):
@@ -108,13 +111,13 @@ def _read(source: Source, pairs: Pairs, request: MaskRequest) -> DataSets:
     note = f"masks as {_KINDS[encoding.kind]}, {sizes}"
     note += f", {plural(len(names), 'class', 'classes')}: {shorten(names, limit=8)}"
     note += f" (by {table.origin})" if table is not None else ""
-    strange = _strange_values(seen, encoding) or _find_unlearnable(pairs, seen, encoding)
+    strange = find_strange(seen, encoding) or _find_unlearnable(pairs, seen, encoding)
     said, alone = _name_left_out(pairs)
     left_out = [*(one.what for one in strange), *said]
     return join_parts(
         name_parts(listings),
         [note, *left_out, *pairs.notes, *notes],
-        problems=[*strange, *alone],
+        problems=[*strange, *shifted, *alone],
         left_out="; ".join(left_out),
     )
 
@@ -192,7 +195,7 @@ def propose_table(path: str | os.PathLike[str]) -> dict[str, str]:
         raise DataError(message)
     _refuse_many(seen, source)
     ranked = sorted(seen.counts, key=lambda value: (-seen.counts[value], value))
-    return {f"class {number}": _hex(value) for number, value in enumerate(ranked)}
+    return {f"class {number}": name_value(value, "color") for number, value in enumerate(ranked)}
 
 
 def _decide(
@@ -207,10 +210,11 @@ def _decide(
     if table is None:
         return _from_values(source, seen, notes)
     if table.kind == "index" and seen.kind == "color":
+        held = [name_value(value, seen.kind) for value in sorted(seen.counts)]
         message = (
             f"{table.origin} gives class numbers, but the masks in {source!r} hold colours: "
-            f"{shorten(map(_hex, sorted(seen.counts)), limit=6)}. Give each class a colour, in a "
-            f"classes.json beside the masks or by --set data.colors=NAME:#RRGGBB,..."
+            f"{shorten(held, limit=6)}. Give each class a colour, in a classes.json beside the "
+            f"masks or by --set data.colors=NAME:#RRGGBB,..."
         )
         raise DataError(message)
     unnamed = not {*table.values, *table.ignored} & seen.counts.keys()
@@ -343,29 +347,6 @@ def _entries(pairs: Sequence[Pair]) -> tuple[Entry, ...]:
     )
 
 
-def _strange_values(seen: MaskSample, encoding: MaskEncoding) -> list[Problem]:
-    """A problem if sampled masks have values of no class, or no others."""
-    known = {*encoding.values, *encoding.ignored}
-    strange = sorted(value for value in seen.counts if value not in known)
-    if not strange:
-        if any(seen.counts.get(value) for value in encoding.values):
-            return []
-        what = "no pixel of the sampled masks has a class: nothing to train on or to evaluate"
-        return [Problem(file="masks", what=what, severity="error")]
-    shown = [name_value(value, encoding.kind) for value in strange]
-    share = sum(seen.counts[value] for value in strange) / sum(seen.counts.values())
-    what = (
-        f"{share:.1%} of the pixels of the sampled masks have values of no "
-        f"class, and are ignored: {shorten(shown, limit=8)}, such as {shown[0]} in "
-        f"{seen.first[strange[0]]!r}. "
-    )
-    if len(strange) > MAX_COLORS:
-        what += "So many values are the mark of masks stored with loss: store them as PNG"
-    else:
-        what += f"Name them, or leave them out: data.ignored={shown[0]}"
-    return [Problem(file="masks", what=what, severity="error" if share > 0.5 else "warning")]
-
-
 def _find_unlearnable(pairs: Pairs, seen: MaskSample, encoding: MaskEncoding) -> list[Problem]:
     """An error if all masks were looked at, and those to train on have no pixel of a class."""
     part, found = next(iter(pairs.parts.items()))  # train, where there is one
@@ -376,18 +357,18 @@ def _find_unlearnable(pairs: Pairs, seen: MaskSample, encoding: MaskEncoding) ->
     return [Problem(file=part, what="no pixel has a class: nothing to learn", severity="error")]
 
 
-def name_value(value: int, kind: str) -> str:
-    """Write a value of a mask as people know it.
-
-    Examples:
-        >>> name_value(0x3C1098, "color"), name_value(7, "index")
-        ('#3C1098', '7')
-    """
-    return _hex(value) if kind == "color" else str(value)
-
-
-def _hex(value: int) -> str:
-    return f"#{value:06X}"
+def _find_shifted(table: MaskTable | None, seen: MaskSample, from_1: bool) -> list[Problem]:
+    """A warning where a list has no name for 0: if it lacks another, all names are shifted."""
+    if table is None or table.values or not from_1 or not seen.counts.get(0):
+        return []
+    total = sum(seen.counts.values())
+    counts = ((name, seen.counts.get(value, 0)) for value, name in enumerate(table.names, 1))
+    shares = shorten((f"{name!r} {count / total:.1%}" for name, count in counts), limit=8)
+    what = (
+        f"{table.origin} has one name less than there are values, so 0 is ignored and 1 is the "
+        f"first: {shares} of the pixels. If another name is missing, these are shifted: add it"
+    )
+    return [warning("masks", what)]
 
 
 MASK_FOLDERS: Reader[MaskRequest, DataSets] = Reader(

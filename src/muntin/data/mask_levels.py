@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from muntin.data.archives import read_bytes
 from muntin.data.mask_values import MaskContent, Stored, look_into, measure_distances, read_values
 from muntin.errors import DataError, shorten
+from muntin.samples import MaskEncoding, Problem
 
 MAX_SAMPLED = 200
 """Masks that are sampled to check their values against a table; without one, five times as many."""
@@ -205,3 +206,36 @@ def _is_connected(area: NDArray[np.bool_]) -> bool:
             reached |= np.roll(reached, 1, axis) | np.roll(reached, -1, axis)
         reached &= part
     return count == int(part.sum())
+
+
+def name_value(value: int, kind: str) -> str:
+    """Write a value of a mask as people know it.
+
+    Examples:
+        >>> name_value(0x3C1098, "color"), name_value(7, "index")
+        ('#3C1098', '7')
+    """
+    return f"#{value:06X}" if kind == "color" else str(value)
+
+
+def find_strange(seen: MaskSample, encoding: MaskEncoding) -> list[Problem]:
+    """A problem if sampled masks have values of no class, or no others."""
+    known = {*encoding.values, *encoding.ignored}
+    strange = sorted(value for value in seen.counts if value not in known)
+    if not strange:
+        if any(seen.counts.get(value) for value in encoding.values):
+            return []
+        what = "no pixel of the sampled masks has a class: nothing to train on or to evaluate"
+        return [Problem(file="masks", what=what, severity="error")]
+    shown = [name_value(value, encoding.kind) for value in strange]
+    share = sum(seen.counts[value] for value in strange) / sum(seen.counts.values())
+    what = (
+        f"{share:.1%} of the pixels of the sampled masks have values of no "
+        f"class, and are ignored: {shorten(shown, limit=8)}, such as {shown[0]} in "
+        f"{seen.first[strange[0]]!r}. "
+    )
+    if len(strange) > MAX_COLORS:
+        what += "So many values are the mark of masks stored with loss: store them as PNG"
+    else:
+        what += f"Name them, or leave them out: data.ignored={shown[0]}"
+    return [Problem(file="masks", what=what, severity="error" if share > 0.5 else "warning")]

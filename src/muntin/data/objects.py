@@ -26,6 +26,9 @@ BAD_KEYPOINTS = "with keypoints that are no numbers"
 NO_BOX = "without a box of four numbers"
 OUTSIDE = "outside the image"
 UNKNOWN_CLASS = "of an unknown class"
+BEYOND = f"{UNKNOWN_CLASS} beyond the names"
+"""An error: a name was forgotten, or numbers are shifted, and then every class may be wrong."""
+
 WRONG_KEYPOINTS = "with a wrong number of keypoints"
 NOWHERE: Edges = (math.nan, math.nan, math.nan, math.nan)
 """The box of an annotation that does not tell where its object is."""
@@ -74,7 +77,8 @@ class AnnotationReport:
     def leave_out(self, file: str, where: str, kind: str, detail: str = "") -> None:
         """Record an annotation that is left out; `kind` is a phrase for several: "of zero area"."""
         what = f"{where} left out, {kind}: {detail}" if detail else f"{where} left out, {kind}"
-        self._found.append((kind, warning(file, what)))
+        problem = Problem(file=file, what=what, severity="error" if kind == BEYOND else "warning")
+        self._found.append((kind, problem))
 
     def warn(self, file: str, what: str) -> None:
         """Record a problem that training can live with."""

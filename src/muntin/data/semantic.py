@@ -16,9 +16,10 @@ from dataclasses import replace
 from muntin.data.checking import THREADS, CheckedImage, Parts, Report, Summary, check
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.detection import OUTLINED, list_detect
-from muntin.data.mask_folders import BACKGROUND, MASK_FOLDERS, name_value
+from muntin.data.mask_folders import BACKGROUND, MASK_FOLDERS
 from muntin.data.mask_folders import propose_table as propose_table
 from muntin.data.mask_layouts import MaskRequest
+from muntin.data.mask_levels import name_value
 from muntin.data.mask_values import count_values, read_mask
 from muntin.data.packed_sets import PACKED_MASKS
 from muntin.data.readers import Reader, Source, find_reader, join_parts, read_layout

@@ -17,6 +17,7 @@ import numpy as np
 
 from muntin.data.box_units import require_fractions
 from muntin.data.objects import (
+    BEYOND,
     NO_BOX,
     UNKNOWN_CLASS,
     WRONG_KEYPOINTS,
@@ -204,8 +205,10 @@ def _annotate(
     one = Annotation(where=row.where, fault=row.fault)
     if row.fault is None and row.class_number not in ids:
         numbers = f"0 to {max(ids)}" if max(ids) < len(ids) else shorten(map(str, ids))
-        one.fault = UNKNOWN_CLASS, f"{row.class_number}, the classes are {numbers}"
-    if one.fault is not None and one.fault[0] != UNKNOWN_CLASS:
+        # A table with gaps leaves classes out on purpose.
+        kind = UNKNOWN_CLASS if 0 <= row.class_number < max(ids) else BEYOND
+        one.fault = kind, f"{row.class_number}, the classes are {numbers}"
+    if one.fault is not None and one.fault[0] not in (UNKNOWN_CLASS, BEYOND):
         return one
     one.box, one.segmentation = _to_pixels(row, size)
     one.class_id = ids.get(row.class_number, -1)

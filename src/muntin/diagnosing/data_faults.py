@@ -46,7 +46,7 @@ def diagnose_data(
         code = "units" if isinstance(error, UnitError) else "unreadable"
         return None, [Finding(code=code, where="data", detail=str(error))]
     found = find_data_faults(data.parts, data.problems, pre)
-    if data.fault and not any(one.is_error for one in found):
+    if data.fault and not any(one.is_error or one.code == "class-range" for one in found):
         found = [Finding(code="unreadable", where="data", detail=data.fault), *found]
     return data, found
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from muntin.diagnosing.data_faults import find_data_faults
 from muntin.diagnosing.findings import Finding
+from muntin.errors import plural
 from muntin.metrics.class_metrics import ClassificationMetric, SemanticMetric
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.ops.boxes import box_iou
@@ -59,8 +60,10 @@ def diagnose_result(
         return []
     journal, tuned = read_journal(run.path), run.config.train
     count = read_split(run.path).num_train if sets is None else len(sets[0])
-    steps = math.ceil(count / max(tuned.batch_size * tuned.accumulate, 1)) * len(journal)
-    short = Finding(code="too-short", where="training", detail=f"{steps} steps")
+    whole = math.ceil(count / max(tuned.batch_size, 1))  # of lines that earlier versions wrote
+    batches = (line.get("steps", whole) for line in journal)
+    steps = sum(math.ceil(each / tuned.accumulate) for each in batches)
+    short = Finding(code="too-short", where="training", detail=plural(steps, "step"))
     # Nothing else can be told of so few, and looking at images would take longer.
     if steps < _SHORT:
         return [short]

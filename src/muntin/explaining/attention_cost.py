@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from muntin.drawing.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from muntin.errors import MuntinError
 from muntin.explaining.context import Context
-from muntin.explaining.figures import Result, Results, make_figure, make_missing
+from muntin.explaining.figures import Result, Results, make_figure, make_missing, translate
 from muntin.explaining.plotting import label_axes, start_plots
 from muntin.models.swin import SWIN_TINY
 from muntin.shapes import Size
@@ -270,7 +270,7 @@ def _show_time() -> Result:
         facts={"unit": "seconds", "map_side": sides, "machine": machine, **seconds},
         channels=dim,
         heads=SWIN_TINY.num_heads[0],
-        machine=machine,
+        machine=translate(machine),
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from muntin.drawing.notebook import show_facts
 from muntin.drawing.result_drawing import draw_result
 from muntin.errors import DataError, MuntinError, MuntinWarning
-from muntin.explaining import Section, check_sections, inputs
+from muntin.explaining import Section, check_sections, figures, inputs
 from muntin.explaining.attention_cost import show_cost
 from muntin.explaining.attention_maps import show_attention
 from muntin.explaining.attribution import show_attribution
@@ -132,7 +132,7 @@ def explain(
         compare: A second model or checkpoint, compared on the same images.
         folder: Images to retrieve the most similar ones from, preferably in class folders.
         sections: One or several of `muntin.explaining.SECTIONS`; all when empty.
-        language: Of the page: "en", or "zh" (Chinese); words inside figures are English.
+        language: Of the page: "en", or "zh" (Chinese); figures need a font for it (extra `fonts`).
         weights: For a zoo name: a file, folder or hub id; default: published, else random ones.
         img_size: (height, width) in pixels to resize images to. Default: the model's own.
         force: Whether to replace files in `out`; an image of `images` never is.
@@ -349,7 +349,8 @@ def model_facts(model: OpenedModel, context: Context, other: OpenedModel | None)
         rows["parameters"] = {"millions": count / 1e6}
     if other is not None:
         rows["other"] = {"name": other.name, "origin": other.origin}
-    rows["figures"] = {}
+    if not figures.can_draw():
+        rows["figures"] = {}
     lines = (find_text("facts", key, **fields).partition(": ") for key, fields in rows.items())
     return {name: value for name, _, value in lines if name}
 

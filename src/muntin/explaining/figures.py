@@ -22,10 +22,12 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from muntin.drawing.fonts import use_fonts
+from muntin.drawing.fonts import find_font, use_fonts
 from muntin.drawing.saving import ignore_missing_characters
 from muntin.errors import ConfigError, unknown_name
 from muntin.explaining import LANGUAGES, Section
@@ -94,7 +96,7 @@ Results = Sequence[Result]
 _language = ContextVar("language", default="en")
 
 _WORDS = {"begin", "elsewhere", "fresh", "images", "layer", "layers", "origin", "others", "score"}
-"""Fields of texts that hold words, not names; figures show some of them, in English."""
+"""Fields of texts that hold words, not names; figures show some of them."""
 
 
 @contextlib.contextmanager
@@ -143,10 +145,28 @@ def find_text(entry: str, key: str, /, **fields: object) -> str:
 
 
 def translate(words: str) -> str:
-    """Translate words that figures show in English, such as the title of a layer."""
+    """Translate words that the code gives in English, such as the title of a layer."""
     for key, pattern in load_texts("en")["words"].items() if _language.get() != "en" else ():
-        words = re.sub(pattern, load_texts()["words"][key], words)
+        words = re.sub(pattern, load_texts()["words"][key], words, flags=re.MULTILINE)
     return words
+
+
+def can_draw() -> bool:
+    """Whether a font has the characters of the language; figures stay English otherwise."""
+    return find_font(find_text("page", "contents")[0]) is not None
+
+
+def _translate_figure(figure: Figure) -> None:
+    if not can_draw():
+        return
+    for artist in figure.findobj(Text):
+        assert isinstance(artist, Text), "only texts are searched for"
+        artist.set_text(translate(artist.get_text()))
+    # Texts of ticks are written again when the figure is drawn.
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        each = axis.get_major_formatter()
+        if isinstance(each, FixedFormatter):
+            each.seq = [*map(translate, each.seq)]
 
 
 def make_figure(
@@ -220,6 +240,7 @@ def save_figure(result: ExplanationFigure, folder: Path) -> SavedFigure:
 
 def _draw_png(figure: Figure) -> tuple[bytes, tuple[int, int]]:
     canvas = FigureCanvasAgg(figure)
+    _translate_figure(figure)
     use_fonts(figure)
     figure.set_dpi(DPI)
     figure.patch.set_facecolor("white")

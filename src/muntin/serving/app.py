@@ -131,14 +131,18 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
 
     @app.post("/explain", openapi_extra=PARTS["image_body"], response_class=HTMLResponse)
     async def explain(request: Request) -> Response:
-        """Explain the prediction of one image: the page of `muntin explain`, as one HTML file."""
+        """Explain the prediction of one image: the page of `muntin explain`, as one HTML file.
+
+        It is Chinese where the header Accept-Language begins with zh, else English.
+        """
         async with service.admitted(request):
             asked = await read_request(request, service.limits, service.find_model)
             if not isinstance(asked, PredictRequest) or len(asked.uploads) != 1:
                 message = "an explanation is of one image, got another number. Send one."
                 raise refuse(422, message)
             source = service.source(service.find_model(asked.model)["name"])
-        page = await explainer.explain(source.path, asked.uploads[0])
+        chinese = request.headers.get("accept-language", "").lower().startswith("zh")
+        page = await explainer.explain(source.path, asked.uploads[0], "zh" if chinese else "en")
         return HTMLResponse(page, headers={"Content-Security-Policy": _EXPLANATION_POLICY})
 
 

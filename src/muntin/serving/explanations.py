@@ -28,8 +28,8 @@ class Explainer:
         self._turn = asyncio.Lock()
         self._waiting = 0
 
-    async def explain(self, source: str, upload: Upload) -> bytes:
-        """Make the page of an image, which needs no other file.
+    async def explain(self, source: str, upload: Upload, language: str) -> bytes:
+        """Make the page of an image in a language of `muntin explain`; it needs no other file.
 
         Raises:
             RefusedError: Too many wait, it takes too long, or the model cannot be explained.
@@ -41,7 +41,7 @@ class Explainer:
         try:
             async with self._turn:
                 with tempfile.TemporaryDirectory(prefix="muntin-explain-") as folder:
-                    return await _run(source, upload, Path(folder))
+                    return await _run(source, upload, Path(folder), language)
         finally:
             self._waiting -= 1
 
@@ -68,7 +68,7 @@ def _clean(text: str) -> str:
     return text.replace(".", "_")[:_LONGEST].encode()[:200].decode(errors="ignore") or "image"
 
 
-async def _run(source: str, upload: Upload, folder: Path) -> bytes:
+async def _run(source: str, upload: Upload, folder: Path, language: str) -> bytes:
     image = folder / "in" / file_name(upload.name)
     image.parent.mkdir()
     image.write_bytes(upload.data)
@@ -77,6 +77,7 @@ async def _run(source: str, upload: Upload, folder: Path) -> bytes:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *words,
+        f"--language={language}",
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

@@ -23,7 +23,7 @@ from muntin.samples import Classes, TaskKind
 from muntin.shapes import Size
 from muntin.tasks.task import Task
 from muntin.train_config import TrainConfig
-from muntin.training.defaults import Choice, default_model, default_recipe
+from muntin.training.defaults import PUBLISHED, Choice, default_model, default_recipe
 from muntin.weights.opened_weights import open_weights
 from muntin.weights.source_info import SourceInfo, read_source_info
 from muntin.weights.state_matching import class_tensors
@@ -135,13 +135,14 @@ def initialize(network: Network, run: Run, weights: str, entry: ModelEntry) -> C
     if run.task.kind == "pretraining":
         return Choice("", ("weights: random; those to go on from are given with --weights",))
     if not entry.weights:
-        return Choice("", ("weights: random; no published weights are known for this model",))
+        others = f"but for others, such as {PUBLISHED} (muntin models lists them)"
+        return Choice("", (f"weights: random; none are published for this model, {others}",))
     try:
         report = load_weights(network, entry.weights, made_with=to_dict(entry.config))
     # Only "auto" may end with random weights; a source that the user named must exist.
     except WeightError as error:
         warnings.warn(f"{FRESH_WEIGHTS}: {error}", MuntinWarning, stacklevel=2)
-        return Choice("", (f"weights: random; {entry.weights} is not available",))
+        return Choice("", (f"weights: random; {entry.weights} is not available: {WAYS_OUT}",))
     license_ = entry.license or "not stated"
     return Choice(entry.weights, (f"weights: {report.summary()}; license {license_}",))
 

@@ -310,6 +310,7 @@ class Loop:
         loss, num_seen = add_numbers(state.loss_sum, state.num_seen)
         line: dict[str, Any] = {
             "epoch": state.epoch,
+            "steps": steps,
             "train_loss": loss / max(num_seen, 1),
             "learning_rate": self.trainer.learning_rate,
             "images_per_s": round(self._images_per_s, 1),

@@ -41,7 +41,10 @@ export async function explain(item, model, tell) {
     const query = new URLSearchParams({ model, name: item.name.slice(0, 200) });
     const response = await ask(`explain?${query}`, {
       method: "POST", body: item.file, signal: item.stopper.signal,
-      headers: { "Content-Type": "application/octet-stream" },
+      headers: {
+        "Content-Type": "application/octet-stream",
+        "Accept-Language": document.documentElement.lang,
+      },
     });
     send({ page: await response.text() });
     tell("");
