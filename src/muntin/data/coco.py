@@ -17,8 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.data.box_units import require_widths
-from muntin.data.coco_files import Files, explain, name_lacking, recognise
-from muntin.data.coco_images import Id, ImageRecord, Row, find_images, plain_id
+from muntin.data.coco_images import (
+    Files,
+    Id,
+    ImageRecord,
+    Row,
+    explain,
+    find_images,
+    name_lacking,
+    plain_id,
+    recognise,
+)
 from muntin.data.coco_keypoints import Points, common_points, points_of
 from muntin.data.objects import (
     NO_BOX,

@@ -20,7 +20,7 @@ from typing import Any
 
 from muntin.data.image_formats import is_image
 from muntin.data.shard_index import UNKNOWN, Head, Place, Shard, format_entry, format_table
-from muntin.data.split_names import PARTS, part_in
+from muntin.data.trees import PARTS, part_in
 from muntin.errors import DataError, MuntinError, first_line, plural, shorten
 from muntin.samples import Classes, Entry
 from muntin.untrusted import PARSER_FAULTS, check_budget, parse_json

@@ -22,8 +22,7 @@ from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, Limits, first_key, match
-from muntin.weights.parameter_resizing import crop_table
-from muntin.weights.prefix_positions import move_positions
+from muntin.weights.parameter_resizing import crop_table, move_positions
 from muntin.weights.window_buffers import built_window, differing_stages, shrink_windows
 
 NATIVE = "muntin"

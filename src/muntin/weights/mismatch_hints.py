@@ -23,7 +23,7 @@ from muntin.weights.dialects import family_name
 from muntin.weights.inferred_fields import infer_fields
 from muntin.weights.key_maps import RenamedState, first_key
 from muntin.weights.opened_weights import OpenedWeights, rename_state
-from muntin.weights.prefix_positions import TOKENS
+from muntin.weights.parameter_resizing import TOKENS
 from muntin.weights.state_matching import MatchResult, match_state
 from muntin.weights.state_search import name_family, name_stranger
 

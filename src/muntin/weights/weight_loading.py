@@ -20,7 +20,12 @@ from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.untrusted import reading
-from muntin.weights.classifier_search import is_classifier
+from muntin.weights.classifier_search import (
+    is_classifier,
+    read_head_rows,
+    select_names,
+    select_rows,
+)
 from muntin.weights.dialects import (
     DIALECTS,
     NATIVE,
@@ -30,7 +35,6 @@ from muntin.weights.dialects import (
     inner_model,
 )
 from muntin.weights.head_keys import adopt_conventions
-from muntin.weights.head_rows import read_head_rows, select_names, select_rows
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.mismatch_hints import reject_mismatches
 from muntin.weights.opened_weights import (
@@ -40,8 +44,13 @@ from muntin.weights.opened_weights import (
 )
 from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
 from muntin.weights.source_info import adopt, build_adopted, check_decoder, set_config
-from muntin.weights.state_matching import MatchResult, match_state, model_key
-from muntin.weights.state_values import copy_values, reject_values
+from muntin.weights.state_matching import (
+    MatchResult,
+    copy_values,
+    match_state,
+    model_key,
+    reject_values,
+)
 from muntin.weights.transformers_weights import is_whole_model, load_whole_model
 from muntin.weights.window_buffers import fit_windows, read_windows
 

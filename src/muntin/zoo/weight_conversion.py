@@ -21,10 +21,10 @@ from muntin.heads.network import Network
 from muntin.models.vit import ViTConfig
 from muntin.staging import refuse_existing
 from muntin.untrusted import reading
+from muntin.weights.classifier_search import read_head_rows
 from muntin.weights.dialects import to_dialect
-from muntin.weights.head_rows import read_head_rows
 from muntin.weights.opened_weights import open_weights
-from muntin.weights.prefix_positions import move_positions
+from muntin.weights.parameter_resizing import move_positions
 from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import write_weights, write_whole
@@ -36,7 +36,7 @@ from muntin.weights.weight_loading import (
 )
 from muntin.zoo.model_building import find_model
 from muntin.zoo.model_zoo import BackboneConfig, build_backbone
-from muntin.zoo.source_models import find_source_model
+from muntin.zoo.published_classifier import find_source_model
 
 # Key under which an ecosystem's own loader expects the state dict in a .pth file.
 _NESTED_KEYS = {"microsoft": "model", "openmmlab": "state_dict", "detectron2": "model"}
