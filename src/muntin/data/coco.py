@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -335,11 +335,9 @@ COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     reject=_reject,
 )
 
-COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
-    name="COCO",
+COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = replace(
+    COCO,
     recognise=partial(recognise, keypoints=True),
-    read=_read,
     looks_for="COCO (a JSON such as annotations/person_keypoints_train.json)",
-    file="a COCO .json",
     reject=explain_some(".json", explain),
 )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import ImageFile, TiffImagePlugin
 
 from muntin.data.image_formats import open_header
 from muntin.untrusted import check_budget
@@ -90,18 +90,13 @@ def read_deep(image: Any, data: bytes) -> NDArray[Any]:  # noqa: ANN401
     if image.format != "PNG":
         return np.asarray(image.convert("RGB")).astype(np.uint16) * 257
     raw = image.tile[0][3]
-    low = np.asarray(_reread(data, _OTHER_BYTE.get(raw, "RGBA"))).astype(np.uint16)
+    again: Any = open_header(io.BytesIO(data), ("PNG",))
+    make = getattr(ImageFile, "_Tile", lambda *parts: parts)
+    again.tile = [make(*again.tile[0][:3], _OTHER_BYTE.get(raw, "RGBA"))]
+    low = np.asarray(again).astype(np.uint16)
     if raw not in _OTHER_BYTE:  # grey and alpha: two values of two bytes
         return low[..., 0] << 8 | low[..., 1]
     return (np.asarray(image).astype(np.uint16) << 8 | low)[..., :3]
-
-
-def _reread(data: bytes, raw_mode: str) -> Image.Image:
-    image: Any = open_header(io.BytesIO(data), ("PNG",))
-    make = getattr(ImageFile, "_Tile", lambda *parts: parts)
-    image.tile = [make(*image.tile[0][:3], raw_mode)]
-    image.load()
-    return image
 
 
 class _Layout(NamedTuple):

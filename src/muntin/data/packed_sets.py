@@ -15,7 +15,7 @@ from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, count_parts, join_parts, number_classes
 from muntin.data.shards import Shards
 from muntin.errors import DataError
-from muntin.samples import DataSets, Entry, Listing, Objects
+from muntin.samples import DataSets, Entry, Listing
 
 NAME = "packed"
 _FILE = "an address of shards"
@@ -106,10 +106,10 @@ def _read_objects(source: Source, shards: Shards, request: ObjectRequest) -> dic
 
 
 def _without_masks(listing: Listing) -> Listing:
-    def strip(objects: Objects | None) -> Objects | None:
-        return objects if objects is None or not objects.masks else replace(objects, masks=())
-
-    entries = (replace(entry, objects=strip(entry.objects)) for entry in listing.entries)
+    entries = (
+        replace(one, objects=one.objects and replace(one.objects, masks=()))
+        for one in listing.entries
+    )
     return replace(listing, entries=tuple(entries))
 
 

@@ -16,7 +16,7 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -116,7 +116,12 @@ def write_shards(
         )
         table = format_table(places, (one.text for plan in plans for one in plan.samples))
         whole = write_index(head, table, out, (INDEX, TABLE))
-        _remove_others(out, {shard.name for shard in head.shards})
+        # Shards of another size, that were left when packing was stopped.
+        kept = {f"{shard.name}.json" for shard in head.shards}
+        for note in (out / _NOTES).glob("*.tar.json"):
+            if note.name not in kept:
+                (out / note.stem).unlink(missing_ok=True)
+        shutil.rmtree(out / _NOTES)
         return whole
     except OSError as error:
         raise RunError(cannot_write(out, error)) from error
@@ -265,12 +270,3 @@ def _members(plan: _Plan) -> Iterator[tuple[str, str, bytes]]:
         if sample.label:
             yield "", f"{sample.key}.cls", sample.label
         yield "", f"{sample.key}.json", sample.text
-
-
-def _remove_others(out: Path, kept: Collection[str]) -> None:
-    """Remove shards of another size that were left when packing was stopped, and the notes."""
-    for note in (out / _NOTES).iterdir():
-        name = note.name.removesuffix(".json")
-        if name not in kept and name.endswith(".tar"):
-            (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / _NOTES)

@@ -64,12 +64,20 @@ def draw_poses(
             pen.rectangle(np.add(box, (-1, -1, 1, 1)).tolist(), outline=HALO, width=3)
             box = box.tolist()
             pen.rectangle(box, outline="white" if _is_single(found) else dots[row][0], width=1)
+        own, radius = points[row], radii[row]
         lines = [
-            (points[row][list(edge)], colour)
+            (own[list(edge)].ravel().tolist(), colour)
             for edge, colour in zip(found.edges, edges[row], strict=True)
             if shown[row][list(edge)].all()
         ]
-        _draw_instance(pen, points[row], shown[row], dots[row], lines, radii[row])
+        width = max(2, round(radius * 0.8))
+        for line, _ in lines:
+            pen.line(line, fill=HALO, width=width + 2)
+        for line, colour in lines:
+            pen.line(line, fill=colour, width=width)
+        for k in np.flatnonzero(shown[row]).tolist():
+            circle = np.r_[own[k] - radius, own[k] + radius].tolist()
+            pen.ellipse(circle, fill=dots[row][k], outline=HALO)
     if found.track_ids is not None:
         draw_tags(image, _list_tags(found, points, dots), size=round(8 + max(image.size) / 128))
     rows = _legend(found)
@@ -164,22 +172,3 @@ def _legend(found: Poses) -> list[LegendRow]:
         return [(_LEFT, "left", None), (_RIGHT, "right", None), (_MIDDLE, "middle", None)]
     names = found.keypoint_names[:_MOST_NAMED] if _is_single(found) else ()
     return [(colour_of(k), clean_label(name, k), None) for k, name in enumerate(names)]
-
-
-def _draw_instance(
-    pen: ImageDraw.ImageDraw,
-    points: NDArray[np.float64],
-    shown: NDArray[np.bool_],
-    dots: Sequence[Colour],
-    lines: Sequence[tuple[NDArray[np.float64], Colour]],
-    radius: float,
-) -> None:
-    """Draw one instance: `lines` are the ends of edges, (2, 2), and their colours."""
-    width = max(2, round(radius * 0.8))
-    for ends, _ in lines:
-        pen.line(ends.ravel().tolist(), fill=HALO, width=width + 2)
-    for ends, colour in lines:
-        pen.line(ends.ravel().tolist(), fill=colour, width=width)
-    for k in np.flatnonzero(shown).tolist():
-        x, y = points[k].tolist()
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=dots[k], outline=HALO)

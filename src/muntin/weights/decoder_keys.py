@@ -11,6 +11,7 @@ Source:
 from __future__ import annotations
 
 from muntin.weights.key_maps import Row, Transform, block_rows, layer_rows
+from muntin.weights.transformers import FILE_MLP, HIERA_PARTS, MEMORY_PARTS, file_block
 
 _OURS = "head.decoder."
 _BLOCK = _OURS + "blocks.{j}."
@@ -18,15 +19,6 @@ _TOKEN = Transform(
     join=lambda parts: parts[0].flatten(), split=lambda whole, _: (whole.view(1, 1, -1),)
 )
 """Our token is a vector; theirs has dimensions for images and tokens."""
-
-_HIERA_BLOCK = (
-    "layernorm_before",
-    "attn.qkv",
-    "attn.proj",
-    "layernorm_after",
-    "mlp.fc1",
-    "mlp.fc2",
-)
 
 
 def _mae_rows(before: str, positions: str = "pos_embed", embed: str = "embed") -> tuple[Row, ...]:
@@ -40,28 +32,14 @@ def _mae_rows(before: str, positions: str = "pos_embed", embed: str = "embed") -
     )
 
 
-def _separate(names: str, output: str, mlp: tuple[str, str]) -> tuple[str, ...]:
-    return ("layernorm_before", names, output, "layernorm_after", *mlp)
-
-
 MAE_TIMM = (*_mae_rows(""), *block_rows("decoder_blocks.{j}.", _BLOCK))
 
-_IN_FILES = _separate(
-    " ".join(f"attention.attention.{name}" for name in ("query", "key", "value")),
-    "attention.output.dense",
-    ("intermediate.dense", "output.dense"),
-)
-_IN_MEMORY = _separate(
-    "attention.q_proj attention.k_proj attention.v_proj",
-    "attention.o_proj",
-    ("mlp.fc1", "mlp.fc2"),
-)
 MAE_TRANSFORMERS = (
     *_mae_rows("decoder."),
-    *block_rows("decoder.decoder_layers.{j}.", _BLOCK, _IN_FILES),
-    *block_rows("decoder.decoder_layers.{j}.", _BLOCK, _IN_MEMORY),
+    *file_block("decoder.decoder_layers.{j}.", _BLOCK, "attention.attention", FILE_MLP),
+    *block_rows("decoder.decoder_layers.{j}.", _BLOCK, MEMORY_PARTS),
     # What version 5 calls them when it writes.
-    *block_rows("decoder.decoder_encoder.layer.{j}.", _BLOCK, _IN_FILES),
+    *file_block("decoder.decoder_encoder.layer.{j}.", _BLOCK, "attention.attention", FILE_MLP),
 )
 
 HIERA_TIMM = (
@@ -72,7 +50,7 @@ HIERA_TIMM = (
 
 HIERA_TRANSFORMERS = (
     *_mae_rows("decoder.", "position_embeddings", "embeddings"),
-    *block_rows("decoder.decoder_block.layers.{j}.", _BLOCK, _HIERA_BLOCK),
+    *block_rows("decoder.decoder_block.layers.{j}.", _BLOCK, HIERA_PARTS),
     *layer_rows("multiscale_fusion.multi_scale_fusion_heads.{i}", "head.fusion.{i}"),
     *layer_rows("encoder_norm", "head.encoder_norm"),
 )

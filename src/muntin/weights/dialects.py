@@ -106,8 +106,6 @@ DIALECTS: dict[str, Dialect] = {
 
 def find_key_map(name: str, config: object, *, required: bool) -> KeyMap | None:
     """Key map of a backbone; None if the dialect does not have the model and is not required."""
-    if not required and type(config) not in DIALECTS[name].key_maps:
-        return None
     try:
         return key_map(name, config)
     except WeightError:
@@ -237,7 +235,8 @@ def _reject_beyond_limits(name: str, config: object, head: nn.Module | None) -> 
 
 def _reject_other_windows(name: str, config: object, head: nn.Module | None) -> None:
     """Raise if a classifier of the ecosystem has other windows at `img_size`, by its size rule."""
-    of_classes = isinstance(head, LinearHead) or (head is None and _has_last_norm(config))
+    last = getattr(config, "out_norm", "") == "last"
+    of_classes = isinstance(head, LinearHead) or (head is None and last)
     if not isinstance(config, SwinConfig) or not of_classes or name == "detectron2":
         return
     shrinks = name == "openmmlab" and isinstance(config, SwinV2Config)
@@ -251,10 +250,6 @@ def _reject_other_windows(name: str, config: object, head: nn.Module | None) -> 
             f"there). Choose another dialect, or change window_size (muntin.zoo.change_model)."
         )
         raise WeightError(message)
-
-
-def _has_last_norm(config: object) -> bool:
-    return getattr(config, "out_norm", "") == "last"
 
 
 def _written_positions(dialect: str, config: ViTConfig) -> int:

@@ -53,17 +53,13 @@ class WeightFile:
 def read_weights(path: str | Path) -> WeightFile:
     """Read a weight file, or those of a folder, without executing code from them; on the CPU."""
     file = find_file(Path(path).expanduser())
-    if file.name.endswith(INDEX):
-        return _read_shards(file)
-    return _read_file(file)
-
-
-def _read_shards(index: Path) -> WeightFile:
-    files = read_index(index)
-    shards = [_read_file(file) for file in dict.fromkeys(files.values())]
+    if not file.name.endswith(INDEX):
+        return _read_file(file)
+    files = read_index(file)
+    shards = [_read_file(one) for one in dict.fromkeys(files.values())]
     tensors = {key: value for shard in shards for key, value in shard.tensors.items()}
-    check_shards(index, files, tensors)
-    return WeightFile(index, tensors, shards[0].metadata)
+    check_shards(file, files, tensors)
+    return WeightFile(file, tensors, shards[0].metadata)
 
 
 def _read_file(file: Path) -> WeightFile:

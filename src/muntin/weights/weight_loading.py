@@ -36,7 +36,7 @@ from muntin.weights.dialects import (
 )
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
-from muntin.weights.mismatch_hints import reject_mismatches
+from muntin.weights.mismatch_hints import Mismatch, reject_mismatches
 from muntin.weights.opened_weights import (
     OpenedWeights,
     open_weights,
@@ -172,7 +172,9 @@ def load_weights(
         opened = open_weights(source, dialect, model, part)
         raw = opened.state
         if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
-            opened = _convert_as_timm(opened, backbone, made_with)
+            known = find_source(backbone.config, opened.texts, made_with, {})
+            found = dataclasses.replace(opened.found, state=read_as_timm(backbone, raw, known))
+            opened = dataclasses.replace(opened, found=found)
         renamed = rename_state(opened, model)
         rows = None if head_rows is None else read_head_rows(head_rows)
         select_rows(renamed.tensors, rows, model, opened.where)
@@ -181,9 +183,10 @@ def load_weights(
         matched = match_state(model, renamed, opened.dialect, rule, resampling, theirs)
         if opened.state is not raw:
             _note_conversion(matched, renamed, model, raw, opened.state)
-        reject_mismatches(matched, renamed, opened, backbone, theirs, made_with)
+        reject_mismatches(Mismatch(matched, renamed, opened, backbone, theirs, made_with or {}))
         reject_values(matched.values, model.state_dict(), opened.where)
-        other = _build_stated(opened, model, matched)
+        check_decoder(opened.stated if matched.has_head else None, head_of(model))
+        other = build_adopted(backbone, opened.stated_fields, opened.where)
         recorded = read_windows(renamed, opened.state)
         windows = _find_windows(other or backbone, matched, recorded, theirs, rule)
     copy_values(matched.values, model)
@@ -220,14 +223,6 @@ _TYPES: dict[str, UnionType | type] = {
 }
 
 
-def _convert_as_timm(
-    opened: OpenedWeights, backbone: TimmBackbone, made_with: Mapping[str, Any] | None
-) -> OpenedWeights:
-    known = find_source(backbone.config, opened.texts, made_with, {})
-    state = read_as_timm(backbone, opened.state, known)
-    return dataclasses.replace(opened, found=dataclasses.replace(opened.found, state=state))
-
-
 def _note_conversion(
     matched: MatchResult,
     reading: RenamedState,
@@ -241,14 +236,6 @@ def _note_conversion(
     matched.ignored += [k for k, one in raw.items() if k not in state and id(one) not in there]
     changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
     matched.resized += [model_key(ours[key], model) for key in changed]
-
-
-def _build_stated(
-    opened: OpenedWeights, model: nn.Module, matched: MatchResult
-) -> nn.Module | None:
-    """Check what is stated beside the weights; see `build_adopted`."""
-    check_decoder(opened.stated if matched.has_head else None, head_of(model))
-    return build_adopted(backbone_of(model), opened.stated_fields, opened.where)
 
 
 def _name(source: object) -> str:
