@@ -88,7 +88,7 @@ def list_detect(
     reader, source, found = find_reader(path, readers, what="annotated objects")
     request = ObjectRequest(class_names=class_names, masks=masks)
     listings = read_layout(reader, source, found, request)
-    data = _join(reader.name, listings, request.findings, str(source.path), masks)
+    data = _join(reader.name, listings, request.findings, str(source.path))
     return data if class_names is not None else _require_objects(data)
 
 
@@ -105,7 +105,7 @@ def _require_objects(data: DataSets) -> DataSets:
 
 
 def _join(
-    kind: str, listings: Mapping[str, Listing], findings: AnnotationReport, source: str, masks: bool
+    kind: str, listings: Mapping[str, Listing], findings: AnnotationReport, source: str
 ) -> DataSets:
     sizes = count_parts({part: len(listing) for part, listing in listings.items()})
     counts = [sum(map(_count, listing.entries)) for listing in listings.values()]

@@ -40,13 +40,7 @@ _MOST_NAMED = 30  # keypoints in the legend
 _LEFT, _RIGHT, _MIDDLE = map(parse_colour, (BLUE, VERMILION, GREEN))
 
 
-def draw_poses(
-    pixels: NDArray[np.uint8],
-    found: Poses,
-    *,
-    min_score: float = DEFAULT_SCORE_THRESHOLD,
-    largest: int = LARGEST,
-) -> Image.Image:
+def draw_poses(pixels: NDArray[np.uint8], found: Poses, *, largest: int = LARGEST) -> Image.Image:
     """Draw keypoints with enough score, edges between them, and a legend.
 
     The best instance is on top; `largest` is the maximum longer side in pixels.
@@ -55,7 +49,8 @@ def draw_poses(
     scale = max(image.size) / max(pixels.shape[:2])
     pen = ImageDraw.Draw(image)
     points = (found.keypoints[:, :, :2] + 0.5) * scale
-    shown = (found.keypoints[:, :, 2] >= min_score) & np.isfinite(points).all(axis=2)
+    sure = found.keypoints[:, :, 2] >= DEFAULT_SCORE_THRESHOLD
+    shown = sure & np.isfinite(points).all(axis=2)
     radii = _choose_radii(points, shown, max(image.size))
     dots, edges = _choose_colours(found)
     for row in range(len(found) - 1, -1, -1):

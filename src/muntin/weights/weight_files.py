@@ -276,8 +276,7 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    cached = _in_cache(repo, revision)
-    if cached is not None:
+    if (cached := _in_cache(repo, revision)) is not None:
         return cached
     folder = huggingface_hub.constants.HF_HUB_CACHE
     tried = f"weights {hub_id!r} not found locally or in the cache {folder}"
@@ -289,8 +288,7 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
         api = huggingface_hub.HfApi()
         info = api.model_info(repo, revision=revision or None, timeout=timeout_s)
         there = [entry.rfilename for entry in info.siblings or []]
-        name = next((name for name in HUB_FILES if name in there), "")
-        if name:
+        if name := next((name for name in HUB_FILES if name in there), ""):
             # The configuration comes into the same folder.
             names = [name, *(beside for beside in BESIDE_WEIGHTS if beside in there)]
             start = name.removesuffix(INDEX).rpartition(".")[0]

@@ -305,36 +305,33 @@ class WeightInfo:
 
 def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     """Infer what model must be built to load weights without resizing; `model` is a backbone."""
-    with reading(opened.where, _ADVICE, WeightError):
-        return _infer(opened, model)
-
-
-def _infer(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     config: Any = backbone_of(model).config
-    tensors = rename_state(opened, model).tensors
-    # The first convolution of a timm model is its stem.
-    patches = [
-        tensor
-        for key, tensor in tensors.items()
-        if key.endswith("patch_embed.proj.weight")
-        or (isinstance(config, TimmConfig) and tensor.ndim == 4)
-    ]
-    first = tensors.get("tokens_to_token.attention1.norm1.weight")
-    head = tensors.get("head.fc.weight")
-    if not patches and first is None and not isinstance(config, TimmConfig):
-        message = (
-            f"weights from {opened.where} ({opened.dialect}) must be those of a "
-            f"{family_name(type(config))}, but contain no patch embedding. Check model and dialect."
+    with reading(opened.where, _ADVICE, WeightError):
+        tensors = rename_state(opened, model).tensors
+        # The first convolution of a timm model is its stem.
+        patches = [
+            tensor
+            for key, tensor in tensors.items()
+            if key.endswith("patch_embed.proj.weight")
+            or (isinstance(config, TimmConfig) and tensor.ndim == 4)
+        ]
+        first = tensors.get("tokens_to_token.attention1.norm1.weight")
+        head = tensors.get("head.fc.weight")
+        if not patches and first is None and not isinstance(config, TimmConfig):
+            message = (
+                f"weights from {opened.where} ({opened.dialect}) must be those of a "
+                f"{family_name(type(config))}, but contain no patch embedding. Check model and "
+                f"dialect."
+            )
+            raise WeightError(message)
+        dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+        return WeightInfo(
+            dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32,
+            num_classes=0 if head is None else head.shape[0],
+            norms_tokens="norm.weight" in tensors and "fc_norm.weight" not in tensors,
+            # A T2T-ViT has none; its first norm has a channel for each of 7 x 7 pixels.
+            in_chans=patches[0].shape[1] if patches else len(first) // 49,  # type: ignore[arg-type]
         )
-        raise WeightError(message)
-    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    return WeightInfo(
-        dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32,
-        num_classes=0 if head is None else head.shape[0],
-        norms_tokens="norm.weight" in tensors and "fc_norm.weight" not in tensors,
-        # A T2T-ViT has none; its first norm has a channel for each of 7 x 7 pixels.
-        in_chans=patches[0].shape[1] if patches else len(first) // 49,  # type: ignore[arg-type]
-    )
 
 
 def _find_windows(
