@@ -26,11 +26,12 @@ from muntin.data.deep_images import (
     count_bands,
     has_deep_mode,
     is_deep,
+    is_dicom,
     read_bands,
     read_deep,
+    read_dicom,
     read_tiff,
 )
-from muntin.data.dicom_images import is_dicom, read_dicom
 from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import (
     OWN,

@@ -51,7 +51,6 @@ def draw_poses(pixels: NDArray[np.uint8], found: Poses, *, largest: int = LARGES
     points = (found.keypoints[:, :, :2] + 0.5) * scale
     sure = found.keypoints[:, :, 2] >= DEFAULT_SCORE_THRESHOLD
     shown = sure & np.isfinite(points).all(axis=2)
-    radii = _choose_radii(points, shown, max(image.size))
     dots, edges = _choose_colours(found)
     for row in range(len(found) - 1, -1, -1):
         if found.boxes is not None:
@@ -59,7 +58,10 @@ def draw_poses(pixels: NDArray[np.uint8], found: Poses, *, largest: int = LARGES
             pen.rectangle(np.add(box, (-1, -1, 1, 1)).tolist(), outline=HALO, width=3)
             box = box.tolist()
             pen.rectangle(box, outline="white" if _is_single(found) else dots[row][0], width=1)
-        own, radius = points[row], radii[row]
+        own, visible = points[row], points[row][shown[row]]
+        # Small instances are not covered by their keypoints.
+        extent = float(np.ptp(visible, axis=0).max()) if len(visible) > 1 else np.inf
+        radius = min(max(2.5, extent / 30), max(3.0, max(image.size) / 110))
         lines = [
             (own[list(edge)].ravel().tolist(), colour)
             for edge, colour in zip(found.edges, edges[row], strict=True)
@@ -105,17 +107,6 @@ def annotated_poses(objects: Objects, rows: Sequence[int], skeleton: Skeleton) -
         edges=skeleton.edges,
         flip_pairs=skeleton.flip_pairs,
     )
-
-
-def _choose_radii(
-    points: NDArray[np.float64], shown: NDArray[np.bool_], longer: int
-) -> list[float]:
-    """Radius of the keypoints of each instance: small ones are not covered by theirs."""
-    radii = []
-    for own, visible in zip(points, shown, strict=True):
-        extent = float(np.ptp(own[visible], axis=0).max()) if visible.sum() > 1 else np.inf
-        radii.append(min(max(2.5, extent / 30), max(3.0, longer / 110)))
-    return radii
 
 
 def _choose_colours(found: Poses) -> tuple[list[list[Colour]], list[list[Colour]]]:

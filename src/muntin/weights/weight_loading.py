@@ -168,7 +168,8 @@ def load_weights(
     backbone: Any = backbone_of(model := inner_model(model))
     if isinstance(model, Network) and is_whole_model(model):
         return LoadReport(**load_whole_model(model, source))
-    with reading(_name(source), _ADVICE, WeightError):
+    name = str(source) if isinstance(source, str | Path) else "the state dict"
+    with reading(name, _ADVICE, WeightError):
         opened = open_weights(source, dialect, model, part)
         raw = opened.state
         if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
@@ -236,10 +237,6 @@ def _note_conversion(
     matched.ignored += [k for k, one in raw.items() if k not in state and id(one) not in there]
     changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
     matched.resized += [model_key(ours[key], model) for key in changed]
-
-
-def _name(source: object) -> str:
-    return str(source) if isinstance(source, str | Path) else "the state dict"
 
 
 def _find_rule(opened: OpenedWeights, backbone: nn.Module) -> tuple[SizeRuleName, str]:
