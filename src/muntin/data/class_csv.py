@@ -13,8 +13,9 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 from muntin.data.archives import is_archive
@@ -114,29 +115,14 @@ def _read_paths(source: Source, place: Path, class_names: Sequence[str] | None) 
     names, ids = order_classes(found, class_names, repr(str(place)))
     several = sum(len(row.classes) > 1 for row in rows)
     without = sum(not row.classes for row in rows)
-    multi_label = several + without > 0
-
-    def gather(chosen: Iterable[Row]) -> Listing:
-        entries = (
-            Entry(
-                path=row.path,
-                class_ids=tuple(sorted({ids[name] for name in row.classes})),
-                group=row.group,
-            )
-            for row in chosen
-        )
-        return Listing(
-            source=str(place.parent),
-            entries=tuple(entries),
-            class_names=names,
-            multi_label=multi_label,
-        )
-
     by_part: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_part[_part_of(row, place)].append(row)
+    blank = Listing(
+        source=str(place.parent), entries=(), class_names=names, multi_label=several + without > 0
+    )
     kind = "single-label"
-    if multi_label:
+    if blank.multi_label:
         kind = f"multi-label ({several} with several classes, {without} with none)"
     note = f"CSV, {kind}, {plural(len(names), 'class', 'classes')}"
     if not source.is_file:
@@ -146,12 +132,24 @@ def _read_paths(source: Source, place: Path, class_names: Sequence[str] | None) 
         note = f"{place.name}: {note}{left}"
     if len(by_part) == 1 and not any(row.split for row in rows):
         size = plural(len(rows), "image")
-        return join_parts({"train": gather(rows)}, [f"{note}, one set of {size}"])
-    sets = {part: gather(by_part[part]) for part in PARTS if part in by_part}
+        return join_parts({"train": _fill(blank, rows, ids)}, [f"{note}, one set of {size}"])
+    sets = {part: _fill(blank, by_part[part], ids) for part in PARTS if part in by_part}
     sizes = count_parts({part: len(listing) for part, listing in sets.items()})
     left_out, problems = tell_unlearnt(unlearnt)
     notes = [f"{note}, sets by its split column: {sizes}", find_lacking(sets), left_out]
     return join_parts(sets, notes, problems=problems, left_out=left_out)
+
+
+def _fill(blank: Listing, rows: Iterable[Row], ids: Mapping[str, int]) -> Listing:
+    entries = (
+        Entry(
+            path=row.path,
+            class_ids=tuple(sorted({ids[name] for name in row.classes})),
+            group=row.group,
+        )
+        for row in rows
+    )
+    return replace(blank, entries=tuple(entries))
 
 
 def _part_of(row: Row, place: Path) -> str:
@@ -250,7 +248,7 @@ def _read_columns(
     }
     names, ids = number_classes(listed, used, class_names, repr(str(source.path)))
     problems: list[Problem] = []
-    entries: dict[str, list[Entry]] = defaultdict(list)
+    found: dict[str, list[Row]] = defaultdict(list)
     for file, classes, rows in tables:
         folder = file.rpartition("/")[0]
         part = part_of(folder.split("/")) or "train"
@@ -260,22 +258,17 @@ def _read_columns(
             if path is None:
                 problems.append(warning(file, f"image {row[0]!r} is not there, left out"))
                 continue
-            found = sorted(ids[name] for name in _classes_of(row, classes))
-            entries[part].append(Entry(path=path, class_ids=tuple(found)))
-    if not entries:
+            found[part].append(Row(path=path, classes=tuple(_classes_of(row, classes))))
+    if not found:
         message = (
             f"The images of {tables[0][0]!r} must lie beside it in {tree.source!r}, got none there."
         )
         raise DataError(message)
+    blank = Listing(source=tree.source, entries=(), class_names=names, multi_label=True)
     parts = {
-        part: Listing(
-            source=tree.source,
-            entries=tuple(sorted(entries[part], key=lambda entry: entry.path)),
-            class_names=names,
-            multi_label=True,
-        )
+        part: _fill(blank, sorted(found[part], key=attrgetter("path")), ids)
         for part in PARTS
-        if part in entries
+        if part in found
     }
     sizes = count_parts({part: len(listing) for part, listing in parts.items()})
     note = f"CSV with a column a class, {sizes}, {plural(len(names), 'class', 'classes')}"
