@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +19,12 @@ from muntin.errors import DataError
 from muntin.samples import DataSets, Listing
 
 NAME = "packed"
-_FILE = "an address of shards"
 
 
-def _recognise(*wanted: str, passed: Collection[str] = ()) -> Callable[[Source], Shards | None]:
-    """Recognise what holds such annotations; another reader takes what is `passed`."""
+def _packed(
+    read: Callable[[Source, Shards, Any], Any], *wanted: str, passed: Collection[str] = ()
+) -> Reader[Any, Any]:
+    """Make the reader of what holds such annotations; another takes what is `passed`."""
 
     def recognise(source: Source) -> Shards | None:
         shards = source.shards
@@ -39,7 +41,9 @@ def _recognise(*wanted: str, passed: Collection[str] = ()) -> Callable[[Source],
             raise DataError(message)
         return shards
 
-    return recognise
+    return Reader(
+        name=NAME, recognise=recognise, read=read, looks_for="", file="an address of shards"
+    )
 
 
 def _open_tar(source: Source) -> Shards | None:
@@ -123,27 +127,12 @@ def _read_masks(source: Source, shards: Shards, request: MaskRequest) -> DataSet
     return _join(shards, listings)
 
 
-PACKED_CLASSES: Reader[Sequence[str] | None, DataSets] = Reader(
-    name=NAME, recognise=_recognise("classes"), read=_read_classes, looks_for="", file=_FILE
+PACKED_CLASSES: Reader[Sequence[str] | None, DataSets] = _packed(_read_classes, "classes")
+PACKED_OBJECTS: Reader[ObjectRequest, dict[str, Listing]] = _packed(
+    _read_objects, "boxes", "outlines"
 )
-
-PACKED_OBJECTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
-    name=NAME,
-    recognise=_recognise("boxes", "outlines"),
-    read=_read_objects,
-    looks_for="",
-    file=_FILE,
-)
-
-PACKED_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = replace(
-    PACKED_OBJECTS, recognise=_recognise("keypoints")
-)
-
-PACKED_MASKS: Reader[MaskRequest, DataSets] = Reader(
-    name=NAME,
-    # Masks are drawn from outlines by the reader of objects.
-    recognise=_recognise("masks", "outlines", passed=("outlines",)),
-    read=_read_masks,
-    looks_for="",
-    file=_FILE,
+PACKED_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = _packed(_read_objects, "keypoints")
+# Masks are drawn from outlines by the reader of objects.
+PACKED_MASKS: Reader[MaskRequest, DataSets] = _packed(
+    _read_masks, "masks", "outlines", passed=("outlines",)
 )

@@ -29,6 +29,10 @@ NATIVE = "muntin"
 _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
 
 
+def _as_it_is(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return state
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dialect:
     """State-dict format of one ecosystem.
@@ -45,7 +49,7 @@ class Dialect:
     size_rule: SizeRuleName
     size_evidence: tuple[tuple[str, SizeRuleName], ...] = ()
     built_rule: SizeRuleName | Literal[""] = ""
-    normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
+    normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = _as_it_is
     limits: Limits = field(default_factory=dict)
     activation: Activation | None = None
 
@@ -57,50 +61,33 @@ class Dialect:
         return self.size_rule, ""
 
 
+def _dialect(
+    module: Any,  # noqa: ANN401 (one of this room)
+    size_rule: SizeRuleName,
+    built_rule: SizeRuleName | Literal[""] = "",
+    activation: Activation | None = None,
+) -> Dialect:
+    """The row of a dialect, whose module has those tables that its names need."""
+    tables = vars(module)
+    return Dialect(
+        key_maps=tables["KEY_MAPS"],
+        size_rule=size_rule,
+        size_evidence=tables.get("SIZE_EVIDENCE", ()),
+        built_rule=built_rule,
+        normalise=tables.get("normalise", _as_it_is),
+        limits=tables.get("LIMITS", {}),
+        activation=activation,
+    )
+
+
 DIALECTS: dict[str, Dialect] = {
-    "microsoft": Dialect(
-        key_maps=microsoft.KEY_MAPS,
-        size_rule="microsoft",
-        activation="gelu",
-        size_evidence=microsoft.SIZE_EVIDENCE,
-        built_rule="microsoft",
-    ),
-    "timm": Dialect(
-        key_maps=timm.KEY_MAPS,
-        size_rule="timm",
-        size_evidence=timm.SIZE_EVIDENCE,
-        built_rule="timm",
-        normalise=timm.normalise,
-        limits=timm.LIMITS,
-    ),
-    "torchvision": Dialect(
-        key_maps=torchvision.KEY_MAPS,
-        size_rule="torchvision",
-        limits=torchvision.LIMITS,
-        activation="gelu",
-    ),
-    "transformers": Dialect(
-        key_maps=transformers.KEY_MAPS,
-        size_rule="transformers",
-        limits=transformers.LIMITS,
-        size_evidence=transformers.SIZE_EVIDENCE,
-    ),
-    "openmmlab": Dialect(
-        key_maps=openmmlab.KEY_MAPS,
-        size_rule="mmpretrain",
-        size_evidence=openmmlab.SIZE_EVIDENCE,
-    ),
-    "detectron2": Dialect(
-        key_maps=microsoft.DETECTRON2_KEY_MAPS,
-        size_rule="openmmlab",
-    ),
-    "google": Dialect(
-        key_maps=google.KEY_MAPS,
-        size_rule="google",
-        normalise=google.normalise,
-        limits=google.LIMITS,
-        activation="gelu_tanh",  # the default of Flax
-    ),
+    "microsoft": _dialect(microsoft, "microsoft", built_rule="microsoft", activation="gelu"),
+    "timm": _dialect(timm, "timm", built_rule="timm"),
+    "torchvision": _dialect(torchvision, "torchvision", activation="gelu"),
+    "transformers": _dialect(transformers, "transformers"),
+    "openmmlab": _dialect(openmmlab, "mmpretrain"),
+    "detectron2": Dialect(key_maps=microsoft.DETECTRON2_KEY_MAPS, size_rule="openmmlab"),
+    "google": _dialect(google, "google", activation="gelu_tanh"),  # the default of Flax
 }
 
 
