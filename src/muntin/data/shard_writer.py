@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from muntin.configs import from_dict, to_dict
 from muntin.data.archives import read_bytes, stamp_of
@@ -150,35 +149,30 @@ def _ending_of(path: str) -> str:
 
 def _plan(part: str, listing: Listing, shard_size: int) -> Iterator[_Plan]:
     """Share the images of a set out, in their order."""
-    samples: list[_Sample] = []
-    digest, size, number, changed = _start_digest(part), 2 * _BLOCK, 0, 0
+    groups: list[list[tuple[_Sample, list[int], int]]] = []
+    size = 0
     for place, entry in enumerate(listing.entries):
         sample = _describe(f"{place:09d}", entry, listing)
         stamps = [stamp_of(listing.source, path) for path in sample.files.values()]
         lengths = [length for length, _ in stamps] + [len(sample.text), len(sample.label)]
         added = sum(_BLOCK + length + -length % _BLOCK for length in lengths if length)
-        if samples and size + added > shard_size:
-            yield _finish(part, number, listing.source, samples, (digest.hexdigest(), changed))
-            samples, number, changed = [], number + 1, 0
-            digest, size = _start_digest(part), 2 * _BLOCK
-        samples.append(sample)
+        if not groups or size + added > shard_size:
+            groups.append([])
+            size = 2 * _BLOCK
+        groups[-1].append((sample, lengths, max(time for _, time in stamps)))
         size += added
-        changed = max(changed, *(time for _, time in stamps))
-        told = repr((sample.key, sorted(sample.files.items()), lengths)).encode()
-        digest.update(told + sample.text + sample.label)
-    if samples:
-        yield _finish(part, number, listing.source, samples, (digest.hexdigest(), changed))
-
-
-def _start_digest(part: str) -> Any:  # noqa: ANN401 (hashlib's own class has no name)
-    return hashlib.blake2b(f"{_LAYOUT} {part}".encode(), digest_size=16)
-
-
-def _finish(
-    part: str, number: int, source: str, samples: Sequence[_Sample], made_from: tuple[str, int]
-) -> _Plan:
-    name, (digest, changed) = f"{part}-{number:06d}.tar", made_from
-    return _Plan(name=name, source=source, samples=tuple(samples), digest=digest, changed=changed)
+    for number, group in enumerate(groups):
+        digest = hashlib.blake2b(f"{_LAYOUT} {part}".encode(), digest_size=16)
+        for sample, lengths, _ in group:
+            told = repr((sample.key, sorted(sample.files.items()), lengths)).encode()
+            digest.update(told + sample.text + sample.label)
+        yield _Plan(
+            name=f"{part}-{number:06d}.tar",
+            source=listing.source,
+            samples=tuple(sample for sample, _, _ in group),
+            digest=digest.hexdigest(),
+            changed=max(time for _, _, time in group),
+        )
 
 
 def _describe(key: str, entry: Entry, listing: Listing) -> _Sample:
