@@ -126,11 +126,7 @@ def check(
         *_find_other_sizes(good),
         *_find_twins(good, compare_classes=parts[next(iter(parts))].kind == "classification"),
         *_find_parted(good),
-        *(
-            warning(one.entry.path, f"only {one.size[0]} x {one.size[1]} pixels (height x width)")
-            for one in good
-            if min(one.size) < _TINY
-        ),
+        *_find_tiny(good),
         *unsplit,
         *_find_few_levels(parts, measured),
         *found.problems,
@@ -231,6 +227,13 @@ def _find_twins(seen: Sequence[CheckedImage], *, compare_classes: bool) -> Itera
     for several, paths in named_alike.items():
         more = f", as {plural(len(paths) - 1, 'image')} more" if len(paths) > 1 else ""
         yield warning(paths[0], f"the same image is in {several}, by the same name{more}")
+
+
+def _find_tiny(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
+    for one in seen:
+        if min(one.size) < _TINY:
+            what = f"only {one.size[0]} x {one.size[1]} pixels (height x width)"
+            yield warning(one.entry.path, what)
 
 
 def _find_parted_groups(parts: Parts) -> Iterator[Problem]:

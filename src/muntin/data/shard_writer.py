@@ -25,14 +25,7 @@ from pathlib import Path
 from muntin.configs import from_dict, to_dict
 from muntin.data.archives import read_bytes, stamp_of
 from muntin.data.shard_addresses import INDEX, TABLE
-from muntin.data.shard_index import (
-    Head,
-    Holds,
-    Shard,
-    format_entry,
-    format_table,
-    parse_head,
-)
+from muntin.data.shard_index import Head, Holds, Shard, format_entry, format_table, parse_head
 from muntin.data.shards import write_index
 from muntin.devices import granted_cores
 from muntin.errors import DataError, MuntinError, RunError, cannot_write, shorten

@@ -17,14 +17,7 @@ from muntin.data.archives import LOCAL
 from muntin.data.plain_shards import scan
 from muntin.data.remote_files import RemoteFiles, cache_folder
 from muntin.data.shard_addresses import INDEX, split_address
-from muntin.data.shard_index import (
-    UNKNOWN,
-    Head,
-    Place,
-    Shard,
-    ShardIndex,
-    parse_head,
-)
+from muntin.data.shard_index import UNKNOWN, Head, Place, Shard, ShardIndex, parse_head
 from muntin.errors import DataError, ShardError
 from muntin.staging import format_json, write_file
 from muntin.untrusted import open_regular, read_regular, reading

@@ -10,8 +10,9 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from muntin.weights.key_maps import Row, Transform, block_rows, layer_rows
-from muntin.weights.transformers import FILE_MLP, HIERA_PARTS, MEMORY_PARTS, file_block
 
 _OURS = "head.decoder."
 _BLOCK = _OURS + "blocks.{j}."
@@ -19,6 +20,29 @@ _TOKEN = Transform(
     join=lambda parts: parts[0].flatten(), split=lambda whole, _: (whole.view(1, 1, -1),)
 )
 """Our token is a vector; theirs has dimensions for images and tokens."""
+
+
+# What transformers calls the parts of a block, of encoders too.
+FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")
+
+
+def file_block(theirs: str, ours: str, attention: str, mlp: Sequence[str]) -> tuple[Row, ...]:
+    """Rows of a block by the names in files."""
+    qkv = " ".join(f"{attention}.{name}" for name in ("query", "key", "value"))
+    return block_rows(theirs, ours, ("layernorm_before", qkv, "attention.output.dense", *mlp))
+
+
+MEMORY_PARTS = (
+    "layernorm_before",
+    "attention.q_proj attention.k_proj attention.v_proj",
+    "attention.o_proj",
+    "layernorm_after",
+    "mlp.fc1",
+    "mlp.fc2",
+)
+"""Names of the parts of a block in memory, since version 5."""
+
+HIERA_PARTS = ("layernorm_before", "attn.qkv", "attn.proj", *MEMORY_PARTS[3:])
 
 
 def _mae_rows(before: str, positions: str = "pos_embed", embed: str = "embed") -> tuple[Row, ...]:

@@ -20,12 +20,7 @@ from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, head_of, inne
 from muntin.weights.key_maps import HeadMap, RenamedState
 from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.source_info import SourceInfo, read_source_info
-from muntin.weights.state_search import (
-    FoundState,
-    describe_unknown,
-    find_states,
-    is_beside,
-)
+from muntin.weights.state_search import FoundState, describe_unknown, find_states, is_beside
 from muntin.weights.weight_files import fetch, is_hub_id, license_of, read_weights
 from muntin.weights.weight_folders import SUFFIXES, reject_url
 

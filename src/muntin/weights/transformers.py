@@ -10,35 +10,13 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from muntin.models.hiera import HieraConfig
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
 from muntin.ops.positions import SizeRuleName
+from muntin.weights.decoder_keys import FILE_MLP, HIERA_PARTS, MEMORY_PARTS, file_block
 from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Limits, Row, block_rows
-
-FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")
-
-
-def file_block(theirs: str, ours: str, attention: str, mlp: Sequence[str]) -> tuple[Row, ...]:
-    """Rows of a block by the names in files."""
-    qkv = " ".join(f"{attention}.{name}" for name in ("query", "key", "value"))
-    return block_rows(theirs, ours, ("layernorm_before", qkv, "attention.output.dense", *mlp))
-
-
-MEMORY_PARTS = (
-    "layernorm_before",
-    "attention.q_proj attention.k_proj attention.v_proj",
-    "attention.o_proj",
-    "layernorm_after",
-    "mlp.fc1",
-    "mlp.fc2",
-)
-"""Names of the parts of a block in memory, since version 5."""
-
-HIERA_PARTS = ("layernorm_before", "attn.qkv", "attn.proj", *MEMORY_PARTS[3:])
 
 _THEIRS, _OURS = "encoder.layers.{i}.blocks.{j}.", "layers.{i}.blocks.{j}."
 _TABLE = "attn.relative_position_bias_table"

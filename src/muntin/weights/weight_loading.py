@@ -26,22 +26,11 @@ from muntin.weights.classifier_search import (
     select_names,
     select_rows,
 )
-from muntin.weights.dialects import (
-    DIALECTS,
-    NATIVE,
-    backbone_of,
-    family_name,
-    head_of,
-    inner_model,
-)
+from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, family_name, head_of, inner_model
 from muntin.weights.head_keys import adopt_conventions
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.mismatch_hints import Mismatch, reject_mismatches
-from muntin.weights.opened_weights import (
-    OpenedWeights,
-    open_weights,
-    rename_state,
-)
+from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
 from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
 from muntin.weights.source_info import adopt, build_adopted, check_decoder, set_config
 from muntin.weights.state_matching import (
@@ -168,22 +157,18 @@ def load_weights(
     backbone: Any = backbone_of(model := inner_model(model))
     if isinstance(model, Network) and is_whole_model(model):
         return LoadReport(**load_whole_model(model, source))
-    name = str(source) if isinstance(source, str | Path) else "the state dict"
-    with reading(name, _ADVICE, WeightError):
+    with reading(_name(source), _ADVICE, WeightError):
         opened = open_weights(source, dialect, model, part)
         raw = opened.state
         if isinstance(backbone, TimmBackbone) and opened.dialect in ("timm", NATIVE):
-            known = find_source(backbone.config, opened.texts, made_with, {})
-            found = dataclasses.replace(opened.found, state=read_as_timm(backbone, raw, known))
-            opened = dataclasses.replace(opened, found=found)
+            opened = _convert_as_timm(opened, backbone, made_with)
         renamed = rename_state(opened, model)
         rows = None if head_rows is None else read_head_rows(head_rows)
         select_rows(renamed.tensors, rows, model, opened.where)
         rule, evidence = _find_rule(opened, backbone)
         theirs = find_source(backbone.config, opened.texts, made_with, renamed.tensors)
         matched = match_state(model, renamed, opened.dialect, rule, resampling, theirs)
-        if opened.state is not raw:
-            _note_conversion(matched, renamed, model, raw, opened.state)
+        _note_conversion(matched, renamed, model, raw, opened.state)
         reject_mismatches(Mismatch(matched, renamed, opened, backbone, theirs, made_with or {}))
         reject_values(matched.values, model.state_dict(), opened.where)
         check_decoder(opened.stated if matched.has_head else None, head_of(model))
@@ -224,6 +209,14 @@ _TYPES: dict[str, UnionType | type] = {
 }
 
 
+def _convert_as_timm(
+    opened: OpenedWeights, backbone: TimmBackbone, made_with: Mapping[str, Any] | None
+) -> OpenedWeights:
+    known = find_source(backbone.config, opened.texts, made_with, {})
+    state = read_as_timm(backbone, opened.state, known)
+    return dataclasses.replace(opened, found=dataclasses.replace(opened.found, state=state))
+
+
 def _note_conversion(
     matched: MatchResult,
     reading: RenamedState,
@@ -231,12 +224,16 @@ def _note_conversion(
     raw: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
 ) -> None:
-    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
+    """Note what timm's own conversion, if any, resized and dropped of a file, by its objects."""
     ours = dict(reading.pairs)
     there = {id(tensor) for tensor in state.values()}
     matched.ignored += [k for k, one in raw.items() if k not in state and id(one) not in there]
     changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
     matched.resized += [model_key(ours[key], model) for key in changed]
+
+
+def _name(source: object) -> str:
+    return str(source) if isinstance(source, str | Path) else "the state dict"
 
 
 def _find_rule(opened: OpenedWeights, backbone: nn.Module) -> tuple[SizeRuleName, str]:

@@ -27,12 +27,7 @@ from muntin.weights.parameter_resizing import move_positions
 from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import write_weights, write_whole
-from muntin.weights.weight_loading import (
-    LoadReport,
-    WeightInfo,
-    inspect_weights,
-    load_weights,
-)
+from muntin.weights.weight_loading import LoadReport, WeightInfo, inspect_weights, load_weights
 from muntin.zoo.model_building import find_model
 from muntin.zoo.model_zoo import BackboneConfig, build_backbone
 from muntin.zoo.published_classifier import build_shell, find_source_model
