@@ -46,10 +46,10 @@ from muntin.zoo.model_zoo import ALIASES, MODELS, ModelEntry
 from muntin.zoo.published_classifier import (
     PublishedModel,
     build_shell,
+    find_source_model,
     read_backbone,
     read_classifier,
 )
-from muntin.zoo.source_models import find_source_model
 from muntin.zoo.transformers_folder import is_transformers_folder, read_transformers_folder
 
 

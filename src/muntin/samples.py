@@ -8,7 +8,7 @@ archive, a CSV and a COCO file of the same data produce the same listing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -239,6 +239,14 @@ class Listing:
     def select(self, indices: Iterable[int]) -> Listing:
         """Select entries by index, in this order."""
         return replace(self, entries=tuple(self.entries[index] for index in indices))
+
+    def divide(self, taken: Collection[int]) -> tuple[Listing, Listing]:
+        """Part the entries in two, in their order; those whose index is `taken` come second."""
+        every = range(len(self))
+        return (
+            self.select(index for index in every if index not in taken),
+            self.select(index for index in every if index in taken),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

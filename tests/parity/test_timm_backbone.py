@@ -24,7 +24,7 @@ from muntin.zoo import (
     list_models,
 )
 from muntin.zoo.model_zoo import config_to_dict
-from muntin.zoo.source_models import find_source_model
+from muntin.zoo.published_classifier import find_source_model
 from tests.parity.peers import assert_equal_outputs, batch_images, distance, perturb
 
 pytestmark = pytest.mark.parity

@@ -99,14 +99,8 @@ def _read(source: Source, tables: Sequence[_Table], request: ObjectRequest) -> d
             )
             if shape := _read_row(cells, f"row {number}"):
                 record.shapes.append(shape)
-    boxes = np.array(
-        [
-            [n for corner in shape.corners for n in corner]
-            for r in records.values()
-            for shape in r.shapes
-        ],
-        np.float64,
-    ).reshape(-1, 4)
+    corners = [shape.corners for record in records.values() for shape in record.shapes]
+    boxes = np.array(corners, np.float64).reshape(-1, 4)
     require_corners(boxes, where=str(source.path))
     known = boxes[np.isfinite(boxes).all(axis=1)]
     if len(known) and known.max() <= 1 and (known != np.rint(known)).any():

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,13 +140,10 @@ class ImageCache:
             return False
         step = max(1, len(self.listing) // 16)
         looks = [self._read(i, masks=False) for i in range(0, len(self.listing), step)]
-        mean = np.mean([0 if one is None else self._count_bytes(one) for one in looks])
-        return bool(mean * len(self.listing) <= cache_mib * 2**20)
-
-    def _count_bytes(self, sample: Sample) -> int:
         # Small labels, of training, are not counted: they take a third of what the pixels take.
-        counted = self.listing.encoding is not None and not self._training
-        return sample.pixels.nbytes + (2 * sample.size[0] * sample.size[1] if counted else 0)
+        labels = 2 if self.listing.encoding is not None and not self._training else 0
+        found = [one.pixels.nbytes + labels * math.prod(one.size) for one in looks if one]
+        return sum(found) / len(looks) * len(self.listing) <= cache_mib * 2**20
 
     def empty_target(self, size: Size) -> Target | None:
         """Give the target of an image of `size` that cannot be read; it is not learnt from."""
@@ -188,7 +185,12 @@ class ImageCache:
             )
             pixels = to_tensor(decoded, self.pre.in_chans)
             original: Size = (pixels.shape[1], pixels.shape[2])
-            _require_size(entry, original)
+            if entry.objects is not None and entry.size not in (None, original):
+                message = (
+                    f"{entry.path!r} must have the size in its annotations, {entry.size}, got "
+                    f"{original} (height, width): its boxes would be wrong. Correct one of them."
+                )
+                raise DataError(message)
             if entry.box is not None:
                 return self._cut_out(entry, entry.box, pixels)
             if keep or self.pre.fit != "center_crop":
@@ -236,12 +238,3 @@ class ImageCache:
             return image
         edges = self._limit.edge_size(size) if any(self._limit.edges) else None
         return resize(image, edges or scaled_size(size, scale), "bilinear")
-
-
-def _require_size(entry: Entry, size: Size) -> None:
-    if entry.objects is not None and entry.size not in (None, size):
-        message = (
-            f"{entry.path!r} must have the size in its annotations, {entry.size}, got "
-            f"{size} (height, width): its boxes would be wrong. Correct one of them."
-        )
-        raise DataError(message)

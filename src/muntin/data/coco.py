@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.data.box_units import require_widths
-from muntin.data.coco_files import Files, explain, name_lacking, recognise
-from muntin.data.coco_images import Id, ImageRecord, Row, find_images, plain_id
+from muntin.data.coco_images import (
+    Files,
+    Id,
+    ImageRecord,
+    Row,
+    explain,
+    find_images,
+    name_lacking,
+    plain_id,
+    recognise,
+)
 from muntin.data.coco_keypoints import Points, common_points, points_of
 from muntin.data.objects import (
     NO_BOX,
@@ -85,7 +94,7 @@ def _read(source: Source, found: Files, request: ObjectRequest) -> dict[str, Lis
         if len(paths) > 1:
             _refuse_versions([file for file in read if file.part == part], tree.source)
             findings.notes.append(f"{part}: {len(paths)} files joined, {shorten(paths)}")
-    points, skeleton = None, None
+    skeleton = None
     if request.keypoints:
         points = common_points({file.path: file.points for file in read}, tree.source, findings)
         skeleton = Skeleton(names=points.names, edges=points.edges)
@@ -95,11 +104,10 @@ def _read(source: Source, found: Files, request: ObjectRequest) -> dict[str, Lis
     parents = {name: parent for file in read for name, parent in file.parents.items()}
     meant = [name for name in listed if name in used or not _is_leftover(name, parents)]
     names, ids = number_classes(meant, used, request.class_names, repr(tree.source))
-    keypoint_names = () if points is None else points.names
     listings = {}
     for part in files:
         mine = [file for file in read if file.part == part]
-        entries = _list_images(mine, ids, request, keypoint_names)
+        entries = _list_images(mine, ids, request, () if skeleton is None else skeleton.names)
         listings[part] = make_listing(tree.source, entries, names, skeleton)
     return listings
 
@@ -181,18 +189,17 @@ def _read_categories(rows: list[Any], file: _File) -> None:
 def _leave_out_pointless(files: Sequence[_File], findings: AnnotationReport) -> None:
     """Forget the classes that have no keypoints, and their objects."""
     for file in files:
-        rows = {key: name for key, name in file.categories.items() if name in file.points}
+        known = {key: name for key, name in file.categories.items() if name in file.points}
+        others = file.categories.keys() - known.keys()
         before = len(file.annotations)
         file.annotations = [
             row
             for row in file.annotations
-            if not isinstance(row, dict)
-            or _id_of(row, "category_id") in rows
-            or _id_of(row, "category_id") not in file.categories
+            if not (isinstance(row, dict) and _id_of(row, "category_id") in others)
         ]
         if gone := before - len(file.annotations):
             findings.warn(file.path, f"{gone} objects are of classes without keypoints, not used")
-        file.categories = rows
+        file.categories = known
 
 
 def _tell_twins(file: _File, findings: AnnotationReport) -> None:
@@ -202,8 +209,7 @@ def _tell_twins(file: _File, findings: AnnotationReport) -> None:
         ids = shorten(key for key, other in file.categories.items() if other == name)
         findings.warn(file.path, f"categories {ids} are all named {name!r}: taken as one class")
     keys = Counter(key for row in file.rows() if (key := plain_id(row.get("id"))) is not None)
-    twice = [key for key, count in keys.items() if count > 1]
-    if twice:
+    if twice := [key for key, count in keys.items() if count > 1]:
         what = f"several annotations have the id {shorten(twice)}: all of them are kept"
         findings.warn(file.path, what)
 
@@ -326,11 +332,9 @@ COCO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     reject=_reject,
 )
 
-COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
-    name="COCO",
+COCO_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = replace(
+    COCO,
     recognise=partial(recognise, keypoints=True),
-    read=_read,
     looks_for="COCO (a JSON such as annotations/person_keypoints_train.json)",
-    file="a COCO .json",
     reject=explain_some(".json", explain),
 )

@@ -26,11 +26,12 @@ from muntin.data.deep_images import (
     count_bands,
     has_deep_mode,
     is_deep,
+    is_dicom,
     read_bands,
     read_deep,
+    read_dicom,
     read_tiff,
 )
-from muntin.data.dicom_images import is_dicom, read_dicom
 from muntin.data.image_formats import is_camera_raw, open_header, way_out
 from muntin.data.value_ranges import (
     OWN,
@@ -108,8 +109,7 @@ def decode(
     data: bytes, *, where: str, shrink_hint: int | None = None, value_range: AnyReading = OWN
 ) -> Real[np.ndarray, "H W bands"]:
     """Decode an image file, whole in `data`, to writable and contiguous pixels; see `Decoding`."""
-    limits, bands, bits = as_reading(value_range)
-    how = Decoding(shrink_hint=shrink_hint, value_range=limits, bands=bands, bits=bits)
+    how = Decoding(**as_reading(value_range)._asdict(), shrink_hint=shrink_hint)
     return decode_with_facts(data, where=where, how=how)[0]
 
 
@@ -251,14 +251,13 @@ def open_image(
     not BGR) or H W 4 (RGBA; A is dropped), or has all bands; with a range, of any other numbers.
     """
     reading = as_reading(value_range)
-    value_range = reading.value_range
-    how = Decoding(value_range=value_range, bands=reading.bands, bits=reading.bits)
+    how = Decoding(**reading._asdict())
     if isinstance(image, str | Path):
         pixels, facts = decode_with_facts(read_image(image), where=str(image), how=how)
         if facts.several:  # the same text each time: it is shown once
             warnings.warn(FIRST_PAGE, MuntinWarning, stacklevel=3)
         if facts.outside > _MOST:
-            low, high = value_range
+            low, high = how.value_range
             text = (
                 f"{facts.outside:.0%} of the values of {str(image)!r} are outside {low:g} to "
                 f"{high:g}, the range (data.range) that the run was trained with"
@@ -276,7 +275,7 @@ def open_image(
     if isinstance(image, np.ndarray):
         return _from_array(image, how)
     if callable(image):
-        found = image(reading if (how.bands, how.bits) != (3, 8) else value_range)
+        found = image(reading if (how.bands, how.bits) != (3, 8) else how.value_range)
         own = replace(how, value_range=UNSET) if found.dtype == np.float32 else how
         return _from_array(found, own)
     message = (

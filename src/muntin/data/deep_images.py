@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values of images of more than 8 bits, which Pillow holds for one channel only.
+"""The values of images of more than 8 bits, which Pillow holds for one channel only, and of DICOM.
 
 Of several channels it drops all but the high byte (PNG, TIFF) or opens no file (TIFF of floats, of
 signed integers, of more bands). Its decompressors can still be used. Of a PNG the two bytes of each
 value are read one after the other. A TIFF is read as if each of its bytes were a grey pixel.
+
+Images of the DICOM standard (radiology) are read through pydicom. Stored values become those of the
+modality by slope and intercept (PS3.3, C.7.6.16.2.9): Hounsfield units of a CT. Where low values
+are bright (MONOCHROME1), they are negated. What the window of a file says is for the eye: drawings
+use it, a network sees `data.range`.
 """
 
 from __future__ import annotations
@@ -15,9 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import ImageFile, TiffImagePlugin
 
 from muntin.data.image_formats import open_header
+from muntin.errors import missing_extra
 from muntin.untrusted import check_budget
 
 _TYPES = {1: "u", 2: "i", 3: "f"}
@@ -90,18 +96,13 @@ def read_deep(image: Any, data: bytes) -> NDArray[Any]:  # noqa: ANN401
     if image.format != "PNG":
         return np.asarray(image.convert("RGB")).astype(np.uint16) * 257
     raw = image.tile[0][3]
-    low = np.asarray(_reread(data, _OTHER_BYTE.get(raw, "RGBA"))).astype(np.uint16)
+    again: Any = open_header(io.BytesIO(data), ("PNG",))
+    make = getattr(ImageFile, "_Tile", lambda *parts: parts)
+    again.tile = [make(*again.tile[0][:3], _OTHER_BYTE.get(raw, "RGBA"))]
+    low = np.asarray(again).astype(np.uint16)
     if raw not in _OTHER_BYTE:  # grey and alpha: two values of two bytes
         return low[..., 0] << 8 | low[..., 1]
     return (np.asarray(image).astype(np.uint16) << 8 | low)[..., :3]
-
-
-def _reread(data: bytes, raw_mode: str) -> Image.Image:
-    image: Any = open_header(io.BytesIO(data), ("PNG",))
-    make = getattr(ImageFile, "_Tile", lambda *parts: parts)
-    image.tile = [make(*image.tile[0][:3], raw_mode)]
-    image.load()
-    return image
 
 
 class _Layout(NamedTuple):
@@ -213,3 +214,42 @@ def _undo_predictor(rows: NDArray[np.uint8], layout: _Layout) -> NDArray[Any]:
         whole = np.dtype(f"u{kind.itemsize}")
         return values.view(whole).cumsum(axis=2, dtype=whole).view(native)
     return values
+
+
+_BEFORE_SIGNATURE = 128  # bytes
+_DICOM_PEAK = 24  # bytes a pixel, while reading
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether a file is one, by its signature."""
+    return data[_BEFORE_SIGNATURE : _BEFORE_SIGNATURE + 4] == b"DICM"
+
+
+def read_dicom(data: bytes, *, shown: bool = False) -> tuple[NDArray[Any], int]:
+    """Read the values of the first frame, (H, W) or (H, W, 3) of colours; and count the frames.
+
+    Those to be `shown` are cut off at the window of the file, if it has one.
+
+    Raises:
+        MissingExtra: pydicom is not installed.
+    """
+    try:
+        import pydicom
+    except ImportError as error:
+        raise missing_extra("pydicom", "dicom", "reading DICOM") from error  # noqa: EM101
+    found: Any = pydicom.dcmread(io.BytesIO(data))
+    frames = int(found.get("NumberOfFrames", 1) or 1)
+    check_budget(_DICOM_PEAK * int(found.Rows) * int(found.Columns), "a DICOM image")
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.utils import pixel_array
+
+    pixels = pixel_array(found, index=0)  # colours as RGB
+    if pixels.ndim == 3:
+        return pixels, frames
+    values = apply_modality_lut(pixels, found)
+    if shown and ("WindowCenter" in found or "VOILUTSequence" in found):
+        values = apply_voi_lut(values, found)
+    exact = np.float64 if values.dtype.itemsize > 4 else np.float32
+    values = values.astype(exact) if values.dtype.kind == "f" else values
+    dark_is_high = found.PhotometricInterpretation == "MONOCHROME1"
+    return np.negative(values.astype(np.float64)) if dark_is_high else values, frames

@@ -137,8 +137,9 @@ class DetectionAugmentConfig(Augmentation):
         if self.short_sides and limit is None:
             part, size = self._draw_side(whole, targets, pre, rng)
         else:
-            limit = limit or self._window(whole, pre)
-            part, size = self._draw_scale(whole, targets, pre, rng, limit)
+            scale = float(np.exp(rng.uniform(*np.log(self.scale)))) * pre.scale_of(whole)
+            cut, size = fit_part(whole, limit or self._window(whole, pre), scale)
+            part = (*_choose_place(whole, cut, targets, rng), *cut)
         flips = (rng.random() < self.flip_vertical, rng.random() < self.flip)
         if skeleton is not None and not skeleton.mirrored:
             flips = (False, False)
@@ -152,19 +153,6 @@ class DetectionAugmentConfig(Augmentation):
         full = pre.img_size
         turned = full if (whole[0] <= whole[1]) == (full[0] <= full[1]) else full[::-1]
         return round(turned[0] * self.window), round(turned[1] * self.window)
-
-    def _draw_scale(
-        self,
-        whole: Size,
-        targets: BoxTargets,
-        pre: Preprocessing,
-        rng: np.random.Generator,
-        limit: Size,
-    ) -> _Part:
-        low, high = np.log(self.scale[0]), np.log(self.scale[1])
-        scale = float(np.exp(rng.uniform(low, high))) * pre.scale_of(whole)
-        part, size = fit_part(whole, limit, scale)
-        return (*_choose_place(whole, part, targets, rng), *part), size
 
     def _draw_side(
         self, whole: Size, targets: BoxTargets, pre: Preprocessing, rng: np.random.Generator

@@ -88,7 +88,7 @@ def list_detect(
     reader, source, found = find_reader(path, readers, what="annotated objects")
     request = ObjectRequest(class_names=class_names, masks=masks)
     listings = read_layout(reader, source, found, request)
-    data = _join(reader.name, listings, request.findings, str(source.path), masks)
+    data = _join(reader.name, listings, request.findings, str(source.path))
     return data if class_names is not None else _require_objects(data)
 
 
@@ -104,12 +104,8 @@ def _require_objects(data: DataSets) -> DataSets:
     return replace(data, problems=(problem, *data.problems))
 
 
-def _has_mask(entry: Entry) -> bool:
-    return entry.objects is not None and any(mask is not None for mask in entry.objects.masks)
-
-
 def _join(
-    kind: str, listings: Mapping[str, Listing], findings: AnnotationReport, source: str, masks: bool
+    kind: str, listings: Mapping[str, Listing], findings: AnnotationReport, source: str
 ) -> DataSets:
     sizes = count_parts({part: len(listing) for part, listing in listings.items()})
     counts = [sum(map(_count, listing.entries)) for listing in listings.values()]
@@ -117,7 +113,8 @@ def _join(
     sets = name_parts(listings)
     classes = plural(next(iter(sets.values())).num_classes, "class", "classes")
     problems, bare = findings.problems(), findings.num_bare
-    if bare and not any(map(_has_mask, next(iter(sets.values())).entries)):
+    objects_of = [one.objects for one in next(iter(sets.values())).entries if one.objects]
+    if bare and all(mask is None for one in objects_of for mask in one.masks):
         what = f"none of {bare} objects has a mask: use the task detect, which needs boxes only"
         problems.insert(0, Problem(file=source, what=what, severity="error"))
     left_out = findings.summary()

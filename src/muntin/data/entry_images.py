@@ -54,13 +54,8 @@ def read_pixels(
     Raises:
         DataError: It cannot be read.
     """
-    limits, bands, bits = as_reading(value_range)
     how = Decoding(
-        value_range=limits,
-        size=size or entry.size,
-        shrink_hint=shrink_hint,
-        bands=bands,
-        bits=bits,
+        **as_reading(value_range)._asdict(), size=size or entry.size, shrink_hint=shrink_hint
     )
     return decode_with_facts(read_bytes(source, entry.path), where=entry.path, how=how)
 

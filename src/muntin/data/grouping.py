@@ -251,9 +251,8 @@ def fold_apart(
         notes = notes or said[:-1]
     parts.append(rest)
     taken = {(entry.path, entry.instance) for entry in parts[fold - 1].entries}
-    held = [(entry.path, entry.instance) in taken for entry in listing.entries]
-    train = listing.select(place for place, inside in enumerate(held) if not inside)
-    val = listing.select(place for place, inside in enumerate(held) if inside)
+    rows = enumerate(listing.entries)
+    train, val = listing.divide({n for n, one in rows if (one.path, one.instance) in taken})
     return train, val, [*notes, f"fold {fold} of {folds}: {describe_split(train, val)}"]
 
 

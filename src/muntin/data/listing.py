@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterator, Sequence
 
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
-from muntin.data.class_csv import CLASS_TABLE
+from muntin.data.class_csv import CLASS_TABLE, LABEL_COLUMNS
 from muntin.data.class_layouts import CLASS_FOLDERS
 from muntin.data.data_config import DEFAULTS, DataConfig
-from muntin.data.label_columns import LABEL_COLUMNS
 from muntin.data.packed_sets import PACKED_CLASSES
 from muntin.data.readers import Reader, find_reader, read_layout
 from muntin.errors import plural, shorten

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -128,6 +128,7 @@ _Share = tuple[NDArray[np.int64], NDArray[np.float32], int]
 """What a process reads in a step: indices, weights, and the images of the whole batch."""
 
 
+@dataclass(eq=False)
 class TrainLoader:
     """The batches of each epoch, from any step on.
 
@@ -135,25 +136,21 @@ class TrainLoader:
     (`draw_order`). A `view` is an independently augmented version, in the order of view 0.
     """
 
-    def __init__(
-        self,
-        store: ImageCache,
-        augment: Augmentation,
-        *,
-        batch_size: int,
-        seed: int,
-        shares: NDArray[np.float64] | None = None,
-        processes: Processes = ALONE,
-        view: int = 0,
-    ) -> None:
-        self.store = store
-        self.augment = augment
-        self.batch_size = batch_size
-        self.seed = seed
-        self._augment_seed = derive_seed(seed, view) if view else seed
-        self.processes = processes
-        self.usable = np.array([i for i in range(len(store)) if i not in store.unreadable])
-        self._shares = None if shares is None else shares[self.usable]
+    store: ImageCache
+    augment: Augmentation
+    _: KW_ONLY
+    batch_size: int
+    seed: int
+    shares: NDArray[np.float64] | None = None
+    processes: Processes = ALONE
+    view: int = 0
+
+    def __post_init__(self) -> None:
+        """Leave out the images that could not be read."""
+        self._augment_seed = derive_seed(self.seed, self.view) if self.view else self.seed
+        unreadable = self.store.unreadable
+        self.usable = np.array([i for i in range(len(self.store)) if i not in unreadable])
+        self._shares = None if self.shares is None else self.shares[self.usable]
 
     def __len__(self) -> int:
         """Steps of an epoch; the last one may be short."""
@@ -221,26 +218,19 @@ class TrainLoader:
         )
 
 
+@dataclass(eq=False)
 class EvalLoader:
     """The images of a listing in order, fitted as for prediction; processes take turns by batch.
 
     With a `limit` only so many of them, the first ones; those before `first` are left out.
     """
 
-    def __init__(
-        self,
-        store: ImageCache,
-        *,
-        batch_size: int,
-        processes: Processes = ALONE,
-        limit: int | None = None,
-        first: int = 0,
-    ) -> None:
-        self.store = store
-        self.batch_size = batch_size
-        self.processes = processes
-        self.limit = limit
-        self.first = first
+    store: ImageCache
+    _: KW_ONLY
+    batch_size: int
+    processes: Processes = ALONE
+    limit: int | None = None
+    first: int = 0
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches; an image that cannot be read has weight 0."""

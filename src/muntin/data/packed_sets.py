@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +16,15 @@ from muntin.data.objects import ObjectRequest
 from muntin.data.readers import Reader, Source, count_parts, join_parts, number_classes
 from muntin.data.shards import Shards
 from muntin.errors import DataError
-from muntin.samples import DataSets, Entry, Listing, Objects
+from muntin.samples import DataSets, Listing
 
 NAME = "packed"
-_FILE = "an address of shards"
 
 
-def _recognise(*wanted: str, passed: Collection[str] = ()) -> Callable[[Source], Shards | None]:
-    """Recognise what holds such annotations; another reader takes what is `passed`."""
+def _packed(
+    read: Callable[[Source, Shards, Any], Any], *wanted: str, passed: Collection[str] = ()
+) -> Reader[Any, Any]:
+    """Make the reader of what holds such annotations; another takes what is `passed`."""
 
     def recognise(source: Source) -> Shards | None:
         shards = source.shards
@@ -39,7 +41,9 @@ def _recognise(*wanted: str, passed: Collection[str] = ()) -> Callable[[Source],
             raise DataError(message)
         return shards
 
-    return recognise
+    return Reader(
+        name=NAME, recognise=recognise, read=read, looks_for="", file="an address of shards"
+    )
 
 
 def _open_tar(source: Source) -> Shards | None:
@@ -52,9 +56,7 @@ def _open_tar(source: Source) -> Shards | None:
 
 def _read_classes(source: Source, shards: Shards, wanted: Sequence[str] | None) -> DataSets:
     listings = shards.index.listings(shards.source)
-    if wanted is not None:
-        listings = {part: _follow(one, wanted) for part, one in listings.items()}
-    return _join(shards, listings)
+    return _join(shards, {part: _follow(one, wanted) for part, one in listings.items()})
 
 
 def _join(shards: Shards, listings: Mapping[str, Listing], *notes: str) -> DataSets:
@@ -64,12 +66,13 @@ def _join(shards: Shards, listings: Mapping[str, Listing], *notes: str) -> DataS
     return join_parts(listings, [note, *notes, head.note], left_out=head.left_out)
 
 
-def _follow(listing: Listing, wanted: Sequence[str]) -> Listing:
-    """Number the classes as a trained run does."""
-    if tuple(wanted) == listing.class_names:
+def _follow(listing: Listing, wanted: Sequence[str] | None) -> Listing:
+    """Number the classes as a trained run does, if there is one."""
+    if wanted is None or tuple(wanted) == listing.class_names:
         return listing
-    ids = {class_id for entry in listing.entries for class_id in _ids_of(entry)} - {-1}
-    used = {listing.class_names[class_id] for class_id in ids}
+    ids = {number for entry in listing.entries for number in entry.class_ids}
+    ids |= {number for one in listing.entries if one.objects for number in one.objects.class_ids}
+    used = {listing.class_names[class_id] for class_id in ids - {-1}}
     where = repr(listing.source)
     names, numbers = number_classes(listing.class_names, used, wanted, where)
     table = np.array([*(numbers.get(name, -1) for name in listing.class_names), -1])
@@ -81,11 +84,6 @@ def _follow(listing: Listing, wanted: Sequence[str]) -> Listing:
             objects = replace(objects, class_ids=table[objects.class_ids])
         entries.append(replace(entry, class_ids=class_ids, objects=objects))
     return replace(listing, entries=tuple(entries), class_names=names)
-
-
-def _ids_of(entry: Entry) -> Sequence[int]:
-    objects = [] if entry.objects is None else entry.objects.class_ids.tolist()
-    return [*entry.class_ids, *objects]
 
 
 def _read_objects(source: Source, shards: Shards, request: ObjectRequest) -> dict[str, Listing]:
@@ -100,16 +98,14 @@ def _read_objects(source: Source, shards: Shards, request: ObjectRequest) -> dic
     listings = shards.index.listings(shards.source)
     if not request.masks:
         listings = {part: _without_masks(one) for part, one in listings.items()}
-    if request.class_names is not None:
-        listings = {part: _follow(one, request.class_names) for part, one in listings.items()}
-    return listings
+    return {part: _follow(one, request.class_names) for part, one in listings.items()}
 
 
 def _without_masks(listing: Listing) -> Listing:
-    def strip(objects: Objects | None) -> Objects | None:
-        return objects if objects is None or not objects.masks else replace(objects, masks=())
-
-    entries = (replace(entry, objects=strip(entry.objects)) for entry in listing.entries)
+    entries = (
+        replace(one, objects=one.objects and replace(one.objects, masks=()))
+        for one in listing.entries
+    )
     return replace(listing, entries=tuple(entries))
 
 
@@ -131,27 +127,12 @@ def _read_masks(source: Source, shards: Shards, request: MaskRequest) -> DataSet
     return _join(shards, listings)
 
 
-PACKED_CLASSES: Reader[Sequence[str] | None, DataSets] = Reader(
-    name=NAME, recognise=_recognise("classes"), read=_read_classes, looks_for="", file=_FILE
+PACKED_CLASSES: Reader[Sequence[str] | None, DataSets] = _packed(_read_classes, "classes")
+PACKED_OBJECTS: Reader[ObjectRequest, dict[str, Listing]] = _packed(
+    _read_objects, "boxes", "outlines"
 )
-
-PACKED_OBJECTS: Reader[ObjectRequest, dict[str, Listing]] = Reader(
-    name=NAME,
-    recognise=_recognise("boxes", "outlines"),
-    read=_read_objects,
-    looks_for="",
-    file=_FILE,
-)
-
-PACKED_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = replace(
-    PACKED_OBJECTS, recognise=_recognise("keypoints")
-)
-
-PACKED_MASKS: Reader[MaskRequest, DataSets] = Reader(
-    name=NAME,
-    # Masks are drawn from outlines by the reader of objects.
-    recognise=_recognise("masks", "outlines", passed=("outlines",)),
-    read=_read_masks,
-    looks_for="",
-    file=_FILE,
+PACKED_KEYPOINTS: Reader[ObjectRequest, dict[str, Listing]] = _packed(_read_objects, "keypoints")
+# Masks are drawn from outlines by the reader of objects.
+PACKED_MASKS: Reader[MaskRequest, DataSets] = _packed(
+    _read_masks, "masks", "outlines", passed=("outlines",)
 )

@@ -20,7 +20,7 @@ from typing import Any
 
 from muntin.data.image_formats import is_image
 from muntin.data.shard_index import UNKNOWN, Head, Place, Shard, format_entry, format_table
-from muntin.data.split_names import PARTS, part_in
+from muntin.data.trees import PARTS, part_in
 from muntin.errors import DataError, MuntinError, first_line, plural, shorten
 from muntin.samples import Classes, Entry
 from muntin.untrusted import PARSER_FAULTS, check_budget, parse_json
@@ -106,15 +106,14 @@ def scan(shards: Sequence[Shard], read: Read, source: str, *, is_local: bool) ->
         sets=tuple((part, len(found)) for part, found in sets.items()),
         num_files=len(places),
         # What tells versions apart is a name in the cache.
-        shards=tuple(replace(one, digest=_digest(source, one)) for one in ordered),
+        shards=tuple(
+            replace(one, digest=hashlib.sha256(f"{source} {one}".encode()).hexdigest())
+            for one in ordered
+        ),
         note=f"{plural(len(shards), 'shard')} in webdataset's layout",
     )
     every = (entry for found in sets.values() for entry in found)
     return head, format_table(places, (json.dumps(format_entry(one)).encode() for one in every))
-
-
-def _digest(source: str, shard: Shard) -> str:
-    return hashlib.sha256(f"{source} {shard}".encode()).hexdigest()
 
 
 def _read_members(shard: Shard, read: Read, where: str, is_local: bool) -> Iterator[_Part]:

@@ -30,7 +30,7 @@ from muntin.data.readers import (
 )
 from muntin.data.shape_keypoints import SHAPE_KEYPOINTS
 from muntin.data.skeletons import build_skeleton
-from muntin.data.yolo_pose import YOLO_POSE
+from muntin.data.yolo import YOLO_POSE
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import Classes, DataSets, Entry, Listing, Problem, warning
 

@@ -192,14 +192,9 @@ def join_parts(
     left_out: str = "",
 ) -> DataSets:
     """Give the sets of a data set, with those notes that say something."""
-    return DataSets(
-        train=parts.get("train"),
-        val=parts.get("val"),
-        test=parts.get("test"),
-        note="; ".join(filter(None, notes)),
-        problems=tuple(problems),
-        left_out=left_out,
-    )
+    note = "; ".join(filter(None, notes))
+    sets = {"train": None, **parts}
+    return DataSets(**sets, note=note, problems=tuple(problems), left_out=left_out)
 
 
 def name_parts(parts: Mapping[str, Listing]) -> Mapping[str, Listing]:

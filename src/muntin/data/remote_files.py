@@ -59,7 +59,7 @@ def cache_folder() -> Path:
 
 
 class RemoteFiles:
-    """The files below an address, as `muntin.data.shards.Files`."""
+    """The files below an address."""
 
     def __init__(self, root: str) -> None:
         self.root = root

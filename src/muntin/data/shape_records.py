@@ -97,25 +97,29 @@ def list_shapes(
     """List the images of records, and their shapes as objects; classes in the order of names."""
     findings = request.findings
     placed = locate_records(records, tree, findings)
-    areas = [
-        shape
-        for found in placed.values()
-        for record in found
-        for shape in record.shapes
-        if shape.has_area
-    ]
-    every = sum(len(record.shapes) for found in placed.values() for record in found)
-    if without := every - len(areas):
+    shapes = [one for found in placed.values() for record in found for one in record.shapes]
+    areas = [shape for shape in shapes if shape.has_area]
+    if without := len(shapes) - len(areas):
         findings.notes.append(f"{plural(without, 'shape')} without area left out (points, lines)")
     used = sorted({shape.label for shape in areas if shape.label and not shape.fault})
     names, ids = number_classes(used, used, request.class_names, repr(tree.source))
     filled = _filled_classes(areas, findings) if request.masks else set()
+
+    def list_image(path: str) -> Entry | None:
+        records = placed[path]
+        size = next((record.size for record in records if record.size), None)
+        size = size or findings.size_of(tree.source, path)
+        if size is None:
+            return None
+        for shape in (one for record in records if record.fractions for one in record.shapes):
+            shape.corners = [(x * size[1], y * size[0]) for x, y in shape.corners]
+        annotations = [
+            one for record in records for one in _join_groups(record.shapes, ids, filled, size)
+        ]
+        return make_entry(path, size, annotations, request, file=records[0].file)
+
     return {
-        part: make_listing(
-            tree.source,
-            (_list_image(path, placed[path], tree, ids, filled, request) for path in paths),
-            names,
-        )
+        part: make_listing(tree.source, map(list_image, paths), names)
         for part, paths in sort_records(placed, findings).items()
     }
 
@@ -204,28 +208,6 @@ def _filled_classes(areas: Iterable[Shape], findings: AnnotationReport) -> set[s
         what = "all of them are rectangles, taken as the masks of their objects"
         findings.notes.append(f"{shorten(sorted(filled))}: {what}")
     return filled
-
-
-def _list_image(
-    path: str,
-    records: Sequence[ImageShapes],
-    tree: Tree,
-    ids: Mapping[str, int],
-    filled: set[str],
-    request: ObjectRequest,
-) -> Entry | None:
-    size = next((record.size for record in records if record.size), None)
-    size = size or request.findings.size_of(tree.source, path)
-    if size is None:
-        return None
-    for record in records:
-        if record.fractions:
-            for shape in record.shapes:
-                shape.corners = [(x * size[1], y * size[0]) for x, y in shape.corners]
-    annotations = [
-        one for record in records for one in _join_groups(record.shapes, ids, filled, size)
-    ]
-    return make_entry(path, size, annotations, request, file=records[0].file)
 
 
 def _join_groups(

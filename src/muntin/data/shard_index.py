@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from muntin.configs import from_dict
 from muntin.data.shard_addresses import FORMAT
-from muntin.data.split_names import PARTS
+from muntin.data.trees import PARTS
 from muntin.errors import DataError
 from muntin.run_lengths import clean_segmentation
 from muntin.samples import Classes, Entry, Listing, Objects, check_classes

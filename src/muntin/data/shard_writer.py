@@ -16,24 +16,16 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from muntin.configs import from_dict, to_dict
 from muntin.data.archives import read_bytes, stamp_of
 from muntin.data.shard_addresses import INDEX, TABLE
-from muntin.data.shard_index import (
-    Head,
-    Holds,
-    Shard,
-    format_entry,
-    format_table,
-    parse_head,
-)
+from muntin.data.shard_index import Head, Holds, Shard, format_entry, format_table, parse_head
 from muntin.data.shards import write_index
 from muntin.devices import granted_cores
 from muntin.errors import DataError, MuntinError, RunError, cannot_write, shorten
@@ -116,7 +108,12 @@ def write_shards(
         )
         table = format_table(places, (one.text for plan in plans for one in plan.samples))
         whole = write_index(head, table, out, (INDEX, TABLE))
-        _remove_others(out, {shard.name for shard in head.shards})
+        # Shards of another size, that were left when packing was stopped.
+        kept = {f"{shard.name}.json" for shard in head.shards}
+        for note in (out / _NOTES).glob("*.tar.json"):
+            if note.name not in kept:
+                (out / note.stem).unlink(missing_ok=True)
+        shutil.rmtree(out / _NOTES)
         return whole
     except OSError as error:
         raise RunError(cannot_write(out, error)) from error
@@ -145,35 +142,30 @@ def _ending_of(path: str) -> str:
 
 def _plan(part: str, listing: Listing, shard_size: int) -> Iterator[_Plan]:
     """Share the images of a set out, in their order."""
-    samples: list[_Sample] = []
-    digest, size, number, changed = _start_digest(part), 2 * _BLOCK, 0, 0
+    groups: list[list[tuple[_Sample, list[int], int]]] = []
+    size = 0
     for place, entry in enumerate(listing.entries):
         sample = _describe(f"{place:09d}", entry, listing)
         stamps = [stamp_of(listing.source, path) for path in sample.files.values()]
         lengths = [length for length, _ in stamps] + [len(sample.text), len(sample.label)]
         added = sum(_BLOCK + length + -length % _BLOCK for length in lengths if length)
-        if samples and size + added > shard_size:
-            yield _finish(part, number, listing.source, samples, (digest.hexdigest(), changed))
-            samples, number, changed = [], number + 1, 0
-            digest, size = _start_digest(part), 2 * _BLOCK
-        samples.append(sample)
+        if not groups or size + added > shard_size:
+            groups.append([])
+            size = 2 * _BLOCK
+        groups[-1].append((sample, lengths, max(time for _, time in stamps)))
         size += added
-        changed = max(changed, *(time for _, time in stamps))
-        told = repr((sample.key, sorted(sample.files.items()), lengths)).encode()
-        digest.update(told + sample.text + sample.label)
-    if samples:
-        yield _finish(part, number, listing.source, samples, (digest.hexdigest(), changed))
-
-
-def _start_digest(part: str) -> Any:  # noqa: ANN401 (hashlib's own class has no name)
-    return hashlib.blake2b(f"{_LAYOUT} {part}".encode(), digest_size=16)
-
-
-def _finish(
-    part: str, number: int, source: str, samples: Sequence[_Sample], made_from: tuple[str, int]
-) -> _Plan:
-    name, (digest, changed) = f"{part}-{number:06d}.tar", made_from
-    return _Plan(name=name, source=source, samples=tuple(samples), digest=digest, changed=changed)
+    for number, group in enumerate(groups):
+        digest = hashlib.blake2b(f"{_LAYOUT} {part}".encode(), digest_size=16)
+        for sample, lengths, _ in group:
+            told = repr((sample.key, sorted(sample.files.items()), lengths)).encode()
+            digest.update(told + sample.text + sample.label)
+        yield _Plan(
+            name=f"{part}-{number:06d}.tar",
+            source=listing.source,
+            samples=tuple(sample for sample, _, _ in group),
+            digest=digest.hexdigest(),
+            changed=max(time for _, _, time in group),
+        )
 
 
 def _describe(key: str, entry: Entry, listing: Listing) -> _Sample:
@@ -265,12 +257,3 @@ def _members(plan: _Plan) -> Iterator[tuple[str, str, bytes]]:
         if sample.label:
             yield "", f"{sample.key}.cls", sample.label
         yield "", f"{sample.key}.json", sample.text
-
-
-def _remove_others(out: Path, kept: Collection[str]) -> None:
-    """Remove shards of another size that were left when packing was stopped, and the notes."""
-    for note in (out / _NOTES).iterdir():
-        name = note.name.removesuffix(".json")
-        if name not in kept and name.endswith(".tar"):
-            (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / _NOTES)

@@ -11,40 +11,18 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from muntin.configs import to_dict
 from muntin.data.archives import LOCAL
 from muntin.data.plain_shards import scan
 from muntin.data.remote_files import RemoteFiles, cache_folder
 from muntin.data.shard_addresses import INDEX, split_address
-from muntin.data.shard_index import (
-    UNKNOWN,
-    Head,
-    Place,
-    Shard,
-    ShardIndex,
-    parse_head,
-)
+from muntin.data.shard_index import UNKNOWN, Head, Place, Shard, ShardIndex, parse_head
 from muntin.errors import DataError, ShardError
 from muntin.staging import format_json, write_file
 from muntin.untrusted import open_regular, read_regular, reading
 
 _MAX_OPEN = 64
-
-
-@runtime_checkable
-class Files(Protocol):
-    """The files of a folder, or behind an address."""
-
-    def read(self, place: Place, where: str) -> bytes:
-        """Read a part of a file, and compare its checksum; `where` names both, for messages."""
-
-    def read_whole(self, name: str) -> bytes | None:
-        """Read a file; None if it is not there."""
-
-    def look(self, names: Sequence[str]) -> list[Shard]:
-        """Look at files, or without names at all tars; the digest changes with each."""
 
 
 class _OpenShard:
@@ -57,7 +35,10 @@ class _OpenShard:
 
 
 class _LocalFiles:
-    """Shards on the disk stay open, and are read in places: forks share no position."""
+    """The files of a folder, as `RemoteFiles`; the digest of one is when it was changed.
+
+    Shards stay open, and are read in places: forks share no position.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
@@ -98,6 +79,9 @@ class _LocalFiles:
             message = f"There must be a shard at {error.filename!r}: {error.strerror}. Copy it."
             raise ShardError(message) from error
         return found
+
+
+Files = _LocalFiles | RemoteFiles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -60,11 +60,7 @@ def split(listing: Listing, *, fraction: float, seed: int) -> tuple[Listing, Lis
             f"{plural(count, what)} in all. Add images, or give a validation set yourself (--val)."
         )
         raise DataError(message)
-    every = range(len(listing))
-    return (
-        listing.select(index for index in every if index not in taken),
-        listing.select(index for index in every if index in taken),
-    )
+    return listing.divide(taken)
 
 
 def hold_out(listing: Listing, *, count: int, seed: int) -> tuple[Listing, Listing]:
@@ -76,11 +72,7 @@ def hold_out(listing: Listing, *, count: int, seed: int) -> tuple[Listing, Listi
     source, entries = listing.source, [listing.entries[i] for i in ranked]
     first = next((n for n, one in enumerate(entries[:-1]) if is_readable(source, one)), 0)
     taken = set(ranked[: max(count, first + 1)])
-    every = range(len(listing))
-    return (
-        listing.select(index for index in every if index not in taken),
-        listing.select(index for index in every if index in taken),
-    )
+    return listing.divide(taken)
 
 
 def describe_split(train: Listing, val: Listing) -> str:

@@ -15,18 +15,26 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from muntin.data.archives import is_archive, list_files, read_bytes
 from muntin.data.decoding import decode
 from muntin.data.image_formats import is_image, open_header
-from muntin.data.split_names import PARTS as PARTS
-from muntin.data.split_names import part_in as part_in
-from muntin.data.split_names import part_named as part_named
 from muntin.errors import DataError, shorten
 from muntin.shapes import Size
 from muntin.untrusted import open_regular, parse_json
+
+PARTS = ("train", "val", "test")
+"""The sets of a data set, in the order in which they are reported."""
+
+# Capitals begin a word: "TrainSet" is "Train", "Set".
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_PART_WORDS = re.compile(
+    r"(?P<train>train(?:ing|val|set)?)|(?P<test>test(?:ing|set|dev)?)"
+    r"|(?P<val>(?:mini)?val(?:id|idation|set)?|valminusminival)"
+)
 
 ItemT = TypeVar("ItemT")
 
@@ -168,6 +176,28 @@ def clean_name(name: str) -> str:
     name = name.partition("://")[2] or name
     name = re.sub(r"^[A-Za-z]:/", "", name.strip())
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+
+
+def part_named(name: str) -> str:
+    """Give the set that a whole name stands for; "" for none.
+
+    Examples:
+        >>> part_named("Validation"), part_named("test_tube")
+        ('val', '')
+    """
+    found = _PART_WORDS.fullmatch(name.lower())
+    return str(found.lastgroup) if found else ""
+
+
+@lru_cache(maxsize=4096)
+def part_in(name: str) -> str:
+    """Find train, val or test in one name; "" when none is there.
+
+    Examples:
+        >>> part_in("instances_train2017"), part_in("valid"), part_in("latest")
+        ('train', 'val', '')
+    """
+    return next((part for word in _WORDS.findall(name) if (part := part_named(word))), "")
 
 
 def part_of(folders: Iterable[str]) -> str:

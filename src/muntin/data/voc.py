@@ -108,22 +108,14 @@ def _read(source: Source, xmls: list[str], request: ObjectRequest) -> dict[str, 
 def _find_parts(
     tree: Tree, xmls: Sequence[str], findings: AnnotationReport
 ) -> dict[str, list[str]]:
+    """The XMLs of each set, by lists or else by folders."""
     lists = [(found, name) for name in tree.files if (found := _LIST.fullmatch(fold(name)))]
-    if lists:
-        return _listed_parts(tree, xmls, lists, findings)
-    parts, loose = sort_into_parts(xmls, str)
-    if loose:
-        what = plural(len(loose), "XML file")
-        findings.notes.append(f"{what} in no train, val or test folder left out")
-    return parts
-
-
-def _listed_parts(
-    tree: Tree,
-    xmls: Sequence[str],
-    lists: Sequence[tuple[re.Match[str], str]],
-    findings: AnnotationReport,
-) -> dict[str, list[str]]:
+    if not lists:
+        parts, loose = sort_into_parts(xmls, str)
+        if loose:
+            what = plural(len(loose), "XML file")
+            findings.notes.append(f"{what} in no train, val or test folder left out")
+        return parts
     stems = by_stem(xmls)
     sets: dict[str, dict[str, None]] = defaultdict(dict)
     for found, name in lists:

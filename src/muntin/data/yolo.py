@@ -5,13 +5,22 @@ A row is the class number and centre x, centre y, width and height as fractions 
 perhaps with a confidence behind, or the class number and the points of a polygon (x, y, x, y ...).
 The text of `images/a/1.jpg` is `labels/a/1.txt`, or lies beside the image; an image without one has
 no objects.
+
+With keypoints, these stand behind the box. `kpt_shape` in the `data.yaml` says how many keypoints
+there are and whether each is x, y or x, y and visibility, in fractions of the image. Of two
+numbers, (0, 0) and what is negative is a point that is not there. `flip_idx` gives the number of
+each keypoint in a mirrored image, `kpt_names` their names.
+
+Source:
+    The reader of labels of Ultralytics (data/utils.py, verify_image_label).
+    Differs: (0, 0) without visibility, which it takes for the corner of the image.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +38,16 @@ from muntin.data.objects import (
     make_listing,
 )
 from muntin.data.readers import Reader, Source, count_others, number_classes
+from muntin.data.skeletons import COCO_PERSON
 from muntin.data.trees import Tree, open_tree, read_text
-from muntin.data.yolo_layout import Layout, PartLayout, find_yolo, label_of, read_layout
+from muntin.data.yolo_layout import (
+    Layout,
+    PartLayout,
+    find_yolo,
+    label_of,
+    read_layout,
+    read_settings,
+)
 from muntin.errors import DataError, plural, shorten
 from muntin.run_lengths import Edges
 from muntin.samples import Entry, Listing, Skeleton
@@ -255,4 +272,67 @@ YOLO: Reader[ObjectRequest, dict[str, Listing]] = Reader(
     looks_for="YOLO (data.yaml, labels/*.txt)",
     file="a data.yaml",
     reject=count_others(".txt", "none of them named like an image"),
+)
+
+
+_PERSON_FLIPS = tuple(COCO_PERSON.partners)
+
+
+def _recognise_pose(source: Source) -> str | None:
+    named = recognise_yolo(source)
+    return named if named and "kpt_shape" in read_settings(tree_of(source), named) else None
+
+
+def _reject_pose(source: Source) -> Sequence[str]:
+    named = find_yolo(source.tree)
+    return [f"{named!r} has no kpt_shape"] if named else []
+
+
+def _read_pose(source: Source, found: str, request: ObjectRequest) -> dict[str, Listing]:
+    values = read_settings(tree_of(source), found)
+    count, width = _shape_of(values, found)
+    skeleton = _skeleton_of(values, count, request.findings.notes)
+    return read_yolo(source, found, request, RowKeypoints(skeleton, width))
+
+
+def _shape_of(values: Mapping[str, Any], settings: str) -> tuple[int, int]:
+    """Keypoints and numbers of each."""
+    shape = values["kpt_shape"]
+    sides = [int(one) for one in shape if str(one).isdecimal()] if isinstance(shape, list) else []
+    if len(sides) != 2 or sides[0] < 1 or sides[1] not in (2, 3):
+        message = (
+            f"kpt_shape in {settings!r} must be a number of keypoints and 2 or 3 numbers of each, "
+            f"such as [17, 3], got {shape!r}. Correct the file."
+        )
+        raise DataError(message)
+    return sides[0], sides[1]
+
+
+def _skeleton_of(values: Mapping[str, Any], count: int, notes: list[str]) -> Skeleton:
+    named = values.get("kpt_names")
+    if isinstance(named, dict):  # by class, which share them, or by number
+        first = next(iter(named.values()), None)
+        named = first if isinstance(first, list) else list(named.values())
+    flips = values.get("flip_idx")
+    flips = [int(one) for one in flips if str(one).isdecimal()] if isinstance(flips, list) else []
+    names = tuple(map(str, named)) if isinstance(named, list) else ()
+    if len(set(names)) != count:
+        person = tuple(flips) == _PERSON_FLIPS and count == len(_PERSON_FLIPS)
+        names = COCO_PERSON.names if person else tuple(f"point {n}" for n in range(count))
+    valid = len(flips) == count and all(
+        other < count and flips[other] == one for one, other in enumerate(flips)
+    )
+    if flips and not valid:
+        notes.append(f"flip_idx left out: not {count} keypoints that are exchanged in pairs")
+    pairs = tuple((one, other) for one, other in enumerate(flips) if one < other) if valid else ()
+    return Skeleton(names=names, flip_pairs=pairs, mirrored=valid)
+
+
+YOLO_POSE: Reader[ObjectRequest, dict[str, Listing]] = Reader(
+    name="YOLO pose",
+    recognise=_recognise_pose,
+    read=_read_pose,
+    looks_for="YOLO (a data.yaml with kpt_shape, labels/*.txt)",
+    file="a data.yaml",
+    reject=_reject_pose,
 )

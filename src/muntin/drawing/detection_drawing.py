@@ -203,8 +203,11 @@ def _draw_panel(
         # With many objects, the contour of a mask is enough.
         if place and (mark.mask is None or mark.crowd or style.few):
             thin = max(1, line // 2) if mark.mask else line
+            if mark.crowd:
+                _dash_box(pen, place, style.colour(mark), line=thin)
+                continue
             halo = style.few and not mark.mask
-            _draw_box(pen, place, mark, style.colour(mark), line=thin, halo=halo)
+            _draw_box(pen, place, style.colour(mark), line=thin, halo=halo)
     tags = [
         Tag(place, _initials(mark.name) if style.initials else mark.text, style.colour(mark))
         for mark, place in zip(marks, places, strict=True)
@@ -231,12 +234,9 @@ def _place(
 
 
 def _draw_box(
-    pen: ImageDraw.ImageDraw, place: Place, mark: _Mark, colour: Colour, *, line: int, halo: bool
+    pen: ImageDraw.ImageDraw, place: Place, colour: Colour, *, line: int, halo: bool
 ) -> None:
     left, top, right, bottom = place
-    if mark.crowd:
-        _dash_box(pen, place, colour, line=line)
-        return
     if halo:
         pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=HALO, width=line + 2)
     # A line wider than its box would invert the rectangle.

@@ -60,18 +60,15 @@ def panel_side(original: NDArray[np.uint8], side: int) -> int:
     return max(1, int(room * max(height, width)))
 
 
-def join_panels(
-    panels: Sequence[Image.Image], names: Sequence[str] = ("ground truth", "prediction")
-) -> Image.Image:
-    """Join panels side by side, each under its name."""
-    top = _TOP
+def join_panels(panels: Sequence[Image.Image]) -> Image.Image:
+    """Join annotation and prediction side by side, each under its name."""
     width = sum(panel.width for panel in panels) + _GAP
-    sheet = Image.new("RGB", (width, top + max(panel.height for panel in panels)), "white")
+    sheet = Image.new("RGB", (width, _TOP + max(panel.height for panel in panels)), "white")
     pen = ImageDraw.Draw(sheet)
     left = 0
-    for panel, name in zip(panels, names, strict=True):
+    for panel, name in zip(panels, ("ground truth", "prediction"), strict=True):
         write_text(pen, (left + 4, 5), name, size=16, fill=INK)
-        sheet.paste(panel, (left, top))
+        sheet.paste(panel, (left, _TOP))
         left += panel.width + _GAP
     return sheet
 

@@ -40,13 +40,7 @@ _MOST_NAMED = 30  # keypoints in the legend
 _LEFT, _RIGHT, _MIDDLE = map(parse_colour, (BLUE, VERMILION, GREEN))
 
 
-def draw_poses(
-    pixels: NDArray[np.uint8],
-    found: Poses,
-    *,
-    min_score: float = DEFAULT_SCORE_THRESHOLD,
-    largest: int = LARGEST,
-) -> Image.Image:
+def draw_poses(pixels: NDArray[np.uint8], found: Poses, *, largest: int = LARGEST) -> Image.Image:
     """Draw keypoints with enough score, edges between them, and a legend.
 
     The best instance is on top; `largest` is the maximum longer side in pixels.
@@ -55,8 +49,8 @@ def draw_poses(
     scale = max(image.size) / max(pixels.shape[:2])
     pen = ImageDraw.Draw(image)
     points = (found.keypoints[:, :, :2] + 0.5) * scale
-    shown = (found.keypoints[:, :, 2] >= min_score) & np.isfinite(points).all(axis=2)
-    radii = _choose_radii(points, shown, max(image.size))
+    sure = found.keypoints[:, :, 2] >= DEFAULT_SCORE_THRESHOLD
+    shown = sure & np.isfinite(points).all(axis=2)
     dots, edges = _choose_colours(found)
     for row in range(len(found) - 1, -1, -1):
         if found.boxes is not None:
@@ -64,12 +58,23 @@ def draw_poses(
             pen.rectangle(np.add(box, (-1, -1, 1, 1)).tolist(), outline=HALO, width=3)
             box = box.tolist()
             pen.rectangle(box, outline="white" if _is_single(found) else dots[row][0], width=1)
+        own, visible = points[row], points[row][shown[row]]
+        # Small instances are not covered by their keypoints.
+        extent = float(np.ptp(visible, axis=0).max()) if len(visible) > 1 else np.inf
+        radius = min(max(2.5, extent / 30), max(3.0, max(image.size) / 110))
         lines = [
-            (points[row][list(edge)], colour)
+            (own[list(edge)].ravel().tolist(), colour)
             for edge, colour in zip(found.edges, edges[row], strict=True)
             if shown[row][list(edge)].all()
         ]
-        _draw_instance(pen, points[row], shown[row], dots[row], lines, radii[row])
+        width = max(2, round(radius * 0.8))
+        for line, _ in lines:
+            pen.line(line, fill=HALO, width=width + 2)
+        for line, colour in lines:
+            pen.line(line, fill=colour, width=width)
+        for k in np.flatnonzero(shown[row]).tolist():
+            circle = np.r_[own[k] - radius, own[k] + radius].tolist()
+            pen.ellipse(circle, fill=dots[row][k], outline=HALO)
     if found.track_ids is not None:
         draw_tags(image, _list_tags(found, points, dots), size=round(8 + max(image.size) / 128))
     rows = _legend(found)
@@ -102,17 +107,6 @@ def annotated_poses(objects: Objects, rows: Sequence[int], skeleton: Skeleton) -
         edges=skeleton.edges,
         flip_pairs=skeleton.flip_pairs,
     )
-
-
-def _choose_radii(
-    points: NDArray[np.float64], shown: NDArray[np.bool_], longer: int
-) -> list[float]:
-    """Radius of the keypoints of each instance: small ones are not covered by theirs."""
-    radii = []
-    for own, visible in zip(points, shown, strict=True):
-        extent = float(np.ptp(own[visible], axis=0).max()) if visible.sum() > 1 else np.inf
-        radii.append(min(max(2.5, extent / 30), max(3.0, longer / 110)))
-    return radii
 
 
 def _choose_colours(found: Poses) -> tuple[list[list[Colour]], list[list[Colour]]]:
@@ -164,22 +158,3 @@ def _legend(found: Poses) -> list[LegendRow]:
         return [(_LEFT, "left", None), (_RIGHT, "right", None), (_MIDDLE, "middle", None)]
     names = found.keypoint_names[:_MOST_NAMED] if _is_single(found) else ()
     return [(colour_of(k), clean_label(name, k), None) for k, name in enumerate(names)]
-
-
-def _draw_instance(
-    pen: ImageDraw.ImageDraw,
-    points: NDArray[np.float64],
-    shown: NDArray[np.bool_],
-    dots: Sequence[Colour],
-    lines: Sequence[tuple[NDArray[np.float64], Colour]],
-    radius: float,
-) -> None:
-    """Draw one instance: `lines` are the ends of edges, (2, 2), and their colours."""
-    width = max(2, round(radius * 0.8))
-    for ends, _ in lines:
-        pen.line(ends.ravel().tolist(), fill=HALO, width=width + 2)
-    for ends, colour in lines:
-        pen.line(ends.ravel().tolist(), fill=colour, width=width)
-    for k in np.flatnonzero(shown).tolist():
-        x, y = points[k].tolist()
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=dots[k], outline=HALO)

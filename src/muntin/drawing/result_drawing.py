@@ -114,7 +114,14 @@ def draw_labels(
     painted[edges] = palette[shown[edges]]
     image = Image.fromarray(painted.round().astype(np.uint8))
     counts = np.bincount(labels[labels >= 0].ravel(), minlength=len(class_names))
-    rows = _legend(counts, labels.size, class_names, palette)
+    rows: list[LegendRow] = []
+    ranked = [n for n in np.argsort(-counts, kind="stable").tolist() if counts[n]]
+    for number in ranked:
+        share = counts[number] / labels.size
+        percent = f"{share:.1%}" if share >= 0.0005 else "<0.1%"
+        red, green, blue = palette[number].astype(int).tolist()
+        text = f"{clean_label(class_names[number], number)}  {percent}"
+        rows.append(((red, green, blue), text, None))
     return add_legend(image, rows, head="" if rows else "nothing labelled")
 
 
@@ -140,25 +147,6 @@ def _resize_labels(labels: NDArray[np.integer], size: Size) -> NDArray[np.intege
         for new, old in zip(size, labels.shape, strict=True)
     )
     return labels[rows][:, columns]
-
-
-def _legend(
-    counts: NDArray[np.int64],
-    total: int,
-    class_names: Sequence[str],
-    palette: NDArray[np.float32],
-) -> list[LegendRow]:
-    """Colour, name and share of each class, the largest first."""
-    rows: list[LegendRow] = []
-    for number in np.argsort(-counts, kind="stable").tolist():
-        if not counts[number]:
-            continue
-        share = counts[number] / total
-        percent = f"{share:.1%}" if share >= 0.0005 else "<0.1%"
-        red, green, blue = palette[number].astype(int).tolist()
-        text = f"{clean_label(class_names[number], number)}  {percent}"
-        rows.append(((red, green, blue), text, None))
-    return rows
 
 
 def _draw_map(pixels: NDArray[np.uint8], found: SemanticMap, *, largest: int) -> Image.Image:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.errors import check_columns
 from muntin.results.rows import (
     DEFAULT_SCORE_THRESHOLD,
     Detection,
@@ -53,26 +52,6 @@ class Detections(Rows[Detection]):
     columns: ClassVar[tuple[str, ...]] = (
         "boxes", "class_ids", "scores", "class_names", "masks", "track_ids",
     )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        """Check that all columns have equal length."""
-        check_columns(
-            boxes=self.boxes,
-            class_ids=self.class_ids,
-            scores=self.scores,
-            class_names=self.class_names,
-            masks=self.masks,
-            track_ids=self.track_ids,
-        )
-
-    def __len__(self) -> int:
-        """Number of objects."""
-        return len(self.boxes)
-
-    @property
-    def ranking(self) -> NDArray[np.float64]:
-        """The scores."""
-        return self.scores
 
     def row(self, number: int) -> Detection:
         """Give one object."""

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from muntin.errors import check_columns
 from muntin.results.rows import Label, Rows, import_supervision, text_column
 from muntin.shapes import Size
 
@@ -35,23 +34,10 @@ class Labels(Rows[Label]):
 
     columns: ClassVar[tuple[str, ...]] = ("class_ids", "scores", "class_names")
 
-    def __post_init__(self) -> None:
-        """Check that all columns have equal length."""
-        check_columns(class_ids=self.class_ids, scores=self.scores, class_names=self.class_names)
-
-    def __len__(self) -> int:
-        """Number of classes."""
-        return len(self.class_ids)
-
     @property
     def best(self) -> str:
         """Name of the class with the highest score; empty when there is none."""
         return self.class_names[0] if self.class_names else ""
-
-    @property
-    def ranking(self) -> NDArray[np.float64]:
-        """The scores."""
-        return self.scores
 
     def row(self, number: int) -> Label:
         """Give one class."""

@@ -74,10 +74,6 @@ class Poses(Rows[Pose]):
             )
             raise ShapeError(message)
 
-    def __len__(self) -> int:
-        """Number of instances."""
-        return len(self.scores)
-
     @property
     def links(self) -> tuple[tuple[int, int], ...]:
         """Former name of `edges`."""

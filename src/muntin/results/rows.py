@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muntin.configs import check_range
-from muntin.errors import missing_extra
+from muntin.errors import check_columns, missing_extra
 from muntin.lazy import resolve_method
 from muntin.run_lengths import RunLengths, decode_mask
 from muntin.shapes import Size
@@ -88,6 +88,7 @@ class Rows(Generic[Row]):
 
     path: str
     size: Size
+    scores: NDArray[np.float64]
 
     # Above this room: it opens and draws the image.
     _repr_html_ = resolve_method("muntin.prediction.display", "show_result")
@@ -95,8 +96,13 @@ class Rows(Generic[Row]):
     # Fields with a value for each row; a field may be None.
     columns: ClassVar[tuple[str, ...]] = ()
 
+    def __post_init__(self) -> None:
+        """Check that all columns have equal length."""
+        check_columns(**{name: getattr(self, name) for name in self.columns})
+
     def __len__(self) -> int:
-        raise NotImplementedError
+        """Number of records."""
+        return len(self.scores)
 
     def __iter__(self) -> Iterator[Row]:
         """Give the records in order."""
@@ -155,7 +161,7 @@ class Rows(Generic[Row]):
     @property
     def ranking(self) -> NDArray[np.float64]:
         """The scores that a threshold is compared with."""
-        raise NotImplementedError
+        return self.scores
 
     def describe(self) -> str:
         """Say in one line what was found, from the threshold of the result on."""

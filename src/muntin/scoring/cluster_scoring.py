@@ -21,7 +21,7 @@ from muntin.errors import ClusterError, MuntinWarning
 from muntin.prediction.from_run import find_threshold, load
 from muntin.runs import Run
 from muntin.samples import Listing
-from muntin.scoring.evaluator import Outputs, Scored, compute_figures, run_beside_truth
+from muntin.scoring.evaluator import Outputs, Scored, compute_figures, run_network
 
 
 class _Read(NamedTuple):
@@ -109,7 +109,7 @@ class _Answers:
         self._truth = run.task.ground_truth(listing, run.classes)
 
     def __call__(self, read: _Read) -> tuple[Outputs, Mapping[int, str]]:
-        outputs = run_beside_truth(
-            self._predictor, [read.batch], self._listing, self._truth, tta=self._tta
+        outputs = run_network(
+            self._predictor, [read.batch], self._listing, truth_rows=self._truth, tta=self._tta
         )
         return outputs, read.unreadable

@@ -19,7 +19,7 @@ from muntin.data.data_config import DataConfig, change_reading
 from muntin.data.entry_images import choose_range, read_pixels
 from muntin.data.pose import is_whole, list_pose
 from muntin.data.value_ranges import UNSET
-from muntin.drawing.notebook import show_facts
+from muntin.drawing.saving import show_facts
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError, quote
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric
@@ -169,14 +169,10 @@ def evaluate(
         scored = score(load(run, device=device), store, batch_size=batch_size, tta=tta)
     if pictures:
         draw_evaluation(scored, store, run.classes, part_of(run.folder, "pictures", "eval"))
-    return Figures({**scored.figures, **_count_false_alarms(scored.metric, run)})
-
-
-def _count_false_alarms(metric: object, run: Run) -> dict[str, Any]:
-    """What a detector finds in images without objects: precision alone says nothing of it."""
-    if not isinstance(metric, DetectionMetric):
-        return {}
-    return metric.false_alarms(find_threshold(run).score)
+    if not isinstance(scored.metric, DetectionMetric):
+        return Figures(scored.figures)
+    # What is found in images without objects: precision alone says nothing of it.
+    return Figures({**scored.figures, **scored.metric.false_alarms(find_threshold(run).score)})
 
 
 def _score_detected(

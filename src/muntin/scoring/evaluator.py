@@ -95,30 +95,19 @@ def run_network(
     batches: Iterable[Batch],
     listing: Listing,
     *,
+    truth_rows: Any = None,  # noqa: ANN401 (of `Task.ground_truth`)
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     tta: bool = False,
 ) -> Outputs:
     """Run a network over batches and collect its predictions, on the CPU.
 
-    Images with weight 0 are left out. `autocast` makes the context that sets the precision;
-    `tta` averages with predictions for mirrored images.
+    Images with weight 0 are left out. `truth_rows` is the ground truth of the listing where it is
+    known already. `autocast` makes the context that sets the precision; `tta` averages with
+    predictions for mirrored images.
     """
-    truth_rows = predictor.task.ground_truth(listing, predictor.classes)
-    return run_beside_truth(predictor, batches, listing, truth_rows, autocast=autocast, tta=tta)
-
-
-@torch.no_grad()
-def run_beside_truth(
-    predictor: Predictor,
-    batches: Iterable[Batch],
-    listing: Listing,
-    truth_rows: Any,  # noqa: ANN401 (of `Task.ground_truth`)
-    *,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    tta: bool = False,
-) -> Outputs:
-    """Run a network as `run_network` does, over a part of a listing whose ground truth is known."""
     task, classes = predictor.task, predictor.classes
+    if truth_rows is None:
+        truth_rows = task.ground_truth(listing, classes)
     rows: list[tuple[Any, Any, Tensor | None, Tensor]] = []
     for part in readable_parts(batches):
         with autocast():

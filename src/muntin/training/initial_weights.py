@@ -31,7 +31,7 @@ from muntin.weights.weight_files import WAYS_OUT
 from muntin.weights.weight_loading import load_weights
 from muntin.zoo.model_building import classifier_config
 from muntin.zoo.model_zoo import MODELS, BackboneConfig, ModelEntry
-from muntin.zoo.source_models import find_source_model
+from muntin.zoo.published_classifier import find_source_model
 
 if TYPE_CHECKING:
     from muntin.training.request import Request

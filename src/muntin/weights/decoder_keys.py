@@ -10,6 +10,8 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from muntin.weights.key_maps import Row, Transform, block_rows, layer_rows
 
 _OURS = "head.decoder."
@@ -19,14 +21,28 @@ _TOKEN = Transform(
 )
 """Our token is a vector; theirs has dimensions for images and tokens."""
 
-_HIERA_BLOCK = (
+
+# What transformers calls the parts of a block, of encoders too.
+FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")
+
+
+def file_block(theirs: str, ours: str, attention: str, mlp: Sequence[str]) -> tuple[Row, ...]:
+    """Rows of a block by the names in files."""
+    qkv = " ".join(f"{attention}.{name}" for name in ("query", "key", "value"))
+    return block_rows(theirs, ours, ("layernorm_before", qkv, "attention.output.dense", *mlp))
+
+
+MEMORY_PARTS = (
     "layernorm_before",
-    "attn.qkv",
-    "attn.proj",
+    "attention.q_proj attention.k_proj attention.v_proj",
+    "attention.o_proj",
     "layernorm_after",
     "mlp.fc1",
     "mlp.fc2",
 )
+"""Names of the parts of a block in memory, since version 5."""
+
+HIERA_PARTS = ("layernorm_before", "attn.qkv", "attn.proj", *MEMORY_PARTS[3:])
 
 
 def _mae_rows(before: str, positions: str = "pos_embed", embed: str = "embed") -> tuple[Row, ...]:
@@ -40,28 +56,14 @@ def _mae_rows(before: str, positions: str = "pos_embed", embed: str = "embed") -
     )
 
 
-def _separate(names: str, output: str, mlp: tuple[str, str]) -> tuple[str, ...]:
-    return ("layernorm_before", names, output, "layernorm_after", *mlp)
-
-
 MAE_TIMM = (*_mae_rows(""), *block_rows("decoder_blocks.{j}.", _BLOCK))
 
-_IN_FILES = _separate(
-    " ".join(f"attention.attention.{name}" for name in ("query", "key", "value")),
-    "attention.output.dense",
-    ("intermediate.dense", "output.dense"),
-)
-_IN_MEMORY = _separate(
-    "attention.q_proj attention.k_proj attention.v_proj",
-    "attention.o_proj",
-    ("mlp.fc1", "mlp.fc2"),
-)
 MAE_TRANSFORMERS = (
     *_mae_rows("decoder."),
-    *block_rows("decoder.decoder_layers.{j}.", _BLOCK, _IN_FILES),
-    *block_rows("decoder.decoder_layers.{j}.", _BLOCK, _IN_MEMORY),
+    *file_block("decoder.decoder_layers.{j}.", _BLOCK, "attention.attention", FILE_MLP),
+    *block_rows("decoder.decoder_layers.{j}.", _BLOCK, MEMORY_PARTS),
     # What version 5 calls them when it writes.
-    *block_rows("decoder.decoder_encoder.layer.{j}.", _BLOCK, _IN_FILES),
+    *file_block("decoder.decoder_encoder.layer.{j}.", _BLOCK, "attention.attention", FILE_MLP),
 )
 
 HIERA_TIMM = (
@@ -72,7 +74,7 @@ HIERA_TIMM = (
 
 HIERA_TRANSFORMERS = (
     *_mae_rows("decoder.", "position_embeddings", "embeddings"),
-    *block_rows("decoder.decoder_block.layers.{j}.", _BLOCK, _HIERA_BLOCK),
+    *block_rows("decoder.decoder_block.layers.{j}.", _BLOCK, HIERA_PARTS),
     *layer_rows("multiscale_fusion.multi_scale_fusion_heads.{i}", "head.fusion.{i}"),
     *layer_rows("encoder_norm", "head.encoder_norm"),
 )

@@ -22,12 +22,15 @@ from muntin.ops.positions import SizeRuleName
 from muntin.weights import google, microsoft, openmmlab, timm, torchvision, transformers
 from muntin.weights.head_keys import add_head_keys
 from muntin.weights.key_maps import KeyMap, KeyMaps, Limits, first_key, match
-from muntin.weights.parameter_resizing import crop_table
-from muntin.weights.prefix_positions import move_positions
+from muntin.weights.parameter_resizing import crop_table, move_positions
 from muntin.weights.window_buffers import built_window, differing_stages, shrink_windows
 
 NATIVE = "muntin"
 _TABLE = "layers.{i}.blocks.{j}.attn.relative_position_bias_table"
+
+
+def _as_it_is(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +49,7 @@ class Dialect:
     size_rule: SizeRuleName
     size_evidence: tuple[tuple[str, SizeRuleName], ...] = ()
     built_rule: SizeRuleName | Literal[""] = ""
-    normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda state: state
+    normalise: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = _as_it_is
     limits: Limits = field(default_factory=dict)
     activation: Activation | None = None
 
@@ -58,57 +61,38 @@ class Dialect:
         return self.size_rule, ""
 
 
+def _dialect(
+    module: Any,  # noqa: ANN401 (one of this room)
+    size_rule: SizeRuleName,
+    built_rule: SizeRuleName | Literal[""] = "",
+    activation: Activation | None = None,
+) -> Dialect:
+    """The row of a dialect, whose module has those tables that its names need."""
+    tables = vars(module)
+    return Dialect(
+        key_maps=tables["KEY_MAPS"],
+        size_rule=size_rule,
+        size_evidence=tables.get("SIZE_EVIDENCE", ()),
+        built_rule=built_rule,
+        normalise=tables.get("normalise", _as_it_is),
+        limits=tables.get("LIMITS", {}),
+        activation=activation,
+    )
+
+
 DIALECTS: dict[str, Dialect] = {
-    "microsoft": Dialect(
-        key_maps=microsoft.KEY_MAPS,
-        size_rule="microsoft",
-        activation="gelu",
-        size_evidence=microsoft.SIZE_EVIDENCE,
-        built_rule="microsoft",
-    ),
-    "timm": Dialect(
-        key_maps=timm.KEY_MAPS,
-        size_rule="timm",
-        size_evidence=timm.SIZE_EVIDENCE,
-        built_rule="timm",
-        normalise=timm.normalise,
-        limits=timm.LIMITS,
-    ),
-    "torchvision": Dialect(
-        key_maps=torchvision.KEY_MAPS,
-        size_rule="torchvision",
-        limits=torchvision.LIMITS,
-        activation="gelu",
-    ),
-    "transformers": Dialect(
-        key_maps=transformers.KEY_MAPS,
-        size_rule="transformers",
-        limits=transformers.LIMITS,
-        size_evidence=transformers.SIZE_EVIDENCE,
-    ),
-    "openmmlab": Dialect(
-        key_maps=openmmlab.KEY_MAPS,
-        size_rule="mmpretrain",
-        size_evidence=openmmlab.SIZE_EVIDENCE,
-    ),
-    "detectron2": Dialect(
-        key_maps=microsoft.DETECTRON2_KEY_MAPS,
-        size_rule="openmmlab",
-    ),
-    "google": Dialect(
-        key_maps=google.KEY_MAPS,
-        size_rule="google",
-        normalise=google.normalise,
-        limits=google.LIMITS,
-        activation="gelu_tanh",  # the default of Flax
-    ),
+    "microsoft": _dialect(microsoft, "microsoft", built_rule="microsoft", activation="gelu"),
+    "timm": _dialect(timm, "timm", built_rule="timm"),
+    "torchvision": _dialect(torchvision, "torchvision", activation="gelu"),
+    "transformers": _dialect(transformers, "transformers"),
+    "openmmlab": _dialect(openmmlab, "mmpretrain"),
+    "detectron2": Dialect(key_maps=microsoft.DETECTRON2_KEY_MAPS, size_rule="openmmlab"),
+    "google": _dialect(google, "google", activation="gelu_tanh"),  # the default of Flax
 }
 
 
 def find_key_map(name: str, config: object, *, required: bool) -> KeyMap | None:
     """Key map of a backbone; None if the dialect does not have the model and is not required."""
-    if not required and type(config) not in DIALECTS[name].key_maps:
-        return None
     try:
         return key_map(name, config)
     except WeightError:
@@ -238,7 +222,8 @@ def _reject_beyond_limits(name: str, config: object, head: nn.Module | None) -> 
 
 def _reject_other_windows(name: str, config: object, head: nn.Module | None) -> None:
     """Raise if a classifier of the ecosystem has other windows at `img_size`, by its size rule."""
-    of_classes = isinstance(head, LinearHead) or (head is None and _has_last_norm(config))
+    last = getattr(config, "out_norm", "") == "last"
+    of_classes = isinstance(head, LinearHead) or (head is None and last)
     if not isinstance(config, SwinConfig) or not of_classes or name == "detectron2":
         return
     shrinks = name == "openmmlab" and isinstance(config, SwinV2Config)
@@ -252,10 +237,6 @@ def _reject_other_windows(name: str, config: object, head: nn.Module | None) -> 
             f"there). Choose another dialect, or change window_size (muntin.zoo.change_model)."
         )
         raise WeightError(message)
-
-
-def _has_last_norm(config: object) -> bool:
-    return getattr(config, "out_norm", "") == "last"
 
 
 def _written_positions(dialect: str, config: ViTConfig) -> int:

@@ -77,6 +77,15 @@ def add_head_keys(body: KeyMap, dialect: str, head: nn.Module | None) -> KeyMap:
         return body
     prefix = body.prefix if names.body_prefix is None else names.body_prefix
     rows = names.rows(head) if callable(names.rows) else names.rows
+    obstacle, origin = "", _origin(dialect)
+    if isinstance(head, RCNN):
+        wanted, has = CONVENTIONS[origin]["rcnn"].background, head.config.background
+        if has != wanted:
+            obstacle = (
+                f"background must be {wanted!r} in the head's config for weights of the dialect "
+                f"{dialect!r}, got {has!r}. Build the detector with conventions={origin!r}. The "
+                f"model is unchanged."
+            )
     return HeadMap(
         tuple(
             replace(row, theirs=tuple(name.replace(BODY, prefix) for name in row.theirs))
@@ -86,7 +95,7 @@ def add_head_keys(body: KeyMap, dialect: str, head: nn.Module | None) -> KeyMap:
         body=body,
         body_prefix=prefix,
         head_pattern=names.head_pattern,
-        obstacle=_find_obstacle(head, dialect),
+        obstacle=obstacle,
     )
 
 
@@ -94,20 +103,6 @@ def _origin(dialect: str) -> str:
     """Row of `CONVENTIONS` that the detectors of a dialect follow; empty without detectors."""
     origin = "openmmlab" if dialect == "microsoft" else dialect
     return origin if origin in CONVENTIONS else ""
-
-
-def _find_obstacle(head: nn.Module | None, dialect: str) -> str:
-    if not isinstance(head, RCNN):
-        return ""
-    origin = _origin(dialect)
-    wanted = CONVENTIONS[origin]["rcnn"].background
-    if head.config.background == wanted:
-        return ""
-    return (
-        f"background must be {wanted!r} in the head's config for weights of the dialect "
-        f"{dialect!r}, got {head.config.background!r}. Build the detector with "
-        f"conventions={origin!r}. The model is unchanged."
-    )
 
 
 _ADOPTED = ("rounded_anchors", "aligned", "sampling", "stage_average")

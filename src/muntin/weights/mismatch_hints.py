@@ -23,7 +23,7 @@ from muntin.weights.dialects import family_name
 from muntin.weights.inferred_fields import infer_fields
 from muntin.weights.key_maps import RenamedState, first_key
 from muntin.weights.opened_weights import OpenedWeights, rename_state
-from muntin.weights.prefix_positions import TOKENS
+from muntin.weights.parameter_resizing import TOKENS
 from muntin.weights.state_matching import MatchResult, match_state
 from muntin.weights.state_search import name_family, name_stranger
 
@@ -63,23 +63,16 @@ class Mismatch:
         return again, match_state(other, again, dialect, "muntin", "bicubic", self.source)
 
 
-def reject_mismatches(
-    result: MatchResult,
-    reading: RenamedState,
-    opened: OpenedWeights,
-    backbone: Any,  # noqa: ANN401 (any family)
-    source: Any,  # noqa: ANN401 (the same)
-    made_with: Mapping[str, Any] | None,
-) -> None:
+def reject_mismatches(mismatch: Mismatch) -> None:
     """Raise `WeightError` with all mismatches and their likely cause, if there are any."""
-    problems = _list_problems(reading, result)
+    problems = _list_problems(mismatch.reading, mismatch.result)
     if not problems:
         return
-    cause = _find_cause(Mismatch(result, reading, opened, backbone, source, made_with or {}))
+    opened, cause = mismatch.opened, _find_cause(mismatch)
     owner = name_stranger(opened.state)
     message = (
         f"weights from {opened.where} ({opened.dialect}) do not match "
-        f"{family_name(type(backbone.config))}: {problems}. Likely cause: {cause}. "
+        f"{family_name(type(mismatch.backbone.config))}: {problems}. Likely cause: {cause}. "
         f"{f'They may be those of {owner}. ' if owner else ''}The model is unchanged."
     )
     raise WeightError(message)
@@ -102,15 +95,16 @@ def _list_problems(reading: RenamedState, result: MatchResult) -> str:
 
 def _find_cause(mismatch: Mismatch) -> str:
     config, reading, result = mismatch.backbone.config, mismatch.reading, mismatch.result
-    other, lacking = _other_family(mismatch), _find_lacking(mismatch)
+    opened, family = mismatch.opened, family_name(type(config))
     if decoder := _find_decoder(mismatch):
         return decoder
-    if other:
-        return other
-    if lacking:
+    other = name_family(opened.state, len(result.unexpected))
+    if other not in ("", f"a {family} in the dialect {opened.dialect!r}"):
+        return f"these are weights of {other}"
+    if lacking := _find_lacking(mismatch):
         return (
-            f"the weights have {' and '.join(lacking)}, which no {family_name(type(config))} here "
-            f"has; a model named timm:... may (muntin models 'timm:*')"
+            f"the weights have {' and '.join(lacking)}, which no {family} here has; a model named "
+            f"timm:... may (muntin models 'timm:*')"
         )
     fields = infer_fields(config, reading)
     left = _remaining(mismatch, fields) if fields else ""
@@ -118,7 +112,7 @@ def _find_cause(mismatch: Mismatch) -> str:
         return _advise(mismatch, _drop_needless(mismatch, fields))
     if reading.duplicates:
         return "the file mixes two naming schemes, or two models"
-    if 2 * len(result.unexpected) > len(mismatch.opened.state):
+    if 2 * len(result.unexpected) > len(opened.state):
         return "these are weights of another kind of model"
     causes = list(dict.fromkeys(cause.rstrip(".") for cause in result.causes))
     if fields:
@@ -238,14 +232,6 @@ def _advise(mismatch: Mismatch, fields: Mapping[str, Any]) -> str:
 
 def _write(fields: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in fields.items())
-
-
-def _other_family(mismatch: Mismatch) -> str:
-    """Name the family and dialect of the weights, if they belong to another family."""
-    opened = mismatch.opened
-    own = f"a {family_name(type(mismatch.backbone.config))} in the dialect {opened.dialect!r}"
-    other = name_family(opened.state, len(mismatch.result.unexpected))
-    return f"these are weights of {other}" if other not in ("", own) else ""
 
 
 def _sum_up(result: MatchResult) -> str:

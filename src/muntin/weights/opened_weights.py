@@ -20,12 +20,7 @@ from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, head_of, inne
 from muntin.weights.key_maps import HeadMap, RenamedState
 from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.source_info import SourceInfo, read_source_info
-from muntin.weights.state_search import (
-    FoundState,
-    describe_unknown,
-    find_states,
-    is_beside,
-)
+from muntin.weights.state_search import FoundState, describe_unknown, find_states, is_beside
 from muntin.weights.weight_files import fetch, is_hub_id, license_of, read_weights
 from muntin.weights.weight_folders import SUFFIXES, reject_url
 
@@ -90,7 +85,10 @@ def open_weights(
         raise WeightError(unknown_name("dialect", dialect, ["auto", NATIVE, *DIALECTS]))
     given = source
     with reading(lambda: repr(str(given)), "Check the path and its permissions.", WeightError):
-        source, part = _split_part(source, part)
+        # "checkpoint.pth#teacher", as commands and records of runs write a part.
+        if isinstance(source, str) and "#" in source and not Path(source).exists():
+            source, _, named = source.rpartition("#")
+            part = part or named
         content, texts, where = resolve_source(source)
     stored = texts.get("dialect", "")
     if dialect == "auto" and stored in (NATIVE, *DIALECTS):
@@ -125,16 +123,6 @@ def _reject_hollow(found: FoundState, where: str) -> None:
                 f"the device {tensor.device} for {key}. Write them anew, sparse ones by to_dense()."
             )
             raise WeightError(message)
-
-
-def _split_part(
-    source: str | Path | Mapping[str, Any], part: str
-) -> tuple[str | Path | Mapping[str, Any], str]:
-    """Split "checkpoint.pth#teacher", as commands and records of runs write it, into both."""
-    if not isinstance(source, str) or "#" not in source or Path(source).exists():
-        return source, part
-    file, _, named = source.rpartition("#")
-    return file, part or named
 
 
 def resolve_source(

@@ -230,8 +230,6 @@ def read_labels(
     names = [by_id.get(str(class_id)) for class_id in range(len(by_id))]
     absent = [n for n, name in enumerate(names) if not isinstance(name, str | int | float)]
     if absent:
-        return (
-            (),
-            f"{what} must name classes 0 to {len(names) - 1}, got none for {shorten(absent)}.",
-        )
+        named = f"classes 0 to {len(names) - 1}"
+        return (), f"{what} must name {named}, got none for {shorten(absent)}."
     return tuple(map(str, names)), ""

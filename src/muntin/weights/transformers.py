@@ -10,33 +10,13 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from muntin.models.hiera import HieraConfig
 from muntin.models.swin import SwinConfig
 from muntin.models.swin_v2 import SwinV2Config
 from muntin.models.vit import ViTConfig
 from muntin.ops.positions import SizeRuleName
+from muntin.weights.decoder_keys import FILE_MLP, HIERA_PARTS, MEMORY_PARTS, file_block
 from muntin.weights.key_maps import STACKED, KeyMap, KeyMaps, Limits, Row, block_rows
-
-_FILE_MLP = ("layernorm_after", "intermediate.dense", "output.dense")
-
-
-def _file_block(theirs: str, ours: str, attention: str, mlp: Sequence[str]) -> tuple[Row, ...]:
-    """Rows of a block by the names in files."""
-    qkv = " ".join(f"{attention}.{name}" for name in ("query", "key", "value"))
-    return block_rows(theirs, ours, ("layernorm_before", qkv, "attention.output.dense", *mlp))
-
-
-_MEMORY_PARTS = (
-    "layernorm_before",
-    "attention.q_proj attention.k_proj attention.v_proj",
-    "attention.o_proj",
-    "layernorm_after",
-    "mlp.fc1",
-    "mlp.fc2",
-)
-"""Names of the parts of a block in memory, since version 5."""
 
 _THEIRS, _OURS = "encoder.layers.{i}.blocks.{j}.", "layers.{i}.blocks.{j}."
 _TABLE = "attn.relative_position_bias_table"
@@ -65,7 +45,7 @@ def _swin_v2_block() -> tuple[Row, ...]:
         Row((bias_mlp + "{k}.{p}",), _OURS + "attn.cpb_mlp.{k}.{p}"),
         Row((theirs + "relative_coords_table",), ""),
         Row((theirs + "relative_position_index",), ""),
-        *block_rows(_THEIRS, _OURS, ("layernorm_before", "", "attention.output.dense", *_FILE_MLP)),
+        *block_rows(_THEIRS, _OURS, ("layernorm_before", "", "attention.output.dense", *FILE_MLP)),
     )
 
 
@@ -76,7 +56,7 @@ def _vitpose() -> KeyMap:
         (
             Row(("embeddings.position_embeddings",), "pos_embed"),
             Row(("embeddings.patch_embeddings.projection.{p}",), "patch_embed.proj.{p}"),
-            *_file_block("encoder.layer.{j}.", "blocks.{j}.", "attention.attention", mlp),
+            *file_block("encoder.layer.{j}.", "blocks.{j}.", "attention.attention", mlp),
             Row(("layernorm.{p}",), "norm.{p}"),
         ),
         wrappers=("backbone.",),
@@ -98,7 +78,7 @@ def _dinov2() -> tuple[Row, ...]:
     return (
         Row(("embeddings.register_tokens",), "reg_token"),
         *block_rows(theirs, _BLOCK, ("norm1", qkv, "attention.output.dense", *mlp)),
-        *block_rows(theirs, _BLOCK, ("", *_MEMORY_PARTS[1:3], "", "", "")),
+        *block_rows(theirs, _BLOCK, ("", *MEMORY_PARTS[1:3], "", "", "")),
         Row((theirs + "layer_scale1.lambda1",), _BLOCK + "ls1.gamma"),
         Row((theirs + "layer_scale2.lambda1",), _BLOCK + "ls2.gamma"),
     )
@@ -148,8 +128,8 @@ def _vit(config: ViTConfig) -> KeyMap:
             Row(("distillation_classifier.{p}",), "head.fc_dist.{p}"),
         )
     plain = (
-        *_file_block("encoder.layer.{j}.", _BLOCK, "attention.attention", _FILE_MLP),
-        *block_rows("layers.{j}.", _BLOCK, _MEMORY_PARTS),
+        *file_block("encoder.layer.{j}.", _BLOCK, "attention.attention", FILE_MLP),
+        *block_rows("layers.{j}.", _BLOCK, MEMORY_PARTS),
     )
     # All names are read; those of the first group that has a tensor are written.
     dinov2, gated, beit = _dinov2(), _gated(), _beit()
@@ -187,8 +167,7 @@ def _hiera(config: HieraConfig) -> KeyMap:
     for stage, depth in enumerate(config.depths):
         theirs = f"encoder.stages.{stage}.layers.{{j}}."
         ours = f"blocks.{{j+{first}}}." if first else "blocks.{j}."
-        parts = ("layernorm_before", "attn.qkv", "attn.proj", "layernorm_after")
-        rows += block_rows(theirs, ours, (*parts, "mlp.fc1", "mlp.fc2"))
+        rows += block_rows(theirs, ours, HIERA_PARTS)
         rows.append(Row((theirs + "proj.{p}",), ours + "proj.{p}"))
         first += depth
     # Last stage first: when writing, a later block also matches the rows of earlier stages.
@@ -213,10 +192,10 @@ KEY_MAPS: KeyMaps = {
     HieraConfig: _hiera,
     SwinConfig: KeyMap(
         (
-            *_file_block(_THEIRS, _OURS, "attention.self", _FILE_MLP),
+            *file_block(_THEIRS, _OURS, "attention.self", FILE_MLP),
             Row((_THEIRS + "attention.self.relative_position_bias_table",), _OURS + _TABLE),
             Row((_THEIRS + "attention.self.relative_position_index",), ""),
-            *block_rows(_THEIRS, _OURS, _MEMORY_PARTS),
+            *block_rows(_THEIRS, _OURS, MEMORY_PARTS),
             Row(
                 (_THEIRS + "attention.relative_position_bias.relative_position_bias_table",),
                 _OURS + _TABLE,

@@ -17,8 +17,7 @@ from muntin.models.transformers_backbone import TransformersBackbone
 from muntin.untrusted import parse_json, read_regular, reading
 from muntin.weights.dialects import NATIVE
 from muntin.weights.opened_weights import OpenedWeights, resolve_source
-from muntin.weights.state_matching import MatchResult, class_tensors
-from muntin.weights.state_values import copy_values, reject_values
+from muntin.weights.state_matching import MatchResult, class_tensors, copy_values, reject_values
 
 _PREFIX = "head.net."
 

@@ -53,17 +53,13 @@ class WeightFile:
 def read_weights(path: str | Path) -> WeightFile:
     """Read a weight file, or those of a folder, without executing code from them; on the CPU."""
     file = find_file(Path(path).expanduser())
-    if file.name.endswith(INDEX):
-        return _read_shards(file)
-    return _read_file(file)
-
-
-def _read_shards(index: Path) -> WeightFile:
-    files = read_index(index)
-    shards = [_read_file(file) for file in dict.fromkeys(files.values())]
+    if not file.name.endswith(INDEX):
+        return _read_file(file)
+    files = read_index(file)
+    shards = [_read_file(one) for one in dict.fromkeys(files.values())]
     tensors = {key: value for shard in shards for key, value in shard.tensors.items()}
-    check_shards(index, files, tensors)
-    return WeightFile(index, tensors, shards[0].metadata)
+    check_shards(file, files, tensors)
+    return WeightFile(file, tensors, shards[0].metadata)
 
 
 def _read_file(file: Path) -> WeightFile:
@@ -280,8 +276,7 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    cached = _in_cache(repo, revision)
-    if cached is not None:
+    if (cached := _in_cache(repo, revision)) is not None:
         return cached
     folder = huggingface_hub.constants.HF_HUB_CACHE
     tried = f"weights {hub_id!r} not found locally or in the cache {folder}"
@@ -293,8 +288,7 @@ def fetch(hub_id: str, *, timeout_s: float = _TIMEOUT_S) -> Path:
         api = huggingface_hub.HfApi()
         info = api.model_info(repo, revision=revision or None, timeout=timeout_s)
         there = [entry.rfilename for entry in info.siblings or []]
-        name = next((name for name in HUB_FILES if name in there), "")
-        if name:
+        if name := next((name for name in HUB_FILES if name in there), ""):
             # The configuration comes into the same folder.
             names = [name, *(beside for beside in BESIDE_WEIGHTS if beside in there)]
             start = name.removesuffix(INDEX).rpartition(".")[0]

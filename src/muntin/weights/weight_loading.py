@@ -20,28 +20,26 @@ from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.untrusted import reading
-from muntin.weights.classifier_search import is_classifier
-from muntin.weights.dialects import (
-    DIALECTS,
-    NATIVE,
-    backbone_of,
-    family_name,
-    head_of,
-    inner_model,
+from muntin.weights.classifier_search import (
+    is_classifier,
+    read_head_rows,
+    select_names,
+    select_rows,
 )
+from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, family_name, head_of, inner_model
 from muntin.weights.head_keys import adopt_conventions
-from muntin.weights.head_rows import read_head_rows, select_names, select_rows
 from muntin.weights.key_maps import RenamedState
-from muntin.weights.mismatch_hints import reject_mismatches
-from muntin.weights.opened_weights import (
-    OpenedWeights,
-    open_weights,
-    rename_state,
-)
+from muntin.weights.mismatch_hints import Mismatch, reject_mismatches
+from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state
 from muntin.weights.source_geometry import find_source, read_as_timm, scale_offsets
 from muntin.weights.source_info import adopt, build_adopted, check_decoder, set_config
-from muntin.weights.state_matching import MatchResult, match_state, model_key
-from muntin.weights.state_values import copy_values, reject_values
+from muntin.weights.state_matching import (
+    MatchResult,
+    copy_values,
+    match_state,
+    model_key,
+    reject_values,
+)
 from muntin.weights.transformers_weights import is_whole_model, load_whole_model
 from muntin.weights.window_buffers import fit_windows, read_windows
 
@@ -170,11 +168,11 @@ def load_weights(
         rule, evidence = _find_rule(opened, backbone)
         theirs = find_source(backbone.config, opened.texts, made_with, renamed.tensors)
         matched = match_state(model, renamed, opened.dialect, rule, resampling, theirs)
-        if opened.state is not raw:
-            _note_conversion(matched, renamed, model, raw, opened.state)
-        reject_mismatches(matched, renamed, opened, backbone, theirs, made_with)
+        _note_conversion(matched, renamed, model, raw, opened.state)
+        reject_mismatches(Mismatch(matched, renamed, opened, backbone, theirs, made_with or {}))
         reject_values(matched.values, model.state_dict(), opened.where)
-        other = _build_stated(opened, model, matched)
+        check_decoder(opened.stated if matched.has_head else None, head_of(model))
+        other = build_adopted(backbone, opened.stated_fields, opened.where)
         recorded = read_windows(renamed, opened.state)
         windows = _find_windows(other or backbone, matched, recorded, theirs, rule)
     copy_values(matched.values, model)
@@ -226,20 +224,12 @@ def _note_conversion(
     raw: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
 ) -> None:
-    """Note what timm's own conversion resized and dropped of a file, known by its objects."""
+    """Note what timm's own conversion, if any, resized and dropped of a file, by its objects."""
     ours = dict(reading.pairs)
     there = {id(tensor) for tensor in state.values()}
     matched.ignored += [k for k, one in raw.items() if k not in state and id(one) not in there]
     changed = [k for k in state if k in raw and k in ours and raw[k].shape != state[k].shape]
     matched.resized += [model_key(ours[key], model) for key in changed]
-
-
-def _build_stated(
-    opened: OpenedWeights, model: nn.Module, matched: MatchResult
-) -> nn.Module | None:
-    """Check what is stated beside the weights; see `build_adopted`."""
-    check_decoder(opened.stated if matched.has_head else None, head_of(model))
-    return build_adopted(backbone_of(model), opened.stated_fields, opened.where)
 
 
 def _name(source: object) -> str:
@@ -309,36 +299,33 @@ class WeightInfo:
 
 def inspect_weights(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     """Infer what model must be built to load weights without resizing; `model` is a backbone."""
-    with reading(opened.where, _ADVICE, WeightError):
-        return _infer(opened, model)
-
-
-def _infer(opened: OpenedWeights, model: nn.Module) -> WeightInfo:
     config: Any = backbone_of(model).config
-    tensors = rename_state(opened, model).tensors
-    # The first convolution of a timm model is its stem.
-    patches = [
-        tensor
-        for key, tensor in tensors.items()
-        if key.endswith("patch_embed.proj.weight")
-        or (isinstance(config, TimmConfig) and tensor.ndim == 4)
-    ]
-    first = tensors.get("tokens_to_token.attention1.norm1.weight")
-    head = tensors.get("head.fc.weight")
-    if not patches and first is None and not isinstance(config, TimmConfig):
-        message = (
-            f"weights from {opened.where} ({opened.dialect}) must be those of a "
-            f"{family_name(type(config))}, but contain no patch embedding. Check model and dialect."
+    with reading(opened.where, _ADVICE, WeightError):
+        tensors = rename_state(opened, model).tensors
+        # The first convolution of a timm model is its stem.
+        patches = [
+            tensor
+            for key, tensor in tensors.items()
+            if key.endswith("patch_embed.proj.weight")
+            or (isinstance(config, TimmConfig) and tensor.ndim == 4)
+        ]
+        first = tensors.get("tokens_to_token.attention1.norm1.weight")
+        head = tensors.get("head.fc.weight")
+        if not patches and first is None and not isinstance(config, TimmConfig):
+            message = (
+                f"weights from {opened.where} ({opened.dialect}) must be those of a "
+                f"{family_name(type(config))}, but contain no patch embedding. Check model and "
+                f"dialect."
+            )
+            raise WeightError(message)
+        dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+        return WeightInfo(
+            dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32,
+            num_classes=0 if head is None else head.shape[0],
+            norms_tokens="norm.weight" in tensors and "fc_norm.weight" not in tensors,
+            # A T2T-ViT has none; its first norm has a channel for each of 7 x 7 pixels.
+            in_chans=patches[0].shape[1] if patches else len(first) // 49,  # type: ignore[arg-type]
         )
-        raise WeightError(message)
-    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    return WeightInfo(
-        dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32,
-        num_classes=0 if head is None else head.shape[0],
-        norms_tokens="norm.weight" in tensors and "fc_norm.weight" not in tensors,
-        # A T2T-ViT has none; its first norm has a channel for each of 7 x 7 pixels.
-        in_chans=patches[0].shape[1] if patches else len(first) // 49,  # type: ignore[arg-type]
-    )
 
 
 def _find_windows(

@@ -31,7 +31,6 @@ from muntin.untrusted import parse_json, read_regular, reading
 from muntin.weights.source_fields import read_labels
 from muntin.zoo.model_zoo import ModelEntry
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PROCESSOR = "preprocessor_config.json"
 
 
@@ -132,13 +131,14 @@ def find_transformers(name: str) -> ModelEntry:
         pre = found.preprocessing
         return ModelEntry(config=found.config, weights=name, mean=pre.mean, std=pre.std)
     row = find_architecture(name)
-    mean, std = ((0.0,) * 3, (1.0,) * 3) if row.rescales else _IMAGENET
     side = 640 if row.answers == "boxes" else 512
     settings = state_settings(SMALL_SETTINGS.get(name, {}))
     config = TransformersConfig(
         name=name, settings=settings, img_size=(side, side), reads_mask=row.reads_mask
     )
-    return ModelEntry(config=config, mean=mean, std=std)
+    if row.rescales:
+        return ModelEntry(config=config, mean=(0.0,) * 3, std=(1.0,) * 3)
+    return ModelEntry(config=config)
 
 
 _OWN_STEPS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from muntin.errors import WeightError, shorten
@@ -21,22 +20,17 @@ from muntin.heads.network import Network
 from muntin.models.vit import ViTConfig
 from muntin.staging import refuse_existing
 from muntin.untrusted import reading
+from muntin.weights.classifier_search import read_head_rows
 from muntin.weights.dialects import to_dialect
-from muntin.weights.head_rows import read_head_rows
 from muntin.weights.opened_weights import open_weights
-from muntin.weights.prefix_positions import move_positions
+from muntin.weights.parameter_resizing import move_positions
 from muntin.weights.source_geometry import MADE_WITH
 from muntin.weights.source_info import read_source_info
 from muntin.weights.weight_files import write_weights, write_whole
-from muntin.weights.weight_loading import (
-    LoadReport,
-    WeightInfo,
-    inspect_weights,
-    load_weights,
-)
+from muntin.weights.weight_loading import LoadReport, WeightInfo, inspect_weights, load_weights
 from muntin.zoo.model_building import find_model
 from muntin.zoo.model_zoo import BackboneConfig, build_backbone
-from muntin.zoo.source_models import find_source_model
+from muntin.zoo.published_classifier import build_shell, find_source_model
 
 # Key under which an ecosystem's own loader expects the state dict in a .pth file.
 _NESTED_KEYS = {"microsoft": "model", "openmmlab": "state_dict", "detectron2": "model"}
@@ -96,11 +90,12 @@ def convert_weights(
     head_rows = texts.pop("head.rows", None)
     name, entry = find_source_model(name, read_source_info(source), texts)
     config = entry.config
-    with torch.device("meta"):
-        shell = build_backbone(config)
+    shell = build_shell(entry)
     opened = open_weights(source, dialect, shell)
     info = inspect_weights(opened, shell)
-    config = _with_norm_of(info, config)
+    # Pre-training normalises all tokens, not the mean.
+    if info.norms_tokens and isinstance(config, ViTConfig) and config.pool_norm == "after":
+        config = dataclasses.replace(config, pool_norm="before")
     if head_rows is not None:
         info = dataclasses.replace(info, num_classes=len(read_head_rows(head_rows)))
     model = _build(config, info)
@@ -139,13 +134,6 @@ def convert_weights(
     )
 
 
-def _with_norm_of(info: WeightInfo, config: BackboneConfig) -> BackboneConfig:
-    """Put the last norm where the file has it: pre-training normalises all tokens, not the mean."""
-    if info.norms_tokens and isinstance(config, ViTConfig) and config.pool_norm == "after":
-        return dataclasses.replace(config, pool_norm="before")
-    return config
-
-
 def _reject_fresh(report: LoadReport) -> None:
     if report.reset:
         message = (
@@ -172,18 +160,17 @@ def _write(path: Path, state: Mapping[str, Tensor], to: str, texts: Mapping[str,
     if path.suffix == ".safetensors":
         write_weights(path, state, texts)
     elif path.suffix == ".npz":
-        arrays = {key: _as_array(tensor) for key, tensor in state.items()}
+        # numpy has no bfloat16; float32 represents the same values exactly.
+        arrays = {
+            key: (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+            for key, tensor in state.items()
+        }
         write_whole(path, lambda place: np.savez(place, **arrays))  # type: ignore[arg-type]
     else:
         nest = _NESTED_KEYS.get(to)
         content: dict[str, Any] = {nest: dict(state), "meta": dict(texts)} if nest else dict(state)
         # Other ecosystems read only pickles; this one holds nothing but tensors and strings.
         write_whole(path, lambda place: torch.save(content, place))  # noqa: TID251
-
-
-def _as_array(tensor: Tensor) -> NDArray[Any]:
-    # numpy has no bfloat16; float32 represents the same value exactly.
-    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def _narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
