@@ -11,9 +11,9 @@ Parts of the model, of which all but the last are measured here, with gloo:
 - link: seconds an exchange and bytes a second, from all-reduces of two processes,
 - a cluster: the assumptions in `Cluster`, each of which is an option.
 
-``python benchmarks/scaling_model.py link swin_nano swin_tiny disk`` measures those parts, and
-compares predicted steps of 2 and 4 processes with measured ones; parts that are left out are kept
-from the result of the same commit and day. ``tables`` measures nothing and prints
+``python benchmarks/scaling_model.py link swin_nano_alone swin_nano_together disk`` measures those
+parts, and compares predicted steps of 2 and 4 processes with measured ones; parts that are left out
+are kept from the result of the same commit and day. ``tables`` measures nothing and prints
 docs/scaling.md's tables from the newest result.
 """
 
@@ -56,7 +56,8 @@ WORLDS = (2, 4)
 STEPS = {"swin_nano": 7, "swin_tiny": 3}
 WAYS = ("ddp", "shard")
 LINK_SIZES = (4, 64)  # MiB
-PARTS = ("link", *SIDES, "disk", "tables")
+KINDS = ("alone", "together")
+PARTS = ("link", *(f"{name}_{kind}" for name in SIDES for kind in KINDS), "disk", "tables")
 
 Json = dict[str, Any]
 
@@ -136,9 +137,9 @@ def measure_steps(name: str, batch: int, way: str) -> Json:
     images = torch.randn(batch, 3, SIDES[name], SIDES[name])
     labels = torch.arange(batch) % 10
     seconds = []
-    for number in range(STEPS[name] + 2):
+    for number in range(STEPS[name] + 1):
         dist.barrier()
-        if number == 2:  # those before build buckets, moments and buffers
+        if number == 1:  # the one before builds buckets, moments and buffers
             sent, counted[0] = wire_bytes(), 0
         begun = time.perf_counter()
         step(images, labels).backward()
@@ -147,7 +148,7 @@ def measure_steps(name: str, batch: int, way: str) -> Json:
         seconds.append(time.perf_counter() - begun)
     dist.barrier()
     return {
-        "seconds": statistics.median(seconds[2:]),
+        "seconds": statistics.median(seconds[1:]),
         "wire_mb": (wire_bytes() - sent) / STEPS[name] / 1e6,
         "bucket_mb": counted[0] / STEPS[name] / 1e6,
     }
@@ -177,27 +178,30 @@ def link() -> Json:
     }
 
 
-def steps(name: str) -> Json:
-    """Steps of one process alone, with busy cores, and of several; what moves between them."""
+def alone(name: str) -> Json:
+    """Steps of one process, and of one while all cores are busy."""
     cores = len(os.sched_getaffinity(0))
     shares = [BATCH // world for world in (1, *WORLDS)]
-    alone = {
+    found = {
         way: {str(n): run(1, measure_steps, name, n, way)[0]["seconds"] for n in shares}
         for way in ("plain", *WAYS)
     }
     busy = run(cores, measure_steps, name, BATCH // cores, "plain")
-    together = [
+    return {
+        "img_size": SIDES[name],
+        **describe(name),
+        "alone_s": found,
+        "busy_s": statistics.median(each["seconds"] for each in busy),
+    }
+
+
+def together(name: str) -> list[Json]:
+    """Steps of several processes, and what moves between them."""
+    return [
         {"world": world, "way": way, **run(world, measure_steps, name, BATCH // world, way)[0]}
         for world in WORLDS
         for way in WAYS
     ]
-    return {
-        "img_size": SIDES[name],
-        "alone_s": alone,
-        "busy_s": statistics.median(each["seconds"] for each in busy),
-        **describe(name),
-        "measured": together,
-    }
 
 
 def describe(name: str) -> Json:
@@ -236,18 +240,19 @@ def predict(model: Json, link: Json, cores: int, world: int, way: str) -> float:
 
 def compare(content: Json) -> list[Json]:
     """Predicted beside measured steps."""
-    cores, rows = content["cores"], []
-    for name in SIDES.keys() & content.keys():
-        for measured in content[name]["measured"]:
+    rows = []
+    for name in SIDES:
+        model = content.get(f"{name}_alone")
+        for measured in content.get(f"{name}_together", []) if model else []:
             world, way = measured["world"], measured["way"]
-            seconds = predict(content[name], content["link"], cores, world, way)
+            seconds = predict(model, content["link"], content["cores"], world, way)
             rows.append({
-                "model": name, "world": world, "way": way, "measured_s": measured["seconds"],
+                "model": name, "way": way, "world": world, "measured_s": measured["seconds"],
                 "predicted_s": seconds, "error": seconds / measured["seconds"] - 1,
-                "computed_mb": world * sent_bytes(content[name], world, way) / 1e6,
+                "computed_mb": world * sent_bytes(model, world, way) / 1e6,
                 "wire_mb": measured["wire_mb"],
             })  # fmt: skip
-    return sorted(rows, key=lambda row: (row["model"], row["way"], row["world"]))
+    return rows
 
 
 def disk() -> Json:
@@ -382,7 +387,9 @@ def main() -> None:
             tables(given)
             continue
         record.log(part)
-        content[part] = {"link": link, "disk": disk}.get(part, lambda name=part: steps(name))()
+        name, _, kind = part.rpartition("_")
+        work = {"link": link, "disk": disk, "alone": alone, "together": together}[kind]
+        content[part] = work(name) if name else work()
     if {*options.parts} == {"tables"}:
         return
     if "link" in content:
