@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -80,6 +80,23 @@ class CheckedImage:
     facts: ImageInfo | None = None
     fault: str = ""
 
+    def describe(self) -> dict[str, object]:
+        """What is counted over all images."""
+        found = self.facts
+        if found is None:
+            return {}
+        named = format_of_suffix(PurePosixPath(self.entry.path).suffix)
+        return {
+            "height": self.size[0],
+            "width": self.size[1],
+            "mode": found.mode,
+            "rotated": found.orientation != 1,
+            "kept_as_stored": found.kept_as_stored,
+            "several": found.several,
+            "unknown": found.unknown,
+            "misnamed": {named, found.format} not in ({found.format}, {"JPEG", "MPO"}),
+        }
+
 
 class Summary(NamedTuple):
     """What a task has to say of a data set: problems, lines and counts as in `Report`."""
@@ -101,21 +118,15 @@ class Survey:
         self.entries: list[Entry] = []
         self.pixels = bytearray()
         self.hashes: list[ImageHash] | None = []
-        self.unreadable: list[Problem] = []
-        self.other_sizes: list[Problem] = []
-        self.tiny: list[Problem] = []
-        self.heights: set[int] = set()
-        self.widths: set[int] = set()
-        self.modes: Counter[str] = Counter()
-        self.facts: Counter[str] = Counter()
+        self.problems: dict[str, list[Problem]] = defaultdict(list)
+        self.facts: dict[str, Counter[Any]] = defaultdict(Counter)
 
     def watch(self, seen: Iterable[CheckedImage]) -> Iterator[CheckedImage]:
         """Pass on the images that can be read, and keep what is needed of them."""
         for one in seen:
             if one.hash is None or one.facts is None:
-                self.unreadable.append(
-                    Problem(file=one.entry.path, what=one.fault, severity="error")
-                )
+                fault = Problem(file=one.entry.path, what=one.fault, severity="error")
+                self.problems["unreadable"].append(fault)
                 continue
             self.parts.append(one.part)
             self.entries.append(one.entry)
@@ -124,19 +135,12 @@ class Survey:
                 self.hashes.append(one.hash)
             if len(self.entries) > MAX_HASHED:
                 self.hashes = None
-            self.other_sizes += _find_other_size(one)
+            self.problems["size"] += _find_other_size(one)
             if min(one.size) < _TINY:
                 what = f"only {one.size[0]} x {one.size[1]} pixels (height x width)"
-                self.tiny.append(warning(one.entry.path, what))
-            self.heights.add(one.size[0])
-            self.widths.add(one.size[1])
-            self.modes[one.facts.mode] += 1
-            for name in ("kept_as_stored", "several", "unknown"):
-                self.facts[name] += getattr(one.facts, name)
-            self.facts["rotated"] += one.facts.orientation != 1
-            named = format_of_suffix(PurePosixPath(one.entry.path).suffix)
-            alike = {one.facts.format}, {"JPEG", "MPO"}
-            self.facts["misnamed"] += {named, one.facts.format} not in alike
+                self.problems["tiny"].append(warning(one.entry.path, what))
+            for name, value in one.describe().items():
+                self.facts[name][value] += 1
             yield one
 
     def find_twins(self) -> list[list[int]]:
@@ -179,11 +183,11 @@ def check(
     compare_classes = parts[next(iter(parts))].kind == "classification"
     problems = [
         *data.problems,
-        *survey.unreadable,
-        *survey.other_sizes,
+        *survey.problems["unreadable"],
+        *survey.problems["size"],
         *_find_twins(survey, twins, compare_classes=compare_classes),
         *_find_parted(survey, notes),
-        *survey.tiny,
+        *survey.problems["tiny"],
         *unsplit,
         *_find_few_levels(parts, measured),
         *found.problems,
@@ -200,11 +204,11 @@ def check(
             *filter(None, [measured.note]),
         ),
         counts=(
-            ("pictures", len(survey.entries) + len(survey.unreadable)),
+            ("pictures", len(survey.entries) + len(survey.problems["unreadable"])),
             *((part, len(listing)) for part, listing in parts.items()),
             *found.counts,
-            ("unreadable", len(survey.unreadable)),
-            ("misnamed", survey.facts["misnamed"]),
+            ("unreadable", len(survey.problems["unreadable"])),
+            ("misnamed", survey.facts["misnamed"][True]),
             ("duplicates", sum(len(rows) - 1 for rows in twins)),
         ),
         problems=tuple(sorted(problems, key=lambda problem: problem.severity != "error")),
@@ -341,12 +345,14 @@ def _find_unsplit(
 
 
 def _describe_images(survey: Survey) -> Iterator[str]:
-    heights, widths, modes = survey.heights, survey.widths, survey.modes.most_common()
-    if not heights:
+    if not survey.entries:
         return
+    heights, widths = survey.facts["height"], survey.facts["width"]
     low, high = f"{min(heights)} x {min(widths)}", f"{max(heights)} x {max(widths)}"
     yield f"sizes (height x width): {f'all {low}' if low == high else f'from {low} to {high}'}"
-    yield "pixel formats: " + ", ".join(f"{mode} {count}" for mode, count in modes)
+    yield "pixel formats: " + ", ".join(
+        f"{mode} {count}" for mode, count in survey.facts["mode"].most_common()
+    )
     said = {
         "rotated": "rotated by EXIF orientation",
         "kept_as_stored": "not rotated by EXIF orientation, as annotated before it",
@@ -355,5 +361,5 @@ def _describe_images(survey: Survey) -> Iterator[str]:
         "misnamed": "with a suffix of another format, read anyway",
     }
     for name, what in said.items():
-        if survey.facts[name]:
-            yield f"{plural(survey.facts[name], 'image')} {what}"
+        if count := survey.facts[name][True]:
+            yield f"{plural(count, 'image')} {what}"
