@@ -88,6 +88,23 @@ def test_what_blinks_or_is_unsure_for_a_while_is_the_same():
     assert follow([seen, *[none] * 26, seen])[-1] == [2], "after a second it is another one"
 
 
+def test_frames_at_any_times_are_followed():
+    """An object of constant speed, in frames of which some are missing; then one without it."""
+    rng = np.random.default_rng(0)
+    times = np.cumsum(rng.uniform(0.02, 0.4, 30))
+    tracker = Tracker(0.3, 25)
+    frames = [(detections([[10 + 30 * time, 60]], side=12), time) for time in times]
+    assert {tracker.update(*frame).track_ids.tolist()[0] for frame in frames} == {1}
+    last = times[-1]
+    tracker.update(detections([]), last + 0.9)
+    later = detections([[10 + 30 * (last + 0.95), 60]], side=12)
+    assert tracker.update(later, last + 0.95).track_ids.tolist() == [1]
+    tracker.update(detections([]), last + 2.9)
+    tracker.update(detections([]), last + 2.91)
+    later = detections([[10 + 30 * (last + 2.95), 60]], side=12)
+    assert tracker.update(later, last + 2.95).track_ids.tolist() == [2]
+
+
 def test_small_and_fast_objects_are_followed():
     """Boxes of two frames do not touch until the speed is known."""
     frames = [detections([[10 + 12 * step, 40]], side=10) for step in range(12)]

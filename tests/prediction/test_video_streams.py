@@ -64,7 +64,7 @@ def test_a_stream_that_breaks_is_connected_to_again(broken_stream):
     pauses = []
     source = VideoSource(broken_stream, "stream")
     with pytest.warns(MuntinWarning) as said:
-        frames = list(VideoReader(source, pause=pauses.append))
+        frames = list(VideoReader(source, pause=pauses.append, clock=lambda: 0.0))
     shades = [float(frame.pixels.mean()) for frame in frames]
     seen = [min(SHADES, key=lambda one: abs(one - shade)) for shade in shades]
     assert sorted({*seen}) == [*SHADES]
@@ -76,6 +76,26 @@ def test_a_stream_that_breaks_is_connected_to_again(broken_stream):
     assert not any("secret" in text for text in texts)
     assert {text.count(source.name) for text in texts} == {1}
     assert not any("Check" in text for text in texts), "there is nothing to do"
+
+
+def test_frames_of_a_stream_that_wait_are_left_out(broken_stream):
+    """Each frame takes its reader five times as long as the camera: one of some five is taken."""
+    now = 0.0
+    reader = VideoReader(
+        VideoSource(broken_stream, "stream"), pause=lambda seconds: None, clock=lambda: now
+    )
+
+    def read():
+        nonlocal now
+        for frame in reader:
+            yield frame.time
+            now += 5 / 25
+
+    with pytest.warns(MuntinWarning):
+        times = list(read())
+    assert reader.num_late > len(times) > 6
+    assert len(times) + reader.num_late >= 32
+    np.testing.assert_allclose(np.diff(times), 0.2)
 
 
 def test_a_stream_ends_when_its_time_is_over(broken_stream):

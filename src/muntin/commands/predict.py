@@ -76,6 +76,9 @@ _Track = Annotated[
 _Smooth = Annotated[
     bool, typer.Option("--smooth", help="Videos: smooth keypoints, as --track follows them.")
 ]
+_Show = Annotated[
+    bool, typer.Option("--show", help="Videos: show frames in a window; q, or closing it, ends.")
+]
 _MaxTime = Annotated[
     str, typer.Option(help="Videos and streams: end after 90s, 15m or 2h; default: no limit.")
 ]
@@ -113,6 +116,7 @@ def predict(
     track: _Track = False,
     smooth: _Smooth = False,
     max_time: _MaxTime = "",
+    show: _Show = False,
     device: DeviceOption = "auto",
     engine: _Engine = "eager",
     precision: Annotated[str, typer.Option(help="Precision of the engine: fp32 or bf16.")] = "fp32",
@@ -131,6 +135,9 @@ def predict(
     paths, videos, missing = _find_inputs(images, files, folders=track or smooth)
     opened = open_run_aloud(run)
     _check_tracking(opened, how, has_videos=bool(videos))
+    if show and not videos:
+        message = "--show is for videos, cameras and streams, got none. Omit it."
+        raise UsageError(message)
     _check_cluster(on, videos)
     min_score, reason = _choose_threshold(opened, threshold)
     about: dict[str, Any] = {"run": opened.path.name, "threshold": threshold, **passes}
@@ -150,7 +157,7 @@ def predict(
         results = (result.above(threshold or 0.0) for result in found)
         num_results, shrunk = predict_images(results, output, len(paths))
         strict = len(images) == 1
-        frames = predict_videos(predictor, videos, output, how, passes, strict=strict)
+        frames = predict_videos(predictor, videos, output, how, passes, strict=strict, show=show)
         output.print()
         unread = output.num_unreadable
     if not as_json:
@@ -161,7 +168,7 @@ def predict(
         out = out if num_results or frames or not (paths or videos) else ""
         if opened.task.top_down:
             _describe_thresholds(detector, threshold)
-        _advise(opened, shrunk, tile, out, has_videos=bool(frames))
+        _advise(opened, shrunk, tile, out, has_videos=bool(frames) and not show)
     return int(missing or num_results < len(paths) or len(frames) < len(videos) or unread)
 
 

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -22,10 +22,12 @@ import typer
 from muntin.errors import UsageError, plural
 
 if TYPE_CHECKING:
+    from muntin.drawing.window import Window
     from muntin.prediction.formats.finished_inputs import FinishedInputs
     from muntin.prediction.formats.result_files import ResultFiles
+    from muntin.prediction.formats.video_files import FrameResult
     from muntin.prediction.predictor import Predictor
-    from muntin.prediction.video_streams import VideoSource
+    from muntin.prediction.video_streams import VideoReader, VideoSource
     from muntin.runs import Run
 
 Stream = Callable[[Iterator[Any]], Iterator[Any]]
@@ -255,11 +257,13 @@ def predict_videos(
     passes: Mapping[str, Any],
     *,
     strict: bool,
+    show: bool = False,
 ) -> dict[str, int]:
     """Predict and count every frame of videos; results are called ``VIDEO#0``, ``VIDEO#1`` ...
 
-    Unless `strict`, an unreadable video is skipped with a warning.
+    Unless `strict`, an unreadable video is skipped with a warning. With `show` each has a window.
     """
+    from muntin.drawing.window import Window
     from muntin.errors import DataError, MuntinWarning
 
     found = {}
@@ -270,8 +274,9 @@ def predict_videos(
         predictor.batch_size = 1 if video.live else batch_size
         stream = partial(predictor.stream, **passes)
         try:
-            found[video.name] = _predict_video(stream, video, output, options)
-            output.note(video, whole=True)
+            with Window(video.name) if show else nullcontext() as window:
+                found[video.name] = _predict_video(stream, video, output, options, window)
+            output.note(video, whole=window is None or not window.closed)
         except DataError as error:
             if output.document is not None:
                 output.document.cut(mark)
@@ -309,8 +314,30 @@ def _note_first(results: Iterator[Any], output: Output, video: VideoSource) -> I
         yield result
 
 
+def _show(results: Iterator[FrameResult], window: Window) -> Iterator[FrameResult]:
+    """Hand results on, each shown in a window, until that is closed."""
+    from muntin.prediction.predictor import draw
+
+    for one in results:
+        window.show(draw(one.pixels, one.result, threshold=0.0))
+        yield one
+        if window.closed:
+            return
+
+
+def _count_left_out(reader: VideoReader, output: Output, video: VideoSource) -> None:
+    output.num_unreadable += reader.num_unreadable
+    if reader.num_late:
+        late = plural(reader.num_late, "frame")
+        typer.echo(f"{video.name}: {late} left out, as prediction was behind", err=True)
+
+
 def _predict_video(
-    stream: Stream, video: VideoSource, output: Output, options: VideoOptions
+    stream: Stream,
+    video: VideoSource,
+    output: Output,
+    options: VideoOptions,
+    window: Window | None,
 ) -> int:
     """Predict a video; when it is interrupted, what is done is written as a whole."""
     from muntin.prediction.formats.video_files import FrameResult, write_video_files
@@ -330,7 +357,7 @@ def _predict_video(
                     tracker = tracker or Tracker(
                         output.min_score, float(reader.rate), smooth=options.smooth
                     )
-                    found = tracker.update(found)
+                    found = tracker.update(found, frame.time)
                 else:
                     found = found.above(output.min_score)
                 result = dataclasses.replace(found, path=f"{video.name}#{count}")
@@ -347,11 +374,13 @@ def _predict_video(
 
     with _remembering_interrupts() as pressed:
         results = _note_first(predicted(), output, video)
+        if window is not None:
+            results = _show(results, window)
         if output.options.folder:
             name = output.names[video.name]
             write_video_files(results, name, output.formats, output.context, lambda: reader.rate)
         deque(results, maxlen=0)
-    output.num_unreadable += reader.num_unreadable
+    _count_left_out(reader, output, video)
     if ended:
         again = "; --resume begins it anew" if output.options.folder and not video.live else ""
         done = plural(count, "frame")

@@ -12,7 +12,7 @@ Source:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import ceil, pi
+from math import pi
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,32 +29,33 @@ _UNSURE = 0.5  # of the threshold: from there on a known object is found again
 _MARGIN = 0.3  # of the sides of a box, by which it is enlarged all round
 _LEAST_OVERLAP = 0.1  # of enlarged boxes (IoU)
 _LOST_AFTER_S = 1.0
+_LEAST_STEP_S = 1e-3
 _CUTOFF_HZ, _CUTOFF_PER_SPEED = 1.0, 1.5  # the latter a second, in sizes of the instance
 
 
 @dataclass(kw_only=True, slots=True)
 class _Track:
-    """One object: centre and sides of its box, and pixels a frame of the centre."""
+    """One object: centre and sides of its box, pixels a second of the centre, seconds unseen."""
 
     number: int
     class_id: int
     state: Array
     speed: Array = field(default_factory=lambda: np.zeros(2))
     updates: int = 1
-    missed: int = 0
+    unseen_s: float = 0.0
     smooth: OneEuroFilter | None = None
 
-    def predict(self) -> None:
-        self.state[:2] += self.speed
-        self.missed += 1
+    def predict(self, step_s: float) -> None:
+        self.state[:2] += self.speed * step_s
+        self.unseen_s += step_s
 
     def update(self, measured: Array) -> None:
         error = measured - self.state
         # The second measurement is all that is known of the speed.
         gain = 1.0 if self.updates == 1 else _SPEED_GAIN
-        self.speed += gain * error[:2] / self.missed
+        self.speed += gain * error[:2] / self.unseen_s
         self.state += _PLACE_GAIN * error
-        self.updates, self.missed = self.updates + 1, 0
+        self.updates, self.unseen_s = self.updates + 1, 0.0
 
 
 class OneEuroFilter:
@@ -96,7 +97,8 @@ class Tracker:
 
     Args:
         threshold: Score from which on an object is new; known ones are found again at half of it.
-        frame_rate: Frames a second; an object that is not seen for a second is forgotten.
+        frame_rate: Frames a second, where frames have no times; an object that is not seen for a
+            second is forgotten.
         smooth: Whether keypoints are smoothed.
 
     Examples:
@@ -110,21 +112,30 @@ class Tracker:
 
     def __init__(self, threshold: float, frame_rate: float, *, smooth: bool = False) -> None:
         self._threshold, self._smooth = threshold, smooth
-        self._step_s = 1 / frame_rate
-        self._max_missed = ceil(_LOST_AFTER_S * frame_rate)
+        self._usual_step_s = 1 / frame_rate
+        self._time_s: float | None = None
         self._tracks: list[_Track] = []
         self._count = 0
 
-    def update(self, found: Tracked) -> Tracked:
-        """Give the objects of the next frame that are tracked, with their ids."""
+    def update(self, found: Tracked, time_s: float | None = None) -> Tracked:
+        """Give the objects of the next frame that are tracked, with their ids.
+
+        Args:
+            found: Objects of the frame.
+            time_s: When the frame was taken, in seconds since any moment; None: at `frame_rate`.
+        """
         measured, classes = _measure(found), _classes_of(found)
+        step_s = self._usual_step_s
+        if time_s is not None and self._time_s is not None:
+            step_s = max(time_s - self._time_s, _LEAST_STEP_S)
+        self._time_s = time_s
         for track in self._tracks:
-            track.predict()
+            track.predict(step_s)
         numbers = np.zeros(len(found), np.int64)
         owners: dict[int, _Track] = {}
         for least in (self._threshold, self._threshold * _UNSURE):
             rows = np.flatnonzero((found.ranking >= least) & (numbers == 0))
-            free = [track for track in self._tracks if track.missed]
+            free = [track for track in self._tracks if track.unseen_s]
             for track, row in _match(free, rows, measured, classes):
                 track.update(measured[row])
                 numbers[row], owners[row] = track.number, track
@@ -133,20 +144,19 @@ class Tracker:
             track = _Track(number=self._count, class_id=classes[row], state=measured[row].copy())
             self._tracks.append(track)
             numbers[row], owners[row] = track.number, track
-        self._tracks = [track for track in self._tracks if track.missed <= self._max_missed]
+        lost_s = max(_LOST_AFTER_S, step_s) + step_s / 2
+        self._tracks = [track for track in self._tracks if track.unseen_s <= lost_s]
         if self._smooth and isinstance(found, Poses):
-            found = self._smoothed(found, owners)
+            found = self._smoothed(found, owners, step_s)
         rows = np.flatnonzero(numbers)
         return replace(found.select(rows), track_ids=numbers[rows])
 
-    def _smoothed(self, found: Poses, owners: dict[int, _Track]) -> Poses:
+    def _smoothed(self, found: Poses, owners: dict[int, _Track], step_s: float) -> Poses:
         points = found.keypoints.copy()
         for row, track in owners.items():
             track.smooth = track.smooth or OneEuroFilter()
             size = float(track.state[2:].max())
-            points[row, :, :2] = track.smooth(
-                points[row, :, :2], points[row, :, 2], self._step_s, size
-            )
+            points[row, :, :2] = track.smooth(points[row, :, :2], points[row, :, 2], step_s, size)
         return replace(found, keypoints=points)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 _PROTOCOLS = "http,https,tcp,tls,udp,rtp,rtsp,rtmp,rtmps,srt,crypto"
 _TIMEOUT_S = 10.0
 _MAX_TRIES = 5  # in a row
+_LATE_S = 0.2
 _FOLDER_RATE = Fraction(25)
 
 
@@ -93,16 +95,19 @@ class VideoReader:
     """Reads the frames of a video, in order, once.
 
     A live one whose connection breaks is connected to again, after ever longer pauses; it ends when
-    that fails five times in a row.
+    that fails five times in a row. Its frames are left out while whoever takes them is late, so
+    that answers are about what happens now.
 
     Args:
         source: The video.
         max_time_s: Seconds after which it ends; 0 = no limit.
         pause: Waits for some seconds before a live one is connected to again.
+        clock: Seconds since any moment.
 
     Attributes:
         rate: Frames a second; known with the first frame, 25 where nothing says it.
         num_unreadable: Frames of a folder that were left out, each with a warning.
+        num_late: Frames of a live one that were left out, as they waited too long.
     """
 
     def __init__(
@@ -111,10 +116,12 @@ class VideoReader:
         *,
         max_time_s: float = 0.0,
         pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source, self._max_time_s, self._pause = source, max_time_s, pause
+        self._source, self._max_time_s = source, max_time_s
+        self._pause, self._clock = pause, clock
         self.rate = _FOLDER_RATE
-        self.num_unreadable = 0
+        self.num_unreadable = self.num_late = 0
 
     def __iter__(self) -> Iterator[Frame]:
         """Give the frames.
@@ -123,10 +130,10 @@ class VideoReader:
             DataError: It cannot be read, or a live one not for the first time.
         """
         read = {"file": self._read_file, "folder": self._read_folder}
-        start = time.monotonic()
+        start = self._clock()
         for frame in read.get(self._source.kind, self._read_live)():
             yield frame
-            if 0 < self._max_time_s <= time.monotonic() - start:
+            if 0 < self._max_time_s <= self._clock() - start:
                 return
 
     def _read_file(self) -> Iterator[Frame]:
@@ -156,17 +163,19 @@ class VideoReader:
             yield Frame(pixels, float(number / self.rate))
 
     def _read_live(self) -> Iterator[Frame]:
-        seen, failures, first = 0, 0, 0.0
+        seen, failures, start = 0, 0, self._clock()
         while True:
             failures, reason = failures + 1, "it ended"
             try:
                 with _connect(self._source) as container:
-                    for frame in self._decode(container):
-                        now = time.monotonic()
-                        first, failures, seen = first or now, 0, seen + 1
-                        yield Frame(frame.pixels, now - first)
                     # A file behind an address has an end, as an image has.
-                    if container.duration or container.format.name.endswith("_pipe"):
+                    ends = container.duration or container.format.name.endswith("_pipe")
+                    frames = self._decode(container)
+                    for frame in frames if ends else self._without_late(frames):
+                        now = self._clock()
+                        start, failures, seen = start if seen else now, 0, seen + 1
+                        yield Frame(frame.pixels, now - start)
+                    if ends:
                         return
             except DataError as error:
                 if not seen:
@@ -177,6 +186,17 @@ class VideoReader:
                 return
             self._warn(f"{plural(seen, 'frame')} read, then: {reason}; connecting again")
             self._pause(2.0**failures)
+
+    def _without_late(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """Leave out frames that waited, beside the one that waited least."""
+        least = math.inf
+        for frame in frames:
+            delay = self._clock() - frame.time
+            least = min(least, delay)
+            if delay - least <= _LATE_S:
+                yield frame
+            else:
+                self.num_late += 1
 
     def _warn(self, text: str) -> None:
         warnings.warn(f"{self._source.name}: {text}", MuntinWarning, stacklevel=3)
