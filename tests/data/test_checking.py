@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.checking import CheckedImage, Report, Survey
+from muntin.data.checked_images import CheckedImage, CheckedImages
+from muntin.data.checking import Report
 from muntin.data.decoding import ImageInfo
 from muntin.data.duplicates import ImageHash
 from muntin.data.grouping import MAX_HASHED
@@ -169,7 +170,7 @@ def test_json(folder):
 
 def test_little_is_kept_of_many_images():
     """As of a million: what looks alike is forgotten, equal pixels are found."""
-    count, facts, survey = MAX_HASHED + 20_000, ImageInfo(format="PNG", mode="RGB"), Survey()
+    count, facts, held = MAX_HASHED + 20_000, ImageInfo(format="PNG", mode="RGB"), CheckedImages()
     entries = [Entry(path=f"{number}.png") for number in range(count)]
 
     def images() -> Iterator[CheckedImage]:
@@ -179,13 +180,13 @@ def test_little_is_kept_of_many_images():
             yield CheckedImage(part="train", entry=entry, hash=found, size=(9, 9), facts=facts)
 
     tracemalloc.start()
-    seen = sum(1 for _ in survey.watch(images()))
+    seen = sum(1 for _ in held.watch(images()))
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seen == count
     assert kept / count < 150  # places, a digest, and names that pathlib keeps; a hash has 1,200
-    assert survey.hashes is None
-    assert survey.find_twins() == [[0, count - 1]]
+    assert held.hashes is None
+    assert held.find_twins() == [[0, count - 1]]
 
 
 @pytest.mark.slow

@@ -7,36 +7,22 @@ Training fails on an error; a warning makes its metrics less reliable.
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
-from pathlib import PurePosixPath
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-import numpy as np
-
+from muntin.data.checked_images import CheckedImage, CheckedImages, look_in_threads
 from muntin.data.data_config import DataConfig
-from muntin.data.decoding import FIRST_PAGE, ImageInfo
+from muntin.data.decoding import FIRST_PAGE
 from muntin.data.duplicates import ImageHash, hash_image
 from muntin.data.entry_images import MeasuredRange, measure_range, read_pixels
 from muntin.data.grouping import IDENTICAL, MAX_HASHED, find_relations, give_groups, split_apart
-from muntin.data.image_formats import format_of_suffix
 from muntin.data.value_ranges import PixelReading
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
-from muntin.shapes import Size
-
-THREADS = 2
-"""Images that are decoded at the same time."""
-
-_TINY = 8  # pixels
-_AT_ONCE = 1024
 
 Parts = Mapping[str, Listing]
-Given = TypeVar("Given")
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,88 +55,12 @@ class Report:
         }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckedImage:
-    """One image after it was read: what it is, upright, or why it cannot be read (`fault`)."""
-
-    part: str
-    entry: Entry
-    hash: ImageHash | None = None
-    size: Size = (0, 0)
-    facts: ImageInfo | None = None
-    fault: str = ""
-
-    def describe(self) -> dict[str, object]:
-        """What is counted over all images."""
-        found = self.facts
-        if found is None:
-            return {}
-        named = format_of_suffix(PurePosixPath(self.entry.path).suffix)
-        return {
-            "height": self.size[0],
-            "width": self.size[1],
-            "mode": found.mode,
-            "rotated": found.orientation != 1,
-            "kept_as_stored": found.kept_as_stored,
-            "several": found.several,
-            "unknown": found.unknown,
-            "misnamed": {named, found.format} not in ({found.format}, {"JPEG", "MPO"}),
-        }
-
-
 class Summary(NamedTuple):
     """What a task has to say of a data set: problems, lines and counts as in `Report`."""
 
     problems: Sequence[Problem]
     lines: Sequence[str]
     counts: Sequence[tuple[str, int]]
-
-
-class Survey:
-    """What is kept of the images of a check: little of each, as there may be millions of them.
-
-    `parts`, `entries` and the digests in `pixels` are those of images that can be read, in order;
-    `hashes` too, or None where there are more than `MAX_HASHED`.
-    """
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.entries: list[Entry] = []
-        self.pixels = bytearray()
-        self.hashes: list[ImageHash] | None = []
-        self.problems: dict[str, list[Problem]] = defaultdict(list)
-        self.facts: dict[str, Counter[Any]] = defaultdict(Counter)
-
-    def watch(self, seen: Iterable[CheckedImage]) -> Iterator[CheckedImage]:
-        """Pass on the images that can be read, and keep what is needed of them."""
-        for one in seen:
-            if one.hash is None or one.facts is None:
-                fault = Problem(file=one.entry.path, what=one.fault, severity="error")
-                self.problems["unreadable"].append(fault)
-                continue
-            self.parts.append(one.part)
-            self.entries.append(one.entry)
-            self.pixels += one.hash.digest
-            if self.hashes is not None:
-                self.hashes.append(one.hash)
-            if len(self.entries) > MAX_HASHED:
-                self.hashes = None
-            self.problems["size"] += _find_other_size(one)
-            if min(one.size) < _TINY:
-                what = f"only {one.size[0]} x {one.size[1]} pixels (height x width)"
-                self.problems["tiny"].append(warning(one.entry.path, what))
-            for name, value in one.describe().items():
-                self.facts[name][value] += 1
-            yield one
-
-    def find_twins(self) -> list[list[int]]:
-        """Rows of images of equal pixels, for all of which there are several."""
-        digests = np.frombuffer(self.pixels, "S16") if self.pixels else np.zeros(0, "S16")
-        _, numbers, counts = np.unique(digests, return_inverse=True, return_counts=True)
-        same: dict[int, list[int]] = defaultdict(list)
-        for row in np.flatnonzero(counts[numbers] > 1).tolist():
-            same[int(numbers[row])].append(row)
-        return [*same.values()]
 
 
 def check(
@@ -173,21 +83,21 @@ def check(
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task=task, source=str(path), problems=(problem,))
     measured = measure_range(next(iter(parts.values())), reading.range)
-    survey = Survey()
-    seen = survey.watch(_read_all(parts, PixelReading(measured.value_range, measured.bands)))
+    kept = CheckedImages()
+    seen = kept.watch(_read_all(parts, PixelReading(measured.value_range, measured.bands)))
     found = look_at(parts, seen)
     for _ in seen:  # of tasks that need not look at images
         pass
-    unsplit = list(_find_unsplit(parts, reading, survey, notes))
-    twins = survey.find_twins()
+    unsplit = list(_find_unsplit(parts, reading, kept, notes))
+    twins = kept.find_twins()
     compare_classes = parts[next(iter(parts))].kind == "classification"
     problems = [
         *data.problems,
-        *survey.problems["unreadable"],
-        *survey.problems["size"],
-        *_find_twins(survey, twins, compare_classes=compare_classes),
-        *_find_parted(survey, notes),
-        *survey.problems["tiny"],
+        *kept.problems["unreadable"],
+        *kept.problems["size"],
+        *_find_twins(kept, twins, compare_classes=compare_classes),
+        *_find_parted(kept, notes),
+        *kept.problems["tiny"],
         *unsplit,
         *_find_few_levels(parts, measured),
         *found.problems,
@@ -200,27 +110,19 @@ def check(
             data.note,
             *notes,
             *found.lines,
-            *_describe_images(survey),
+            *_describe_images(kept),
             *filter(None, [measured.note]),
         ),
         counts=(
-            ("pictures", len(survey.entries) + len(survey.problems["unreadable"])),
+            ("pictures", len(kept.entries) + len(kept.problems["unreadable"])),
             *((part, len(listing)) for part, listing in parts.items()),
             *found.counts,
-            ("unreadable", len(survey.problems["unreadable"])),
-            ("misnamed", survey.facts["misnamed"][True]),
+            ("unreadable", len(kept.problems["unreadable"])),
+            ("misnamed", kept.facts["misnamed"][True]),
             ("duplicates", sum(len(rows) - 1 for rows in twins)),
         ),
         problems=tuple(sorted(problems, key=lambda problem: problem.severity != "error")),
     )
-
-
-def look_in_threads(look: Callable[[Given], Found], items: Iterable[Given]) -> Iterator[Found]:
-    """Call `look` for each of any number of items, `THREADS` at the same time, in their order."""
-    work = iter(items)
-    with ThreadPoolExecutor(max_workers=THREADS) as pool:
-        while batch := list(islice(work, _AT_ONCE)):
-            yield from pool.map(look, batch)
 
 
 def _read_all(parts: Parts, value_range: PixelReading) -> Iterator[CheckedImage]:
@@ -255,21 +157,8 @@ def _look(part: str, source: str, entry: Entry, value_range: PixelReading) -> Ch
     return CheckedImage(part=part, entry=entry, hash=hash_image(pixels), size=size, facts=facts)
 
 
-def _find_other_size(one: CheckedImage) -> Iterator[Problem]:
-    annotated = one.entry.size
-    if annotated is None or annotated == one.size:
-        return
-    what = (
-        f"{one.size[0]} x {one.size[1]} pixels (height x width), annotated as "
-        f"{annotated[0]} x {annotated[1]}, so its annotations are wrong"
-    )
-    if annotated == one.size[::-1]:
-        what += "; maybe because of the EXIF orientation: annotate the rotated image"
-    yield Problem(file=one.entry.path, what=what, severity="error")
-
-
 def _find_twins(
-    survey: Survey, twins: Sequence[Sequence[int]], *, compare_classes: bool
+    kept: CheckedImages, twins: Sequence[Sequence[int]], *, compare_classes: bool
 ) -> Iterator[Problem]:
     """Name the images that are in several sets, and those that have another class elsewhere.
 
@@ -277,9 +166,9 @@ def _find_twins(
     """
     named_alike: dict[str, list[str]] = defaultdict(list)
     for rows in twins:
-        first, *others = (survey.entries[row] for row in rows)
+        first, *others = (kept.entries[row] for row in rows)
         names = shorten((repr(one.path) for one in others), limit=3)
-        parts = dict.fromkeys(survey.parts[row] for row in rows)
+        parts = dict.fromkeys(kept.parts[row] for row in rows)
         if len(parts) > 1 and {one.path for one in others} == {first.path}:
             named_alike[" and ".join(parts)].append(first.path)
         elif len(parts) > 1:
@@ -306,21 +195,21 @@ def _find_parted_groups(parts: Parts) -> Iterator[Problem]:
             yield warning(group, what)
 
 
-def _find_parted(survey: Survey, notes: list[str]) -> Iterator[Problem]:
+def _find_parted(kept: CheckedImages, notes: list[str]) -> Iterator[Problem]:
     """Name copies that are in several sets, but for equal pixels, which `_find_twins` names."""
-    if len({*survey.parts}) < 2:
+    if len({*kept.parts}) < 2:
         return
-    entries = survey.entries
-    if survey.hashes is None:
+    entries = kept.entries
+    if kept.hashes is None:
         notes.append(f"more than {MAX_HASHED} images: those that only look alike are not named")
-    hashes: Sequence[ImageHash | None] = survey.hashes or [None] * len(entries)
+    hashes: Sequence[ImageHash | None] = kept.hashes or [None] * len(entries)
     for kind, keys in find_relations([one.path for one in entries], hashes).items():
         related: dict[Hashable, list[int]] = defaultdict(list)
         for row, key in enumerate(keys):
             if key is not None and kind != IDENTICAL:
                 related[key].append(row)
         for rows in related.values():
-            parts = {survey.parts[row]: entries[row].path for row in reversed(rows)}
+            parts = {kept.parts[row]: entries[row].path for row in reversed(rows)}
             if len(parts) > 1:
                 names = ", ".join(f"{path!r} in {part}" for part, path in sorted(parts.items()))
                 what = f"{len(rows)} images {kind} are in several sets, so scores will be too high"
@@ -328,12 +217,12 @@ def _find_parted(survey: Survey, notes: list[str]) -> Iterator[Problem]:
 
 
 def _find_unsplit(
-    parts: Parts, reading: DataConfig, survey: Survey, notes: list[str]
+    parts: Parts, reading: DataConfig, kept: CheckedImages, notes: list[str]
 ) -> Iterator[Problem]:
     """Report a data set that has no validation set and is too small to split; or what it keeps."""
     if set(parts) == {"train"}:
-        paths = [one.path for one in survey.entries]
-        hashes = None if survey.hashes is None else dict(zip(paths, survey.hashes, strict=True))
+        paths = [one.path for one in kept.entries]
+        hashes = None if kept.hashes is None else dict(zip(paths, kept.hashes, strict=True))
         fraction = reading.val_fraction
         try:
             _, _, said = split_apart(
@@ -344,22 +233,23 @@ def _find_unsplit(
             yield warning("train", str(error))
 
 
-def _describe_images(survey: Survey) -> Iterator[str]:
-    if not survey.entries:
+def _describe_images(kept: CheckedImages) -> Iterator[str]:
+    if not kept.entries:
         return
-    heights, widths = survey.facts["height"], survey.facts["width"]
+    heights, widths = kept.facts["height"], kept.facts["width"]
     low, high = f"{min(heights)} x {min(widths)}", f"{max(heights)} x {max(widths)}"
     yield f"sizes (height x width): {f'all {low}' if low == high else f'from {low} to {high}'}"
     yield "pixel formats: " + ", ".join(
-        f"{mode} {count}" for mode, count in survey.facts["mode"].most_common()
+        f"{mode} {count}" for mode, count in kept.facts["mode"].most_common()
     )
+    if rotated := len(kept.entries) - kept.facts["orientation"][1]:
+        yield f"{plural(rotated, 'image')} rotated by EXIF orientation"
     said = {
-        "rotated": "rotated by EXIF orientation",
         "kept_as_stored": "not rotated by EXIF orientation, as annotated before it",
         "several": f"of several pages or frames: {FIRST_PAGE}",
         "unknown": "with values that are not finite, which become black",
         "misnamed": "with a suffix of another format, read anyway",
     }
     for name, what in said.items():
-        if count := survey.facts[name][True]:
+        if count := kept.facts[name][True]:
             yield f"{plural(count, 'image')} {what}"
