@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.checked_images import CheckedImage, CheckedImages
-from muntin.data.checking import Report
+from muntin.data.checking import CheckedImage, CheckedImages, Report
 from muntin.data.decoding import ImageInfo
 from muntin.data.duplicates import ImageHash
 from muntin.data.grouping import MAX_HASHED

@@ -7,21 +7,26 @@ Training fails on an error; a warning makes its metrics less reliable.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
 
-from muntin.data.checked_images import CheckedImage, CheckedImages, look_in_threads
+import numpy as np
+
 from muntin.data.data_config import DataConfig
-from muntin.data.decoding import FIRST_PAGE
-from muntin.data.duplicates import ImageHash, hash_image
+from muntin.data.decoding import FIRST_PAGE, ImageInfo
+from muntin.data.duplicates import ImageHash, hash_image, look_in_threads
 from muntin.data.entry_images import MeasuredRange, measure_range, read_pixels
 from muntin.data.grouping import IDENTICAL, MAX_HASHED, find_relations, give_groups, split_apart
+from muntin.data.image_formats import format_of_suffix
 from muntin.data.value_ranges import PixelReading
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
+from muntin.shapes import Size
 
+_TINY = 8  # pixels
 Parts = Mapping[str, Listing]
 
 
@@ -55,12 +60,94 @@ class Report:
         }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckedImage:
+    """One image after it was read: what it is, upright, or why it cannot be read (`fault`)."""
+
+    part: str
+    entry: Entry
+    hash: ImageHash | None = None
+    size: Size = (0, 0)
+    facts: ImageInfo | None = None
+    fault: str = ""
+
+    @property
+    def is_misnamed(self) -> bool:
+        """Whether the suffix is that of another format."""
+        if self.facts is None:
+            return False
+        named = format_of_suffix(PurePosixPath(self.entry.path).suffix)
+        return {named, self.facts.format} not in ({self.facts.format}, {"JPEG", "MPO"})
+
+
 class Summary(NamedTuple):
     """What a task has to say of a data set: problems, lines and counts as in `Report`."""
 
     problems: Sequence[Problem]
     lines: Sequence[str]
     counts: Sequence[tuple[str, int]]
+
+
+class CheckedImages:
+    """What is kept of the images of a check: little of each, as there may be millions of them.
+
+    `parts`, `entries` and the digests in `pixels` are those of images that can be read, in order;
+    `hashes` too, or None where there are more than `MAX_HASHED`.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.entries: list[Entry] = []
+        self.pixels = bytearray()
+        self.hashes: list[ImageHash] | None = []
+        self.problems: dict[str, list[Problem]] = defaultdict(list)
+        self.facts: dict[str, Counter[Any]] = defaultdict(Counter)
+
+    def watch(self, seen: Iterable[CheckedImage]) -> Iterator[CheckedImage]:
+        """Pass on the images that can be read, and keep what is needed of them."""
+        for one in seen:
+            if one.hash is None or one.facts is None:
+                fault = Problem(file=one.entry.path, what=one.fault, severity="error")
+                self.problems["unreadable"].append(fault)
+                continue
+            self.parts.append(one.part)
+            self.entries.append(one.entry)
+            self.pixels += one.hash.digest
+            if self.hashes is not None:
+                self.hashes.append(one.hash)
+            if len(self.entries) > MAX_HASHED:
+                self.hashes = None
+            self.problems["size"] += _find_other_size(one)
+            if min(one.size) < _TINY:
+                what = f"only {one.size[0]} x {one.size[1]} pixels (height x width)"
+                self.problems["tiny"].append(warning(one.entry.path, what))
+            sides = {"height": one.size[0], "width": one.size[1], "misnamed": one.is_misnamed}
+            # Shares would be as many as images.
+            for name, value in {**asdict(replace(one.facts, outside=0.0)), **sides}.items():
+                self.facts[name][value] += 1
+            yield one
+
+    def find_twins(self) -> list[list[int]]:
+        """Rows of images of equal pixels, for all of which there are several."""
+        digests = np.frombuffer(self.pixels, "S16") if self.pixels else np.zeros(0, "S16")
+        _, numbers, counts = np.unique(digests, return_inverse=True, return_counts=True)
+        same: dict[int, list[int]] = defaultdict(list)
+        for row in np.flatnonzero(counts[numbers] > 1).tolist():
+            same[int(numbers[row])].append(row)
+        return [*same.values()]
+
+
+def _find_other_size(one: CheckedImage) -> Iterator[Problem]:
+    annotated = one.entry.size
+    if annotated is None or annotated == one.size:
+        return
+    what = (
+        f"{one.size[0]} x {one.size[1]} pixels (height x width), annotated as "
+        f"{annotated[0]} x {annotated[1]}, so its annotations are wrong"
+    )
+    if annotated == one.size[::-1]:
+        what += "; maybe because of the EXIF orientation: annotate the rotated image"
+    yield Problem(file=one.entry.path, what=what, severity="error")
 
 
 def check(
@@ -72,8 +159,7 @@ def check(
 ) -> Report:
     """Read every image of a data set; `look_at` judges the sets and the images that can be read.
 
-    They are read while it looks at them. Faulty data never raises: a layout that cannot be read
-    gives one error.
+    Faulty data never raises: a layout that cannot be read gives one error.
     """
     notes: list[str] = []
     try:
@@ -239,9 +325,8 @@ def _describe_images(kept: CheckedImages) -> Iterator[str]:
     heights, widths = kept.facts["height"], kept.facts["width"]
     low, high = f"{min(heights)} x {min(widths)}", f"{max(heights)} x {max(widths)}"
     yield f"sizes (height x width): {f'all {low}' if low == high else f'from {low} to {high}'}"
-    yield "pixel formats: " + ", ".join(
-        f"{mode} {count}" for mode, count in kept.facts["mode"].most_common()
-    )
+    modes = kept.facts["mode"].most_common()
+    yield "pixel formats: " + ", ".join(f"{mode} {count}" for mode, count in modes)
     if rotated := len(kept.entries) - kept.facts["orientation"][1]:
         yield f"{plural(rotated, 'image')} rotated by EXIF orientation"
     said = {

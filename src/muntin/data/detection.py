@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from muntin.data.box_table import BOX_TABLE
-from muntin.data.checked_images import CheckedImage
-from muntin.data.checking import Parts, Report, Summary, check
+from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO
 from muntin.data.cvat import CVAT
 from muntin.data.data_config import DEFAULTS, DataConfig

@@ -6,8 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from muntin.data.checked_images import CheckedImage
-from muntin.data.checking import Parts, Report, Summary, check
+from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.class_csv import CLASS_TABLE
 from muntin.data.class_layouts import CLASS_FOLDERS
 from muntin.data.data_config import DEFAULTS, DataConfig

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from muntin.data.box_units import require_pixels
-from muntin.data.checked_images import CheckedImage
-from muntin.data.checking import Parts, Report, Summary, check
+from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.coco import COCO_KEYPOINTS
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.deeplabcut import DEEPLABCUT

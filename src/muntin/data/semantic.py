@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from muntin.data.checked_images import CheckedImage, look_in_threads
-from muntin.data.checking import Parts, Report, Summary, check
+from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.detection import OUTLINED, list_detect
+from muntin.data.duplicates import look_in_threads
 from muntin.data.mask_folders import BACKGROUND, MASK_FOLDERS, name_value
 from muntin.data.mask_folders import propose_table as propose_table
 from muntin.data.mask_layouts import MaskRequest
