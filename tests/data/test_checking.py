@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from muntin.data.checking import Report
+from muntin.data.checking import CheckedImage, CheckedImages, Report
+from muntin.data.decoding import ImageInfo
+from muntin.data.duplicates import ImageHash
+from muntin.data.grouping import MAX_HASHED
 from muntin.data.listing import check_classify
+from muntin.samples import Entry
 
 
 def save(place: Path, seed: int, size: tuple[int, int] = (16, 20)) -> None:
@@ -159,6 +165,27 @@ def test_json(folder):
     assert report["counts"]["pictures"] == 13
     assert report["problems"][0]["severity"] == "error"
     assert report["problems"][0]["file"] == "train/cats/empty.jpg"
+
+
+def test_little_is_kept_of_many_images():
+    """As of a million: what looks alike is forgotten, equal pixels are found."""
+    count, facts, held = MAX_HASHED + 20_000, ImageInfo(format="PNG", mode="RGB"), CheckedImages()
+    entries = [Entry(path=f"{number}.png") for number in range(count)]
+
+    def images() -> Iterator[CheckedImage]:
+        for number, entry in enumerate(entries):
+            digest = (number % (count - 1)).to_bytes(16, "big")
+            found = ImageHash(digest, np.zeros(256, np.float32))
+            yield CheckedImage(part="train", entry=entry, hash=found, size=(9, 9), facts=facts)
+
+    tracemalloc.start()
+    seen = sum(1 for _ in held.watch(images()))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seen == count
+    assert kept / count < 150  # places, a digest, and names that pathlib keeps; a hash has 1,200
+    assert held.hashes is None
+    assert held.find_twins() == [[0, count - 1]]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import timm
 import torch
 from timm.models.vision_transformer import checkpoint_filter_fn as timm_filter
 
+from muntin.batch_rows import BatchPart, holding
 from muntin.errors import ConfigError, MissingExtra, ShapeError, WeightError
 from muntin.weights.dialects import to_dialect
 from muntin.weights.source_info import SourceInfo
@@ -205,3 +206,20 @@ def test_without_timm_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'muntin\[timm\]'"):
         create_model("timm:resnet50")
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "test_vit"])
+def test_drop_path_does_not_depend_on_how_a_batch_is_divided(name):
+    model = perturb(create_backbone(f"timm:{name}", drop_path_rate=0.5, img_size=64)).train()
+    images = torch.randn(6, 3, 64, 64)
+
+    def vector(part: BatchPart) -> torch.Tensor:
+        torch.manual_seed(1)
+        with holding(part):
+            return model.features(images[part.start : part.start + part.rows]).vector
+
+    whole, alike = vector(BatchPart(0, 6, 6)), vector(BatchPart(0, 6, 6))
+    parts = torch.cat([vector(BatchPart(start, 2, 6)) for start in (0, 2, 4)])
+    assert whole.equal(alike)
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
+    assert distance(whole, model.eval().features(images).vector) > 1e-2

@@ -151,6 +151,25 @@ def test_torchrun(data, env, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_a_script_under_torchrun_trains_twice(data, env, tmp_path):
+    script = tmp_path / "script.py"
+    lines = ["import sys", "from tests.small import train_small"]
+    lines += [f"train_small(sys.argv[1], sys.argv[2] + '/{name}', epochs=1)" for name in "ab"]
+    script.write_text("\n".join(lines))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = run([*launch, script, data, tmp_path], env)
+    assert done.returncode == 0, done.stderr
+    assert len(read_journal(tmp_path / "b")) == 1
+
+
+@pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID"])
+def test_variables_that_are_no_numbers_are_one_line(data, env, tmp_path, name):
+    done = run([sys.executable, *words(data, tmp_path / "run")], {**env, name: "abc"})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"muntin: {name} must be a number")
+    assert done.stderr.count("\n") == 1
+
+
 def test_folds_under_torchrun(data, env, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = words(data, tmp_path / "folds", "--epochs", "1", "--folds", "2")

@@ -14,9 +14,11 @@ import pytest
 import torch
 
 import muntin
+from muntin.collectives import add_numbers
 from muntin.errors import ConfigError
 from muntin.runs import read_journal
 from muntin.synthetic.datasets import write_coco, write_frames, write_maps
+from muntin.train_config import MachineConfig
 from muntin.training import local_processes, processes
 from muntin.training.processes import Place, find_place
 from tests.detectors import (
@@ -260,6 +262,9 @@ def test_the_environment_is_recognised(monkeypatch, variables, place):
         ({}, {"nodes": 3}, "--nodes .*2, got 3"),
         ({"RANK": "first"}, {}, "RANK .*'first'"),
         ({"WORLD_SIZE": "7"}, {}, "got 7 on 2"),
+        ({"LOCAL_RANK": "4"}, {}, r"\(local rank 4\)"),
+        ({"LOCAL_RANK": "\u00b2"}, {}, "LOCAL_RANK"),
+        ({"GROUP_WORLD_SIZE": "two"}, {}, "GROUP_WORLD_SIZE .*'two'"),
         (
             {"TORCHELASTIC_RUN_ID": None, "MASTER_ADDR": "a", "LOCAL_WORLD_SIZE": ""},
             {},
@@ -276,6 +281,42 @@ def test_contradictions_are_refused(monkeypatch, changed, asked, named):
             monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=named):
         find_place(**asked)
+
+
+def test_a_job_of_slurm_has_a_number(monkeypatch):
+    for name, value in {**SLURM, "SLURM_JOB_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"SLURM_JOB_ID .*'x'"):
+        find_place()
+
+
+def test_a_script_may_train_twice(trees, tmp_path):
+    def work() -> list[int]:
+        names = ("one", "two")
+        return [train_small(trees, tmp_path / name, epochs=1).epochs for name in names]
+
+    assert [one.value for one in train_forked(2, work)] == [[1, 1]] * 2
+    assert figures(tmp_path / "one") == figures(tmp_path / "two")
+
+
+def test_one_that_hangs_is_named_with_its_last_place():
+    machine = MachineConfig(device="cpu", precision="fp32", timeout_s=3)
+
+    def work() -> None:
+        place = find_place()
+        with processes.joined(place, machine), processes.telling_losses(machine):
+            if place.rank:
+                processes.note_progress("epoch 1, step 1")
+                processes.note_progress("epoch 1, step 2")
+                time.sleep(100)
+            add_numbers(1)
+
+    started = Forked(2, work)
+    assert started.pipes[0].poll(60)
+    started.processes[1].kill()
+    told = started.end(60)[0]
+    assert told.error == "ProcessError"
+    assert "rank 1 (last seen at epoch 1, step 2), for which rank 0 waited (at the st" in told.text
 
 
 def test_threads_are_shared_once(monkeypatch):

@@ -100,6 +100,9 @@ _SYSTEM_ERRORS = (
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 
+# What Lightning reads when it is imported, whoever has set it.
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
 _INTERRUPTED = 130  # what typer returns for Ctrl-C, without a word
 _LONGEST = 2000  # characters of a line on stderr
 
@@ -189,6 +192,14 @@ def _report(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS:
         place = f"{error.filename}: " if error.filename else ""
         _print_error(f"{place}{error.strerror}. Check free disk space and permissions.")
+        return 1
+    wrong = {name: value for name in _RANKS if not (value := os.environ.get(name, "0")).isdecimal()}
+    if isinstance(error, ValueError) and wrong:
+        name, value = wrong.popitem()
+        _print_error(
+            f"{name} must be a number, as torchrun or srun sets it, got {value!r} in the "
+            f"environment. Start the processes with a launcher again, or unset the variable."
+        )
         return 1
     from muntin.devices import parse_out_of_memory
 

@@ -8,30 +8,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from muntin.data.data_config import DataConfig
 from muntin.data.decoding import FIRST_PAGE, ImageInfo
-from muntin.data.duplicates import ImageHash, hash_image
+from muntin.data.duplicates import ImageHash, hash_image, look_in_threads
 from muntin.data.entry_images import MeasuredRange, measure_range, read_pixels
-from muntin.data.grouping import IDENTICAL, find_relations, give_groups, split_apart
+from muntin.data.grouping import IDENTICAL, MAX_HASHED, find_relations, give_groups, split_apart
 from muntin.data.image_formats import format_of_suffix
 from muntin.data.value_ranges import PixelReading
 from muntin.errors import DataError, plural, shorten
 from muntin.samples import DataSets, Entry, Listing, Problem, warning
 from muntin.shapes import Size
 
-THREADS = 2
-"""Images that are decoded at the same time."""
-
 _TINY = 8  # pixels
-_AT_ONCE = 1024
-
 Parts = Mapping[str, Listing]
 
 
@@ -93,11 +88,73 @@ class Summary(NamedTuple):
     counts: Sequence[tuple[str, int]]
 
 
+class CheckedImages:
+    """What is kept of the images of a check: little of each, as there may be millions of them.
+
+    `parts`, `entries` and the digests in `pixels` are those of images that can be read, in order;
+    `hashes` too, or None where there are more than `MAX_HASHED`.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.entries: list[Entry] = []
+        self.pixels = bytearray()
+        self.hashes: list[ImageHash] | None = []
+        self.problems: dict[str, list[Problem]] = defaultdict(list)
+        self.facts: dict[str, Counter[Any]] = defaultdict(Counter)
+
+    def watch(self, seen: Iterable[CheckedImage]) -> Iterator[CheckedImage]:
+        """Pass on the images that can be read, and keep what is needed of them."""
+        for one in seen:
+            if one.hash is None or one.facts is None:
+                fault = Problem(file=one.entry.path, what=one.fault, severity="error")
+                self.problems["unreadable"].append(fault)
+                continue
+            self.parts.append(one.part)
+            self.entries.append(one.entry)
+            self.pixels += one.hash.digest
+            if self.hashes is not None:
+                self.hashes.append(one.hash)
+            if len(self.entries) > MAX_HASHED:
+                self.hashes = None
+            self.problems["size"] += _find_other_size(one)
+            if min(one.size) < _TINY:
+                what = f"only {one.size[0]} x {one.size[1]} pixels (height x width)"
+                self.problems["tiny"].append(warning(one.entry.path, what))
+            sides = {"height": one.size[0], "width": one.size[1], "misnamed": one.is_misnamed}
+            # Shares would be as many as images.
+            for name, value in {**asdict(replace(one.facts, outside=0.0)), **sides}.items():
+                self.facts[name][value] += 1
+            yield one
+
+    def find_twins(self) -> list[list[int]]:
+        """Rows of images of equal pixels, for all of which there are several."""
+        digests = np.frombuffer(self.pixels, "S16") if self.pixels else np.zeros(0, "S16")
+        _, numbers, counts = np.unique(digests, return_inverse=True, return_counts=True)
+        same: dict[int, list[int]] = defaultdict(list)
+        for row in np.flatnonzero(counts[numbers] > 1).tolist():
+            same[int(numbers[row])].append(row)
+        return [*same.values()]
+
+
+def _find_other_size(one: CheckedImage) -> Iterator[Problem]:
+    annotated = one.entry.size
+    if annotated is None or annotated == one.size:
+        return
+    what = (
+        f"{one.size[0]} x {one.size[1]} pixels (height x width), annotated as "
+        f"{annotated[0]} x {annotated[1]}, so its annotations are wrong"
+    )
+    if annotated == one.size[::-1]:
+        what += "; maybe because of the EXIF orientation: annotate the rotated image"
+    yield Problem(file=one.entry.path, what=what, severity="error")
+
+
 def check(
     task: str,
     path: str | os.PathLike[str],
     list_data: Callable[[], DataSets],
-    look_at: Callable[[Parts, Sequence[CheckedImage]], Summary],
+    look_at: Callable[[Parts, Iterable[CheckedImage]], Summary],
     reading: DataConfig,
 ) -> Report:
     """Read every image of a data set; `look_at` judges the sets and the images that can be read.
@@ -112,21 +169,21 @@ def check(
         problem = Problem(file=str(path), what=str(error), severity="error")
         return Report(task=task, source=str(path), problems=(problem,))
     measured = measure_range(next(iter(parts.values())), reading.range)
-    seen = list(_read_all(parts, PixelReading(measured.value_range, measured.bands)))
-    good = [one for one in seen if not one.fault]
-    found = look_at(parts, good)
-    unsplit = list(_find_unsplit(parts, reading, good, notes))
+    kept = CheckedImages()
+    seen = kept.watch(_read_all(parts, PixelReading(measured.value_range, measured.bands)))
+    found = look_at(parts, seen)
+    for _ in seen:  # of tasks that need not look at images
+        pass
+    unsplit = list(_find_unsplit(parts, reading, kept, notes))
+    twins = kept.find_twins()
+    compare_classes = parts[next(iter(parts))].kind == "classification"
     problems = [
         *data.problems,
-        *(
-            Problem(file=one.entry.path, what=one.fault, severity="error")
-            for one in seen
-            if one.fault
-        ),
-        *_find_other_sizes(good),
-        *_find_twins(good, compare_classes=parts[next(iter(parts))].kind == "classification"),
-        *_find_parted(good),
-        *_find_tiny(good),
+        *kept.problems["unreadable"],
+        *kept.problems["size"],
+        *_find_twins(kept, twins, compare_classes=compare_classes),
+        *_find_parted(kept, notes),
+        *kept.problems["tiny"],
         *unsplit,
         *_find_few_levels(parts, measured),
         *found.problems,
@@ -139,30 +196,28 @@ def check(
             data.note,
             *notes,
             *found.lines,
-            *_describe_images(good),
+            *_describe_images(kept),
             *filter(None, [measured.note]),
         ),
         counts=(
-            ("pictures", len(seen)),
+            ("pictures", len(kept.entries) + len(kept.problems["unreadable"])),
             *((part, len(listing)) for part, listing in parts.items()),
             *found.counts,
-            ("unreadable", len(seen) - len(good)),
-            ("misnamed", sum(one.is_misnamed for one in good)),
-            ("duplicates", len(good) - len({one.hash.digest for one in good if one.hash})),
+            ("unreadable", len(kept.problems["unreadable"])),
+            ("misnamed", kept.facts["misnamed"][True]),
+            ("duplicates", sum(len(rows) - 1 for rows in twins)),
         ),
         problems=tuple(sorted(problems, key=lambda problem: problem.severity != "error")),
     )
 
 
 def _read_all(parts: Parts, value_range: PixelReading) -> Iterator[CheckedImage]:
-    work = (
+    jobs = (
         (part, listing.source, entry, value_range)
         for part, listing in parts.items()
         for entry in _one_per_image(listing)
     )
-    with ThreadPoolExecutor(max_workers=THREADS) as pool:
-        while batch := list(islice(work, _AT_ONCE)):
-            yield from pool.map(lambda job: _look(*job), batch, chunksize=1)
+    return look_in_threads(lambda job: _look(*job), jobs)
 
 
 def _find_few_levels(parts: Parts, measured: MeasuredRange) -> Iterator[Problem]:
@@ -188,52 +243,30 @@ def _look(part: str, source: str, entry: Entry, value_range: PixelReading) -> Ch
     return CheckedImage(part=part, entry=entry, hash=hash_image(pixels), size=size, facts=facts)
 
 
-def _find_other_sizes(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
-    for one in seen:
-        annotated = one.entry.size
-        if annotated in (None, one.size):
-            continue
-        what = (
-            f"{one.size[0]} x {one.size[1]} pixels (height x width), annotated as "
-            f"{annotated[0]} x {annotated[1]}, so its annotations are wrong"
-        )
-        if annotated == one.size[::-1]:
-            what += "; maybe because of the EXIF orientation: annotate the rotated image"
-        yield Problem(file=one.entry.path, what=what, severity="error")
-
-
-def _find_twins(seen: Sequence[CheckedImage], *, compare_classes: bool) -> Iterator[Problem]:
+def _find_twins(
+    kept: CheckedImages, twins: Sequence[Sequence[int]], *, compare_classes: bool
+) -> Iterator[Problem]:
     """Name the images that are in several sets, and those that have another class elsewhere.
 
     Those of one name in all, as where sets are one folder, are one warning.
     """
     named_alike: dict[str, list[str]] = defaultdict(list)
-    same: dict[bytes, list[CheckedImage]] = defaultdict(list)
-    for one in seen:
-        same[b"" if one.hash is None else one.hash.digest].append(one)
-    for twins in same.values():
-        first, *others = twins
-        names = shorten((repr(one.entry.path) for one in others), limit=3)
-        parts = {one.part: None for one in twins}
-        if len(parts) > 1 and len({one.entry.path for one in twins}) == 1:
-            named_alike[" and ".join(parts)].append(first.entry.path)
+    for rows in twins:
+        first, *others = (kept.entries[row] for row in rows)
+        names = shorten((repr(one.path) for one in others), limit=3)
+        parts = dict.fromkeys(kept.parts[row] for row in rows)
+        if len(parts) > 1 and {one.path for one in others} == {first.path}:
+            named_alike[" and ".join(parts)].append(first.path)
         elif len(parts) > 1:
             what = f"the same image is in {' and '.join(parts)}: {names}"
-            yield warning(first.entry.path, what)
-        if compare_classes and len({frozenset(one.entry.class_ids) for one in twins}) > 1:
-            paths = [repr(one.entry.path) for one in others if one.entry.path != first.entry.path]
+            yield warning(first.path, what)
+        if compare_classes and len({frozenset(one.class_ids) for one in (first, *others)}) > 1:
+            paths = [repr(one.path) for one in others if one.path != first.path]
             twins_are = f"as {shorten(paths, limit=3)}" if paths else "further down in the table"
-            yield warning(first.entry.path, f"the same image has another class {twins_are}")
+            yield warning(first.path, f"the same image has another class {twins_are}")
     for several, paths in named_alike.items():
         more = f", as {plural(len(paths) - 1, 'image')} more" if len(paths) > 1 else ""
         yield warning(paths[0], f"the same image is in {several}, by the same name{more}")
-
-
-def _find_tiny(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
-    for one in seen:
-        if min(one.size) < _TINY:
-            what = f"only {one.size[0]} x {one.size[1]} pixels (height x width)"
-            yield warning(one.entry.path, what)
 
 
 def _find_parted_groups(parts: Parts) -> Iterator[Problem]:
@@ -248,30 +281,34 @@ def _find_parted_groups(parts: Parts) -> Iterator[Problem]:
             yield warning(group, what)
 
 
-def _find_parted(seen: Sequence[CheckedImage]) -> Iterator[Problem]:
+def _find_parted(kept: CheckedImages, notes: list[str]) -> Iterator[Problem]:
     """Name copies that are in several sets, but for equal pixels, which `_find_twins` names."""
-    if len({one.part for one in seen}) < 2:
+    if len({*kept.parts}) < 2:
         return
-    relations = find_relations([one.entry.path for one in seen], [one.hash for one in seen])
-    for kind, keys in relations.items():
-        related: dict[Hashable, list[CheckedImage]] = defaultdict(list)
-        for one, key in zip(seen, keys, strict=True):
+    entries = kept.entries
+    if kept.hashes is None:
+        notes.append(f"more than {MAX_HASHED} images: those that only look alike are not named")
+    hashes: Sequence[ImageHash | None] = kept.hashes or [None] * len(entries)
+    for kind, keys in find_relations([one.path for one in entries], hashes).items():
+        related: dict[Hashable, list[int]] = defaultdict(list)
+        for row, key in enumerate(keys):
             if key is not None and kind != IDENTICAL:
-                related[key].append(one)
-        for found in related.values():
-            parts = {one.part: one.entry.path for one in reversed(found)}
+                related[key].append(row)
+        for rows in related.values():
+            parts = {kept.parts[row]: entries[row].path for row in reversed(rows)}
             if len(parts) > 1:
                 names = ", ".join(f"{path!r} in {part}" for part, path in sorted(parts.items()))
-                what = f"{len(found)} images {kind} are in several sets, so scores will be too high"
-                yield warning(found[0].entry.path, f"{what}: {names}")
+                what = f"{len(rows)} images {kind} are in several sets, so scores will be too high"
+                yield warning(entries[rows[0]].path, f"{what}: {names}")
 
 
 def _find_unsplit(
-    parts: Parts, reading: DataConfig, seen: Sequence[CheckedImage], notes: list[str]
+    parts: Parts, reading: DataConfig, kept: CheckedImages, notes: list[str]
 ) -> Iterator[Problem]:
     """Report a data set that has no validation set and is too small to split; or what it keeps."""
     if set(parts) == {"train"}:
-        hashes = {one.entry.path: one.hash for one in seen}
+        paths = [one.path for one in kept.entries]
+        hashes = None if kept.hashes is None else dict(zip(paths, kept.hashes, strict=True))
         fraction = reading.val_fraction
         try:
             _, _, said = split_apart(
@@ -282,21 +319,22 @@ def _find_unsplit(
             yield warning("train", str(error))
 
 
-def _describe_images(seen: Sequence[CheckedImage]) -> Iterator[str]:
-    if not seen:
+def _describe_images(kept: CheckedImages) -> Iterator[str]:
+    if not kept.entries:
         return
-    heights, widths = zip(*(one.size for one in seen), strict=True)
+    heights, widths = kept.facts["height"], kept.facts["width"]
     low, high = f"{min(heights)} x {min(widths)}", f"{max(heights)} x {max(widths)}"
     yield f"sizes (height x width): {f'all {low}' if low == high else f'from {low} to {high}'}"
-    modes = Counter(one.facts.mode for one in seen if one.facts is not None)
-    yield "pixel formats: " + ", ".join(f"{mode} {count}" for mode, count in modes.most_common())
-    if rotated := sum(one.facts is not None and one.facts.orientation != 1 for one in seen):
+    modes = kept.facts["mode"].most_common()
+    yield "pixel formats: " + ", ".join(f"{mode} {count}" for mode, count in modes)
+    if rotated := len(kept.entries) - kept.facts["orientation"][1]:
         yield f"{plural(rotated, 'image')} rotated by EXIF orientation"
-    if kept := sum(one.facts is not None and one.facts.kept_as_stored for one in seen):
-        yield f"{plural(kept, 'image')} not rotated by EXIF orientation, as annotated before it"
-    if several := sum(one.facts is not None and one.facts.several for one in seen):
-        yield f"{plural(several, 'image')} of several pages or frames: {FIRST_PAGE}"
-    if unknown := sum(one.facts is not None and one.facts.unknown for one in seen):
-        yield f"{plural(unknown, 'image')} with values that are not finite, which become black"
-    if renamed := sum(one.is_misnamed for one in seen):
-        yield f"{plural(renamed, 'image')} with a suffix of another format, read anyway"
+    said = {
+        "kept_as_stored": "not rotated by EXIF orientation, as annotated before it",
+        "several": f"of several pages or frames: {FIRST_PAGE}",
+        "unknown": "with values that are not finite, which become black",
+        "misnamed": "with a suffix of another format, read anyway",
+    }
+    for name, what in said.items():
+        if count := kept.facts[name][True]:
+            yield f"{plural(count, 'image')} {what}"

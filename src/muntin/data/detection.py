@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -136,7 +136,7 @@ def check_detect(
     return check(task, path, lambda: list_detect(path, masks=masks), _look_at_objects, reading)
 
 
-def _look_at_objects(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
+def _look_at_objects(parts: Parts, seen: Iterable[CheckedImage]) -> Summary:
     entries = [entry for listing in parts.values() for entry in listing.entries]
     sizes = [_count(entry) for entry in entries]
     return Summary(

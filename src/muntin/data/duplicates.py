@@ -16,9 +16,10 @@ Source:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ from muntin.data.archives import read_bytes
 from muntin.data.decoding import decode
 from muntin.errors import DataError
 from muntin.shapes import UInt8
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 
 DISTANCE = 8
 """Bits of 64 in which copies may differ."""
@@ -40,6 +44,7 @@ _SIDE = 32
 _ROWS = 9  # of frequencies
 _COLORS = 8
 _THREADS = 4
+_HELD = 1024
 _AT_ONCE = 512
 
 
@@ -84,8 +89,15 @@ def hash_files(source: str, paths: Sequence[str]) -> list[ImageHash | None]:
         except (DataError, OSError):
             return None  # reading the data reports it
 
+    return list(look_in_threads(read, paths))
+
+
+def look_in_threads(look: Callable[[Given], Found], items: Iterable[Given]) -> Iterator[Found]:
+    """Call `look` for each of any number of items, some at the same time, in their order."""
+    work = iter(items)
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
-        return list(pool.map(read, paths))
+        while batch := list(islice(work, _HELD)):
+            yield from pool.map(look, batch)
 
 
 def find_alike(values: NDArray[np.float32]) -> NDArray[np.int64]:

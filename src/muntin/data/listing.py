@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.class_csv import CLASS_TABLE, LABEL_COLUMNS
@@ -49,7 +49,7 @@ def check_classify(path: str | os.PathLike[str], reading: DataConfig = DEFAULTS)
     return check("classify", path, lambda: list_classify(path), _look_at_classes, reading)
 
 
-def _look_at_classes(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
+def _look_at_classes(parts: Parts, seen: Iterable[CheckedImage]) -> Summary:
     return Summary(
         problems=list(_judge_classes(parts)),
         lines=list(_describe_classes(parts)),

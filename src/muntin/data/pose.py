@@ -7,7 +7,7 @@ An entry is one instance: for COCO its box, for a CSV without a row of individua
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,7 +163,7 @@ def check_pose(path: str | os.PathLike[str], reading: DataConfig = DEFAULTS) -> 
     return check("pose", path, lambda: list_pose(path), _look_at_poses, reading)
 
 
-def _look_at_poses(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
+def _look_at_poses(parts: Parts, seen: Iterable[CheckedImage]) -> Summary:
     part, listing = next(iter(parts.items()))  # train, where there is one
     names = _names(listing)
     counts = _visible(listing).sum(axis=0)

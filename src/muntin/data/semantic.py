@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from muntin.data.checking import THREADS, CheckedImage, Parts, Report, Summary, check
+from muntin.data.checking import CheckedImage, Parts, Report, Summary, check
 from muntin.data.data_config import DEFAULTS, DataConfig
 from muntin.data.detection import OUTLINED, list_detect
+from muntin.data.duplicates import look_in_threads
 from muntin.data.mask_folders import BACKGROUND, MASK_FOLDERS
 from muntin.data.mask_folders import propose_table as propose_table
 from muntin.data.mask_layouts import MaskRequest
@@ -120,18 +120,16 @@ Pixels = Counter[int]
 def check_semantic(path: str | os.PathLike[str], reading: DataConfig = DEFAULTS) -> Report:
     """Check a data set of masks, given as to `list_semantic`."""
 
-    def look_at(parts: Parts, seen: Sequence[CheckedImage]) -> Summary:
+    def look_at(parts: Parts, seen: Iterable[CheckedImage]) -> Summary:
         problems: list[Problem] = []
-        pixels: dict[str, Pixels] = {}
-        lines = []
-        with ThreadPoolExecutor(max_workers=THREADS) as pool:
-            for part, listing in parts.items():
-                mine = [one for one in seen if one.part == part]
-                looked = list(pool.map(lambda one, of=listing: _look(of, one), mine))
-                problems += [problem for _, found in looked for problem in found]
-                counts = [counts for counts, _ in looked]
-                pixels[part] = sum(counts, Counter())
-                lines.append(_describe(part, listing, pixels[part], counts))
+        pixels: dict[str, Pixels] = {part: Counter() for part in parts}
+        images: dict[str, Counter[int]] = {part: Counter() for part in parts}  # with each class
+        looked = look_in_threads(lambda one: (one.part, *_look(parts[one.part], one)), seen)
+        for part, counts, found in looked:
+            problems += found
+            pixels[part] += counts
+            images[part].update(counts.keys())
+        lines = [_describe(part, one, pixels[part], images[part]) for part, one in parts.items()]
         problems += _judge_classes(parts, pixels)
         num_classes = next(iter(parts.values())).num_classes
         return Summary(problems=problems, lines=lines, counts=[("classes", num_classes)])
@@ -182,10 +180,10 @@ def _judge_classes(parts: Parts, pixels: dict[str, Pixels]) -> Iterator[Problem]
         yield warning(part, what)
 
 
-def _describe(part: str, listing: Listing, pixels: Pixels, images: Sequence[Pixels]) -> str:
+def _describe(part: str, listing: Listing, pixels: Pixels, images: Counter[int]) -> str:
     total = max(pixels.total(), 1)
     shares = (
-        f"{name} {pixels[number] / total:.1%} (in {sum(number in counts for counts in images)})"
+        f"{name} {pixels[number] / total:.1%} (in {images[number]})"
         for number, name in enumerate(listing.class_names)
     )
     return (

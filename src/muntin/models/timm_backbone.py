@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from muntin.errors import ConfigError, ShapeError, missing_extra, unknown_name
 from muntin.features import Backbone, Features, FeatureSpec, TokenMask, find_output_problem
+from muntin.nn.layers import DropPath
 from muntin.shapes import Float, Int, Size
 
 _UNDECAYED = ("relative_position_bias_table", "logit_scale", "pos_embed", "_token")
@@ -139,6 +140,15 @@ def _build(config: TimmConfig) -> Any:  # noqa: ANN401 (a class of timm)
     return _timm().create_model(config.name, **options)  # raises
 
 
+def _share_draws(net: nn.Module) -> None:
+    """Replace drop path by ours, which does not depend on how a batch is divided."""
+    theirs = _timm().layers.DropPath
+    for module in [*net.modules()]:
+        for name, child in module.named_children():
+            if isinstance(child, theirs):
+                setattr(module, name, DropPath(child.drop_prob))
+
+
 class TimmBackbone(Backbone):
     """A timm model without its classifier; one that gives no maps is a `ConfigError`."""
 
@@ -146,6 +156,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         self.config = config
         self.net: Any = _build(config)
+        _share_draws(self.net)
         found = len(getattr(self.net, "feature_info", ()))
         if not found or not hasattr(self.net, "forward_intermediates"):
             message = (

@@ -140,7 +140,7 @@ def _first_error(started: list[_Started]) -> BaseException | None:
             code = one.process.exitcode or 0
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             hint = " A system without free memory does so." if code == -signal.SIGKILL else ""
-            place = f" at {lost.place}" if isinstance(lost, ProcessError) else ""
+            place = f" (others were at {lost.place})" if isinstance(lost, ProcessError) else ""
             message = (
                 f"all {len(started)} processes of a training must go on, got the end of rank "
                 f"{one.rank} by {how}{place}.{hint} Go on with --resume."

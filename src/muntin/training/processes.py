@@ -9,6 +9,8 @@ processes calls it in each of them. `local_processes.start_processes` starts the
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import re
@@ -26,6 +28,8 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from muntin import collectives
 from muntin._version import __version__
@@ -85,17 +89,12 @@ class _Progress:
     """Where this process is in the training, for what is said when another is lost."""
 
     text = "the start"
-    told_at = 0.0
 
 
 def note_progress(text: str) -> None:
-    """Note where the training is, such as "epoch 1, step 5"; others read it if they wait in vain.
-
-    They are told at most once a second.
-    """
+    """Note where the training is, such as "epoch 1, step 5", for those that wait in vain."""
     _Progress.text = text
-    if collectives.world_size() > 1 and time.monotonic() - _Progress.told_at > 1:
-        _Progress.told_at = time.monotonic()
+    if collectives.world_size() > 1:  # sending it does not wait for an answer: some microseconds
         _tell(waits=False)
 
 
@@ -196,7 +195,9 @@ def find_place(devices: int = 0, nodes: int = 0) -> Place:
 def _read_torchrun(values: Mapping[str, str]) -> Place:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     rank, world, local_rank, local_world = (_number(values, name, "torchrun") for name in names)
-    nodes = int(values.get("GROUP_WORLD_SIZE", -(-world // max(local_world, 1))))
+    nodes = -(-world // max(local_world, 1))
+    if "GROUP_WORLD_SIZE" in values:
+        nodes = _number(values, "GROUP_WORLD_SIZE", "torchrun")
     launcher = "Ray" if values.get("TORCHELASTIC_RUN_ID") == "ray" else "torchrun"
     return _check(Place(rank, world, local_rank, local_world, nodes, launcher))
 
@@ -205,12 +206,14 @@ def _read_slurm(values: Mapping[str, str]) -> Place:
     # Of the step that srun has started; SLURM_NTASKS is that of the whole job.
     names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES")
     rank, world, local_rank, nodes = (_number(values, name, "SLURM") for name in names)
+    if "SLURM_JOB_ID" in values:  # which gives the port
+        _number(values, "SLURM_JOB_ID", "SLURM")
     return _check(Place(rank, world, local_rank, world // max(nodes, 1), nodes, "SLURM"))
 
 
 def _number(values: Mapping[str, str], name: str, launcher: str) -> int:
     text = values.get(name, "")
-    if not text.isdigit():
+    if not text.isdecimal():
         message = (
             f"{launcher} must set {name} to a number, got {text!r} in the environment. Start the "
             f"processes with {launcher} again, or unset its variables."
@@ -221,14 +224,18 @@ def _number(values: Mapping[str, str], name: str, launcher: str) -> int:
 
 def _check(place: Place) -> Place:
     """Every machine must have as many processes: they share the batch evenly."""
-    if place.local_world * place.nodes != place.world or place.rank >= place.world:
+    above = place.rank >= place.world or place.local_rank >= place.local_world
+    if above or place.local_world * place.nodes != place.world:
         message = (
             f"every node must have as many processes, got {place.world} on {place.nodes} nodes, "
-            f"{place.local_world} on that of rank {place.rank}. Start {place.launcher} with equal "
-            f"numbers (srun --ntasks-per-node)."
+            f"{place.local_world} on that of rank {place.rank} (local rank {place.local_rank}). "
+            f"Start {place.launcher} with equal numbers (srun --ntasks-per-node)."
         )
         raise ConfigError(message)
     return place
+
+
+_MEETINGS = itertools.count()
 
 
 @contextlib.contextmanager
@@ -239,6 +246,7 @@ def joined(place: Place, machine: MachineConfig) -> Iterator[None]:
         return
     if dist.is_initialized():  # by the launcher
         collectives.open_group()
+        note_progress("the start")
         yield
         return
     if place.launcher != "torchrun":
@@ -247,19 +255,22 @@ def joined(place: Place, machine: MachineConfig) -> Iterator[None]:
             "LOCAL_WORLD_SIZE": place.local_world, "GROUP_RANK": place.rank // place.local_world,
         }  # fmt: skip
         os.environ.update({name: str(value) for name, value in values.items()})
-    if place.launcher == "SLURM":
-        # Its first node, and a port from the number of the job.
-        slurm = SLURMEnvironment()
-        os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
     # Before the group is made, which takes the current device.
     if machine.device == "cuda":
         torch.cuda.set_device(place.local_rank)
+    timeout = timedelta(seconds=machine.timeout_s)
     try:
+        if place.launcher == "SLURM":
+            # Its first node, and a port from the number of the job.
+            slurm = SLURMEnvironment()
+            os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
         dist.init_process_group(
             collectives.backend_of(machine.device),
+            # What an earlier meeting has left would be taken for answers.
+            store=PrefixStore(f"meeting {next(_MEETINGS)}", _open_store(place, timeout)),
             rank=place.rank,
             world_size=place.world,
-            timeout=timedelta(seconds=machine.timeout_s),
+            timeout=timeout,
         )
     except (dist.DistError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -271,9 +282,17 @@ def joined(place: Place, machine: MachineConfig) -> Iterator[None]:
         raise ProcessError(message) from error
     try:
         collectives.open_group()
+        note_progress("the start")
         yield
     finally:
         collectives.close_group()
+
+
+@functools.cache
+def _open_store(place: Place, timeout: timedelta) -> Any:  # noqa: ANN401 (a store of PyTorch)
+    """The store of all processes; it stays open, as those of a script may meet again."""
+    store, *_ = next(rendezvous("env://", place.rank, place.world, timeout=timeout))
+    return store
 
 
 def take_part(place: Place, config: RunConfig, work: Callable[[Fabric], Value]) -> Value:

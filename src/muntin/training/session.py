@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -245,9 +245,7 @@ def _arrange_folds(given: TrainArguments) -> TrainedRun:
     place = here(1) if given.on else find_place(given.devices, given.nodes)
     given = replace(given, quiet=given.quiet or place.rank > 0)
     out = Path(given.out or _new_folder(Path(given.data)))
-    # Processes of a launcher meet once: they cannot meet again at the same address.
-    with _meeting(given, place) if place.launcher else nullcontext():
-        runs = train_folds(given, out, arrange)
+    runs = train_folds(given, out, arrange)
     out = runs[0].path.parent  # that of the first process
     return TrainedRun(
         path=out,
