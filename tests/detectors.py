@@ -40,13 +40,19 @@ def head_settings(head: str, **more: Any) -> dict[str, Any]:
 
 
 def tiny_detector(
-    head: str, num_classes: int, *, task: str = "instance", seed: int = 0, threshold: float = 0.0
+    head: str,
+    num_classes: int,
+    *,
+    task: str = "instance",
+    seed: int = 0,
+    threshold: float = 0.0,
+    most: int = 20,
 ) -> Network:
-    """A network with random weights that finds something everywhere."""
+    """A network with random weights that finds something everywhere, at most so many an image."""
     row = find_task(task)
     assert row.dense is not None
     texts = [(name[5:], str(value)) for name, value in head_settings(head).items()]
-    texts += [("select.score_threshold", str(threshold)), ("select.max_detections", "20")]
+    texts += [("select.score_threshold", str(threshold)), ("select.max_detections", str(most))]
     config = with_texts(row.dense.heads[head], texts)
     torch.manual_seed(seed)
     body = create_backbone(BODY, **_BODY)
