@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import logging
 import os
@@ -157,11 +158,18 @@ def _name_help(verbs: typer.Typer, arguments: list[str]) -> str:
     return f" See: muntin{verb} --help"
 
 
+@functools.cache
+def build_command(verbs: typer.Typer) -> Any:  # noqa: ANN401 (of click, which typer has inside)
+    """The command of all verbs; to read the signatures of muntin's takes a tenth of a second."""
+    return typer.main.get_command(verbs)
+
+
 def _call(verbs: typer.Typer, arguments: list[str]) -> Any:  # noqa: ANN401 (what a verb returns)
     """Run the command line; with --quiet, only warnings, errors and --json come through."""
+    run = functools.partial(build_command(verbs), standalone_mode=False, prog_name="muntin")
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if "--quiet" not in arguments[:end]:
-        return verbs(arguments, standalone_mode=False, prog_name="muntin")
+        return run(arguments)
     given = [word for word in arguments[:end] if word != "--quiet"]
     shown = sys.stderr
     warnings.showwarning = lambda message, category, *place: _show_warning(
@@ -170,8 +178,7 @@ def _call(verbs: typer.Typer, arguments: list[str]) -> Any:  # noqa: ANN401 (wha
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         kept = sys.stdout if "--json" in given else nowhere
         with contextlib.redirect_stdout(kept):
-            given += arguments[end:]
-            return verbs(given, standalone_mode=False, prog_name="muntin")
+            return run(given + arguments[end:])
 
 
 def _fill_streams() -> None:
