@@ -96,7 +96,8 @@ def train_detector(
         options = {"precision": "fp32", "device": "cpu", **chosen, **options}
         name = head or ("fcos_small" if task == "detect" else "mask_rcnn_small")
         body = BODY_SETTINGS if options["model"] == BODY else {"machine.workers": 0}
-        settings = {**body, **head_settings(name), "train.warmup": 0, **(settings or {})}
+        few = {"train.warmup": 0, "head.select.max_detections": 20}  # masks of all take long
+        settings = {**body, **head_settings(name), **few, **(settings or {})}
         options["head"] = name
     return train(task, data, out=out, quiet=True, settings=settings, **options)
 
