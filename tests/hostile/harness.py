@@ -113,7 +113,7 @@ def warm_up(work: Path) -> None:
     import muntin.training.session
     import muntin.zoo.weight_conversion
 
-    muntin.commands.build_command(muntin.commands.app)
+    muntin.commands.get_command(muntin.commands.app)
 
 
 def run_command(arguments: Sequence[str], folder: Path) -> Outcome:

@@ -101,6 +101,9 @@ _SYSTEM_ERRORS = (
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 
+# To read the signatures of all verbs takes a tenth of a second.
+get_command = functools.cache(typer.main.get_command)
+
 _INTERRUPTED = 130  # what typer returns for Ctrl-C, without a word
 _LONGEST = 2000  # characters of a line on stderr
 
@@ -158,15 +161,9 @@ def _name_help(verbs: typer.Typer, arguments: list[str]) -> str:
     return f" See: muntin{verb} --help"
 
 
-@functools.cache
-def build_command(verbs: typer.Typer) -> Any:  # noqa: ANN401 (of click, which typer has inside)
-    """The command of all verbs; to read the signatures of muntin's takes a tenth of a second."""
-    return typer.main.get_command(verbs)
-
-
 def _call(verbs: typer.Typer, arguments: list[str]) -> Any:  # noqa: ANN401 (what a verb returns)
     """Run the command line; with --quiet, only warnings, errors and --json come through."""
-    run = functools.partial(build_command(verbs), standalone_mode=False, prog_name="muntin")
+    run = functools.partial(get_command(verbs), standalone_mode=False, prog_name="muntin")
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if "--quiet" not in arguments[:end]:
         return run(arguments)
