@@ -168,13 +168,9 @@ def _call(verbs: typer.Typer, arguments: list[str]) -> Any:  # noqa: ANN401 (wha
     if "--quiet" not in arguments[:end]:
         return run(arguments)
     given = [word for word in arguments[:end] if word != "--quiet"]
-    shown = sys.stderr
-    warnings.showwarning = lambda message, category, *place: _show_warning(
-        message, category, "", 0, shown=shown
-    )
+    warnings.showwarning = functools.partial(_show_warning, shown=sys.stderr)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        kept = sys.stdout if "--json" in given else nowhere
-        with contextlib.redirect_stdout(kept):
+        with contextlib.redirect_stdout(sys.stdout if "--json" in given else nowhere):
             return run(given + arguments[end:])
 
 
