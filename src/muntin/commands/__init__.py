@@ -170,7 +170,8 @@ def _call(verbs: typer.Typer, arguments: list[str]) -> Any:  # noqa: ANN401 (wha
     given = [word for word in arguments[:end] if word != "--quiet"]
     warnings.showwarning = functools.partial(_show_warning, shown=sys.stderr)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        with contextlib.redirect_stdout(sys.stdout if "--json" in given else nowhere):
+        kept = sys.stdout if "--json" in given else nowhere
+        with contextlib.redirect_stdout(kept):
             return run(given + arguments[end:])
 
 
