@@ -80,6 +80,19 @@ def pytest_configure() -> None:
         _Gate.guard(method)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a file to one worker, and all of tests/serving, which share a server and its models."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            scope = super()._split_scope(nodeid)
+            return "tests/serving" if scope.startswith("tests/serving/") else scope
+
+    return ByServer(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 def pytest_collection_finish() -> None:
     """Collect garbage again, but not among modules and tests."""
     gc.freeze()

@@ -121,18 +121,26 @@ def test_a_folder_of_timm(images, photograph, tmp_path):
     check(tmp_path / "run", photograph, _by_name(logits), tmp_path)
 
 
-def test_a_model_of_torchvision(photograph, tmp_path):
+@pytest.fixture(scope="module")
+def of_torchvision(tmp_path_factory):
+    """A model of torchvision, and the run that its file becomes."""
+    folder = tmp_path_factory.mktemp("torchvision")
     theirs = torchvision.models.swin_t()
     theirs.head = torch.nn.Linear(768, 3)
     randomise(theirs)
-    write_weights(tmp_path / "swin.safetensors", theirs.state_dict())
+    write_weights(folder / "swin.safetensors", theirs.state_dict())
     run, _ = open_published(
-        tmp_path / "swin.safetensors", tmp_path / "run", model="swin_t", class_names=NAMES
+        folder / "swin.safetensors", folder / "run", model="swin_t", class_names=NAMES
     )
+    return theirs, run.path
+
+
+def test_a_model_of_torchvision(of_torchvision, photograph, tmp_path):
+    theirs, run = of_torchvision
     transform = torchvision.models.Swin_T_Weights.DEFAULT.transforms()
     with torch.no_grad():
         logits = theirs(transform(photograph)[None])[0]
-    check(run.path, photograph, _by_name(logits), tmp_path)
+    check(run, photograph, _by_name(logits), tmp_path)
 
 
 def _command(capsys, *words):

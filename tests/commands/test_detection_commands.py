@@ -24,7 +24,7 @@ from tests.detectors import BODY, BODY_SETTINGS, empty_images, head_settings, tr
 
 
 def options(head):
-    settings = {**BODY_SETTINGS, **head_settings(head)}
+    settings = {**BODY_SETTINGS, **head_settings(head), "head.select.max_detections": 20}
     return [
         *(f"--set={name}={value}" for name, value in settings.items()), "--model", BODY,
         "--head", head, "--weights=none", "--img-size=64", "--batch-size=4", "--precision=fp32",

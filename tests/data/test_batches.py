@@ -204,7 +204,15 @@ def found_in(network, store, batch_size, order=None, task="instance"):
     }
 
 
-@pytest.mark.parametrize("head", ["mask_rcnn_small", "cascade_mask_rcnn_small", "fcos_small"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "mask_rcnn_small",
+        # Its stages are those of the first, one after the other.
+        pytest.param("cascade_mask_rcnn_small", marks=pytest.mark.slow),
+        "fcos_small",
+    ],
+)
 def test_what_is_found_does_not_depend_on_the_rest_of_the_batch(listing, head):
     task = "detect" if head.startswith("fcos") else "instance"
     network = tiny_detector(head, len(listing.class_names), task=task)

@@ -229,6 +229,7 @@ class _Shortener(ast.NodeTransformer):
             return node
         given = {one.arg: one.value for one in node.keywords}
         short: dict[str, Any] = {"epochs": 1, "batch_size": 4, "img_size": 64, "device": "cpu"}
+        short["pictures"] = False  # which no page opens; commands draw them
         own = given.keys() & {"weights", "extend", "config", "settings"}
         if not own and verb != "muntin.pretrain":
             short |= {"model": BODY, "settings": BODY_SETTINGS}

@@ -78,7 +78,10 @@ def make_model(kind: str):
     return Predictor(network, find_task("detect"), classes, Preprocessing(**PRE), device="cpu")
 
 
-@pytest.mark.parametrize("kind", ["swin_nano", "vit_tiny", "detector"])
+# `test_every_chinese_text_is_chinese` sees every text; pages show where one is left out.
+@pytest.mark.parametrize(
+    "kind", ["vit_tiny", "detector", pytest.param("swin_nano", marks=pytest.mark.slow)]
+)
 def test_page_in_chinese_has_no_english_sentence(kind, tmp_path):
     model = make_model(kind)
     sections = ("cut", "positions", "attention", "decision", "features")

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 
 import muntin
 from muntin.errors import ConfigError
-from muntin.heads.head_table import MASK_DETECTORS
 from muntin.heads.necks import NeckConfig
 from muntin.heads.rcnn_config import CONVENTIONS, RCNNConfig
 from muntin.heads.rcnn_stages import pool_regions
@@ -307,8 +306,17 @@ def targets(counts, *, masks=True):
     return objects(SIZES, counts, SHAPE, masks=masks)[0]
 
 
-@pytest.mark.parametrize("name", [name for name in MASK_DETECTORS if name.endswith("rcnn_small")])
-@pytest.mark.parametrize("counts", [(3, 2), (4, 0), (0, 0)])
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("mask_rcnn_small", (3, 2)),
+        ("cascade_mask_rcnn_small", (4, 0)),
+        ("mask_rcnn_small", (0, 0)),
+        pytest.param("cascade_mask_rcnn_small", (3, 2), marks=pytest.mark.slow),
+        pytest.param("mask_rcnn_small", (4, 0), marks=pytest.mark.slow),
+        pytest.param("cascade_mask_rcnn_small", (0, 0), marks=pytest.mark.slow),
+    ],
+)
 def test_every_part_learns(name, counts):
     model = muntin.create_detector(
         "swin_nano_patch4_window4_64", head=name, num_classes=4, drop_path_rate=0.0

@@ -105,10 +105,15 @@ def warm_up(work: Path) -> None:
     import torchvision  # noqa: F401
 
     import muntin.commands
+    import muntin.commands.search
+    import muntin.explaining.explanation
+    import muntin.prediction.formats.format_table
     import muntin.prediction.from_run
     import muntin.scoring.evaluation
     import muntin.training.session
-    import muntin.zoo.weight_conversion  # noqa: F401
+    import muntin.zoo.weight_conversion
+
+    muntin.commands.get_command(muntin.commands.app)
 
 
 def run_command(arguments: Sequence[str], folder: Path) -> Outcome:

@@ -18,6 +18,8 @@ from tests.hostile.harness import tabulate
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = 2500
+TO_BE_MADE = {"run of now", "openvino"}
+"""Formats whose cases train or export something first; the slow tests try them."""
 
 
 def environment_of_package() -> dict[str, str]:
@@ -66,7 +68,7 @@ def _check(results: list[dict[str, Any]]) -> None:
 
 def test_a_sample(worker):
     results = worker.run(worker.sample)
-    assert {result["kind"] for result in results} == set(worker.kinds.values())
+    assert {result["kind"] for result in results} == set(worker.kinds.values()) - TO_BE_MADE
     _check(results)
 
 

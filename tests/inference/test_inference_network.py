@@ -46,7 +46,7 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
     ),
     ("deit_tiny_distilled_patch16_224", {"depth": 2}, (64, 96)),
     ("deit3_small_patch16_224", {"depth": 2}, (64, 96)),
-    ("hiera_tiny_224", {}, (64, 64)),
+    ("hiera_tiny_224", {"depths": (1, 2, 1, 1)}, (64, 64)),
 ]
 
 
@@ -101,7 +101,8 @@ def test_maps_of_dense_heads_are_equal(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("name", ["swin_nano", "vit_tiny_patch16_224", "hiera_tiny_224"])
 @torch.no_grad()
 def test_pixels_are_read_without_a_step_of_their_own(name: str, size: tuple[int, int]) -> None:
-    model = _model(name, {"depth": 2} if name.startswith("vit") else {})
+    few = {"vit_tiny_patch16_224": {"depth": 2}, "hiera_tiny_224": {"depths": (1, 2, 1, 1)}}
+    model = _model(name, few.get(name, {}))
     pre = Preprocessing(img_size=size, mean=(0.485, 0.4, 0.3), std=(0.2, 0.25, 0.3))
     pixels = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     built = build_inference(model, size)

@@ -112,27 +112,29 @@ def export_free_sizes(name: str, size: tuple[int, int]) -> float:
 def list_cases(folder: Path, with_slow: bool) -> dict[str, Callable[[], float]]:
     """Every case by its name; those of libraries that are missing are left out.
 
-    Every family is traced; what converts a traced graph, or exports one with free sizes, is tried
-    on few of them unless slow cases are wanted too.
+    Every family is traced, and one graph is converted and one exported with free sizes; other
+    converters, and more families, are slow cases. `tests/engines` and `tests/exporting` write the
+    files of OpenVINO in the default tests.
     """
     slow = SLOW if with_slow else ()
     cases: dict[str, Callable[[], float]] = {}
     for name in FAMILIES:
-        for learns in (True, False) if name in (*SWINS, *slow) else (True,):
+        both = name == "swin" or (with_slow and name in (*SWINS, *SLOW))
+        for learns in (True, False) if both else (True,):
             cases[f"trace {name}, gradients {learns}"] = partial(trace, name, learns)
-        chosen = name in ("swin", "vit_det", *slow) or (with_slow and name in CONVERTED)
+        chosen = name == "swin" or (with_slow and name in ("vit_det", *SLOW, *CONVERTED))
         if chosen and find_spec("onnxruntime") and find_spec("onnx"):
             cases[f"onnx {name}"] = partial(export_to_onnx, name, name in SWINS, folder)
     for name in (*SWINS, "vit"):
         cases[f"trace in training {name}"] = partial(trace_training, name)
-        if find_spec("openvino") and name in ("swin", *slow):
+        if with_slow and find_spec("openvino") and name in ("swin", *SLOW):
             cases[f"openvino {name}"] = partial(convert_to_openvino, name)
-        if find_spec("tensorboard") and (name == "swin" or (with_slow and name != "swin_timm")):
+        if with_slow and find_spec("tensorboard") and name != "swin_timm":
             cases[f"tensorboard {name}"] = partial(draw_in_tensorboard, name, folder)
     for name in SWINS:
         cases[f"trace with padding {name}"] = partial(trace_with_padding, name)
     for name in ("deit3", *(FREE if with_slow else ()), *slow):
-        for size in (64, 64), (96, 64):
+        for size in ((64, 64), (96, 64)) if with_slow else ((96, 64),):
             cases[f"export {name} at {size}"] = partial(export_free_sizes, name, size)
     return cases
 

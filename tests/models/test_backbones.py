@@ -151,8 +151,19 @@ def test_meta_device_builds_the_same_parameters(name):
     assert {key: tensor.shape for key, tensor in body.state_dict().items()} == real
 
 
-@pytest.mark.parametrize("name", ["swin", "vit", "swin, window a stage", "vit, mean", "vit_det"])
-@pytest.mark.parametrize("size", [(32, 32), (37, 59)])
+EXPORTED = [
+    ("swin", (32, 32)),
+    *((name, (37, 59)) for name in ("swin", "vit", "vit, mean", "vit_det")),
+    # Without padding a graph is part of those above.
+    *(
+        pytest.param(name, (32, 32), marks=pytest.mark.slow)
+        for name in ("vit", "swin, window a stage", "vit, mean", "vit_det")
+    ),
+    pytest.param("swin, window a stage", (37, 59), marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "size"), EXPORTED)
 def test_export_equals_eager(name, size):
     body = build(CONFIGS[name]).eval()
     images = pixels(2, *size)

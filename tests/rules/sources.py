@@ -60,8 +60,14 @@ def rooms() -> list[str]:
     return sorted(folders | files - {"__init__.py", "__main__.py"})
 
 
+@functools.cache
+def nodes_of(tree: ast.Module) -> tuple[ast.AST, ...]:
+    """What `ast.walk` gives; most rules go through every node of the package."""
+    return tuple(ast.walk(tree))
+
+
 def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -73,7 +79,7 @@ def count_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def classes(tree: ast.Module) -> Iterator[ast.ClassDef]:
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.ClassDef):
             yield node
 

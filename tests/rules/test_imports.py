@@ -8,6 +8,7 @@ never executed, or only hand names on.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,9 @@ Graph = dict[str, set[str]]
 
 def _imports(tree: ast.AST, *, local: bool) -> Iterator[str]:
     """Names that a module imports from the package; with `local` those inside functions too."""
-    for node in ast.iter_child_nodes(tree):
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not local:
@@ -34,9 +37,11 @@ def _imports(tree: ast.AST, *, local: bool) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        yield from _imports(node, local=local)
+        elif not isinstance(node, ast.expr):  # no expression holds an import
+            waiting += ast.iter_child_nodes(node)
 
 
+@functools.cache
 def import_graph(*, local: bool) -> Graph:
     """Module -> modules of the package that it imports."""
     known = {m.name: m for m in modules() if not m.path.endswith("__init__.py")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ast
 
-from tests.rules.sources import modules, none
+from tests.rules.sources import modules, nodes_of, none
 
 TASKS = {"classify", "detect", "instance", "semantic", "pose", "pretrain"}
 
@@ -15,7 +15,7 @@ def test_no_room_outside_tasks_compares_a_task_name() -> None:
         f"{module.path}:{node.lineno} {ast.unparse(node)[:70]}"
         for module in modules()
         if module.room != "tasks"
-        for node in ast.walk(module.tree)
+        for node in nodes_of(module.tree)
         if isinstance(node, ast.Compare | ast.MatchValue) and _names_a_task(node)
     ]
     none(wrong, "Give the row of the task a field, or dispatch on the type of the result.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import io
-import tokenize
 import zipfile
 from collections import defaultdict
 
@@ -68,7 +67,7 @@ def _code_lines(text: str) -> list[tuple[int, str]]:
 
     Verbs with the same arguments have the same lines for them, as help() and editors show these.
     """
-    skipped = set()
+    skipped, inside = set(), set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import | ast.ImportFrom) or (
             isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -76,11 +75,11 @@ def _code_lines(text: str) -> list[tuple[int, str]]:
             skipped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         if isinstance(node, ast.FunctionDef):
             skipped |= set(range(node.lineno, node.body[0].lineno))
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip():
-            skipped.add(token.start[0])
-    lines = enumerate(text.splitlines(), 1)
-    return [(n, line.strip()) for n, line in lines if n not in skipped and line.strip()]
+        if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno != node.lineno:
+            inside |= set(range(node.lineno + 1, (node.end_lineno or node.lineno) + 1))
+    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if n not in skipped]
+    # What begins like a comment within a text is part of the text.
+    return [(n, line) for n, line in lines if line and (n in inside or line[0] != "#")]
 
 
 def test_no_long_repetition() -> None:
@@ -99,6 +98,7 @@ def test_no_long_repetition() -> None:
 def test_what_is_not_code_is_no_repetition() -> None:
     text = '"""What."""\nimport os\n\n# Why.\nx = 1  # because\n'
     assert _code_lines(text) == [(5, "x = 1  # because")]
+    assert _code_lines('x = """\n# a\n"""\n') == [(1, 'x = """'), (2, "# a"), (3, '"""')]
     assert _code_lines("def f(\n    a: int,\n) -> int:\n    return a\n") == [(4, "return a")]
 
 

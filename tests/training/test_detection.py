@@ -170,8 +170,9 @@ def prepared(task, data, *, settings=None, **options):
 def test_a_run_goes_on_from_another_one(mixed, data, tmp_path):
     """Its model and head are taken, with room for more objects; classes may be others."""
     first = train_detector(
-        "detect", mixed, tmp_path / "first", head="faster_rcnn_small", epochs=1, img_size=(64, 96)
-    )
+        "detect", mixed, tmp_path / "first", head="faster_rcnn_small", epochs=1, img_size=(64, 96),
+        settings={"head.select.max_detections": 100},
+    )  # fmt: skip
     before = Run.open(first.path).config
     run = muntin.train(
         "detect", data, out=tmp_path / "run", weights=str(first.path), epochs=1, quiet=True,

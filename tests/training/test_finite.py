@@ -94,11 +94,11 @@ def kept(folder):
     return load_file(folder / "run" / "weights.safetensors")["head.place"]
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30])
-@pytest.mark.parametrize("loss", [False, True])
+@pytest.mark.parametrize(
+    ("value", "loss"),
+    [(torch.nan, False), (torch.inf, False), (1e30, False), (torch.nan, True), (-torch.inf, True)],
+)
 def test_a_step_that_fails_in_bf16_is_left_out_and_the_rest_is_fp32(tmp_path, value, loss):
-    if loss and value == 1e30:
-        return  # a large loss is no fault
     objective = Spoiled(wrong=(4,), value=value, loss=loss)
     with pytest.warns(MuntinWarning, match=r"epoch 2, step 2: left out.*fp32"):
         result = fit(tmp_path, objective)

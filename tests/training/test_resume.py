@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,18 @@ def data(tmp_path_factory) -> Path:
     return write_images(tmp_path_factory.mktemp("data") / "trees")
 
 
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Give the run of settings that never stopped, trained once."""
+
+    @cache
+    def call(settings: tuple[tuple[str, object], ...]) -> Path:
+        folder = tmp_path_factory.mktemp("runs") / "whole"
+        return train_small(data, folder, settings=dict(settings)).path
+
+    return lambda settings: call(tuple(settings.items()))
+
+
 def state_of(run: Path) -> tuple[dict, dict]:
     tensors = load_file(run / "last.ckpt" / "state.safetensors")
     rest = json.loads((run / "last.ckpt" / "state.json").read_text())
@@ -67,10 +80,9 @@ def journal_of(run: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_same_bits(data, tmp_path, case):
+def test_same_bits(data, whole, tmp_path, case):
     settings, stops = CASES[case]
     settings = {**settings, "data.val_fraction": 0.12}
-    train_small(data, tmp_path / "whole", settings=settings)
     stopped = tmp_path / "stopped"
     for number, steps in enumerate(stops):
         run = train_small(
@@ -80,13 +92,14 @@ def test_same_bits(data, tmp_path, case):
         assert run.interrupted
     assert not train_small(data, stopped, resume=True).interrupted
 
-    (expected, rest), (got, other) = state_of(tmp_path / "whole"), state_of(stopped)
+    one = whole(settings)
+    (expected, rest), (got, other) = state_of(one), state_of(stopped)
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
         assert got[name].equal(tensor), name
     assert other == rest
-    assert journal_of(stopped) == journal_of(tmp_path / "whole")
-    best = load_file(tmp_path / "whole" / "weights.safetensors")
+    assert journal_of(stopped) == journal_of(one)
+    best = load_file(one / "weights.safetensors")
     for name, tensor in load_file(stopped / "weights.safetensors").items():
         assert tensor.equal(best[name]), name
 

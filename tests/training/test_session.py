@@ -191,7 +191,14 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# Of plain transformers one learns here; parity tests hold how each of them differs.
+ALIKE = ("deit3_small", "simmim_vit_base_patch16_224", "vit_tiny")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=pytest.mark.slow) if one in ALIKE else one for one in FAMILIES],
+)
 def test_every_family_is_trained_and_used(data, tmp_path, name):
     settings = {f"model.{field}": value for field, value in FAMILIES[name].items()}
     run = muntin.train(

@@ -66,8 +66,10 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("limit", [60, 120])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("task", "limit"),
+    [*((task, 60) for task in TASKS), *((task, 120) for task in list(TASKS)[1:3])],
+)
 def test_a_time_limit_holds(tmp_path, task, limit):
     objective = Timed(**TASKS[task])
     begun = objective.now

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import logging
 import os
@@ -102,6 +103,8 @@ _SYSTEM_ERRORS = (
 
 # What Lightning reads when it is imported, whoever has set it.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+# To read the signatures of all verbs takes a tenth of a second.
+get_command = functools.cache(typer.main.get_command)
 
 _INTERRUPTED = 130  # what typer returns for Ctrl-C, without a word
 _LONGEST = 2000  # characters of a line on stderr
@@ -162,19 +165,16 @@ def _name_help(verbs: typer.Typer, arguments: list[str]) -> str:
 
 def _call(verbs: typer.Typer, arguments: list[str]) -> Any:  # noqa: ANN401 (what a verb returns)
     """Run the command line; with --quiet, only warnings, errors and --json come through."""
+    run = functools.partial(get_command(verbs), standalone_mode=False, prog_name="muntin")
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if "--quiet" not in arguments[:end]:
-        return verbs(arguments, standalone_mode=False, prog_name="muntin")
+        return run(arguments)
     given = [word for word in arguments[:end] if word != "--quiet"]
-    shown = sys.stderr
-    warnings.showwarning = lambda message, category, *place: _show_warning(
-        message, category, "", 0, shown=shown
-    )
+    warnings.showwarning = functools.partial(_show_warning, shown=sys.stderr)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         kept = sys.stdout if "--json" in given else nowhere
         with contextlib.redirect_stdout(kept):
-            given += arguments[end:]
-            return verbs(given, standalone_mode=False, prog_name="muntin")
+            return run(given + arguments[end:])
 
 
 def _fill_streams() -> None:

@@ -81,7 +81,7 @@ def build(name, attention):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_is_the_same_with_it(name):
-    images = torch.randn(1, 3, 28, 36).to(DEVICE)  # padded and shifted
+    images = torch.randn(1, 3, 20, 24).to(DEVICE)  # padded and shifted
     answers = []
     for attention in ("reference", "fused"):
         model = build(name, attention)
@@ -286,7 +286,7 @@ print(len(counted))
     assert int(done.stdout) <= 2  # one for the first batch, one for any
 
 
-@pytest.mark.parametrize("attention", ["auto", "fused"])
+@pytest.mark.parametrize("attention", ["fused", pytest.param("auto", marks=pytest.mark.slow)])
 def test_exported_graphs_hold_the_formula(attention):
     model = build("v2", attention).eval()
     images = torch.randn(1, 3, 28, 36).to(DEVICE)
@@ -296,7 +296,7 @@ def test_exported_graphs_hold_the_formula(attention):
 
 
 def test_under_autocast_learned_parts_stay_wide():
-    problem = make((7, 9), 4, shifted=True, rule="timm", cosine=True).to(torch.bfloat16)
+    problem = make((5, 6), 4, shifted=True, rule="timm", cosine=True).to(torch.bfloat16)
     with torch.autocast(DEVICE.type, torch.bfloat16):
         found = problem.run("fused")
     plain = problem.run("fused")
@@ -307,7 +307,7 @@ def test_under_autocast_learned_parts_stay_wide():
 
 
 def test_checkpoints_give_the_same_bits():
-    problem = make((7, 9), 4, shifted=True, rule="timm").to(torch.float32)
+    problem = make((5, 6), 4, shifted=True, rule="timm").to(torch.float32)
     answers = []
     for wrap in (lambda f, x: f(x), lambda f, x: checkpoint(f, x, use_reentrant=False)):
         qkv = problem.qkv.clone().requires_grad_()
@@ -317,7 +317,7 @@ def test_checkpoints_give_the_same_bits():
 
 
 def test_frozen_parts_get_no_gradient():
-    problem = make((7, 9), 4, shifted=True, rule="timm").to(torch.float32)
+    problem = make((5, 6), 4, shifted=True, rule="timm").to(torch.float32)
     whole = problem.run("fused")
     qkv = problem.qkv.clone().requires_grad_()
     call(replace(problem, qkv=qkv)).backward(problem.grad)
@@ -330,7 +330,7 @@ def test_frozen_parts_get_no_gradient():
 
 
 def test_only_what_it_read_is_kept():
-    problem = make((7, 9), 4, shifted=True, rule="timm").to(torch.float32)
+    problem = make((5, 6), 4, shifted=True, rule="timm").to(torch.float32)
     kept = []
 
     def keep(tensor):

@@ -25,10 +25,11 @@ WHOLE = ("attend_whole", "attend_whole_backward")
 PADDED = {"filled": True, "pad_first": False}
 # A launch of each kind, and then everything else that may come.
 USUAL = [
-    *({"name": name} for name in WHOLE),
+    {"name": "attend_whole_backward"},
     {"name": "attend_tiled_backward_keys", "window": (12, 12)},  # holds the most
 ]
 OTHERS = [
+    {"name": "attend_whole"},
     *({"name": name, "window": (8, 8), "cosine": True} for name in WHOLE),
     *({"name": name, "window": (12, 12)} for name in LARGE),
     *({"name": name, "shift_h": 0, "shift_w": 0} for name in WHOLE),
