@@ -21,7 +21,8 @@ from pycocotools import mask as coco_mask
 import muntin
 from muntin.data.transforms import Preprocessing
 from muntin.errors import ConfigError, MissingExtra, ShapeError, WeightError
-from muntin.heads.transformers_head import TransformersHeadConfig, _mask_boxes
+from muntin.heads.transformers_head import TransformersHeadConfig
+from muntin.heads.transformers_masks import mask_boxes
 from muntin.heads.transformers_model import ARCHITECTURES, build_model
 from muntin.prediction.predictor import Predictor
 from muntin.published import open_published
@@ -176,7 +177,7 @@ def test_boxes_end_where_masks_cross_zero() -> None:
     logits = torch.full((1, 2, 4, 5), -1.0)
     logits[0, 0, 1:3, 2] = 3.0  # from the centre of column 1 (1.5), after a quarter of the way
     logits[0, 0, 0, 2] = 1.0
-    assert _mask_boxes(logits)[0].tolist() == [[1.75, 0.0, 3.25, 3.25], [0.0] * 4]
+    assert mask_boxes(logits)[0].tolist() == [[1.75, 0.0, 3.25, 3.25], [0.0] * 4]
 
 
 def test_other_classes_replace_class_layers_alone(tmp_path: Path) -> None:

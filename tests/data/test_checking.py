@@ -183,7 +183,8 @@ def test_little_is_kept_of_many_images():
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seen == count
-    assert kept / count < 150  # places, a digest, and names that pathlib keeps; a hash has 1,200
+    # Places, a digest, and names that pathlib keeps, unless it has them already; a hash has 1,200.
+    assert kept / count < 300
     assert held.hashes is None
     assert held.find_twins() == [[0, count - 1]]
 

@@ -19,6 +19,7 @@ from muntin.errors import ConfigError, ShapeError
 from muntin.features import Backbone, Features
 from muntin.heads.detector import Candidates, Detector, Instances, SelectConfig
 from muntin.heads.network import Head, HeadConfig
+from muntin.heads.transformers_masks import inside, mask_boxes, mask_logits
 from muntin.heads.transformers_model import (
     ARCHITECTURES,
     TRANSFORMERS,
@@ -29,7 +30,7 @@ from muntin.heads.transformers_model import (
 )
 from muntin.ops.boxes import box_iou
 from muntin.ops.torchvision_operators import roi_align
-from muntin.shapes import Bool, Float, Int
+from muntin.shapes import Float, Int
 from muntin.targets import BoxTargets
 
 _OF_SIZES = re.compile(r"size of tensor|is invalid for input of size|must match|out of range")
@@ -89,10 +90,10 @@ class _TransformersHead(Head):
     def _run(self, features: Features, **labels: Any) -> Any:  # noqa: ANN401 (of the library)
         images = features.maps[0]
         if self.row.reads_mask:
-            labels["pixel_mask"] = _inside(features, 1).long()
+            labels["pixel_mask"] = inside(features, 1).long()
         if self._padding:
             value = images.new_tensor(self._padding)[:, None, None]
-            images = torch.where(_inside(features, 1)[:, None], images, value)
+            images = torch.where(inside(features, 1)[:, None], images, value)
         if self.window not in (None, tuple(images.shape[2:])):
             raise self._size_error(images, "it has a position for each patch of that size alone")
         try:
@@ -213,7 +214,7 @@ class TransformersSegmenter(_TransformersHead):
         if self.row.answers == "maps":
             return raw.logits
         scores = raw.class_queries_logits.softmax(-1)[..., :-1]
-        masks = _mask_logits(raw.masks_queries_logits, features, self.stride).sigmoid()
+        masks = mask_logits(raw.masks_queries_logits, features, self.stride).sigmoid()
         return torch.einsum("bqk,bqhw->bkhw", scores.float(), masks)
 
     def losses(
@@ -255,22 +256,22 @@ class TransformersInstances(_TransformersHead, Detector):
         raw = self._run(features)
         boxed = self.row.answers == "boxes and masks"
         masks = raw.pred_masks if boxed else raw.masks_queries_logits
-        logits = _mask_logits(masks, features, self.stride)
+        logits = mask_logits(masks, features, self.stride)
         scores = _scores((raw.logits if boxed else raw.class_queries_logits).float(), self.row)
         # The library takes as many pairs of query and class as it has queries, before their masks.
         least = scores.flatten(1).topk(scores.shape[1], dim=1).values[:, -1, None, None]
         scores = torch.where(scores >= least, scores, 0.0)
         if not boxed:
-            inside = logits > 0
+            drawn = logits > 0
             if self._padding:
-                inside &= _inside(features, self.stride)[:, None]
-            quality = (logits.sigmoid() * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1e-6)
+                drawn &= inside(features, self.stride)[:, None]
+            quality = (logits.sigmoid() * drawn).sum((2, 3)) / (drawn.sum((2, 3)) + 1e-6)
             scores = scores * quality[..., None]
         high, wide = features.maps[0].shape[2:]
         scale = logits.new_tensor([wide / logits.shape[3], high / logits.shape[2]]).repeat(2)
         edge = features.sizes.to(logits.device).flip(1).repeat(1, 2)[:, None]
         # Cells of a mask are those of its box, so that must not go on into the padding.
-        boxes = torch.minimum(_mask_boxes(logits) * scale, edge)
+        boxes = torch.minimum(mask_boxes(logits) * scale, edge)
         return Candidates([logits], boxes[:, :, None], scores, self.decode)
 
     def decode(self, raw: Candidates) -> list[Instances]:
@@ -328,54 +329,6 @@ class TransformersInstances(_TransformersHead, Detector):
             return self._losses(features, "masks", labels=labels)
         classes = [one["class_labels"] for one in labels]
         return self._losses(features, "masks", mask_labels=masks, class_labels=classes)
-
-
-def _inside(features: Features, stride: int) -> Bool[Tensor, "B h w"]:
-    """Cells of `stride` pixels whose centres are no padding."""
-    images = features.maps[0]
-    high, wide = (
-        stride * (torch.arange(-(-side // stride), device=images.device) + 0.5)
-        for side in images.shape[2:]
-    )
-    sizes = features.sizes.to(images.device)
-    return (high < sizes[:, :1])[:, :, None] & (wide < sizes[:, 1:])[:, None, :]
-
-
-def _mask_logits(
-    logits: Float[Tensor, "B Q H W"], features: Features, stride: int
-) -> Float[Tensor, "B Q h w"]:
-    """Masks in cells of `stride` pixels, whatever the model's own are."""
-    logits = logits.float()
-    cells = [-(-side // stride) for side in features.maps[0].shape[2:]]
-    if cells == [*logits.shape[2:]]:
-        return logits
-    return F.interpolate(logits, cells, mode="bilinear", align_corners=False)
-
-
-def _mask_boxes(logits: Float[Tensor, "B Q h w"]) -> Float[Tensor, "B Q 4"]:
-    """Left, top, right and bottom edge of what is above 0, in cells; 0 where nothing is.
-
-    Between the centres of two cells values are linear, as they are resized.
-    """
-    edges = []
-    for dim in (2, 3):
-        line = logits.amax(dim)  # over rows: of each column
-        first = _first_crossing(line)
-        end = line.shape[2] - _first_crossing(line.flip(2))
-        found = (line > 0).any(2)
-        edges.append((torch.where(found, first, 0.0), torch.where(found, end, 0.0)))
-    (left, right), (top, bottom) = edges
-    return torch.stack([left, top, right, bottom], dim=2)
-
-
-def _first_crossing(line: Float[Tensor, "B Q n"]) -> Float[Tensor, "B Q"]:
-    """Where a line of cells first rises above 0."""
-    places = torch.arange(line.shape[2], device=line.device)
-    first = torch.where(line > 0, places, line.shape[2] - 1).amin(2, keepdim=True)
-    inside, outside = line.gather(2, first), line.gather(2, (first - 1).clamp(min=0))
-    share = outside / (outside - inside).clamp(max=-1e-12)
-    crossing = torch.where(first > 0, first - 0.5 + share, 0.0)
-    return crossing[..., 0]
 
 
 _HEADS: dict[str, tuple[tuple[str, ...], type[_TransformersHead]]] = {
