@@ -12,6 +12,7 @@ makes training wait.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import statistics
 import sys
@@ -112,6 +113,7 @@ def stream(folder: Path, packed: Path) -> float:
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
     os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
     os.environ["MUNTIN_SHARD_CACHE_SIZE"] = "0"  # every image comes from the server

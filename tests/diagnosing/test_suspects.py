@@ -184,3 +184,7 @@ def test_permuted_classes_are_told_from_answers(run, tmp_path):
     many = Listing(source=str(tmp_path), entries=scored.listing.entries, class_names=NAMES)
     codes = [one.code for one in diagnose_result(run, (many, many), nothing, scored)]
     assert "permuted-classes" in codes
+    for few, found in (([0, 1, 2] * 6, [1, 2, 0] * 6), (truth, [(1, 2, 1)[one] for one in truth])):
+        scored = classified(few, found)
+        codes = [one.code for one in diagnose_result(run, (many, many), nothing, scored)]
+        assert "permuted-classes" not in codes, "chance, and two classes found as one"

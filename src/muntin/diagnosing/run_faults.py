@@ -107,14 +107,18 @@ def _judge_progress(
 def _judge_answers(scored: Scored) -> Iterator[Finding]:
     """Whether answers are right but for a permutation of the classes."""
     counts = _count_pairs(scored)
-    if counts is None or counts.sum() < 10:
+    if counts is None:
         return
-    best = counts.argmax(axis=1)
+    used = np.flatnonzero(counts.sum(axis=1))
+    best = counts.argmax(axis=1)[used]
+    # Of few, chance makes any order of classes.
+    if counts.sum() < max(20, 5 * len(used)) or len(set(best.tolist())) < max(2, len(used)):
+        return
     right, renamed = counts.trace(), counts.max(axis=1).sum()
-    if renamed > 0.6 * counts.sum() and right < renamed / 3 and len(set(best.tolist())) > 1:
+    if renamed > 0.6 * counts.sum() and right < renamed / 3:
         names = scored.listing.class_names
-        used = np.flatnonzero(counts.sum(axis=1))[:3].tolist()
-        detail = ", ".join(f"{names[n]!r} is found as {names[best[n]]!r}" for n in used)
+        pairs = list(zip(used.tolist(), best.tolist(), strict=True))[:3]
+        detail = ", ".join(f"{names[one]!r} is found as {names[other]!r}" for one, other in pairs)
         yield Finding(code="permuted-classes", where="val", detail=detail)
 
 
