@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from PIL import Image, ImageGrab
@@ -35,7 +36,7 @@ def screen(monkeypatch):
 
 @linux
 def test_images_are_seen_until_a_key_closes_it(screen):
-    with Window("camera0") as window:
+    with closing(Window("camera0")) as window:
         for colour in ((200, 30, 40), (20, 160, 60)):
             window.show(Image.new("RGB", (2000, 1500), colour))
             window._root.update_idletasks()

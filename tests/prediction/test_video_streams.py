@@ -19,7 +19,7 @@ from muntin.prediction.formats.format_table import choose_formats
 from muntin.prediction.formats.items import FormatContext
 from muntin.prediction.formats.video_files import FrameResult, write_video_files
 from muntin.prediction.video import read_frames, write_video
-from muntin.prediction.video_streams import VideoReader, VideoSource, split_videos
+from muntin.prediction.video_streams import Frame, VideoReader, VideoSource, split_videos
 from muntin.results import Detections
 from muntin.samples import Classes
 
@@ -96,6 +96,22 @@ def test_frames_of_a_stream_that_wait_are_left_out(broken_stream):
     assert reader.num_late > len(times) > 6
     assert len(times) + reader.num_late >= 32
     np.testing.assert_allclose(np.diff(times), 0.2)
+
+
+@pytest.mark.parametrize("step", [0.02, 0.0399])
+def test_clocks_of_cameras_may_drift_and_jump(step):
+    """A reader that waits for each frame gets all, whatever the stamps of the camera say."""
+    now = 0.0
+    reader = VideoReader(VideoSource("0", "camera"), clock=lambda: now)
+
+    def frames():
+        nonlocal now
+        for number in range(20_000):
+            now += 0.04
+            yield Frame(np.zeros((2, 2, 3), np.uint8), step * number - 300 * (number > 9_000))
+
+    assert sum(1 for _ in reader._without_late(frames())) == 20_000
+    assert reader.num_late == 0
 
 
 def test_a_stream_ends_when_its_time_is_over(broken_stream):

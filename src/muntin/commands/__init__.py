@@ -103,7 +103,7 @@ _SYSTEM_ERRORS = (
 
 # What Lightning reads when it is imported, whoever has set it.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-# To read the signatures of all verbs takes a tenth of a second.
+# A process that calls several verbs, as tests do, reads the signatures of all of them once.
 get_command = functools.cache(typer.main.get_command)
 
 _INTERRUPTED = 130  # what typer returns for Ctrl-C, without a word

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -274,7 +274,7 @@ def predict_videos(
         predictor.batch_size = 1 if video.live else batch_size
         stream = partial(predictor.stream, **passes)
         try:
-            with Window(video.name) if show else nullcontext() as window:
+            with closing(Window(video.name)) if show else nullcontext() as window:
                 found[video.name] = _predict_video(stream, video, output, options, window)
             output.note(video, whole=window is None or not window.closed)
         except DataError as error:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from PIL import Image
 
 from muntin.errors import ConfigError
@@ -13,13 +11,13 @@ _SHARE_OF_SCREEN = 0.9
 
 
 class Window:
-    """A window for the frames of a video, to be entered; q, Escape or its button closes it.
+    """A window for the frames of a video; q, Escape or its button ends it, `close` takes it away.
 
     Args:
         title: What it is called.
 
     Attributes:
-        closed: Whether it was closed, so that nothing more is shown.
+        closed: Whether the user has ended it, so that nothing more is shown.
 
     Raises:
         ConfigError: There is no screen, or Python has no tkinter.
@@ -43,9 +41,9 @@ class Window:
         self._root.title(title)
         self._label = tkinter.Label(self._root, borderwidth=0)
         self._label.pack()
-        self._root.protocol("WM_DELETE_WINDOW", self._close)
+        self._root.protocol("WM_DELETE_WINDOW", self._end)
         for key in ("q", "<Escape>"):
-            self._root.bind(key, lambda event: self._close())
+            self._root.bind(key, lambda event: self._end())
 
     def show(self, image: Image.Image) -> None:
         """Show an image in place of the last one; one larger than the screen is scaled down."""
@@ -61,18 +59,9 @@ class Window:
         self._shown = shown  # tkinter holds no reference
         self._root.update()  # keys and clicks as well
 
-    def _close(self) -> None:
-        self.closed = True
-
-    def __enter__(self) -> Window:
-        """Give the window."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Take it from the screen."""
         self._root.destroy()
+
+    def _end(self) -> None:
+        self.closed = True

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 import warnings
@@ -174,7 +173,7 @@ class VideoReader:
                     for frame in frames if ends else self._without_late(frames):
                         now = self._clock()
                         start, failures, seen = start if seen else now, 0, seen + 1
-                        yield Frame(frame.pixels, now - start)
+                        yield frame if ends else Frame(frame.pixels, now - start)
                     if ends:
                         return
             except DataError as error:
@@ -188,15 +187,23 @@ class VideoReader:
             self._pause(2.0**failures)
 
     def _without_late(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        """Leave out frames that waited, beside the one that waited least."""
-        least = math.inf
+        """Leave out frames while they lag behind; one that had to be waited for is not late.
+
+        Clocks of cameras drift and jump, so only the lag since such a frame counts.
+        """
+        late_s, before, stamp = 0.0, self._clock(), 0.0
+        asked = before
         for frame in frames:
-            delay = self._clock() - frame.time
-            least = min(least, delay)
-            if delay - least <= _LATE_S:
+            now = self._clock()
+            late_s = max(0.0, late_s + (now - before) - (frame.time - stamp))
+            if now - asked > (frame.time - stamp) / 2:
+                late_s = 0.0
+            before, stamp = now, frame.time
+            if late_s <= _LATE_S:
                 yield frame
             else:
                 self.num_late += 1
+            asked = self._clock()
 
     def _warn(self, text: str) -> None:
         warnings.warn(f"{self._source.name}: {text}", MuntinWarning, stacklevel=3)

@@ -94,7 +94,7 @@ class _Progress:
 def note_progress(text: str) -> None:
     """Note where the training is, such as "epoch 1, step 5", for those that wait in vain."""
     _Progress.text = text
-    if collectives.world_size() > 1:  # sending it does not wait for an answer: some microseconds
+    if collectives.world_size() > 1:  # which does not wait for an answer
         _tell(waits=False)
 
 
