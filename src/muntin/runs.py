@@ -29,7 +29,7 @@ from torch import nn
 from muntin.configs import check_range, from_dict, to_dict
 from muntin.data.transforms import Preprocessing
 from muntin.devices import free_bytes
-from muntin.drawing.saving import show_facts
+from muntin.drawing.notebook import show_facts
 from muntin.engines.engine_network import EngineNetwork, HeadInfo, canvas_of
 from muntin.engines.engine_table import Format, find_format, require
 from muntin.engines.graphs import ADVICE, Precision, Runner

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 import muntin
-from muntin.drawing.saving import embed_image, show_facts, show_table
+from muntin.drawing.notebook import embed_image, show_facts, show_table
 from muntin.explaining.explanation import Page
 from muntin.runs import Run
 from muntin.scoring.evaluation import Figures

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
+from muntin.drawing.notebook import show_facts
 from muntin.drawing.result_drawing import draw_result
-from muntin.drawing.saving import show_facts
 from muntin.errors import DataError, MuntinError, MuntinWarning
 from muntin.explaining import Section, check_sections, figures, inputs
 from muntin.explaining.attention_cost import show_cost

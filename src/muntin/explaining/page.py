@@ -25,7 +25,7 @@ from torch import Tensor
 
 from muntin._version import __version__
 from muntin.data.transforms import to_shown
-from muntin.drawing.saving import to_data_url
+from muntin.drawing.notebook import to_data_url
 from muntin.explaining import SECTIONS, Section, figures
 from muntin.explaining.figures import DPI, MissingFigure, PointLayer, Result, SavedFigure
 from muntin.shapes import Real, Size

@@ -15,7 +15,7 @@ from typing import Any
 
 from muntin.data.batches import evaluation_batch
 from muntin.devices import choose_device, free_bytes, parse_out_of_memory, resident_mib
-from muntin.drawing.saving import show_facts
+from muntin.drawing.notebook import show_facts
 from muntin.errors import ConfigError
 from muntin.shapes import Size
 from muntin.train_config import TrainConfig

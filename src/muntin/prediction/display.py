@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from muntin.data.decoding import open_image
+from muntin.drawing.notebook import SIDE, embed_image, show_table
 from muntin.drawing.result_drawing import draw_result
-from muntin.drawing.saving import SIDE, embed_image, show_table
 from muntin.errors import DataError
 
 # Of no use beside the drawing; those of keypoints are many.

@@ -19,7 +19,7 @@ from muntin.data.data_config import DataConfig, change_reading
 from muntin.data.entry_images import choose_range, read_pixels
 from muntin.data.pose import is_whole, list_pose
 from muntin.data.value_ranges import UNSET
-from muntin.drawing.saving import show_facts
+from muntin.drawing.notebook import show_facts
 from muntin.errors import ConfigError, DataError, MuntinWarning, RunError, quote
 from muntin.metrics.detection_metric import DetectionMetric
 from muntin.metrics.pose_metric import PoseMetric

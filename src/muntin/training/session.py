@@ -18,8 +18,9 @@ from muntin.collectives import backend_of, from_first
 from muntin.configs import with_texts
 from muntin.devices import choose_device
 from muntin.diagnosing.run_faults import diagnose_result
+from muntin.drawing.notebook import show_facts
 from muntin.drawing.plots import draw_curves
-from muntin.drawing.saving import save_figure, show_facts
+from muntin.drawing.saving import save_figure
 from muntin.errors import RunError, quote, shorten
 from muntin.objectives.objective import LossObjective
 from muntin.run_config import RunConfig
