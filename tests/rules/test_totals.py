@@ -13,7 +13,7 @@ from tests.rules.sources import PACKAGE, count_lines, functions, modules, none
 
 # Raised for processes, packed data, clusters, dense detectors, whole models of transformers, added
 # classes, bands and diagnosis; what is not a new capability must fit.
-MOST_LINES, MOST_FILES = 78_120, 419
+MOST_LINES, MOST_FILES = 78_120, 420
 MOST_FILE_P90, MOST_FUNCTION_P90 = 340, 32
 MOST_FUNCTION_LINES = 80
 MOST_PARAMETERS = 7

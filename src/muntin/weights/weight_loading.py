@@ -20,14 +20,10 @@ from muntin.models.swin_v2 import SwinV2, SwinV2Config
 from muntin.models.timm_backbone import TimmBackbone, TimmConfig
 from muntin.ops.positions import SizeRuleName, TableInterpolation
 from muntin.untrusted import reading
-from muntin.weights.classifier_search import (
-    is_classifier,
-    read_head_rows,
-    select_names,
-    select_rows,
-)
+from muntin.weights.classifier_search import is_classifier
 from muntin.weights.dialects import DIALECTS, NATIVE, backbone_of, family_name, head_of, inner_model
 from muntin.weights.head_keys import adopt_conventions
+from muntin.weights.head_rows import read_head_rows, select_names, select_rows
 from muntin.weights.key_maps import RenamedState
 from muntin.weights.mismatch_hints import Mismatch, reject_mismatches
 from muntin.weights.opened_weights import OpenedWeights, open_weights, rename_state

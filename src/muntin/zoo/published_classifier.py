@@ -26,7 +26,7 @@ from muntin.models.timm_backbone import describe_timm, has_timm, name_classes
 from muntin.samples import Classes
 from muntin.tasks.classification_task import CLASSIFY
 from muntin.tasks.task import Task
-from muntin.weights.classifier_search import read_head_rows
+from muntin.weights.head_rows import read_head_rows
 from muntin.weights.opened_weights import OpenedWeights
 from muntin.weights.source_info import SourceInfo
 from muntin.weights.source_preprocessing import of_timm, of_torchvision

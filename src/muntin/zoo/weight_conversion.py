@@ -20,8 +20,8 @@ from muntin.heads.network import Network
 from muntin.models.vit import ViTConfig
 from muntin.staging import refuse_existing
 from muntin.untrusted import reading
-from muntin.weights.classifier_search import read_head_rows
 from muntin.weights.dialects import to_dialect
+from muntin.weights.head_rows import read_head_rows
 from muntin.weights.opened_weights import open_weights
 from muntin.weights.parameter_resizing import move_positions
 from muntin.weights.source_geometry import MADE_WITH
